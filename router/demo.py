@@ -1,0 +1,134 @@
+"""Tiny models with random weights: real GGUF files that load in milliseconds, for demo and tests.
+
+They speak nonsense, but in readable words: dimension 0 of every embedding is large and the same, so that it
+survives the layers, and the output weights of that dimension favour words over raw bytes and control tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from router.errors import EngineError
+
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+WORDS = [
+    "the",
+    "a",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "it",
+    "that",
+    "was",
+    "for",
+    "on",
+    "with",
+    "as",
+    "at",
+    "by",
+]
+CONTROL = ("<unk>", "<s>", "</s>")
+FAVOUR = 8.0
+
+
+def write_tiny(
+    path: Path,
+    *,
+    seed: int = 0,
+    layers: int = 2,
+    width: int = 64,
+    heads: int = 4,
+    kv_heads: int = 2,
+    context: int = 2048,
+    name: str | None = None,
+) -> Path:
+    """Write a llama-architecture F32 GGUF (0.5 MB by default; `width` and `layers` scale it); returns `path`.
+
+    Generation never ends by itself: `max_tokens` or the context ends it. Raises EngineError without the gguf
+    package.
+    """
+    try:
+        import gguf
+        import numpy as np
+    except ImportError as error:
+        raise EngineError(
+            "writing demo models needs the gguf package: pip install 'llama-router[embedded]'"
+        ) from error
+
+    tokens = [*CONTROL, *(f"<0x{byte:02X}>" for byte in range(256)), *(f"▁{word}" for word in WORDS)]
+    kinds = [
+        *(gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL),
+        *[gguf.TokenType.BYTE] * 256,
+        *[gguf.TokenType.NORMAL] * len(WORDS),
+    ]
+    first_word = len(tokens) - len(WORDS)
+    kv_width, inner = width // heads * kv_heads, 3 * width
+    random = np.random.default_rng(seed)
+
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(name or path.stem)
+    writer.add_context_length(context)
+    writer.add_embedding_length(width)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_rope_dimension_count(width // heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * len(tokens))
+    writer.add_token_types(kinds)
+    writer.add_unk_token_id(0)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template(TEMPLATE)
+
+    def add(tensor: str, *shape: int, favour: float = 0.0) -> None:
+        weights = random.normal(0.0, 0.5 / np.sqrt(shape[-1]), shape).astype(np.float32)
+        if favour:
+            weights[:, 0] = favour
+        if tensor == "output":
+            weights[:first_word, 0] = -favour
+        writer.add_tensor(f"{tensor}.weight", weights)
+
+    def add_norm(tensor: str) -> None:
+        writer.add_tensor(f"{tensor}.weight", np.ones(width, dtype=np.float32))
+
+    add("token_embd", len(tokens), width, favour=1.0)
+    for layer in range(layers):
+        block = f"blk.{layer}"
+        add_norm(f"{block}.attn_norm")
+        add(f"{block}.attn_q", width, width)
+        add(f"{block}.attn_k", kv_width, width)
+        add(f"{block}.attn_v", kv_width, width)
+        add(f"{block}.attn_output", width, width)
+        add_norm(f"{block}.ffn_norm")
+        add(f"{block}.ffn_gate", inner, width)
+        add(f"{block}.ffn_up", inner, width)
+        add(f"{block}.ffn_down", width, inner)
+    add_norm("output_norm")
+    add("output", len(tokens), width, favour=FAVOUR)
+
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def make_models(folder: Path) -> list[Path]:
+    """Three models of 0.5 to 2 MB in `folder`, which is made when missing; files already there are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {"tiny-a": 64, "tiny-b": 96, "tiny-c": 128}
+    paths = [folder / f"{name}.gguf" for name in sizes]
+    for seed, (path, width) in enumerate(zip(paths, sizes.values(), strict=True)):
+        if not path.exists():
+            write_tiny(path.with_suffix(".part"), seed=seed, width=width, name=path.stem).replace(path)
+    return paths
