@@ -1,0 +1,513 @@
+"""What the router knows and what follows from it: sans-I/O, synchronous.
+
+Events go in as method calls, effects come out as a list. Every event ends in `_advance`, which looks at the whole
+state, so no event has to know what it unblocked. Time comes in as an argument, in seconds of a monotonic clock.
+
+A model's life is one table of transitions; a pair that is not in it is an error that names state and event. Nothing is
+started or evicted on an old reading: when there is something to decide, a `Probe` goes out, and its answer is decided
+upon and booked in the same step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from router import policy
+from router.policy import Allocation, Demand, Drain, Evict, Phase, Place, Reading, Reject, Resident, Wait
+
+
+class State(Enum):
+    UNLOADED = "unloaded"
+    DOWNLOADING = "downloading"
+    LOADING = "loading"
+    LOADED = "loaded"
+    SLEEPING = "sleeping"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+class Event(Enum):
+    FETCH = "fetch"
+    FETCHED = "fetched"
+    SPAWN = "spawn"
+    READY = "ready"
+    SLEEP = "sleep"
+    WAKE = "wake"
+    STOP = "stop"
+    EXIT = "exit"
+
+
+TRANSITIONS: Mapping[tuple[State, Event], State] = {
+    (State.UNLOADED, Event.FETCH): State.DOWNLOADING,
+    (State.UNLOADED, Event.SPAWN): State.LOADING,
+    (State.DOWNLOADING, Event.FETCHED): State.UNLOADED,
+    (State.DOWNLOADING, Event.STOP): State.UNLOADED,
+    (State.DOWNLOADING, Event.EXIT): State.FAILED,
+    (State.LOADING, Event.READY): State.LOADED,
+    (State.LOADING, Event.STOP): State.STOPPING,
+    (State.LOADING, Event.EXIT): State.FAILED,
+    (State.LOADED, Event.SLEEP): State.SLEEPING,
+    (State.LOADED, Event.STOP): State.STOPPING,
+    (State.LOADED, Event.EXIT): State.FAILED,
+    (State.SLEEPING, Event.WAKE): State.LOADED,
+    (State.SLEEPING, Event.STOP): State.STOPPING,
+    (State.SLEEPING, Event.EXIT): State.FAILED,
+    (State.STOPPING, Event.EXIT): State.UNLOADED,
+    (State.FAILED, Event.FETCH): State.DOWNLOADING,
+    (State.FAILED, Event.SPAWN): State.LOADING,
+}
+
+SERVING = frozenset({State.LOADED, State.SLEEPING})
+STARTABLE = frozenset({State.UNLOADED, State.FAILED})
+
+
+class IllegalTransition(RuntimeError):
+    def __init__(self, model: str, state: State, event: Event) -> None:
+        super().__init__(f"{model}: nothing is defined for event {event.value!r} in state {state.value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The operator's bounds. Times in seconds; `margins` in bytes by device key; 0 means none, except `queue_max`,
+    where 0 means that nobody waits."""
+
+    models_max: int = 4
+    margins: Mapping[str, int] = field(default_factory=dict)
+    queue_max: int = 256
+    queue_timeout: float = 300.0
+    drain_grace: float = 10.0
+    finish_loads: bool = True
+    backoff_max: float = 60.0
+    poll: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One request's claim to a model. `ttl` is the idle time after which the model is stopped, None for never."""
+
+    id: int
+    model: str
+    demand: Demand
+    priority: int = 0
+    pinned: bool = False
+    ttl: float | None = None
+
+
+class Refusal(Enum):
+    QUEUE_FULL = "queue_full"
+    QUEUE_TIMEOUT = "queue_timeout"
+    TOO_LARGE = "too_large"
+    LOAD_FAILED = "load_failed"
+    BACKING_OFF = "backing_off"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Read the memory; `freed` is what ended processes held, by device key, and is waited for."""
+
+    freed: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """`run` numbers the processes of one model, so that news of an old one is not taken for the new one's."""
+
+    model: str
+    run: int
+    allocation: Allocation
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    model: str
+    run: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    ticket: int
+    model: str
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    ticket: int
+    model: str
+    refusal: Refusal
+    reason: str
+    retry_after: float | None = None
+
+
+Effect = Probe | Spawn | Stop | Grant | Refuse
+
+
+@dataclass(slots=True)
+class Model:
+    """The books on one model.
+
+    `run` numbers its processes; `held` are the bytes booked for the present one by device key; `leases` are the tickets
+    granted to it. `ready_at` and `finished` are when it began to serve and when its last use ended.
+    """
+
+    name: str
+    state: State = State.UNLOADED
+    run: int = 0
+    held: Mapping[str, int] = field(default_factory=dict)
+    leases: set[int] = field(default_factory=set)
+    ready_at: float = 0.0
+    finished: float = 0.0
+    pinned: bool = False
+    ttl: float | None = None
+    draining: bool = False
+    closing: bool = False
+    failures: int = 0
+    failure: str = ""
+    backoff_until: float = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Takes new work."""
+        return self.state in SERVING and not self.draining and not self.closing
+
+    @property
+    def expires(self) -> float | None:
+        """When the idle time-to-live ends this process."""
+        if self.ttl is None or self.pinned or self.leases or self.state not in SERVING:
+            return None
+        return self.finished + self.ttl
+
+    def resident(self) -> Resident | None:
+        """How policy sees it; None without a process."""
+        if self.state is State.LOADING:
+            phase = Phase.LOADING
+        elif self.state is State.STOPPING:
+            phase = Phase.STOPPING
+        elif self.state in SERVING:
+            phase = Phase.BUSY if self.leases else Phase.IDLE
+        else:
+            return None
+        return Resident(self.name, self.held, phase, self.finished, self.pinned, self.draining or self.closing)
+
+
+@dataclass(slots=True)
+class Entry:
+    """The place of one model in the queue: all tickets that wait for it, oldest first, with their arrival times.
+
+    `blocked` means that it waits for others, not for its own load.
+    """
+
+    model: Model
+    demand: Demand = field(default_factory=Demand)
+    priority: int = 0
+    tickets: dict[int, float] = field(default_factory=dict)
+    blocked: bool = False
+
+    @property
+    def since(self) -> float:
+        return next(iter(self.tickets.values()))
+
+    @property
+    def order(self) -> tuple[int, float, int]:
+        return -self.priority, self.since, next(iter(self.tickets))
+
+
+class Scheduler:
+    # Only so many entries from the head of the queue are planned for at once: a later one can rarely be placed when as
+    # many ahead of it cannot, and a step stays short however long the queue is.
+    LOOKAHEAD = 16
+    # A crash this long after the load is not counted together with the one before it.
+    STEADY = 60.0
+    # Memory of a process that ended longer ago than this has come back, or never will.
+    SETTLE_WINDOW = 15.0
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._models: dict[str, Model] = {}
+        self._queue: dict[str, Entry] = {}
+        self._waiting: dict[int, Entry] = {}
+        self._leased: dict[int, Model] = {}
+        self._freed: dict[str, int] = {}
+        self._freed_at = 0.0
+        self._probing = False  # a reading is on its way
+        self._moved = False  # memory was taken or given back since that reading was asked for
+        self._changed = False  # there may be something new to decide
+        self._planned_at = 0.0
+
+    # Questions
+
+    def model(self, name: str) -> Model:
+        """The books on this model; for reading only."""
+        return self._models.get(name) or Model(name)
+
+    def models(self) -> Iterator[Model]:
+        return iter(self._models.values())
+
+    def waiting(self, name: str) -> int:
+        """How many tickets wait for this model."""
+        entry = self._queue.get(name)
+        return len(entry.tickets) if entry else 0
+
+    def is_idle(self) -> bool:
+        """No ticket waits and no lease is out."""
+        return not self._waiting and not self._leased
+
+    def wakeup(self) -> float | None:
+        """When `tick` is due if nothing else happens; None for never."""
+        times = [expires for m in self._models.values() if (expires := m.expires) is not None]
+        for entry in self._parked():
+            times.append(entry.since + self.limits.queue_timeout)
+            if entry.blocked:
+                if not self._probing:
+                    times.append(self._planned_at + self.limits.poll)
+                if (end := entry.since + self.limits.drain_grace) > self._planned_at:
+                    times.append(end)
+        return min(times, default=None)
+
+    # Events: requests
+
+    def acquire(self, ticket: Ticket, now: float) -> list[Effect]:
+        """A request wants this model. Answered by exactly one Grant or Refuse, now or later, unless cancelled."""
+        model = self._models.setdefault(ticket.model, Model(ticket.model))
+        model.pinned, model.ttl = ticket.pinned, ticket.ttl
+        if model.is_open:
+            return [self._grant(ticket.id, model)]
+        if model.state is State.FAILED and now < model.backoff_until:
+            why = f"it failed {model.failures} times in a row, last: {model.failure}"
+            wait = model.backoff_until - now
+            return [Refuse(ticket.id, model.name, Refusal.BACKING_OFF, why, wait)]
+        entry = self._queue.get(model.name)
+        if entry is None:
+            entry = self._queue[model.name] = Entry(model, blocked=model.state in SERVING)
+            self._changed = True
+        entry.demand, entry.priority = ticket.demand, ticket.priority
+        entry.tickets[ticket.id] = now
+        self._waiting[ticket.id] = entry
+        return [*(self._overflow() if entry.blocked else ()), *self._advance(now)]
+
+    def cancel(self, ticket: int, now: float) -> list[Effect]:
+        """The client of a waiting ticket left."""
+        entry = self._waiting[ticket]
+        self._drop(ticket)
+        effects: list[Effect] = []
+        if not entry.tickets and entry.model.state is State.LOADING and not self.limits.finish_loads:
+            effects.append(self._stop(entry.model, "nobody waits for it any more"))
+        return [*effects, *self._advance(now)]
+
+    def release(self, ticket: int, now: float) -> list[Effect]:
+        """A lease ended, however it ended."""
+        model = self._leased.pop(ticket)
+        if ticket not in model.leases:
+            return []  # the process it was granted on is gone
+        model.leases.remove(ticket)
+        model.finished = now
+        if model.leases:
+            return []
+        self._changed = True
+        effects: list[Effect] = [self._stop(model, "unloaded")] if model.closing else []
+        return [*effects, *self._advance(now)]
+
+    def unload(self, name: str, now: float, *, force: bool = False) -> list[Effect]:
+        """End the model's process once its running requests have ended (at once with `force`), and refuse whoever
+        waited for it until now. A failed model is forgiven its failures."""
+        model = self.model(name)
+        model.failures, model.backoff_until = 0, 0.0
+        effects: list[Effect] = []
+        if entry := self._queue.get(name):
+            effects += self._refuse_all(entry, Refusal.CANCELLED, "it was unloaded")
+        if model.state is State.LOADING or (model.state in SERVING and (force or not model.leases)):
+            effects.append(self._stop(model, "unloaded"))
+        elif model.state in SERVING:
+            model.closing = True
+        return [*effects, *self._advance(now)]
+
+    # Events: the machine
+
+    def probed(self, readings: tuple[Reading, ...], now: float) -> list[Effect]:
+        """The answer to a Probe."""
+        self._probing = False
+        if self._moved:
+            self._changed = True
+            return self._advance(now)
+        return [*self._plan(readings, now), *self._advance(now)]
+
+    def ready(self, name: str, run: int, now: float) -> list[Effect]:
+        """The child serves."""
+        model = self._models[name]
+        if self._is_stale(model, run):
+            return []
+        self._transit(model, Event.READY)
+        model.ready_at = model.finished = now
+        self._changed = self._moved = True
+        return [*self._grant_waiting(model), *self._advance(now)]
+
+    def exited(self, name: str, run: int, reason: str, now: float) -> list[Effect]:
+        """The process is gone; `reason` tells a person why, and only counts when nobody asked for it."""
+        model = self._models[name]
+        if model.run != run:
+            return []
+        was = model.state
+        self._transit(model, Event.EXIT)
+        self._free(model.held, now)
+        model.held = {}
+        model.leases.clear()
+        model.draining = model.closing = False
+        self._changed = self._moved = True
+        effects: list[Effect] = []
+        if was is State.STOPPING:
+            model.failures = 0 if model.ready_at else model.failures
+        else:
+            self._fail(model, was, reason, now)
+            if was is State.LOADING and (entry := self._queue.get(name)):
+                effects += self._refuse_all(entry, Refusal.LOAD_FAILED, reason)
+        return [*effects, *self._advance(now)]
+
+    def slept(self, name: str, run: int) -> None:
+        """The child freed its weights. It takes them back by itself on the next request, so they stay booked."""
+        model = self._models[name]
+        if not self._is_stale(model, run):
+            self._transit(model, Event.SLEEP)
+
+    def woke(self, name: str, run: int) -> None:
+        model = self._models[name]
+        if not self._is_stale(model, run):
+            self._transit(model, Event.WAKE)
+
+    def tick(self, now: float) -> list[Effect]:
+        """Time passed: idle models expire, waiting tickets time out, blocked entries are looked at again."""
+        effects: list[Effect] = []
+        for model in self._models.values():
+            if model.expires is not None and model.expires <= now:
+                effects.append(self._stop(model, "idle for its time to live"))
+        for entry in list(self._parked()):
+            for ticket, since in list(entry.tickets.items()):
+                if now < since + self.limits.queue_timeout:
+                    break
+                why = f"it waited {self.limits.queue_timeout:g} s for memory or a free slot"
+                effects.append(self._refuse(ticket, Refusal.QUEUE_TIMEOUT, why, retry_after=5.0))
+        self._changed = self._changed or any(entry.blocked for entry in self._parked())
+        return [*effects, *self._advance(now)]
+
+    # What follows
+
+    def _advance(self, now: float) -> list[Effect]:
+        if not any(entry.model.state in STARTABLE for entry in self._queue.values()):
+            self._changed = False
+            return self._drain(frozenset())
+        if not self._changed or self._probing:
+            return []
+        freed, self._freed = self._freed, {}
+        if now - self._freed_at > self.SETTLE_WINDOW:
+            freed = {}
+        self._probing, self._changed, self._moved = True, False, False
+        return [Probe(freed)]
+
+    def _plan(self, readings: tuple[Reading, ...], now: float) -> list[Effect]:
+        self._planned_at = now
+        effects: list[Effect] = []
+        drains: set[str] = set()
+        residents = tuple(resident for m in self._models.values() if (resident := m.resident()))
+        snapshot = policy.Snapshot(readings, residents, self.limits.models_max, self.limits.margins)
+        startable = sorted((e for e in self._queue.values() if e.model.state in STARTABLE), key=lambda e: e.order)
+        for entry in startable[: self.LOOKAHEAD]:
+            plan = policy.plan(snapshot, entry.demand)
+            snapshot = snapshot.after(plan, entry.model.name)
+            entry.blocked = isinstance(plan, Drain) or (isinstance(plan, Wait) and not plan.stopping)
+            match plan:
+                case Place(claim):
+                    effects.append(self._spawn(entry.model, claim))
+                case Evict(victims):
+                    why = f"room for {entry.model.name}"
+                    effects += [self._stop(self._models[victim], why) for victim in victims]
+                case Drain(victims) if now >= entry.since + self.limits.drain_grace:
+                    drains.update(name for name in victims if self._models[name].leases or self._models[name].draining)
+                case Reject(reason):
+                    effects += self._refuse_all(entry, Refusal.TOO_LARGE, reason)
+        for entry in startable[self.LOOKAHEAD :]:
+            entry.blocked = True
+        return [*effects, *self._drain(drains), *self._overflow()]
+
+    def _parked(self) -> Iterator[Entry]:
+        """The entries that wait for something else than their own load."""
+        return (entry for entry in self._queue.values() if entry.model.state is not State.LOADING)
+
+    def _drain(self, names: Iterable[str]) -> list[Effect]:
+        """Close just these models to new work; whoever waited for one that opens again is served."""
+        effects: list[Effect] = []
+        for model in self._models.values():
+            was, model.draining = model.draining, model.name in names
+            if was and model.is_open:
+                effects += self._grant_waiting(model)
+        return effects
+
+    def _overflow(self) -> list[Effect]:
+        """The newest tickets over the bound of the queue. Who only waits for an own load is not in the queue."""
+        waiting = sorted(ticket for entry in self._parked() if entry.blocked for ticket in entry.tickets)
+        why = f"{self.limits.queue_max} requests wait already" if self.limits.queue_max else "nobody may wait"
+        return [self._refuse(ticket, Refusal.QUEUE_FULL, why, 1.0) for ticket in waiting[self.limits.queue_max :]]
+
+    def _grant_waiting(self, model: Model) -> list[Effect]:
+        entry = self._queue.get(model.name)
+        if entry is None:
+            return []
+        tickets = list(entry.tickets)
+        for ticket in tickets:
+            self._drop(ticket)
+        return [self._grant(ticket, model) for ticket in tickets]
+
+    def _grant(self, ticket: int, model: Model) -> Grant:
+        model.leases.add(ticket)
+        self._leased[ticket] = model
+        return Grant(ticket, model.name, model.run)
+
+    def _refuse_all(self, entry: Entry, refusal: Refusal, why: str) -> list[Effect]:
+        return [self._refuse(ticket, refusal, why) for ticket in list(entry.tickets)]
+
+    def _refuse(self, ticket: int, refusal: Refusal, why: str, retry_after: float | None = None) -> Refuse:
+        name = self._waiting[ticket].model.name
+        self._drop(ticket)
+        return Refuse(ticket, name, refusal, why, retry_after)
+
+    def _drop(self, ticket: int) -> None:
+        entry = self._waiting.pop(ticket)
+        del entry.tickets[ticket]
+        if not entry.tickets:
+            del self._queue[entry.model.name]
+            self._changed = True
+
+    def _free(self, held: Mapping[str, int], now: float) -> None:
+        self._freed_at = now
+        for key, count in held.items():
+            self._freed[key] = self._freed.get(key, 0) + count
+
+    def _spawn(self, model: Model, allocation: Allocation) -> Spawn:
+        self._transit(model, Event.SPAWN)
+        model.run += 1
+        model.held, model.ready_at = allocation.held, 0.0
+        return Spawn(model.name, model.run, allocation)
+
+    def _stop(self, model: Model, reason: str) -> Stop:
+        self._transit(model, Event.STOP)
+        return Stop(model.name, model.run, reason)
+
+    def _fail(self, model: Model, was: State, reason: str, now: float) -> None:
+        steady = was in SERVING and now - model.ready_at >= self.STEADY
+        model.failures = 1 if steady else model.failures + 1
+        model.failure = reason
+        # The first failure is forgiven at once; from the second on the pause doubles.
+        pause = min(2.0 ** (model.failures - 2), self.limits.backoff_max) if model.failures > 1 else 0.0
+        model.backoff_until = now + pause
+
+    def _is_stale(self, model: Model, run: int) -> bool:
+        """News that crossed a stop on the way."""
+        return model.run != run or model.state is State.STOPPING
+
+    def _transit(self, model: Model, event: Event) -> None:
+        try:
+            model.state = TRANSITIONS[model.state, event]
+        except KeyError:
+            raise IllegalTransition(model.name, model.state, event) from None
