@@ -1,0 +1,302 @@
+#!/usr/bin/env python3
+"""A llama-server child without a model: the protocol, the routes and the misbehaviour that tests ask for.
+
+Start it as `[sys.executable, "-IS", this file]` (10 ms) or by its path. It takes any llama-server flag and ignores
+those that it does not know. Its own options are flags (`--load-seconds 0.1`) or, for presets, environment variables
+(`FAKE_LOAD_SECONDS=0.1`); yes/no ones take no value as a flag, and `1` as a variable:
+
+    --load-seconds S          time to load, told in ten steps
+    --silent                  says nothing while it loads
+    --fail TEXT               writes TEXT to stderr after the load time and ends with --exit-code
+    --exit-code N             default 1; a negative one is a signal
+    --no-protocol             an older build: no state lines, nothing read from stdin
+    --mixed-logs              logs go to stdout too
+    --stdout-flood N          N lines of 100 bytes on both streams before it loads, and as many before it is ready
+    --ignore-sigterm --ignore-exit
+    --hold-bytes N            holds memory: RAM, or with --hold-device I of the simulated NVML in $FAKE_NVML
+    --spawn-child             has a child of its own, and logs `grandchild <pid>`
+    --crash-after-seconds S --crash-after-requests N --crash-after-chunks N      ends like --fail
+    --first-seconds S --chunk-seconds S       waits before the answer, between the chunks of a stream
+    --sleep-idle-seconds S    sleeps that long after the load, wakes with the next request
+    --journal FILE            appends `<monotonic time> <pid> <alias> <event> <detail>`, the event being one of
+                              start ready request done gone exit
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+FLAGS = {"silent", "no-protocol", "mixed-logs", "ignore-sigterm", "ignore-exit", "spawn-child"}
+VALUES = {
+    *("load-seconds", "fail", "exit-code", "stdout-flood", "hold-bytes", "hold-device", "journal"),
+    *("crash-after-seconds", "crash-after-requests", "crash-after-chunks", "first-seconds", "chunk-seconds"),
+    *("host", "port", "alias", "sleep-idle-seconds"),
+}
+TEXT = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+options: dict[str, str] = {}
+ready, asleep, write_lock = threading.Event(), threading.Event(), threading.Lock()
+count = {"requests": 0, "chunks": 0}
+held: list[bytearray] = []
+
+
+def parse(argv: list[str]) -> None:
+    for name in FLAGS | VALUES:
+        value = os.environ.get(f"FAKE_{name.upper().replace('-', '_')}")
+        if value is not None and not (name in FLAGS and value == "0"):
+            options[name] = value
+    words = iter(argv)
+    for word in words:
+        name, _, value = word.removeprefix("--").partition("=")
+        if name in FLAGS:
+            options[name] = "1"
+        elif name in VALUES or word == "-a":
+            options["alias" if word == "-a" else name] = value or next(words, "")
+
+
+def seconds(name: str) -> float:
+    return float(options.get(name, 0))
+
+
+def number(name: str) -> int:
+    return int(options.get(name, 0))
+
+
+def log(line: str) -> None:
+    with write_lock:
+        for fd in (1, 2) if "mixed-logs" in options else (2,):
+            os.write(fd, f"{line}\n".encode())
+
+
+def tell(state: str, payload: object) -> None:
+    if "no-protocol" not in options:
+        line = json.dumps({"state": state, "payload": payload}, separators=(",", ":"))
+        with write_lock:
+            os.write(1, f"cmd_child_to_router:state:{line}\n".encode())
+
+
+def note(event: str, detail: object = "") -> None:
+    if "journal" in options:
+        line = f"{time.monotonic():.6f} {os.getpid()} {options.get('alias', '-')} {event} {detail}\n"
+        fd = os.open(options["journal"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.write(fd, line.encode())
+        os.close(fd)
+
+
+def leave(code: int) -> None:
+    note("exit", code)
+    if code < 0:
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def crash() -> None:
+    log(options.get("fail", "fake: crashed as it was told"))
+    leave(int(options.get("exit-code", 1)))
+
+
+def flood() -> None:
+    for _ in range(number("stdout-flood")):
+        os.write(1, b"." * 99 + b"\n")
+        os.write(2, b"." * 99 + b"\n")
+
+
+def hold() -> None:
+    if "hold-device" in options:
+        with open(f"{os.environ['FAKE_NVML']}/claims/{os.getpid()}", "w") as claim:
+            claim.write(f"{options['hold-device']} {options['hold-bytes']}\n")
+    elif "hold-bytes" in options:
+        held.append(bytearray(b"\1") * number("hold-bytes"))
+
+
+def model() -> dict[str, Any]:
+    meta = {"vocab_type": 1, "n_vocab": 300, "n_ctx": 2048, "n_ctx_train": 2048, "n_params": 1000, "size": 4000}
+    return {"id": options.get("alias", "fake"), "object": "model", "owned_by": "llamacpp", "meta": meta}
+
+
+def load() -> None:
+    flood()
+    progress = {"stages": ["text_model"], "current": "text_model"}
+    for step in range(11):
+        if "silent" not in options:
+            tell("loading", {**progress, "value": step / 10})
+        time.sleep(seconds("load-seconds") / 11)
+    if "fail" in options and not any(name.startswith("crash-after") for name in options):
+        crash()
+    hold()
+    flood()
+    ready.set()
+    note("ready")
+    tell("ready", model())
+    log("fake: ready")
+    if "sleep-idle-seconds" in options:
+        time.sleep(seconds("sleep-idle-seconds"))
+        asleep.set()
+        tell("sleeping", None)
+    if "crash-after-seconds" in options:
+        time.sleep(seconds("crash-after-seconds"))
+        crash()
+
+
+def listen() -> socket.socket:
+    host = options.get("host", "127.0.0.1")
+    if host.endswith(".sock"):
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(host)
+    else:
+        server = socket.create_server((host, number("port")))
+        log(f"fake: port {server.getsockname()[1]}")
+    server.listen(128)
+    return server
+
+
+def watch_stdin() -> None:
+    for line in sys.stdin:
+        if "cmd_router_to_child:exit" in line and "ignore-exit" not in options:
+            leave(0)
+    if "ignore-exit" not in options:
+        leave(1)
+
+
+class Connection:
+    """One client; requests one after the other."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self.client = client
+        self.file = client.makefile("rb")
+        self.close = False
+
+    def serve(self) -> None:
+        with self.client, self.file:
+            self.client.settimeout(5)
+            try:
+                while not self.close and self.request():
+                    pass
+            except OSError:
+                note("gone")
+
+    def request(self) -> bool:
+        line = self.file.readline()
+        if not line:
+            return False
+        method, target, _ = line.decode().split()
+        headers: dict[str, str] = {}
+        while (line := self.file.readline()).strip():
+            name, _, value = line.decode("latin-1").partition(":")
+            headers[name.lower()] = value.strip()
+        if headers.get("transfer-encoding") == "chunked":
+            body = b""
+            while size := int(self.file.readline(), 16):
+                body += self.file.read(size)
+                self.file.readline()
+            self.file.readline()
+        else:
+            body = self.file.read(int(headers.get("content-length", 0)))
+        self.close = headers.get("connection") == "close"
+        self.answer(method, target.partition("?")[0], headers, body)
+        return True
+
+    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> None:
+        key = os.environ.get("LLAMA_API_KEY")
+        if path not in ("/health", "/v1/models") and key and headers.get("authorization") != f"Bearer {key}":
+            return self.json({"error": {"code": 401, "message": "no", "type": "authentication_error"}}, 401)
+        if not ready.is_set():
+            return self.json({"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}, 503)
+        if path == "/health":
+            return self.json({"status": "ok"})
+        if path in ("/v1/models", "/models"):
+            return self.json({"object": "list", "data": [model()]})
+        count["requests"] += 1
+        note("request", path)
+        if count["requests"] > number("crash-after-requests") > 0:
+            crash()
+        if asleep.is_set():
+            asleep.clear()
+            tell("ready", None)
+        time.sleep(seconds("first-seconds"))
+        is_json = body and "json" in headers.get("content-type", "json")
+        fields: dict[str, Any] = json.loads(body) if is_json else {}
+        if path.endswith("completions"):
+            self.complete(path, fields)
+        elif path.endswith("embeddings"):
+            self.json({"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.5, 0.5]}]})
+        else:
+            self.json({"method": method, "path": path, "headers": headers, "bytes": len(body), "pid": os.getpid()})
+        note("done", path)
+        return None
+
+    def complete(self, path: str, fields: dict[str, Any]) -> None:
+        amount = fields.get("max_tokens") or 5
+        words = [f"{TEXT[n % len(TEXT)]} " for n in range(amount)]
+        base = {"id": "chatcmpl-fake", "model": fields.get("model"), "created": 0}
+        usage = {"prompt_tokens": 1, "completion_tokens": amount, "total_tokens": amount + 1}
+        if not fields.get("stream"):
+            time.sleep(seconds("chunk-seconds") * amount)
+            message = {"role": "assistant", "content": "".join(words)}
+            choice = {"index": 0, "finish_reason": "length", "message": message, "text": message["content"]}
+            return self.json({**base, "object": "chat.completion", "choices": [choice], "usage": usage})
+        self.head(200, "text/event-stream", "Transfer-Encoding: chunked")
+        for word in words:
+            choice = {"index": 0, "finish_reason": None, "delta": {"content": word}, "text": word}
+            self.event(json.dumps({**base, "object": "chat.completion.chunk", "choices": [choice]}))
+            count["chunks"] += 1
+            if count["chunks"] >= number("crash-after-chunks") > 0:
+                crash()
+            time.sleep(seconds("chunk-seconds"))
+        last = {"index": 0, "finish_reason": "length", "delta": {}}
+        self.event(json.dumps({**base, "object": "chat.completion.chunk", "choices": [last], "usage": usage}))
+        self.event("[DONE]")
+        self.client.sendall(b"0\r\n\r\n")
+        return None
+
+    def event(self, data: str) -> None:
+        chunk = f"data: {data}\n\n".encode()
+        self.client.sendall(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+
+    def head(self, status: int, kind: str, extra: str) -> None:
+        lines = [f"HTTP/1.1 {status} Fake", f"Content-Type: {kind}", "Keep-Alive: timeout=5, max=100", extra]
+        self.client.sendall("\r\n".join([*lines, "", ""]).encode())
+
+    def json(self, answer: object, status: int = 200) -> None:
+        body = json.dumps(answer).encode()
+        self.head(status, "application/json", f"Content-Length: {len(body)}")
+        self.client.sendall(body)
+
+
+def main(argv: list[str]) -> None:
+    parse(argv)
+    if "--version" in argv:
+        print("version: 11434 (fake)", file=sys.stderr)
+        return
+    if "--help" in argv:
+        print(__doc__)
+        return
+    note("start")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if "ignore-sigterm" in options:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        signal.signal(signal.SIGTERM, lambda number, frame: leave(0))
+    if "spawn-child" in options:
+        pid = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "600")
+        log(f"grandchild {pid}")
+    server = listen()
+    threading.Thread(target=load, daemon=True).start()
+    if "no-protocol" not in options and "LLAMA_SERVER_ROUTER_PORT" in os.environ:
+        threading.Thread(target=watch_stdin, daemon=True).start()
+    while True:
+        client, _ = server.accept()
+        threading.Thread(target=Connection(client).serve, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
