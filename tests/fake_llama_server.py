@@ -223,8 +223,7 @@ class Connection:
             asleep.clear()
             tell("ready", None)
         time.sleep(seconds("first-seconds"))
-        is_json = body and "json" in headers.get("content-type", "json")
-        fields: dict[str, Any] = json.loads(body) if is_json else {}
+        fields: dict[str, Any] = json.loads(body) if body.startswith(b"{") else {}
         if path.endswith("completions"):
             self.complete(path, fields)
         elif path.endswith("embeddings"):
