@@ -1,0 +1,309 @@
+"""Preset files: INI text -> frozen `Preset`s, and every mistake at once.
+
+The format is that of llama.cpp's router (`common/preset.cpp`): a section is a model, `[*]` and keys before any header
+are defaults for all, keys are llama-server's flags without dashes or their environment variables. Unlike there, `;`
+and `#` belong to the value unless white space stands before them (` \\#` keeps even that one), and mistakes come with
+their line.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from router.errors import PresetError
+from router.flags import DROPPED, OWNED, Arg, Flag, FlagTable, boolean, merge
+
+logger = logging.getLogger("router.presets")
+
+LARGEST = 4 * 2**20  # bytes; a greater file is something else, a model for instance
+
+# Variables by which the router itself, or the engine's cloud adapters, tell a child what to do.
+_RESERVED_ENV = re.compile(r"AIP_.*|LLAMA_SERVER_.*|(CUDA|HIP|ROCR)_VISIBLE_DEVICES")
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One section, with `[*]` merged below it. Times are seconds; `ttl` None is the router's default, 0 never ends it.
+
+    `origins` tells for each flag or key where its value was written. Presets that mean the same are equal, wherever
+    that is.
+    """
+
+    name: str
+    args: tuple[Arg, ...] = ()
+    aliases: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    load_on_startup: bool = False
+    stop_timeout: float = 10.0
+    pin: bool = False
+    ttl: float | None = None
+    priority: int = 0
+    device: tuple[str, ...] = ()
+    unlisted: bool = False
+    description: str = ""
+    env: tuple[tuple[str, str], ...] = ()
+    dedup_cache_models: bool = False
+    line: int = field(default=0, compare=False)
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PresetFile:
+    """`defaults` is `[*]` and what stands before any header."""
+
+    path: Path | None
+    defaults: Preset
+    presets: tuple[Preset, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """`line` counts from 1. `message` is a whole sentence, with the nearest known key if there is one."""
+
+    line: int
+    key: str | None
+    message: str
+    nearest: str | None = None
+
+
+class _Mistake(Exception):
+    def __init__(self, message: str, nearest: str | None = None) -> None:
+        super().__init__(message)
+        self.message, self.nearest = message, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    number: int
+    key: str
+    value: str
+
+
+@dataclass(slots=True)
+class _Section:
+    name: str
+    line: int
+    lines: list[_Line] = field(default_factory=list)
+
+
+def read(path: Path, table: FlagTable) -> PresetFile:
+    """Raises PresetError for a file that cannot be read, and for the first problem in it."""
+    file, problems = examine(path, table)
+    if problems:
+        first, more = problems[0], len(problems) - 1
+        hint = f" ({more} more: llama-router check {path} lists them)" if more else ""
+        raise PresetError(first.message + hint, path=path, line=first.line, key=first.key)
+    return file
+
+
+def examine(path: Path, table: FlagTable) -> tuple[PresetFile, tuple[Problem, ...]]:
+    """What `parse` gives for a file. Raises PresetError when it cannot be read at all."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+    except OSError as error:
+        raise PresetError(f"cannot read the preset file: {error.strerror}", path=path) from error
+    if len(content) > LARGEST:
+        raise PresetError(f"this is no preset file: it is larger than {LARGEST >> 20} MiB", path=path)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise PresetError("the file is not UTF-8 text; save it as UTF-8", path=path, line=line) from error
+    return parse(text, table, path)
+
+
+def parse(text: str, table: FlagTable, path: Path | None = None) -> tuple[PresetFile, tuple[Problem, ...]]:
+    """All problems, in the order of their lines; the presets are sound when there is none."""
+    problems: list[Problem] = []
+    sections = _sections(text, problems)
+    reader = _Reader(table, path, problems)
+    defaults = Preset("*")
+    for section in sections:
+        if section.name == "*":
+            defaults = reader.fill(defaults, section)
+    below = replace(defaults, origins={key: f"[*] {where}" for key, where in defaults.origins.items()})
+    presets = tuple(
+        reader.fill(replace(below, name=section.name, line=section.line), section)
+        for section in sections
+        if section.name != "*"
+    )
+    problems.sort(key=lambda problem: problem.line)
+    return PresetFile(path, defaults, presets), tuple(problems)
+
+
+def ini(name: str, args: Iterable[Arg]) -> str:
+    """A section that says the same, as llama.cpp shows it in its model list."""
+    lines = [f"[{name}]"]
+    for arg in args:
+        value = " ".join(arg.values) if arg.flag.arity else str(not arg.negated).lower()
+        value = re.sub(r"(?<!\S)(?=\\*[;#])", r"\\", value).replace("\n", "\\\n")
+        lines.append(f"{arg.flag.name.lstrip('-')} = {value}")
+    return "\n".join((*lines, "", ""))
+
+
+def _sections(text: str, problems: list[Problem]) -> list[_Section]:
+    """The lines under their headers; what stands before any header belongs to `*`."""
+    sections = [_Section("*", 0)]
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), 1):
+        stripped = line.strip()
+        if not stripped or stripped[0] in ";#":
+            continue
+        key, equals, value = line.partition("=")
+        if stripped[0] == "[":
+            match = re.fullmatch(r"\[\s*([^]]*\S)\s*\]\s*([;#].*)?", stripped)
+            name = match[1] if match else ""
+            earlier = next((s.line for s in sections if s.line and s.name == name), None)
+            if not name:
+                problems.append(Problem(number, None, "a section is written [name]"))
+            elif earlier:
+                problems.append(Problem(number, None, f"[{name}] is there already, at line {earlier}: merge them"))
+            sections.append(_Section(name, number))
+        elif equals:
+            sections[-1].lines.append(_Line(number, key.strip(), _value(value)))
+        else:
+            problems.append(Problem(number, None, f"expected key = value or [section], not {stripped[:80]!r}"))
+    return sections
+
+
+def _value(text: str) -> str:
+    """What follows the equals sign, without the comment; a backslash keeps what would begin one."""
+    without = re.split(r"\s[;#]", text, maxsplit=1)[0]
+    return re.sub(r"(?<=\s)\\(?=\\*[;#])", "", without).strip()
+
+
+class _Reader:
+    """Turns the lines of a section into what they mean; mistakes go to `problems`."""
+
+    def __init__(self, table: FlagTable, path: Path | None, problems: list[Problem]) -> None:
+        self.table, self.path, self.problems = table, path, problems
+
+    def fill(self, base: Preset, section: _Section) -> Preset:
+        meant: list[tuple[str, Any]] = []  # arguments, variables, and values that _OWN gave the type of their field
+        lines: dict[str, int] = {}
+        for line in section.lines:
+            try:
+                if found := self._meaning(line, section.name):
+                    _once(*found, line, lines)
+                    meant.append(found)
+            except _Mistake as mistake:
+                self.problems.append(Problem(line.number, line.key, mistake.message, mistake.nearest))
+        args = [value for _, value in meant if isinstance(value, Arg)]
+        env = dict(base.env) | {key.removeprefix("env."): value for key, value in meant if key.startswith("env.")}
+        own = {_OWN[key].field: value for key, value in meant if key in _OWN}
+        origins = {**base.origins, **{key: f"{self.path or 'preset'}:{number}" for key, number in lines.items()}}
+        return replace(base, args=merge(base.args, args), env=tuple(env.items()), origins=origins, **own)
+
+    def _meaning(self, line: _Line, section: str) -> tuple[str, Any] | None:
+        """The key under its one name, and its value; None for what is tolerated and has no effect."""
+        if line.key == "version":  # of the format; reserved upstream
+            return None
+        if line.key.startswith("env."):
+            return line.key, self._variable(line)
+        found = self.table.by_key(line.key)
+        name = found[0].name.lstrip("-") if found else line.key
+        if name == "alias" and section == "*":
+            raise _Mistake("an alias names one model: move it into that model's section")
+        if name in _OWN:
+            return name, _OWN[name].read(line)
+        if not found:
+            raise self._unknown(line.key)
+        if found[0].name in DROPPED:
+            logger.warning("%s:%d: %s has no effect: the router sets it", self.path or "preset", line.number, line.key)
+            return None
+        if found[0].name in OWNED:
+            raise _Mistake(f"{line.key} belongs to the router, not to a model: delete this line")
+        return found[0].name, _argument(*found, line)
+
+    def _variable(self, line: _Line) -> str:
+        name = line.key.removeprefix("env.")
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+            raise _Mistake(f"{line.key} names no environment variable: write env.NAME = value")
+        found = self.table.by_key(name)
+        if (found and found[0].name in OWNED) or _RESERVED_ENV.fullmatch(name):
+            raise _Mistake(f"{name} is set by the router: delete this line (GPUs are chosen by device = NAME,...)")
+        return line.value
+
+    def _unknown(self, key: str) -> _Mistake:
+        bare = key.lstrip("-")
+        candidates = [*_OWN, self.table.nearest(bare) or ""]
+        near = next(iter(get_close_matches(bare, candidates, n=1)), None)
+        return _Mistake(f"unknown key {key[:80]!r}" + (f"; did you mean {near}?" if near else ""), near)
+
+
+def _once(key: str, value: object, line: _Line, lines: dict[str, int]) -> None:
+    earlier = lines.setdefault(key, line.number)
+    if earlier != line.number and not (isinstance(value, Arg) and value.flag.repeatable):
+        raise _Mistake(f"{line.key} is set already, at line {earlier}: keep one of them")
+
+
+def _argument(flag: Flag, negative: bool, line: _Line) -> Arg:
+    if not flag.arity:
+        return Arg(flag, negated=_switch(line) is negative)
+    values = (line.value,) if flag.arity == 1 else tuple(line.value.split())
+    if not line.value or len(values) != flag.arity:
+        count = "a value" if flag.arity == 1 else f"{flag.arity} values"
+        raise _Mistake(f"{line.key} needs {count} (a # that belongs to it is written \\#)")
+    return Arg(flag, values)
+
+
+def _switch(line: _Line) -> bool:
+    on = boolean(line.value)
+    if on is None:
+        raise _Mistake(f"{line.key} is a switch: write on or off, not {line.value[:80]!r}")
+    return on
+
+
+def _seconds(line: _Line) -> float:
+    try:
+        number = float(line.value)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise _Mistake(f"{line.key} is a number of seconds, 0 or more, not {line.value[:80]!r}")
+    return number
+
+
+def _integer(line: _Line) -> int:
+    try:
+        return int(line.value)
+    except ValueError:
+        raise _Mistake(f"{line.key} is a whole number, not {line.value[:80]!r}") from None
+
+
+def _words(line: _Line) -> tuple[str, ...]:
+    return tuple(word for part in line.value.split(",") if (word := part.strip()))
+
+
+def _text(line: _Line) -> str:
+    return line.value
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    field: str
+    read: Callable[[_Line], object]
+
+
+# Keys that are no arguments of the child. `alias`, `tags` and `device` are flags too, any spelling of which leads here:
+# the child gets an alias and its GPUs from the router.
+_OWN = {
+    "alias": _Key("aliases", _words),
+    "tags": _Key("tags", _words),
+    "load-on-startup": _Key("load_on_startup", _switch),
+    "stop-timeout": _Key("stop_timeout", _seconds),
+    "dedup-cache-models": _Key("dedup_cache_models", _switch),
+    "pin": _Key("pin", _switch),
+    "ttl": _Key("ttl", _seconds),
+    "priority": _Key("priority", _integer),
+    "device": _Key("device", _words),
+    "unlisted": _Key("unlisted", _switch),
+    "description": _Key("description", _text),
+}
