@@ -80,6 +80,12 @@ class Resident:
     finished: float = 0.0
     pinned: bool = False
     draining: bool = False
+    sleeping: bool = False
+
+    @property
+    def is_seen(self) -> bool:
+        """The machine's free memory shows what it holds; not yet while it loads, and not while it sleeps."""
+        return self.phase in (Phase.IDLE, Phase.BUSY, Phase.STOPPING) and not self.sleeping
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +233,8 @@ def _fit(
 def _rooms(snapshot: Snapshot, residents: Sequence[Resident]) -> dict[str, float]:
     """Bytes to be had per device key if just these were there: by the machine and by our own books, whichever is less.
 
-    What a leaving resident holds counts as free already; what a loading one was promised counts as taken although the
-    machine may not show it yet.
+    What a leaving resident holds counts as free already; what a loading one was promised, or a sleeping one will take
+    back, counts as taken although the machine does not show it.
     """
     there = {resident.model for resident in residents}
     rooms: dict[str, float] = {}
@@ -241,9 +247,8 @@ def _rooms(snapshot: Snapshot, residents: Sequence[Resident]) -> dict[str, float
         books = reading.device.total - sum(r.held.get(key, 0) for r in residents)
         machine = reading.device.total if reading.free is None else reading.free
         for resident in snapshot.residents:
-            seen = resident.phase in (Phase.IDLE, Phase.BUSY, Phase.STOPPING)
-            if seen != (resident.model in there):
-                machine += resident.held.get(key, 0) * (1 if seen else -1)
+            if resident.is_seen != (resident.model in there):
+                machine += resident.held.get(key, 0) * (1 if resident.is_seen else -1)
         rooms[key] = min(books, machine) - margin
     return rooms
 
@@ -329,7 +334,7 @@ def _too_large(snapshot: Snapshot, demand: Demand) -> str:
         parts.append(f"{size(demand.split + demand.fixed)} of GPU memory{where}")
     if demand.host:
         parts.append(f"{size(demand.host)} of RAM")
-    return f"it needs {' and '.join(parts)}; this machine has {have}"
+    return f"it needs {' and '.join(parts)}; this machine has {have or 'no such device'}"
 
 
 def size(count: float) -> str:

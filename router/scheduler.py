@@ -70,8 +70,8 @@ class IllegalTransition(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The operator's bounds. Times in seconds; `margins` in bytes by device key; 0 means none, except `queue_max`,
-    where 0 means that nobody waits."""
+    """The operator's bounds. Times in seconds; `margins` in bytes by device key. 0 means no bound, but a `queue_max` of
+    0 that nobody waits, and a `drain_grace` of 0 that nobody is waited for."""
 
     models_max: int = 4
     margins: Mapping[str, int] = field(default_factory=dict)
@@ -191,7 +191,15 @@ class Model:
             phase = Phase.BUSY if self.leases else Phase.IDLE
         else:
             return None
-        return Resident(self.name, self.held, phase, self.finished, self.pinned, self.draining or self.closing)
+        return Resident(
+            self.name,
+            self.held,
+            phase,
+            self.finished,
+            pinned=self.pinned,
+            draining=self.draining or self.closing,
+            sleeping=self.state is State.SLEEPING,
+        )
 
 
 @dataclass(slots=True)
@@ -260,10 +268,10 @@ class Scheduler:
         """When `tick` is due if nothing else happens; None for never."""
         times = [expires for m in self._models.values() if (expires := m.expires) is not None]
         for entry in self._parked():
-            times.append(entry.since + self.limits.queue_timeout)
-            if entry.blocked:
-                if not self._probing:
-                    times.append(self._planned_at + self.limits.poll)
+            if self.limits.queue_timeout:
+                times.append(entry.since + self.limits.queue_timeout)
+            if entry.blocked and entry.model.state in STARTABLE and not self._probing:
+                times.append(self._planned_at + self.limits.poll)
                 if (end := entry.since + self.limits.drain_grace) > self._planned_at:
                     times.append(end)
         return min(times, default=None)
@@ -276,10 +284,8 @@ class Scheduler:
         model.pinned, model.ttl = ticket.pinned, ticket.ttl
         if model.is_open:
             return [self._grant(ticket.id, model)]
-        if model.state is State.FAILED and now < model.backoff_until:
-            why = f"it failed {model.failures} times in a row, last: {model.failure}"
-            wait = model.backoff_until - now
-            return [Refuse(ticket.id, model.name, Refusal.BACKING_OFF, why, wait)]
+        if now < model.backoff_until:
+            return [Refuse(ticket.id, model.name, *self._backing_off(model, now))]
         entry = self._queue.get(model.name)
         if entry is None:
             entry = self._queue[model.name] = Entry(model, blocked=model.state in SERVING)
@@ -362,8 +368,11 @@ class Scheduler:
             model.failures = 0 if model.ready_at else model.failures
         else:
             self._fail(model, was, reason, now)
-            if was is State.LOADING and (entry := self._queue.get(name)):
-                effects += self._refuse_all(entry, Refusal.LOAD_FAILED, reason)
+            if entry := self._queue.get(name):
+                if was is State.LOADING:
+                    effects += self._refuse_all(entry, Refusal.LOAD_FAILED, reason)
+                elif now < model.backoff_until:
+                    effects += self._refuse_all(entry, *self._backing_off(model, now))
         return [*effects, *self._advance(now)]
 
     def slept(self, name: str, run: int) -> None:
@@ -385,7 +394,7 @@ class Scheduler:
                 effects.append(self._stop(model, "idle for its time to live"))
         for entry in list(self._parked()):
             for ticket, since in list(entry.tickets.items()):
-                if now < since + self.limits.queue_timeout:
+                if not self.limits.queue_timeout or now < since + self.limits.queue_timeout:
                     break
                 why = f"it waited {self.limits.queue_timeout:g} s for memory or a free slot"
                 effects.append(self._refuse(ticket, Refusal.QUEUE_TIMEOUT, why, retry_after=5.0))
@@ -413,10 +422,12 @@ class Scheduler:
         residents = tuple(resident for m in self._models.values() if (resident := m.resident()))
         snapshot = policy.Snapshot(readings, residents, self.limits.models_max, self.limits.margins)
         startable = sorted((e for e in self._queue.values() if e.model.state in STARTABLE), key=lambda e: e.order)
+        behind = False  # room that only a drain will make is not on its way yet
         for entry in startable[: self.LOOKAHEAD]:
             plan = policy.plan(snapshot, entry.demand)
             snapshot = snapshot.after(plan, entry.model.name)
-            entry.blocked = isinstance(plan, Drain) or (isinstance(plan, Wait) and not plan.stopping)
+            behind = behind or isinstance(plan, Drain)
+            entry.blocked = isinstance(plan, Drain) or (isinstance(plan, Wait) and (behind or not plan.stopping))
             match plan:
                 case Place(claim):
                     effects.append(self._spawn(entry.model, claim))
@@ -464,8 +475,8 @@ class Scheduler:
         self._leased[ticket] = model
         return Grant(ticket, model.name, model.run)
 
-    def _refuse_all(self, entry: Entry, refusal: Refusal, why: str) -> list[Effect]:
-        return [self._refuse(ticket, refusal, why) for ticket in list(entry.tickets)]
+    def _refuse_all(self, entry: Entry, refusal: Refusal, why: str, retry_after: float | None = None) -> list[Effect]:
+        return [self._refuse(ticket, refusal, why, retry_after) for ticket in list(entry.tickets)]
 
     def _refuse(self, ticket: int, refusal: Refusal, why: str, retry_after: float | None = None) -> Refuse:
         name = self._waiting[ticket].model.name
@@ -492,19 +503,25 @@ class Scheduler:
 
     def _stop(self, model: Model, reason: str) -> Stop:
         self._transit(model, Event.STOP)
+        model.draining = model.closing = False
         return Stop(model.name, model.run, reason)
 
     def _fail(self, model: Model, was: State, reason: str, now: float) -> None:
         steady = was in SERVING and now - model.ready_at >= self.STEADY
         model.failures = 1 if steady else model.failures + 1
         model.failure = reason
-        # The first failure is forgiven at once; from the second on the pause doubles.
-        pause = min(2.0 ** (model.failures - 2), self.limits.backoff_max) if model.failures > 1 else 0.0
+        # The first failure is forgiven at once; from the second on the pause doubles (bounded: floats overflow).
+        doublings = min(model.failures - 2, 30)
+        pause = min(2.0**doublings, self.limits.backoff_max) if model.failures > 1 else 0.0
         model.backoff_until = now + pause
 
+    def _backing_off(self, model: Model, now: float) -> tuple[Refusal, str, float]:
+        why = f"it failed {model.failures} times in a row, last: {model.failure}"
+        return Refusal.BACKING_OFF, why, model.backoff_until - now
+
     def _is_stale(self, model: Model, run: int) -> bool:
-        """News that crossed a stop on the way."""
-        return model.run != run or model.state is State.STOPPING
+        """News of a process that is gone or going."""
+        return model.run != run or model.state is State.STOPPING or model.state in STARTABLE
 
     def _transit(self, model: Model, event: Event) -> None:
         try:
