@@ -1,0 +1,1 @@
+"""The HTTP side: one dialect a module, and the passage that all of them stream through."""

@@ -1,0 +1,118 @@
+"""What a request body says to the router: which model, and whether as a stream."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from router.errors import BodyTooLarge, InvalidRequest
+
+FIELD_LIMIT = 64 * 1024  # bytes of a form field that are kept
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body. Raises BodyTooLarge as soon as it is known to exceed `limit` bytes, and starlette's
+    ClientDisconnect when the client leaves before its end."""
+    too_large = BodyTooLarge(
+        f"The request body is larger than {limit / 1024**2:g} MiB. Send less, or raise --max-body-size."
+    )
+    if int(request.headers.get("content-length", 0)) > limit:
+        raise too_large
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise too_large
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+class Asked(NamedTuple):
+    """`model` is None when the body names none."""
+
+    model: str | None
+    stream: bool
+
+
+def asked(body: bytes, content_type: str | None) -> Asked:
+    """Read a multipart form where the content type says so, else a JSON object, as llama-server does. Raises
+    InvalidRequest."""
+    kind, options = parse_options_header(content_type)
+    if kind == b"multipart/form-data":
+        fields = _form_fields(body, options.get(b"boundary", b""))
+        model, stream = fields.get("model"), fields.get("stream") in ("true", "1")
+    else:
+        value = _json_object(body) if body else {}
+        model, stream = value.get("model"), value.get("stream") is True
+    if model is not None and not isinstance(model, str):
+        raise InvalidRequest(f'"model" must be a string, the name of a model, not {_noun(model)}.')
+    if model is not None and not model.isprintable():
+        raise InvalidRequest('"model" must be the name of a model, without control characters.')
+    return Asked(model, stream)
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidRequest(f"The request body is not valid JSON: {exc}.") from exc
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"The request body must be a JSON object, not {_noun(value)}.")
+    return value
+
+
+def _noun(value: Any) -> str:
+    nouns = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return nouns.get(type(value), "a number")
+
+
+def _form_fields(body: bytes, boundary: bytes) -> dict[str, str]:
+    form = _Form()
+    try:
+        MultipartParser(
+            boundary,
+            {
+                "on_part_begin": form.begin,
+                "on_header_field": form.header_name,
+                "on_header_value": form.header_value,
+                "on_header_end": form.header_end,
+                "on_part_data": form.data,
+            },
+        ).write(body)
+    except FormParserError as exc:
+        raise InvalidRequest(f"The multipart form cannot be read: {exc}.") from exc
+    return {name.decode(errors="replace"): bytes(value).decode(errors="replace") for name, value in form.fields.items()}
+
+
+class _Form:
+    """Collects the fields of a multipart form and passes over its files."""
+
+    def __init__(self) -> None:
+        self.fields: dict[bytes, bytearray] = {}
+        self._field: bytearray | None = None
+        self._name = b""
+        self._value = b""
+
+    def begin(self) -> None:
+        self._field = None
+
+    def header_name(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def header_end(self) -> None:
+        if self._name.lower() == b"content-disposition":
+            _, options = parse_options_header(self._value)
+            if b"name" in options and b"filename" not in options:
+                self._field = self.fields[options[b"name"]] = bytearray()
+        self._name = self._value = b""
+
+    def data(self, data: bytes, start: int, end: int) -> None:
+        if self._field is not None:
+            self._field += data[start : min(end, start + FIELD_LIMIT - len(self._field))]

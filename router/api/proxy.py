@@ -1,0 +1,248 @@
+"""One request through to a child and its answer back; the lease is held here and nowhere else.
+
+`Passage` is what a route returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from router.errors import RouterError, UpstreamFailed
+from router.node import Address
+from router.upstream import Headers, Upstream, end_to_end
+from router.upstream import Response as Answer
+
+log = logging.getLogger("router.proxy")
+
+EVENT_LIMIT = 1024 * 1024  # bytes of one event that are held back until it is whole
+
+# Said to the router alone: its address, keys, origins and framing. And events must come uncompressed.
+_NOT_FORWARDED = frozenset(
+    b"host authorization x-api-key origin content-length expect accept-encoding x-request-id".split()
+)
+
+
+class Lease(Protocol):
+    """The right to use a running child, which is not stopped before `release`."""
+
+    @property
+    def address(self) -> Address: ...
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def model(self) -> str: ...
+
+    def release(self) -> None: ...
+
+
+class Dialect(Protocol):
+    """How an API tells errors."""
+
+    def error(self, exc: RouterError) -> Response: ...
+
+    def stream_error(self, exc: RouterError) -> bytes:
+        """Whole events, to end a stream with."""
+
+
+class Passage:
+    """The ASGI app that answers one request with a child's answer.
+
+    `lease` waits for the child. It may raise RouterError, and is cancelled when the client leaves. `stream`: the
+    client asked for events. Until the lease is there it then gets a comment every `keepalive` seconds (0: none); the
+    first one fixes the status to 200, and an error after it is told as an event.
+    """
+
+    def __init__(
+        self,
+        lease: Callable[[], Awaitable[Lease]],
+        upstream: Upstream,
+        dialect: Dialect,
+        *,
+        method: str,
+        target: bytes,
+        headers: Headers,
+        body: bytes = b"",
+        stream: bool = False,
+        keepalive: float = 0.0,
+    ) -> None:
+        self._lease = lease
+        self._upstream = upstream
+        self._dialect = dialect
+        self._method = method
+        self._target = target
+        self._headers = headers
+        self._body = body
+        self._keepalive = keepalive if stream else 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = _Client(send, request_id(self._headers))
+        async with _Presence(receive):
+            try:
+                lease = await self._grant(client)
+                try:
+                    await self._relay(lease, client)
+                finally:
+                    lease.release()
+            except RouterError as exc:
+                if not client.started:
+                    response = self._dialect.error(exc)
+                    response.headers["x-request-id"] = client.request_id.decode()
+                    await response(scope, receive, send)
+                elif client.framed:
+                    client.discard()
+                    await client.write(self._dialect.stream_error(exc), last=True)
+                else:
+                    # The server closes a connection whose answer was not completed: the client sees that it is cut.
+                    log.warning("request %s cut off: %s", client.request_id.decode(), exc)
+
+    async def _grant(self, client: _Client) -> Lease:
+        if not self._keepalive:
+            return await self._lease()
+        comments = asyncio.create_task(self._comment(client))
+        try:
+            return await self._lease()
+        finally:
+            comments.cancel()
+
+    async def _comment(self, client: _Client) -> None:
+        while True:
+            await asyncio.sleep(self._keepalive)
+            if not client.started:
+                await client.start(200, [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")])
+            await client.write(b": loading\n\n")
+
+    async def _relay(self, lease: Lease, client: _Client) -> None:
+        headers = [header for header in end_to_end(self._headers) if header[0] not in _NOT_FORWARDED]
+        headers.append((b"x-request-id", client.request_id))
+        answer = await self._upstream.open(lease.address, lease.key, self._method, self._target, headers, self._body)
+        try:
+            data = await answer.read()  # before the head goes out: a child that dies here is still a 502
+            if not client.started:
+                await client.start(answer.status, answer.headers)
+            elif not _is_events(answer.headers):
+                raise await _as_error(answer, data)
+            while not answer.ended:
+                await client.write(data)
+                data = await answer.read()
+            await client.write(data, last=True)
+        finally:
+            answer.close()
+
+
+class _Client:
+    """What has been sent to the client. Of events only whole ones are, so that an error event can always follow."""
+
+    def __init__(self, send: Send, request_id: bytes) -> None:
+        self.request_id = request_id
+        self.started = False
+        self.framed = False
+        self._send = send
+        self._held = b""
+
+    async def start(self, status: int, headers: Headers) -> None:
+        self.started = True
+        self.framed = _is_events(headers)
+        unsized = self.framed or status in (204, 304)
+        headers = [
+            header
+            for header in headers
+            if not header[0].startswith(b"access-control-")  # the router's own to say
+            and header[0] != b"x-request-id"
+            and not (unsized and header[0] == b"content-length")
+        ]
+        headers.append((b"x-request-id", self.request_id))
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, data: bytes, *, last: bool = False) -> None:
+        if self.framed:
+            data = self._held + data if self._held else data
+            border = len(data) if last else _border(data)
+            data, self._held = data[:border], data[border:]
+            if len(self._held) > EVENT_LIMIT:
+                data, self._held, self.framed = data + self._held, b"", False
+        if data or last:
+            await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+
+    def discard(self) -> None:
+        """Forget the event that has not come whole."""
+        self._held = b""
+
+
+class _Presence:
+    """Cancels its block when the client leaves, the way asyncio.timeout does when time is up, and ends quietly then."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._left = False
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._left = True
+        self._task.cancel()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._watcher.cancel()
+        if not self._left:
+            return False
+        return self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
+
+
+def _border(data: bytes) -> int:
+    """Where the last whole event ends."""
+    if data.endswith(b"\n\n"):
+        return len(data)
+    return max(len(data) - len(data.rpartition(end)[2]) for end in (b"\n\n", b"\r\n\r\n"))
+
+
+def _is_events(headers: Headers) -> bool:
+    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
+
+
+async def _as_error(answer: Answer, data: bytes) -> RouterError:
+    """What a child answered instead of events."""
+    while not answer.ended:
+        data += await answer.read()
+    try:
+        message = str(json.loads(data)["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        message = data[:500].decode(errors="replace")
+    error = UpstreamFailed(message)
+    error.status = answer.status
+    return error
+
+
+def request_id(headers: Headers) -> bytes:
+    """The client's X-Request-Id where it is fit to be repeated, else a new one."""
+    for name, value in headers:
+        if name == b"x-request-id" and 0 < len(value) <= 128 and value.isascii():
+            return value
+    return secrets.token_hex(8).encode()
+
+
+def target_of(request: Request) -> bytes:
+    """Path and query as the client sent them."""
+    path: bytes = request.scope["raw_path"]
+    query: bytes = request.scope["query_string"]
+    return path + b"?" + query if query else path

