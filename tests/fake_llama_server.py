@@ -8,7 +8,7 @@ those that it does not know. Its own options are flags (`--load-seconds 0.1`) or
     --load-seconds S          time to load, told in ten steps
     --silent                  says nothing while it loads
     --fail TEXT               writes TEXT to stderr after the load time and ends with --exit-code
-    --exit-code N             default 1; a negative one is a signal
+    --exit-code N             default 1; a negative one is a signal (not INT, not TERM)
     --no-protocol             an older build: no state lines, nothing read from stdin
     --mixed-logs              logs go to stdout too
     --stdout-flood N          N lines of 100 bytes on both streams before it loads, and as many before it is ready
@@ -93,9 +93,8 @@ def note(event: str, detail: object = "") -> None:
 def leave(code: int) -> None:
     note("exit", code)
     if code < 0:
-        if -code != signal.SIGKILL:
-            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
+        time.sleep(1)  # it is delivered to the main thread
     os._exit(code)
 
 
@@ -112,8 +111,10 @@ def flood() -> None:
 
 def hold() -> None:
     if "hold-device" in options:
-        with open(f"{os.environ['FAKE_NVML']}/claims/{os.getpid()}", "w") as claim:
+        folder, name = os.environ["FAKE_NVML"], str(os.getpid())
+        with open(f"{folder}/{name}", "w") as claim:
             claim.write(f"{options['hold-device']} {options['hold-bytes']}\n")
+        os.rename(f"{folder}/{name}", f"{folder}/claims/{name}")
     elif "hold-bytes" in options:
         held.append(bytearray(b"\1") * number("hold-bytes"))
 

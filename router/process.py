@@ -1,0 +1,253 @@
+"""One child: start it, drain what it writes, know when it serves, end it, tell how it ended.
+
+The protocol is llama-server's own between a router and its children (tools/server/server-models.cpp): lines of JSON on
+stdout, `exit` on stdin. Children of older builds, which do not speak it, are asked at `/health`.
+
+Started with `subprocess`, not with the event loop: it uses vfork, uvloop a fork, which stops the loop for 30 ms when
+the router's heap has half a GB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+
+from router.crash import explain
+from router.errors import LoadFailed
+from router.node import Address, ChildEvent, Exit, Launch, Progress, Slept, Woke
+from router.orphans import Watchdog
+
+STATE = b"cmd_child_to_router:state:"
+EXIT = b"cmd_router_to_child:exit\n"
+KEPT_LINES = 200
+LONGEST_LINE = 1 << 20
+HEALTH_INTERVAL = 0.05
+# How long the output of a process that is gone may still be on its way.
+LAST_WORDS = 0.2
+
+
+class Drain(asyncio.Protocol):
+    """Cuts one stream into lines; whatever comes counts as a sign of life, with or without a line's end."""
+
+    def __init__(self, on_lines: Callable[[Drain, list[bytes]], None]) -> None:
+        self._on_lines = on_lines
+        self._rest = b""
+        self.closed = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LONGEST_LINE:
+            lines.append(self._rest)
+            self._rest = b""
+        self._on_lines(self, lines)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._on_lines(self, [self._rest] if self._rest else [])
+        self.closed.set_result(None)
+
+
+class LocalChild:
+    """A `Child` on this machine; `start` makes it. `served` has the model info once it serves."""
+
+    def __init__(self, launch: Launch, process: subprocess.Popen[bytes], socket: Path, key: str) -> None:
+        self._launch = launch
+        self._process = process
+        self._socket = socket
+        self._key = key
+        self._loop = asyncio.get_running_loop()
+        self._log: deque[bytes] = deque(maxlen=KEPT_LINES)
+        self._voice: Drain | None = None
+        self._sign_of_life = self._loop.time()
+        self._is_asleep = self._is_stopped = False
+        self.served: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
+        self._code: asyncio.Future[int] = self._loop.create_future()
+        self._streams: list[tuple[asyncio.BaseTransport, Drain]] = []
+        self._end = asyncio.create_task(self._bury())
+        self._stop: asyncio.Task[Exit] | None = None
+
+    @classmethod
+    async def start(
+        cls, launch: Launch, command: list[str], env: Mapping[str, str], socket: Path, key: str, watchdog: Watchdog
+    ) -> LocalChild:
+        """`command` and `env` are complete. Raises LoadFailed when the process cannot be created."""
+        process = _popen(launch.model, command, env)
+        watchdog.watch(process.pid)
+        child = cls(launch, process, socket, key)
+        child._end.add_done_callback(lambda _: watchdog.forget(process.pid))
+        threading.Thread(target=child._reap, name=f"reap-{process.pid}", daemon=True).start()
+        try:
+            for pipe in (process.stdout, process.stderr):
+                stream = await child._loop.connect_read_pipe(lambda: Drain(child._read), pipe)
+                child._streams.append(stream)
+        except BaseException:
+            child._signal(signal.SIGKILL)
+            raise
+        return child
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def address(self) -> Address:
+        return Address(path=str(self._socket))
+
+    @property
+    def key(self) -> str:
+        return self._key
+
+    @property
+    def log(self) -> tuple[str, ...]:
+        return tuple(line.decode(errors="replace").replace(self._key, "***") for line in self._log)
+
+    async def ready(self) -> Mapping[str, Any]:
+        poll = asyncio.create_task(self._poll())
+        try:
+            ends: set[asyncio.Future[Any]] = {self.served, self._end}
+            while not (self.served.done() or self._end.done()):
+                left = self._sign_of_life + self._launch.load_timeout - self._loop.time()
+                if left <= 0:
+                    await self.stop()
+                    raise LoadFailed(
+                        f"{self._launch.model} was silent for {self._launch.load_timeout:g} s while it loaded and was "
+                        "stopped; if its disk is that slow, raise --models-load-timeout"
+                    )
+                await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            poll.cancel()
+        if not self.served.done():
+            raise LoadFailed(self._end.result().sentence)
+        return self.served.result()
+
+    async def wait(self) -> Exit:
+        return await asyncio.shield(self._end)
+
+    async def stop(self) -> Exit:
+        if self._stop is None:
+            self._stop = asyncio.create_task(self._finish())
+        return await asyncio.shield(self._stop)
+
+    async def _finish(self) -> Exit:
+        if not self._code.done():
+            self._is_stopped = True
+            half = self._launch.stop_timeout / 2
+            # A child that still loads reads no stdin, may not heed a signal, and has nothing to finish.
+            if self.served.done() and self._voice:
+                with contextlib.suppress(OSError):
+                    self._stdin.write(EXIT)
+                await asyncio.wait({self._code}, timeout=half)
+            if self.served.done() and not self._code.done():
+                self._signal(signal.SIGTERM)
+                await asyncio.wait({self._code}, timeout=half)
+            self._signal(signal.SIGKILL)
+        return await self.wait()
+
+    async def _bury(self) -> Exit:
+        """After its end: also what it started, its last words, its socket."""
+        code = await self._code
+        self._signal(signal.SIGKILL)
+        if self._streams:
+            await asyncio.wait({drain.closed for _, drain in self._streams}, timeout=LAST_WORDS)
+        for transport, _ in self._streams:
+            transport.close()
+        self._stdin.close()
+        self._socket.unlink(missing_ok=True)
+        return explain(self._launch.model, code, self.log, is_stopped=self._is_stopped, is_ready=self.served.done())
+
+    def _reap(self) -> None:
+        code = self._process.wait()
+        with contextlib.suppress(RuntimeError):  # the loop is gone: so is everybody who might ask
+            self._loop.call_soon_threadsafe(self._code.set_result, code)
+
+    def _signal(self, number: int) -> None:
+        """To its process group: a wrapper script and what it runs, or what is left of them."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def _read(self, drain: Drain, lines: list[bytes]) -> None:
+        self._sign_of_life = self._loop.time()
+        for line in lines:
+            # Logs can repeat what clients send. Once one stream has told a state, the other is not believed.
+            if line.startswith(STATE) and self._voice in (None, drain) and self._hear(line.removeprefix(STATE)):
+                self._voice = drain
+            else:
+                self._log.append(line)
+
+    def _hear(self, text: bytes) -> bool:
+        try:
+            message = json.loads(text)
+        except ValueError:
+            return False
+        match message:
+            case {"state": "loading", "payload": {"stages": [*stages], "current": stage, "value": float(value)}}:
+                done = stages.index(stage) if stage in stages else 0
+                self._tell(Progress(str(stage), (done + value) / max(1, len(stages)), message["payload"]))
+            case {"state": "downloading", "payload": {"downloaded": int(done), "total": int(total)}}:
+                self._tell(Progress("download", done / max(1, total), message["payload"]))
+            case {"state": "sleeping"}:
+                self._is_asleep = True
+                self._tell(Slept())
+            case {"state": "ready", "payload": info}:
+                self._serve(info or {})
+            case {"state": str()}:
+                pass
+            case _:
+                return False
+        return True
+
+    def _serve(self, info: Mapping[str, Any]) -> None:
+        if not self.served.done():
+            self.served.set_result(info)
+        elif self._is_asleep:
+            self._is_asleep = False
+            self._tell(Woke())
+
+    def _tell(self, event: ChildEvent) -> None:
+        # Not called here: an error of the listener would end the draining.
+        self._loop.call_soon(self._launch.on_event, event)
+
+    async def _poll(self) -> None:
+        """For a build that tells no states."""
+        await asyncio.sleep(HEALTH_INTERVAL)
+        if self._voice:
+            return
+        transport = httpx.AsyncHTTPTransport(uds=str(self._socket), verify=False)
+        headers = {"Authorization": f"Bearer {self._key}"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://child", headers=headers) as client:
+            while not self._voice:
+                with contextlib.suppress(httpx.HTTPError, ValueError, LookupError):
+                    if (await client.get("/health")).is_success:
+                        self._serve((await client.get("/v1/models")).json()["data"][0])
+                        return
+                await asyncio.sleep(HEALTH_INTERVAL)
+
+    @property
+    def _stdin(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+
+def _popen(model: str, command: list[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            command,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise LoadFailed(f"{model}: {command[0]} cannot be started ({error.strerror or error})") from error
