@@ -22,7 +22,7 @@ from router.flags import DROPPED, OWNED, Arg, Flag, FlagTable, boolean, merge
 
 logger = logging.getLogger("router.presets")
 
-LARGEST = 4 * 2**20  # bytes; a greater file is something else, a model for instance
+LARGEST = 2**20  # bytes; a greater file is something else, a model for instance
 
 # Variables by which the router itself, or the engine's cloud adapters, tell a child what to do.
 _RESERVED_ENV = re.compile(r"AIP_.*|LLAMA_SERVER_.*|(CUDA|HIP|ROCR)_VISIBLE_DEVICES")
@@ -152,18 +152,19 @@ def ini(name: str, args: Iterable[Arg]) -> str:
 def _sections(text: str, problems: list[Problem]) -> list[_Section]:
     """The lines under their headers; what stands before any header belongs to `*`."""
     sections = [_Section("*", 0)]
+    headers: dict[str, int] = {}
     for number, line in enumerate(re.split(r"\r\n|\n|\r", text), 1):
         stripped = line.strip()
         if not stripped or stripped[0] in ";#":
             continue
         key, equals, value = line.partition("=")
         if stripped[0] == "[":
-            match = re.fullmatch(r"\[\s*([^]]*\S)\s*\]\s*([;#].*)?", stripped)
-            name = match[1] if match else ""
-            earlier = next((s.line for s in sections if s.line and s.name == name), None)
+            match = re.fullmatch(r"\[([^]]*)\]\s*([;#].*)?", stripped)
+            name = match[1].strip() if match else ""
+            earlier = headers.setdefault(name, number)
             if not name:
                 problems.append(Problem(number, None, "a section is written [name]"))
-            elif earlier:
+            elif earlier != number:
                 problems.append(Problem(number, None, f"[{name}] is there already, at line {earlier}: merge them"))
             sections.append(_Section(name, number))
         elif equals:
