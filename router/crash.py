@@ -21,6 +21,7 @@ CAUSES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     for pattern, sentence in (
         (r"error: invalid argument: (.+)", "this engine does not know the argument {0}"),
         (r'error while handling argument "(.+?)": (?:error: )?(.+)', "it refused the value of {0} ({1})"),
+        (r"^error: (--?[a-z].*)", "it refused an argument ({0})"),  # the embedded engine
         (r"error while loading shared libraries: (.+)", "a library is missing ({0})"),
         (r"couldn't bind .*hostname: ([^,]+)", "it could not listen on {0}: the address is taken or not allowed"),
         (r"unknown model architecture: '(.*?)'", "it does not know the architecture {0}; a newer engine may"),

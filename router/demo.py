@@ -6,7 +6,11 @@ survives the layers, and the output weights of that dimension favour words over 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import httpx
 
 from router.errors import EngineError
 
@@ -56,9 +60,7 @@ def write_tiny(
         import gguf
         import numpy as np
     except ImportError as error:
-        raise EngineError(
-            "writing demo models needs the gguf package: pip install 'llama-router[embedded]'"
-        ) from error
+        raise EngineError("writing demo models needs the gguf package: pip install 'llama-router[embedded]'") from error
 
     tokens = [*CONTROL, *(f"<0x{byte:02X}>" for byte in range(256)), *(f"▁{word}" for word in WORDS)]
     kinds = [
@@ -132,3 +134,29 @@ def make_models(folder: Path) -> list[Path]:
         if not path.exists():
             write_tiny(path.with_suffix(".part"), seed=seed, width=width, name=path.stem).replace(path)
     return paths
+
+
+def instructions(url: str, names: Sequence[str]) -> str:
+    """What a person can type next: one curl line a model, and one that streams."""
+    lines = [f"curl {url}/v1/chat/completions -d '{json.dumps(_question(name))}'" for name in names]
+    lines.append(f"curl -N {url}/v1/chat/completions -d '{json.dumps(_question(names[0]) | {'stream': True})}'")
+    lines.append(f"curl {url}/models")
+    return "\n".join(["Tiny models with random weights, room for two of them. Try:", "", *lines, ""])
+
+
+def converse(url: str, names: Sequence[str], show: Callable[[str], object]) -> list[str]:
+    """Ask each model for a few words and show the answer; returns the names of those that gave none."""
+    failed = []
+    for name in names:
+        try:
+            answer = httpx.post(f"{url}/v1/chat/completions", json=_question(name), timeout=60, trust_env=False)
+            text = answer.raise_for_status().json()["choices"][0]["message"]["content"].strip()
+            show(f"{name}: {text}")
+        except (httpx.HTTPError, ValueError, LookupError) as error:
+            failed.append(name)
+            show(f"{name}: no answer ({error})")
+    return failed
+
+
+def _question(name: str) -> dict[str, object]:
+    return {"model": name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 12}

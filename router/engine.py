@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from router.errors import EngineError
+from router.flags import FlagTable, parse_help
 
 EMBEDDED = "embedded"
 INSTALL = (
@@ -33,6 +34,10 @@ class Engine:
     def help(self) -> str:
         """The whole `--help`; which flags this build knows. Raises EngineError."""
         return self._ask("--help")
+
+    def table(self) -> FlagTable:
+        """The flags of this build. Raises EngineError."""
+        return parse_help(self.help())
 
     def version(self) -> str:
         """One line, such as `version: 11434 (0a1b2c3)`. Raises EngineError when this is no llama-server."""

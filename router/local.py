@@ -26,24 +26,24 @@ HIDDEN = re.compile(
 )
 
 
-def root_folder(choice: Path | None, environ: Mapping[str, str]) -> Path:
-    """Where runs keep their sockets: `--run-dir`, else a folder of this user's that routers share."""
-    if choice:
-        return choice.absolute()
-    if runtime := environ.get("XDG_RUNTIME_DIR"):
-        return Path(runtime) / "llama-router"
-    return Path(tempfile.gettempdir()) / f"llama-router-{os.getuid()}"
-
-
 class LocalNode:
-    """`root` is the folder of `root_folder`; raises what `Run.open` raises. `close` ends what still runs."""
+    """`folder` is for the children's sockets (`--run-dir`); by default one that all of this user's routers share.
+
+    Raises ConfigError when it cannot be used. `close` ends what still runs.
+    """
 
     name = "local"
 
-    def __init__(self, engine: Engine, devices: Devices, root: Path, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        devices: Devices,
+        folder: Path | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
         self._engine = engine
         self._devices = devices
-        self._run = Run.open(root)
+        self._run = Run.open((folder or _shared_folder(environ)).absolute())
         self._environ = {name: value for name, value in environ.items() if not HIDDEN.fullmatch(name)}
         self._watchdog = Watchdog()
         self._serial = itertools.count(1)
@@ -101,3 +101,9 @@ def masks(chosen: Sequence[Device], present: Sequence[Device]) -> dict[str, str]
         env["ROCR_VISIBLE_DEVICES"] = ",".join(indices) or "0"
         env["HIP_VISIBLE_DEVICES"] = ",".join(map(str, range(len(indices)))) or "-1"
     return env
+
+
+def _shared_folder(environ: Mapping[str, str]) -> Path:
+    if runtime := environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime) / "llama-router"
+    return Path(tempfile.gettempdir()) / f"llama-router-{os.getuid()}"

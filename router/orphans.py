@@ -125,8 +125,11 @@ class Run:
 @contextlib.contextmanager
 def _root_lock(root: Path) -> Iterator[None]:
     """Held while a run is opened, so that a folder without its lock yet is not taken for a leftover."""
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = root.lstat()
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = root.lstat()
+    except OSError as error:
+        raise ConfigError(f"{root} cannot be made ({error.strerror}). Name another --run-dir.") from error
     if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022 or root.is_symlink()):
         raise ConfigError(f"{root} must be yours alone, as children's sockets go there. Name another --run-dir.")
     if len(os.fsencode(root)) > LONGEST_FOLDER - 9:

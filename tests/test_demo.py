@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,27 @@ def test_seed_decides_the_weights(tmp_path: Path) -> None:
         demo.write_tiny(tmp_path / f"{n}.gguf", seed=seed, name="x").read_bytes() for n, seed in enumerate((1, 1, 2))
     )
     assert one == same != other
+
+
+def test_the_printed_lines_are_commands() -> None:
+    lines = [line for line in demo.instructions("http://h:1", ["a", "b"]).splitlines() if line.startswith("curl")]
+    bodies = [json.loads(shlex.split(line)[-1]) for line in lines[:-1]]
+    assert [body["model"] for body in bodies] == ["a", "b", "a"]
+    assert bodies[-1]["stream"] is True
+    assert shlex.split(lines[-1]) == ["curl", "http://h:1/models"]
+
+
+def test_a_conversation_tells_who_did_not_answer() -> None:
+    fake = Path(__file__).with_name("fake_llama_server.py")
+    command = [sys.executable, "-IS", fake, "--port", "0", "--crash-after-requests", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        port = process.stderr.readline().split()[-1]
+        assert "ready" in process.stderr.readline()
+        shown: list[str] = []
+        assert demo.converse(f"http://127.0.0.1:{port}", ["a", "b"], shown.append) == ["b"]
+    assert shown[0].startswith("a: one two three")
+    assert shown[1].startswith("b: no answer")
 
 
 def assert_words(answer: dict[str, object]) -> None:
