@@ -59,16 +59,15 @@ class Metadata:
     file_bytes: int
 
     def integer(self, key: str, default: int = 0) -> int:
-        """The value of `<architecture>.<key>`, or `default` where it is missing or no whole number."""
-        value = self.fields.get(f"{self.architecture}.{key}")
-        return value if isinstance(value, int) else default
+        """The value of `<architecture>.<key>`, or `default` where it is missing or no count."""
+        return _count(self.fields.get(f"{self.architecture}.{key}"), default)
 
     def integers(self, key: str, default: int = 0) -> tuple[int, ...]:
         """`<architecture>.<key>` for each layer: some files give one number, some an array."""
         value = self.fields.get(f"{self.architecture}.{key}")
-        if isinstance(value, tuple) and len(value) >= self.n_layers and all(isinstance(n, int) for n in value):
-            return tuple(int(n) for n in value[: self.n_layers])
-        return (value if isinstance(value, int) else default,) * self.n_layers
+        if isinstance(value, tuple) and len(value) >= self.n_layers:
+            return tuple(_count(each, default) for each in value[: self.n_layers])
+        return (_count(value, default),) * self.n_layers
 
     def text(self, key: str) -> str | None:
         value = self.fields.get(key)
@@ -121,6 +120,10 @@ class Metadata:
         """How an embedding model pools: none, mean, cls, last, rank (a reranker); None for other models."""
         kind = self.fields.get(f"{self.architecture}.pooling_type")
         return POOLING[kind] if isinstance(kind, int) and 0 <= kind < len(POOLING) else None
+
+
+def _count(value: Value | None, default: int) -> int:
+    return value if isinstance(value, int) and value >= 0 else default
 
 
 # Limits far above every model there is: the longest headers known are 30 MB, 0.8 million strings (a vocabulary and
@@ -266,7 +269,7 @@ class _Header:
             tensors=tensors,
             file_bytes=self.size,
         )
-        if not 0 <= metadata.n_layers <= MAX_LAYERS:
+        if metadata.n_layers > MAX_LAYERS:
             raise self.broken(f"it claims {metadata.n_layers} layers")
         return metadata
 

@@ -87,7 +87,8 @@ def test_types_arrays_and_byte_order(tmp_path: Path, endian: writer.GGUFEndian) 
     assert metadata.integers("attention.head_count", 9) == (9, 9, 9, 9)
     assert (metadata.pooling, metadata.quantization) == ("rank", "Q4_K_M")
     assert (metadata.fields["qwen3.scale"], metadata.fields["qwen3.flag"]) == (0.5, True)
-    assert metadata.integer("small") == -3
+    assert metadata.fields["qwen3.small"] == -3
+    assert metadata.integer("small", 7) == 7
     assert metadata.fields["general.tags"] == ("a", "b")
     assert metadata.fields["long"] == ArrayInfo("i32", 5000)
     assert metadata.vocabulary == 100_000
