@@ -1,0 +1,404 @@
+"""Every model that could run, by name; one frozen listing, replaced whole when the sources are read again.
+
+Three sources, as in llama.cpp's router (tools/server/server-models.cpp, common/preset.cpp): the Hugging Face cache, a
+folder of models, a preset file whose sections add models or are merged over found ones; and a model that the command
+line itself names. Arguments: command line over section over `[*]`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from cachetools import LRUCache
+
+from router import gguf, hub, presets
+from router.errors import CatalogError, GgufError, InvalidRequest, UnknownModel
+from router.flags import SOURCES, Arg, FlagTable, merge, render, switch_of, value_of
+from router.presets import Preset, PresetFile
+
+logger = logging.getLogger("router.catalog")
+
+Source = Literal["preset", "models_dir", "cache", "command_line"]
+
+DRAFTS = ("mtp-", "dspark-", "dflash-")
+MODELS = SOURCES - {"--hf-token"}  # flags that say which model it is
+IDENTITY = MODELS | {
+    "--mmproj",
+    "--mmproj-url",
+    "--alias",
+    "--tags",
+}  # on the command line: that one model's, not all's
+LONGEST = 200  # characters of a name worth comparing with others
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What a model's files say of it. None is unknown: a model that is not here yet, or cannot be read (`problem`)."""
+
+    architecture: str | None = None
+    quantization: str | None = None
+    n_ctx_train: int | None = None
+    n_params: int | None = None
+    input_modalities: tuple[str, ...] = ("text",)
+    output_modalities: tuple[str, ...] = ("text",)
+    capabilities: tuple[str, ...] = ("completion",)
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One model. `args` is complete, without what the router owns; `model_path` is the first shard, None for a model
+    that its child will download. `problem` is the sentence that a request for it gets, None when there is none.
+    Times are seconds; `ttl` None is the router's default.
+    """
+
+    name: str
+    source: Source
+    args: tuple[Arg, ...]
+    model_path: Path | None = None
+    mmproj_path: Path | None = None
+    size_bytes: int = 0
+    problem: str | None = None
+    aliases: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    stop_timeout: float = 10.0
+    load_on_startup: bool = False
+    pin: bool = False
+    ttl: float | None = None
+    priority: int = 0
+    devices: tuple[str, ...] = ()
+    unlisted: bool = False
+    description: str = ""
+    env: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """`args` as the child gets them: its GPUs it gets by the visibility mask."""
+        return tuple(render(arg for arg in self.args if "--device" not in arg.flag.spellings))
+
+    def info(self) -> Info:
+        """From the headers; cached by file identity. The first call reads files: some ms, 0.1 s for a large model."""
+        if self.model_path is None or self.problem:
+            return Info(problem=self.problem)
+        try:
+            key = (*map(_identity, filter(None, (self.model_path, self.mmproj_path))), self._serves())
+            with _lock:
+                info = _infos.get(key)
+            info = info or self._read()
+        except (OSError, GgufError) as error:
+            return Info(problem=str(error))
+        with _lock:
+            _infos[key] = info
+        return info
+
+    def _read(self) -> Info:
+        assert self.model_path is not None
+        model = gguf.read_model(self.model_path)
+        projector = gguf.read(self.mmproj_path).fields if self.mmproj_path else {}
+        image, audio = (projector.get(f"clip.has_{kind}_encoder") is True for kind in ("vision", "audio"))
+        serves = self._serves() or {"rank": "rerank", None: "completion", "none": "completion"}.get(
+            model.pooling, "embedding"
+        )
+        tools = serves == "completion" and "tools" in (model.chat_template or "")
+        extra = (("vision", image), ("audio", audio), ("tools", tools))
+        return Info(
+            architecture=model.architecture or None,
+            quantization=model.quantization,
+            n_ctx_train=model.context_length or None,
+            n_params=model.n_params,
+            input_modalities=("text", *(["image"] if image else []), *(["audio"] if audio else [])),
+            capabilities=(serves, *(name for name, has in extra if has)),
+        )
+
+    def _serves(self) -> str | None:
+        """What flags make of the model, whatever its header says."""
+        return (
+            "rerank"
+            if switch_of(self.args, "--rerank")
+            else "embedding"
+            if switch_of(self.args, "--embedding")
+            else None
+        )
+
+
+_infos: LRUCache[tuple[object, ...], Info] = LRUCache(4096)
+_lock = threading.Lock()
+
+
+def _identity(path: Path) -> tuple[Path, int, int]:
+    status = path.stat()
+    return path, status.st_size, status.st_mtime_ns
+
+
+class Catalog:
+    """Immutable. Raises CatalogError when one name means two models, or the default means none."""
+
+    def __init__(self, models: Iterable[ModelSpec], default_name: str | None = None) -> None:
+        self.models = tuple(models)
+        self._names = {spec.name: spec for spec in self.models}
+        for spec in self.models:
+            for alias in spec.aliases:
+                other = self._names.setdefault(alias, spec)
+                if other is not spec:
+                    raise CatalogError(
+                        f"the alias {alias!r} of model {spec.name!r} is also a name of model {other.name!r}: change one"
+                    )
+        self._default = self.models[0] if len(self.models) == 1 else None
+        if default_name is not None:
+            try:
+                self._default = self.resolve(default_name)
+            except UnknownModel as error:
+                raise CatalogError(f"--models-default: {error.message}") from error
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def names(self) -> tuple[str, ...]:
+        """All names and aliases."""
+        return tuple(self._names)
+
+    def resolve(self, name: str | None) -> ModelSpec:
+        """The model that a request names; without a name the default one, or the only one.
+
+        `user/repo` means its Q4_K_M, else its first; a quant may be written in any case. Raises UnknownModel,
+        InvalidRequest for no name.
+        """
+        if not name:
+            if self._default is None:
+                raise InvalidRequest(
+                    'name a model: "model" is missing, and there is no default; GET /v1/models lists all'
+                )
+            return self._default
+        spec = self._names.get(name) or self._by_repository(name)
+        if spec is None:
+            raise UnknownModel(f"there is no model {_shown(name)}; {self._hint(name)}")
+        return spec
+
+    def _by_repository(self, name: str) -> ModelSpec | None:
+        parts = hub.split(name)
+        if parts is None:
+            return None
+        repo, quant = parts
+        of_repo = {
+            spec.name.partition(":")[2].upper(): spec for spec in self.models if spec.name.startswith(f"{repo}:")
+        }
+        if quant is None and of_repo:
+            return of_repo.get(hub.DEFAULT_QUANT) or next(iter(of_repo.values()))
+        return of_repo.get((quant or "").upper())
+
+    def _hint(self, name: str) -> str:
+        listed = [known for known, spec in self._names.items() if not spec.unlisted]
+        near = get_close_matches(name, listed, n=3) if len(name) <= LONGEST else []
+        return f"did you mean {' or '.join(near)}?" if near else "GET /v1/models lists what there is"
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 80 else f"{name[:80]}...")
+
+
+def build(
+    *,
+    models_dir: Path | None,
+    preset_path: Path | None,
+    cache_root: Path,
+    global_args: Sequence[Arg],
+    table: FlagTable,
+    default_name: str | None,
+    offline: bool,
+) -> Catalog:
+    """Read all sources; no headers, no network. Raises PresetError or CatalogError.
+
+    `global_args` are the command line's, for all children. A model named there is the only one, unless `models_dir`
+    or `preset_path` give more.
+    """
+    file = presets.read(preset_path, table) if preset_path else PresetFile(None, Preset("*"), ())
+    own = [arg for arg in global_args if arg.flag.name in IDENTITY]
+    single = _single(own, file.defaults)
+    found: dict[str, _Found] = {}
+    if models_dir or preset_path or not single:
+        found = {entry.name: _Found("cache", entry.files[0], entry.mmproj) for entry in hub.scan(cache_root)}
+    if models_dir:
+        found |= _models_dir(models_dir)
+
+    common = [arg for arg in global_args if arg.flag.name not in IDENTITY]
+    builder = _Builder(table, cache_root, offline, common)
+    sections = {preset.name: preset for preset in file.presets}
+    if single:
+        sections.pop(single.name, None)
+        found.pop(single.name, None)
+    models = [builder.spec(single, "command_line", own)] if single else []
+    models += [builder.spec(preset, "preset", (), found.pop(name, None)) for name, preset in sections.items()]
+    hidden = {path for preset in file.presets if preset.dedup_cache_models for path in builder.cached(preset)}
+    for name, model in found.items():
+        spec = builder.spec(replace(file.defaults, name=name), model.source, (), model)
+        models.append(replace(spec, unlisted=spec.unlisted or (spec.source == "cache" and model.path in hidden)))
+    if not models:
+        logger.warning("there are no models: give --models-dir, --models-preset, or a Hugging Face cache")
+    return Catalog(models, default_name)
+
+
+def _single(own: Sequence[Arg], defaults: Preset) -> Preset | None:
+    """The model that the command line itself names, if it does."""
+    sources = [arg for arg in own if arg.flag.name in MODELS]
+    if not sources:
+        return None
+    path, repo = value_of(own, "--model"), value_of(own, "--hf-repo")
+    name = _stem(Path(path)) if path else repo or " ".join(sources[0].values) or sources[0].flag.name.lstrip("-")
+    aliases, tags = (_words(value_of(own, flag) or "") for flag in ("--alias", "--tags"))
+    return replace(defaults, name=name, aliases=aliases, tags=(*defaults.tags, *tags))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for part in text.split(",") if (word := part.strip()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A model that was discovered, and the companions beside it."""
+
+    source: Source
+    path: Path
+    mmproj: Path | None = None
+    draft: Path | None = None
+
+
+class _Builder:
+    """Makes ModelSpecs of presets and discoveries; `common` are the arguments that win over everyone's."""
+
+    def __init__(self, table: FlagTable, cache_root: Path, offline: bool, common: Sequence[Arg]) -> None:
+        self.table, self.cache_root, self.offline, self.common = table, cache_root, offline, common
+
+    def spec(self, preset: Preset, source: Source, own: Sequence[Arg], found: _Found | None = None) -> ModelSpec:
+        below = self.arg(",".join(preset.device), "--device") if preset.device else []
+        if found and not any(arg.flag.name in MODELS for arg in preset.args):
+            below += self.args(found)
+        own = [arg for arg in own if arg.flag.name not in ("--alias", "--tags")]
+        args, problem = self.located(merge(below, preset.args, own, self.common))
+        path, mmproj = value_of(args, "--model"), value_of(args, "--mmproj")
+        model_path = Path(path) if path and not problem else None
+        return ModelSpec(
+            name=preset.name,
+            source=source,
+            args=args,
+            model_path=model_path,
+            mmproj_path=Path(mmproj) if mmproj and not problem else None,
+            size_bytes=sum(map(os.path.getsize, gguf.shards(model_path))) if model_path else 0,
+            problem=problem,
+            aliases=tuple(alias for alias in dict.fromkeys(preset.aliases) if alias != preset.name),
+            tags=preset.tags,
+            stop_timeout=preset.stop_timeout,
+            load_on_startup=preset.load_on_startup,
+            pin=preset.pin,
+            ttl=preset.ttl,
+            priority=preset.priority,
+            devices=_words(value_of(args, "--device") or ""),
+            unlisted=preset.unlisted,
+            description=preset.description,
+            env=preset.env,
+        )
+
+    def located(self, args: tuple[Arg, ...]) -> tuple[tuple[Arg, ...], str | None]:
+        """The arguments with a cached repository turned into its files, and what is wrong with them."""
+        repo = value_of(args, "--hf-repo")
+        if repo and (entry := hub.find(self.cache_root, repo, value_of(args, "--hf-file"))):
+            kept = [arg for arg in args if arg.flag.name not in ("--hf-repo", "--hf-file", "--hf-token", "--model")]
+            # below what is kept: a projector that was named is the better one
+            args = merge(self.args(_Found("cache", entry.files[0], entry.mmproj)), kept)
+        elif repo and hub.split(repo) is None:
+            return args, f"hf-repo = {_shown(repo)} is no name of the form user/repo or user/repo:quant"
+        elif repo and self.offline:
+            return args, f"{repo} is not in the cache {self.cache_root}, and --offline forbids to download it"
+        elif repo:
+            return args, None
+        if switch_of(args, "--mmproj-auto") is False:
+            args = tuple(arg for arg in args if arg.flag.name != "--mmproj")
+        return args, _missing(args)
+
+    def args(self, found: _Found) -> list[Arg]:
+        args = self.arg(str(found.path), "--model")
+        args += self.arg(str(found.mmproj), "--mmproj") if found.mmproj else []
+        return args + (self.arg(str(found.draft), "--spec-draft-model", "--model-draft") if found.draft else [])
+
+    def arg(self, value: str, *spellings: str) -> list[Arg]:
+        """Under the first of the names that this build of the engine knows."""
+        flags = [flag for spelling in spellings if (flag := self.table.find(spelling))]
+        return [Arg(flag, (value,)) for flag in flags[:1]]
+
+    def cached(self, preset: Preset) -> list[Path]:
+        """The cached files behind a preset's repositories."""
+        args = merge(preset.args, self.common)
+        repos = [(value_of(args, "--hf-repo"), value_of(args, "--hf-file")), (value_of(args, "--spec-draft-hf"), None)]
+        entries = [hub.find(self.cache_root, repo, file) for repo, file in repos if repo]
+        return [entry.files[0] for entry in entries if entry]
+
+
+def _missing(args: Sequence[Arg]) -> str | None:
+    """Which file of the model is not there, in a sentence."""
+    path = value_of(args, "--model")
+    if path is None:
+        known = any(arg.flag.name in MODELS for arg in args)
+        return None if known else "no model is named: add model = FILE or hf-repo = user/repo to its section"
+    parts = gguf.shards(Path(path))
+    for part in (*parts, *(Path(file) for file in (value_of(args, "--mmproj"),) if file)):
+        if not os.path.isfile(part):
+            which = f"the shard {part.name} of {len(parts)}" if part in parts and len(parts) > 1 else f"the file {part}"
+            return f"{which} is missing (in {os.path.abspath(part.parent)}): put it there or change the path"
+    return None
+
+
+def _models_dir(folder: Path) -> dict[str, _Found]:
+    """`x.gguf` is x, `sub/` with a model in it is sub; no deeper. Raises CatalogError."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise CatalogError(f"--models-dir {folder}: {error.strerror}; name a folder that holds .gguf files") from error
+    found: dict[str, _Found] = {}
+    for entry in entries:
+        if entry.is_dir():
+            name, model = entry.name, _subfolder(entry)
+        else:
+            name, model = _stem(entry), _Found("models_dir", entry) if _is_model(entry) else None
+        if model is None:
+            continue
+        if name in found:
+            raise CatalogError(f"{model.path} and {found[name].path} would both be the model {name!r}: rename one")
+        found[name] = model
+    return found
+
+
+def _subfolder(folder: Path) -> _Found | None:
+    try:
+        files = sorted(file for file in folder.iterdir() if _is_gguf(file))
+    except OSError as error:
+        logger.warning("%s is left out: %s", folder, error.strerror)
+        return None
+    models = sorted(filter(_is_model, files), key=lambda file: gguf.SHARD.fullmatch(file.name) is None)
+    if not models:
+        return None
+    if len(models) > 1:
+        logger.warning("%s holds several models; %s is taken: give each a folder of its own", folder, models[0].name)
+    projectors = sorted((file for file in files if "mmproj" in file.name), key=lambda file: "-F16." not in file.name)
+    drafts = (file for file in files if file.name.startswith(DRAFTS))
+    return _Found("models_dir", models[0], next(iter(projectors), None), next(drafts, None))
+
+
+def _is_gguf(file: Path) -> bool:
+    return file.name.endswith(".gguf") and not file.name.startswith(".") and file.is_file()
+
+
+def _is_model(file: Path) -> bool:
+    """Not a companion, and not a shard after the first."""
+    companion = "mmproj" in file.name or file.name.startswith(DRAFTS)
+    return _is_gguf(file) and not companion and file == gguf.shards(file)[0]
+
+
+def _stem(file: Path) -> str:
+    shard = gguf.SHARD.fullmatch(file.name)
+    return shard[1] if shard else file.name.removesuffix(".gguf")
