@@ -1,0 +1,44 @@
+"""llama-router: one port in front of many llama-server children.
+
+Three owners: `policy` decides, `scheduler` remembers, `pool` acts. A module imports only what its line names; a test
+compares these lines with the code, both ways.
+
+::
+
+    errors         the tree of errors: status, code, Retry-After              -> nothing
+    policy         PURE: where a model goes, and who must go for it           -> nothing
+    scheduler      SANS-I/O: states, leases, the queue; events to effects     -> policy
+    node           the border between the pool and a machine                  -> policy
+    feed           news for whoever listens                                   -> nothing
+    flags          llama-server's arguments as data                           -> errors
+    settings       one frozen Settings; one row an option                     -> errors flags
+    presets        INI to frozen presets, and where each value came from      -> errors flags
+    gguf           a model file's header                                      -> errors
+    hub            the Hugging Face cache                                     -> nothing
+    catalog        every model that could run; names to ModelSpec             -> errors flags gguf hub presets
+    memory         header and flags, or the engine's measure, to bytes        -> flags gguf policy
+    engine         which llama-server, and what it says of itself             -> errors flags
+    estimate       a model's demand from the best source there is             -> catalog engine gguf memory policy
+    devices        what memory there is; wait until it settles                -> policy
+    embedded       a child program: xllamacpp behind llama-server's flags     -> nothing
+    crash          how a child ended, in a sentence                           -> node
+    orphans        children do not outlive their router                       -> errors
+    process        one child: spawn, drain, ready, stop                       -> crash errors node orphans
+    local          this machine as a node                                     -> devices engine node orphans policy process
+    pool           the shell: effects, leases, news                           -> catalog errors feed node policy scheduler
+    upstream       the HTTP client of the data path                           -> errors node
+    api/body       what a request body says to the router                     -> errors
+    api/proxy      one request through to a child; holds the lease            -> errors node upstream
+    api/gateway    from a named model to its passage                          -> api/body api/proxy catalog errors pool upstream
+    api/listing    the list of models, kept ready                             -> catalog flags pool presets
+    api/metrics    Prometheus metrics of the router                           -> pool
+    api/openai     OpenAI's API and llama.cpp's twins of it                   -> api/gateway errors
+    api/anthropic  Anthropic's Messages API                                   -> api/gateway api/openai errors
+    api/native     llama.cpp's router dialect                                 -> api/body api/gateway api/listing api/metrics api/openai catalog errors pool
+    app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/gateway api/listing api/native api/openai api/proxy errors pool
+    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog devices engine errors estimate flags hub local policy pool scheduler settings upstream
+    demo           tiny models with random weights, and a first conversation  -> errors
+    __main__       the command line                                           -> catalog demo errors flags policy presets serve settings
+"""  # noqa: E501
+
+__version__ = "0.1.0"

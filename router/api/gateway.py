@@ -1,0 +1,85 @@
+"""What every dialect shares: from a request that names a model to the passage to its child."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from router.api.body import asked, read_body
+from router.api.proxy import Dialect, Passage, target_of
+from router.catalog import ModelSpec
+from router.errors import NotLoaded, RouterError
+from router.pool import Pool
+from router.upstream import Upstream
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """`body_limit` in bytes; `keepalive` in seconds between comments to a stream that waits for its model, 0 for none;
+    `autoload` tells whether a request may load a model where it does not say so itself."""
+
+    pool: Pool
+    upstream: Upstream
+    autoload: bool = True
+    body_limit: int = 64 * 2**20
+    keepalive: float = 0.0
+
+    def by_body(self, dialect: Dialect) -> Endpoint:
+        """An endpoint whose request body (or else its query) names the model."""
+
+        async def endpoint(request: Request) -> Response:
+            body = await read_body(request, self.body_limit)
+            wish = asked(body, request.headers.get("content-type"))
+            spec = self.pool.catalog.resolve(wish.model or request.query_params.get("model"))
+            self._may_load(spec, request, self.autoload)
+            return self._passage(spec, request, dialect, body, wish.stream)
+
+        return told_in(dialect, endpoint)
+
+    def by_query(self, dialect: Dialect) -> Endpoint:
+        """An endpoint whose query names the model. It loads nothing unless it says `autoload=1`: what watches a server
+        must not wake it."""
+
+        async def endpoint(request: Request) -> Response:
+            spec = self.pool.catalog.resolve(request.query_params.get("model"))
+            self._may_load(spec, request, False)
+            return self._passage(spec, request, dialect, b"", False)
+
+        return told_in(dialect, endpoint)
+
+    def _may_load(self, spec: ModelSpec, request: Request, default: bool) -> None:
+        wish = request.query_params.get("autoload")
+        may = default if wish is None else wish in ("1", "true")
+        if not may and not self.pool.is_running(spec.name):
+            raise NotLoaded(f"model {spec.name!r} is not loaded; POST /models/load loads it, or add ?autoload=true")
+
+    def _passage(self, spec: ModelSpec, request: Request, dialect: Dialect, body: bytes, stream: bool) -> Response:
+        # Starlette calls whatever an endpoint returns as an ASGI app; a Passage need be no more than that.
+        return Passage(  # type: ignore[return-value]
+            lambda: self.pool.lease(spec),
+            self.upstream,
+            dialect,
+            method=request.method,
+            target=target_of(request),
+            headers=request.scope["headers"],
+            body=body,
+            stream=stream,
+            keepalive=self.keepalive,
+        )
+
+
+def told_in(dialect: Dialect, endpoint: Endpoint) -> Endpoint:
+    """The endpoint with its RouterErrors rendered in this dialect."""
+
+    async def wrapped(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except RouterError as exc:
+            return dialect.error(exc)
+
+    return wrapped

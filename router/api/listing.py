@@ -1,0 +1,94 @@
+"""The list of models as JSON, kept ready: built again only where something changed."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from router import flags, presets
+from router.catalog import Catalog, ModelSpec
+from router.pool import Pool, Status
+
+# Values of these are nobody's business but the child's.
+SECRETS = frozenset({"--hf-token", "--api-key"})
+
+
+class Listing:
+    """`whole` is the answer of `GET /models`, `one` that of `GET /v1/models/{id}`; both are JSON bytes."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._created = int(time.time())
+        self._catalog: Catalog | None = None
+        self._version = -1
+        self._whole = b""
+        self._parts: dict[str, tuple[int, bytes]] = {}
+
+    def whole(self) -> bytes:
+        catalog, version = self._pool.catalog, self._pool.version()
+        if catalog is not self._catalog:
+            self._catalog, self._version, self._parts = catalog, -1, {}
+        if version != self._version:
+            parts = b",".join(self._part(spec) for spec in catalog.models if not spec.unlisted)
+            self._whole = b'{"object":"list","data":[' + parts + b"]}"
+            self._version = version
+        return self._whole
+
+    def one(self, spec: ModelSpec) -> bytes:
+        return json.dumps(self._describe(spec)).encode()
+
+    def _part(self, spec: ModelSpec) -> bytes:
+        version = self._pool.version(spec.name)
+        known = self._parts.get(spec.name)
+        if known is None or known[0] != version:
+            known = self._parts[spec.name] = version, self.one(spec)
+        return known[1]
+
+    def _describe(self, spec: ModelSpec) -> dict[str, Any]:
+        status, info = self._pool.status(spec.name), spec.info()
+        entry: dict[str, Any] = {
+            "id": spec.name,
+            "aliases": spec.aliases,
+            "tags": spec.tags,
+            "object": "model",
+            "owned_by": "llamacpp",
+            "created": self._created,
+            "description": spec.description,
+            "status": _status(spec, status),
+            "architecture": {
+                "input_modalities": info.input_modalities,
+                "output_modalities": info.output_modalities,
+            },
+            "capabilities": info.capabilities,
+            "source": spec.source,
+            "can_remove": False,
+            "meta": {
+                "n_ctx_train": info.n_ctx_train,
+                "n_params": info.n_params,
+                "size": spec.size_bytes,
+                "architecture": info.architecture,
+                "quantization": info.quantization,
+            },
+        }
+        if status.value in ("loaded", "sleeping"):
+            # What the child says of itself: added, and for the figures preferred.
+            entry = {**status.info, **entry}
+            entry["meta"] |= status.info.get("meta") or {}
+        return entry
+
+
+def _status(spec: ModelSpec, status: Status) -> dict[str, Any]:
+    shown = tuple(arg for arg in spec.args if arg.flag.name not in SECRETS)
+    told: dict[str, Any] = {
+        "value": status.value,
+        "args": flags.render(shown),
+        "preset": presets.ini(spec.name, shown),
+    }
+    if status.progress:
+        told["progress"] = {**status.progress.payload, "total": status.progress.value}
+    if status.failed:
+        told |= {"failed": True, "exit_code": status.exit_code, "error": status.failure}
+    elif spec.problem:
+        told["error"] = spec.problem
+    return told

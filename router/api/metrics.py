@@ -1,0 +1,60 @@
+"""Prometheus metrics of the router itself (`/metrics` without a model)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from router.pool import Pool
+
+
+def render(pool: Pool) -> str:
+    """Text exposition format 0.0.4. Bytes and counts; label values are escaped."""
+    return "".join(f"{line}\n" for line in _lines(pool))
+
+
+def _lines(pool: Pool) -> Iterator[str]:
+    yield from _metric("loads_total", "counter", "Models loaded", [("", pool.loads)])
+    yield from _metric("evictions_total", "counter", "Models stopped to make room", [("", pool.evictions)])
+    statuses = {spec.name: pool.status(spec.name) for spec in pool.catalog.models}
+    yield from _metric(
+        "model_loaded",
+        "gauge",
+        "1 while the model serves",
+        [(_label(model=name), int(status.value in ("loaded", "sleeping"))) for name, status in statuses.items()],
+    )
+    yield from _metric(
+        "model_requests_active",
+        "gauge",
+        "Requests being served",
+        [(_label(model=name), status.leases) for name, status in statuses.items()],
+    )
+    yield from _metric(
+        "model_requests_waiting",
+        "gauge",
+        "Requests waiting for the model",
+        [(_label(model=name), status.waiting) for name, status in statuses.items()],
+    )
+    yield from _metric(
+        "model_memory_booked_bytes",
+        "gauge",
+        "Memory booked for the model's process",
+        [
+            (_label(model=name, device=key), held)
+            for name, status in statuses.items()
+            for key, held in status.held.items()
+        ],
+    )
+
+
+def _metric(name: str, kind: str, text: str, samples: list[tuple[str, int]]) -> Iterator[str]:
+    yield f"# HELP llama_router_{name} {text}."
+    yield f"# TYPE llama_router_{name} {kind}"
+    for labels, value in samples:
+        yield f"llama_router_{name}{labels} {value}"
+
+
+def _label(**labels: str) -> str:
+    def escape(text: str) -> str:
+        return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+    return "{" + ",".join(f'{name}="{escape(value)}"' for name, value in labels.items()) + "}"

@@ -1,0 +1,179 @@
+"""llama.cpp's router dialect: what runs, load and unload, the news, and the routes only a llama-server has."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from router.api import metrics
+from router.api.body import asked, read_body
+from router.api.gateway import Gateway, told_in
+from router.api.listing import Listing
+from router.api.openai import DIALECT
+from router.catalog import ModelSpec
+from router.errors import InvalidRequest
+from router.pool import Changes, Pool
+
+BY_BODY = (
+    "/completion",
+    "/infill",
+    "/embedding",
+    "/tokenize",
+    "/detokenize",
+    "/apply-template",
+    "/lora-adapters",
+    "/props",
+    "/slots/{slot}",
+    "/v1/chat/completions/control",
+    "/v1/systemone",
+)
+BY_QUERY = ("/slots", "/lora-adapters")
+
+
+class Native:
+    """The endpoints. `reload` reads the sources again and raises a ConfigError when they are bad; `build` is told in
+    `/props`."""
+
+    def __init__(
+        self, gateway: Gateway, listing: Listing, reload: Callable[[], Awaitable[Changes]], build: str
+    ) -> None:
+        self._gateway = gateway
+        self._pool: Pool = gateway.pool
+        self._listing = listing
+        self._reload = reload
+        self._build = build
+        self._of_child = gateway.by_query(DIALECT)
+
+    def routes(self) -> list[Route]:
+        by_body, by_query = self._gateway.by_body(DIALECT), self._gateway.by_query(DIALECT)
+        own = (
+            ("/health", "GET", self.health),
+            ("/v1/health", "GET", self.health),
+            ("/props", "GET", self.props),
+            ("/metrics", "GET", self.metrics),
+            ("/models", "GET", self.models),
+            ("/v1/models", "GET", self.models),
+            ("/models/load", "POST", self.load),
+            ("/models/unload", "POST", self.unload),
+            ("/models/reload", "POST", self.reload),
+            ("/models/sse", "GET", self.news),
+            ("/v1/models/{name:path}", "GET", self.model),
+        )
+        return [
+            *(Route(path, told_in(DIALECT, endpoint), methods=[method]) for path, method, endpoint in own),
+            *(Route(path, by_body, methods=["POST"]) for path in BY_BODY),
+            *(Route(path, by_query, methods=["GET"]) for path in BY_QUERY),
+        ]
+
+    async def health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def props(self, request: Request) -> Response:
+        """The router's own; with exactly one model, that model's once it runs, for clients of a lone llama-server."""
+        names = [spec.name for spec in self._pool.catalog.models]
+        if "model" in request.query_params:
+            return await self._of_child(request)
+        if len(names) == 1 and self._pool.status(names[0]).value == "loaded":
+            return await self._of_child(request)
+        return JSONResponse(
+            {
+                "role": "router",
+                "max_instances": self._pool.limits.models_max,
+                "models_autoload": self._gateway.autoload,
+                "model_alias": "llama-router",
+                "model_path": "none",
+                "default_generation_settings": {"params": None, "n_ctx": 0},
+                "build_info": self._build,
+            }
+        )
+
+    async def metrics(self, request: Request) -> Response:
+        """The router's own; with `?model=` the child's."""
+        if "model" in request.query_params:
+            return await self._of_child(request)
+        return PlainTextResponse(metrics.render(self._pool))
+
+    async def models(self, request: Request) -> Response:
+        if request.query_params.get("reload"):
+            await self._reload()
+        return Response(self._listing.whole(), media_type="application/json")
+
+    async def model(self, request: Request) -> Response:
+        spec = self._pool.catalog.resolve(request.path_params["name"])
+        return Response(self._listing.one(spec), media_type="application/json")
+
+    async def load(self, request: Request) -> Response:
+        spec, _ = await self._named(request)
+        if self._pool.is_running(spec.name):
+            raise InvalidRequest(f"model {spec.name!r} is already running")
+        await self._pool.load(spec)
+        return JSONResponse({"success": True})
+
+    async def unload(self, request: Request) -> Response:
+        """Running requests are served to their end first, unless the body says `"force": true`."""
+        spec, body = await self._named(request)
+        if not self._pool.is_running(spec.name):
+            raise InvalidRequest(f"model {spec.name!r} is not running")
+        self._pool.unload(spec.name, force=body.get("force") is True)
+        return JSONResponse({"success": True})
+
+    async def reload(self, request: Request) -> Response:
+        changes = await self._reload()
+        return JSONResponse(
+            {
+                "success": True,
+                "added": changes.added,
+                "changed": changes.changed,
+                "removed": changes.removed,
+                "kept": changes.kept,
+            }
+        )
+
+    async def news(self, request: Request) -> Response:
+        return NewsStream(self._pool)
+
+    async def _named(self, request: Request) -> tuple[ModelSpec, dict[str, object]]:
+        body = await read_body(request, self._gateway.body_limit)
+        name = asked(body, "application/json").model
+        if not name:
+            raise InvalidRequest('model name is missing from the request; send {"model": "NAME"}')
+        return self._pool.catalog.resolve(name), json.loads(body)
+
+
+class NewsStream(Response):
+    """The pool's feed as server-sent events. Every `KEEPALIVE` seconds of silence a comment goes out."""
+
+    KEEPALIVE = 15.0
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        del self.headers["content-length"]
+        self._pool = pool
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        telling = asyncio.create_task(self._tell(send))
+        try:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        finally:
+            telling.cancel()
+            await asyncio.wait({telling})
+
+    async def _tell(self, send: Send) -> None:
+        async with self._pool.feed.subscribe() as news:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            chunk = b": hello\n\n"
+            while chunk:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                try:
+                    item = await news.next(self.KEEPALIVE)
+                    chunk = b"data: " + json.dumps(item).encode() + b"\n\n" if item is not None else b""
+                except TimeoutError:
+                    chunk = b": still here\n\n"
+            await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,138 @@
+"""The ASGI application: routes, keys, CORS, errors outside any dialect, start and end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from router.api import anthropic, openai
+from router.api.gateway import Gateway
+from router.api.listing import Listing
+from router.api.native import Native
+from router.api.proxy import Dialect
+from router.errors import RouterError, Unauthorized
+from router.pool import Changes
+
+log = logging.getLogger("router.app")
+
+OPEN_PATHS = frozenset({"/health", "/v1/health"})
+LOOPBACK_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?"
+
+
+def create_app(
+    gateway: Gateway,
+    *,
+    keys: Sequence[str] = (),
+    cors_origins: Sequence[str] = ("localhost",),
+    reload: Callable[[], Awaitable[Changes]],
+    build: str = "",
+) -> Starlette:
+    """`keys` are the API keys, any of which opens everything; none means no authentication. `cors_origins` are whole
+    origins, `*`, or `localhost` for loopback on any port."""
+    native = Native(gateway, Listing(gateway.pool), reload, build)
+    return Starlette(
+        routes=[*native.routes(), *openai.routes(gateway), *anthropic.routes(gateway)],
+        middleware=[_cors(cors_origins), Middleware(Keys, keys=keys)],
+        exception_handlers={HTTPException: _http_error, ClientDisconnect: _left, Exception: _defect},
+        lifespan=lambda app: _lifespan(gateway),
+    )
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(gateway: Gateway) -> AsyncIterator[None]:
+    starting = asyncio.create_task(gateway.pool.start())
+    try:
+        yield
+    finally:
+        starting.cancel()
+        await asyncio.wait({starting})
+        await gateway.pool.close()
+        gateway.upstream.close()
+
+
+class Keys:
+    """Nothing but the health check answers without a key, if there are keys."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+        self._app = app
+        self._keys = [key.encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (
+            not self._keys
+            or scope["type"] != "http"
+            or scope["path"] in OPEN_PATHS
+            or self._is_known(Headers(scope=scope))
+        ):
+            await self._app(scope, receive, send)
+            return
+        error = Unauthorized("Invalid API key. Send a valid one as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.")
+        await dialect_of(scope["path"]).error(error)(scope, receive, send)
+
+    def _is_known(self, headers: Headers) -> bool:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        # Every key is compared, and each in constant time: the answer's timing tells nothing about them.
+        matches = [hmac.compare_digest(given.encode(), key) for key in self._keys]
+        return any(matches)
+
+
+def dialect_of(path: str) -> Dialect:
+    """Whose errors a client of this path understands."""
+    return anthropic.DIALECT if path.startswith("/v1/messages") else openai.DIALECT
+
+
+def _cors(origins: Sequence[str]) -> Middleware:
+    patterns = [LOOPBACK_ORIGIN if origin == "localhost" else re.escape(origin) for origin in origins]
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=["*"] if "*" in origins else [],
+        allow_origin_regex="|".join(patterns) or None,
+        allow_methods=["GET", "POST", "DELETE", "OPTIONS"],
+        allow_headers=["*"],
+        expose_headers=["x-request-id"],
+    )
+
+
+def _plain(status: int, message: str) -> RouterError:
+    error = RouterError(message)
+    error.status = status
+    error.code = {404: "not_found_error", 405: "invalid_request_error"}.get(status, "server_error")
+    return error
+
+
+async def _http_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    path = request.url.path
+    if exc.status_code == 404:
+        message = f"There is no {path[:200]} here; GET /models lists the models."
+    elif exc.status_code == 405:
+        message = f"{request.method} is not allowed for {path[:200]}."
+    else:
+        message = exc.detail
+    response = dialect_of(path).error(_plain(exc.status_code, message))
+    response.headers.update(exc.headers or {})
+    return response
+
+
+async def _left(request: Request, exc: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it
+
+
+async def _defect(request: Request, exc: Exception) -> Response:
+    log.critical("a defect in the router: %s %s", request.method, request.url.path, exc_info=exc)
+    message = "The router has a defect; its log tells more. Please report it."
+    return dialect_of(request.url.path).error(_plain(500, message))

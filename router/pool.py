@@ -1,0 +1,473 @@
+"""The shell around the scheduler: performs its effects, reports back what happened, hands out leases, tells the news.
+
+There is no `await` between reading scheduler state and writing it; therefore there are no locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+from router import errors
+from router.catalog import Catalog, ModelSpec
+from router.feed import Feed
+from router.node import Address, Child, ChildEvent, Launch, Node, Progress, Slept, Woke
+from router.policy import Allocation, Demand, Reading, size
+from router.scheduler import (
+    SERVING,
+    Effect,
+    Grant,
+    Limits,
+    Probe,
+    Refusal,
+    Refuse,
+    Scheduler,
+    Spawn,
+    State,
+    Stop,
+    Ticket,
+)
+
+log = logging.getLogger("router.pool")
+
+_ERRORS: Mapping[Refusal, type[errors.RouterError]] = {
+    Refusal.QUEUE_FULL: errors.QueueFull,
+    Refusal.QUEUE_TIMEOUT: errors.QueueTimeout,
+    Refusal.TOO_LARGE: errors.ModelTooLarge,
+    Refusal.LOAD_FAILED: errors.LoadFailed,
+    Refusal.BACKING_OFF: errors.BackingOff,
+    Refusal.CANCELLED: errors.Cancelled,
+}
+_SENTENCES: Mapping[Refusal, str] = {
+    Refusal.QUEUE_FULL: "The server is busy, {model!r} cannot be loaded now: {reason}. Try again in a moment.",
+    Refusal.QUEUE_TIMEOUT: "{model!r} could not be loaded in time: {reason}. Try again later.",
+    Refusal.TOO_LARGE: "{model!r} does not fit on this machine: {reason}. Use a smaller context (-c), a smaller "
+    "quantization or quantized KV cache (-ctk, -ctv), or lower --models-memory-margin.",
+    Refusal.LOAD_FAILED: "{model!r} could not be loaded: {reason}",
+    Refusal.BACKING_OFF: "{model!r} is not started again yet: {reason}",
+    Refusal.CANCELLED: "The request for {model!r} was cancelled: {reason}.",
+}
+
+
+class Lease:
+    """The right to send one request to a running child; it is not stopped meanwhile. Release it exactly once; a second
+    release does nothing."""
+
+    __slots__ = ("_release", "address", "key", "model", "released")
+
+    def __init__(self, model: str, address: Address, key: str, release: Callable[[], None]) -> None:
+        self.model, self.address, self.key = model, address, key
+        self.released = False
+        self._release = release
+
+    def release(self) -> None:
+        if not self.released:
+            self.released = True
+            self._release()
+
+
+@dataclass(slots=True)
+class Run:
+    """One process of one model, from the decision to start it until it is gone."""
+
+    spec: ModelSpec
+    number: int
+    allocation: Allocation
+    child: Child | None = None
+    stop_reason: str | None = None
+    progress: Progress | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A model as clients see it. `value` is one of llama.cpp's words; `held` are bytes by device key."""
+
+    value: str
+    failed: bool = False
+    failure: str = ""
+    exit_code: int | None = None
+    progress: Progress | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+    pid: int | None = None
+    leases: int = 0
+    waiting: int = 0
+    held: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a new catalog meant, by model name."""
+
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+
+class Pool:
+    """`demand` estimates a model's memory; it may block and is called in a thread. `ttl` is the idle time in seconds
+    after which a model whose preset says nothing is stopped, None for never."""
+
+    # How long an explicit load waits for bad news before it says that the load is under way.
+    PATIENCE = 0.25
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        nodes: Iterable[Node],
+        limits: Limits,
+        demand: Callable[[ModelSpec], Demand],
+        *,
+        load_timeout: float = 600.0,
+        ttl: float | None = None,
+    ) -> None:
+        self.catalog = catalog
+        self.feed = Feed()
+        self._nodes = {node.name: node for node in nodes}
+        self._scheduler = Scheduler(limits)
+        self._demand = demand
+        self._load_timeout = load_timeout
+        self._ttl = ttl
+        self._ids = itertools.count(1)
+        self._specs: dict[str, ModelSpec] = {}
+        self._runs: dict[str, Run] = {}
+        self._exit_codes: dict[str, int] = {}
+        self._waiters: dict[int, asyncio.Future[Lease]] = {}
+        self._estimates: dict[str, asyncio.Task[Demand]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._versions: Counter[str] = Counter()
+        self.loads = 0
+        self.evictions = 0
+
+    # Requests
+
+    async def lease(self, spec: ModelSpec) -> Lease:
+        """Wait until this model serves, loading it if need be. Raises a RouterError; to be cancelled costs nothing."""
+        return await self._ask(spec, await self._wanted(spec))
+
+    async def load(self, spec: ModelSpec) -> None:
+        """Load without a request. Returns when it is done or, after a moment, under way or queued; raises what a
+        request would have been refused with by then."""
+        task = asyncio.create_task(self._preload(spec))
+        self._keep(task)
+        if task in (await asyncio.wait({task}, timeout=self.PATIENCE))[0]:
+            task.result()
+
+    def unload(self, name: str, *, force: bool = False) -> None:
+        """Stop this model once its running requests have ended, at once with `force`; refuse whoever waits for it."""
+        self._apply(self._scheduler.unload(name, self._now(), force=force))
+
+    async def start(self) -> None:
+        """Load what is to be loaded on startup, one after the other, as far as the count limit goes."""
+        wanted = [spec for spec in self.catalog.models if spec.load_on_startup]
+        limit = self._scheduler.limits.models_max or len(wanted)
+        for spec in wanted[limit:]:
+            log.warning("%s is not loaded on startup: --models-max is %d", spec.name, limit)
+        for spec in wanted[:limit]:
+            try:
+                (await self.lease(spec)).release()
+            except errors.RouterError as exc:
+                log.error("%s was to be loaded on startup: %s", spec.name, exc.message)
+
+    async def close(self) -> None:
+        """Refuse whoever waits and end every child."""
+        self._closed = True
+        for model in list(self._scheduler.models()):
+            self.unload(model.name, force=True)
+        self.feed.close()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._timer:
+            self._timer.cancel()
+
+    def replace(self, catalog: Catalog) -> Changes:
+        """Exchange the catalog. Running models whose launch is no longer the same are drained and end; the others do
+        not notice."""
+        before = {spec.name: spec for spec in self.catalog.models}
+        after = {spec.name: spec for spec in catalog.models}
+        self.catalog = catalog
+        both = [name for name in before if name in after]
+        changed = tuple(name for name in both if _launch_of(before[name]) != _launch_of(after[name]))
+        removed = tuple(name for name in before if name not in after)
+        for name in (*changed, *removed):
+            if self.state(name) in SERVING or self.state(name) is State.LOADING:
+                self.unload(name)
+        changes = Changes(
+            tuple(name for name in after if name not in before),
+            changed,
+            removed,
+            tuple(name for name in both if name not in changed),
+        )
+        log.info(
+            "catalog: %d added, %d changed, %d removed, %d kept",
+            *map(len, (changes.added, changes.changed, changes.removed, changes.kept)),
+        )
+        self.feed.publish(
+            "*", "models_reload", {"added": changes.added, "changed": changes.changed, "removed": changes.removed}
+        )
+        return changes
+
+    # Questions
+
+    @property
+    def limits(self) -> Limits:
+        return self._scheduler.limits
+
+    def state(self, name: str) -> State:
+        return self._scheduler.model(name).state
+
+    def is_running(self, name: str) -> bool:
+        """There is a process, or one is about to be."""
+        return self.state(name) in SERVING or self.state(name) is State.LOADING or bool(self._scheduler.waiting(name))
+
+    def status(self, name: str) -> Status:
+        model, run = self._scheduler.model(name), self._runs.get(name)
+        failed = model.state is State.FAILED
+        child = run.child if run else None
+        return Status(
+            value=_shown(model.state),
+            failed=failed,
+            failure=model.failure if failed else "",
+            exit_code=self._exit_codes.get(name) if failed else None,
+            progress=run.progress if run and model.state is State.LOADING else None,
+            info=run.info if run else {},
+            pid=child.pid if child else None,
+            leases=len(model.leases),
+            waiting=self._scheduler.waiting(name),
+            held=model.held,
+        )
+
+    def version(self, name: str = "*") -> int:
+        """Counts the changes of what `status` tells clients of this model, or of any."""
+        return self._versions[name]
+
+    def log(self, name: str) -> tuple[str, ...]:
+        """The last lines of the model's child."""
+        run = self._runs.get(name)
+        return run.child.log if run and run.child else ()
+
+    # Tickets
+
+    async def _wanted(self, spec: ModelSpec) -> Demand:
+        """What the model needs; for one that runs it does not matter any more."""
+        if self._scheduler.model(spec.name).is_open:
+            return Demand()
+        if spec.problem:
+            raise errors.LoadFailed(f"{spec.name!r} cannot be loaded: {spec.problem}")
+        task = self._estimates.get(spec.name)
+        if task is None:
+            task = self._estimates[spec.name] = asyncio.create_task(asyncio.to_thread(self._demand, spec))
+            task.add_done_callback(lambda done: self._estimated(spec.name, done))
+        return await asyncio.shield(task)
+
+    async def _ask(self, spec: ModelSpec, demand: Demand) -> Lease:
+        if self._closed:
+            raise errors.Cancelled("The router is shutting down.", retry_after=5.0)
+        ticket = Ticket(next(self._ids), spec.name, demand, spec.priority, spec.pin, self._ttl_of(spec))
+        waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        self._waiters[ticket.id] = waiter
+        self._specs[spec.name] = spec
+        self._apply(self._scheduler.acquire(ticket, self._now()))
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if self._waiters.pop(ticket.id, None):
+                self._apply(self._scheduler.cancel(ticket.id, self._now()))
+            elif not waiter.cancelled() and not waiter.exception():
+                waiter.result().release()
+            raise
+
+    def _estimated(self, name: str, task: asyncio.Task[Demand]) -> None:
+        del self._estimates[name]
+        if not task.cancelled():
+            task.exception()  # whoever asked may have left; then nobody else looks at it
+
+    async def _preload(self, spec: ModelSpec) -> None:
+        (await self.lease(spec)).release()
+
+    def _ttl_of(self, spec: ModelSpec) -> float | None:
+        if spec.ttl is None:
+            return self._ttl
+        return spec.ttl if spec.ttl > 0 else None
+
+    # Effects
+
+    def _apply(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            self._perform(effect)
+        self._set_timer()
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Grant(ticket, model):
+                self._grant(ticket, model)
+            case Refuse():
+                self._refuse(effect)
+            case Probe(freed):
+                self._keep(asyncio.create_task(self._probe(freed)))
+            case Spawn(model, number, allocation):
+                run = self._runs[model] = Run(self._specs[model], number, allocation)
+                self._keep(asyncio.create_task(self._live(run)))
+            case Stop(model, _, reason):
+                self._stop(self._runs[model], reason)
+            case _:
+                assert_never(effect)
+
+    def _grant(self, ticket: int, model: str) -> None:
+        waiter, run = self._waiters.pop(ticket), self._runs[model]
+        assert run.child is not None, "granted without a child"
+        lease = Lease(model, run.child.address, run.child.key, lambda: self._release(ticket))
+        if waiter.cancelled():  # its task has not come round yet to say so
+            asyncio.get_running_loop().call_soon(lease.release)
+        else:
+            waiter.set_result(lease)
+
+    def _refuse(self, effect: Refuse) -> None:
+        waiter = self._waiters.pop(effect.ticket)
+        log.info("%s: a request is refused: %s", effect.model, effect.reason)
+        if not waiter.cancelled():
+            text = _SENTENCES[effect.refusal].format(model=effect.model, reason=effect.reason)
+            waiter.set_exception(_ERRORS[effect.refusal](text, retry_after=effect.retry_after))
+
+    def _release(self, ticket: int) -> None:
+        self._apply(self._scheduler.release(ticket, self._now()))
+
+    async def _probe(self, freed: Mapping[str, int]) -> None:
+        answers = await asyncio.gather(*(node.probe(freed) for node in self._nodes.values()))
+        readings: tuple[Reading, ...] = tuple(itertools.chain.from_iterable(answers))
+        self._apply(self._scheduler.probed(readings, self._now()))
+
+    async def _live(self, run: Run) -> None:
+        """One process, from spawn to exit."""
+        name = run.spec.name
+        self._news(name)
+        log.info("%s: starting, booked %s", name, _booked(run.allocation.held))
+        started = self._now()
+        try:
+            run.child = await self._node_of(run).spawn(self._launch(run))
+            if run.stop_reason is None:
+                run.info = await run.child.ready()
+                log.info("%s: ready after %.2f s, pid %d", name, self._now() - started, run.child.pid)
+                self.loads += 1
+                self._apply(self._scheduler.ready(name, run.number, self._now()))
+                self._news(name)
+                exit = await run.child.wait()
+            else:
+                exit = await run.child.stop()
+            code, sentence = exit.code, exit.sentence
+        except errors.LoadFailed as exc:
+            code, sentence = 1, exc.message
+            if run.child is not None:
+                code = (await run.child.wait()).code
+        except Exception as exc:  # a model must not stay "loading" for ever because of a defect
+            log.critical("a defect in the router", exc_info=exc)
+            code, sentence = 1, f"a defect in the router: {exc!r}"
+        if run.stop_reason is None:
+            log.error("%s: %s", name, sentence)
+        else:
+            log.info("%s: stopped (%s)", name, run.stop_reason)
+        self._exit_codes[name] = code
+        del self._runs[name]
+        self._apply(self._scheduler.exited(name, run.number, sentence, self._now()))
+        self._news(name, code)
+
+    def _stop(self, run: Run, reason: str) -> None:
+        run.stop_reason = reason
+        self._note(run.spec.name)
+        self.evictions += reason.startswith("room for")
+        log.info("%s: stopping (%s), frees %s", run.spec.name, reason, _booked(run.allocation.held))
+        if run.child is not None:
+            self._keep(asyncio.create_task(self._end(run.child)))
+
+    async def _end(self, child: Child) -> None:
+        await child.stop()
+
+    def _launch(self, run: Run) -> Launch:
+        spec = run.spec
+        return Launch(
+            model=spec.name,
+            args=spec.argv,
+            devices=run.allocation.devices,
+            env=spec.env,
+            stop_timeout=spec.stop_timeout,
+            load_timeout=self._load_timeout,
+            on_event=lambda event: self._hear(run, event),
+        )
+
+    def _hear(self, run: Run, event: ChildEvent) -> None:
+        name = run.spec.name
+        match event:
+            case Progress():
+                run.progress = event
+            case Slept():
+                self._scheduler.slept(name, run.number)
+            case Woke():
+                self._scheduler.woke(name, run.number)
+        self._news(name)
+
+    def _node_of(self, run: Run) -> Node:
+        devices = run.allocation.devices
+        return self._nodes[devices[0].node] if devices else next(iter(self._nodes.values()))
+
+    # News
+
+    def _news(self, name: str, exit_code: int | None = None) -> None:
+        self._note(name)
+        status = self.status(name)
+        data: dict[str, Any] = {"status": status.value}
+        if status.progress:
+            data["progress"] = status.progress.payload
+        if status.value == "loaded":
+            data["info"] = status.info
+        if exit_code is not None:
+            data["exit_code"] = exit_code
+        self.feed.publish(name, "status_change", data)
+
+    def _note(self, name: str) -> None:
+        self._versions[name] += 1
+        self._versions["*"] += 1
+
+    # The loop
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _set_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        when = self._scheduler.wakeup()
+        self._timer = None if when is None else asyncio.get_running_loop().call_at(when, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._apply(self._scheduler.tick(self._now()))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) and not isinstance(exc, errors.RouterError):
+            log.critical("a defect in the router", exc_info=exc)
+
+
+def _launch_of(spec: ModelSpec) -> object:
+    return spec.argv, spec.env, spec.devices
+
+
+def _shown(state: State) -> str:
+    """llama.cpp's clients know neither `stopping` nor `failed`."""
+    return "unloaded" if state in (State.STOPPING, State.FAILED) else state.value
+
+
+def _booked(held: Mapping[str, int]) -> str:
+    return ", ".join(f"{size(count)} on {key}" for key, count in held.items()) or "nothing"

@@ -1,0 +1,257 @@
+"""The assembly: from settings to a router that serves. Every part is made here and handed to the others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import stat
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from router import catalog as catalogs
+from router import engine as engines
+from router import flags, hub, settings
+from router.api.gateway import Gateway
+from router.app import create_app
+from router.catalog import Catalog
+from router.devices import Devices
+from router.engine import Engine
+from router.errors import ConfigError
+from router.estimate import Estimator
+from router.flags import Arg, FlagTable
+from router.local import LocalNode
+from router.policy import Device
+from router.pool import Changes, Pool
+from router.scheduler import Limits
+from router.settings import Settings
+from router.upstream import Upstream
+
+log = logging.getLogger("router.serve")
+
+MIB = 2**20
+# Told the URLs that the router listens on, and what ends it.
+Announce = Callable[[Sequence[str], Callable[[], None]], None]
+# Clients that are still served when the router is told to end get this many seconds to finish.
+GRACE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a command line means: the router's settings, llama-server's arguments for all children, and the engine whose
+    flags these are."""
+
+    settings: Settings
+    common: tuple[Arg, ...]
+    table: FlagTable
+    engine: Engine | None
+
+    def catalog(self) -> Catalog:
+        """Read the sources. Raises a ConfigError that says where."""
+        s = self.settings
+        return catalogs.build(
+            models_dir=s.models_dir,
+            preset_path=s.models_preset,
+            cache_root=hub.cache_root(os.environ),
+            global_args=self.common,
+            table=self.table,
+            default_name=s.models_default,
+            offline=s.offline,
+        )
+
+
+def read(argv: Sequence[str], environ: Mapping[str, str], *, with_engine: bool = True) -> Plan:
+    """Understand a command line by the flags of the engine that it names or that is found. Raises ConfigError."""
+    engine = engines.find(_choice(argv, environ), environ) if with_engine else None
+    table = engine.table() if engine else flags.default_table()
+    found, common = settings.parse(argv, environ, table)
+    return Plan(found, common, table, engine)
+
+
+def _choice(argv: Sequence[str], environ: Mapping[str, str]) -> str | None:
+    """The engine decides which flags exist, so its own flag is looked for before the others are read."""
+    for index, token in enumerate(argv):
+        if token == "--engine" and index + 1 < len(argv):
+            return argv[index + 1]
+        if token.startswith("--engine="):
+            return token.partition("=")[2]
+    return environ.get("LLAMA_ROUTER_ENGINE")
+
+
+def serve(plan: Plan, announce: Announce | None = None) -> None:
+    """Serve until a signal; `announce` is called once the router listens. Raises ConfigError before it does."""
+    assert plan.engine is not None
+    with contextlib.ExitStack() as stack:
+        sockets = _bind(plan.settings.host, plan.settings.port)
+        for sock in sockets:
+            stack.enter_context(sock)
+        server = _assemble(plan, plan.engine, sockets, announce or _say, stack)
+        server.run(sockets)
+
+
+def _assemble(
+    plan: Plan, engine: Engine, sockets: Sequence[socket.socket], announce: Announce, stack: contextlib.ExitStack
+) -> Server:
+    s = plan.settings
+    devices = Devices(os.environ, s.models_memory_limit * MIB if s.models_memory_limit else None)
+    listed = devices.list()
+    version, catalog = engine.version(), plan.catalog()  # what can be wrong comes before what must be undone
+    node = stack.enter_context(contextlib.closing(LocalNode(engine, devices, s.run_dir)))
+    estimator = Estimator(engine, gpus=sum(device.kind == "gpu" for device in listed))
+    pool = Pool(
+        catalog,
+        [node],
+        limits_of(s, listed),
+        estimator.demand,
+        load_timeout=s.models_load_timeout,
+        ttl=s.models_ttl or None,
+    )
+    upstream = Upstream(read_timeout=float(s.timeout))
+    gateway = Gateway(pool, upstream, s.models_autoload, s.max_body_size * MIB, s.stream_keepalive)
+
+    async def reload() -> Changes:
+        return pool.replace(await asyncio.to_thread(plan.catalog))
+
+    app = create_app(gateway, keys=s.api_key, cors_origins=s.cors_origins, reload=reload, build=version)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+        ssl_keyfile=s.ssl_key_file,
+        ssl_certfile=s.ssl_cert_file,
+    )
+    scheme = "https" if s.ssl_cert_file else "http"
+    log.info("engine: %s, %s", engine.kind, version)
+    for device in listed:
+        log.info("memory: %s, %.1f GiB", device.name, device.total / 2**30)
+    urls = [_url(scheme, sock) for sock in sockets]
+    return Server(config, pool, reload, lambda end: announce(urls, end))
+
+
+def limits_of(s: Settings, devices: Sequence[Device]) -> Limits:
+    """`--models-memory-margin` is one number for all devices, or one for each in their order; the last one goes on."""
+    margins = s.models_memory_margin
+    by_device = {device.key: margins[min(index, len(margins) - 1)] * MIB for index, device in enumerate(devices)}
+    return Limits(
+        models_max=s.models_max,
+        margins=by_device,
+        queue_max=s.models_queue_max,
+        queue_timeout=s.models_queue_timeout,
+        drain_grace=s.models_drain_grace,
+        finish_loads=s.models_finish_loads,
+    )
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which also says when it listens, reads the presets again on SIGHUP, and lets go of the listeners to
+    the news before it waits for the connections to end."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        pool: Pool,
+        reload: Callable[[], Awaitable[object]],
+        listening: Callable[[Callable[[], None]], None],
+    ) -> None:
+        super().__init__(config)
+        self._pool, self._reload, self._listening = pool, reload, listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            if hasattr(signal, "SIGHUP"):
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reread)
+            self._listening(self.end)
+
+    def end(self) -> None:
+        """Let whoever is served finish, then return from `run`. May be called from another thread."""
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Unlike uvicorn's: a signal that was obeyed is not raised again, so that the exit code is 0."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._pool.feed.close()
+        await super().shutdown(sockets)
+
+    def _reread(self) -> None:
+        async def reread() -> None:
+            try:
+                await self._reload()
+            except ConfigError as exc:
+                log.error("the presets are left as they are: %s", exc)
+
+        self._rereading = asyncio.ensure_future(reread())
+
+
+def _bind(hosts: Sequence[str], port: int) -> list[socket.socket]:
+    """Listening sockets, all of them or none. A port of 0 is chosen once and used on every host."""
+    sockets: list[socket.socket] = []
+    try:
+        for host in hosts:
+            sockets.append(_bind_path(Path(host)) if host.endswith(".sock") else _bind_address(host, port))
+            if not port and not host.endswith(".sock"):
+                port = sockets[-1].getsockname()[1]
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _bind_address(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        sock = socket.create_server(address[:2], family=family, backlog=2048, reuse_port=False)
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            why = "another program uses it; stop that, or choose another one with --port"
+        else:
+            why = f"{exc.strerror or exc}; check --host and --port"
+        raise ConfigError(f"Cannot listen on {host} port {port}: {why}.") from exc
+    sock.setblocking(False)
+    return sock
+
+
+def _bind_path(path: Path) -> socket.socket:
+    try:
+        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(str(path)) == 0:
+                    raise ConfigError(f"Cannot listen on {path}: another program listens there.")
+            path.unlink()
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(str(path))
+        sock.listen(2048)
+    except OSError as exc:
+        raise ConfigError(f"Cannot listen on {path}: {exc.strerror or exc}.") from exc
+    sock.setblocking(False)
+    return sock
+
+
+def _url(scheme: str, sock: socket.socket) -> str:
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{sock.getsockname()}"
+    host, port = sock.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _say(urls: Sequence[str], end: Callable[[], None]) -> None:
+    print(f"llama-router is listening on {', '.join(urls)}", file=sys.stderr, flush=True)

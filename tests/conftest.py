@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from router import demo
+from tests import nvml
+from tests.routers import ENGINES, Router, start
+
+# Without FAKE_NVML the simulated driver says that it is not loaded: the suite is the same on a machine with GPUs.
+nvml.load()
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three tiny GGUFs: tiny-a, tiny-b, tiny-c."""
+    folder = tmp_path_factory.mktemp("models")
+    demo.make_models(folder)
+    return folder
+
+
+@pytest.fixture(params=sorted(ENGINES))
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each real engine in turn, as `--engine` takes it."""
+    return ENGINES[request.param]()
+
+
+class Starter:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._started: list[Router] = []
+
+    def __call__(self, *flags: str, **environ: str) -> Router:
+        router = start(self._folder / f"router{len(self._started)}", *flags, **environ)
+        self._started.append(router)
+        return router
+
+    def close(self) -> None:
+        for router in self._started:
+            router.stop()
+
+
+@pytest.fixture
+def routers(tmp_path: Path) -> Iterator[Starter]:
+    """Starts routers, and ends them."""
+    starter = Starter(tmp_path)
+    yield starter
+    starter.close()

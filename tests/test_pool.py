@@ -1,0 +1,365 @@
+"""The pool on a machine without processes: leases, effects, news."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from router import errors
+from router.catalog import Catalog, ModelSpec
+from router.policy import Demand
+from router.pool import Lease, Pool
+from router.scheduler import Limits, State
+from tests.fakes import GIB, FakeNode
+
+RAM = "local/RAM"
+
+
+def spec(name: str, **more: Any) -> ModelSpec:
+    return ModelSpec(name, "models_dir", (), **more)
+
+
+class Bench:
+    """A pool over a fake node with 64 GiB and a demand of 30 GiB a model, so that two fit."""
+
+    def __init__(self, *names: str, need: int = 30 * GIB, limits: Limits | None = None, **more: Any) -> None:
+        self.node = FakeNode(held={name: {RAM: need} for name in names})
+        self.specs = {name: spec(name) for name in names}
+        limits = limits or Limits(margins={RAM: GIB}, drain_grace=0.05)
+        catalog = Catalog(tuple(self.specs.values()))
+        self.pool = Pool(catalog, [self.node], limits, lambda _: Demand(host=need), **more)
+
+    async def lease(self, name: str) -> Lease:
+        return await self.pool.lease(self.specs[name])
+
+    async def use(self, name: str, seconds: float = 0.0) -> None:
+        lease = await self.lease(name)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            lease.release()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+    def state(self, name: str) -> State:
+        return self.pool.state(name)
+
+
+@contextlib.asynccontextmanager
+async def bench(*names: str, **more: Any) -> AsyncIterator[Bench]:
+    made = Bench(*names, **more)
+    try:
+        yield made
+    finally:
+        for child in made.node.alive:
+            child.may_stop.set()
+        await made.pool.close()
+        assert not made.node.alive
+
+
+async def refused(wish: Awaitable[object], error: type[errors.RouterError]) -> errors.RouterError:
+    with pytest.raises(error) as caught:
+        await wish
+    return caught.value
+
+
+async def test_a_request_loads_its_model_and_is_served() -> None:  # B-S1
+    async with bench("a") as b:
+        lease = await b.lease("a")
+        assert (lease.model, lease.address, lease.key) == ("a", b.node.of("a").address, b.node.of("a").key)
+        assert b.pool.status("a").leases == 1
+        lease.release()
+        assert b.pool.status("a").leases == 0
+        assert b.pool.status("a").value == "loaded"
+
+
+async def test_a_second_release_does_nothing() -> None:  # B-S2
+    async with bench("a") as b:
+        first, second = await b.lease("a"), await b.lease("a")
+        first.release()
+        first.release()
+        assert b.pool.status("a").leases == 1
+        second.release()
+
+
+async def test_six_concurrent_requests_are_one_load() -> None:  # B-S6
+    async with bench("a") as b:
+        await asyncio.gather(*(b.use("a") for _ in range(6)))
+        assert b.node.loads() == 1
+
+
+async def test_two_models_that_do_not_fit_together_are_all_served() -> None:  # B-S6
+    async with bench("a", "b", need=40 * GIB) as b:
+        await asyncio.gather(*(b.use(name, 0.01) for name in "ababab"))
+        assert b.node.most_alive == 1
+        assert b.node.loads() <= 3
+        assert b.pool.evictions == b.node.loads() - 1
+
+
+async def test_the_least_recently_finished_goes() -> None:  # B-S10
+    async with bench("a", "b", "c") as b:
+        long = await b.lease("a")
+        await b.use("b")
+        long.release()  # a began before b and finished after it
+        await b.use("c")
+        assert [child.launch.model for child in b.node.alive] == ["a", "c"]
+
+
+async def test_a_waiting_client_that_leaves_costs_nothing() -> None:  # B-S8
+    async with bench("a", "b", need=40 * GIB) as b:
+        lease = await b.lease("a")
+        waiting = asyncio.create_task(b.lease("b"))
+        await b.until(lambda: b.pool.status("b").waiting == 1)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert b.pool.status("b").waiting == 0
+        lease.release()
+        await b.use("a")
+        assert b.node.loads() == 1
+
+
+async def test_a_client_that_leaves_during_a_load_does_not_abort_it() -> None:  # B-S16
+    async with bench("a") as b:
+        b.node.autoload = False
+        first, second = asyncio.create_task(b.lease("a")), asyncio.create_task(b.lease("a"))
+        await b.until(lambda: bool(b.node.alive))
+        first.cancel()
+        b.node.of("a").load()
+        (await second).release()
+        assert first.cancelled() or first.cancelling()
+        assert b.node.loads() == 1
+
+
+async def test_a_load_nobody_waits_for_is_dropped_where_that_is_set() -> None:  # B-S16
+    limits = Limits(margins={RAM: GIB}, finish_loads=False)
+    async with bench("a", limits=limits) as b:
+        b.node.autoload = False
+        only = asyncio.create_task(b.lease("a"))
+        await b.until(lambda: bool(b.node.alive))
+        only.cancel()
+        await b.until(lambda: b.state("a") is State.UNLOADED)
+        assert not b.node.alive
+
+
+async def test_a_cancel_that_crosses_the_grant_leaks_no_lease() -> None:  # B-S2
+    async with bench("a") as b:
+        await b.use("a")
+        for turns in range(4):
+            task = asyncio.create_task(b.lease("a"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                (await task).release()
+        await b.until(lambda: b.pool.status("a").leases == 0)
+
+
+async def test_a_cancel_at_the_moment_of_ready_leaks_no_lease() -> None:  # B-S2
+    async with bench("a") as b:
+        b.node.autoload = False
+        task = asyncio.create_task(b.lease("a"))
+        await b.until(lambda: bool(b.node.alive))
+        b.node.of("a").load()
+        while b.state("a") is not State.LOADED:  # the grant is out, the task has not come round yet
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        await b.until(lambda: b.pool.status("a").leases == 0)
+
+
+async def test_a_failed_load_is_told_in_the_childs_words() -> None:  # B-P3
+    async with bench("a") as b:
+        b.node.autoload = False
+        wish = asyncio.create_task(b.lease("a"))
+        await b.until(lambda: bool(b.node.alive))
+        b.node.of("a").die(1, "unknown model architecture: 'x'")
+        error = await refused(wish, errors.LoadFailed)
+        assert "unknown model architecture" in error.message
+        status = b.pool.status("a")
+        assert (status.value, status.failed, status.exit_code) == ("unloaded", True, 1)
+
+
+async def test_repeated_crashes_back_off_and_say_why() -> None:  # B-S14
+    async with bench("a") as b:
+        for _ in range(2):
+            await b.use("a")
+            b.node.of("a").die()
+            await b.until(lambda: b.state("a") is State.FAILED)
+        error = await refused(b.lease("a"), errors.BackingOff)
+        assert error.retry_after is not None
+        assert 0 < error.retry_after <= 1
+        assert "signal 9" in error.message
+
+
+async def test_after_one_crash_the_next_request_reloads() -> None:  # B-S14
+    async with bench("a") as b:
+        lease = await b.lease("a")
+        b.node.of("a").die()
+        await b.until(lambda: b.state("a") is State.FAILED)
+        lease.release()  # of a process that is gone
+        await b.use("a")
+        assert b.node.loads() == 2
+        assert b.pool.status("a").leases == 0
+
+
+async def test_a_model_that_never_fits_is_refused_with_the_numbers() -> None:  # B-S12
+    async with bench("a", need=64 * GIB) as b:
+        error = await refused(b.lease("a"), errors.ModelTooLarge)
+        assert "64.0 GiB" in error.message
+        assert "1.0 GiB" in error.message
+        assert b.node.loads() == 0
+
+
+async def test_memory_that_vanished_before_the_spawn_is_seen() -> None:  # B-S11
+    async with bench("a", "b") as b:
+        await b.use("a")
+        b.node.foreign[RAM] = 30 * GIB
+        await b.use("b")
+        assert b.node.most_alive == 1
+
+
+async def test_what_another_program_gives_back_is_used() -> None:  # B-S12
+    limits = Limits(margins={RAM: GIB}, poll=0.01)
+    async with bench("a", need=40 * GIB, limits=limits) as b:
+        b.node.foreign[RAM] = 40 * GIB
+        wish = asyncio.create_task(b.lease("a"))
+        await b.until(lambda: len(b.node.probes) > 2)
+        assert not wish.done()
+        b.node.foreign.clear()
+        (await wish).release()
+
+
+async def test_freed_memory_is_waited_for() -> None:
+    async with bench("a", "b", need=40 * GIB) as b:
+        await b.use("a")
+        await b.use("b")
+        assert {RAM: 40 * GIB} in b.node.probes
+
+
+async def test_a_full_queue_refuses_with_retry_after() -> None:  # B-S9
+    limits = Limits(margins={RAM: GIB}, queue_max=0)
+    async with bench("a", "b", need=40 * GIB, limits=limits) as b:
+        lease = await b.lease("a")
+        error = await refused(b.lease("b"), errors.QueueFull)
+        assert error.status == 503
+        assert error.retry_after
+        lease.release()
+        await b.use("b")
+
+
+async def test_the_queue_has_a_time_limit() -> None:  # B-S9
+    limits = Limits(margins={RAM: GIB}, queue_timeout=0.05)
+    async with bench("a", "b", need=40 * GIB, limits=limits) as b:
+        lease = await b.lease("a")
+        error = await refused(b.lease("b"), errors.QueueTimeout)
+        assert error.retry_after
+        lease.release()
+
+
+async def test_an_idle_model_ends_after_its_time_to_live() -> None:  # B-S10
+    async with bench("a", ttl=0.02) as b:
+        await b.use("a")
+        await b.until(lambda: b.state("a") is State.UNLOADED)
+
+
+async def test_a_steady_stream_on_one_model_does_not_starve_another() -> None:  # B-S7
+    async with bench("a", "b", need=40 * GIB) as b:
+        stop = asyncio.Event()
+
+        async def traffic() -> None:
+            while not stop.is_set():
+                await b.use("a", 0.01)
+
+        busy = [asyncio.create_task(traffic()) for _ in range(4)]
+        await b.until(lambda: b.pool.status("a").leases == 4)
+        async with asyncio.timeout(5):
+            await b.use("b")
+        stop.set()
+        await asyncio.gather(*busy)
+
+
+async def test_an_explicit_load_and_unload() -> None:
+    async with bench("a") as b:
+        await b.pool.load(b.specs["a"])
+        assert b.pool.is_running("a")
+        b.pool.unload("a")
+        await b.until(lambda: b.state("a") is State.UNLOADED)
+
+
+async def test_an_explicit_load_tells_its_failure() -> None:
+    async with bench("a", need=64 * GIB) as b:
+        await refused(b.pool.load(b.specs["a"]), errors.ModelTooLarge)
+
+
+async def test_unload_lets_running_requests_end_and_refuses_waiting_ones() -> None:  # B-L10
+    async with bench("a") as b:
+        lease = await b.lease("a")
+        b.pool.unload("a")
+        assert b.node.of("a").stops == 0
+        late = asyncio.create_task(b.lease("a"))
+        await b.until(lambda: b.pool.status("a").waiting == 1)
+        b.pool.unload("a")
+        await refused(late, errors.Cancelled)
+        lease.release()
+        await b.until(lambda: b.state("a") is State.UNLOADED)
+
+
+async def test_unload_then_load_never_has_two_processes() -> None:  # B-L9
+    async with bench("a") as b:
+        await b.use("a")
+        b.node.of("a").may_stop.clear()
+        b.pool.unload("a")
+        wishes = [asyncio.create_task(b.lease("a")) for _ in range(2)]
+        await b.until(lambda: b.pool.status("a").waiting == 2)
+        assert b.state("a") is State.STOPPING
+        b.node.of("a").may_stop.set()
+        for wish in wishes:
+            (await wish).release()
+        assert b.node.loads() == 2  # FakeNode.spawn itself asserts that they are not alive together
+
+
+async def test_the_news_tell_every_change() -> None:
+    async with bench("a") as b, b.pool.feed.subscribe() as news:
+        await b.use("a")
+        b.pool.unload("a")
+        await b.until(lambda: b.state("a") is State.UNLOADED)
+        told = [await news.next(1) for _ in range(3)]
+        assert [item and item["data"]["status"] for item in told] == ["loading", "loaded", "unloaded"]
+        assert told[-1] == {"model": "a", "event": "status_change", "data": {"status": "unloaded", "exit_code": 0}}
+
+
+async def test_closing_refuses_whoever_waits() -> None:
+    async with bench("a") as b:
+        b.node.autoload = False
+        wish = asyncio.create_task(b.lease("a"))
+        await b.until(lambda: bool(b.node.alive))
+        closing = asyncio.create_task(b.pool.close())
+        await refused(wish, errors.Cancelled)
+        await closing
+        await refused(b.lease("a"), errors.Cancelled)
+
+
+async def test_a_new_catalog_ends_only_what_changed() -> None:  # B-L13
+    async with bench("a", "b", need=10 * GIB) as b:
+        await b.use("a")
+        await b.use("b")
+        changed = spec("b", env=(("X", "1"),))
+        changes = b.pool.replace(Catalog((b.specs["a"], changed, spec("c"))))
+        assert (changes.added, changes.changed, changes.kept) == (("c",), ("b",), ("a",))
+        await b.until(lambda: b.state("b") is State.UNLOADED)
+        assert b.state("a") is State.LOADED
+
+
+async def test_startup_loads_go_as_far_as_the_count_limit() -> None:  # B-L13
+    limits = Limits(models_max=1)
+    async with bench("a", "b", limits=limits) as b:
+        b.pool.catalog = Catalog((spec("a", load_on_startup=True), spec("b", load_on_startup=True)))
+        await b.pool.start()
+        assert [child.launch.model for child in b.node.alive] == ["a"]

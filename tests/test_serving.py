@@ -1,0 +1,210 @@
+"""The main job on the real engines: models switched by the `model` field, memory kept within bounds, nobody cut off."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from tests.conftest import Starter
+from tests.routers import PATIENCE, Router, chat, until
+
+# A context of 65,536 cells makes the tiny models hold 16 to 32 MiB of KV cache each.
+CONTEXT = ("--ctx-size", "65536", "--parallel", "4")
+
+
+class Watch:
+    """Samples how many engines run at once, until it is stopped."""
+
+    def __init__(self, router: Router) -> None:
+        self.most = 0
+        self._router = router
+        self._stop = False
+        self._pool = concurrent.futures.ThreadPoolExecutor(1)
+        self._done = self._pool.submit(self._sample)
+
+    def _sample(self) -> None:
+        while not self._stop:
+            self.most = max(self.most, len(self._router.children()))
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop = True
+        self._done.result()
+        self._pool.shutdown()
+
+
+def ask_at_once(router: Router, models: list[str]) -> list[int]:
+    """The statuses of one request each, all sent together."""
+    with concurrent.futures.ThreadPoolExecutor(len(models)) as pool:
+        return [answer.status_code for answer in pool.map(lambda model: router.chat(model, 16), models)]
+
+
+def needs(router: Router, *models: str) -> dict[str, int]:
+    """Bytes booked for each model, as the log tells them at the start."""
+    booked = {}
+    for model in models:
+        assert router.chat(model).status_code == 200
+        text = router.client.get("/metrics").text
+        line = next(line for line in text.splitlines() if "booked" in line and f'model="{model}"' in line)
+        booked[model] = int(line.split()[-1])
+    return booked
+
+
+def test_two_models_that_do_not_fit_together(engine: str, routers: Starter, tiny_models: Path) -> None:  # B-S6
+    flags = ("--engine", engine, "--models-dir", str(tiny_models), *CONTEXT)
+    roomy = routers(*flags)
+    need = needs(roomy, "tiny-a", "tiny-b")
+    roomy.stop()
+    # Room for the larger of the two, not for both; the margin counts.
+    room = max(need.values()) * 5 // 4 // 2**20 + 100
+    assert room < sum(need.values()) // 2**20 + 100
+    router = routers(*flags, "--models-memory-limit", str(room), "--models-memory-margin", "100", "--models-max", "0")
+    with Watch(router) as watch:
+        codes = ask_at_once(router, ["tiny-a", "tiny-b"] * 3)
+    assert codes == [200] * 6
+    assert watch.most == 1
+    assert router.loads() <= 3
+
+
+def test_three_models_with_room_for_two(engine: str, routers: Starter, tiny_models: Path) -> None:  # B-S6
+    router = routers("--engine", engine, "--models-dir", str(tiny_models), "--models-max", "2")
+    with Watch(router) as watch:
+        codes = ask_at_once(router, ["tiny-a", "tiny-b", "tiny-c"] * 2)
+    assert codes == [200] * 6
+    assert watch.most == 2
+    assert router.loads() <= 5
+
+
+def test_alternating(engine: str, routers: Starter, tiny_models: Path) -> None:  # B-S6
+    router = routers("--engine", engine, "--models-dir", str(tiny_models), "--models-max", "1")
+    for model in ["tiny-a", "tiny-b"] * 3:
+        answer = router.chat(model).json()
+        assert answer["model"] == model
+        assert router.status(model) == "loaded"
+    assert router.loads() == 6
+    assert len(router.children()) == 1
+
+
+def test_six_concurrent_requests_are_one_load(engine: str, routers: Starter, tiny_models: Path) -> None:  # B-S6
+    router = routers("--engine", engine, "--models-dir", str(tiny_models))
+    assert ask_at_once(router, ["tiny-a"] * 6) == [200] * 6
+    assert router.loads() == 1
+
+
+def test_a_stream_is_not_cut_by_another_models_request(
+    engine: str, routers: Starter, tiny_models: Path
+) -> None:  # B-S3
+    flags = ("--models-dir", str(tiny_models), "--models-max", "1", "--models-drain-grace", "0")
+    router = routers("--engine", engine, *flags)
+    with router.stream("tiny-a", 400) as events, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        next(events)
+        other = pool.submit(router.chat, "tiny-b")
+        until(lambda: "waiting 1" in waiting(router, "tiny-b"))
+        told = events.json()
+        assert told[-1]["choices"][0]["finish_reason"] == "length"
+        assert sum(bool(event["choices"][0]["delta"].get("content")) for event in told) >= 300
+        assert other.result().status_code == 200
+    assert [router.loads("tiny-a"), router.loads("tiny-b")] == [1, 1]
+
+
+def waiting(router: Router, model: str) -> str:
+    text = router.client.get("/metrics").text
+    counts = [line.split()[-1] for line in text.splitlines() if f'requests_waiting{{model="{model}"}}' in line]
+    return f"waiting {counts[0]}"
+
+
+def test_a_queued_client_that_leaves_costs_nothing(engine: str, routers: Starter, tiny_models: Path) -> None:  # B-S8
+    flags = ("--models-dir", str(tiny_models), "--models-max", "1", "--models-drain-grace", "0")
+    router = routers("--engine", engine, *flags)
+    with router.stream("tiny-a", 400) as events:
+        next(events)
+        body = chat("tiny-b", stream=True)
+        with router.client.stream("POST", "/models/unload", json={"model": "tiny-b"}) as refused:
+            assert refused.status_code == 400
+        leaver = subprocess.Popen(
+            [sys.executable, "-c", LEAVER, router.url, repr(body)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        until(lambda: waiting(router, "tiny-b") == "waiting 1")
+        leaver.kill()
+        leaver.wait()
+        assert leaver.stdout
+        leaver.stdout.close()
+        until(lambda: waiting(router, "tiny-b") == "waiting 0")
+        assert events.json()[-1]["choices"][0]["finish_reason"] == "length"
+    assert router.chat("tiny-a").status_code == 200
+    assert router.loads() == 1
+
+
+LEAVER = "import ast, httpx, sys; httpx.post(sys.argv[1] + '/v1/chat/completions', json=ast.literal_eval(sys.argv[2]))"
+
+
+def test_a_child_killed_in_the_middle_of_a_stream(
+    engine: str, routers: Starter, tiny_models: Path
+) -> None:  # B-C4 B-S14
+    router = routers("--engine", engine, "--models-dir", str(tiny_models))
+    with router.stream("tiny-a", 2000) as events:
+        next(events)
+        router.children()[0].kill()
+        told = events.json()  # every event is whole JSON
+    assert "error" in told[-1]
+    assert told[-1]["error"]["message"]
+    assert router.chat("tiny-a").status_code == 200
+    assert router.loads() == 2
+
+
+def test_a_killed_router_leaves_no_child(engine: str, routers: Starter, tiny_models: Path) -> None:  # B-P5
+    router = routers("--engine", engine, "--models-dir", str(tiny_models))
+    bystander = routers("--engine", engine, "--models-dir", str(tiny_models))
+    for each in (router, bystander):
+        assert each.chat("tiny-a").status_code == 200
+    assert router.chat("tiny-b").status_code == 200
+    children, foreign = router.children(), bystander.children()
+    assert len(children) == 2
+    router.kill()
+    gone, alive = psutil.wait_procs(children, timeout=2)
+    assert not alive
+    assert len(gone) == 2
+    assert foreign[0].is_running()
+    assert bystander.chat("tiny-a").status_code == 200
+
+
+def test_a_stream_equals_the_engines_own(engine: str, routers: Starter, tiny_models: Path) -> None:
+    router = routers("--engine", engine, "--models-dir", str(tiny_models))
+    whole = router.chat("tiny-a", 32).json()["choices"][0]["message"]["content"]
+    with router.stream("tiny-a", 32) as events:
+        pieces = [event["choices"][0]["delta"].get("content") or "" for event in events.json()]
+    assert "".join(pieces) == whole
+    assert len(pieces) > 8
+
+
+def test_a_client_that_leaves_stops_the_engine(engine: str, routers: Starter, tiny_models: Path) -> None:  # B-S2
+    router = routers("--engine", engine, "--models-dir", str(tiny_models), "--slots", "--ctx-size", "262144")
+    with router.stream("tiny-a", 200_000) as events:
+        next(events)
+    until(lambda: active(router, "tiny-a") == 0)
+    slots = router.client.get("/slots", params={"model": "tiny-a"}).json()
+    until(
+        lambda: not any(s["is_processing"] for s in router.client.get("/slots", params={"model": "tiny-a"}).json()),
+        PATIENCE,
+    )
+    assert slots
+
+
+def active(router: Router, model: str) -> int:
+    text = router.client.get("/metrics").text
+    return next(int(line.split()[-1]) for line in text.splitlines() if f'requests_active{{model="{model}"}}' in line)
+
+
+def test_the_router_ends_its_children(engine: str, routers: Starter, tiny_models: Path) -> None:  # B-P4
+    router = routers("--engine", engine, "--models-dir", str(tiny_models))
+    assert router.chat("tiny-a").status_code == 200
+    children = router.children()
+    assert router.stop() == 0
+    assert not psutil.wait_procs(children, timeout=2)[1]
+    assert "Traceback" not in router.log
