@@ -103,9 +103,8 @@ class ModelSpec:
         model = gguf.read_model(self.model_path)
         projector = gguf.read(self.mmproj_path).fields if self.mmproj_path else {}
         image, audio = (projector.get(f"clip.has_{kind}_encoder") is True for kind in ("vision", "audio"))
-        serves = self._serves() or {"rank": "rerank", None: "completion", "none": "completion"}.get(
-            model.pooling, "embedding"
-        )
+        pooled = {None: "completion", "none": "completion", "rank": "rerank"}.get(model.pooling, "embedding")
+        serves = self._serves() or pooled
         tools = serves == "completion" and "tools" in (model.chat_template or "")
         extra = (("vision", image), ("audio", audio), ("tools", tools))
         return Info(
@@ -119,13 +118,8 @@ class ModelSpec:
 
     def _serves(self) -> str | None:
         """What flags make of the model, whatever its header says."""
-        return (
-            "rerank"
-            if switch_of(self.args, "--rerank")
-            else "embedding"
-            if switch_of(self.args, "--embedding")
-            else None
-        )
+        flags = {"--rerank": "rerank", "--embedding": "embedding"}
+        return next((what for flag, what in flags.items() if switch_of(self.args, flag)), None)
 
 
 _infos: LRUCache[tuple[object, ...], Info] = LRUCache(4096)
@@ -172,9 +166,7 @@ class Catalog:
         """
         if not name:
             if self._default is None:
-                raise InvalidRequest(
-                    'name a model: "model" is missing, and there is no default; GET /v1/models lists all'
-                )
+                raise InvalidRequest('name a "model": there is no default, and GET /v1/models lists what there is')
             return self._default
         spec = self._names.get(name) or self._by_repository(name)
         if spec is None:
@@ -289,7 +281,7 @@ class _Builder:
             args=args,
             model_path=model_path,
             mmproj_path=Path(mmproj) if mmproj and not problem else None,
-            size_bytes=sum(map(os.path.getsize, gguf.shards(model_path))) if model_path else 0,
+            size_bytes=_bytes(gguf.shards(model_path)) if model_path else 0,
             problem=problem,
             aliases=tuple(alias for alias in dict.fromkeys(preset.aliases) if alias != preset.name),
             tags=preset.tags,
@@ -351,6 +343,13 @@ def _missing(args: Sequence[Arg]) -> str | None:
             which = f"the shard {part.name} of {len(parts)}" if part in parts and len(parts) > 1 else f"the file {part}"
             return f"{which} is missing (in {os.path.abspath(part.parent)}): put it there or change the path"
     return None
+
+
+def _bytes(files: Iterable[Path]) -> int:
+    try:
+        return sum(map(os.path.getsize, files))
+    except OSError:  # gone since it was found: the load will tell
+        return 0
 
 
 def _models_dir(folder: Path) -> dict[str, _Found]:

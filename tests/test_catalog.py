@@ -332,7 +332,7 @@ def test_a_name_of_10000_characters_is_not_repeated(three: Catalog) -> None:
 
 def test_no_name(build: Build, three: Catalog, models: Path) -> None:  # B-C1
     for name in (None, ""):
-        with pytest.raises(InvalidRequest, match="name a model"):
+        with pytest.raises(InvalidRequest, match='name a "model"'):
             three.resolve(name)
     assert build(models_dir=models, default="llama").resolve(None).name == "llama"
     with pytest.raises(CatalogError, match="--models-default: there is no model 'lama'; did you mean llama"):
