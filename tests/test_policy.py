@@ -80,6 +80,7 @@ def where(outcome: Plan) -> dict[str, int]:
         pytest.param(
             (3, 21, 21), Demand(split=24, fixed=4), {"GPU1": 16, "GPU2": 16}, id="too small for the fixed part"
         ),
+        pytest.param((3, 10, 10), Demand(split=19), {"GPU0": 2, "GPU1": 9, "GPU2": 8}, id="no share above its room"),
         pytest.param((10, 20), Demand(split=9, names=("GPU1",)), {"GPU1": 9}, id="restricted to a name"),
         pytest.param((10, 20, 10), Demand(split=16, names=("GPU0", "GPU2")), {"GPU0": 8, "GPU2": 8}, id="to two names"),
         pytest.param((9,), Demand(host=9), {"RAM": 9}, id="on the CPU although there is a GPU"),
@@ -99,6 +100,16 @@ def test_a_model_stays_on_one_node() -> None:
         Allocation({"there/RAM": 5, "there/GPU0": 15}, (there[0],)),
     )
     assert isinstance(plan(machine, Demand(split=15, host=50)), Reject)  # neither node has both
+
+
+def test_among_nodes_too_the_fewest_devices_then_the_tightest_fit() -> None:
+    def node(name: str, *totals: int) -> list[Device]:
+        return [Device(name, f"GPU{i}", "gpu", total, index=i) for i, total in enumerate(totals)]
+
+    machine = snapshot([*node("pair", 6, 6), *node("wide", 30), *node("tight", 20)])
+    outcome = plan(machine, Demand(split=10))
+    assert isinstance(outcome, Place)
+    assert outcome.claim.held == {"tight/GPU0": 10}
 
 
 @pytest.mark.parametrize(
@@ -144,6 +155,12 @@ def test_an_unchecked_gpu_is_the_last_choice_beside_a_checked_one() -> None:
     mixed = replace(snapshot(devices), margins={"here/GPU1": 1})
     assert where(plan(mixed, Demand(split=5))) == {"GPU1": 5}
     assert plan(mixed, Demand(split=50)) == Place(Allocation({}, (devices[0],)))
+
+
+def test_a_checked_gpu_too_small_for_the_fixed_part_leaves_all_unchecked_ones() -> None:
+    devices = gpus(3, 10, 10)
+    mixed = replace(snapshot(devices), margins={"here/GPU0": 1})
+    assert plan(mixed, Demand(split=1, fixed=5)) == Place(Allocation({}, devices[1:]))
 
 
 def test_a_checked_gpu_beside_unchecked_ram() -> None:

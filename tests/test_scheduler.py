@@ -1,0 +1,1430 @@
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, count, pairwise, product
+from random import Random
+
+import pytest
+
+from router.policy import Demand, Device, Reading
+from router.scheduler import (
+    TRANSITIONS,
+    Effect,
+    Event,
+    Grant,
+    IllegalTransition,
+    Limits,
+    Probe,
+    Refusal,
+    Refuse,
+    Scheduler,
+    Spawn,
+    State,
+    Stop,
+    Ticket,
+)
+
+RAM = "here/RAM"
+
+
+@dataclass(eq=False)
+class Request:
+    """A client and what it was told; `left` if it went before it was told anything."""
+
+    ticket: Ticket
+    asked: float
+    serve: float | None
+    answer: Grant | Refuse | None = None
+    answered: float = 0.0
+    left: bool = False
+    ended: bool = False
+
+    @property
+    def granted(self) -> bool:
+        return isinstance(self.answer, Grant)
+
+    @property
+    def refused(self) -> Refusal | None:
+        return self.answer.refusal if isinstance(self.answer, Refuse) else None
+
+    @property
+    def waits(self) -> bool:
+        return self.answer is None and not self.left
+
+
+@dataclass(eq=False)
+class Process:
+    spawn: Spawn
+    ready: bool = False
+    stopping: bool = False
+    asleep: bool = False
+    shown: float = 0.0  # the part of what is booked that the machine shows: a load takes it bit by bit
+
+    @property
+    def held(self) -> Mapping[str, int]:
+        return self.spawn.allocation.held
+
+
+class Bench:
+    """Plays the pool and the machine: a clock, children that take time to load and to end, memory that comes back late,
+    other programs. After every event it holds the scheduler's books against its own.
+
+    `room` is what may be used of a device: it has one byte more, which is the margin.
+    """
+
+    def __init__(self, room: int = 9, *, gpus: Sequence[int] = (), checked: bool = True, **limits: float) -> None:
+        sizes = {**{f"GPU{i}": size for i, size in enumerate(gpus)}, "RAM": room}
+        self.devices = tuple(
+            Device("here", name, "host" if name == "RAM" else "gpu", size + 1, index)
+            for index, (name, size) in enumerate(sizes.items())
+        )
+        margins = {device.key: 1 for device in self.devices} if checked else {}
+        self.scheduler = Scheduler(Limits(margins=margins, **{"models_max": 0, **limits}))  # type: ignore[arg-type]
+        self.now = 1000.0
+        self.load_seconds: Callable[[str], float] = lambda model: 1.0
+        self.stop_seconds: Callable[[str], float] = lambda model: 0.5
+        self.reclaim_seconds: Callable[[], float] = lambda: 0.0
+        self.probe_seconds: Callable[[], float] = lambda: 0.0
+        self.broken: set[str] = set()  # they end while they load
+        self.others: Counter[str] = Counter()  # bytes that other programs hold, by device key
+        self.requests: dict[int, Request] = {}
+        self.leases: defaultdict[str, set[int]] = defaultdict(set)
+        self.waiting: Counter[str] = Counter()
+        self.processes: dict[str, Process] = {}
+        self.effects: list[Effect] = []
+        self.events = 0
+        self._ids = count(1)
+        self._lingering: Counter[str] = Counter()  # freed by its process, not yet by the machine
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+        self._allowed_stop: tuple[str, bool] | None = None  # the model being unloaded, and whether by force
+
+    # What clients and operators do
+
+    def ask(
+        self,
+        model: str,
+        need: int | Demand = 5,
+        *,
+        serve: float | None = None,
+        priority: int = 0,
+        pinned: bool = False,
+        ttl: float | None = None,
+    ) -> Request:
+        """`serve` is how long it takes once granted; None is until `end`."""
+        if isinstance(need, int):
+            need = Demand(split=need) if len(self.devices) > 1 else Demand(host=need)
+        request = Request(Ticket(next(self._ids), model, need, priority, pinned, ttl), self.now, serve)
+        self.requests[request.ticket.id] = request
+        self.waiting[model] += 1
+        self._tell(self.scheduler.acquire(request.ticket, self.now))
+        return request
+
+    def leave(self, request: Request) -> None:
+        assert request.waits
+        request.left = True
+        self.waiting[request.ticket.model] -= 1
+        self._tell(self.scheduler.cancel(request.ticket.id, self.now))
+
+    def end(self, request: Request) -> None:
+        assert request.granted
+        if request.ended:
+            return
+        request.ended = True
+        self.leases[request.ticket.model].discard(request.ticket.id)
+        self._tell(self.scheduler.release(request.ticket.id, self.now))
+
+    def unload(self, model: str, *, force: bool = False) -> None:
+        self._allowed_stop = model, force
+        self._tell(self.scheduler.unload(model, self.now, force=force))
+        self._allowed_stop = None
+
+    # What happens by itself
+
+    def crash(self, model: str) -> None:
+        self._exit(self.processes[model], "it crashed")
+
+    def sleep(self, model: str) -> None:
+        process = self.processes[model]
+        process.shown, process.asleep = 0.0, True
+        self.scheduler.slept(model, process.spawn.run)
+        self._tell([])
+
+    def wake(self, process: Process) -> None:
+        if self.processes.get(process.spawn.model) is process and not process.stopping:
+            process.shown = 1.0
+        self.scheduler.woke(process.spawn.model, process.spawn.run)
+        self._tell([])
+
+    # The clock
+
+    def after(self, seconds: float, what: Callable[[], None]) -> None:
+        heapq.heappush(self._agenda, (self.now + seconds, next(self._order), what))
+
+    def step(self, until: float) -> bool:
+        """The next thing that happens; False if that is not before `until`."""
+        wakeup = self.scheduler.wakeup()
+        due = self._agenda[0][0] if self._agenda else None
+        if wakeup is not None and (due is None or wakeup < due):
+            if wakeup > until:
+                return False
+            self.now = max(self.now, wakeup)
+            self._tell(self.scheduler.tick(self.now))
+            again = self.scheduler.wakeup()
+            assert again is None or again > self.now, "the timer would spin"
+            return True
+        if due is None or due > until:
+            return False
+        self.now, _, what = heapq.heappop(self._agenda)
+        what()
+        return True
+
+    def run(self, seconds: float = 0.0) -> None:
+        until = self.now + seconds
+        while self.step(until):
+            pass
+        self.now = until
+
+    # What can be seen
+
+    @property
+    def spawns(self) -> list[str]:
+        return [effect.model for effect in self.effects if isinstance(effect, Spawn)]
+
+    @property
+    def stops(self) -> list[str]:
+        return [effect.model for effect in self.effects if isinstance(effect, Stop)]
+
+    @property
+    def grants(self) -> list[str]:
+        return [effect.model for effect in self.effects if isinstance(effect, Grant)]
+
+    @property
+    def loaded(self) -> set[str]:
+        return {model.name for model in self.scheduler.models() if model.state is State.LOADED}
+
+    def state(self, model: str) -> State:
+        return self.scheduler.model(model).state
+
+    def free(self, device: Device) -> int:
+        shown = sum(int(p.held.get(device.key, 0) * p.shown) for p in self.processes.values())
+        return device.total - self.others[device.key] - self._lingering[device.key] - shown
+
+    # Playing the effects
+
+    def _tell(self, effects: list[Effect]) -> None:
+        self.events += 1
+        for effect in effects:
+            self.effects.append(effect)
+            match effect:
+                case Probe():
+                    self._probe()
+                case Spawn():
+                    self._spawn(effect)
+                case Stop():
+                    self._stop(effect)
+                case Grant() | Refuse():
+                    self._answer(effect)
+        self.check()
+
+    def _probe(self) -> None:
+        # The reading is as old as it can be: from the moment it was asked for. Other programs are as they are now, for
+        # nobody can promise anything about what they take meanwhile.
+        readings = tuple(Reading(d, self.free(d) + self.others[d.key]) for d in self.devices)
+
+        def answer() -> None:
+            known = tuple(Reading(r.device, (r.free or 0) - self.others[r.device.key]) for r in readings)
+            self._tell(self.scheduler.probed(known, self.now))
+
+        self.after(self.probe_seconds(), answer)
+
+    def _spawn(self, spawn: Spawn) -> None:
+        assert spawn.model not in self.processes, "two processes of one model"  # B-L9
+        process = self.processes[spawn.model] = Process(spawn)
+        for device in self.devices:  # B-S11
+            if self.scheduler.limits.margins and spawn.allocation.held.get(device.key):
+                theirs = self.others[device.key] + self._lingering[device.key]
+                ours = [(p.held.get(device.key, 0), p.shown if p.stopping else 1) for p in self.processes.values()]
+                assert sum(held * part for held, part in ours) + theirs + 1 <= device.total, "the machine is full"
+        seconds = self.load_seconds(spawn.model)
+        self.after(seconds / 2, lambda: self._grow(process, 0.5))
+        if spawn.model in self.broken:
+            self.after(seconds / 2, lambda: self._exit(process, "it is broken"))
+        self.after(seconds, lambda: self._ready(process))
+
+    def _grow(self, process: Process, part: float) -> None:
+        if not process.stopping:
+            process.shown = part
+
+    def _ready(self, process: Process) -> None:
+        """The news comes even when the process was stopped or has ended meanwhile."""
+        self._grow(process, 1.0)
+        process.ready = True
+        self._tell(self.scheduler.ready(process.spawn.model, process.spawn.run, self.now))
+
+    def _stop(self, stop: Stop) -> None:
+        process = self.processes[stop.model]
+        assert process.spawn.run == stop.run
+        asked, force = self._allowed_stop or ("", False)
+        if stop.model != asked:
+            assert process.ready or not self.scheduler.limits.finish_loads, "a load was stopped"  # B-S3
+            assert process.ready or not self.waiting[stop.model]
+        if stop.model != asked or not force:
+            assert not self.leases[stop.model], "a busy model was stopped"  # B-S3
+        process.stopping = True
+        self.after(self.stop_seconds(stop.model), lambda: self._exit(process, "stopped"))
+
+    def _exit(self, process: Process, reason: str) -> None:
+        if self.processes.get(process.spawn.model) is not process:
+            return
+        del self.processes[process.spawn.model]
+        freed = Counter({key: int(held * process.shown) for key, held in process.held.items()})
+        self._lingering += freed
+        seconds = self.reclaim_seconds()
+        if seconds:
+            self.after(seconds, lambda: self._lingering.subtract(freed))
+        else:
+            self._lingering.subtract(freed)
+        self.leases[process.spawn.model].clear()
+        self._tell(self.scheduler.exited(process.spawn.model, process.spawn.run, reason, self.now))
+
+    def _answer(self, answer: Grant | Refuse) -> None:
+        request = self.requests[answer.ticket]
+        assert request.waits, "answered twice, or after it left"  # B-S2
+        assert request.ticket.model == answer.model
+        request.answer, request.answered = answer, self.now
+        self.waiting[answer.model] -= 1
+        if isinstance(answer, Refuse):
+            return
+        process = self.processes[answer.model]
+        assert process.ready
+        assert not process.stopping
+        assert process.spawn.run == answer.run
+        self.leases[answer.model].add(answer.ticket)
+        if process.asleep:
+            process.asleep = False
+            self.after(0.1, lambda: self.wake(process))
+        if request.serve is not None:
+            self.after(request.serve, lambda: self.end(request))
+
+    def check(self) -> None:
+        """What holds after every event."""
+        limits, models = self.scheduler.limits, list(self.scheduler.models())
+        alive = {model.name: model for model in models if model.resident()}
+        assert alive.keys() == self.processes.keys()
+        assert not limits.models_max or len(alive) <= limits.models_max  # B-S4
+        for device in self.devices:
+            if limits.margins:
+                booked = sum(model.held.get(device.key, 0) for model in alive.values())
+                assert booked + 1 <= device.total, "the books are overcommitted"
+        startable = False
+        for model in models:
+            assert model.leases == self.leases[model.name]  # B-S2
+            assert model.held == (self.processes[model.name].held if model.name in alive else {})
+            assert self.scheduler.waiting(model.name) == self.waiting[model.name]
+            assert not (model.is_open and self.waiting[model.name]), "somebody waits for an open model"
+            startable |= bool(self.waiting[model.name]) and model.state in (State.UNLOADED, State.FAILED)
+        assert startable or not any(model.draining for model in models), "a drain for nobody"  # B-S8
+
+
+# The table
+
+
+@pytest.mark.parametrize(("state", "event"), list(product(State, Event)))
+def test_every_state_and_event(state: State, event: Event) -> None:
+    scheduler = Scheduler(Limits())
+    scheduler.acquire(Ticket(1, "a", Demand()), 0.0)
+    model = scheduler.model("a")
+    model.state = state
+    if (state, event) in TRANSITIONS:
+        scheduler._transit(model, event)
+        assert model.state is TRANSITIONS[state, event]
+    else:
+        with pytest.raises(IllegalTransition, match=f"^a: .*'{event.value}' in state '{state.value}'"):
+            scheduler._transit(model, event)
+        assert model.state is state
+
+
+def test_a_process_comes_to_an_end_from_every_state_in_which_there_is_one() -> None:
+    alive = {State.LOADING, State.LOADED, State.SLEEPING, State.STOPPING}
+    assert {state for state in State if (state, Event.EXIT) in TRANSITIONS} == alive | {State.DOWNLOADING}
+    assert {state for state in State if (state, Event.SPAWN) in TRANSITIONS} == {State.UNLOADED, State.FAILED}
+
+
+# One model
+
+
+def test_a_request_loads_its_model_and_is_served() -> None:  # B-S1
+    bench = Bench()
+    request = bench.ask("a")
+    bench.run(0.9)
+    assert request.waits
+    assert bench.state("a") is State.LOADING
+    bench.run(0.2)
+    assert request.granted
+    assert bench.state("a") is State.LOADED
+    assert bench.ask("a").granted  # at once
+
+
+def test_six_at_once_load_once() -> None:  # B-S6 B-L9
+    bench = Bench()
+    requests = [bench.ask("a") for _ in range(6)]
+    bench.run(2)
+    assert all(request.granted for request in requests)
+    assert bench.spawns == ["a"]
+    assert bench.grants == ["a"] * 6
+    assert [e.ticket for e in bench.effects if isinstance(e, Grant)] == [r.ticket.id for r in requests]
+
+
+def test_a_duplicate_that_comes_during_the_load_starts_nothing() -> None:  # B-L9
+    bench = Bench()
+    bench.ask("a")
+    bench.run(0.5)
+    second = bench.ask("a")
+    bench.run(1)
+    assert second.granted
+    assert bench.spawns == ["a"]
+
+
+def test_leases_are_counted_until_the_last_is_released() -> None:  # B-S2
+    bench = Bench(room=9)
+    first, second = bench.ask("a"), bench.ask("a")
+    bench.run(2)
+    bench.ask("b")
+    bench.end(first)
+    bench.run(5)
+    assert bench.stops == []
+    assert not bench.scheduler.is_idle()
+    bench.end(second)
+    bench.run(5)
+    assert bench.stops == ["a"]
+
+
+def test_a_lease_on_a_process_that_died_is_released_without_a_trace() -> None:  # B-S2
+    bench = Bench()
+    old = bench.ask("a")
+    bench.run(2)
+    bench.crash("a")
+    new = bench.ask("a")
+    bench.run(2)
+    assert new.granted
+    before = bench.scheduler.model("a").finished
+    bench.end(old)
+    assert bench.scheduler.model("a").leases == {new.ticket.id}
+    assert bench.scheduler.model("a").finished == before
+    assert bench.stops == []
+
+
+# Room
+
+
+def test_a_loading_model_is_no_victim_and_a_busy_one_is_not_cut_off() -> None:  # B-S3
+    bench = Bench(room=9, drain_grace=0)
+    bench.load_seconds = lambda model: 60.0
+    a = bench.ask("a", serve=50)
+    bench.run(1)
+    b = bench.ask("b")
+    bench.run(58)
+    assert bench.stops == []
+    assert b.waits
+    bench.run(50)  # "a" serves
+    assert a.granted
+    assert bench.stops == []
+    bench.run(62)
+    assert bench.stops == ["a"]
+    assert b.granted
+
+
+def test_the_number_of_processes_is_limited_whatever_the_memory() -> None:  # B-S4
+    bench = Bench(room=1000, models_max=2)
+    for model in "abcd":
+        bench.ask(model, 1, serve=0.1)
+        bench.run(5)
+    assert bench.spawns == ["a", "b", "c", "d"]
+    assert bench.stops == ["a", "b"]
+
+
+def test_no_limit_and_no_checks_let_everything_run() -> None:  # B-S4
+    bench = Bench(room=1, checked=False)
+    requests = [bench.ask(f"m{i}", 500) for i in range(40)]
+    bench.run(5)
+    assert all(request.granted for request in requests)
+    assert bench.stops == []
+
+
+def test_several_victims_go_in_one_step_and_no_more_than_needed() -> None:  # B-S5
+    bench = Bench(room=12)
+    for model in "abcd":
+        bench.ask(model, 3, serve=0.1)
+        bench.run(5)
+    big = bench.ask("big", 6)
+    bench.run(0.1)
+    assert bench.stops == ["a", "b"]
+    bench.run(5)
+    assert big.granted
+    assert bench.stops == ["a", "b"]
+
+
+def test_only_on_the_device_where_room_is_needed() -> None:  # B-S5
+    bench = Bench(gpus=[9, 19])
+    for model, need in [("small", 9), ("large", 19)]:
+        bench.ask(model, need, serve=0.1)
+        bench.run(5)
+    assert bench.ask("other", 15).waits
+    bench.run(5)
+    assert bench.stops == ["large"]
+
+
+def test_the_least_recently_finished_goes_not_the_first_started() -> None:  # B-S10
+    bench = Bench(room=10)
+    long = bench.ask("a", serve=100)
+    bench.run(2)
+    bench.ask("b", serve=1)
+    bench.run(150)
+    assert long.ended
+    bench.ask("c")
+    bench.run(5)
+    assert bench.stops == ["b"]
+
+
+def test_a_pinned_model_is_never_evicted() -> None:  # B-S10
+    bench = Bench(room=9, drain_grace=0, queue_timeout=30)
+    pinned = bench.ask("a", pinned=True, ttl=1)
+    bench.run(2)
+    waiter = bench.ask("b")
+    bench.run(10)
+    bench.end(pinned)
+    bench.run(50)
+    assert waiter.refused is Refusal.QUEUE_TIMEOUT
+    assert bench.stops == []
+    bench.unload("a")  # but whoever says so can
+    bench.run(2)
+    assert bench.stops == ["a"]
+
+
+def test_an_idle_model_ends_after_its_time_to_live() -> None:  # B-S10
+    bench = Bench()
+    request = bench.ask("a", ttl=20)
+    bench.run(100)
+    assert bench.stops == []  # it is in use
+    bench.end(request)
+    bench.run(19)
+    assert bench.stops == []
+    bench.ask("a", serve=5, ttl=20)
+    bench.run(24)
+    assert bench.stops == []
+    bench.run(2)
+    assert bench.stops == ["a"]
+    assert bench.state("a") is State.UNLOADED
+
+
+def test_a_time_to_live_of_zero_ends_it_with_its_last_request() -> None:  # B-S10
+    bench = Bench()
+    bench.ask("a", serve=5, ttl=0)
+    bench.run(5.9)
+    assert bench.stops == []
+    bench.run(1)
+    assert bench.stops == ["a"]
+
+
+def test_the_capacity_is_checked_again_at_the_moment_of_the_spawn() -> None:  # B-S11
+    bench = Bench(room=9)
+    bench.ask("a", serve=1)
+    bench.run(5)
+    waiter = bench.ask("b")
+    bench.run(0.1)
+    assert bench.stops == ["a"]  # decided, when there was nobody else
+    bench.others[RAM] = 5
+    bench.run(30)
+    assert waiter.waits
+    assert bench.spawns == ["a"]
+    bench.others[RAM] = 4
+    bench.run(3)
+    assert waiter.granted
+
+
+def test_memory_taken_while_the_probe_is_out_is_not_given_away() -> None:  # B-S11
+    bench = Bench(room=9)
+    bench.probe_seconds = lambda: 0.2
+    waiter = bench.ask("a")
+    bench.others[RAM] = 5
+    bench.run(10)
+    assert waiter.waits
+    assert bench.spawns == []
+
+
+def test_too_large_is_refused_at_once_and_costs_nothing() -> None:  # B-S12
+    bench = Bench(room=9)
+    bench.ask("a", serve=1)
+    bench.run(5)
+    request = bench.ask("b", 10)
+    bench.run(0)
+    assert request.refused is Refusal.TOO_LARGE
+    assert isinstance(request.answer, Refuse)
+    assert "of RAM; this machine has" in request.answer.reason
+    assert request.answer.retry_after is None
+    assert bench.stops == []
+
+
+def test_loads_run_in_parallel_on_two_devices_and_one_by_one_on_one() -> None:  # B-S15
+    for gpus, at_once, seconds in [([9, 9], 2, 1.5), ([19], 1, 2.5)]:
+        bench = Bench(gpus=gpus)
+        a, b = bench.ask("a", 8), bench.ask("b", 8)
+        bench.run(0.5)
+        assert len(bench.processes) == at_once
+        bench.run(seconds - 0.5)
+        assert a.granted
+        assert b.granted
+
+
+def test_loads_that_do_not_fit_together_are_not_both_begun() -> None:  # B-S15
+    bench = Bench(room=9, gpus=[9, 9])
+    a, b = bench.ask("a", Demand(split=5, host=6)), bench.ask("b", Demand(split=5, host=6))
+    bench.run(1.5)
+    assert bench.spawns == ["a"]
+    bench.end(a)
+    bench.run(5)
+    assert b.granted
+
+
+# Two worlds that do not fit together
+
+
+def test_two_models_with_room_for_one_are_both_served_in_two_loads() -> None:  # B-S6
+    bench = Bench(room=9)
+    requests = [bench.ask(model, serve=2) for model in "ababab"]
+    bench.run(30)
+    assert all(request.ended for request in requests)
+    assert bench.spawns == ["a", "b"]
+
+
+def test_three_models_with_room_for_two_are_all_served() -> None:  # B-S6
+    bench = Bench(room=10)
+    requests = [bench.ask(model, serve=2) for model in "abcabc"]
+    bench.run(30)
+    assert all(request.ended for request in requests)
+    assert bench.spawns == ["a", "b", "c"]
+
+
+def test_alternating_requests_are_all_served() -> None:  # B-S6
+    bench = Bench(room=9)
+    for model in "abab":
+        request = bench.ask(model, serve=1)
+        bench.run(10)
+        assert request.ended
+    assert bench.spawns == ["a", "b", "a", "b"]
+
+
+def test_concurrent_load_does_not_thrash() -> None:  # B-S6 B-S7
+    """Three clients for each of two models, each asking again as soon as it was served, for 200 s."""
+    bench = Bench(room=9, drain_grace=10)
+    clients = {client: bench.ask("ab"[client % 2], serve=1 + client / 10) for client in range(6)}
+    served: Counter[str] = Counter()
+    end = bench.now + 200
+    while bench.step(end):
+        for client, request in clients.items():
+            if request.ended:
+                served[request.ticket.model] += 1
+                clients[client] = bench.ask("ab"[client % 2], serve=1 + client / 10)
+    assert len(bench.spawns) <= 200 / 10 + 1
+    assert min(served.values()) > 100
+    loads = bench.spawns
+    assert all(one != other for one, other in pairwise(loads))
+
+
+def test_steady_traffic_cannot_starve_a_waiter() -> None:  # B-S7
+    bench = Bench(room=9, drain_grace=10)
+    waiter: Request | None = None
+    traffic: list[Request] = []
+    start = bench.now
+    for second in range(40):
+        traffic.append(bench.ask("a", serve=1.7))
+        if second == 5:
+            waiter = bench.ask("b", serve=1)
+        bench.run(1)
+    assert waiter is not None
+    assert waiter.ended
+    # Ten seconds of grace, what was running ends, one stop, one load.
+    assert 15 <= waiter.answered - start <= 15 + 1.7 + 0.5 + 1 + 0.5
+    during = [r for r in traffic if start + 15 < r.asked < waiter.answered]
+    assert during
+    assert all(r.granted and r.answered > waiter.answered for r in during)
+    order = [(r.answered, r.ticket.id) for r in traffic if r.granted]
+    assert order == sorted(order)
+    assert bench.spawns == ["a", "b", "a"]
+
+
+def test_without_grace_a_drain_begins_at_once() -> None:  # B-S7
+    bench = Bench(room=9, drain_grace=0)
+    running = bench.ask("a")
+    bench.run(2)
+    first = bench.ask("b")
+    bench.run(0)
+    late = bench.ask("a")
+    assert late.waits
+    bench.end(running)
+    bench.run(2)
+    assert first.granted
+    bench.end(first)
+    bench.run(3)
+    assert late.granted
+
+
+def test_a_waiter_that_leaves_costs_nobody_an_eviction() -> None:  # B-S8
+    bench = Bench(room=9)
+    bench.probe_seconds = lambda: 0.2
+    bench.ask("a", serve=0.1)
+    bench.run(5)
+    waiter = bench.ask("b")
+    bench.leave(waiter)
+    bench.run(5)
+    assert bench.stops == []
+    assert bench.loaded == {"a"}
+
+
+def test_a_drain_ends_when_the_one_who_asked_leaves() -> None:  # B-S8
+    bench = Bench(room=9, drain_grace=10)
+    bench.ask("a")
+    bench.run(2)
+    waiter = bench.ask("b")
+    bench.run(11)
+    held_up = bench.ask("a")
+    assert held_up.waits
+    bench.leave(waiter)
+    assert held_up.granted
+    assert bench.spawns == ["a"]
+    bench.run(60)
+    assert bench.stops == []
+
+
+def test_a_drain_goes_on_while_another_one_needs_it() -> None:  # B-S8
+    bench = Bench(room=9, drain_grace=10)
+    running = bench.ask("a")
+    bench.run(2)
+    one, other = bench.ask("b"), bench.ask("b")
+    bench.run(11)
+    bench.leave(one)
+    bench.run(1)
+    assert bench.ask("a").waits
+    bench.end(running)
+    bench.run(5)
+    assert other.granted
+
+
+def test_a_drained_model_stays_closed_until_the_others_have_ended_too() -> None:  # B-S7
+    bench = Bench(room=10, drain_grace=0)
+    a, b = bench.ask("a"), bench.ask("b")
+    bench.run(5)
+    big = bench.ask("big", 10)
+    bench.run(1)
+    bench.end(a)
+    bench.run(1)
+    late = bench.ask("a")
+    assert late.waits
+    bench.end(b)
+    bench.run(5)
+    assert big.granted
+    assert bench.spawns == ["a", "b", "big"]
+
+
+def test_an_idle_model_serves_while_a_drain_waits_for_another() -> None:  # B-S7
+    bench = Bench(room=10, drain_grace=0)
+    bench.ask("idle", serve=0)
+    bench.ask("busy")
+    bench.run(5)
+    bench.ask("big", 10)
+    bench.run(1)
+    assert bench.ask("busy").waits
+    assert bench.ask("idle").granted
+
+
+# The queue
+
+
+def test_models_are_served_in_the_order_in_which_they_were_asked_for() -> None:  # B-S9
+    bench = Bench(room=9)
+    requests = [bench.ask(model, serve=1) for model in "abcdbea"]
+    bench.run(60)
+    assert all(request.ended for request in requests)
+    assert bench.spawns == ["a", "b", "c", "d", "e"]
+
+
+def test_priorities_come_first() -> None:  # B-S9
+    bench = Bench(room=9)
+    bench.ask("a", serve=1)
+    bench.run(0.5)
+    for model, priority in [("low", -1), ("one", 0), ("two", 0), ("high", 5)]:
+        bench.ask(model, serve=1, priority=priority)
+    bench.run(60)
+    assert bench.spawns == ["a", "high", "one", "two", "low"]
+
+
+def test_a_small_one_does_not_overtake_into_room_that_was_promised() -> None:  # B-S9
+    bench = Bench(room=12, drain_grace=10)
+    running = bench.ask("a", 6)
+    bench.run(2)
+    big = bench.ask("big", 12)
+    small = bench.ask("small", 6)
+    bench.run(5)
+    assert small.waits  # although 6 are free
+    bench.end(running)
+    bench.run(5)
+    assert big.granted
+    bench.end(big)
+    bench.run(5)
+    assert small.granted
+
+
+def test_a_small_one_goes_ahead_where_that_harms_nobody() -> None:  # B-S9
+    bench = Bench(room=12)
+    bench.ask("a", 6)
+    bench.run(2)
+    blocked = bench.ask("big", 8)
+    small = bench.ask("small", 4)
+    bench.run(2)
+    assert blocked.waits
+    assert small.granted
+
+
+def test_when_others_hold_the_memory_it_is_waited_for_without_keeping_anyone_out() -> None:  # B-S9
+    bench = Bench(room=12)
+    bench.others[RAM] = 6
+    big, small = bench.ask("big", 10), bench.ask("small", 5)
+    bench.run(3)
+    assert big.waits
+    assert small.granted
+    bench.end(small)
+    bench.others[RAM] = 0
+    bench.run(3)
+    assert big.granted
+    assert bench.stops == ["small"]
+
+
+def test_a_queue_of_none_refuses_at_once_what_would_wait_for_others() -> None:  # B-S9
+    bench = Bench(room=9, queue_max=0)
+    running = bench.ask("a")
+    bench.run(0.5)
+    early = bench.ask("b")
+    bench.run(0)
+    assert early.refused is Refusal.QUEUE_FULL  # another model's load is in the way
+    assert isinstance(early.answer, Refuse)
+    assert early.answer.retry_after
+    bench.run(1)
+    assert running.granted  # an own load is no waiting in the queue
+    late = bench.ask("b")
+    bench.run(0)
+    assert late.refused is Refusal.QUEUE_FULL
+    bench.unload("a")
+    closed = bench.ask("a")
+    assert closed.refused is Refusal.QUEUE_FULL
+    bench.end(running)
+    bench.run(1)
+    own = [bench.ask("b") for _ in range(50)]
+    bench.run(2)
+    assert all(request.granted for request in own)
+
+
+def test_a_queue_of_none_still_evicts_idle_ones() -> None:  # B-S9
+    bench = Bench(room=9, queue_max=0)
+    bench.ask("a", serve=0.1)
+    bench.run(5)
+    request = bench.ask("b")
+    bench.run(5)
+    assert request.granted
+
+
+@pytest.mark.parametrize("bound", [1, 3])
+def test_the_newest_over_the_bound_are_refused(bound: int) -> None:  # B-S9
+    bench = Bench(room=9, queue_max=bound)
+    bench.ask("a", serve=5)
+    bench.run(2)
+    waiters = []
+    for model in "bcbdcb":
+        waiters.append(bench.ask(model, serve=1))
+        bench.run(0)
+    assert [request.waits for request in waiters] == [index < bound for index in range(6)]
+    assert {request.refused for request in waiters[bound:]} == {Refusal.QUEUE_FULL}
+    bench.run(30)
+    assert all(request.granted for request in waiters[:bound])
+
+
+def test_the_bound_counts_those_behind_a_drain_too() -> None:  # B-S9
+    bench = Bench(room=9, queue_max=1)
+    bench.ask("a", 9)
+    bench.run(2)
+    waiters = [bench.ask(model, 4) for model in "bcccc"]
+    bench.run(1)
+    assert [request.waits for request in waiters] == [True, False, False, False, False]
+
+
+def test_nobody_waits_longer_than_the_bound() -> None:  # B-S9
+    bench = Bench(room=9, queue_timeout=30, drain_grace=100)
+    bench.ask("a")
+    bench.run(2)
+    first = bench.ask("b")
+    bench.run(20)
+    second = bench.ask("b")
+    bench.run(20)
+    assert first.refused is Refusal.QUEUE_TIMEOUT
+    assert first.answered - first.asked == 30
+    assert isinstance(first.answer, Refuse)
+    assert first.answer.retry_after
+    assert second.waits
+    bench.run(20)
+    assert second.refused is Refusal.QUEUE_TIMEOUT
+
+
+def test_a_long_load_is_no_waiting_in_the_queue() -> None:
+    bench = Bench(queue_timeout=30)
+    bench.load_seconds = lambda model: 300
+    request = bench.ask("a")
+    bench.run(301)
+    assert request.granted
+
+
+def test_a_wait_without_a_bound() -> None:
+    bench = Bench(room=9, queue_timeout=0, drain_grace=10_000)
+    bench.ask("a")
+    bench.run(2)
+    waiter = bench.ask("b")
+    bench.run(5000)
+    assert waiter.waits
+
+
+def test_a_queue_longer_than_what_is_planned_at_once_comes_to_its_end() -> None:
+    bench = Bench(room=9, drain_grace=1)
+    requests = [bench.ask(f"m{i}", serve=0.5) for i in range(3 * Scheduler.LOOKAHEAD)]
+    bench.run(300)
+    assert all(request.granted for request in requests)
+    assert len(bench.spawns) == len(requests)
+
+
+# Failures
+
+
+def test_after_a_crash_the_next_request_loads_again() -> None:  # B-S14
+    bench = Bench()
+    bench.ask("a")
+    bench.run(2)
+    bench.crash("a")
+    assert bench.state("a") is State.FAILED
+    request = bench.ask("a")
+    bench.run(2)
+    assert request.granted
+    assert bench.spawns == ["a", "a"]
+
+
+def test_all_who_wait_for_a_load_that_fails_are_told_why() -> None:  # B-S14
+    bench = Bench()
+    bench.broken = {"a"}
+    requests = [bench.ask("a") for _ in range(3)]
+    bench.run(2)
+    assert {request.refused for request in requests} == {Refusal.LOAD_FAILED}
+    assert all(isinstance(r.answer, Refuse) and r.answer.reason == "it is broken" for r in requests)
+
+
+def test_repeated_failures_back_off_and_say_why() -> None:  # B-S14
+    bench = Bench(backoff_max=5)
+    bench.broken = {"a"}
+    pauses: list[float] = []
+    for _ in range(6):
+        assert bench.ask("a").waits
+        bench.run(0.5)  # it fails
+        refused = bench.ask("a")
+        if not pauses and refused.waits:
+            bench.run(0.5)  # the first failure is forgiven: this was a load again
+            refused = bench.ask("a")
+        assert refused.refused is Refusal.BACKING_OFF
+        assert isinstance(refused.answer, Refuse)
+        assert "last: it is broken" in refused.answer.reason
+        assert refused.answer.retry_after is not None
+        pauses.append(refused.answer.retry_after)
+        bench.run(refused.answer.retry_after)
+    assert pauses == [1, 2, 4, 5, 5, 5]
+
+
+def test_no_number_of_failures_breaks_the_books() -> None:
+    bench = Bench(backoff_max=1)
+    bench.broken = {"a"}
+    for _ in range(1100):
+        bench.ask("a")
+        bench.run(2)
+    assert bench.scheduler.model("a").failures == 1100
+
+
+def test_a_crash_long_after_the_load_is_a_first_one() -> None:  # B-S14
+    bench = Bench()
+    for _ in range(4):
+        request = bench.ask("a")
+        bench.run(2)
+        assert request.granted
+        bench.run(Scheduler.STEADY)
+        bench.crash("a")
+
+
+def test_crashes_soon_after_the_load_back_off() -> None:  # B-S14
+    bench = Bench()
+    for _ in range(2):
+        bench.ask("a")
+        bench.run(2)
+        bench.crash("a")
+    assert bench.ask("a").refused is Refusal.BACKING_OFF
+    bench.run(1)
+    assert bench.ask("a").waits
+
+
+def test_who_waits_for_a_drained_model_that_keeps_crashing_is_told() -> None:  # B-S14
+    bench = Bench(room=9, drain_grace=0)
+    bench.ask("a")
+    bench.run(2)
+    bench.crash("a")
+    bench.ask("a")
+    bench.run(2)
+    other = bench.ask("b")
+    bench.run(0)
+    waiter = bench.ask("a")
+    assert waiter.waits
+    bench.crash("a")
+    assert waiter.refused is Refusal.BACKING_OFF
+    bench.run(2)
+    assert other.granted
+
+
+def test_an_unload_forgives_the_failures() -> None:  # B-S14
+    bench = Bench()
+    bench.broken = {"a"}
+    for _ in range(2):
+        bench.ask("a")
+        bench.run(1)
+    assert bench.ask("a").refused is Refusal.BACKING_OFF
+    bench.broken = set()
+    bench.unload("a")
+    request = bench.ask("a")
+    bench.run(2)
+    assert request.granted
+
+
+def test_an_orderly_stop_after_service_forgets_the_failures() -> None:
+    bench = Bench()
+    bench.ask("a")
+    bench.run(2)
+    bench.crash("a")
+    bench.ask("a", serve=1, ttl=1)
+    bench.run(10)
+    assert bench.stops == ["a"]
+    assert bench.scheduler.model("a").failures == 0
+
+
+# Clients that leave during a load
+
+
+def test_a_load_that_others_wait_for_goes_on() -> None:  # B-S16
+    for finish_loads in (True, False):
+        bench = Bench(finish_loads=finish_loads)
+        one, other = bench.ask("a"), bench.ask("a")
+        bench.run(0.5)
+        bench.leave(one)
+        bench.run(1)
+        assert other.granted
+        assert bench.stops == []
+
+
+def test_a_load_with_no_waiter_left_goes_on() -> None:  # B-S16
+    bench = Bench()
+    request = bench.ask("a")
+    bench.run(0.5)
+    bench.leave(request)
+    bench.run(1)
+    assert bench.loaded == {"a"}
+    assert bench.scheduler.is_idle()
+
+
+def test_a_load_with_no_waiter_left_is_stopped_if_so_set() -> None:  # B-S16
+    bench = Bench(finish_loads=False)
+    request = bench.ask("a")
+    bench.run(0.5)
+    bench.leave(request)
+    assert bench.stops == ["a"]
+    again = bench.ask("a")  # comes too late to save it, and is served by the next
+    bench.run(5)
+    assert again.granted
+    assert bench.spawns == ["a", "a"]
+
+
+# Unload
+
+
+def test_an_unload_cancels_a_load_and_those_who_waited_for_it() -> None:  # B-L10
+    bench = Bench()
+    before = [bench.ask("a"), bench.ask("a")]
+    bench.run(0.5)
+    bench.unload("a")
+    after = bench.ask("a")
+    assert {request.refused for request in before} == {Refusal.CANCELLED}
+    assert bench.stops == ["a"]
+    bench.run(5)
+    assert after.granted
+    assert bench.spawns == ["a", "a"]
+
+
+def test_an_unload_cancels_what_is_queued() -> None:  # B-L10
+    bench = Bench(room=9)
+    bench.ask("a")
+    bench.run(2)
+    queued = bench.ask("b")
+    bench.run(1)
+    bench.unload("b")
+    assert queued.refused is Refusal.CANCELLED
+    bench.run(60)
+    assert bench.spawns == ["a"]
+    assert bench.stops == []
+
+
+def test_an_unload_waits_for_running_requests_and_lets_nobody_in() -> None:  # B-L10
+    bench = Bench()
+    running = bench.ask("a")
+    bench.run(2)
+    bench.unload("a")
+    late = bench.ask("a")
+    bench.run(20)
+    assert late.waits
+    assert bench.stops == []
+    bench.end(running)
+    assert bench.stops == ["a"]
+    bench.run(5)
+    assert late.granted
+    assert bench.spawns == ["a", "a"]
+
+
+def test_a_forced_unload_does_not_wait() -> None:
+    bench = Bench()
+    running = bench.ask("a")
+    bench.run(2)
+    bench.unload("a", force=True)
+    assert bench.stops == ["a"]
+    bench.run(1)
+    assert bench.state("a") is State.UNLOADED
+    bench.end(running)
+    assert bench.scheduler.is_idle()
+
+
+def test_an_unload_may_be_made_forcible() -> None:
+    bench = Bench()
+    running = bench.ask("a")
+    bench.run(2)
+    bench.unload("a")
+    bench.unload("a", force=True)
+    bench.end(running)
+    assert bench.stops == ["a"]
+    bench.unload("a", force=True)  # while it stops: nothing more to do
+    bench.run(1)
+    bench.unload("a")  # nor now
+    bench.unload("never heard of")
+    assert bench.stops == ["a"]
+
+
+def test_a_storm_of_unloads_and_loads_keeps_to_one_process() -> None:  # B-L9
+    bench = Bench()
+    for step in range(60):
+        bench.ask("a")
+        bench.run(0.35)
+        bench.unload("a", force=step % 2 == 0)  # the bench would see a second process
+    request = bench.ask("a")
+    bench.run(5)
+    assert request.granted
+
+
+def test_an_unload_frees_room_for_those_who_wait() -> None:
+    bench = Bench(room=9, drain_grace=1000)
+    bench.ask("a")
+    bench.run(2)
+    waiter = bench.ask("b")
+    bench.run(5)
+    bench.unload("a", force=True)
+    bench.run(3)
+    assert waiter.granted
+
+
+# News
+
+
+def test_news_of_a_process_that_is_gone_is_ignored() -> None:
+    bench = Bench()
+    bench.ask("a")
+    bench.run(0.5)
+    bench.unload("a")
+    old = bench.processes["a"].spawn.run
+    bench.run(0.5)
+    assert bench.state("a") is State.UNLOADED
+    request = bench.ask("a")
+    bench.run(0)
+    assert bench.processes["a"].spawn.run > old
+    scheduler, now = bench.scheduler, bench.now
+    for effects in (scheduler.ready("a", old, now), scheduler.exited("a", old, "late", now)):
+        assert effects == []
+    scheduler.slept("a", old)
+    scheduler.woke("a", old)
+    assert bench.state("a") is State.LOADING
+    bench.run(5)
+    assert request.granted
+
+
+def test_news_that_crosses_the_end_of_its_process_is_ignored() -> None:
+    bench = Bench()
+    bench.ask("a")
+    bench.run(0.5)
+    bench.crash("a")
+    assert bench.scheduler.ready("a", 1, bench.now) == []
+    bench.scheduler.slept("a", 1)
+    bench.scheduler.woke("a", 1)
+    assert bench.state("a") is State.FAILED
+
+
+def test_a_sleeper_is_served_and_keeps_its_memory_in_the_books() -> None:
+    bench = Bench(room=9)
+    bench.ask("a", serve=1)
+    bench.run(3)
+    bench.sleep("a")
+    assert bench.state("a") is State.SLEEPING
+    assert bench.scheduler.model("a").held == {RAM: 5}
+    bench.others[RAM] = 2
+    waiter = bench.ask("b", 3)
+    bench.run(0)
+    assert bench.stops == ["a"]  # it goes, rather than being robbed of what it will want back
+    bench.run(3)
+    assert waiter.granted
+    bench.end(waiter)
+    again = bench.ask("a", serve=1)
+    bench.run(5)
+    bench.sleep("a")
+    assert again.ended
+    assert bench.ask("a").granted
+    bench.run(1)
+    assert bench.state("a") is State.LOADED
+
+
+# Probes
+
+
+def probes(bench: Bench) -> list[Mapping[str, int]]:
+    return [effect.freed for effect in bench.effects if isinstance(effect, Probe)]
+
+
+def test_the_probe_after_an_exit_tells_what_should_come_back() -> None:  # B-D6
+    bench = Bench(room=9)
+    bench.ask("a", serve=1)
+    bench.run(5)
+    bench.ask("b")
+    bench.run(5)
+    assert probes(bench) == [{}, {}, {RAM: 5}]
+
+
+def test_an_exit_of_long_ago_is_not_waited_for() -> None:  # B-D6
+    bench = Bench(room=9)
+    bench.ask("a", serve=1, ttl=1)
+    bench.run(10)
+    assert bench.stops == ["a"]
+    bench.run(Scheduler.SETTLE_WINDOW)
+    bench.ask("b")
+    assert probes(bench) == [{}, {}]
+
+
+def test_a_reading_from_before_an_exit_is_not_decided_upon() -> None:  # B-S11
+    bench = Bench(room=9)
+    a = bench.ask("a", 4)
+    bench.run(2)
+    bench.probe_seconds = lambda: 0.2
+    b = bench.ask("b", 9)
+    bench.crash("a")
+    bench.run(0.2)
+    assert probes(bench)[-2:] == [{}, {RAM: 4}]
+    assert bench.spawns == ["a"]
+    bench.run(5)
+    assert a.granted
+    assert b.granted
+
+
+def test_memory_that_comes_back_late_is_waited_for() -> None:
+    bench = Bench(room=9)
+    bench.reclaim_seconds = lambda: 3.0
+    bench.ask("a", serve=1)
+    bench.run(5)
+    waiter = bench.ask("b")
+    bench.run(3)
+    assert bench.spawns == ["a"]
+    bench.run(3)
+    assert waiter.granted
+
+
+def test_one_probe_at_a_time() -> None:
+    bench = Bench(room=9)
+    bench.probe_seconds = lambda: 0.2
+    for model in "abcdef":
+        bench.ask(model, 1)
+    assert probes(bench) == [{}]
+    bench.run(0.2)
+    assert bench.spawns == ["a"]
+
+
+def test_nothing_is_due_where_nothing_waits() -> None:
+    bench = Bench()
+    assert bench.scheduler.wakeup() is None
+    bench.ask("a", serve=1)
+    bench.run(5)
+    assert bench.scheduler.wakeup() is None
+    assert bench.scheduler.is_idle()
+
+
+# A long walk
+
+
+SHAPES: dict[str, dict[str, object]] = {
+    "cpu": {"room": 30},
+    "cpu, three at most, short queue": {"room": 60, "models_max": 3, "queue_max": 5, "finish_loads": False},
+    "one gpu": {"room": 40, "gpus": [24], "drain_grace": 0},
+    "two unequal gpus": {"room": 40, "gpus": [12, 24], "models_max": 5, "finish_loads": False, "queue_timeout": 0},
+    "four unequal gpus": {"room": 60, "gpus": [8, 12, 16, 24], "drain_grace": 2, "queue_timeout": 20},
+    "nothing checked": {"room": 30, "checked": False, "models_max": 2, "queue_max": 0},
+}
+
+
+class Walk:
+    """Clients, operators, other programs and bad luck, at random."""
+
+    def __init__(self, shape: str, seed: int) -> None:
+        self.random = random = Random(f"{shape} {seed}")
+        self.bench = bench = Bench(**SHAPES[shape])  # type: ignore[arg-type]
+        cpu = len(bench.devices) == 1
+        self.models: dict[str, Demand] = {}
+        for name in "abcdefghij":
+            need = random.choice([1, 3, 6, 10, 10, 15, 20, 35, 70])
+            fixed, host = random.choice([0, 1, 3]), random.choice([0, 0, 1, 5])
+            names = random.choice([(), (), (), ("GPU0",), ("GPU1", "GPU0")])
+            self.models[name] = Demand(host=need) if cpu or random.random() < 0.1 else Demand(need, fixed, host, names)
+        self.pinned = random.choice(["", "a", "ab"])
+        self.open: list[Request] = []
+        bench.load_seconds = lambda model: random.expovariate(1)
+        bench.stop_seconds = lambda model: random.choice([0.0, 0.1, 2.0])
+        bench.reclaim_seconds = lambda: random.choice([0.0, 0.0, 0.3, 5.0])
+        bench.probe_seconds = lambda: random.choice([0.0, 0.0, 0.05, 2.0])
+        self.luck = {
+            self.ask: 40,
+            self.leave: 8,
+            self.end: 30,
+            self.unload: 2,
+            self.crash: 1,
+            self.sleep: 0,
+            self.others: 2,
+            self.breakage: 1,
+        }
+        self.pace = 0.2
+
+    def act(self) -> None:
+        [what] = self.random.choices(list(self.luck), list(self.luck.values()))
+        what()
+        # Rush and quiet take turns.
+        if self.random.random() < 0.01:
+            self.pace = self.random.choice([0.02, 0.2, 1.0, 4.0])
+        self.bench.after(self.random.expovariate(1 / self.pace), self.act)
+
+    def ask(self) -> None:
+        random = self.random
+        # Some models are asked for more often than others.
+        name = list(self.models)[min(random.randrange(10), random.randrange(10))]
+        self.open.append(
+            self.bench.ask(
+                name,
+                self.models[name],
+                serve=random.choice([None, 0.0, random.expovariate(0.5)]),
+                priority=random.choice([0, 0, 0, 1, -1]),
+                pinned=name in self.pinned,
+                ttl=random.choice([None, None, 0.0, 3.0]),
+            )
+        )
+
+    def leave(self) -> None:
+        if waiting := [request for request in self.open if request.waits]:
+            self.bench.leave(self.random.choice(waiting))
+
+    def end(self) -> None:
+        self.open = [r for r in self.open if r.waits or (r.granted and not r.ended)]
+        if running := [request for request in self.open if request.granted]:
+            self.bench.end(self.random.choice(running))
+
+    def unload(self) -> None:
+        self.bench.unload(self.random.choice(list(self.models)), force=self.random.random() < 0.3)
+
+    def crash(self) -> None:
+        if self.bench.processes:
+            self.bench.crash(self.random.choice(list(self.bench.processes)))
+
+    def sleep(self) -> None:
+        for name in self.bench.loaded:
+            if not self.bench.leases[name] and not self.bench.processes[name].asleep:
+                self.bench.sleep(name)
+                return
+
+    def others(self) -> None:
+        device = self.random.choice(self.bench.devices)
+        self.bench.others[device.key] = self.random.choice([0, 0, 0, self.random.randrange(device.total)])
+
+    def breakage(self) -> None:
+        self.bench.broken = {name for name in self.models if self.random.random() < 0.1}
+
+    def fits(self, demand: Demand) -> bool:
+        """On the empty machine."""
+        if not self.bench.scheduler.limits.margins:
+            return any(not demand.names or d.name in demand.names for d in self.bench.devices[:-1]) or not demand.split
+        *gpus, ram = self.bench.devices
+        spare = [g.total - 1 - demand.fixed for g in gpus if not demand.names or g.name in demand.names]
+        spare = [room for room in spare if room >= 0]
+        on_gpus = not demand.split and not demand.fixed
+        on_gpus = on_gpus or any(
+            sum(some) >= demand.split for n in range(len(spare)) for some in combinations(spare, n + 1)
+        )
+        return on_gpus and ram.total - 1 >= demand.host
+
+    def quiesce(self) -> None:
+        """Nobody asks any more, all goes well: in the end each has its answer, and each model that fits can be had."""
+        bench, self.luck = self.bench, {lambda: None: 1}
+        self.pace = 1e9
+        bench.others.clear()
+        bench.broken = set()
+        bench.scheduler.limits = replace(bench.scheduler.limits, queue_max=1000, queue_timeout=0)
+        for request in list(self.open):
+            if request.granted:
+                bench.end(request)
+            elif request.waits:
+                request.serve = 0.1
+        bench.run(60 + bench.scheduler.limits.backoff_max)  # the last failures happen, and are waited out
+        last = [bench.ask(name, need, serve=0.5, priority=5) for name, need in self.models.items() for _ in "12"]
+        bench.run(1000)
+        assert bench.scheduler.is_idle()
+        assert bench.scheduler._queue == {}
+        for request in last:
+            expected = None if self.fits(request.ticket.demand) else Refusal.TOO_LARGE
+            assert request.refused is expected, request
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_long_walk(shape: str) -> None:
+    met: Counter[object] = Counter()
+    for seed in range(5):
+        walk = Walk(shape, seed)
+        walk.act()
+        while walk.bench.events < 10_000:
+            walk.bench.step(float("inf"))
+        walk.quiesce()
+        met.update(type(effect) for effect in walk.bench.effects)
+        answers = [request.answer for request in walk.bench.requests.values()]
+        met.update(answer.refusal for answer in answers if isinstance(answer, Refuse))
+        for request in walk.bench.requests.values():
+            assert request.left or request.answer is not None
+            if request.refused is Refusal.TOO_LARGE:
+                assert not walk.fits(request.ticket.demand)  # B-S12
+    # The walk went through what it is there for.
+    assert min(met[kind] for kind in (Probe, Spawn, Stop, Grant)) > 1000
+    assert min(met[refusal] for refusal in (Refusal.LOAD_FAILED, Refusal.BACKING_OFF, Refusal.CANCELLED)) > 10
