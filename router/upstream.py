@@ -327,7 +327,6 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._answered()
-        self._peer.drop(self)
         if self._response is not None:
             self._response.lost(reused=self._uses > 1)
 
@@ -344,7 +343,7 @@ class _Peer:
     def __init__(self, idle_time: float) -> None:
         self.idle_time = idle_time
         self.starving: set[_Connection] = set()
-        self._idle: list[_Connection] = []  # latest last
+        self._idle: list[_Connection] = []  # latest last; closed ones are passed over
         self._retired = False
 
     def take(self, now: float) -> _Connection | None:
@@ -360,10 +359,6 @@ class _Peer:
             connection.abort()
         else:
             self._idle.append(connection)
-
-    def drop(self, connection: _Connection) -> None:
-        if connection in self._idle:
-            self._idle.remove(connection)
 
     def starve(self, connection: _Connection) -> None:
         self.starving.add(connection)
