@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -71,6 +72,16 @@ class Router:
         body = chat(model, tokens, stream=True, **more)
         with self.client.stream("POST", "/v1/chat/completions", json=body) as response:
             yield Events(response)
+
+    @contextlib.contextmanager
+    def leave(self, model: str) -> Iterator[None]:
+        """A chat whose client closes its connection at the end of the block, whether it was answered or not."""
+        body = json.dumps(chat(model)).encode()
+        url = httpx.URL(self.url)
+        with socket.create_connection((url.host, url.port)) as connection:
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            yield
 
     def children(self) -> list[psutil.Process]:
         """The engines that run for this router, by our mark in their environment."""
