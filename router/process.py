@@ -150,7 +150,8 @@ class LocalChild:
             if self.served.done() and not self._code.done():
                 self._signal(signal.SIGTERM)
                 await asyncio.wait({self._code}, timeout=half)
-            self._signal(signal.SIGKILL)
+            if not self._code.done():
+                self._signal(signal.SIGKILL)
         return await self.wait()
 
     async def _bury(self) -> Exit:
@@ -190,7 +191,10 @@ class LocalChild:
         except ValueError:
             return False
         match message:
-            case {"state": "loading", "payload": {"stages": [*stages], "current": stage, "value": float(value)}}:
+            case {
+                "state": "loading",
+                "payload": {"stages": [*stages], "current": stage, "value": float() | int() as value},
+            }:
                 done = stages.index(stage) if stage in stages else 0
                 self._tell(Progress(str(stage), (done + value) / max(1, len(stages)), message["payload"]))
             case {"state": "downloading", "payload": {"downloaded": int(done), "total": int(total)}}:

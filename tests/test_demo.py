@@ -51,7 +51,7 @@ def test_the_printed_lines_are_commands() -> None:
 
 def test_a_conversation_tells_who_did_not_answer() -> None:
     fake = Path(__file__).with_name("fake_llama_server.py")
-    command = [sys.executable, "-IS", fake, "--port", "0", "--crash-after-requests", "1"]
+    command = [sys.executable, "-IS", str(fake), "--port", "0", "--crash-after-requests", "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         assert process.stderr is not None
         port = process.stderr.readline().split()[-1]

@@ -56,6 +56,7 @@ async def start(folder: Path) -> AsyncIterator[Start]:
 
     yield start
     await asyncio.gather(*(child.stop() for child in children))
+    assert not watchdog._groups
     watchdog.close()
     assert not os.listdir(folder)
 
@@ -171,8 +172,9 @@ def test_the_whole_life_on_uvloop(folder: Path) -> None:
 async def test_a_flood_does_not_block_the_child(start: Start) -> None:
     child = await start("--stdout-flood", "20000", load_timeout=20)
     assert await child.ready()
-    await until(lambda: "fake: ready" in child.log)
-    assert len(child.log) <= 200
+    await until(lambda: len(child.log) == 200)
+    await child.stop()
+    assert len(child.log) == 200
 
 
 # B-P6
@@ -258,9 +260,10 @@ async def test_stop_by_sigterm_then_sigkill(start: Start) -> None:
 
 # B-P4
 async def test_stop_while_loading(start: Start) -> None:
-    child = await start("--ignore-sigterm", "--load-seconds", "60", stop_timeout=30)
+    child = await start("--ignore-exit", "--ignore-sigterm", "--load-seconds", "60", stop_timeout=30)
     loading = asyncio.create_task(child.ready())
-    exit = await child.stop()
+    async with asyncio.timeout(5):
+        exit = await child.stop()
     assert exit.sentence == "a-model was stopped"
     with pytest.raises(LoadFailed, match="was stopped"):
         await loading
@@ -365,15 +368,20 @@ def test_leftovers_are_found_by_their_mark_alone(folder: Path) -> None:
 
 # B-P5
 def test_a_watchdog_that_was_killed_is_replaced() -> None:
-    watchdog, sleepers = Watchdog(), [subprocess.Popen(["sleep", "60"], start_new_session=True) for _ in "12"]
+    watchdog, sleepers = Watchdog(), [subprocess.Popen(["sleep", "60"], start_new_session=True) for _ in "123"]
     watchdog.watch(sleepers[0].pid)
+    watchdog.watch(sleepers[2].pid)
     shell = watchdog._shell
     assert shell is not None
     shell.kill()
     shell.wait()
     watchdog.watch(sleepers[1].pid)
+    watchdog.forget(sleepers[2].pid)
     watchdog.close()
-    assert [sleeper.wait(timeout=2) for sleeper in sleepers] == [-signal.SIGKILL] * 2
+    assert [sleeper.wait(timeout=2) for sleeper in sleepers[:2]] == [-signal.SIGKILL] * 2
+    assert sleepers[2].poll() is None
+    sleepers[2].kill()
+    sleepers[2].wait()
 
 
 # B-P6
