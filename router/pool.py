@@ -112,7 +112,8 @@ class Changes:
 
 class Pool:
     """`demand` estimates a model's memory; it may block and is called in a thread. `ttl` is the idle time in seconds
-    after which a model whose preset says nothing is stopped, None for never."""
+    after which a model whose preset says nothing is stopped, None for never. `gone` is told the address of a child that
+    has ended."""
 
     # How long an explicit load waits for bad news before it says that the load is under way.
     PATIENCE = 0.25
@@ -126,6 +127,7 @@ class Pool:
         *,
         load_timeout: float = 600.0,
         ttl: float | None = None,
+        gone: Callable[[Address], None] = lambda address: None,
     ) -> None:
         self.catalog = catalog
         self.feed = Feed()
@@ -134,6 +136,7 @@ class Pool:
         self._demand = demand
         self._load_timeout = load_timeout
         self._ttl = ttl
+        self._gone = gone
         self._ids = itertools.count(1)
         self._specs: dict[str, ModelSpec] = {}
         self._runs: dict[str, Run] = {}
@@ -375,6 +378,8 @@ class Pool:
         else:
             log.info("%s: stopped (%s)", name, run.stop_reason)
         self._exit_codes[name] = code
+        if run.child is not None:
+            self._gone(run.child.address)
         del self._runs[name]
         self._apply(self._scheduler.exited(name, run.number, sentence, self._now()))
         self._news(name, code)

@@ -385,6 +385,7 @@ class Scheduler:
         model = self._models[name]
         if not self._is_stale(model, run):
             self._transit(model, Event.WAKE)
+            self._moved = True  # it took its memory back
 
     def tick(self, now: float) -> list[Effect]:
         """Time passed: idle models expire, waiting tickets time out, blocked entries are looked at again."""

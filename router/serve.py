@@ -106,6 +106,7 @@ def _assemble(
     version, catalog = engine.version(), plan.catalog()  # what can be wrong comes before what must be undone
     node = stack.enter_context(contextlib.closing(LocalNode(engine, devices, s.run_dir)))
     estimator = Estimator(engine, gpus=sum(device.kind == "gpu" for device in listed))
+    upstream = Upstream(read_timeout=float(s.timeout))
     pool = Pool(
         catalog,
         [node],
@@ -113,8 +114,8 @@ def _assemble(
         estimator.demand,
         load_timeout=s.models_load_timeout,
         ttl=s.models_ttl or None,
+        gone=upstream.forget,
     )
-    upstream = Upstream(read_timeout=float(s.timeout))
     gateway = Gateway(pool, upstream, s.models_autoload, s.max_body_size * MIB, s.stream_keepalive)
 
     async def reload() -> Changes:

@@ -59,16 +59,21 @@ def test_instructions_are_known_and_scripts_parse(file: Dockerfile) -> None:
 @each
 def test_base_image_is_pinned(file: Dockerfile) -> None:
     defaults = dict(rest.split("=", 1) for rest in file.all("ARG"))
-    (base,) = (re.sub(r"\$\{(\w+)\}", lambda match: defaults[match[1]], rest) for rest in file.all("FROM"))
-    _, _, tag = base.rpartition(":")
-    assert re.search(r"\d", tag), base
-    assert "latest" not in tag
+    for rest in file.all("FROM"):
+        base, *stage = re.sub(r"\$\{(\w+)\}", lambda match: defaults[match[1]], rest).split()
+        _, _, tag = base.rpartition(":")
+        assert re.search(r"\d", tag), base
+        assert "latest" not in tag
+        assert not stage or stage[0] == "AS"
 
 
 @each
 def test_copied_files_exist_and_reach_the_build(file: Dockerfile) -> None:
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = {source for rest in file.all("COPY") for source in shlex.split(rest)[:-1]}
+    stages = [rest.split()[-1] for rest in file.all("FROM") if " AS " in rest]
+    from_stages = [rest for rest in file.all("COPY") if rest.startswith("--from=")]
+    assert all(rest.removeprefix("--from=").split()[0] in stages for rest in from_stages)
+    copied = {source for rest in file.all("COPY") if rest not in from_stages for source in shlex.split(rest)[:-1]}
     assert copied == kept
     assert all((ROOT / source).exists() for source in copied)
     # What setuptools reads to build the package has to be there.
