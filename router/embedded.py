@@ -34,6 +34,7 @@ except ImportError:
 
 CHILD_MARK = "LLAMA_SERVER_ROUTER_PORT"
 EXIT_COMMAND = b"cmd_router_to_child:exit"
+SECRETS = ("LLAMA_API_KEY", "HF_TOKEN")
 
 DRAFT = "speculative.draft"
 BUFFERS, DRAFT_BUFFERS = "tensor_buft_overrides", f"{DRAFT}.tensor_buft_overrides"
@@ -335,6 +336,13 @@ def rerank(params: Params, wanted: bool) -> None:
         params.embedding, params.pooling_type = True, pooling("rank")
 
 
+def spec_default(params: Params, wanted: bool) -> None:
+    if wanted:
+        extend("speculative.types")(params, [speculative("ngram-mod")])
+        mod = params.speculative.ngram_mod
+        mod.n_match, mod.n_min, mod.n_max = 24, 48, 64
+
+
 def perf(params: Params, wanted: bool) -> None:
     params.no_perf = params.sampling.no_perf = not wanted
 
@@ -560,9 +568,10 @@ FLAGS: tuple[Flag, ...] = (
     # speculative decoding
     flag("--spec-type",
          "SPEC_TYPE", after(names, lambda words: [speculative(word) for word in words]), extend("speculative.types")),
+    flag("--spec-default", "", on, spec_default),
     flag("-md --model-draft --spec-draft-model",
          "SPEC_DRAFT_MODEL", str, attributes(f"{DRAFT}.mparams.path", f"{DRAFT}.mparams.hf_file")),
-    flag("-hfd -hfrd --hf-repo-draft --spec-draft-hf", "SPEC_DRAFT_HF_REPO", str, f"{DRAFT}.mparams.hf_repo"),
+    flag("--spec-draft-hf -hfd -hfrd --hf-repo-draft", "SPEC_DRAFT_HF_REPO", str, f"{DRAFT}.mparams.hf_repo"),
     flag("-ngld --gpu-layers-draft --n-gpu-layers-draft --spec-draft-ngl",
          "N_GPU_LAYERS_DRAFT", layers, f"{DRAFT}.n_gpu_layers"),
     flag("-devd --device-draft --spec-draft-device", "", str, f"{DRAFT}.devices"),
@@ -673,9 +682,8 @@ def apply(params: Params, flag: Flag, name: str, text: str) -> None:
     except AttributeError as error:
         raise Refusal(f"{name} needs a newer xllamacpp ({error})", 2) from error
     except (ValueError, ArithmeticError, AssertionError) as error:
-        raise Refusal(
-            f"{name}: {'its value' if flag.env == 'LLAMA_API_KEY' else text} cannot be used ({error})", 2
-        ) from error
+        value = "its value" if flag.env in SECRETS else text
+        raise Refusal(f"{name}: {value} cannot be used ({error})", 2) from error
 
 
 def configure(argv: Sequence[str], environ: Mapping[str, str]) -> Params:
@@ -730,18 +738,24 @@ def take_stdin() -> int:
     return commands
 
 
-def end_on_input(commands: int, wanted: bool) -> None:
-    """Let the kernel end us (SIGTERM) as soon as anything happens on the parent's pipe (Linux).
+def end_on_input(commands: int) -> bool:
+    """Let the kernel end us (SIGTERM) as soon as anything happens on the parent's pipe; Linux only.
 
     xllamacpp locks the interpreter while it loads, so no thread of ours could read the pipe. Whatever the parent does
-    in that time, ask for the exit or die, means the end.
+    in that time, ask for the exit or die, means the end; so does what it does within the instant between the C++ side's
+    `ready` and our `read_again`. Returns whether it has happened already: of that the kernel tells nothing.
     """
     if not hasattr(fcntl, "F_SETSIG"):
-        return
-    state = fcntl.fcntl(commands, fcntl.F_GETFL) & ~os.O_ASYNC
+        return False
     fcntl.fcntl(commands, fcntl.F_SETSIG, signal.SIGTERM)
     fcntl.fcntl(commands, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(commands, fcntl.F_SETFL, state | os.O_ASYNC if wanted else state)
+    fcntl.fcntl(commands, fcntl.F_SETFL, fcntl.fcntl(commands, fcntl.F_GETFL) | os.O_ASYNC)
+    return bool(select.select([commands], [], [], 0)[0])
+
+
+def read_again(commands: int) -> None:
+    if hasattr(fcntl, "F_SETSIG"):
+        fcntl.fcntl(commands, fcntl.F_SETFL, fcntl.fcntl(commands, fcntl.F_GETFL) & ~os.O_ASYNC)
 
 
 def obey(commands: int) -> int:
@@ -756,18 +770,17 @@ def serve(params: Params, *, is_child: bool) -> NoReturn:
     for path in sockets(params):
         remove_stale(path)
     commands = take_stdin() if is_child else -1
-    if is_child:
-        end_on_input(commands, True)
-        if select.select([commands], [], [], 0)[0]:  # it came before the kernel knew
-            leave(params, obey(commands))
+    if is_child and end_on_input(commands):
+        leave(params, obey(commands))
     try:
         _server = xllamacpp.Server(params)  # speaks on stdout itself where CHILD_MARK is set
     except (RuntimeError, ValueError) as error:
         raise Refusal(f"{params.model.path} cannot be served; the lines above say why", 1) from error
+    if is_child:
+        read_again(commands)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: leave(params, 0))
     if is_child:
-        end_on_input(commands, False)
         leave(params, obey(commands))
     while True:
         time.sleep(3600)
