@@ -67,6 +67,9 @@ class Process:
     def held(self) -> Mapping[str, int]:
         return self.spawn.allocation.held
 
+    def shows(self, key: str) -> int:
+        return int(self.held.get(key, 0) * self.shown)
+
 
 class Bench:
     """Plays the pool and the machine: a clock, children that take time to load and to end, memory that comes back late,
@@ -210,7 +213,7 @@ class Bench:
         return self.scheduler.model(model).state
 
     def free(self, device: Device) -> int:
-        shown = sum(int(p.held.get(device.key, 0) * p.shown) for p in self.processes.values())
+        shown = sum(process.shows(device.key) for process in self.processes.values())
         return device.total - self.others[device.key] - self._lingering[device.key] - shown
 
     # Playing the effects
@@ -247,8 +250,10 @@ class Bench:
         for device in self.devices:  # B-S11
             if self.scheduler.limits.margins and spawn.allocation.held.get(device.key):
                 theirs = self.others[device.key] + self._lingering[device.key]
-                ours = [(p.held.get(device.key, 0), p.shown if p.stopping else 1) for p in self.processes.values()]
-                assert sum(held * part for held, part in ours) + theirs + 1 <= device.total, "the machine is full"
+                ours = [
+                    p.shows(device.key) if p.stopping else p.held.get(device.key, 0) for p in self.processes.values()
+                ]
+                assert sum(ours) + theirs + 1 <= device.total, "the machine is full"
         seconds = self.load_seconds(spawn.model)
         self.after(seconds / 2, lambda: self._grow(process, 0.5))
         if spawn.model in self.broken:
@@ -281,7 +286,7 @@ class Bench:
         if self.processes.get(process.spawn.model) is not process:
             return
         del self.processes[process.spawn.model]
-        freed = Counter({key: int(held * process.shown) for key, held in process.held.items()})
+        freed = Counter({key: process.shows(key) for key in process.held})
         self._lingering += freed
         seconds = self.reclaim_seconds()
         if seconds:
@@ -490,6 +495,20 @@ def test_the_least_recently_finished_goes_not_the_first_started() -> None:  # B-
     assert bench.stops == ["b"]
 
 
+def test_a_model_nobody_used_yet_counts_from_when_it_was_ready() -> None:  # B-S10
+    bench = Bench(room=10)
+    bench.ask("a", serve=1)
+    bench.run(3)
+    unused = bench.ask("b")
+    bench.run(0.5)
+    bench.leave(unused)
+    bench.run(3)
+    assert bench.loaded == {"a", "b"}
+    bench.ask("c")
+    bench.run(3)
+    assert bench.stops == ["a"]
+
+
 def test_a_pinned_model_is_never_evicted() -> None:  # B-S10
     bench = Bench(room=9, drain_grace=0, queue_timeout=30)
     pinned = bench.ask("a", pinned=True, ttl=1)
@@ -657,6 +676,17 @@ def test_steady_traffic_cannot_starve_a_waiter() -> None:  # B-S7
     assert bench.spawns == ["a", "b", "a"]
 
 
+def test_a_drain_begins_when_the_grace_ends() -> None:  # B-S7
+    bench = Bench(room=9, drain_grace=10, poll=1000)
+    bench.ask("a")
+    bench.run(2)
+    bench.ask("b")
+    bench.run(9.9)
+    assert bench.ask("a").granted
+    bench.run(0.2)
+    assert bench.ask("a").waits
+
+
 def test_without_grace_a_drain_begins_at_once() -> None:  # B-S7
     bench = Bench(room=9, drain_grace=0)
     running = bench.ask("a")
@@ -683,6 +713,18 @@ def test_a_waiter_that_leaves_costs_nobody_an_eviction() -> None:  # B-S8
     bench.run(5)
     assert bench.stops == []
     assert bench.loaded == {"a"}
+
+
+def test_room_promised_to_one_who_leaves_goes_to_the_next_at_once() -> None:  # B-S8
+    bench = Bench(room=12, drain_grace=1000, poll=1000)
+    bench.ask("a", 6)
+    bench.run(2)
+    big, small = bench.ask("big", 12), bench.ask("small", 6)
+    bench.run(5)
+    assert small.waits
+    bench.leave(big)
+    bench.run(1)
+    assert small.granted
 
 
 def test_a_drain_ends_when_the_one_who_asked_leaves() -> None:  # B-S8
@@ -861,7 +903,7 @@ def test_the_bound_counts_those_behind_a_drain_too() -> None:  # B-S9
 
 
 def test_nobody_waits_longer_than_the_bound() -> None:  # B-S9
-    bench = Bench(room=9, queue_timeout=30, drain_grace=100)
+    bench = Bench(room=9, queue_timeout=30, drain_grace=100, poll=1000)
     bench.ask("a")
     bench.run(2)
     first = bench.ask("b")
@@ -1007,6 +1049,21 @@ def test_an_unload_forgives_the_failures() -> None:  # B-S14
     assert request.granted
 
 
+def test_a_load_that_was_called_off_forgives_nothing() -> None:  # B-S14
+    bench = Bench(finish_loads=False)
+    bench.broken = {"a"}
+    bench.ask("a")
+    bench.run(1)
+    left = bench.ask("a")
+    bench.run(0.1)
+    bench.leave(left)
+    bench.run(5)
+    assert bench.stops == ["a"]
+    bench.ask("a")
+    bench.run(0.6)
+    assert bench.ask("a").refused is Refusal.BACKING_OFF
+
+
 def test_an_orderly_stop_after_service_forgets_the_failures() -> None:
     bench = Bench()
     bench.ask("a")
@@ -1124,6 +1181,20 @@ def test_an_unload_may_be_made_forcible() -> None:
     bench.unload("a")  # nor now
     bench.unload("never heard of")
     assert bench.stops == ["a"]
+
+
+def test_a_crash_settles_an_unload() -> None:
+    bench = Bench()
+    bench.ask("a")
+    bench.run(2)
+    bench.unload("a")
+    waiter = bench.ask("a")
+    bench.crash("a")
+    bench.run(2)
+    assert waiter.granted
+    assert bench.ask("a").granted
+    bench.end(waiter)
+    assert bench.stops == []
 
 
 def test_a_storm_of_unloads_and_loads_keeps_to_one_process() -> None:  # B-L9
@@ -1247,6 +1318,19 @@ def test_a_reading_from_before_an_exit_is_not_decided_upon() -> None:  # B-S11
     assert b.granted
 
 
+def test_a_reading_from_before_a_wake_up_is_not_decided_upon() -> None:  # B-S11
+    bench = Bench(room=9)
+    bench.ask("a", serve=0)
+    bench.run(2)
+    bench.sleep("a")
+    bench.others[RAM] = 4
+    bench.ask("a")
+    bench.probe_seconds = lambda: 1.0
+    waiter = bench.ask("b", 2)  # the bench wakes "a" while the probe is out
+    bench.run(5)
+    assert waiter.waits
+
+
 def test_memory_that_comes_back_late_is_waited_for() -> None:
     bench = Bench(room=9)
     bench.reclaim_seconds = lambda: 3.0
@@ -1316,7 +1400,7 @@ class Walk:
             self.end: 30,
             self.unload: 2,
             self.crash: 1,
-            self.sleep: 0,
+            self.sleep: 4,
             self.others: 2,
             self.breakage: 1,
         }
@@ -1362,7 +1446,7 @@ class Walk:
             self.bench.crash(self.random.choice(list(self.bench.processes)))
 
     def sleep(self) -> None:
-        for name in self.bench.loaded:
+        for name in sorted(self.bench.loaded):
             if not self.bench.leases[name] and not self.bench.processes[name].asleep:
                 self.bench.sleep(name)
                 return
