@@ -73,7 +73,8 @@ class Lease:
 
 @dataclass(slots=True)
 class Run:
-    """One process of one model, from the decision to start it until it is gone."""
+    """One process of one model, from the decision to start it until it is gone. `told` is the progress that the log
+    has told."""
 
     spec: ModelSpec
     number: int
@@ -81,6 +82,7 @@ class Run:
     child: Child | None = None
     stop_reason: str | None = None
     progress: Progress | None = None
+    told: float = 0.0
     info: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -117,6 +119,8 @@ class Pool:
 
     # How long an explicit load waits for bad news before it says that the load is under way.
     PATIENCE = 0.25
+    # How much further a load must be before the log tells of it again.
+    STRIDE = 0.2
 
     def __init__(
         self,
@@ -412,6 +416,9 @@ class Pool:
         match event:
             case Progress():
                 run.progress = event
+                if self.STRIDE <= event.value - run.told and event.value < 1:
+                    run.told = event.value
+                    log.info("%s: loading, %.0f %%", name, event.value * 100)
             case Slept():
                 self._scheduler.slept(name, run.number)
             case Woke():
