@@ -123,7 +123,7 @@ def _list(argv: list[str]) -> int:
 
 
 def _row(spec: ModelSpec) -> dict[str, Any]:
-    info = spec.info()
+    info = spec.described().info
     return {
         "name": spec.name,
         "aliases": spec.aliases,

@@ -10,31 +10,30 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from cachetools import LRUCache
 
 from router import gguf, hub, presets
 from router.errors import CatalogError, GgufError, InvalidRequest, UnknownModel
 from router.flags import SOURCES, Arg, FlagTable, merge, render, switch_of, value_of
-from router.presets import Preset, PresetFile
+from router.presets import Preset, PresetFile, Problem
 
 logger = logging.getLogger("router.catalog")
+
+_Named = TypeVar("_Named", "ModelSpec", Preset)
 
 Source = Literal["preset", "models_dir", "cache", "command_line"]
 
 DRAFTS = ("mtp-", "dspark-", "dflash-")
 MODELS = SOURCES - {"--hf-token"}  # flags that say which model it is
-IDENTITY = MODELS | {
-    "--mmproj",
-    "--mmproj-url",
-    "--alias",
-    "--tags",
-}  # on the command line: that one model's, not all's
+# On the command line these are that one model's, not all models'.
+IDENTITY = MODELS | {"--mmproj", "--mmproj-url", "--alias", "--tags"}
+FILES = {"--model", "--mmproj", "--spec-draft-model"}  # without which it cannot be loaded
 LONGEST = 200  # characters of a name worth comparing with others
 
 
@@ -56,7 +55,7 @@ class Info:
 class ModelSpec:
     """One model. `args` is complete, without what the router owns; `model_path` is the first shard, None for a model
     that its child will download. `problem` is the sentence that a request for it gets, None when there is none.
-    Times are seconds; `ttl` None is the router's default.
+    Times are seconds; `ttl` None is the router's default. `info` is empty until `described`.
     """
 
     name: str
@@ -77,14 +76,19 @@ class ModelSpec:
     unlisted: bool = False
     description: str = ""
     env: tuple[tuple[str, str], ...] = ()
+    info: Info = Info()
 
     @property
     def argv(self) -> tuple[str, ...]:
         """`args` as the child gets them: its GPUs it gets by the visibility mask."""
         return tuple(render(arg for arg in self.args if "--device" not in arg.flag.spellings))
 
-    def info(self) -> Info:
-        """From the headers; cached by file identity. The first call reads files: some ms, 0.1 s for a large model."""
+    def described(self) -> ModelSpec:
+        """With `info` from the headers. Blocks: it reads files, for some ms, 0.1 s for a large model; what it learns is
+        kept by file identity."""
+        return replace(self, info=self._info())
+
+    def _info(self) -> Info:
         if self.model_path is None or self.problem:
             return Info(problem=self.problem)
         try:
@@ -136,20 +140,18 @@ class Catalog:
 
     def __init__(self, models: Iterable[ModelSpec], default_name: str | None = None) -> None:
         self.models = tuple(models)
+        self.default_name = default_name
         self._names = {spec.name: spec for spec in self.models}
         for spec in self.models:
-            for alias in spec.aliases:
-                other = self._names.setdefault(alias, spec)
-                if other is not spec:
-                    raise CatalogError(
-                        f"the alias {alias!r} of model {spec.name!r} is also a name of model {other.name!r}: change one"
-                    )
+            self._names |= dict.fromkeys(spec.aliases, spec)
+        for _, sentence in _clashes(self.models):
+            raise CatalogError(sentence)
         self._default = self.models[0] if len(self.models) == 1 else None
         if default_name is not None:
-            try:
-                self._default = self.resolve(default_name)
-            except UnknownModel as error:
-                raise CatalogError(f"--models-default: {error.message}") from error
+            self._default = self._find(default_name)
+            if self._default is None:
+                hint = self._hint(default_name, "llama-router list tells what there is")
+                raise CatalogError(f"--models-default: there is no model {_shown(default_name)}; {hint}")
 
     def __len__(self) -> int:
         return len(self.models)
@@ -168,10 +170,14 @@ class Catalog:
             if self._default is None:
                 raise InvalidRequest('name a "model": there is no default, and GET /v1/models lists what there is')
             return self._default
-        spec = self._names.get(name) or self._by_repository(name)
+        spec = self._find(name)
         if spec is None:
-            raise UnknownModel(f"there is no model {_shown(name)}; {self._hint(name)}")
+            hint = self._hint(name, "GET /v1/models lists what there is")
+            raise UnknownModel(f"there is no model {_shown(name)}; {hint}")
         return spec
+
+    def _find(self, name: str) -> ModelSpec | None:
+        return self._names.get(name) or self._by_repository(name)
 
     def _by_repository(self, name: str) -> ModelSpec | None:
         parts = hub.split(name)
@@ -185,10 +191,21 @@ class Catalog:
             return of_repo.get(hub.DEFAULT_QUANT) or next(iter(of_repo.values()))
         return of_repo.get((quant or "").upper())
 
-    def _hint(self, name: str) -> str:
+    def _hint(self, name: str, otherwise: str) -> str:
         listed = [known for known, spec in self._names.items() if not spec.unlisted]
         near = get_close_matches(name, listed, n=3) if len(name) <= LONGEST else []
-        return f"did you mean {' or '.join(near)}?" if near else "GET /v1/models lists what there is"
+        return f"did you mean {' or '.join(near)}?" if near else otherwise
+
+
+def _clashes(models: Sequence[_Named]) -> Iterator[tuple[_Named, str]]:
+    """Models with an alias that is a name of another one too, each with a sentence."""
+    owners = {model.name: model for model in models}
+    for model in models:
+        for alias in model.aliases:
+            other = owners.setdefault(alias, model)
+            if other is not model:
+                sentence = f"the alias {alias!r} of model {model.name!r} is also a name of model {other.name!r}"
+                yield model, f"{sentence}: change one"
 
 
 def _shown(name: str) -> str:
@@ -331,18 +348,37 @@ class _Builder:
         return [entry.files[0] for entry in entries if entry]
 
 
+def examine(path: Path, table: FlagTable) -> tuple[PresetFile, tuple[Problem, ...]]:
+    """A preset file with all its mistakes, in the order of their lines: those of the text, names that mean two models,
+    files of models that are not there. Raises PresetError when it cannot be read at all."""
+    file, problems = presets.examine(path, table)
+    clashes = [_problem(preset, "alias", sentence) for preset, sentence in _clashes(file.presets)]
+    absent = [_problem(preset, *found) for preset in file.presets for found in _absent(preset.args)]
+    every = dict.fromkeys((*problems, *clashes, *absent))  # those of [*] once
+    return file, tuple(sorted(every, key=lambda problem: problem.line))
+
+
+def _problem(preset: Preset, key: str, sentence: str) -> Problem:
+    return Problem(int(preset.origins[key].rpartition(":")[2]), key.lstrip("-"), sentence)
+
+
 def _missing(args: Sequence[Arg]) -> str | None:
-    """Which file of the model is not there, in a sentence."""
-    path = value_of(args, "--model")
-    if path is None:
-        known = any(arg.flag.name in MODELS for arg in args)
-        return None if known else "no model is named: add model = FILE or hf-repo = user/repo to its section"
-    parts = gguf.shards(Path(path))
-    for part in (*parts, *(Path(file) for file in (value_of(args, "--mmproj"),) if file)):
-        if not os.path.isfile(part):
-            which = f"the shard {part.name} of {len(parts)}" if part in parts and len(parts) > 1 else f"the file {part}"
-            return f"{which} is missing (in {os.path.abspath(part.parent)}): put it there or change the path"
-    return None
+    """What of the model is not there, in a sentence."""
+    if not any(arg.flag.name in MODELS for arg in args):
+        return "no model is named: add model = FILE or hf-repo = user/repo to its section"
+    return next((sentence for _, sentence in _absent(args)), None)
+
+
+def _absent(args: Sequence[Arg]) -> Iterator[tuple[str, str]]:
+    """The flags that name a file of the model that is not there, each with a sentence."""
+    is_fetched = any(arg.flag.name in MODELS - {"--model"} for arg in args)  # then --model says where to
+    for arg in args:
+        if arg.flag.name in FILES and not (is_fetched and arg.flag.name == "--model"):
+            parts = gguf.shards(Path(arg.values[0]))
+            if part := next((part for part in parts if not os.path.isfile(part)), None):
+                which = f"the shard {part.name} of {len(parts)}" if len(parts) > 1 else f"the file {part}"
+                folder = os.path.abspath(part.parent)
+                yield arg.flag.name, f"{which} is missing (in {folder}): put it there or change the path"
 
 
 def _bytes(files: Iterable[Path]) -> int:

@@ -42,6 +42,8 @@ MIB = 2**20
 Announce = Callable[[Sequence[str], Callable[[], None]], None]
 # Clients that are still served when the router is told to end get this many seconds to finish.
 GRACE = 5
+# Headers of models are read for this many seconds before the router says that it listens; a slow disk may go on.
+FIRST_LOOK = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def _assemble(
     gateway = Gateway(pool, upstream, s.models_autoload, s.max_body_size * MIB, s.stream_keepalive)
 
     async def reload() -> Changes:
-        return pool.replace(await asyncio.to_thread(plan.catalog))
+        return pool.replace(await _described(await asyncio.to_thread(plan.catalog)))
 
     app = create_app(gateway, keys=s.api_key, cors_origins=s.cors_origins, reload=reload, build=version)
     config = uvicorn.Config(
@@ -172,6 +174,8 @@ class Server(uvicorn.Server):
         if self.started:
             if hasattr(signal, "SIGHUP"):
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reread)
+            self._describing = asyncio.create_task(self._describe())
+            await asyncio.wait({self._describing}, timeout=FIRST_LOOK)
             self._listening(self.end)
 
     def end(self) -> None:
@@ -189,8 +193,15 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._describing.cancel()
         self._pool.feed.close()
         await super().shutdown(sockets)
+
+    async def _describe(self) -> None:
+        catalog = self._pool.catalog
+        described = await _described(catalog)
+        if self._pool.catalog is catalog:  # it was not read again meanwhile
+            self._pool.catalog = described
 
     def _reread(self) -> None:
         async def reread() -> None:
@@ -200,6 +211,12 @@ class Server(uvicorn.Server):
                 log.error("the presets are left as they are: %s", exc)
 
         self._rereading = asyncio.ensure_future(reread())
+
+
+async def _described(catalog: Catalog) -> Catalog:
+    """One model after the other in a thread, so that it can be cancelled: many headers on a cold disk take long."""
+    models = [await asyncio.to_thread(spec.described) for spec in catalog.models]
+    return Catalog(models, catalog.default_name)
 
 
 def _bind(hosts: Sequence[str], port: int) -> list[socket.socket]:

@@ -112,7 +112,7 @@ def test_missing_shard_is_told(build: Build, models: Path) -> None:  # B-D4
     (spec,) = build(models_dir=models).models
     assert spec.problem is not None
     assert "big-00002-of-00002.gguf" in spec.problem
-    assert (spec.model_path, spec.size_bytes, spec.info().problem) == (None, 0, spec.problem)
+    assert (spec.model_path, spec.size_bytes, spec.described().info.problem) == (None, 0, spec.problem)
 
 
 def test_no_folder(build: Build, models: Path) -> None:
@@ -344,12 +344,12 @@ def test_no_name(build: Build, three: Catalog, models: Path) -> None:  # B-C1
 
 def test_info(build: Build, models: Path) -> None:  # B-C2
     write_tiny(models / "tiny.gguf", context=777)
-    info = build(models_dir=models).models[0].info()
+    info = build(models_dir=models).models[0].described().info
     assert (info.architecture, info.quantization, info.n_ctx_train) == ("llama", "F32", 777)
     assert info.n_params == 64 * 275 * 2 + 2 * (64 * 64 * 3 + 3 * 64 * 192 + 2 * 64) + 64
     assert (info.input_modalities, info.capabilities) == (("text",), ("completion",))
-    assert build("--embeddings", models_dir=models).models[0].info().capabilities == ("embedding",)
-    assert build("--rerank", models_dir=models).models[0].info().capabilities == ("rerank",)
+    assert build("--embeddings", models_dir=models).models[0].described().info.capabilities == ("embedding",)
+    assert build("--rerank", models_dir=models).models[0].described().info.capabilities == ("rerank",)
 
 
 def test_info_of_projector_and_pooling(build: Build, models: Path) -> None:
@@ -359,7 +359,7 @@ def test_info_of_projector_and_pooling(build: Build, models: Path) -> None:
     fields(models / "r.gguf", "qwen3", {}, pooling=writer.PoolingType.RANK)
     fields(models / "e.gguf", "bert", {}, pooling=writer.PoolingType.CLS)
     fields(models / "t.gguf", "qwen3", {}, template="{% if tools %}")
-    found = {spec.name: spec.info() for spec in build(models_dir=models).models}
+    found = {spec.name: spec.described().info for spec in build(models_dir=models).models}
     assert found["v"].input_modalities == ("text", "image", "audio")
     assert found["v"].capabilities == ("completion", "vision", "audio")
     assert (found["r"].capabilities, found["e"].capabilities) == (("rerank",), ("embedding",))
@@ -389,7 +389,7 @@ def fields(
 
 def test_info_of_a_broken_file(build: Build, models: Path) -> None:
     put(models / "x.gguf")
-    info = build(models_dir=models).models[0].info()
+    info = build(models_dir=models).models[0].described().info
     assert info == Info(problem=info.problem)
     assert "is not a GGUF file" in (info.problem or "")
 
@@ -400,7 +400,7 @@ def test_headers_are_read_once(build: Build, models: Path) -> None:  # B-C2
         (models / f"m{n}.gguf").hardlink_to(tiny)
     listed = build(models_dir=models).models
     for spec in listed:
-        spec.info()
+        spec.described().info
     began = time.perf_counter()
-    assert len({spec.info() for spec in listed}) == 1
+    assert len({spec.described().info for spec in listed}) == 1
     assert time.perf_counter() - began < 0.02

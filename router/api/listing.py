@@ -46,7 +46,7 @@ class Listing:
         return known[1]
 
     def _describe(self, spec: ModelSpec) -> dict[str, Any]:
-        status, info = self._pool.status(spec.name), spec.info()
+        status, info = self._pool.status(spec.name), spec.info
         entry: dict[str, Any] = {
             "id": spec.name,
             "aliases": spec.aliases,
@@ -89,6 +89,6 @@ def _status(spec: ModelSpec, status: Status) -> dict[str, Any]:
         told["progress"] = {**status.progress.payload, "total": status.progress.value}
     if status.failed:
         told |= {"failed": True, "exit_code": status.exit_code, "error": status.failure}
-    elif spec.problem:
-        told["error"] = spec.problem
+    elif problem := spec.problem or spec.info.problem:
+        told["error"] = problem
     return told
