@@ -16,7 +16,17 @@ HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
 
 @pytest.fixture
 def client(routers: Starter, tiny_models: Path, engine: str) -> Iterator[openai.OpenAI]:
-    flags = ("--models-dir", str(tiny_models), "--models-max", "1", "--api-key", "one,two", "--embeddings", "--pooling", "mean")
+    flags = (
+        "--models-dir",
+        str(tiny_models),
+        "--models-max",
+        "1",
+        "--api-key",
+        "one,two",
+        "--embeddings",
+        "--pooling",
+        "mean",
+    )
     router = routers("--engine", engine, *flags)
     with openai.OpenAI(base_url=f"{router.url}/v1", api_key="two", max_retries=0) as made:
         yield made
