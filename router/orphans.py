@@ -130,7 +130,7 @@ def _root_lock(root: Path) -> Iterator[None]:
         status = root.lstat()
     except OSError as error:
         raise ConfigError(f"{root} cannot be made ({error.strerror}). Name another --run-dir.") from error
-    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022 or root.is_symlink()):
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):  # a link has 0o777
         raise ConfigError(f"{root} must be yours alone, as children's sockets go there. Name another --run-dir.")
     if len(os.fsencode(root)) > LONGEST_FOLDER - 9:
         raise ConfigError(f"{root} is too long for the name of a unix socket. Name a shorter --run-dir.")

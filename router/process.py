@@ -85,7 +85,6 @@ class LocalChild:
         watchdog.watch(process.pid)
         child = cls(launch, process, socket, key)
         child._end.add_done_callback(lambda _: watchdog.forget(process.pid))
-        threading.Thread(target=child._reap, name=f"reap-{process.pid}", daemon=True).start()
         try:
             for pipe in (process.stdout, process.stderr):
                 stream = await child._loop.connect_read_pipe(lambda: Drain(child._read), pipe)
@@ -93,6 +92,8 @@ class LocalChild:
         except BaseException:
             child._signal(signal.SIGKILL)
             raise
+        finally:  # not before there is somebody to hear its last words
+            threading.Thread(target=child._reap, name=f"reap-{process.pid}", daemon=True).start()
         return child
 
     @property

@@ -274,6 +274,7 @@ async def test_stop_while_loading(start: Start) -> None:
 async def test_the_whole_tree_goes(start: Start, way: str) -> None:
     child = await start("--spawn-child")
     await child.ready()
+    await until(lambda: any("grandchild" in line for line in child.log))
     [grandchild] = [int(line.split()[1]) for line in child.log if line.startswith("grandchild")]
     assert is_alive(grandchild)
     if way == "crash":
@@ -303,6 +304,7 @@ from router.node import Launch
 
 class NoDevices:
     def list(self): return ()
+    async def read(self): return ()
 
 async def main(root, fake):
     node = LocalNode(Engine("llama-server", (sys.executable, "-IS", fake)), NoDevices(), Path(root), {"PATH": "/bin"})
@@ -327,6 +329,7 @@ def test_a_killed_router_takes_its_children_along(folder: Path) -> None:
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(FAKE.parent.parent)},
+        start_new_session=True,
     )
     try:
         assert router.stdout is not None
@@ -334,8 +337,9 @@ def test_a_killed_router_takes_its_children_along(folder: Path) -> None:
         tree = [*pids, *(child.pid for pid in pids for child in psutil.Process(pid).children())]
         assert len(tree) == 4
         assert all(map(is_alive, tree))
-        router.kill()
+        os.killpg(router.pid, signal.SIGKILL)
         asyncio.run(until(lambda: not any(map(is_alive, tree)), limit=2))
+        router.wait()
         Run.open(folder / "run").close()
         assert is_alive(foreign.pid)
         assert [path.name for path in (folder / "run").iterdir()] == ["lock"]
