@@ -280,8 +280,10 @@ def _read(option: Option, word: str, source: str) -> Any:
 def _keys(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FlagError(f"cannot read --api-key-file {path}: {error}") from error
+    except OSError as error:
+        raise FlagError(f"cannot read --api-key-file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise FlagError(f"cannot read --api-key-file {path}: it is no text; write one key a line") from error
     keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
     if not keys:
         raise FlagError(f"--api-key-file {path} holds no key: write one a line, or leave the flag out")
@@ -302,8 +304,8 @@ def _is_for_children(arg: Arg) -> bool:
 
 
 def help_text() -> str:
-    """What `--help` prints."""
-    lines = ["usage: llama-router [serve] [options] [llama-server's options, for all models]", ""]
+    """The options, as `--help` tells them."""
+    lines: list[str] = []
     for option in OPTIONS:
         left = f"{', '.join((*option.spellings, *option.negatives))} {option.kind.metavar}".rstrip()
         default = f"default: {option.default}, " if option.default else ""
