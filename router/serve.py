@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import stat
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from router.app import create_app
 from router.catalog import Catalog
 from router.devices import Devices
 from router.engine import Engine
-from router.errors import ConfigError
+from router.errors import ConfigError, EngineError
 from router.estimate import Estimator
 from router.flags import Arg, FlagTable
 from router.local import LocalNode
@@ -70,31 +71,48 @@ class Plan:
         )
 
 
-def read(argv: Sequence[str], environ: Mapping[str, str], *, with_engine: bool = True) -> Plan:
+def read(argv: Sequence[str], environ: Mapping[str, str], *, needs_engine: bool = True) -> Plan:
     """Understand a command line by the flags of the engine that it names or that is found. Raises ConfigError."""
-    engine = engines.find(_choice(argv, environ), environ) if with_engine else None
-    table = engine.table() if engine else flags.default_table()
+    engine = _engine(argv, environ) if needs_engine else None
+    table = engine.table() if engine else known_flags(argv, environ)
     found, common = settings.parse(argv, environ, table)
     return Plan(found, common, table, engine)
 
 
+def known_flags(argv: Sequence[str], environ: Mapping[str, str]) -> FlagTable:
+    """Of the engine that would run; of the build that is known here where there is none. Raises EngineError when one
+    that was named cannot be used."""
+    try:
+        return _engine(argv, environ).table()
+    except EngineError:
+        if _choice(argv, environ):
+            raise
+        return flags.default_table()
+
+
+def _engine(argv: Sequence[str], environ: Mapping[str, str]) -> Engine:
+    engine = engines.find(_choice(argv, environ), environ)
+    engine.version()  # which only a llama-server answers
+    return engine
+
+
 def _choice(argv: Sequence[str], environ: Mapping[str, str]) -> str | None:
     """The engine decides which flags exist, so its own flag is looked for before the others are read."""
-    for index, token in enumerate(argv):
-        if token == "--engine" and index + 1 < len(argv):
-            return argv[index + 1]
-        if token.startswith("--engine="):
-            return token.partition("=")[2]
-    return environ.get("LLAMA_ROUTER_ENGINE")
+    choice = environ.get("LLAMA_ROUTER_ENGINE")
+    for token, following in zip(argv, [*argv[1:], choice], strict=True):
+        if token == "--engine":
+            choice = following
+        elif token.startswith("--engine="):
+            choice = token.partition("=")[2]
+    return choice
 
 
 def serve(plan: Plan, announce: Announce | None = None) -> None:
     """Serve until a signal; `announce` is called once the router listens. Raises ConfigError before it does."""
     assert plan.engine is not None
+    _check_certificate(plan.settings.ssl_key_file, plan.settings.ssl_cert_file)
     with contextlib.ExitStack() as stack:
-        sockets = _bind(plan.settings.host, plan.settings.port)
-        for sock in sockets:
-            stack.enter_context(sock)
+        sockets = _bind(plan.settings.host, plan.settings.port, stack)
         server = _assemble(plan, plan.engine, sockets, announce or _say, stack)
         server.run(sockets)
 
@@ -103,9 +121,9 @@ def _assemble(
     plan: Plan, engine: Engine, sockets: Sequence[socket.socket], announce: Announce, stack: contextlib.ExitStack
 ) -> Server:
     s = plan.settings
+    version, catalog = engine.version(), plan.catalog()  # what can be wrong comes before what must be undone
     devices = Devices(os.environ, s.models_memory_limit * MIB if s.models_memory_limit else None)
     listed = devices.list()
-    version, catalog = engine.version(), plan.catalog()  # what can be wrong comes before what must be undone
     node = stack.enter_context(contextlib.closing(LocalNode(engine, devices, s.run_dir)))
     estimator = Estimator(engine, gpus=sum(device.kind == "gpu" for device in listed))
     upstream = Upstream(read_timeout=float(s.timeout))
@@ -219,18 +237,33 @@ async def _described(catalog: Catalog) -> Catalog:
     return Catalog(models, catalog.default_name)
 
 
-def _bind(hosts: Sequence[str], port: int) -> list[socket.socket]:
-    """Listening sockets, all of them or none. A port of 0 is chosen once and used on every host."""
+def _check_certificate(key: Path | None, certificate: Path | None) -> None:
+    if key is None or certificate is None:
+        return
+    for flag, file in (("--ssl-key-file", key), ("--ssl-cert-file", certificate)):
+        try:
+            file.read_bytes()
+        except OSError as exc:
+            raise ConfigError(f"{flag} {file} cannot be read: {exc.strerror}.") from exc
+    try:  # with a pass phrase, since else OpenSSL would ask the terminal for the one of an encrypted key
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as exc:
+        raise ConfigError(
+            f"{certificate} and {key} are no certificate and plain private key that belong together, as PEM "
+            f"({exc.reason or 'unreadable'})."
+        ) from exc
+
+
+def _bind(hosts: Sequence[str], port: int, stack: contextlib.ExitStack) -> list[socket.socket]:
+    """Listening sockets, which `stack` closes. A port of 0 is chosen once and used on every host."""
     sockets: list[socket.socket] = []
-    try:
-        for host in hosts:
-            sockets.append(_bind_path(Path(host)) if host.endswith(".sock") else _bind_address(host, port))
-            if not port and not host.endswith(".sock"):
-                port = sockets[-1].getsockname()[1]
-    except BaseException:
-        for sock in sockets:
-            sock.close()
-        raise
+    for host in hosts:
+        if host.endswith(".sock"):
+            sockets.append(stack.enter_context(_bind_path(Path(host))))
+            stack.callback(Path(host).unlink, missing_ok=True)
+        else:
+            sockets.append(stack.enter_context(_bind_address(host, port)))
+            port = port or sockets[-1].getsockname()[1]
     return sockets
 
 
@@ -242,7 +275,7 @@ def _bind_address(host: str, port: int) -> socket.socket:
         if exc.errno == errno.EADDRINUSE:
             why = "another program uses it; stop that, or choose another one with --port"
         else:
-            why = f"{exc.strerror or exc}; check --host and --port"
+            why = f"{str(exc.strerror).partition(' (')[0]}; check --host and --port"  # the rest says the address again
         raise ConfigError(f"Cannot listen on {host} port {port}: {why}.") from exc
     sock.setblocking(False)
     return sock
