@@ -38,7 +38,7 @@ compares these lines with the code, both ways.
     app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/gateway api/listing api/native api/openai api/proxy errors pool
     serve          the assembly: from settings to a router that serves        -> api/gateway app catalog devices engine errors estimate flags hub local policy pool scheduler settings upstream
     demo           tiny models with random weights, and a first conversation  -> errors
-    __main__       the command line                                           -> catalog demo errors flags policy presets serve settings
+    __main__       the command line                                           -> api/listing catalog demo errors flags policy serve settings
 """  # noqa: E501
 
 __version__ = "0.1.0"

@@ -1,8 +1,4 @@
-"""The command line: `llama-router [serve]`, `demo`, `list`, `check`.
-
-Exit codes: 0 well; 1 the answer is no (a preset file with problems, a catalog that is empty); 2 what was asked for is
-wrong and nothing was started; 130 interrupted.
-"""
+"""The command line: `llama-router [serve]`, `demo`, `list`, `check`. The exit codes are told in `EXIT_CODES`."""
 
 from __future__ import annotations
 
@@ -13,26 +9,42 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from router.errors import ConfigError, RouterError
+from router.errors import ConfigError, FlagError, PresetError, RouterError
 from router.policy import size
 
 if TYPE_CHECKING:
     from router.catalog import ModelSpec
+    from router.flags import FlagTable
     from router.settings import Settings
 
-COMMANDS = ("serve", "demo", "list", "check")
+EXIT_CODES = """\
+Exit codes: 0 it went well, or a server was told to end; 1 the answer is no: a preset file with problems, no models,
+a demo without an answer; 2 what was asked for is wrong, and nothing was started; 130 interrupted before it began.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`help` may go on with the options of serve."""
+
+    run: Callable[[list[str]], int]
+    usage: str
+    help: str
+    takes_options: bool = True
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    command = words.pop(0) if words and words[0] in COMMANDS else "serve"
-    run: Mapping[str, Callable[[list[str]], int]] = {"serve": _serve, "demo": _demo, "list": _list, "check": _check}
     try:
-        return run[command](words)
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        if sys.stdout:
+            sys.stdout.flush()
+        return code
     except ConfigError as exc:
         return _fail(exc, exc.exit_code)
     except RouterError as exc:
@@ -44,22 +56,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _run(words: list[str]) -> int:
+    name = words.pop(0) if words and not words[0].startswith("-") else ""
+    command = COMMANDS.get(name or "serve")
+    if command is None:
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "llama-router --help tells what there is"
+        raise FlagError(f"there is no command {name[:80]!r}; {hint}")
+    if {"-h", "--help", "--usage"} & set(words):
+        print(_help(command, "" if name else "\n".join(other.usage for other in COMMANDS.values())))
+        return 0
+    if "--version" in words:
+        from router import __version__
+
+        print(f"llama-router {__version__}")
+        return 0
+    return command.run(words)
+
+
 def _fail(exc: RouterError, code: int) -> int:
     print(f"llama-router: {exc}", file=sys.stderr)
     return code
 
 
+def _help(command: Command, overview: str) -> str:
+    from router import settings
+
+    usages = (overview or command.usage).splitlines()
+    lines = [f"{lead}llama-router {usage}" for lead, usage in zip(("usage: ", *["       "] * 9), usages, strict=False)]
+    options = settings.help_text() if command.takes_options else ""
+    return "\n\n".join(part for part in ("\n".join(lines), command.help, options, EXIT_CODES.rstrip()) if part)
+
+
 def _serve(argv: list[str]) -> int:
-    from router import serve, settings
+    from router import serve
 
-    if {"-h", "--help"} & set(argv):
-        print(settings.help_text())
-        return 0
-    if "--version" in argv:
-        from router import __version__
-
-        print(f"llama-router {__version__}")
-        return 0
     plan = serve.read(argv, os.environ)
     _log(plan.settings)
     serve.serve(plan)
@@ -67,38 +98,41 @@ def _serve(argv: list[str]) -> int:
 
 
 def _log(settings: Settings) -> None:
+    """The router's own words at the level that was asked for; of the libraries only what is wrong."""
     try:
         handler = logging.FileHandler(settings.log_file) if settings.log_file else logging.StreamHandler()
     except OSError as exc:
         raise ConfigError(f"--log-file {settings.log_file} cannot be written: {exc.strerror}.") from exc
     logging.basicConfig(
-        level=settings.log_level.upper(),
+        level=logging.WARNING,
         handlers=[handler],
         format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
     )
-    for chatty in ("httpx", "uvicorn"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("router").setLevel(settings.log_level.upper())
 
 
 def _demo(argv: list[str]) -> int:
-    """Three tiny models with room for two. With `--once`: ask each a question, then end."""
     from router import demo, serve
 
-    once = "--once" in argv
-    argv = [word for word in argv if word != "--once"]
+    once, argv = _switch("--once", argv)
     with tempfile.TemporaryDirectory(prefix="llama-router-demo-") as folder:
         models = demo.make_models(Path(folder))
-        plan = serve.read(["--models-dir", folder, "--models-max", "2", "--ctx-size", "2048", *argv], os.environ)
+        room = ["--models-dir", folder, "--models-max", "2", "--ctx-size", "2048"]
+        plan = serve.read([*room, *(["--port", "0"] if once else []), *argv], os.environ)
         _log(plan.settings)
         names = [model.stem for model in models]
         failed: list[str] = []
 
         def show(urls: Sequence[str], end: Callable[[], None]) -> None:
-            print(demo.instructions(urls[0], names), flush=True)
             threading.Thread(target=ask, args=(urls[0], end), daemon=True).start()
 
         def ask(url: str, end: Callable[[], None]) -> None:
-            failed.extend(demo.converse(url, names, lambda line: print(line, flush=True)))
+            try:
+                if not once:
+                    print(demo.instructions(url, names), flush=True)
+                failed.extend(demo.converse(url, names, lambda line: print(line, flush=True)))
+            except BrokenPipeError:  # nobody reads it any more
+                end()
             if once:
                 end()
 
@@ -106,35 +140,39 @@ def _demo(argv: list[str]) -> int:
     return 1 if failed else 0
 
 
+def _switch(name: str, argv: list[str]) -> tuple[bool, list[str]]:
+    """Whether this word is there, and the other ones."""
+    return name in argv, [word for word in argv if word != name]
+
+
 def _list(argv: list[str]) -> int:
-    """The catalog, as `serve` with the same flags would have it."""
     from router import serve
 
-    as_json = "--json" in argv
-    catalog = serve.read([word for word in argv if word != "--json"], os.environ, with_engine=False).catalog()
-    rows = [_row(spec) for spec in catalog.models]
+    as_json, argv = _switch("--json", argv)
+    catalog = serve.read(argv, os.environ, needs_engine=False).catalog()
+    rows = [_row(spec.described()) for spec in catalog.models]
     if as_json:
         print(json.dumps(rows, indent=2))
     elif rows:
         _print_table(rows, ("name", "source", "size", "context", "quantization", "problem"))
-    else:
-        print("No models. Give --models-dir, --models-preset or a Hugging Face cache.", file=sys.stderr)
     return 0 if rows else 1
 
 
 def _row(spec: ModelSpec) -> dict[str, Any]:
-    info = spec.described().info
+    from router import flags
+    from router.api.listing import SECRETS
+
     return {
         "name": spec.name,
         "aliases": spec.aliases,
         "tags": spec.tags,
         "source": spec.source,
         "size": spec.size_bytes,
-        "context": info.n_ctx_train,
-        "quantization": info.quantization,
-        "architecture": info.architecture,
-        "args": spec.argv,
-        "problem": spec.problem,
+        "context": spec.info.n_ctx_train,
+        "quantization": spec.info.quantization,
+        "architecture": spec.info.architecture,
+        "args": flags.render(arg for arg in spec.args if arg.flag.name not in SECRETS),
+        "problem": spec.info.problem,
     }
 
 
@@ -148,37 +186,77 @@ def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> N
 def _cell(column: str, value: Any) -> str:
     if value is None:
         return ""
-    return size(value) if column == "size" else str(value)
+    text = size(value) if column == "size" else str(value)
+    return text if text.isprintable() else ascii(text)  # file names may hold anything
 
 
 def _check(argv: list[str]) -> int:
-    """Every mistake of a preset file, with line, key and the nearest name that exists."""
-    from router import flags, presets
+    from router import flags, serve, settings
 
-    as_json = "--json" in argv
-    files = [Path(word) for word in argv if word != "--json"]
-    if not files or any(str(file).startswith("-") for file in files):
-        raise ConfigError("usage: llama-router check FILE.ini [FILE.ini ...] [--json]")
-    reports: list[dict[str, Any]] = []
-    for file in files:
-        found, problems = presets.examine(file, flags.default_table())
-        if not as_json:
-            for problem in problems:
-                print(f"{file}:{problem.line}: {problem.message}")
-            if not problems:
-                print(f"{file}: {len(found.presets)} models, no problems")
-        reports.append(
-            {
-                "file": str(file),
-                "models": [preset.name for preset in found.presets],
-                "problems": [
-                    {"line": p.line, "key": p.key, "message": p.message, "nearest": p.nearest} for p in problems
-                ],
-            }
-        )
-    if as_json:
+    engine = next(option.flag for option in settings.OPTIONS if option.name == "--engine")
+    takes = flags.FlagTable([engine, flags.Flag("--json", ("--json",), (), 0, None, repeatable=False)])
+    files = [word for before, word in zip(["", *argv], argv, strict=False) if word[:1] != "-" and before != "--engine"]
+    args = flags.parse([word for word in argv if word not in files], takes)
+    if not files:
+        raise FlagError("check needs a preset file: llama-router check FILE.ini")
+    table = serve.known_flags(argv, os.environ)
+    reports = [_report(Path(file), table) for file in files]
+    if flags.switch_of(args, "--json"):
         print(json.dumps(reports, indent=2))
+    else:
+        for report in reports:
+            for problem in report["problems"]:
+                print(f"{report['file']}:{problem['line']}: {problem['message']}")
+            if not report["problems"]:
+                print(f"{report['file']}: no problems; models: {', '.join(report['models']) or 'none'}")
     return 1 if any(report["problems"] for report in reports) else 0
+
+
+def _report(file: Path, table: FlagTable) -> dict[str, Any]:
+    from router import catalog
+
+    try:
+        found, problems = catalog.examine(file, table)
+    except PresetError as exc:
+        if not exc.line:
+            raise
+        told = [{"line": exc.line, "key": exc.key, "message": exc.reason, "nearest": None}]
+        return {"file": str(file), "models": [], "problems": told}
+    return {
+        "file": str(file),
+        "models": [preset.name for preset in found.presets],
+        "problems": [{"line": p.line, "key": p.key, "message": p.message, "nearest": p.nearest} for p in problems],
+    }
+
+
+COMMANDS: Mapping[str, Command] = {
+    "serve": Command(
+        _serve,
+        "[serve] [options] [llama-server's options, for all models]",
+        "Serves models on one port, each by a llama-server of its own that is started when a request names it.",
+    ),
+    "demo": Command(
+        _demo,
+        "demo [--once] [options]",
+        "Makes three tiny models with random weights, serves them with room for two, and asks each a question.\n"
+        "With --once it ends then; else it tells what to type, and serves on. It takes the options of serve.",
+        takes_options=False,
+    ),
+    "list": Command(
+        _list,
+        "list [--json] [options]",
+        "Tells the models that serve would have with the same options, and what is wrong with them.",
+        takes_options=False,
+    ),
+    "check": Command(
+        _check,
+        "check FILE.ini [FILE.ini ...] [--json] [--engine PATH]",
+        "Tells every mistake in preset files with its line: unknown keys and the nearest known one, wrong values,\n"
+        "names that mean two models, files of models that are not there. It knows the keys of the engine that serve\n"
+        "would use.",
+        takes_options=False,
+    ),
+}
 
 
 if __name__ == "__main__":
