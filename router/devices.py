@@ -27,6 +27,7 @@ PROBE_LIMIT = 1.0  # seconds after which a probe counts as hung
 SETTLE_LIMIT = 2.0  # seconds that settling may take, probes included
 SETTLE_STEP = 0.05  # seconds between two samples
 CARVE_OUT = 2048 * MIB  # less VRAM than this is what a BIOS sets aside for an integrated AMD GPU
+MASKS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")  # an empty one hides every GPU
 
 Probe = Callable[[], int]  # free bytes now; raises OSError or ValueError
 

@@ -796,6 +796,17 @@ def usage() -> str:
     )
 
 
+def devices() -> str:
+    """What llama-server prints of every device that is not the CPU."""
+    kinds = xllamacpp.ggml_backend_dev_type
+    found = [d for d in xllamacpp.get_device_info() if d["type"] != kinds.GGML_BACKEND_DEVICE_TYPE_CPU]
+    lines = [
+        f"  {d['name']}: {d['description']} ({d['memory_total'] >> 20} MiB, {d['memory_free'] >> 20} MiB free)"
+        for d in found
+    ]
+    return "\n".join(["Available devices:", *(lines or ["  (none)"])])
+
+
 def main() -> NoReturn:
     if {"-h", "--help", "--usage"} & set(sys.argv[1:]):
         print(usage())
@@ -803,6 +814,9 @@ def main() -> NoReturn:
     try:
         if xllamacpp is None:
             raise Refusal("the embedded engine is not installed: pip install 'llama-router[embedded]'", 1)
+        if "--list-devices" in sys.argv[1:]:
+            print(devices())
+            sys.exit(0)
         serve(configure(sys.argv[1:], os.environ), is_child=CHILD_MARK in os.environ)
     except Refusal as refusal:
         print(f"error: {refusal}", file=sys.stderr)

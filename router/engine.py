@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,14 @@ class Engine:
             if line.startswith("version:"):
                 return line
         raise EngineError(f"{self.command[0]} does not answer --version as llama-server does. {INSTALL}")
+
+    def sees_gpus(self) -> bool:
+        """Whether this build could use a GPU here. Raises EngineError.
+
+        It prints a line for each device that is not the CPU, or `(none)`; GPUs are numbered, other accelerators (BLAS)
+        are not (common/arg.cpp, `common_print_available_devices`).
+        """
+        return re.search(r"^ +[A-Za-z]+\d+: ", self._ask("--list-devices"), re.MULTILINE) is not None
 
     def measure(self, args: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> str | None:
         """The table that llama-fit-params, which lies beside llama-server, prints for these memory flags.

@@ -24,7 +24,7 @@ from router import flags, hub, settings
 from router.api.gateway import Gateway
 from router.app import create_app
 from router.catalog import Catalog
-from router.devices import Devices
+from router.devices import MASKS, Devices
 from router.engine import Engine
 from router.errors import ConfigError, EngineError
 from router.estimate import Estimator
@@ -122,7 +122,7 @@ def _assemble(
 ) -> Server:
     s = plan.settings
     version, catalog = engine.version(), plan.catalog()  # what can be wrong comes before what must be undone
-    devices = Devices(os.environ, s.models_memory_limit * MIB if s.models_memory_limit else None)
+    devices = _devices(engine, s.models_memory_limit)
     listed = devices.list()
     node = stack.enter_context(contextlib.closing(LocalNode(engine, devices, s.run_dir)))
     estimator = Estimator(engine, gpus=sum(device.kind == "gpu" for device in listed))
@@ -157,6 +157,16 @@ def _assemble(
         log.info("memory: %s, %.1f GiB", device.name, device.total / 2**30)
     urls = [_url(scheme, sock) for sock in sockets]
     return Server(config, pool, reload, lambda end: announce(urls, end))
+
+
+def _devices(engine: Engine, memory_limit: int | None) -> Devices:
+    """This machine's, without GPUs if this engine cannot use them: then every model goes to RAM."""
+    limit = memory_limit * MIB if memory_limit else None
+    found = Devices(os.environ, limit)
+    if len(found.list()) == 1 or engine.sees_gpus():
+        return found
+    log.warning("this engine sees no GPU: it was built for the CPU, or its GPU libraries are missing; using RAM alone")
+    return Devices({**os.environ, **dict.fromkeys(MASKS, "")}, limit)
 
 
 def limits_of(s: Settings, devices: Sequence[Device]) -> Limits:

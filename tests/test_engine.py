@@ -97,3 +97,23 @@ def test_a_real_one_measures(real: Engine, tmp_path: Path) -> None:
     assert int(rows[0][1]) == pytest.approx(model.stat().st_size / 2**20, abs=2)
     assert real.measure(["-m", str(tmp_path / "missing")], 20) is None
     assert real.measure(["-m", str(model)], 0.0001) is None
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [
+        ("  CUDA0: NVIDIA H200 (143167 MiB, 142000 MiB free)", True),
+        ("  BLAS: OpenBLAS (0 MiB, 0 MiB free)\n  ROCm0: AMD (1 MiB, 1 MiB free)", True),
+        ("  BLAS: OpenBLAS (0 MiB, 0 MiB free)", False),
+        ("  (none)", False),
+    ],
+)
+def test_whether_it_sees_gpus(tmp_path: Path, devices: str, expected: bool) -> None:
+    text = f'#!/bin/sh\n[ "$1" = --list-devices ] && echo "Available devices:\n{devices}"'
+    assert engine.find(str(program(tmp_path / "llama-server", text)), {"PATH": SYSTEM}).sees_gpus() is expected
+
+
+def test_builds_for_the_cpu_see_none(real: Engine) -> None:
+    assert not real.sees_gpus()
+    pytest.importorskip("xllamacpp")
+    assert not engine.find("embedded", {}).sees_gpus()
