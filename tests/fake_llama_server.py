@@ -14,12 +14,15 @@ those that it does not know. Its own options are flags (`--load-seconds 0.1`) or
     --stdout-flood N          N lines of 100 bytes on both streams before it loads, and as many before it is ready
     --ignore-sigterm --ignore-exit
     --hold-bytes N            holds memory: RAM, or with --hold-device I of the simulated NVML in $FAKE_NVML
+    --gpu-bytes N             takes memory of the simulated NVML while it loads, on the GPUs of CUDA_VISIBLE_DEVICES
+                              and as the engine would: 512 MiB on each, N divided by what --fit-target (MiB) leaves.
+                              What is not there ends it, like --fail
     --spawn-child             has a child of its own, and logs `grandchild <pid>`
     --crash-after-seconds S --crash-after-requests N --crash-after-chunks N      ends like --fail
     --first-seconds S --chunk-seconds S       waits before the answer, between the chunks of a stream
     --sleep-idle-seconds S    sleeps that long after the load, wakes with the next request
     --journal FILE            appends `<monotonic time> <pid> <alias> <event> <detail>`, the event being one of
-                              start ready request done gone exit
+                              start ready request done gone exit oom
 """
 
 from __future__ import annotations
@@ -35,16 +38,19 @@ from typing import Any
 
 FLAGS = {"silent", "no-protocol", "mixed-logs", "ignore-sigterm", "ignore-exit", "spawn-child"}
 VALUES = {
-    *("load-seconds", "fail", "exit-code", "stdout-flood", "hold-bytes", "hold-device", "journal"),
+    *("load-seconds", "fail", "exit-code", "stdout-flood", "hold-bytes", "hold-device", "gpu-bytes", "journal"),
     *("crash-after-seconds", "crash-after-requests", "crash-after-chunks", "first-seconds", "chunk-seconds"),
-    *("host", "port", "alias", "sleep-idle-seconds"),
+    *("host", "port", "alias", "sleep-idle-seconds", "fit-target"),
 }
+MIB = 1 << 20
+CONTEXT = 512 * MIB  # of a CUDA context
 TEXT = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 options: dict[str, str] = {}
 ready, asleep, write_lock = threading.Event(), threading.Event(), threading.Lock()
 count = {"requests": 0, "chunks": 0}
 held: list[bytearray] = []
+taken: dict[int, int] = {}
 
 
 def parse(argv: list[str]) -> None:
@@ -111,12 +117,62 @@ def flood() -> None:
 
 def hold() -> None:
     if "hold-device" in options:
-        folder, name = os.environ["FAKE_NVML"], str(os.getpid())
-        with open(f"{folder}/{name}", "w") as claim:
-            claim.write(f"{options['hold-device']} {options['hold-bytes']}\n")
-        os.rename(f"{folder}/{name}", f"{folder}/claims/{name}")
+        claim({number("hold-device"): number("hold-bytes")})
     elif "hold-bytes" in options:
         held.append(bytearray(b"\1") * number("hold-bytes"))
+
+
+def claim(shares: dict[int, int]) -> None:
+    """Of the simulated GPUs, by their numbers there; replaces what was claimed before."""
+    folder, name = os.environ["FAKE_NVML"], str(os.getpid())
+    with open(f"{folder}/{name}", "w") as file:
+        file.writelines(f"{gpu} {count}\n" for gpu, count in shares.items())
+    os.rename(f"{folder}/{name}", f"{folder}/claims/{name}")
+
+
+def gpus() -> dict[int, int]:
+    """Free bytes of the simulated GPUs that CUDA would show, in its order, by their numbers there."""
+    from ctypes import CDLL, byref, c_uint64, c_void_p
+
+    folder = os.environ.get("FAKE_NVML")
+    if not folder:
+        return {}
+    buses = {}
+    for name in os.listdir(folder):
+        if name.startswith("gpu"):
+            with open(f"{folder}/{name}") as file:
+                buses[int(name[3:])] = int(file.read().split()[5])
+    order = sorted(buses, key=lambda gpu: buses[gpu])
+    mask = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if mask is not None:
+        order = [order[int(word)] for word in mask.split(",") if word.isdecimal()]
+    driver, free = CDLL("libnvidia-ml.so.1"), {}
+    for gpu in order:
+        memory = (c_uint64 * 3)()  # total, free, used
+        assert driver.nvmlDeviceGetMemoryInfo(c_void_p(gpu + 1), byref(memory)) == 0
+        free[gpu] = memory[1]
+    return free
+
+
+def shares(free: dict[int, int]) -> dict[int, int]:
+    """What it will hold of each GPU."""
+    targets = [int(word) * MIB for word in options.get("fit-target", "1024").split(",")]
+    rooms = {gpu: max(0, room - targets[n % len(targets)] - CONTEXT) for n, (gpu, room) in enumerate(free.items())}
+    whole = sum(rooms.values()) or 1
+    return {gpu: CONTEXT + number("gpu-bytes") * room // whole for gpu, room in rooms.items()}
+
+
+def take(wanted: dict[int, int], part: float) -> None:
+    """Some of it now; the driver says no to what is not there."""
+    free = gpus()
+    now = {gpu: int(count * part) for gpu, count in wanted.items()}
+    for gpu, count in now.items():
+        if count - taken.get(gpu, 0) > free[gpu]:
+            log(f"CUDA error: out of memory on GPU {gpu}: {count - taken.get(gpu, 0)} asked, {free[gpu]} free")
+            note("oom", gpu)
+            crash()
+    taken.update(now)
+    claim(now)
 
 
 def model() -> dict[str, Any]:
@@ -127,7 +183,10 @@ def model() -> dict[str, Any]:
 def load() -> None:
     flood()
     progress = {"stages": ["text_model"], "current": "text_model"}
+    wanted = shares(gpus()) if "gpu-bytes" in options else {}
     for step in range(11):
+        if wanted and step % 5 == 0:
+            take(wanted, step / 10)
         if "silent" not in options:
             tell("loading", {**progress, "value": step / 10})
         time.sleep(seconds("load-seconds") / 11)
@@ -272,13 +331,29 @@ class Connection:
         self.client.sendall(body)
 
 
+def usage() -> str:
+    """llama-server's flags in its own layout."""
+    lines = []
+    with open(os.path.join(os.path.dirname(__file__), "../router/flags.tsv")) as table:
+        for row in filter(lambda row: not row.startswith("#"), table):
+            positive, negative, arity, env = row.rstrip("\n").split("\t")
+            head = ", ".join([*positive.split(), *negative.split()])
+            lines += [head + " VALUE" * int(arity)] + [" " * 40 + f"(env: {env})"] * bool(env)
+    return "\n".join(lines)
+
+
 def main(argv: list[str]) -> None:
     parse(argv)
     if "--version" in argv:
         print("version: 11434 (fake)", file=sys.stderr)
         return
     if "--help" in argv:
-        print(__doc__)
+        print(usage())
+        return
+    if "--list-devices" in argv:
+        print("Available devices:")
+        for index, free in enumerate(gpus().values()):
+            print(f"  CUDA{index}: Fake ({free // MIB} MiB, {free // MIB} MiB free)")
         return
     note("start")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
