@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from router import demo
 from tests import nvml
 from tests.routers import ENGINES, Router, start
+
+# A busy machine is no defect, and what CI tries is the same each time; elsewhere it is new each time.
+SLOW = (hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture)
+hypothesis.settings.register_profile("default", deadline=None, suppress_health_check=SLOW)
+hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("default"), derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 # Without FAKE_NVML the simulated driver says that it is not loaded: the suite is the same on a machine with GPUs.
 nvml.load()
