@@ -83,11 +83,16 @@ class Keys:
         await dialect_of(scope["path"]).error(error)(scope, receive, send)
 
     def _is_known(self, headers: Headers) -> bool:
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        given = [_token(headers.get(name, "")) for name in ("authorization", "x-api-key")]
         # Every key is compared, and each in constant time: the answer's timing tells nothing about them.
-        matches = [hmac.compare_digest(given.encode(), key) for key in self._keys]
+        matches = [hmac.compare_digest(token, key) for token in given for key in self._keys]
         return any(matches)
+
+
+def _token(header: str) -> bytes:
+    """The key that a header holds. llama-server insists on `Bearer` in neither of the two."""
+    scheme, _, token = header.partition(" ")
+    return (token.strip() if scheme.lower() == "bearer" else header).encode("latin-1")
 
 
 def dialect_of(path: str) -> Dialect:
