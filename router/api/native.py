@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
@@ -17,7 +18,7 @@ from router.api.gateway import Gateway, told_in
 from router.api.listing import Listing
 from router.api.openai import DIALECT
 from router.catalog import ModelSpec
-from router.errors import InvalidRequest
+from router.errors import ConfigError, InvalidRequest
 from router.pool import Changes, Pool
 
 BY_BODY = (
@@ -37,8 +38,8 @@ BY_QUERY = ("/slots", "/lora-adapters")
 
 
 class Native:
-    """The endpoints. `reload` reads the sources again and raises a ConfigError when they are bad; `build` is told in
-    `/props`."""
+    """The endpoints. `reload` reads the sources again and raises a ConfigError when they are bad; `build` is what the
+    engine says of its version."""
 
     def __init__(
         self, gateway: Gateway, listing: Listing, reload: Callable[[], Awaitable[Changes]], build: str
@@ -47,7 +48,7 @@ class Native:
         self._pool: Pool = gateway.pool
         self._listing = listing
         self._reload = reload
-        self._build = build
+        self._build = build_info(build)
         self._of_child = gateway.by_query(DIALECT)
 
     def routes(self) -> list[Route]:
@@ -75,12 +76,12 @@ class Native:
         return JSONResponse({"status": "ok"})
 
     async def props(self, request: Request) -> Response:
-        """The router's own; with exactly one model, that model's once it runs, for clients of a lone llama-server."""
-        names = [spec.name for spec in self._pool.catalog.models]
+        """The router's own; with exactly one model, that model's over it once it runs, for clients of a lone
+        llama-server."""
         if "model" in request.query_params:
             return await self._of_child(request)
-        if len(names) == 1 and self._pool.status(names[0]).value == "loaded":
-            return await self._of_child(request)
+        models = self._pool.catalog.models
+        runs = len(models) == 1 and self._pool.status(models[0].name).value == "loaded"
         return JSONResponse(
             {
                 "role": "router",
@@ -89,9 +90,26 @@ class Native:
                 "model_alias": "llama-router",
                 "model_path": "none",
                 "default_generation_settings": {"params": None, "n_ctx": 0},
+                "ui_settings": {},
                 "build_info": self._build,
+                "cors_proxy_enabled": False,
+                **(await self._props_of(models[0]) if runs else {}),
             }
         )
+
+    async def _props_of(self, spec: ModelSpec) -> dict[str, object]:
+        lease = await self._pool.lease(spec)
+        try:
+            answer = await self._gateway.upstream.open(lease.address, lease.key, "GET", b"/props", [], b"")
+            body = b""
+            try:
+                while not answer.ended:
+                    body += await answer.read()
+            finally:
+                answer.close()
+        finally:
+            lease.release()
+        return json.loads(body) if answer.status == 200 else {}
 
     async def metrics(self, request: Request) -> Response:
         """The router's own; with `?model=` the child's."""
@@ -101,7 +119,7 @@ class Native:
 
     async def models(self, request: Request) -> Response:
         if request.query_params.get("reload"):
-            await self._reload()
+            await self._reread()
         return Response(self._listing.whole(), media_type="application/json")
 
     async def model(self, request: Request) -> Response:
@@ -124,7 +142,7 @@ class Native:
         return JSONResponse({"success": True})
 
     async def reload(self, request: Request) -> Response:
-        changes = await self._reload()
+        changes = await self._reread()
         return JSONResponse(
             {
                 "success": True,
@@ -135,6 +153,12 @@ class Native:
             }
         )
 
+    async def _reread(self) -> Changes:
+        try:
+            return await self._reload()
+        except ConfigError as exc:
+            raise InvalidRequest(f"nothing was changed: {exc.message}") from exc
+
     async def news(self, request: Request) -> Response:
         return NewsStream(self._pool)
 
@@ -144,6 +168,12 @@ class Native:
         if not name:
             raise InvalidRequest('model name is missing from the request; send {"model": "NAME"}')
         return self._pool.catalog.resolve(name), json.loads(body)
+
+
+def build_info(version: str) -> str:
+    """`b11434-0a1b2c3`, as llama-server tells it in `/props`, from a line of its `--version`; another line as it is."""
+    found = re.search(r"version: (\d+) \((\w+)\)|\(build (\d+), commit (\w+)\)", version)
+    return "b{}-{}".format(*filter(None, found.groups())) if found else version
 
 
 class NewsStream(Response):
