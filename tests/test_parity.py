@@ -1,0 +1,555 @@
+"""Beside the original: llama-server's router mode and ours, with the same command line, presets and requests.
+
+What a client of llama-server's router reads is the same here; each deliberate difference is a row with its reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+from tests.routers import ENGINES, Events, Router, chat, start, until
+
+PRESETS = """
+version = 1
+
+[*]
+ctx-size = 1024
+top-k = 30
+
+[small]
+model = {models}/tiny-a.gguf
+alias = little,wee
+tags = fast,toy
+ctx-size = 512
+parallel = 2
+temp = 0.3
+LLAMA_ARG_TOP_P = 0.9
+load-on-startup = true
+
+[tiny-b]
+n-predict = 9
+cache-type-k = f32
+metrics = on
+cont-batching = false
+
+[embed]
+model = {models}/tiny-c.gguf
+embeddings = true
+pooling = mean
+
+[cached]
+hf-repo = acme/tiny-GGUF:Q8_0
+dedup-cache-models = 1
+
+[broken]
+model = {models}/nowhere.gguf
+"""
+KEYS = "key-one,key-two"
+
+
+class Pair(NamedTuple):
+    """Both routers; `theirs` is llama-server."""
+
+    theirs: Router
+    ours: Router
+
+    def ask(self, method: str, path: str, **more: Any) -> tuple[httpx.Response, httpx.Response]:
+        theirs, ours = (router.client.request(method, path, **more) for router in self)
+        return theirs, ours
+
+    def become(self, model: str, status: str) -> None:
+        for router in self:
+            until(lambda router=router: router.status(model) == status)  # type: ignore[misc]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Path:
+    """Models, presets, and a Hugging Face cache with two more models."""
+    folder = tmp_path_factory.mktemp("parity")
+    shutil.copytree(tiny_models, folder / "models")
+    (folder / "presets.ini").write_text(PRESETS.format(models=folder / "models"))
+    for repo in ("acme/tiny-GGUF", "acme/other-GGUF"):
+        snapshot = folder / "hf/hub" / f"models--{repo.replace('/', '--')}" / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True)
+        (snapshot.parents[1] / "refs").mkdir()
+        (snapshot.parents[1] / "refs/main").write_text("0" * 40)
+        shutil.copy(tiny_models / "tiny-a.gguf", snapshot / f"{repo[5:-5]}-Q8_0.gguf")
+    return folder
+
+
+def start_both(folder: Path, place: Path, *flags: str) -> Pair:
+    """The same words for both, but for the port."""
+    binary = ENGINES["llama-server"]()
+    flags = (*flags, "--models-dir", str(folder / "models"), "--threads", "1", "--offline")
+    hidden = ("LLAMA_", "HF_")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+    env |= {"HF_HOME": str(folder / "hf"), "LD_LIBRARY_PATH": str(Path(binary).parent)}
+    place.mkdir()
+    log = place / "llama-server.log"
+    with log.open("wb") as output:
+        command = [binary, "--port", "0", *flags]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=env)
+    shared = {"HF_HOME": str(folder / "hf"), "LLAMA_CACHE": "", "LLAMA_SERVER_PATH": binary}
+    return Pair(Router(process, log, place), start(place / "ours", *flags, **shared))
+
+
+@contextlib.contextmanager
+def running(folder: Path, place: Path, *flags: str) -> Iterator[Pair]:
+    """Both with the same words, but for the port."""
+    binary = ENGINES["llama-server"]()
+    words = (*flags, "--models-dir", str(folder / "models"), "--threads", "1", "--offline")
+    shared = {"HF_HOME": str(folder / "hf"), "LLAMA_CACHE": ""}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_", "HF_"))}
+    place.mkdir()
+    log = place / "llama-server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [binary, "--port", "0", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**env, **shared, "LD_LIBRARY_PATH": str(Path(binary).parent)},
+        )
+    with contextlib.ExitStack() as stack:
+        theirs = Router(process, log, place)
+        stack.callback(theirs.stop)
+        ours = start(place / "ours", *words, **shared, LLAMA_SERVER_PATH=binary)
+        stack.callback(ours.stop)
+        yield Pair(theirs, ours)
+
+
+@pytest.fixture(scope="module")
+def pair(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """`small` and `tiny-b` run, `tiny-a` and `tiny-c` never do."""
+    place = tmp_path_factory.mktemp("pair") / "open"
+    presets = ("--models-preset", str(folder / "presets.ini"))
+    with running(folder, place, *presets, "--models-max", "8", "--min-p", "0.2") as pair:
+        pair.ask("POST", "/models/load", json={"model": "tiny-b"})
+        pair.become("small", "loaded")  # by itself
+        pair.become("tiny-b", "loaded")
+        yield pair
+
+
+@pytest.fixture(scope="module")
+def locked(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """With keys, without autoload."""
+    place = tmp_path_factory.mktemp("pair") / "locked"
+    with running(folder, place, "--api-key", KEYS, "--no-models-autoload", "--cors-origins", "localhost") as pair:
+        yield pair
+
+
+def missing(theirs: Any, ours: Any, where: str = "") -> list[str]:
+    """Paths in their JSON that ours lacks, or where it has another type. Lists are alike when their heads are."""
+    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
+        lacks = [f"{where}.{key}" for key in theirs if key not in ours]
+        return lacks + [
+            path for key in theirs if key in ours for path in missing(theirs[key], ours[key], f"{where}.{key}")
+        ]
+    if isinstance(theirs, list) and isinstance(ours, list):
+        return missing(theirs[0], ours[0], f"{where}[0]") if theirs and ours else []
+    if theirs is None or kind(theirs) == kind(ours):
+        return []
+    return [f"{where}: {kind(ours)}, not {kind(theirs)}"]
+
+
+def kind(value: Any) -> str:
+    return "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
+
+
+def media_type(response: httpx.Response) -> str:
+    return str(response.headers.get("content-type", "")).partition(";")[0]
+
+
+@dataclass(frozen=True)
+class Case:
+    """`exact` names the keys whose values are equal too, or says that the whole bodies are. `ours` is our status where
+    it is not theirs, and `why` the reason for that."""
+
+    ask: str
+    json: Any = None
+    exact: bool | str = ""
+    ours: int | None = None
+    why: str = ""
+    content: bytes | None = None
+    form: dict[str, str] | None = None
+
+    @property
+    def name(self) -> str:
+        said = self.content if self.content is not None else self.form or self.json
+        return f"{self.ask} {'' if said is None else str(said)[:60]}".strip()
+
+    def sent(self) -> dict[str, Any]:
+        if self.form is not None:
+            return {"data": self.form, "files": {"file": ("a.wav", b"RIFF", "audio/wav")}}
+        return {"json": self.json} if self.content is None else {"content": self.content}
+
+
+def say(model: Any, **more: Any) -> dict[str, Any]:
+    return chat(model, 3, **more)
+
+
+def prompt(model: str, **more: Any) -> dict[str, Any]:
+    return {"model": model, "prompt": "a b", "n_predict": 2, "temperature": 0, "seed": 1, **more}
+
+
+LATER = "downloads come with the hub"
+STREAMS = "resumable streams come with the dialects"
+UI = "there is no web UI here"
+METHOD = "RFC 9110: the path is known, the method is not"
+
+CASES = [
+    # what is said of the router
+    Case("GET /health", exact=True),
+    Case("GET /v1/health", exact=True),
+    Case("HEAD /health"),
+    Case("GET /models"),
+    Case("GET /v1/models"),
+    Case("HEAD /v1/models"),
+    Case("GET /props", exact="role max_instances models_autoload model_path default_generation_settings build_info"),
+    # what a running model says of itself, by query
+    Case(
+        "GET /props?model=small", exact="default_generation_settings total_slots chat_template modalities model_alias"
+    ),
+    Case("GET /props?model=wee", exact="default_generation_settings total_slots chat_template model_alias"),
+    Case("GET /props?model=tiny-b", exact="default_generation_settings total_slots chat_template modalities"),
+    Case("GET /slots?model=tiny-b", exact=True),
+    Case("GET /metrics?model=tiny-b"),
+    Case("GET /metrics?model=small"),
+    Case("GET /lora-adapters?model=tiny-b", exact=True),
+    Case("GET /props?model=tiny-c&autoload=false", exact="error.code error.type"),
+    Case("GET /slots?model=tiny-c&autoload=0", exact="error.code error.type"),
+    Case("GET /slots", exact="error.code error.type"),
+    Case("GET /lora-adapters", exact="error.code error.type"),
+    Case("GET /props?model=nowhere", ours=404, why="B-C1"),
+    Case("GET /props?model=tiny-a", ours=400, why="a fault: a metrics scraper loads models"),
+    Case("GET /metrics", ours=200, why="the router has metrics of its own"),
+    # answers
+    Case("POST /v1/chat/completions", say("tiny-b"), exact="choices model object usage.completion_tokens"),
+    Case("POST /chat/completions", say("tiny-b"), exact="choices model object"),
+    Case("POST /v1/chat/completions?autoload=", say("wee"), exact="choices model"),
+    Case("POST /v1/chat/completions", say("tiny-b", stream=True)),
+    Case("POST /completion", prompt("tiny-b"), exact="content model stop tokens_predicted generation_settings"),
+    Case("POST /completions", prompt("tiny-b"), exact="content model"),
+    Case("POST /completion", prompt("tiny-b", stream=True)),
+    Case("POST /v1/completions", prompt("tiny-b", max_tokens=2), exact="choices model object"),
+    Case("POST /v1/completions", prompt("tiny-b", stream=True)),
+    Case("POST /v1/responses", {"model": "tiny-b", "input": "a", "max_output_tokens": 2}, exact="object status model"),
+    Case("POST /responses", {"model": "tiny-b", "input": "a", "max_output_tokens": 2}),
+    Case("POST /v1/messages", say("tiny-b"), exact="content model role stop_reason type"),
+    Case("POST /v1/messages", say("tiny-b", stream=True)),
+    Case("POST /v1/messages/count_tokens", say("tiny-b"), exact=True),
+    Case("POST /v1/chat/completions/input_tokens", say("tiny-b"), exact=True),
+    Case("POST /chat/completions/input_tokens", say("tiny-b"), exact=True),
+    Case("POST /v1/responses/input_tokens", {"model": "tiny-b", "input": "a"}, exact=True),
+    Case("POST /responses/input_tokens", {"model": "tiny-b", "input": "a"}, exact=True),
+    Case("POST /v1/embeddings", {"model": "embed", "input": ["a", "b"]}, exact=True),
+    Case("POST /embedding", {"model": "embed", "content": "a"}, exact=True),
+    Case("POST /embeddings", {"model": "embed", "content": "a"}, exact=True),
+    Case("POST /tokenize", {"model": "tiny-b", "content": "the a of"}, exact=True),
+    Case("POST /detokenize", {"model": "tiny-b", "tokens": [70, 71]}, exact=True),
+    Case("POST /apply-template", say("tiny-b"), exact=True),
+    Case("POST /v1/chat/completions", say("cached"), exact="choices model"),
+    Case("POST /v1/chat/completions", say("acme/tiny-GGUF:Q8_0"), exact="choices model"),
+    # what these models or children cannot, in their own words
+    Case("POST /infill", {"model": "tiny-b", "input_prefix": "a", "input_suffix": "b"}, exact=True),
+    *(
+        Case(f"POST {path}", {"model": "tiny-b", "query": "a", "documents": ["b"]}, exact=True)
+        for path in ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking")
+    ),
+    Case("POST /v1/embeddings", {"model": "tiny-b", "input": "a"}, exact=True),
+    Case("POST /v1/audio/transcriptions", form={"model": "tiny-b"}, exact=True),
+    Case("POST /audio/transcriptions", form={"model": "tiny-b"}, exact=True),
+    Case("POST /props", {"model": "tiny-b"}, exact=True),
+    Case("POST /slots/0?action=erase", {"model": "tiny-b"}, exact=True),
+    Case("POST /lora-adapters", {"model": "tiny-b"}, exact=True),
+    Case("POST /v1/chat/completions/control", {"model": "tiny-b"}, exact=True),
+    Case("POST /v1/systemone", {"model": "tiny-b"}, exact=True),
+    Case("POST /v1/chat/completions", {"model": "tiny-b"}, exact=True),
+    Case("POST /v1/chat/completions", {"model": "tiny-b", "messages": "text"}, exact=True),
+    Case("POST /v1/chat/completions", say("tiny-b", max_tokens="many"), exact=True),
+    # wrong requests
+    Case("POST /v1/chat/completions", say("nowhere"), ours=404, why="B-C1"),
+    Case("POST /completion", prompt("nowhere"), ours=404, why="B-C1"),
+    Case("POST /v1/messages", say("nowhere"), ours=404, why="B-C1"),
+    Case("POST /audio/transcriptions", form={"model": "nowhere"}, ours=404, why="B-C1"),
+    *(
+        Case("POST /v1/chat/completions", say(model), exact="error.code error.type")
+        for model in (None, "", 5, ["tiny-b"], {"name": "tiny-b"}, True)
+    ),
+    Case("POST /v1/chat/completions?autoload=0", say("tiny-c"), exact="error.code error.type"),
+    Case("POST /v1/chat/completions?autoload=false", say("tiny-c"), exact="error.code error.type"),
+    *(
+        Case("POST /v1/chat/completions", content=body, exact="error.code error.type")
+        for body in (b"", b"{", b"[1]", b'"text"', b"\xff\xfe", b'{"model": "tiny-b"} trailing')
+    ),
+    Case("POST /audio/transcriptions", form={}, exact="error.code error.type"),
+    Case("POST /v1/chat/completions", say("broken"), exact="error.code error.type"),
+    Case("GET /nowhere", exact="error.code error.type"),
+    Case("GET /", exact="error.code error.type"),
+    Case("GET /v1/chat/completions", ours=405, why=METHOD),
+    Case("POST /health", ours=405, why=METHOD),
+    Case("PUT /models", ours=405, why=METHOD),
+    # load and unload of what cannot be
+    Case("POST /models/load", {"model": "tiny-b"}, exact="error.code error.type"),
+    Case("POST /models/load", {"model": "nowhere"}, exact="error.code error.type"),
+    Case("POST /models/load", {}, ours=400, why="B-C1: a missing name is no unknown one"),
+    Case("POST /models/load", {"model": 5}, ours=400, why="B-C1: a missing name is no unknown one"),
+    Case("POST /models/load", content=b"{", exact="error.code error.type"),
+    Case("POST /models/load", {"model": "broken"}, ours=500, why="B-P3: what is known to fail is told at once"),
+    Case("POST /models/unload", {"model": "tiny-c"}, exact="error.code error.type"),
+    Case("POST /models/unload", {}, exact="error.code error.type"),
+    Case("POST /models/unload", content=b"{", exact="error.code error.type"),
+    Case("POST /models/unload", {"model": "nowhere"}, ours=404, why="B-C1"),
+    # of the router, but not here, or not yet
+    Case("GET /v1/models/tiny-b", ours=200, why="OpenAI's clients ask for one model"),
+    Case("GET /tools", ours=404, why=UI),
+    Case("POST /cors-proxy", {}, ours=404, why=UI),
+    Case("POST /models", {}, ours=405, why=LATER),
+    Case("DELETE /models", ours=405, why=LATER),
+    Case("GET /v1/stream", ours=404, why=STREAMS),
+    Case("DELETE /v1/stream?conv_id=x", ours=404, why=STREAMS),
+    Case("POST /v1/streams/lookup", {"conversation_ids": []}, ours=404, why=STREAMS),
+    Case("GET /v1/stream?conv_id=x", exact="error.code error.type"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_request(pair: Pair, case: Case) -> None:
+    theirs, ours = pair.ask(*case.ask.split(" "), **case.sent())
+    if case.ours:
+        assert theirs.status_code != case.ours
+        assert (ours.status_code, bool(case.why)) == (case.ours, True)
+        return
+    assert ours.status_code == theirs.status_code
+    assert media_type(ours) == media_type(theirs)
+    if media_type(theirs) == "application/json" and theirs.content:
+        compare(theirs.json(), ours.json(), case.exact)
+    elif media_type(theirs) == "text/event-stream":
+        assert ours.text.count("\n\n") == theirs.text.count("\n\n")
+        for mine, other in zip(events(ours), events(theirs), strict=True):
+            assert not missing(other, mine)
+    elif theirs.content:
+        assert names(ours.text) == names(theirs.text)
+
+
+def compare(theirs: Any, ours: Any, exact: bool | str) -> None:
+    assert not missing(theirs, ours)
+    if isinstance(exact, str):
+        for path in exact.split():
+            assert at(ours, path) == at(theirs, path), path
+    elif exact:
+        assert ours == theirs
+
+
+def at(value: Any, path: str) -> Any:
+    for key in path.split("."):
+        value = value[key]
+    return value
+
+
+def events(response: httpx.Response) -> list[Any]:
+    found = [line[6:] for line in response.text.splitlines() if line.startswith("data: ")]
+    return [json.loads(event) if event != "[DONE]" else event for event in found]
+
+
+def names(metrics: str) -> set[str]:
+    return {line.split()[0] for line in metrics.splitlines() if line and not line.startswith("#")}
+
+
+# The listing
+
+
+def test_the_same_models_are_listed(pair: Pair) -> None:
+    theirs, ours = (router.listing() for router in pair)
+    assert ours.keys() == theirs.keys()
+    assert "acme/tiny-GGUF:Q8_0" not in ours  # it is `cached`
+    for name in theirs.keys() - {"tiny-a", "broken"}:  # requests above make only their router try these
+        assert not missing(theirs[name], ours[name]), name
+        for key in ("aliases", "tags", "object", "owned_by", "source", "architecture"):
+            assert ours[name][key] == theirs[name][key], (name, key)
+        assert ours[name]["can_remove"] is False  # of the hub, later
+
+
+@pytest.mark.parametrize("model", ["small", "tiny-b"])
+def test_a_running_model_is_described(pair: Pair, model: str) -> None:
+    theirs, ours = (router.listing()[model] for router in pair)
+    assert ours["status"]["value"] == theirs["status"]["value"] == "loaded"
+    assert theirs["meta"].items() <= ours["meta"].items()
+
+
+# Load and unload, and the news of it
+
+
+def story(router: Router, headers: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What `/models/sse` tells of a load and an unload."""
+    with router.client.stream("GET", "/models/sse", headers=headers) as response:
+        assert media_type(response) == "text/event-stream"
+        for way, status in (("load", "loaded"), ("unload", "unloaded")):
+            answer = router.client.post(f"/models/{way}", json={"model": "tiny-c"}, headers=headers)
+            assert answer.json() == {"success": True}
+            until(lambda status=status: status_of(router, "tiny-c", headers) == status)  # type: ignore[misc]
+        told = []
+        for event in Events(response):
+            told.append(json.loads(event))
+            if told[-1]["data"]["status"] == "unloaded" and "exit_code" in told[-1]["data"]:
+                return told
+    raise AssertionError("the stream ended")
+
+
+def status_of(router: Router, model: str, headers: Mapping[str, str]) -> str:
+    models = router.client.get("/models", headers=headers).json()["data"]
+    return str(next(entry for entry in models if entry["id"] == model)["status"]["value"])
+
+
+def test_the_news_of_a_load_and_an_unload(locked: Pair) -> None:  # B-P7
+    headers = {"authorization": "Bearer key-one"}
+    theirs, ours = (story(router, headers) for router in locked)
+    assert {event["model"] for event in ours} == {"tiny-c"}
+    for status in ("loading", "loaded", "unloaded"):
+        mine, other = (last(told, status) for told in (ours, theirs))
+        assert not missing(other, mine)
+        assert mine["event"] == other["event"]
+    assert last(ours, "unloaded")["data"]["exit_code"] == last(theirs, "unloaded")["data"]["exit_code"] == 0
+    shown = [event["data"]["progress"]["value"] for event in ours if "progress" in event["data"]]
+    assert shown == sorted(shown)
+    assert shown[-1] == 1.0
+
+
+def last(told: list[dict[str, Any]], status: str) -> dict[str, Any]:
+    return [event for event in told if event["data"]["status"] == status][-1]
+
+
+def test_no_autoload(locked: Pair) -> None:
+    """A request loads what it asks for only where it says so."""
+    headers = {"authorization": "Bearer key-two"}
+    path = "/v1/chat/completions"
+    for query, status in (("", 400), ("?autoload=0", 400), ("?autoload=yes", 400), ("?autoload=1", 200), ("", 200)):
+        theirs, ours = locked.ask("POST", path + query, json=say("tiny-b"), headers=headers)
+        assert ours.status_code == theirs.status_code == status, query
+    theirs, ours = locked.ask("GET", "/props", headers=headers)
+    assert ours.json()["models_autoload"] is theirs.json()["models_autoload"] is False
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": ""},
+        {"authorization": "Bearer"},
+        {"authorization": "Bearer key-one"},
+        {"authorization": "Bearer key-two"},
+        {"authorization": "key-one"},
+        {"authorization": "Bearer key"},
+        {"authorization": f"Bearer {KEYS}"},
+        {"authorization": "Basic key-one"},
+        {"x-api-key": "key-one"},
+        {"x-api-key": "Bearer key-two"},
+        {"x-api-key": "key-three"},
+        {"authorization": "Bearer key", "x-api-key": "key"},
+    ],
+    ids=str,
+)
+def test_key(locked: Pair, headers: dict[str, str]) -> None:
+    for path in ("/props", "/v1/models", "/nowhere", "/metrics"):
+        theirs, ours = locked.ask("GET", path, headers=headers)
+        assert (ours.status_code == 401) is (theirs.status_code == 401), path
+        if theirs.status_code == 401:
+            compare(theirs.json(), ours.json(), "error.code error.type")
+
+
+@pytest.mark.parametrize(
+    "headers", [{"authorization": "bearer key-one"}, {"authorization": "Basic x", "x-api-key": "key-one"}], ids=str
+)
+def test_key_that_only_we_accept(locked: Pair, headers: dict[str, str]) -> None:
+    """The case of the scheme does not matter (RFC 9110), and one header does not hide the other."""
+    theirs, ours = locked.ask("GET", "/props", headers=headers)
+    assert (theirs.status_code, ours.status_code) == (401, 200)
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/health"])
+def test_open_without_a_key(locked: Pair, path: str) -> None:
+    theirs, ours = locked.ask("GET", path)
+    assert ours.status_code == theirs.status_code == 200
+
+
+# CORS: `*` does not become their "everyone with credentials", and only whole origins are reflected.
+
+ORIGINS = {
+    "http://localhost": True,
+    "http://localhost:3000": True,
+    "https://127.0.0.1:8443": True,
+    "http://[::1]:3000": True,
+    "http://localhost.evil.com": False,
+    "http://127.0.0.1.evil.com": False,
+    "http://localhost@evil.com": False,
+    "http://evil.com": False,
+    "http://evil.com/localhost": False,
+    "http://notlocalhost": False,
+    "localhost": False,
+    "null": False,
+}
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_origin(locked: Pair, origin: str) -> None:
+    asking = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,x-custom"}
+    for method, path, more in (("GET", "/health", {}), ("OPTIONS", "/v1/chat/completions", asking)):
+        for response in locked.ask(method, path, headers={"origin": origin, **more}):
+            assert response.headers.get("access-control-allow-origin") == (origin if ORIGINS[origin] else None)
+    theirs, ours = locked.ask("OPTIONS", "/v1/chat/completions", headers={"origin": origin, **asking})
+    assert (ours.status_code == 200) is ORIGINS[origin]
+    if ORIGINS[origin]:
+        assert listed(ours, "methods") >= listed(theirs, "methods") >= {"GET", "POST", "DELETE"}
+        assert listed(ours, "headers") >= {"authorization", "x-custom"}  # theirs is `*`, which means not authorization
+
+
+def test_an_origin_with_a_user_is_not_loopback(locked: Pair) -> None:
+    theirs, ours = locked.ask("GET", "/health", headers={"origin": "http://evil.com@localhost"})
+    assert "access-control-allow-origin" in theirs.headers  # a fault
+    assert "access-control-allow-origin" not in ours.headers
+
+
+def listed(response: httpx.Response, what: str) -> set[str]:
+    return {word.strip() for word in response.headers[f"access-control-allow-{what}"].split(",")}
+
+
+# Presets read again
+
+
+def test_reload(folder: Path, tmp_path: Path) -> None:  # B-L13
+    presets = tmp_path / "presets.ini"
+    text = f"[one]\nmodel = {folder}/models/tiny-a.gguf\nload-on-startup = on\n"
+    presets.write_text(text)
+    with running(folder, tmp_path / "pair", "--models-preset", str(presets)) as pair:
+        pair.become("one", "loaded")
+        presets.write_text(f"{text}[two]\nmodel = {folder}/models/tiny-b.gguf\nalias = second\n")
+        for query in ("", "?reload="):
+            assert all("two" not in response.text for response in pair.ask("GET", f"/models{query}"))
+        theirs, ours = pair.ask("GET", "/models?reload=1")
+        assert ids(ours) == ids(theirs) > {"one", "two"}
+        assert all(router.listing()["two"]["aliases"] == ["second"] for router in pair)
+        assert all(router.status("one") == "loaded" for router in pair)
+        presets.write_text(f"{text}no-such-option = 1\n")
+        theirs, ours = pair.ask("GET", "/models?reload=1")
+        assert (theirs.status_code, ours.status_code) == (500, 400)  # B-L13: with line and key
+        assert "presets.ini:4" in ours.json()["error"]["message"]
+        assert "no-such-option" in ours.json()["error"]["message"]
+        assert pair.ours.listing().keys() > {"one", "two"}
+
+
+def ids(response: httpx.Response) -> set[str]:
+    return {model["id"] for model in response.json()["data"]}
