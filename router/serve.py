@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import signal
@@ -99,7 +100,7 @@ def _engine(argv: Sequence[str], environ: Mapping[str, str]) -> Engine:
 def _choice(argv: Sequence[str], environ: Mapping[str, str]) -> str | None:
     """The engine decides which flags exist, so its own flag is looked for before the others are read."""
     choice = environ.get("LLAMA_ROUTER_ENGINE")
-    for token, following in zip(argv, [*argv[1:], choice], strict=True):
+    for token, following in itertools.zip_longest(argv, argv[1:]):
         if token == "--engine":
             choice = following
         elif token.startswith("--engine="):
