@@ -26,9 +26,10 @@ log = logging.getLogger("router.proxy")
 
 EVENT_LIMIT = 1024 * 1024  # bytes of one event that are held back until it is whole
 
-# Said to the router alone: its address, keys, origins and framing. And events must come uncompressed.
+# Said to the router alone: its address, keys, origins and framing. And events must come uncompressed. A conversation's
+# id makes a llama-server generate on when the client has left, for a stream that nobody could ask the router for.
 _NOT_FORWARDED = frozenset(
-    b"host authorization x-api-key origin content-length expect accept-encoding x-request-id".split()
+    b"host authorization x-api-key origin content-length expect accept-encoding x-request-id x-conversation-id".split()
 )
 
 
