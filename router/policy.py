@@ -81,11 +81,19 @@ class Resident:
     pinned: bool = False
     draining: bool = False
     sleeping: bool = False
+    half_loaded: bool = False
 
-    @property
-    def is_seen(self) -> bool:
-        """The machine's free memory shows what it holds; not yet while it loads, and not while it sleeps."""
-        return self.phase in (Phase.IDLE, Phase.BUSY, Phase.STOPPING) and not self.sleeping
+    def shift(self, key: str, *, there: bool) -> int:
+        """Bytes by which the machine's free memory differs from what is to be had if this one is there, or is gone.
+
+        What a loading or sleeping one holds the machine does not show. Of one that was stopped while it loaded nobody
+        knows how much shows: it counts in full while it is there, and in full when it is gone.
+        """
+        held = self.held.get(key, 0)
+        is_seen = self.phase in (Phase.IDLE, Phase.BUSY, Phase.STOPPING) and not self.sleeping
+        if there:
+            return -held if not is_seen or self.half_loaded else 0
+        return held if is_seen else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +254,7 @@ def _rooms(snapshot: Snapshot, residents: Sequence[Resident]) -> dict[str, float
             continue
         books = reading.device.total - sum(r.held.get(key, 0) for r in residents)
         machine = reading.device.total if reading.free is None else reading.free
-        for resident in snapshot.residents:
-            if resident.is_seen != (resident.model in there):
-                machine += resident.held.get(key, 0) * (1 if resident.is_seen else -1)
+        machine += sum(resident.shift(key, there=resident.model in there) for resident in snapshot.residents)
         rooms[key] = min(books, machine) - margin
     return rooms
 

@@ -10,13 +10,13 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
 from router import errors
 from router.catalog import Catalog, ModelSpec
 from router.feed import Feed
-from router.node import Address, Child, ChildEvent, Launch, Node, Progress, Slept, Woke
+from router.node import Address, Child, ChildEvent, Exit, Launch, Node, Progress, Slept, Woke
 from router.policy import Allocation, Demand, Reading, size
 from router.scheduler import (
     SERVING,
@@ -369,24 +369,24 @@ class Pool:
                 exit = await run.child.wait()
             else:
                 exit = await run.child.stop()
-            code, sentence = exit.code, exit.sentence
         except errors.LoadFailed as exc:
-            code, sentence = 1, exc.message
-            if run.child is not None:
-                code = (await run.child.wait()).code
+            exit = await run.child.wait() if run.child else Exit(1, exc.message)
+            exit = replace(exit, sentence=exc.message)
         except Exception as exc:  # a model must not stay "loading" for ever because of a defect
             log.critical("a defect in the router", exc_info=exc)
-            code, sentence = 1, f"a defect in the router: {exc!r}"
+            exit = Exit(1, f"a defect in the router: {exc!r}")
         if run.stop_reason is None:
-            log.error("%s: %s", name, sentence)
+            log.error("%s: %s", name, exit.sentence)
         else:
             log.info("%s: stopped (%s)", name, run.stop_reason)
-        self._exit_codes[name] = code
+        self._exit_codes[name] = exit.code
         if run.child is not None:
             self._gone(run.child.address)
         del self._runs[name]
-        self._apply(self._scheduler.exited(name, run.number, sentence, self._now()))
-        self._news(name, code)
+        self._apply(
+            self._scheduler.exited(name, run.number, exit.sentence, self._now(), out_of_memory=exit.out_of_memory)
+        )
+        self._news(name, exit.code)
 
     def _stop(self, run: Run, reason: str) -> None:
         run.stop_reason = reason

@@ -151,7 +151,8 @@ class Model:
     """The books on one model.
 
     `run` numbers its processes; `held` are the bytes booked for the present one by device key; `leases` are the tickets
-    granted to it. `ready_at` and `finished` are when it began to serve and when its last use ended.
+    granted to it. `ready_at` and `finished` are when it began to serve and when its last use ended. `retrying` is set
+    from a load that ran out of memory until the next one has ended.
     """
 
     name: str
@@ -165,6 +166,7 @@ class Model:
     ttl: float | None = None
     draining: bool = False
     closing: bool = False
+    retrying: bool = False
     failures: int = 0
     failure: str = ""
     backoff_until: float = 0.0
@@ -199,6 +201,7 @@ class Model:
             pinned=self.pinned,
             draining=self.draining or self.closing,
             sleeping=self.state is State.SLEEPING,
+            half_loaded=self.state is State.STOPPING and not self.ready_at,
         )
 
 
@@ -348,17 +351,22 @@ class Scheduler:
             return []
         self._transit(model, Event.READY)
         model.ready_at = model.finished = now
+        model.retrying = False
         self._changed = self._moved = True
         return [*self._grant_waiting(model), *self._advance(now)]
 
-    def exited(self, name: str, run: int, reason: str, now: float) -> list[Effect]:
-        """The process is gone; `reason` tells a person why, and only counts when nobody asked for it."""
+    def exited(self, name: str, run: int, reason: str, now: float, *, out_of_memory: bool = False) -> list[Effect]:
+        """The process is gone; `reason` tells a person why, and only counts when nobody asked for it.
+
+        A load that ran out of memory is tried once more, after every idle model has made room.
+        """
         model = self._models[name]
         if model.run != run:
             return []
-        was = model.state
+        was, retried = model.state, model.retrying
         self._transit(model, Event.EXIT)
         self._free(model.held, now)
+        model.retrying = was is State.LOADING and out_of_memory and not retried and name in self._queue
         model.held = {}
         model.leases.clear()
         model.draining = model.closing = False
@@ -366,6 +374,8 @@ class Scheduler:
         effects: list[Effect] = []
         if was is State.STOPPING:
             model.failures = 0 if model.ready_at else model.failures
+        elif model.retrying:
+            effects += [self._stop(idle, f"room for {name}") for idle in list(self._evictable())]
         else:
             self._fail(model, was, reason, now)
             if entry := self._queue.get(name):
@@ -425,6 +435,8 @@ class Scheduler:
         startable = sorted((e for e in self._queue.values() if e.model.state in STARTABLE), key=lambda e: e.order)
         behind = False  # room that only a drain will make is not on its way yet
         for entry in startable[: self.LOOKAHEAD]:
+            if entry.model.retrying and any(r.phase is Phase.STOPPING for r in residents):
+                continue  # the estimate was too low: whatever is being made free is for this one
             plan = policy.plan(snapshot, entry.demand)
             snapshot = snapshot.after(plan, entry.model.name)
             behind = behind or isinstance(plan, Drain)
@@ -442,6 +454,9 @@ class Scheduler:
         for entry in startable[self.LOOKAHEAD :]:
             entry.blocked = True
         return [*effects, *self._drain(drains), *self._overflow()]
+
+    def _evictable(self) -> Iterator[Model]:
+        return (m for m in self._models.values() if m.state in SERVING and not m.leases and not m.pinned)
 
     def _parked(self) -> Iterator[Entry]:
         """The entries that wait for something else than their own load."""
