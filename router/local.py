@@ -9,6 +9,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from router.devices import Devices
@@ -29,7 +30,8 @@ HIDDEN = re.compile(
 class LocalNode:
     """`folder` is for the children's sockets (`--run-dir`); by default one that all of this user's routers share.
 
-    Raises ConfigError when it cannot be used. `close` ends what still runs.
+    `margins` are bytes that stay free, by device key; leave them out for an engine without `--fit-target`. Raises
+    ConfigError when the folder cannot be used. `close` ends what still runs.
     """
 
     name = "local"
@@ -40,28 +42,33 @@ class LocalNode:
         devices: Devices,
         folder: Path | None = None,
         environ: Mapping[str, str] = os.environ,
+        margins: Mapping[str, int] | None = None,
     ) -> None:
         self._engine = engine
         self._devices = devices
         self._run = Run.open((folder or _shared_folder(environ)).absolute())
         self._environ = {name: value for name, value in environ.items() if not HIDDEN.fullmatch(name)}
+        self._margins = margins or {}
         self._watchdog = Watchdog()
         self._serial = itertools.count(1)
-        self._readings: tuple[Reading, ...] = ()
+        self._before: tuple[Reading, ...] = ()  # what `settle` compares with when a child is gone
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def probe(self, freed: Mapping[str, int]) -> tuple[Reading, ...]:
-        if freed and self._readings:
-            self._readings = await self._devices.settle(freed, self._readings)
-        else:
-            self._readings = await self._devices.read()
-        return self._readings
+        if not freed or not self._before:
+            self._before = await self._devices.read()
+            return self._before
+        readings = await self._devices.settle(freed, self._before)
+        # Others that are ending may have given memory back too: it counts when their end is told.
+        self._before = _least(readings, self._before, freed)
+        return readings
 
     async def spawn(self, launch: Launch) -> LocalChild:
         # The name is short and never used again: a server does not bind to a socket that is there already.
         socket = self._run.folder / f"{next(self._serial)}.sock"
         key = secrets.token_urlsafe(32)
-        command = [*self._engine.command, *launch.args, "--host", str(socket), "--alias", launch.model]
+        args = [*launch.args, *self._fit_target(launch), "--host", str(socket), "--alias", launch.model]
+        command = [*self._engine.command, *args]
         env = {
             **self._environ,
             **self._engine.env,
@@ -75,18 +82,37 @@ class LocalNode:
         child.served.add_done_callback(lambda _: self._refresh())
         return child
 
+    def _fit_target(self, launch: Launch) -> list[str]:
+        """The engine divides a model over its GPUs, and shortens an automatic context, so that as much stays free on
+        each as this tells it: without, 1 GiB whatever our margins are (common/fit.cpp)."""
+        mib = [self._margins.get(device.key, 0) >> 20 for device in launch.devices]
+        if not mib or not all(mib) or "--fit-target" in launch.args:
+            return []
+        return ["--fit-target", ",".join(map(str, mib))]
+
     def close(self) -> None:
         self._watchdog.close()
         self._run.close()
 
     def _refresh(self) -> None:
-        """Read what is free with the new child in memory: what `settle` compares with when the child is gone."""
+        """Read what is free with the new child in memory."""
         task = asyncio.create_task(self._read())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _read(self) -> None:
-        self._readings = await self._devices.read()
+        readings = await self._devices.read()
+        self._before = _least(readings, self._before or readings, {})
+
+
+def _least(readings: Sequence[Reading], before: Sequence[Reading], freed: Mapping[str, int]) -> tuple[Reading, ...]:
+    """What is free of each device now, but no more than was free before and has been freed."""
+    return tuple(
+        now
+        if now.free is None or then.free is None
+        else replace(now, free=min(now.free, then.free + freed.get(now.device.key, 0)))
+        for now, then in zip(readings, before, strict=True)
+    )
 
 
 def masks(chosen: Sequence[Device], present: Sequence[Device]) -> dict[str, str]:

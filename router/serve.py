@@ -125,13 +125,15 @@ def _assemble(
     version, catalog = engine.version(), plan.catalog()  # what can be wrong comes before what must be undone
     devices = _devices(engine, s.models_memory_limit)
     listed = devices.list()
-    node = stack.enter_context(contextlib.closing(LocalNode(engine, devices, s.run_dir)))
+    limits = limits_of(s, listed)
+    margins = limits.margins if plan.table.find("--fit-target") else {}
+    node = stack.enter_context(contextlib.closing(LocalNode(engine, devices, s.run_dir, margins=margins)))
     estimator = Estimator(engine, gpus=sum(device.kind == "gpu" for device in listed))
     upstream = Upstream(read_timeout=float(s.timeout))
     pool = Pool(
         catalog,
         [node],
-        limits_of(s, listed),
+        limits,
         estimator.demand,
         load_timeout=s.models_load_timeout,
         ttl=s.models_ttl or None,
