@@ -145,7 +145,8 @@ def gpus() -> dict[int, int]:
     order = sorted(buses, key=lambda gpu: buses[gpu])
     mask = os.environ.get("CUDA_VISIBLE_DEVICES")
     if mask is not None:
-        order = [order[int(word)] for word in mask.split(",") if word.isdecimal()]
+        words = [word.removeprefix("GPU-") for word in mask.split(",")]
+        order = [order[int(word)] for word in words if word.isdecimal()]
     driver, free = CDLL("libnvidia-ml.so.1"), {}
     for gpu in order:
         memory = (c_uint64 * 3)()  # total, free, used
