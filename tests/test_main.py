@@ -51,6 +51,7 @@ class Shell:
     def start(self, words: Sequence[str], environ: Mapping[str, str], stdout: int = subprocess.PIPE) -> Process:
         keep = {k: v for k, v in os.environ.items() if not k.startswith(("LLAMA_", "HF_"))}
         own = {"HF_HOME": str(self.folder / "hf"), "LLAMA_CACHE": str(self.folder / "cache"), TRACE: self.trace}
+        own["PYTHONUNBUFFERED"] = ""
         return subprocess.Popen(
             [sys.executable, "-m", "router", *words],
             stdin=subprocess.DEVNULL,
@@ -152,7 +153,9 @@ def test_demo_goes_on_until_it_is_told_to_end(shell: Shell) -> None:
 
 
 def test_demo_without_an_answer(shell: Shell) -> None:
-    ended = shell("demo", "--once", "--engine", FAKE, FAKE_FAIL="no luck", TMPDIR=str(shell.folder))
+    with socket.create_server(("127.0.0.1", shell.port)):  # a demo that ends needs no certain port
+        environ = {"LLAMA_ARG_PORT": str(shell.port), "TMPDIR": str(shell.folder), "FAKE_FAIL": "no luck"}
+        ended = shell("demo", "--once", "--engine", FAKE, **environ)
     assert ended.code == 1
     assert ended.out.count("no answer") == 3
 
