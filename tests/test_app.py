@@ -324,7 +324,7 @@ def test_unload_waits_for_a_running_stream(launch: Callable[..., Router], tiny_m
 
 def test_a_forced_unload_does_not(launch: Callable[..., Router], tiny_models: Path) -> None:  # B-C4
     router = launch("--models-dir", str(tiny_models), FAKE_CHUNK_SECONDS="0.05")
-    with router.stream("tiny-a", 10_000) as events:
+    with router.stream("tiny-a", 100) as events:
         next(events)
         assert router.client.post("/models/unload", json={"model": "tiny-a", "force": True}).status_code == 200
         assert events.json()[-1]["error"]["message"]

@@ -39,6 +39,11 @@ load-on-startup = true
 
 [tiny-b]
 n-predict = 9
+min-p = 0.4
+seed = 7
+repeat-penalty = 1.1
+chat-template = chatml
+LLAMA_ARG_N_PARALLEL = 3
 cache-type-k = f32
 metrics = on
 cont-batching = false
@@ -131,13 +136,14 @@ def running(folder: Path, place: Path, *flags: str) -> Iterator[Pair]:
 
 @pytest.fixture(scope="module")
 def pair(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """`small` and `tiny-b` run, `tiny-a` and `tiny-c` never do."""
+    """All run but `tiny-a`, `tiny-c`, and what cannot."""
     place = tmp_path_factory.mktemp("pair") / "open"
     presets = ("--models-preset", str(folder / "presets.ini"))
     with running(folder, place, *presets, "--models-max", "8", "--min-p", "0.2") as pair:
-        pair.ask("POST", "/models/load", json={"model": "tiny-b"})
-        pair.become("small", "loaded")  # by itself
-        pair.become("tiny-b", "loaded")
+        for model in ("small", "tiny-b", "embed", "cached"):
+            if model != "small":  # that one by itself
+                pair.ask("POST", "/models/load", json={"model": model})
+            pair.become(model, "loaded")
         yield pair
 
 
@@ -218,11 +224,10 @@ CASES = [
     Case("HEAD /v1/models"),
     Case("GET /props", exact="role max_instances models_autoload model_path default_generation_settings build_info"),
     # what a running model says of itself, by query
-    Case(
-        "GET /props?model=small", exact="default_generation_settings total_slots chat_template modalities model_alias"
+    *(
+        Case(f"GET /props?model={model}", exact="default_generation_settings total_slots chat_template model_alias")
+        for model in ("small", "wee", "tiny-b", "embed", "cached")
     ),
-    Case("GET /props?model=wee", exact="default_generation_settings total_slots chat_template model_alias"),
-    Case("GET /props?model=tiny-b", exact="default_generation_settings total_slots chat_template modalities"),
     Case("GET /slots?model=tiny-b", exact=True),
     Case("GET /metrics?model=tiny-b"),
     Case("GET /metrics?model=small"),
@@ -300,6 +305,7 @@ CASES = [
     Case("GET /v1/chat/completions", ours=405, why=METHOD),
     Case("POST /health", ours=405, why=METHOD),
     Case("PUT /models", ours=405, why=METHOD),
+    Case("OPTIONS /models", ours=405, why="no preflight: it has no origin"),
     # load and unload of what cannot be
     Case("POST /models/load", {"model": "tiny-b"}, exact="error.code error.type"),
     Case("POST /models/load", {"model": "nowhere"}, exact="error.code error.type"),
