@@ -10,6 +10,7 @@ import concurrent.futures
 import contextlib
 import json
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -41,12 +42,14 @@ class Event(NamedTuple):
 
 
 class Machine:
-    """Some GPUs, models, and a router between them. `margins` are what the samples are held against, by GPU number."""
+    """Some GPUs, models, and a router between them. `margins` are what the samples are held against, by GPU number;
+    `shortages` is how many loads the test lets run out of memory."""
 
     def __init__(self, folder: Path, routers: Starter, gpus: tuple[Gpu, ...]) -> None:
         self.nvml = FakeNvml(folder / "nvml", *gpus)
         self.margins = [GIB] * len(gpus)
         self.problems: list[str] = []
+        self.shortages = 0
         self._folder, self._routers = folder, routers
         self._journal = folder / "journal"
         self._journal.touch()
@@ -57,7 +60,8 @@ class Machine:
     def model(self, name: str, gib: float, **keys: object) -> None:
         """One more in the presets. Keys of the fake server are in capitals."""
         path = write_sparse(self._folder / f"{name}.gguf", int(gib * GIB))
-        lines = [f"[{name}]", f"model = {path}", f"env.FAKE_GPU_BYTES = {int(gib * GIB)}"]
+        # Said so, all of it goes to GPUs: of what is not said the engine may leave a part in RAM.
+        lines = [f"[{name}]", f"model = {path}", "n-gpu-layers = all", f"env.FAKE_GPU_BYTES = {int(gib * GIB)}"]
         for key, value in keys.items():
             lines.append(f"env.FAKE_{key} = {value}" if key.isupper() else f"{key.replace('_', '-')} = {value}")
         with self._presets.open("a") as file:
@@ -143,7 +147,7 @@ def machine(tmp_path: Path, routers: Starter, monkeypatch: pytest.MonkeyPatch) -
 
     yield make
     assert made[0].problems == []
-    assert made[0].events("oom") == []
+    assert len(made[0].events("oom")) == made[0].shortages
 
 
 def write_sparse(path: Path, size: int, layers: int = 16) -> Path:
@@ -266,6 +270,16 @@ def test_the_gpus_that_the_preset_names(machine: Make) -> None:
     with here.watched(router):
         ask(router, "a", "b")
     assert here.on(router) == {"b": [1]}
+
+
+def test_one_for_the_cpu_sees_no_gpu(machine: Make) -> None:  # B-P8
+    here = machine(12)
+    here.model("a", 2, device="none")
+    router = here.start()
+    ask(router, "a")
+    assert router.children()[0].environ()["CUDA_VISIBLE_DEVICES"] == "-1"
+    assert "CUDA0" not in re.findall("a: starting, (.*)", router.log)[0]
+    assert here.used() == [0]
 
 
 @pytest.mark.parametrize("mask", ["2,0", "GPU-00000002,GPU-00000000"])
@@ -456,6 +470,22 @@ def test_another_program_takes_the_room_that_was_made(machine: Make) -> None:  #
         here.others(0, 0)
         assert answer.result().status_code == 200
     assert here.events("start", "next")[0].at > time_of_room
+
+
+def test_another_program_takes_what_a_load_was_promised(machine: Make) -> None:  # B-S13
+    here = machine(24)
+    here.model("idle", 6)
+    here.model("next", 10, LOAD_SECONDS=0.5)
+    here.shortages = 1
+    router = here.start()
+    ask(router, "idle")
+    with here.watched(router), concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(router.chat, "next")
+        until(lambda: here.events("start", "next"))
+        here.others(0, 10)
+        assert answer.result().status_code == 200
+    assert len(here.events("start", "next")) == 2
+    assert pids(router).keys() == {"next"}
 
 
 def test_waiting_for_another_programs_memory(machine: Make) -> None:  # B-S9
