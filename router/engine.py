@@ -114,6 +114,8 @@ def _embedded() -> Engine:
 
 def _locate(named: str, environ: Mapping[str, str], source: str) -> Path:
     path = Path(named).expanduser()
+    if os.path.dirname(named) or path.is_dir():
+        path = path.absolute()  # Path drops the ./ by which a path is known from a name to look for
     if path.is_dir():
         path /= "llama-server"
     if found := shutil.which(path, path=environ.get("PATH")):

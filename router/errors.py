@@ -15,7 +15,8 @@
     │   ├── Cancelled                    an unload or the shutdown took the request off the queue
     │   └── BackingOff                   the model crashed repeatedly
     ├── LoadFailed                  500  the child ended, or was silent, before it was ready
-    ├── UpstreamFailed              502  the child died, or could not be reached, before it answered
+    ├── UpstreamFailed              502  the child died before it answered, or in the middle
+    │   └── Unreachable             502  no connection to the child: the request was not sent
     ├── GgufError                   500  a model file that cannot be read
     └── ConfigError                      for whoever starts the router: exit code 2, never HTTP
         ├── FlagError                    a command-line argument
@@ -104,6 +105,10 @@ class LoadFailed(RouterError):
 class UpstreamFailed(RouterError):
     status = 502
     code = "upstream_error"
+
+
+class Unreachable(UpstreamFailed):
+    pass
 
 
 class GgufError(RouterError):

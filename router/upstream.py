@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import httptools
 
-from router.errors import UpstreamFailed
+from router.errors import Unreachable, UpstreamFailed
 from router.node import Address
 
 Headers = list[tuple[bytes, bytes]]
@@ -383,7 +383,7 @@ async def _connect(address: Address, peer: _Peer) -> _Connection:
                 sock = await _unix_socket(address.path)
                 _, connection = await loop.create_unix_connection(lambda: _Connection(peer), sock=sock)
     except OSError as exc:
-        raise UpstreamFailed(
+        raise Unreachable(
             f"The model's server cannot be reached ({exc.strerror or type(exc).__name__}). Send the request again.",
             retry_after=1.0,
         ) from exc

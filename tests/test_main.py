@@ -308,6 +308,7 @@ def test_socket_in_use(shell: Shell) -> None:
         ("--models-preset fine.ini --models-default x", ["no model 'x'; llama-router list tells what there is"]),
         ("--engine gone", ["--engine: there is no gone", "pip install"]),
         ("--engine {folder}/plain", ["plain is not executable", "chmod +x"]),
+        ("--engine ./other", ["/other does not answer --version"]),
         ("--engine {folder}/other --ctx-size 5", ["does not answer --version as llama-server does"]),
         ("--engine {folder}/failing", ["failing --version ended with code 3: no luck"]),
         ("--engine {folder}/garbage", ["cannot be run (Exec format error)"]),

@@ -63,6 +63,7 @@ class Leases:
     released: int = 0
     closed: threading.Event = field(default_factory=threading.Event)
     refusal: Exception | None = None
+    dead: list[bool] = field(default_factory=list)  # the first leases are to children that are gone: heard of, or not
 
     async def __call__(self) -> Held:
         self.asked += 1
@@ -84,7 +85,12 @@ class Held:
     def __init__(self, leases: Leases) -> None:
         self._leases = leases
         self._held = True
-        self.address = leases.address
+        self._is_over = leases.dead.pop(0) if leases.dead else None
+        self.address = leases.address if self._is_over is None else Address(path="/nowhere/dead.sock")
+
+    async def is_over(self) -> bool:
+        assert self._held, "the lease is kept until it is known"
+        return bool(self._is_over)
 
     def release(self) -> None:
         assert self._held, "released twice"
@@ -483,6 +489,21 @@ async def test_the_server_gives_up(child: Server, as_the_client_leaves: bool) ->
 
 
 # What goes wrong is told in the dialect
+
+
+async def test_child_that_is_gone_before_the_pool_has_heard_of_it(front: Front, child: Server) -> None:  # B-S14
+    front.leases.dead = [True, True]
+    async with child.running(saying(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")):
+        client = await front.send()
+        assert await client.json() == {}
+    assert (client.status, front.leases.granted, front.leases.released) == (200, 3, 3)
+
+
+async def test_child_that_lives_and_cannot_be_reached(front: Front) -> None:
+    front.leases.dead = [False]
+    client = await front.send()
+    assert "cannot be reached" in (await client.json())["told"]
+    assert (client.status, front.leases.granted, front.leases.released) == (502, 1, 1)
 
 
 async def test_no_lease(front: Front) -> None:

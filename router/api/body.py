@@ -17,18 +17,22 @@ FIELD_LIMIT = 64 * 1024  # bytes of a form field that are kept
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body. Raises BodyTooLarge as soon as it is known to exceed `limit` bytes, and starlette's
     ClientDisconnect when the client leaves before its end."""
-    too_large = BodyTooLarge(
-        f"The request body is larger than {limit / 1024**2:g} MiB. Send less, or raise --max-body-size."
-    )
     if int(request.headers.get("content-length", 0)) > limit:
-        raise too_large
+        raise _too_large(limit)
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
-            raise too_large
+            raise _too_large(limit)
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    # Made where it is raised: an error that a frame also holds is a cycle, which would keep the body with it.
+    return BodyTooLarge(
+        f"The request body is larger than {limit / 1024**2:g} MiB. Send less, or raise --max-body-size."
+    )
 
 
 class Asked(NamedTuple):

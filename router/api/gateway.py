@@ -11,11 +11,16 @@ from starlette.responses import Response
 from router.api.body import asked, read_body
 from router.api.proxy import Dialect, Passage, target_of
 from router.catalog import ModelSpec
-from router.errors import NotLoaded, RouterError
+from router.errors import InvalidRequest, NotLoaded, RouterError
 from router.pool import Pool
 from router.upstream import Upstream
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+
+# An engine takes 100 headers, some of which are the router's own, and lines of 8,192 bytes (cpp-httplib,
+# CPPHTTPLIB_HEADER_MAX_COUNT and _MAX_LENGTH); what is more it answers with a 400 that says nothing.
+MOST_HEADERS = 90
+LONGEST_HEADER = 8000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,12 @@ class Gateway:
             raise NotLoaded(f"model {spec.name!r} is not loaded; POST /models/load loads it, or add ?autoload=true")
 
     def _passage(self, spec: ModelSpec, request: Request, dialect: Dialect, body: bytes, stream: bool) -> Response:
+        headers = request.scope["headers"]
+        if len(headers) > MOST_HEADERS or any(len(name) + len(value) > LONGEST_HEADER for name, value in headers):
+            raise InvalidRequest(
+                f"The request's headers are too many or too long; send at most {MOST_HEADERS}, "
+                f"of {LONGEST_HEADER} bytes at most (large cookies are a common cause)."
+            )
         # Starlette calls whatever an endpoint returns as an ASGI app; a Passage need be no more than that.
         return Passage(  # type: ignore[return-value]
             lambda: self.pool.lease(spec),
@@ -66,7 +77,7 @@ class Gateway:
             dialect,
             method=request.method,
             target=target_of(request),
-            headers=request.scope["headers"],
+            headers=headers,
             body=body,
             stream=stream,
             keepalive=self.keepalive,

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from router.errors import RouterError, UpstreamFailed
+from router.errors import RouterError, Unreachable, UpstreamFailed
 from router.node import Address
 from router.upstream import Headers, Upstream, end_to_end
 from router.upstream import Response as Answer
@@ -44,6 +44,9 @@ class Lease(Protocol):
 
     @property
     def model(self) -> str: ...
+
+    async def is_over(self) -> bool:
+        """Whether the child has ended, or does within a moment."""
 
     def release(self) -> None: ...
 
@@ -91,11 +94,7 @@ class Passage:
         client = _Client(send, request_id(self._headers))
         async with _Presence(receive):
             try:
-                lease = await self._grant(client)
-                try:
-                    await self._relay(lease, client)
-                finally:
-                    lease.release()
+                await self._serve(client)
             except RouterError as exc:
                 if not client.started:
                     response = self._dialect.error(exc)
@@ -107,6 +106,19 @@ class Passage:
                 else:
                     # The server closes a connection whose answer was not completed: the client sees that it is cut.
                     log.warning("request %s cut off: %s", client.request_id.decode(), exc)
+
+    async def _serve(self, client: _Client) -> None:
+        """A child that has ended, of which the pool has not heard yet, is not the client's concern."""
+        while True:
+            lease = await self._grant(client)
+            try:
+                await self._relay(lease, client)
+                return
+            except Unreachable:
+                if not await lease.is_over():
+                    raise
+            finally:
+                lease.release()
 
     async def _grant(self, client: _Client) -> Lease:
         if not self._keepalive:
