@@ -16,16 +16,20 @@ compares these lines with the code, both ways.
     gguf           a model file's header                                      -> errors
     hub            the Hugging Face cache                                     -> nothing
     catalog        every model that could run; names to ModelSpec             -> errors flags gguf hub presets
-    memory         header and flags, or the engine's measure, to bytes        -> flags gguf policy
+    kv             what a context keeps for each layer                        -> gguf
+    compute        the buffers in which a batch is computed                   -> gguf kv
+    weights        where the engine puts each tensor                          -> flags gguf kv
+    memory         header and flags, or the engine's measure, to bytes        -> compute flags gguf kv policy weights
     engine         which llama-server, and what it says of itself             -> errors flags
-    estimate       a model's demand from the best source there is             -> catalog engine gguf memory policy
+    footprints     what models really took, kept across restarts              -> nothing
+    estimate       a model's need from the best source there is               -> catalog engine flags footprints gguf memory policy
     devices        what memory there is; wait until it settles                -> policy
     embedded       a child program: xllamacpp behind llama-server's flags     -> nothing
     crash          how a child ended, in a sentence                           -> node
     orphans        children do not outlive their router                       -> errors
     process        one child: spawn, drain, ready, stop                       -> crash errors node orphans
     local          this machine as a node                                     -> devices engine node orphans policy process
-    pool           the shell: effects, leases, news                           -> catalog errors feed node policy scheduler
+    pool           the shell: effects, leases, news                           -> catalog errors estimate feed footprints node policy scheduler
     upstream       the HTTP client of the data path                           -> errors node
     api/body       what a request body says to the router                     -> errors
     api/proxy      one request through to a child; holds the lease            -> errors node upstream
@@ -36,7 +40,7 @@ compares these lines with the code, both ways.
     api/anthropic  Anthropic's Messages API                                   -> api/gateway api/openai errors
     api/native     llama.cpp's router dialect                                 -> api/body api/gateway api/listing api/metrics api/openai catalog errors pool
     app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/gateway api/listing api/native api/openai api/proxy errors pool
-    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog devices engine errors estimate flags hub local policy pool scheduler settings upstream
+    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog devices engine errors estimate flags footprints hub local policy pool scheduler settings upstream
     demo           tiny models with random weights, and a first conversation  -> errors
     __main__       the command line                                           -> api/listing catalog demo errors flags policy serve settings
 """  # noqa: E501

@@ -35,6 +35,7 @@ CAUSES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             r"|wrong number of tensors|corrupted|failed to load model from",
             "the model file is damaged or incomplete; download it again",
         ),
+        (r"^[\d.]+ E (.+)", "it said: {0}"),  # the first line that it marks as an error; what follows is the aftermath
     )
 )
 SIGNALS = {

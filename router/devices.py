@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
+from typing import Protocol
 
 import psutil
 import pynvml
@@ -29,7 +30,14 @@ SETTLE_STEP = 0.05  # seconds between two samples
 CARVE_OUT = 2048 * MIB  # less VRAM than this is what a BIOS sets aside for an integrated AMD GPU
 MASKS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")  # an empty one hides every GPU
 
-Probe = Callable[[], int]  # free bytes now; raises OSError or ValueError
+
+class Probe(Protocol):
+    """One GPU's driver. Answers in bytes; raises OSError or ValueError."""
+
+    def free(self) -> int: ...
+
+    def used(self, pids: Collection[int]) -> int:
+        """What these processes hold; 0 where the driver does not tell."""
 
 
 class Devices:
@@ -88,25 +96,31 @@ class Devices:
             previous, readings = now, await self._sample(min(PROBE_LIMIT, left - SETTLE_STEP))
         return readings
 
+    async def footprint(self, pids: Collection[int]) -> Mapping[str, int]:
+        """What these processes hold together, by device key. Of RAM that is what they have for themselves: pages of
+        files are shared, and the kernel can take them back. A GPU whose driver does not tell is left out."""
+        used = await self._ask(lambda probe: probe.used(pids), PROBE_LIMIT) if self._gpus else {}
+        return {**{key: count for key, count in used.items() if count}, self._host.key: sum(map(_private, pids))}
+
     async def _sample(self, limit: float) -> tuple[Reading, ...]:
-        free = await self._probe(limit) if self._gpus else {}
+        free = await self._ask(lambda probe: probe.free(), limit) if self._gpus else {}
         gpus = (Reading(device, free.get(device.key)) for device, _ in self._gpus)
         return (*gpus, Reading(self._host, self._ram.free()))
 
-    async def _probe(self, limit: float) -> dict[str, int]:
-        """Free bytes by the key of each GPU that answered in time.
+    async def _ask(self, question: Callable[[Probe], int], limit: float) -> dict[str, int]:
+        """The answer by the key of each GPU that gave one in time.
 
         A driver in trouble can block for ever, so it is asked in a daemon thread, which the end of the program does
         not wait for, and not again before that thread has come back.
         """
         if self._hung and self._hung.is_alive():
             return {}
-        loop, done, free = asyncio.get_running_loop(), asyncio.Event(), dict[str, int]()
+        loop, done, answers = asyncio.get_running_loop(), asyncio.Event(), dict[str, int]()
 
         def ask() -> None:
             for device, probe in self._gpus:
                 try:
-                    free[device.key] = probe()
+                    answers[device.key] = question(probe)
                 except (OSError, ValueError) as error:
                     log.debug("%s cannot be read: %s", device.key, error)
             with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -120,7 +134,7 @@ class Devices:
         except TimeoutError:
             self._hung = thread
             log.warning("the GPU driver did not answer within %.1f s; planning with our own books until it does", limit)
-        return dict(free)
+        return dict(answers)
 
 
 def _free(readings: Sequence[Reading]) -> dict[str, int]:
@@ -197,11 +211,24 @@ def _capacity(handle: object) -> int:
 class _NvmlProbe:
     handle: object
 
-    def __call__(self) -> int:
+    def free(self) -> int:
         try:
             return int(pynvml.nvmlDeviceGetMemoryInfo(self.handle).free)
         except pynvml.NVMLError as error:
             raise OSError(str(error)) from error
+
+    def used(self, pids: Collection[int]) -> int:
+        """In a container the driver may tell the host's process numbers, which are nobody's here."""
+        try:
+            running = [
+                *pynvml.nvmlDeviceGetComputeRunningProcesses(self.handle),
+                *pynvml.nvmlDeviceGetGraphicsRunningProcesses(self.handle),
+            ]
+        except pynvml.NVMLError as error:
+            raise OSError(str(error)) from error
+        # One that computes and draws is in both lists, with the same figure.
+        found = {process.pid: process.usedGpuMemory or 0 for process in running if process.pid in pids}
+        return sum(found.values())
 
 
 # AMD
@@ -234,14 +261,25 @@ def _amd(environ: Mapping[str, str], node: str, root: Path) -> list[tuple[Device
 
 @dataclass(frozen=True, slots=True)
 class _SysfsProbe:
-    used: Path
+    in_use: Path
     total: int
 
-    def __call__(self) -> int:
-        return self.total - int(_text(self.used))
+    def free(self) -> int:
+        return self.total - int(_text(self.in_use))
+
+    def used(self, pids: Collection[int]) -> int:
+        return 0
 
 
 # RAM
+
+
+def _private(pid: int) -> int:
+    try:
+        memory = psutil.Process(pid).memory_info()
+    except psutil.Error:
+        return 0
+    return int(memory.rss - getattr(memory, "shared", 0))
 
 
 @dataclass(frozen=True, slots=True)

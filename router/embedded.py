@@ -775,6 +775,7 @@ def serve(params: Params, *, is_child: bool) -> NoReturn:
     try:
         _server = xllamacpp.Server(params)  # speaks on stdout itself where CHILD_MARK is set
     except (RuntimeError, ValueError) as error:
+        time.sleep(0.1)  # llama.cpp's log is written by a thread of its own, which the end of the process would cut off
         raise Refusal(f"{params.model.path} cannot be served; the lines above say why", 1) from error
     if is_child:
         read_again(commands)

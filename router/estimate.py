@@ -1,75 +1,175 @@
-"""A model's demand, from the best source there is: the engine's own measure over what the header and flags say."""
+"""A model's need, from the best source there is: what it took before, the engine's own measure, the header and flags.
+
+An explicit context is honoured as asked. An automatic one is the largest that fits on the fewest devices of the empty
+machine: it does not depend on what happens to run, so the same model is the same each time.
+"""
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from cachetools import LRUCache
 
-from router import gguf, memory
+from router import flags, gguf, memory, policy
 from router.catalog import ModelSpec
 from router.engine import Engine
+from router.flags import Arg, FlagTable
+from router.footprints import Footprint, Footprints, key_of
+from router.gguf import Metadata
 from router.memory import Estimate
-from router.policy import Demand, size
+from router.policy import Demand, Device, Place, Reading, Snapshot, size
 
 log = logging.getLogger("router.estimate")
 
 # The engine measures within 0.3 s here, 1 s for the largest models; then the header has to do.
 PATIENCE = 10.0
+SHORTEST = 4096  # tokens; an automatic context is not shortened below this
+STEP = 256  # what llama.cpp rounds a context to
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """`args` go to the child besides the model's own. `source` is "footprint", "engine" or "header"; `estimate` is None
+    for a model whose file is not here yet."""
+
+    demand: Demand
+    args: tuple[str, ...] = ()
+    source: str = "unknown"
+    estimate: Estimate | None = None
 
 
 class Estimator:
-    """`gpus` is how many GPUs there are. Results are kept by file identity and arguments; safe to call from threads."""
+    """Results are kept by file identity and arguments. Safe to call from threads; blocks.
 
-    def __init__(self, engine: Engine, *, gpus: int) -> None:
+    `environ` are the variables that children get, some of which are flags; `margins` are bytes by device key.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        table: FlagTable,
+        devices: Sequence[Device],
+        margins: Mapping[str, int],
+        footprints: Footprints,
+        environ: Mapping[str, str],
+    ) -> None:
         self._engine = engine
-        self._gpus = gpus
-        self._known: LRUCache[object, Estimate] = LRUCache(4096)
+        self._table = table
+        self._gpus = sum(device.kind == "gpu" for device in devices)
+        self._empty = Snapshot(tuple(Reading(device, None) for device in devices), margins=margins)
+        self._footprints = footprints
+        self._environ = environ
+        self._build = engine.version()
+        self._measured: LRUCache[str, Need] = LRUCache(4096)
         self._lock = threading.Lock()
 
-    def demand(self, spec: ModelSpec) -> Demand:
-        """Blocks: reads headers and runs the engine's measure, once. Raises GgufError, or FlagError for a flag whose
-        value makes no sense."""
-        if spec.model_path is None:  # not here yet, its child fetches it: nothing is known but where it goes
-            return Demand(fixed=memory.CONTEXT) if self._gpus else Demand()
-        return self.estimate(spec).demand
+    def need(self, spec: ModelSpec, *, quick: bool = False) -> Need:
+        """`quick` reads headers but runs nothing. Raises GgufError."""
+        if spec.model_path is None:  # its child fetches it: nothing is known but where it goes
+            return Need(Demand(fixed=memory.CONTEXT) if self._gpus else Demand())
+        key = self._key(spec)
+        with self._lock:
+            need = self._measured.get(key)
+        if need is None:
+            need = self._estimate(spec, quick=quick)
+            if not quick:
+                _tell(spec.name, need)
+                with self._lock:
+                    self._measured[key] = need
+        if found := self._footprints.get(key):
+            need = replace(need, demand=_learned(need.demand, found), source="footprint")
+        return need
 
-    def estimate(self, spec: ModelSpec) -> Estimate:
-        assert spec.model_path is not None
+    def learn(self, spec: ModelSpec, found: Footprint) -> None:
+        """What a process of this model took."""
+        if spec.model_path is not None:
+            self._footprints.put(self._key(spec), found)
+
+    def _key(self, spec: ModelSpec) -> str:
         files = [path for path in (spec.model_path, spec.mmproj_path) if path]
-        key = (tuple(_identity(path) for path in files), tuple(spec.argv))
-        with self._lock:
-            if key in self._known:
-                return self._known[key]
-        estimate = self._measure(spec)
-        with self._lock:
-            self._known[key] = estimate
-        return estimate
+        return key_of(files, [*spec.argv, *(f"{name}={value}" for name, value in spec.env)], self._build)
 
-    def _measure(self, spec: ModelSpec) -> Estimate:
+    def _estimate(self, spec: ModelSpec, *, quick: bool) -> Need:
         assert spec.model_path is not None
+        variables = flags.of_environment({**self._environ, **dict(spec.env)}, self._table)
+        args = flags.merge(variables, spec.args)
+        model = gguf.read_model(spec.model_path)
         mmproj = gguf.read_model(spec.mmproj_path) if spec.mmproj_path else None
-        estimate = memory.demand(spec.args, gguf.read_model(spec.model_path), gpus=self._gpus, mmproj=mmproj)
-        source = "header"
-        if table := self._engine.measure(memory.fit_args(spec.args, estimate), PATIENCE):
+        estimate, more = self._context(args, model, mmproj)
+        args = (*args, *flags.parse(more, self._table))
+        demand, source = self._offload(args, estimate), "header"
+        is_whole = demand == estimate.demand
+        if is_whole and not quick and (table := self._engine.measure(memory.fit_args(args, estimate), PATIENCE)):
             try:
                 estimate, source = memory.measured(table, estimate), "engine"
+                demand = estimate.demand
             except ValueError as exc:
                 log.debug("%s: the engine's measure is not understood: %s", spec.name, exc)
-        log.info(
-            "%s: needs %s (weights %s, KV %s, compute %s) by the %s",
-            spec.name,
-            size(estimate.demand.total),
-            size(estimate.weights),
-            size(estimate.kv),
-            size(estimate.compute),
-            source,
-        )
-        return estimate
+        return Need(demand, tuple(more), source, estimate)
+
+    def _context(self, args: Sequence[Arg], model: Metadata, mmproj: Metadata | None) -> tuple[Estimate, list[str]]:
+        """The estimate with the context that the child gets, and the flag that says so where the engine's own choice
+        would be another one."""
+
+        def at(length: int | None) -> Estimate:
+            said = flags.parse(["--ctx-size", str(length)], self._table) if length else ()
+            return memory.demand(flags.merge(args, said), model, gpus=self._gpus, mmproj=mmproj)
+
+        whole = at(None)
+        if flags.value_of(args, "--ctx-size") not in (None, "0") or whole.n_ctx <= SHORTEST:
+            return whole, []
+        fewest = self._spread(at(SHORTEST).demand)
+        if fewest is not None and self._spread(whole.demand) == fewest:
+            return whole, []
+        # Slots that do not share one context have one each, and the flag is for all of them together.
+        step = STEP * max(1, whole.n_ctx // max(1, model.context_length))
+        low, high = max(1, SHORTEST // step), whole.n_ctx // step
+        while fewest is not None and high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._spread(at(middle * step).demand) == fewest else (low, middle)
+        return at(low * step), ["--ctx-size", str(low * step)]
+
+    def _spread(self, demand: Demand) -> int | None:
+        """Over how many GPUs it goes on the empty machine; None if it does not fit."""
+        plan = policy.plan(self._empty, demand)
+        return len(plan.claim.devices) if isinstance(plan, Place) else None
+
+    def _offload(self, args: Sequence[Arg], estimate: Estimate) -> Demand:
+        """Weights that fit nowhere are left to the engine, which fills the GPUs and keeps the rest in RAM."""
+        demand = estimate.demand
+        asked = flags.value_of(args, "--gpu-layers") not in (None, "auto", "-1")
+        if asked or not estimate.offloaded or self._spread(demand) is not None:
+            return demand
+        rooms = [
+            reading.device.total - self._empty.margins.get(reading.device.key, 0) - demand.fixed
+            for reading in self._empty.readings
+            if reading.device.kind == "gpu" and (not demand.names or reading.device.name in demand.names)
+        ]
+        split = min(demand.split, sum(room for room in rooms if room > 0))
+        return replace(demand, split=split, host=demand.host + demand.split - split)
 
 
-def _identity(path: os.PathLike[str]) -> tuple[int, int, int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def _learned(demand: Demand, found: Footprint) -> Demand:
+    """On GPUs what it took, as all of it is taken at the load; in RAM at least what is expected, of which much is taken
+    later."""
+    host = max(demand.host, found.host)
+    if not found.gpus:
+        return replace(demand, host=host)
+    return replace(demand, split=max(0, found.gpu - found.gpus * demand.fixed), host=host)
+
+
+def _tell(name: str, need: Need) -> None:
+    assert need.estimate is not None
+    log.info(
+        "%s: needs %s (weights %s, KV %s, compute %s, context %d) by the %s",
+        name,
+        size(need.demand.total),
+        size(need.estimate.weights),
+        size(need.estimate.kv),
+        size(need.estimate.compute),
+        need.estimate.n_ctx,
+        need.source,
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -160,6 +160,22 @@ def dump(table: FlagTable) -> str:
 def boolean(word: str) -> bool | None:
     """`on`, `true`, `1`, ... and their opposites; None for any other word."""
     return True if word.lower() in _TRUE else False if word.lower() in _FALSE else None
+
+
+def of_environment(environ: Mapping[str, str], table: FlagTable) -> tuple[Arg, ...]:
+    """What a llama-server reads from its environment; it ranks below every argument. Words that mean nothing, it and we
+    leave out."""
+    args: list[Arg] = []
+    for name, word in environ.items():
+        known = table.by_key(name) if name.startswith("LLAMA_") else None
+        if known is None:
+            continue
+        flag, negative = known
+        if flag.arity:
+            args.append(Arg(flag, (word,)))
+        elif (on := boolean(word)) is not None:
+            args.append(Arg(flag, negated=on is negative))
+    return tuple(args)
 
 
 def parse(argv: Sequence[str], table: FlagTable) -> tuple[Arg, ...]:

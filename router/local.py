@@ -14,8 +14,8 @@ from pathlib import Path
 
 from router.devices import Devices
 from router.engine import Engine
-from router.node import Launch
-from router.orphans import MARK, Run, Watchdog
+from router.node import Child, Launch
+from router.orphans import MARK, Run, Watchdog, tree_of
 from router.policy import Device, Reading
 from router.process import LocalChild
 
@@ -52,16 +52,23 @@ class LocalNode:
         self._watchdog = Watchdog()
         self._serial = itertools.count(1)
         self._before: tuple[Reading, ...] = ()  # what `settle` compares with when a child is gone
+        self._children: list[LocalChild] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def probe(self, freed: Mapping[str, int]) -> tuple[Reading, ...]:
         if not freed or not self._before:
-            self._before = await self._devices.read()
-            return self._before
+            readings = await self._devices.read()
+            ending = any(child.is_ending for child in self._children)
+            self._before = _least(readings, self._before or readings, {}) if ending else readings
+            return readings
+        self._children = [child for child in self._children if not child.is_gone]
         readings = await self._devices.settle(freed, self._before)
-        # Others that are ending may have given memory back too: it counts when their end is told.
+        # Others that are ending may have given memory back too: it counts when their end is told, here and above.
         self._before = _least(readings, self._before, freed)
         return readings
+
+    async def footprint(self, child: Child) -> Mapping[str, int]:
+        return await self._devices.footprint(await asyncio.to_thread(tree_of, child.pid))
 
     async def spawn(self, launch: Launch) -> LocalChild:
         # The name is short and never used again: a server does not bind to a socket that is there already.
@@ -79,6 +86,7 @@ class LocalNode:
             "LLAMA_SERVER_ROUTER_PORT": "1",  # any value: it makes llama-server a child that speaks the protocol
         }
         child = await LocalChild.start(launch, command, env, socket, key, self._watchdog)
+        self._children.append(child)
         child.served.add_done_callback(lambda _: self._refresh())
         return child
 

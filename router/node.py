@@ -116,5 +116,8 @@ class Node(Protocol):
         read has `free=None`.
         """
 
+    async def footprint(self, child: Child) -> Mapping[str, int]:
+        """Bytes that the child holds now by device key, as far as the machine tells; its process tree counts."""
+
     async def spawn(self, launch: Launch) -> Child:
         """Start a child. Raises LoadFailed when the process cannot be created."""

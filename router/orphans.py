@@ -41,6 +41,14 @@ while read -r groups; do live=$groups; done
 LONGEST_FOLDER = 90
 
 
+def tree_of(pid: int) -> tuple[int, ...]:
+    """The process and what it started."""
+    try:
+        return (pid, *(child.pid for child in psutil.Process(pid).children(recursive=True)))
+    except psutil.Error:
+        return (pid,)
+
+
 class Watchdog:
     """Tells the shell the whole set at every change, so that it has nothing to keep but one line."""
 

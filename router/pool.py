@@ -15,7 +15,9 @@ from typing import Any, assert_never
 
 from router import errors
 from router.catalog import Catalog, ModelSpec
+from router.estimate import Need
 from router.feed import Feed
+from router.footprints import Footprint
 from router.node import Address, Child, ChildEvent, Exit, Launch, Node, Progress, Slept, Woke
 from router.policy import Allocation, Demand, Reading, size
 from router.scheduler import (
@@ -58,23 +60,37 @@ class Lease:
     """The right to send one request to a running child; it is not stopped meanwhile. Release it exactly once; a second
     release does nothing."""
 
-    __slots__ = ("_release", "address", "key", "model", "released")
+    # How long a child that cannot be reached may take to be gone.
+    MOMENT = 2.0
 
-    def __init__(self, model: str, address: Address, key: str, release: Callable[[], None]) -> None:
-        self.model, self.address, self.key = model, address, key
+    __slots__ = ("_ended", "_release", "address", "key", "model", "released", "used")
+
+    def __init__(self, model: str, child: Child, ended: asyncio.Event, release: Callable[[bool], None]) -> None:
+        self.model, self.address, self.key = model, child.address, child.key
         self.released = False
+        self.used = True
+        self._ended = ended
         self._release = release
+
+    async def is_over(self) -> bool:
+        """Whether the child has ended, or does within a moment."""
+        try:
+            async with asyncio.timeout(self.MOMENT):
+                await self._ended.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def release(self) -> None:
         if not self.released:
             self.released = True
-            self._release()
+            self._release(self.used)
 
 
 @dataclass(slots=True)
 class Run:
     """One process of one model, from the decision to start it until it is gone. `told` is the progress that the log
-    has told."""
+    has told, `measured_at` when its memory was measured last."""
 
     spec: ModelSpec
     number: int
@@ -82,7 +98,9 @@ class Run:
     child: Child | None = None
     stop_reason: str | None = None
     progress: Progress | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
     told: float = 0.0
+    measured_at: float = 0.0
     info: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -113,12 +131,14 @@ class Changes:
 
 
 class Pool:
-    """`demand` estimates a model's memory; it may block and is called in a thread. `ttl` is the idle time in seconds
-    after which a model whose preset says nothing is stopped, None for never. `gone` is told the address of a child that
-    has ended."""
+    """`need` tells a model's memory and `learn` is told it; both may block and are called in threads. `ttl` is the idle
+    time in seconds after which a model whose preset says nothing is stopped, None for never. `gone` is told the address
+    of a child that has ended."""
 
     # How long an explicit load waits for bad news before it says that the load is under way.
     PATIENCE = 0.25
+    # Seconds after which a run that goes idle is measured again.
+    REMEASURE = 30.0
     # How much further a load must be before the log tells of it again.
     STRIDE = 0.2
 
@@ -127,17 +147,19 @@ class Pool:
         catalog: Catalog,
         nodes: Iterable[Node],
         limits: Limits,
-        demand: Callable[[ModelSpec], Demand],
+        need: Callable[[ModelSpec], Need],
         *,
         load_timeout: float = 600.0,
         ttl: float | None = None,
         gone: Callable[[Address], None] = lambda address: None,
+        learn: Callable[[ModelSpec, Footprint], None] = lambda spec, footprint: None,
     ) -> None:
         self.catalog = catalog
         self.feed = Feed()
         self._nodes = {node.name: node for node in nodes}
         self._scheduler = Scheduler(limits)
-        self._demand = demand
+        self._need = need
+        self._learn = learn
         self._load_timeout = load_timeout
         self._ttl = ttl
         self._gone = gone
@@ -146,7 +168,8 @@ class Pool:
         self._runs: dict[str, Run] = {}
         self._exit_codes: dict[str, int] = {}
         self._waiters: dict[int, asyncio.Future[Lease]] = {}
-        self._estimates: dict[str, asyncio.Task[Demand]] = {}
+        self._needs: dict[str, Need] = {}
+        self._estimates: dict[str, asyncio.Task[Need]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -156,13 +179,17 @@ class Pool:
 
     # Requests
 
-    async def lease(self, spec: ModelSpec) -> Lease:
-        """Wait until this model serves, loading it if need be. Raises a RouterError; to be cancelled costs nothing."""
-        return await self._ask(spec, await self._wanted(spec))
+    async def lease(self, spec: ModelSpec, *, used: bool = True) -> Lease:
+        """Wait until this model serves, loading it if need be. Raises a RouterError; to be cancelled costs nothing.
+        Who only watches (`used` is False) makes it no more recently used."""
+        lease = await self._ask(spec, await self._wanted(spec))
+        lease.used = used
+        return lease
 
     async def load(self, spec: ModelSpec) -> None:
         """Load without a request. Returns when it is done or, after a moment, under way or queued; raises what a
         request would have been refused with by then."""
+        self._scheduler.forgive(spec.name)  # whoever says so knows why it should go well now
         task = asyncio.create_task(self._preload(spec))
         self._keep(task)
         if task in (await asyncio.wait({task}, timeout=self.PATIENCE))[0]:
@@ -271,9 +298,10 @@ class Pool:
             raise errors.LoadFailed(f"{spec.name!r} cannot be loaded: {spec.problem}")
         task = self._estimates.get(spec.name)
         if task is None:
-            task = self._estimates[spec.name] = asyncio.create_task(asyncio.to_thread(self._demand, spec))
+            task = self._estimates[spec.name] = asyncio.create_task(asyncio.to_thread(self._need, spec))
             task.add_done_callback(lambda done: self._estimated(spec.name, done))
-        return await asyncio.shield(task)
+        need = self._needs[spec.name] = await asyncio.shield(task)
+        return need.demand
 
     async def _ask(self, spec: ModelSpec, demand: Demand) -> Lease:
         if self._closed:
@@ -292,7 +320,7 @@ class Pool:
                 waiter.result().release()
             raise
 
-    def _estimated(self, name: str, task: asyncio.Task[Demand]) -> None:
+    def _estimated(self, name: str, task: asyncio.Task[Need]) -> None:
         del self._estimates[name]
         if not task.cancelled():
             task.exception()  # whoever asked may have left; then nobody else looks at it
@@ -331,7 +359,7 @@ class Pool:
     def _grant(self, ticket: int, model: str) -> None:
         waiter, run = self._waiters.pop(ticket), self._runs[model]
         assert run.child is not None, "granted without a child"
-        lease = Lease(model, run.child.address, run.child.key, lambda: self._release(ticket))
+        lease = Lease(model, run.child, run.ended, lambda used: self._release(ticket, run, used))
         if waiter.cancelled():  # its task has not come round yet to say so
             asyncio.get_running_loop().call_soon(lease.release)
         else:
@@ -344,8 +372,30 @@ class Pool:
             text = _SENTENCES[effect.refusal].format(model=effect.model, reason=effect.reason)
             waiter.set_exception(_ERRORS[effect.refusal](text, retry_after=effect.retry_after))
 
-    def _release(self, ticket: int) -> None:
-        self._apply(self._scheduler.release(ticket, self._now()))
+    def _release(self, ticket: int, run: Run, used: bool) -> None:
+        self._apply(self._scheduler.release(ticket, self._now(), used=used))
+        if self._now() - run.measured_at > self.REMEASURE and not self._scheduler.model(run.spec.name).leases:
+            self._measure(run)
+
+    def _measure(self, run: Run) -> None:
+        """Ask the machine what the run holds; an engine takes some of its buffers only with the first requests."""
+        run.measured_at = self._now()
+        self._keep(asyncio.create_task(self._weigh(run)))
+
+    async def _weigh(self, run: Run) -> None:
+        if run.child is None or run.stop_reason is not None:
+            return
+        found = await self._node_of(run).footprint(run.child)
+        gpus = [device.key for device in run.allocation.devices if found.get(device.key)]
+        # Of RAM much is taken only as it is used: there the estimate is the least.
+        held = {key: found[key] if key in gpus else max(booked, found.get(key, 0)) for key, booked in self._held(run)}
+        self._apply(self._scheduler.measured(run.spec.name, run.number, held, self._now()))
+        in_ram = sum(count for key, count in held.items() if key not in gpus)
+        footprint = Footprint(sum(held[key] for key in gpus), len(gpus), in_ram)
+        await asyncio.to_thread(self._learn, run.spec, footprint)
+
+    def _held(self, run: Run) -> Iterable[tuple[str, int]]:
+        return self._scheduler.model(run.spec.name).held.items()
 
     async def _probe(self, freed: Mapping[str, int]) -> None:
         answers = await asyncio.gather(*(node.probe(freed) for node in self._nodes.values()))
@@ -355,7 +405,7 @@ class Pool:
     async def _live(self, run: Run) -> None:
         """One process, from spawn to exit."""
         name = run.spec.name
-        self._news(name)
+        self._news(name, event="model_status")
         log.info("%s: starting, booked %s", name, _booked(run.allocation.held))
         started = self._now()
         try:
@@ -366,6 +416,7 @@ class Pool:
                 self.loads += 1
                 self._apply(self._scheduler.ready(name, run.number, self._now()))
                 self._news(name)
+                self._measure(run)
                 exit = await run.child.wait()
             else:
                 exit = await run.child.stop()
@@ -386,6 +437,7 @@ class Pool:
         self._apply(
             self._scheduler.exited(name, run.number, exit.sentence, self._now(), out_of_memory=exit.out_of_memory)
         )
+        run.ended.set()
         self._news(name, exit.code)
 
     def _stop(self, run: Run, reason: str) -> None:
@@ -403,7 +455,7 @@ class Pool:
         spec = run.spec
         return Launch(
             model=spec.name,
-            args=spec.argv,
+            args=(*spec.argv, *self._needs[spec.name].args),
             devices=run.allocation.devices,
             env=spec.env,
             stop_timeout=spec.stop_timeout,
@@ -416,7 +468,7 @@ class Pool:
         match event:
             case Progress():
                 run.progress = event
-                if self.STRIDE <= event.value - run.told and event.value < 1:
+                if event.value - run.told >= self.STRIDE and event.value < 1:
                     run.told = event.value
                     log.info("%s: loading, %.0f %%", name, event.value * 100)
             case Slept():
@@ -431,7 +483,8 @@ class Pool:
 
     # News
 
-    def _news(self, name: str, exit_code: int | None = None) -> None:
+    def _news(self, name: str, exit_code: int | None = None, event: str = "status_change") -> None:
+        """llama.cpp's router begins a load with `model_status`; all that follows is a `status_change`."""
         self._note(name)
         status = self.status(name)
         data: dict[str, Any] = {"status": status.value}
@@ -441,7 +494,7 @@ class Pool:
             data["info"] = status.info
         if exit_code is not None:
             data["exit_code"] = exit_code
-        self.feed.publish(name, "status_change", data)
+        self.feed.publish(name, event, data)
 
     def _note(self, name: str) -> None:
         self._versions[name] += 1

@@ -109,6 +109,15 @@ class LocalChild:
         return self._key
 
     @property
+    def is_ending(self) -> bool:
+        """It was told to end, or has ended: some of its memory may be free already."""
+        return self._stop is not None or self._code.done()
+
+    @property
+    def is_gone(self) -> bool:
+        return self._end.done()
+
+    @property
     def log(self) -> tuple[str, ...]:
         return tuple(line.decode(errors="replace").replace(self._key, "***") for line in self._log)
 

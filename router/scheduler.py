@@ -307,13 +307,13 @@ class Scheduler:
             effects.append(self._stop(entry.model, "nobody waits for it any more"))
         return [*effects, *self._advance(now)]
 
-    def release(self, ticket: int, now: float) -> list[Effect]:
-        """A lease ended, however it ended."""
+    def release(self, ticket: int, now: float, *, used: bool = True) -> list[Effect]:
+        """A lease ended, however it ended. One that only watched is no use that keeps the model (`used`)."""
         model = self._leased.pop(ticket)
         if ticket not in model.leases:
             return []  # the process it was granted on is gone
         model.leases.remove(ticket)
-        model.finished = now
+        model.finished = now if used else model.finished
         if model.leases:
             return []
         self._changed = True
@@ -324,15 +324,20 @@ class Scheduler:
         """End the model's process once its running requests have ended (at once with `force`), and refuse whoever
         waited for it until now. A failed model is forgiven its failures."""
         model = self.model(name)
-        model.failures, model.backoff_until = 0, 0.0
+        self.forgive(name)
         effects: list[Effect] = []
         if entry := self._queue.get(name):
-            effects += self._refuse_all(entry, Refusal.CANCELLED, "it was unloaded")
+            effects += self._refuse_all(entry, Refusal.CANCELLED, "it was unloaded", 1.0)
         if model.state is State.LOADING or (model.state in SERVING and (force or not model.leases)):
             effects.append(self._stop(model, "unloaded"))
         elif model.state in SERVING:
             model.closing = True
         return [*effects, *self._advance(now)]
+
+    def forgive(self, name: str) -> None:
+        """The failures until now do not count."""
+        model = self.model(name)
+        model.failures, model.backoff_until = 0, 0.0
 
     # Events: the machine
 
@@ -354,6 +359,15 @@ class Scheduler:
         model.retrying = False
         self._changed = self._moved = True
         return [*self._grant_waiting(model), *self._advance(now)]
+
+    def measured(self, name: str, run: int, held: Mapping[str, int], now: float) -> list[Effect]:
+        """What the process really holds; from now on the books say so."""
+        model = self._models[name]
+        if self._is_stale(model, run) or model.held == held:
+            return []
+        model.held = held
+        self._changed = True
+        return self._advance(now)
 
     def exited(self, name: str, run: int, reason: str, now: float, *, out_of_memory: bool = False) -> list[Effect]:
         """The process is gone; `reason` tells a person why, and only counts when nobody asked for it.

@@ -30,6 +30,7 @@ from router.engine import Engine
 from router.errors import ConfigError, EngineError
 from router.estimate import Estimator
 from router.flags import Arg, FlagTable
+from router.footprints import Footprints, default_path
 from router.local import LocalNode
 from router.policy import Device
 from router.pool import Changes, Pool
@@ -128,16 +129,18 @@ def _assemble(
     limits = limits_of(s, listed)
     margins = limits.margins if plan.table.find("--fit-target") else {}
     node = stack.enter_context(contextlib.closing(LocalNode(engine, devices, s.run_dir, margins=margins)))
-    estimator = Estimator(engine, gpus=sum(device.kind == "gpu" for device in listed))
+    footprints = Footprints(default_path(os.environ))
+    estimator = Estimator(engine, plan.table, listed, limits.margins, footprints, os.environ)
     upstream = Upstream(read_timeout=float(s.timeout))
     pool = Pool(
         catalog,
         [node],
         limits,
-        estimator.demand,
+        estimator.need,
         load_timeout=s.models_load_timeout,
         ttl=s.models_ttl or None,
         gone=upstream.forget,
+        learn=estimator.learn,
     )
     gateway = Gateway(pool, upstream, s.models_autoload, s.max_body_size * MIB, s.stream_keepalive)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from router.errors import LoadFailed
-from router.node import Address, Exit, Launch
+from router.node import Address, Child, Exit, Launch
 from router.policy import Device, Reading
 
 GIB = 2**30
@@ -76,6 +76,7 @@ class FakeNode:
     held: dict[str, dict[str, int]] = field(default_factory=dict)
     children: list[FakeChild] = field(default_factory=list)
     probes: list[Mapping[str, int]] = field(default_factory=list)
+    footprints: dict[str, dict[str, int]] = field(default_factory=dict)
     most_alive: int = 0
 
     @property
@@ -97,6 +98,10 @@ class FakeNode:
     def _free(self, device: Device) -> int:
         taken = sum(self.held.get(child.launch.model, {}).get(device.key, 0) for child in self.alive)
         return device.total - taken - self.foreign.get(device.key, 0)
+
+    async def footprint(self, child: Child) -> Mapping[str, int]:
+        assert isinstance(child, FakeChild)
+        return self.footprints.get(child.launch.model, {})
 
     async def spawn(self, launch: Launch) -> FakeChild:
         await asyncio.sleep(0)

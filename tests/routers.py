@@ -146,7 +146,12 @@ def start(folder: Path, *flags: str, **environ: str) -> Router:
     run_dir = tempfile.mkdtemp(prefix="lr-")  # short: unix sockets have short names
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("LLAMA_", "HF_"))}
     # One thread: several of them spin, which on few cores costs more than a tiny model's work.
-    own = {"HF_HOME": str(folder / "hf"), "LLAMA_CACHE": str(folder / "cache"), "LLAMA_ARG_THREADS": "1"}
+    own = {
+        "HF_HOME": str(folder / "hf"),
+        "LLAMA_CACHE": str(folder / "cache"),
+        "LLAMA_ARG_THREADS": "1",
+        "XDG_CACHE_HOME": str(folder),
+    }
     env = {**keep, **own, **environ}
     log = folder / "router.log"
     with log.open("wb") as output:

@@ -11,7 +11,9 @@ import pytest
 
 from router import errors
 from router.catalog import Catalog, ModelSpec
-from router.policy import Demand
+from router.estimate import Need
+from router.footprints import Footprint
+from router.policy import Demand, Device
 from router.pool import Lease, Pool
 from router.scheduler import Limits, State
 from tests.fakes import GIB, FakeNode
@@ -31,7 +33,7 @@ class Bench:
         self.specs = {name: spec(name) for name in names}
         limits = limits or Limits(margins={RAM: GIB}, drain_grace=0.05)
         catalog = Catalog(tuple(self.specs.values()))
-        self.pool = Pool(catalog, [self.node], limits, lambda _: Demand(host=need), **more)
+        self.pool = Pool(catalog, [self.node], limits, lambda _: Need(Demand(host=need)), **more)
 
     async def lease(self, name: str) -> Lease:
         return await self.pool.lease(self.specs[name])
@@ -110,6 +112,46 @@ async def test_the_least_recently_finished_goes() -> None:  # B-S10
         long.release()  # a began before b and finished after it
         await b.use("c")
         assert [child.launch.model for child in b.node.alive] == ["a", "c"]
+
+
+async def test_who_only_watches_keeps_no_model() -> None:  # B-S10
+    async with bench("a", "b", "c") as b:
+        await b.use("a")
+        await b.use("b")
+        (await b.pool.lease(b.specs["a"], used=False)).release()
+        await b.use("c")
+        assert [child.launch.model for child in b.node.alive] == ["b", "c"]
+
+
+async def test_an_explicit_load_forgives_the_failures() -> None:  # B-S14
+    async with bench("a") as b:
+        for _ in range(3):
+            await b.pool.load(b.specs["a"])
+            b.node.of("a").die()
+            await b.until(lambda: b.state("a") is State.FAILED)
+        assert b.node.loads() == 3
+
+
+async def test_what_a_child_really_holds_is_booked_and_learned() -> None:  # B-D7
+    learned: list[tuple[str, Footprint]] = []
+    gpu = Device("local", "CUDA0", "gpu", 24 * GIB)
+    need = Need(Demand(split=10 * GIB, fixed=GIB, host=GIB))
+    node = FakeNode(
+        (gpu, Device("local", "RAM", "host", 64 * GIB)), footprints={"a": {gpu.key: 9 * GIB, RAM: GIB // 2}}
+    )
+    limits = Limits(margins={gpu.key: GIB, RAM: GIB})
+    pool = Pool(
+        Catalog((spec("a"),)), [node], limits, lambda _: need, learn=lambda s, found: learned.append((s.name, found))
+    )
+    lease = await pool.lease(spec("a"))
+    assert pool.status("a").held == {gpu.key: 11 * GIB, RAM: GIB}
+    async with asyncio.timeout(5):
+        while not learned:
+            await asyncio.sleep(0.001)
+    assert pool.status("a").held == {gpu.key: 9 * GIB, RAM: GIB}
+    assert learned == [("a", Footprint(gpu=9 * GIB, gpus=1, host=GIB))]
+    lease.release()
+    await pool.close()
 
 
 async def test_a_waiting_client_that_leaves_costs_nothing() -> None:  # B-S8

@@ -13,6 +13,7 @@ from router.api.gateway import Gateway
 from router.app import create_app
 from router.catalog import Catalog
 from router.errors import ConfigError, RouterError
+from router.estimate import Need
 from router.policy import Demand
 from router.pool import Changes, Pool
 from router.scheduler import Limits, State
@@ -60,7 +61,7 @@ def test_endpoints() -> None:
 
 
 def routes() -> set[tuple[str, str]]:
-    pool = Pool(Catalog(()), [FakeNode()], Limits(), lambda spec: Demand())
+    pool = Pool(Catalog(()), [FakeNode()], Limits(), lambda spec: Need(Demand()))
     app = create_app(Gateway(pool, Upstream()), reload=lambda: asyncio.sleep(0, Changes()))
     found = [route for route in app.routes if isinstance(route, Route)]
     return {(method, route.path) for route in found for method in route.methods or () if method != "HEAD"}

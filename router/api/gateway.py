@@ -42,7 +42,7 @@ class Gateway:
             wish = asked(body, request.headers.get("content-type"))
             spec = self.pool.catalog.resolve(wish.model or request.query_params.get("model"))
             self._may_load(spec, request, self.autoload)
-            return self._passage(spec, request, dialect, body, wish.stream)
+            return self._passage(spec, request, dialect, body, wish.stream, used=True)
 
         return told_in(dialect, endpoint)
 
@@ -53,7 +53,7 @@ class Gateway:
         async def endpoint(request: Request) -> Response:
             spec = self.pool.catalog.resolve(request.query_params.get("model"))
             self._may_load(spec, request, False)
-            return self._passage(spec, request, dialect, b"", False)
+            return self._passage(spec, request, dialect, b"", False, used=False)
 
         return told_in(dialect, endpoint)
 
@@ -63,7 +63,9 @@ class Gateway:
         if not may and not self.pool.is_running(spec.name):
             raise NotLoaded(f"model {spec.name!r} is not loaded; POST /models/load loads it, or add ?autoload=true")
 
-    def _passage(self, spec: ModelSpec, request: Request, dialect: Dialect, body: bytes, stream: bool) -> Response:
+    def _passage(
+        self, spec: ModelSpec, request: Request, dialect: Dialect, body: bytes, stream: bool, *, used: bool
+    ) -> Response:
         headers = request.scope["headers"]
         if len(headers) > MOST_HEADERS or any(len(name) + len(value) > LONGEST_HEADER for name, value in headers):
             raise InvalidRequest(
@@ -72,7 +74,7 @@ class Gateway:
             )
         # Starlette calls whatever an endpoint returns as an ASGI app; a Passage need be no more than that.
         return Passage(  # type: ignore[return-value]
-            lambda: self.pool.lease(spec),
+            lambda: self.pool.lease(spec, used=used),
             self.upstream,
             dialect,
             method=request.method,

@@ -98,7 +98,7 @@ class Native:
         )
 
     async def _props_of(self, spec: ModelSpec) -> dict[str, object]:
-        lease = await self._pool.lease(spec)
+        lease = await self._pool.lease(spec, used=False)
         try:
             answer = await self._gateway.upstream.open(lease.address, lease.key, "GET", b"/props", [], b"")
             body = b""
