@@ -1,50 +1,42 @@
 """What a model will take, before it is loaded: from its header and its flags, or from the engine's own measure.
 
-The rules are llama.cpp's, read in b11434 and compared with the buffers that its server reports (`-lv 4`): for llama,
-qwen3, gemma3 and mixture-of-experts headers of 0.5 to 70 billion parameters they agree within 1 % on the CPU. All
-sizes are bytes.
+Compared with what a real llama-server reports by `python -m tests.benchmarks.accuracy`. All sizes are bytes.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from router import compute, kv, weights
 from router.flags import Arg, boolean, render, switch_of, value_of, values_of
-from router.gguf import TYPES, Metadata, read_model
+from router.gguf import Metadata, read_model
+from router.kv import Cache
 from router.policy import Demand
+from router.weights import Weights
 
 MIB = 1 << 20
 PROCESS = 32 * MIB  # what a child has besides the model: 22 MiB llama-server, 31 MiB the embedded one
 CONTEXT = 512 * MIB  # a CUDA context: 300 to 600 MiB, which the engine does not count
 
-# Bytes that one element of a KV cache takes, block overhead included.
-KV_BYTES = {name.lower(): size / elements for name, elements, size in TYPES.values()}
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# These attend over the whole batch at once and keep nothing (llama_model::create_memory).
-NO_CACHE = _names("""
-    bert jina-bert-v2 jina-bert-v3 nomic-bert nomic-bert-moe neo-bert eurobert modern-bert gemma-embedding
-    dream llada llada-moe rnd1
-""")
-
-# Every n-th layer attends to the whole context, the others to a window, unless the file tells (src/models).
-WINDOW_PERIOD = {"gemma2": 2, "gpt-oss": 2, "gemma3n": 5, "gemma3": 6, "plamo3": 8} | dict.fromkeys(
-    _names("cohere2 cohere2moe exaone4 exaone-moe llama4 olmo2 smallthinker afmoe mellum laguna"), 4
-)
-
 # The memory flags that llama-fit-params has too; it ends with an error for one that only the server has.
-FIT_FLAGS = _names("""
-    --model --batch-size --ubatch-size --flash-attn --swa-full --kv-offload --cache-type-k --cache-type-v
-    --gpu-layers --split-mode --tensor-split --main-gpu --device --override-tensor --cpu-moe --n-cpu-moe
-    --n-cpu-ffn --no-host --op-offload --override-kv
-""")
+FIT_FLAGS = frozenset(
+    (
+        *("--model", "--batch-size", "--ubatch-size", "--flash-attn", "--swa-full", "--kv-offload", "--cache-type-k"),
+        *("--cache-type-v", "--gpu-layers", "--split-mode", "--tensor-split", "--main-gpu", "--device"),
+        *("--override-tensor", "--cpu-moe", "--n-cpu-moe", "--n-cpu-ffn", "--no-host", "--op-offload", "--override-kv"),
+    )
+)
+# What a draft model's own flags mean for it.
+DRAFT_FLAGS = {
+    "--spec-draft-override-tensor": "--override-tensor",
+    "--spec-draft-cpu-moe": "--cpu-moe",
+    "--spec-draft-n-cpu-moe": "--n-cpu-moe",
+    "--kv-offload": "--kv-offload",
+}
+# Kinds of drafting that go back to an earlier state (common/common.h, need_n_rs_seq).
+RETURNING = frozenset(("draft-mtp", "draft-eagle3", "draft-dflash", "draft-dspark"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +44,11 @@ class Estimate:
     """`weights` and `kv` are the model's, `extra` is its projector, draft model and adapters, `compute` the buffers
     of one device, `fixed` what a process holds on each GPU besides. `n_ctx` is the context of all slots together.
 
-    `host` is what of weights and KV stays in RAM although the model is `offloaded`; without GPUs everything does.
-    `logits` is what llama-fit-params counts in `compute` and a server does not need.
+    `host` is what of weights, KV and extra stays in RAM although the model is `offloaded`, and `staging` the inputs and
+    results of a batch there; without GPUs everything is in RAM. `layers` is what of weights and KV goes to GPUs, layer
+    by layer and the output last: `weights.spread` divides it. `prompts` is the bound of the prompt cache, which the
+    server fills in RAM with use, where a flag sets it; the default bound of 8 GiB is no need and not counted. `logits`
+    is what llama-fit-params counts in `compute` and a server does not need.
     """
 
     weights: int
@@ -63,16 +58,20 @@ class Estimate:
     n_ctx: int
     extra: int = 0
     host: int = 0
+    staging: int = 0
     offloaded: bool = False
     names: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+    prompts: int = 0
     logits: int = 0
 
     @property
     def demand(self) -> Demand:
         total, each = self.weights + self.kv + self.extra, self.compute + self.fixed
+        rest = PROCESS + self.prompts
         if not self.offloaded:
-            return Demand(host=total + each + PROCESS)
-        return Demand(split=total - self.host, fixed=each, host=self.host + PROCESS, names=self.names)
+            return Demand(host=total + each + rest)
+        return Demand(split=total - self.host, fixed=each, host=self.host + self.staging + rest, names=self.names)
 
 
 def demand(args: Sequence[Arg], metadata: Metadata, *, gpus: int, mmproj: Metadata | None = None) -> Estimate:
@@ -81,24 +80,30 @@ def demand(args: Sequence[Arg], metadata: Metadata, *, gpus: int, mmproj: Metada
     A value that the engine will refuse counts as its default: the engine's own message is the better one. Raises
     GgufError where the draft model cannot be read.
     """
-    context = _context(args, metadata)
     names = tuple(name for name in (value_of(args, "--device") or "").split(",") if name)
-    layers = 0 if not gpus or names == ("none",) else _gpu_layers(args, metadata)
-    weights, weights_host = _weights(args, metadata, layers)
-    kv = _cache(metadata, context, _types(args, "--cache-type-k", "--cache-type-v"))
-    kv_host = kv if switch_of(args, "--kv-offload") is False else kv[: metadata.n_layers + 1 - layers]
-    compute = _compute(metadata, context, all_outputs=_embeds(args))
+    gpus = 0 if names == ("none",) else gpus
+    cache = _cache(args, metadata)
+    main = _part(args, metadata, cache, _gpu_layers(args, "--gpu-layers", metadata) if gpus else 0)
+    draft = _draft(args, metadata, cache, gpus)
+    adapters = _adapters(args)
+    projector = _projector(mmproj)
+    offloaded = any(main.layers)
+    seen = offloaded and switch_of(args, "--mmproj-offload") is not False
+    everything = compute.buffers(metadata, cache, all_outputs=True).device
     return Estimate(
-        weights=weights,
-        kv=sum(kv),
-        compute=compute,
-        fixed=CONTEXT if layers else 0,
-        n_ctx=context.length * context.streams,
-        extra=_extra(args, mmproj, context),
-        host=weights_host + sum(kv_host) if layers else 0,
-        offloaded=layers > 0,
-        names=names if layers else (),
-        logits=_compute(metadata, context, all_outputs=True) - compute,
+        weights=main.weights.total,
+        kv=sum(main.kv),
+        compute=main.compute,
+        fixed=CONTEXT if offloaded else 0,
+        n_ctx=cache.length * cache.streams,
+        extra=draft.total + adapters + projector,
+        host=main.host + draft.host + (0 if seen else projector) if offloaded else 0,
+        staging=main.staging + draft.staging if offloaded else 0,
+        offloaded=offloaded,
+        names=names if offloaded else (),
+        layers=main.layers,
+        prompts=_number(args, "--cache-ram") * MIB,
+        logits=everything - main.buffers,
     )
 
 
@@ -130,45 +135,120 @@ def measured(table: str, estimate: Estimate) -> Estimate:
         compute=max(estimate.compute, compute),
         fixed=CONTEXT if gpus else 0,
         host=host[0] + host[1] if gpus else 0,
+        staging=max(host[2] + MIB, estimate.staging) if gpus else 0,
         offloaded=bool(gpus),
     )
+
+
+# ---- parts
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One model in the process. `buffers` are the compute buffers of one device, `inputs` what RAM has besides when
+    that is a GPU, `outputs` the results in RAM."""
+
+    weights: Weights
+    kv: list[int]
+    first: int
+    kv_in_ram: bool
+    buffers: int
+    inputs: int
+    outputs: int
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """What of weights and KV goes to GPUs."""
+        kv = [0 if self.kv_in_ram or n < self.first else size for n, size in enumerate([*self.kv, 0])]
+        return tuple(weights + size for weights, size in zip(self.weights.layers, kv, strict=True))
+
+    @property
+    def compute(self) -> int:
+        """Of one device; without GPUs RAM is that device."""
+        return self.buffers if any(self.layers) else self.buffers + self.outputs
+
+    @property
+    def host(self) -> int:
+        return self.weights.total + sum(self.kv) - sum(self.layers)
+
+    @property
+    def staging(self) -> int:
+        return self.inputs + self.outputs
+
+    @property
+    def total(self) -> int:
+        return self.weights.total + sum(self.kv) + self.compute
+
+
+NOTHING = _Part(Weights(0, (0,)), [], 1, True, 0, 0, 0)
+
+
+def _part(args: Sequence[Arg], metadata: Metadata, cache: Cache, offload: int, *, drafts: bool = False) -> _Part:
+    first = metadata.n_layers + 1 - offload
+    # When they embed, some models compute no logits.
+    embeds = _embeds(args) and metadata.architecture not in compute.HIDDEN
+    buffers = compute.buffers(metadata, cache, all_outputs=embeds)
+    return _Part(
+        weights=weights.place(args, metadata, first, predicts="draft-mtp" in _drafters(args)),
+        kv=kv.sizes(metadata, cache, drafts=drafts),
+        first=first,
+        kv_in_ram=switch_of(args, "--kv-offload") is False,
+        buffers=buffers.device,
+        inputs=buffers.inputs,
+        outputs=compute.outputs(metadata, cache),
+    )
+
+
+def _draft(args: Sequence[Arg], metadata: Metadata, cache: Cache, gpus: int) -> _Part:
+    """The model that drafts: its own, or the last layers of the main one, whose weights are there already."""
+    cache = replace(
+        cache,
+        key=kv.BYTES.get(value_of(args, "--spec-draft-type-k") or "", 2.0),
+        value=kv.BYTES.get(value_of(args, "--spec-draft-type-v") or "", 2.0),
+        snapshots=0,
+    )
+    if path := value_of(args, "--spec-draft-model"):
+        model = read_model(Path(path))
+        own = [replace(arg, flag=replace(arg.flag, name=DRAFT_FLAGS.get(arg.flag.name, ""))) for arg in args]
+        return _part(own, model, cache, _gpu_layers(args, "--spec-draft-ngl", model) if gpus else 0)
+    if "draft-mtp" in _drafters(args) and kv.predicting(metadata):
+        part = _part(args, metadata, cache, _gpu_layers(args, "--gpu-layers", metadata) if gpus else 0, drafts=True)
+        return replace(part, weights=Weights(0, (0,) * len(part.weights.layers)))
+    return NOTHING
+
+
+def _adapters(args: Sequence[Arg]) -> int:
+    """Bytes of the LoRA files."""
+    plain = ",".join(values_of(args, "--lora")).split(",")
+    scaled = [each.rpartition(":")[0] for each in ",".join(values_of(args, "--lora-scaled")).split(",")]
+    return sum(Path(path).stat().st_size for path in [*plain, *scaled] if path and Path(path).is_file())
+
+
+def _projector(mmproj: Metadata | None) -> int:
+    # Its buffers depend on the pictures that will come; a quarter of its weights is a guess.
+    return mmproj.weights_bytes * 5 // 4 if mmproj else 0
 
 
 # ---- flags
 
 
-@dataclass(frozen=True, slots=True)
-class _Context:
-    """A KV cache: `length` cells in each of `streams`, for `slots` sequences, filled `batch` tokens at a time."""
-
-    length: int
-    streams: int
-    slots: int
-    batch: int
-    flash: bool
-    full_window: bool
-
-    def window(self, width: int) -> int:
-        """Cells of a layer with a sliding window (llama-kv-cache-iswa.cpp)."""
-        if self.full_window:
-            return self.length
-        return _padded(min(self.length, width * (self.slots // self.streams) + self.batch))
-
-
-def _context(args: Sequence[Arg], metadata: Metadata) -> _Context:
+def _cache(args: Sequence[Arg], metadata: Metadata) -> Cache:
     slots, unified = _slots(args)
     streams = 1 if unified else slots
     n_ctx = _number(args, "--ctx-size") or slots * _number(args, "--kv-unified-per-slot")
     if not n_ctx:  # the trained context; `--fit` gives it to every stream (common/fit.cpp)
         fit = boolean(value_of(args, "--fit") or "") is not False
         n_ctx = (metadata.context_length or 4096) * (streams if fit else 1)
-    return _Context(
-        length=_padded(n_ctx // streams),
+    return Cache(
+        length=kv.padded(kv.padded(n_ctx) // streams),
         streams=streams,
         slots=slots,
         batch=min(n_ctx, _number(args, "--batch-size") or 2048, _number(args, "--ubatch-size") or 512),
+        key=kv.BYTES.get(value_of(args, "--cache-type-k") or "", 2.0),
+        value=kv.BYTES.get(value_of(args, "--cache-type-v") or "", 2.0),
         flash=boolean(value_of(args, "--flash-attn") or "") is not False,
         full_window=switch_of(args, "--swa-full") is True,
+        snapshots=0 if RETURNING.isdisjoint(_drafters(args)) else _number(args, "--spec-draft-n-max") or 3,
     )
 
 
@@ -178,154 +258,22 @@ def _slots(args: Sequence[Arg]) -> tuple[int, bool]:
     return (slots, switch_of(args, "--kv-unified") is True) if slots else (4, True)
 
 
-def _gpu_layers(args: Sequence[Arg], metadata: Metadata) -> int:
+def _drafters(args: Sequence[Arg]) -> list[str]:
+    return (value_of(args, "--spec-type") or "").split(",")
+
+
+def _gpu_layers(args: Sequence[Arg], name: str, metadata: Metadata) -> int:
     """How many layers go to GPUs, from the last one down; the output counts as one."""
-    value, everything = value_of(args, "--gpu-layers"), metadata.n_layers + 1
+    value, everything = value_of(args, name), metadata.n_layers + 1
     return min(int(value), everything) if value and value.isdecimal() else everything
 
 
-def _types(args: Sequence[Arg], k: str, v: str) -> tuple[float, float]:
-    return KV_BYTES.get(value_of(args, k) or "", 2.0), KV_BYTES.get(value_of(args, v) or "", 2.0)
-
-
 def _embeds(args: Sequence[Arg]) -> bool:
-    return bool(switch_of(args, "--embedding") or switch_of(args, "--rerank") or value_of(args, "--pooling"))
+    pooling = value_of(args, "--pooling")
+    return bool(switch_of(args, "--embedding") or switch_of(args, "--rerank") or (pooling and pooling != "none"))
 
 
 def _number(args: Sequence[Arg], name: str) -> int:
     """A count; 0 for automatic, and for what is none."""
     value = value_of(args, name)
     return int(value) if value and value.isdecimal() and len(value) < 10 else 0
-
-
-def _padded(cells: int) -> int:
-    return -(-cells // 256) * 256
-
-
-# ---- weights
-
-
-def _weights(args: Sequence[Arg], metadata: Metadata, layers: int) -> tuple[int, int]:
-    """All bytes, and what of them is in RAM: the token embeddings, the first layers, overridden tensors."""
-    first = metadata.n_layers + 1 - layers
-    overrides = _overrides(args)
-    total = host = embeddings = 0
-    for tensor in metadata.tensors:
-        layer = re.match(r"blk\.(\d+)\.", tensor.name)
-        total += tensor.nbytes
-        if tensor.name.startswith("token_embd"):
-            embeddings += tensor.nbytes
-        elif (layer and int(layer[1]) < first) or any(override.search(tensor.name) for override in overrides):
-            host += tensor.nbytes
-    tied = all(tensor.name != "output.weight" for tensor in metadata.tensors)
-    # Tied embeddings are in RAM for the input, and on a GPU once more for the output.
-    return total + (embeddings if tied and layers else 0), host + embeddings
-
-
-def _overrides(args: Sequence[Arg]) -> list[re.Pattern[str]]:
-    """Which tensors flags keep in RAM (common/arg.cpp)."""
-    experts, dense = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps", r"\.ffn_(up|down|gate)\."
-    patterns = [experts] if switch_of(args, "--cpu-moe") else []
-    for name, part in (("--n-cpu-moe", experts), ("--n-cpu-ffn", dense)):
-        patterns += [rf"blk\.{layer}{part}" for layer in range(min(_number(args, name), 512))]
-    for given in ",".join(values_of(args, "--override-tensor")).split(","):
-        pattern, _, buffer = given.rpartition("=")
-        patterns += [pattern] if buffer == "CPU" else []
-    compiled = []
-    for pattern in patterns:
-        try:
-            compiled.append(re.compile(pattern))
-        except re.error:
-            continue  # C++ knows some that Python does not
-    return compiled
-
-
-def _extra(args: Sequence[Arg], mmproj: Metadata | None, context: _Context) -> int:
-    # The projector's buffers depend on the pictures that will come; a quarter of its weights is a guess.
-    extra = mmproj.weights_bytes * 5 // 4 if mmproj else 0
-    if path := value_of(args, "--spec-draft-model"):
-        draft = read_model(Path(path))
-        extra += draft.weights_bytes + _compute(draft, context, all_outputs=False)
-        extra += sum(_cache(draft, context, _types(args, "--spec-draft-type-k", "--spec-draft-type-v")))
-    adapters = ",".join(values_of(args, "--lora")).split(",")
-    return extra + sum(Path(path).stat().st_size for path in adapters if path and Path(path).is_file())
-
-
-# ---- KV cache
-
-
-def _cache(metadata: Metadata, context: _Context, types: tuple[float, float]) -> list[int]:
-    """Bytes for each layer: keys and values, or the state of a recurrent layer."""
-    get, layers = metadata.integer, metadata.n_layers
-    if metadata.architecture in NO_CACHE:
-        return [0] * layers
-    heads = _kv_heads(metadata)
-    head_size = metadata.embedding_length // max(*metadata.integers("attention.head_count"), 1, 1)
-    key, value = get("attention.key_length", head_size), get("attention.value_length", head_size)
-    key_swa, value_swa = get("attention.key_length_swa", key), get("attention.value_length_swa", value)
-    # Multi-head latent attention keeps one compressed key a cell. Old files of such models hold it spread over heads.
-    latent = get("attention.kv_lora_rank") if get("attention.key_length_mla") or max(heads, default=0) == 1 else 0
-    windowed, width = _windowed(metadata)
-    # Draft layers of the model itself (MTP) have no cache in the main context; shared layers use another's.
-    end = layers - max(get("nextn_predict_layers"), get("attention.shared_kv_layers"))
-    state = _state(metadata) * context.slots
-    sizes = []
-    for layer in range(layers):
-        cells = context.streams * (context.window(width) if windowed[layer] else context.length)
-        k, v = (key_swa, value_swa) if windowed[layer] else (key, value)
-        if latent:
-            size = int(cells * (latent + get("rope.dimension_count")) * types[0])
-        else:
-            size = int(cells * heads[layer] * (k * types[0] + v * types[1]))
-        if not heads[layer] or metadata.architecture == "falcon-h1":
-            size += state
-        sizes.append(size if layer < end else 0)
-    return sizes
-
-
-def _kv_heads(metadata: Metadata) -> list[int]:
-    """Key and value heads of each layer; 0 for one without attention."""
-    heads = metadata.integers("attention.head_count_kv")
-    if not any(heads):
-        heads = metadata.integers("attention.head_count")
-    default = 4 if metadata.architecture in ("qwen3next", "qwen35", "qwen35moe") else 1
-    interval = metadata.integer("full_attention_interval", default) or 1
-    last = len(heads) - 1
-    return [n if (layer + 1) % interval == 0 or layer == last else 0 for layer, n in enumerate(heads)]
-
-
-def _windowed(metadata: Metadata) -> tuple[list[bool], int]:
-    """Which layers see only a window, and its width."""
-    width = metadata.integer("attention.sliding_window") or (8192 if metadata.architecture == "llama4" else 0)
-    pattern = metadata.fields.get(f"{metadata.architecture}.attention.sliding_window_pattern")
-    if width and isinstance(pattern, tuple) and len(pattern) >= metadata.n_layers:
-        return [bool(each) for each in pattern], width
-    period = pattern if isinstance(pattern, int) else WINDOW_PERIOD.get(metadata.architecture, 1)
-    return [bool(width) and period > 0 and layer % period < period - 1 for layer in range(metadata.n_layers)], width
-
-
-def _state(metadata: Metadata) -> int:
-    """The recurrent state of one layer for one sequence, f32: convolution and state space (llama-hparams.cpp)."""
-    inner, state = metadata.integer("ssm.inner_size"), metadata.integer("ssm.state_size")
-    taps = max(metadata.integer("ssm.conv_kernel") - 1, 0)
-    return 4 * (taps * (inner + 2 * metadata.integer("ssm.group_count") * state) + state * inner)
-
-
-# ---- compute buffers
-
-
-def _compute(metadata: Metadata, context: _Context, *, all_outputs: bool) -> int:
-    """The largest moment of one batch: five rows of the model's width and either the feed-forward network or, where
-    every token has an output, the logits; and the masks. Found from measured buffers, which it meets within 0.1 %.
-    """
-    get = metadata.integer
-    experts = get("expert_used_count") * get("expert_feed_forward_length", get("feed_forward_length"))
-    dense = max(metadata.integers("feed_forward_length"), default=0)
-    network = 3 * max(dense, experts + get("expert_shared_feed_forward_length"))
-    logits = metadata.vocabulary if all_outputs and metadata.architecture not in NO_CACHE else 0
-    rows = 5 * metadata.embedding_length + max(network, logits)
-    windowed, width = _windowed(metadata)
-    cells = context.length + (context.window(width) if any(windowed) else 0)
-    scores = 0 if context.flash else 4 * context.length * max(metadata.integers("attention.head_count"), default=0)
-    outputs = 4 * metadata.vocabulary * context.slots
-    return context.batch * (4 * rows + 2 * cells + scores) + outputs

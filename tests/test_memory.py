@@ -74,19 +74,26 @@ def test_cache_types(name: str, size: float) -> None:  # B-D2
         (header(attention__head_count_kv=(0, 2, 4, 8)), 2 * 128 * 14),
         (header(attention__key_length=192, attention__value_length=64), 8 * 256 * 4),
         (
-            header("deepseek2", attention__kv_lora_rank=512, attention__head_count_kv=1, rope__dimension_count=64),
+            header(
+                "deepseek2",
+                attention__head_count_kv=1,
+                attention__key_length=576,
+                attention__value_length=512,
+                attention__key_length_mla=192,
+                attention__value_length_mla=128,
+            ),
             576 * 4,
         ),
         (header("deepseek2", attention__kv_lora_rank=512, attention__key_length=192), 8 * (192 + 128) * 4),
         (header("qwen3next", 8), CELL // 2),
-        (header("qwen35", 10, full_attention_interval=4), CELL * 3 // 4),
+        (header("qwen35", 10, full_attention_interval=4), CELL // 2),
         (header("gemma4", attention__shared_kv_layers=2), CELL // 2),
         (header("glm4moe", nextn_predict_layers=1), CELL * 3 // 4),
         (header("bert"), 0),
     ],
     ids=[
         *("mha", "gqa", "per-layer", "lengths", "mla", "mla-legacy"),
-        *("hybrid", "hybrid-ceil", "shared", "mtp", "encoder"),
+        *("hybrid", "hybrid-floor", "shared", "mtp", "encoder"),
     ],
 )  # fmt: skip
 def test_cache_paths(metadata: Metadata, elements: int) -> None:  # B-D2
@@ -140,11 +147,12 @@ def test_without_gpus_all_is_host() -> None:
 def test_offload() -> None:
     whole = demand(args(), header(), gpus=1)
     assert whole.host == 400_000  # the token embeddings
+    assert whole.staging == 512 * (4 * 1024 + 2 * 4096) + 4 * 4 * 32000  # inputs of a batch, logits of four slots
     assert whole.demand.fixed == whole.compute + CONTEXT
-    assert whole.demand.total == whole.weights + whole.kv + whole.compute + CONTEXT + PROCESS
+    assert whole.demand.total == whole.weights + whole.kv + whole.compute + CONTEXT + PROCESS + whole.staging
     part = demand(args("-ngl 3"), header(), gpus=1)  # the output and two of four layers
     assert part.host == 400_000 * 5 + whole.kv // 2
-    assert part.demand.split == 400_000 * 5 + whole.kv // 2
+    assert part.demand.split == sum(part.layers) == 400_000 * 5 + whole.kv // 2
     assert demand(args("-nkvo"), header(), gpus=1).host == whole.host + whole.kv
     assert demand(args("--cpu-moe"), header(), gpus=1).host == 400_000 * 5
     assert demand(args("--n-cpu-moe 1"), header(), gpus=1).host == 400_000 * 2

@@ -1,0 +1,366 @@
+"""Models of many shapes, as sparse files: real headers, and a hole where the weights would be.
+
+An engine loads them and tells its buffers; it cannot talk with them. Dimensions are letters, because a shape is told
+several times: as a size of tensors and as a field of the header. Tensor names and sizes: llama.cpp's src/models.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+KEYS = {
+    "D": "embedding_length",
+    "F": "feed_forward_length",
+    "V": "vocab_size",
+    "T": "context_length",
+    "H": "attention.head_count",
+    "G": "attention.head_count_kv",
+    "K": "attention.key_length",
+    "L": "attention.value_length",
+    "E": "expert_count",
+    "U": "expert_used_count",
+    "X": "expert_feed_forward_length",
+    "Y": "expert_shared_feed_forward_length",
+    "I": "ssm.inner_size",
+    "S": "ssm.state_size",
+    "C": "ssm.conv_kernel",
+    "R": "ssm.time_step_rank",
+    "N": "ssm.group_count",
+    "W": "attention.sliding_window",
+    "Q": "attention.q_lora_rank",
+    "B": "attention.kv_lora_rank",
+    "P": "rope.dimension_count",
+    "A": "shortconv.l_cache",
+    "J": "wkv.head_size",
+}
+
+# One tensor a line: its name (`.weight` unless it says otherwise) and its dimensions, row length first.
+TOP = "token_embd D V; output_norm D; output D V"
+TIED = "token_embd D V; output_norm D"
+NORM = "attn_norm D"
+ATTENTION = "attn_q D H*K; attn_k D G*K; attn_v D G*L; attn_output H*L D"
+HEAD_NORMS = "attn_q_norm K; attn_k_norm K"
+DENSE = "ffn_norm D; ffn_gate D F; ffn_up D F; ffn_down F D"
+DENSE_BARE = DENSE.replace("ffn_norm", "ffn_norm.")
+ROUTED = "ffn_gate_inp D E; ffn_gate_exps D X E; ffn_up_exps D X E; ffn_down_exps X D E"
+SHARED = "ffn_gate_shexp D Y; ffn_up_shexp D Y; ffn_down_shexp Y D"
+LATENT = """
+    attn_q_a D Q; attn_q_a_norm Q; attn_q_b Q H*M; attn_kv_a_mqa D B+P; attn_kv_a_norm B;
+    attn_k_b M-P B H; attn_v_b B O H; attn_output H*O D
+"""
+LATENT_OLD = """
+    attn_q_a D Q; attn_q_a_norm Q; attn_q_b Q H*K; attn_kv_a_mqa D B+P; attn_kv_a_norm B;
+    attn_kv_b B H*(K-P+L); attn_output H*L D
+"""
+MAMBA = """
+    ssm_in D 2*I; ssm_conv1d C I; ssm_conv1d.bias I; ssm_x I R+2*S; ssm_dt R I; ssm_dt.bias I;
+    ssm_a. S I; ssm_d. I; ssm_out I D
+"""
+MAMBA_NORMS = "ssm_dt_norm R; ssm_b_norm S; ssm_c_norm S"
+MAMBA2 = """
+    ssm_in D 2*I+2*N*S+R; ssm_conv1d C I+2*N*S; ssm_conv1d.bias I+2*N*S; ssm_dt.bias R;
+    ssm_a. 1 R; ssm_d. 1 R; ssm_norm I//N N; ssm_out I D
+"""
+DELTA_NET = """
+    attn_qkv D 2*N*S+I; attn_gate D I; ssm_conv1d C 2*N*S+I; ssm_dt.bias R; ssm_a. R;
+    ssm_ba D 2*R; ssm_norm S; ssm_out I D
+"""
+SHORT_CONVOLUTION = "shortconv.conv A D; shortconv.in_proj D 3*D; shortconv.out_proj D D"
+RWKV7 = """
+    attn_norm D; attn_norm.bias D; attn_norm_2 D; attn_norm_2.bias D; time_mix_w0 D; time_mix_w1 D 64;
+    time_mix_w2 64 D; time_mix_a0 D; time_mix_a1 D 64; time_mix_a2 64 D; time_mix_v0 D; time_mix_v1 D 64;
+    time_mix_v2 64 D; time_mix_g1 D 64; time_mix_g2 64 D; time_mix_lerp_fused D 1 1 6; time_mix_k_k D;
+    time_mix_k_a D; time_mix_r_k D; time_mix_key D D; time_mix_value D D; time_mix_receptance D D; time_mix_ln D;
+    time_mix_ln.bias D; time_mix_output D D; channel_mix_lerp_k D 1 1; channel_mix_key D F; channel_mix_value F D
+"""
+BERT = """
+    attn_q D D; attn_k D D; attn_v D D; attn_output D D; attn_output_norm D; attn_output_norm.bias D;
+    ffn_up D F; ffn_down F D; layer_output_norm D; layer_output_norm.bias D
+"""
+LLAMA = f"{NORM}; {ATTENTION}; {DENSE}"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """`sizes` by letter; a list has one value a layer. `layers` are tensor tables; `fields` the header has besides."""
+
+    name: str
+    architecture: str
+    sizes: Mapping[str, int | Sequence[int]]
+    layers: Sequence[str]
+    top: str = TOP
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    type: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.Q4_K
+    tokenizer: str = "no_vocab"
+    block: str = "blk"
+    shards: int = 1
+
+    def write(self, folder: Path) -> Path:
+        """The file, or the first of its shards."""
+        tensors = list(self._tensors())
+        if self.shards == 1:
+            return self._file(folder / f"{self.name}.gguf", tensors, 0)
+        step = -(-len(tensors) // self.shards)
+        paths = [folder / f"{self.name}-{n + 1:05d}-of-{self.shards:05d}.gguf" for n in range(self.shards)]
+        for n, path in enumerate(paths):
+            self._file(path, tensors[n * step : (n + 1) * step], n)
+        return paths[0]
+
+    def _tensors(self) -> list[tuple[str, list[int]]]:
+        found = self._rows(self.top, "", 0)
+        for n, table in enumerate(self.layers):
+            found += self._rows(table, f"{self.block}.{n}.", n)
+        return found
+
+    def _rows(self, table: str, prefix: str, layer: int) -> list[tuple[str, list[int]]]:
+        sizes = {letter: size if isinstance(size, int) else size[layer] for letter, size in self.sizes.items()}
+        rows = []
+        for row in filter(None, map(str.split, table.split(";"))):
+            name, *dims = row
+            if not name.endswith((".weight", ".bias", ".")):
+                name += ".weight"
+            rows.append((prefix + name.rstrip("."), [int(eval(each, {}, sizes)) for each in dims]))
+        return rows
+
+    def _file(self, path: Path, tensors: list[tuple[str, list[int]]], shard: int) -> Path:
+        out = gguf.GGUFWriter(path, self.architecture)
+        if self.shards > 1:
+            out.add_uint16("split.count", self.shards)
+            out.add_uint16("split.no", shard)
+            out.add_int32("split.tensors.count", len(list(self._tensors())))
+        if not shard:
+            self._header(out)
+        size = 0
+        for name, dims in tensors:
+            size += self._tensor(out, name, dims)
+        out.write_header_to_file()
+        out.write_kv_data_to_file()
+        out.write_ti_data_to_file()
+        out.close()
+        os.truncate(path, path.stat().st_size + size + 32)
+        return path
+
+    def _header(self, out: gguf.GGUFWriter) -> None:
+        sizes = {KEYS[letter]: size for letter, size in self.sizes.items() if letter in KEYS}
+        for key, value in {"block_count": len(self.layers), "context_length": 32768, **sizes, **self.fields}.items():
+            match value:
+                case bool():
+                    out.add_bool(f"{self.architecture}.{key}", value)
+                case int():
+                    out.add_uint32(f"{self.architecture}.{key}", value)
+                case str():
+                    out.add_string(f"{self.architecture}.{key}", value)
+                case float():
+                    out.add_float32(f"{self.architecture}.{key}", value)
+                case _:
+                    out.add_array(f"{self.architecture}.{key}", list(value))
+        out.add_layer_norm_rms_eps(1e-5)
+        out.add_layer_norm_eps(1e-5)
+        out.add_tokenizer_model(self.tokenizer)
+        if self.tokenizer != "no_vocab":
+            vocabulary = self.sizes["V"]
+            assert isinstance(vocabulary, int)
+            out.add_token_list(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *map(str, range(vocabulary - 4))])
+            out.add_token_type_count(2)
+
+    def _tensor(self, out: gguf.GGUFWriter, name: str, dims: list[int]) -> int:
+        """Vectors and what is no matrix to multiply with are F32."""
+        kind = self.type
+        if len(dims) == 1 or dims[0] % gguf.GGML_QUANT_SIZES[kind][0] or dims[0] < 32:
+            kind = gguf.GGMLQuantizationType.F32
+        block, width = gguf.GGML_QUANT_SIZES[kind]
+        row = dims[0] // block * width
+        plain = kind == gguf.GGMLQuantizationType.F32
+        stored = [*reversed(dims[1:]), dims[0] if plain else row]
+        nbytes: int = math.prod(dims[1:]) * row
+        out.add_tensor_info(
+            name, stored, np.dtype(np.float32 if plain else np.uint8), nbytes, raw_dtype=None if plain else kind
+        )
+        return -(-nbytes // 32) * 32
+
+
+def _grouped(**more: int) -> dict[str, int | Sequence[int]]:
+    return {"D": 2048, "F": 5632, "V": 32000, "H": 16, "G": 4, "K": 128, "L": 128, "P": 128, **more}
+
+
+def _hybrid(layers: int, period: int, **more: int | Sequence[int]) -> dict[str, int | Sequence[int]]:
+    """Sizes of a model whose every `period`-th layer attends and whose others are recurrent."""
+    heads = [4 if n % period == period - 1 else 0 for n in range(layers)]
+    return {**_grouped(), "G": heads, **more}
+
+
+def _alternating(layers: int, period: int, recurrent: str, attention: str, always: str) -> list[str]:
+    return [f"{always}; {attention if n % period == period - 1 else recurrent}" for n in range(layers)]
+
+
+ONE_NORM = "ffn_norm D"
+MLA = {"D": 2048, "F": 8192, "V": 100_000, "H": 16, "G": 1, "K": 576, "L": 512, "M": 192, "O": 128, "Q": 768, "B": 512}
+MLA |= {"P": 64, "E": 16, "U": 4, "X": 1024, "Y": 1024}
+MLA_FIELDS = {
+    "attention.key_length_mla": 192,
+    "attention.value_length_mla": 128,
+    "leading_dense_block_count": 1,
+    "expert_shared_count": 1,
+}
+SSM = {"I": 4096, "S": 16, "C": 4, "R": 128}
+SSM2 = {"I": 4096, "S": 128, "C": 4, "R": 64, "N": 1}
+
+SHAPES = (
+    Shape("llama", "llama", _grouped(), [LLAMA] * 6),
+    Shape("llama-f16", "llama", _grouped(V=16_000), [LLAMA] * 2, type=gguf.GGMLQuantizationType.F16),
+    Shape("llama-tied", "llama", _grouped(V=128_256), [LLAMA] * 4, top=TIED),
+    Shape("llama-split", "llama", _grouped(), [LLAMA] * 6, shards=3),
+    Shape("heads", "llama", _grouped(H=24, K=96, L=96, P=96), [LLAMA] * 4),
+    Shape("qwen3", "qwen3", _grouped(V=151_936, H=32, G=8), [f"{LLAMA}; {HEAD_NORMS}"] * 4),
+    Shape(
+        "qwen3moe",
+        "qwen3moe",
+        {**_grouped(V=151_936, H=32), "E": 16, "U": 8, "X": 768},
+        [f"{NORM}; {ATTENTION}; {HEAD_NORMS}; ffn_norm D; {ROUTED}"] * 3,
+    ),
+    Shape(
+        "gemma3",
+        "gemma3",
+        _grouped(V=131_072, H=8, G=4, K=256, L=256, P=256, F=8192, W=1024),
+        [f"{LLAMA}; {HEAD_NORMS}; post_attention_norm D; post_ffw_norm D"] * 7,
+        top=TIED,
+    ),
+    Shape(
+        "gemma2",
+        "gemma2",
+        _grouped(V=131_072, H=8, G=4, K=256, L=256, P=256, F=9216),
+        [f"{LLAMA}; post_attention_norm D; post_ffw_norm D"] * 4,
+        top=TIED,
+        fields={"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "attention.sliding_window": 4096},
+    ),
+    Shape(
+        "gpt-oss",
+        "gpt-oss",
+        {"D": 1440, "F": 1440, "V": 65_536, "H": 32, "G": 8, "K": 64, "L": 64, "P": 64, "W": 128}
+        | {"E": 8, "U": 4, "X": 1440},
+        [
+            f"{NORM}; {ATTENTION}; attn_q.bias H*K; attn_k.bias G*K; attn_v.bias G*L; attn_output.bias D; "
+            f"attn_sinks H; post_attention_norm D; {ROUTED}; "
+            "ffn_gate_inp.bias E; ffn_gate_exps.bias X E; ffn_up_exps.bias X E; ffn_down_exps.bias D E"
+        ]
+        * 4,
+        type=gguf.GGMLQuantizationType.Q8_0,
+    ),
+    Shape(
+        "deepseek2",
+        "deepseek2",
+        MLA,
+        [f"{NORM}; {LATENT}; {DENSE}"] + [f"{NORM}; {LATENT}; {ONE_NORM}; {ROUTED}; {SHARED}"] * 2,
+        fields=MLA_FIELDS,
+    ),
+    Shape(
+        "deepseek2-old",
+        "deepseek2",
+        {**MLA, "G": 16, "K": 192, "L": 128},
+        [f"{NORM}; {LATENT_OLD}; {DENSE}"] + [f"{NORM}; {LATENT_OLD}; {ONE_NORM}; {ROUTED}; {SHARED}"] * 2,
+        fields={"leading_dense_block_count": 1, "expert_shared_count": 1},
+    ),
+    Shape(
+        "qwen3next",
+        "qwen3next",
+        {**_grouped(V=151_936, G=2, K=256, L=256, P=64), "E": 16, "U": 8, "X": 512, "Y": 512}
+        | {"I": 4096, "S": 128, "C": 4, "R": 32, "N": 16},
+        _alternating(
+            8,
+            4,
+            DELTA_NET,
+            "attn_q D 2*H*K; attn_k D G*K; attn_v D G*L; attn_output H*L D; attn_q_norm K; attn_k_norm K",
+            f"{NORM}; post_attention_norm D; {ROUTED}; ffn_gate_inp_shexp D; {SHARED}",
+        ),
+    ),
+    Shape(
+        "jamba",
+        "jamba",
+        _hybrid(8, 4, **SSM),
+        _alternating(8, 4, f"{MAMBA}; {MAMBA_NORMS}", ATTENTION, f"{NORM}; {DENSE}"),
+    ),
+    Shape(
+        "granite-hybrid",
+        "granitehybrid",
+        _hybrid(8, 4, V=100_352, **SSM2),
+        _alternating(8, 4, MAMBA2, ATTENTION, f"{NORM}; {DENSE}"),
+    ),
+    Shape(
+        "falcon-h1",
+        "falcon-h1",
+        {**_grouped(), **SSM2},
+        [f"{NORM}; {ATTENTION}; {MAMBA2}; {DENSE.replace('ffn_norm', 'ffn_norm.')}"] * 4,
+    ),
+    Shape(
+        "lfm2",
+        "lfm2",
+        _hybrid(8, 4, V=65_536, A=3),
+        _alternating(8, 4, SHORT_CONVOLUTION, f"{ATTENTION}; {HEAD_NORMS}", f"{NORM}; {DENSE}"),
+        top="token_embd D V; token_embd_norm D",
+    ),
+    Shape("mamba", "mamba", {"D": 2048, "F": 0, "V": 50_280, "H": 0, **SSM}, [f"{NORM}; {MAMBA}"] * 8),
+    Shape("mamba2", "mamba2", {"D": 2048, "F": 0, "V": 50_280, "H": 0, **SSM2}, [f"{NORM}; {MAMBA2}"] * 8),
+    Shape(
+        "rwkv7",
+        "rwkv7",
+        {"D": 2048, "F": 8192, "V": 65_536, "H": 0, "J": 64},
+        [RWKV7] * 4,
+        top=f"{TOP}; output_norm.bias D; token_embd_norm D; token_embd_norm.bias D",
+        fields={
+            "attention.decay_lora_rank": 64,
+            "attention.iclr_lora_rank": 64,
+            "attention.value_residual_mix_lora_rank": 64,
+            "attention.gate_lora_rank": 64,
+            "token_shift_count": 2,
+        },
+    ),
+    Shape(
+        "bert",
+        "bert",
+        {"D": 1024, "F": 4096, "V": 30_522, "H": 16, "T": 512},
+        [BERT] * 6,
+        tokenizer="bert",
+        top="token_embd D V; token_types D 2; position_embd D T; token_embd_norm D; token_embd_norm.bias D",
+        fields={"attention.causal": False, "pooling_type": 1},
+    ),
+)
+
+VISION = """
+    ln1 D; ln1.bias D; ln2 D; ln2.bias D; attn_q D D; attn_q.bias D; attn_k D D; attn_k.bias D; attn_v D D;
+    attn_v.bias D; attn_out D D; attn_out.bias D; ffn_up D F; ffn_up.bias F; ffn_down F D; ffn_down.bias D
+"""
+# What lies beside `llama` and shows it pictures of 512 x 512 pixels in 32 x 32 patches.
+PROJECTOR = Shape(
+    "mmproj",
+    "clip",
+    {"D": 1152, "F": 4304, "Z": 1024, "O": 2048},
+    [VISION] * 8,
+    block="v.blk",
+    top="v.patch_embd 16 16 3 D; v.patch_embd.bias D; v.position_embd D Z; v.post_ln D; v.post_ln.bias D; "
+    "mm.model.fc D*16 O",
+    type=gguf.GGMLQuantizationType.F16,
+    fields={
+        "has_vision_encoder": True,
+        "projector_type": "idefics3",
+        "use_gelu": True,
+        "vision.image_size": 512,
+        "vision.patch_size": 16,
+        "vision.embedding_length": 1152,
+        "vision.feed_forward_length": 4304,
+        "vision.block_count": 8,
+        "vision.projection_dim": 2048,
+        "vision.projector.scale_factor": 4,
+        "vision.attention.head_count": 16,
+        "vision.attention.layer_norm_epsilon": 1e-6,
+        "vision.image_mean": [0.5, 0.5, 0.5],
+        "vision.image_std": [0.5, 0.5, 0.5],
+    },
+)
