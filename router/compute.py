@@ -46,6 +46,19 @@ def outputs(metadata: Metadata, cache: Cache) -> int:
     return 4 * metadata.vocabulary * cache.slots
 
 
+def projector(metadata: Metadata, *, flash: bool) -> int:
+    """What the projector needs for one picture of the size that it was trained with; the file says it for pictures, not
+    for sound, where a quarter of the weights is a guess."""
+    get = metadata.integer
+    patch, width = get("vision.patch_size"), get("vision.embedding_length")
+    if not patch or not width:
+        return metadata.weights_bytes // 4
+    patches = (get("vision.image_size") // patch) ** 2
+    rows = max(5 * width, 3 * width + get("vision.feed_forward_length"))
+    scores = 0 if flash else 4 * width + patches * get("vision.attention.head_count")
+    return 4 * patches * max(rows, scores)
+
+
 def _mask(metadata: Metadata, cache: Cache) -> int:
     """Which cells each token sees: once for full attention and once for windows."""
     if metadata.architecture in kv.ENCODERS:

