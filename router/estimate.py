@@ -149,6 +149,8 @@ class Estimator:
             if reading.device.kind == "gpu" and (not demand.names or reading.device.name in demand.names)
         ]
         split = min(demand.split, sum(room for room in rooms if room > 0))
+        if not split:
+            return Demand(host=demand.host + demand.split + estimate.compute)
         return replace(demand, split=split, host=demand.host + demand.split - split)
 
 

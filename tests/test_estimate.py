@@ -1,0 +1,189 @@
+"""A model's need: contexts, offload, and which source wins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router import demo, engine, flags, policy
+from router.catalog import ModelSpec
+from router.engine import Engine
+from router.estimate import SHORTEST, STEP, Estimator, Need
+from router.footprints import Footprint, Footprints
+from router.memory import CONTEXT
+from router.policy import Demand, Device, Place, Reading, Snapshot
+from tests.routers import ENGINES
+
+MIB = 2**20
+TABLE = flags.default_table()
+TRAINED = 131072  # the model's KV cache takes 256 bytes a token: 32 MiB for all of it
+
+
+class Silent(Engine):
+    """An engine that measures nothing."""
+
+    def version(self) -> str:
+        return "silent"
+
+
+def gpus(*sizes: float) -> tuple[Device, ...]:
+    """GPUs of so many MiB beside what every process takes of each, and 64 GiB of RAM; 1 MiB is to stay free."""
+    made = [Device("n", f"CUDA{i}", "gpu", int(size * MIB) + CONTEXT + MIB, i) for i, size in enumerate(sizes)]
+    return (*made, Device("n", "RAM", "host", 65536 * MIB))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return demo.write_tiny(tmp_path_factory.mktemp("model") / "long.gguf", context=TRAINED)
+
+
+@pytest.fixture
+def spec(model: Path) -> Callable[..., ModelSpec]:
+    def make(*argv: str, **more: Any) -> ModelSpec:
+        args = flags.parse(["--model", str(model), "--parallel", "1", *argv], TABLE)
+        return ModelSpec("long", "models_dir", args, model_path=model, **more)
+
+    return make
+
+
+@pytest.fixture
+def estimator(tmp_path: Path) -> Callable[..., Estimator]:
+    def make(devices: Sequence[Device], which: Engine | None = None, **environ: str) -> Estimator:
+        margins = {device.key: MIB for device in devices}
+        kept = Footprints(tmp_path / "footprints.json")
+        return Estimator(which or Silent("silent", ("none",)), TABLE, devices, margins, kept, environ)
+
+    return make
+
+
+Specs = Callable[..., ModelSpec]
+Estimators = Callable[..., Estimator]
+
+
+def spread(devices: Sequence[Device], demand: Demand) -> int | None:
+    margins = {device.key: MIB for device in devices}
+    plan = policy.plan(Snapshot(tuple(Reading(device, None) for device in devices), margins=margins), demand)
+    return len(plan.claim.devices) if isinstance(plan, Place) else None
+
+
+def context(need: Need) -> int:
+    assert need.estimate
+    return need.estimate.n_ctx
+
+
+def test_a_context_that_fits_is_left_to_the_engine(estimator: Estimators, spec: Specs) -> None:  # B-D3
+    need = estimator(gpus(200)).need(spec())
+    assert (need.args, context(need), need.source) == ((), TRAINED, "header")
+
+
+def test_an_automatic_context_is_the_largest_that_fits(estimator: Estimators, spec: Specs) -> None:  # B-D3
+    devices = gpus(30)
+    need = estimator(devices).need(spec())
+    length = context(need)
+    assert need.args == ("--ctx-size", str(length))
+    assert length % STEP == 0
+    assert SHORTEST < length < TRAINED
+    assert spread(devices, need.demand) == 1
+    longer = estimator(devices).need(spec("--ctx-size", str(length + STEP), "--n-gpu-layers", "all"))
+    assert spread(devices, longer.demand) is None
+
+
+def test_an_explicit_context_is_honoured(estimator: Estimators, spec: Specs) -> None:  # B-D3
+    devices = gpus(30)
+    need = estimator(devices).need(spec("--ctx-size", str(TRAINED), "--n-gpu-layers", "all"))
+    assert (need.args, context(need)) == ((), TRAINED)
+    assert spread(devices, need.demand) is None  # and so it is refused, with the numbers
+    need = estimator(devices).need(spec("--ctx-size", str(TRAINED)))
+    assert (need.args, context(need)) == ((), TRAINED)
+    assert spread(devices, need.demand) == 0  # the engine may keep layers in RAM
+
+
+@pytest.mark.parametrize("where", ["router", "preset"])
+def test_a_context_from_the_environment_is_explicit(estimator: Estimators, spec: Specs, where: str) -> None:
+    variable = {"LLAMA_ARG_CTX_SIZE": "8192"}
+    ours, theirs = (variable, {}) if where == "router" else ({}, variable)
+    need = estimator(gpus(30), **ours).need(spec(env=tuple(theirs.items())))
+    assert (need.args, context(need)) == ((), 8192)
+
+
+def test_fewer_gpus_are_preferred_to_more_context(estimator: Estimators, spec: Specs) -> None:  # B-D3
+    need = estimator(gpus(30, 30)).need(spec())
+    assert spread(gpus(30, 30), need.demand) == 1
+    assert context(need) < TRAINED
+
+
+def test_slots_of_their_own_shorten_together(estimator: Estimators, spec: Specs) -> None:  # B-D3
+    devices = gpus(60)
+    need = estimator(devices).need(spec("--parallel", "4"))
+    assert need.args == ("--ctx-size", str(context(need)))
+    assert context(need) % (4 * STEP) == 0
+    assert spread(devices, need.demand) == 1
+
+
+def test_without_gpus_the_context_fits_the_ram(estimator: Estimators, spec: Specs) -> None:  # B-D3 B-D5
+    devices = (Device("n", "RAM", "host", 65 * MIB),)
+    need = estimator(devices).need(spec())
+    assert SHORTEST <= context(need) < TRAINED
+    assert spread(devices, need.demand) == 0
+    assert need.demand.split == need.demand.fixed == 0
+
+
+def test_weights_that_fit_nowhere_are_left_to_the_engine(estimator: Estimators, spec: Specs) -> None:  # B-D3
+    devices = gpus(6.5, 1)  # on the second there is not even room for the buffers
+    whole = estimator(gpus(100)).need(spec("--ctx-size", str(SHORTEST))).demand
+    need = estimator(devices).need(spec())
+    assert need.args == ("--ctx-size", str(SHORTEST))
+    assert spread(devices, need.demand) == 1
+    assert 0 < need.demand.split < whole.split
+    assert need.demand.host + need.demand.split == whole.host + whole.split  # RAM counts for the rest
+
+
+def test_without_room_on_any_gpu_all_of_it_goes_to_ram(estimator: Estimators, spec: Specs) -> None:  # B-D3
+    need = estimator(gpus(1)).need(spec())
+    assert spread(gpus(1), need.demand) == 0
+    assert need.demand.host > need.estimate.weights + need.estimate.kv if need.estimate else False
+
+
+def test_layers_that_were_asked_for_are_honoured(estimator: Estimators, spec: Specs) -> None:  # B-D3
+    devices = gpus(6.5)
+    asked = estimator(devices).need(spec("--n-gpu-layers", "all"))
+    assert spread(devices, asked.demand) is None
+    none = estimator(devices).need(spec("--n-gpu-layers", "0"))
+    assert none.demand.split == none.demand.fixed == 0
+
+
+def test_what_a_model_took_wins(estimator: Estimators, spec: Specs) -> None:  # B-D1 B-D7
+    devices = gpus(100)
+    first = estimator(devices)
+    before = first.need(spec())
+    first.learn(spec(), Footprint(gpu=700 * MIB, gpus=1, host=90 * MIB))
+    for each in (first, estimator(devices)):  # the second is another router, later
+        need = each.need(spec())
+        assert need.source == "footprint"
+        assert need.demand.split + need.demand.fixed == 700 * MIB
+        assert need.demand.host == max(90 * MIB, before.demand.host)
+    assert first.need(spec("--ctx-size", "4096")).source == "header"  # other flags, another need
+
+
+def test_in_ram_the_estimate_is_the_least(estimator: Estimators, spec: Specs) -> None:  # B-D7
+    one = estimator((Device("n", "RAM", "host", 4096 * MIB),))
+    before = one.need(spec())
+    one.learn(spec(), Footprint(gpu=0, gpus=0, host=MIB))
+    assert one.need(spec()).demand == before.demand
+
+
+def test_the_engines_own_measure_beats_the_header(estimator: Estimators, spec: Specs) -> None:  # B-D1
+    real = engine.find(ENGINES["llama-server"](), {})
+    one = estimator((Device("n", "RAM", "host", 4096 * MIB),), real)
+    assert one.need(spec(), quick=True).source == "header"
+    assert one.need(spec()).source == "engine"
+    assert one.need(spec(), quick=True).source == "engine"  # it is known now
+
+
+def test_a_model_that_is_not_here_goes_to_a_gpu(estimator: Estimators) -> None:
+    spec = ModelSpec("far", "preset", flags.parse(["--hf-repo", "a/b"], TABLE))
+    assert estimator(gpus(100)).need(spec).demand == Demand(fixed=CONTEXT)
+    assert estimator(gpus()).need(spec).demand == Demand()
