@@ -15,6 +15,7 @@ from router.kv import Cache
 
 LINEAR = frozenset(("qwen3next", "qwen35", "qwen35moe", "qwen4exp"))  # gated delta net
 RWKV = frozenset(("rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"))
+PARALLEL = frozenset(("command-r", "cohere2", "cohere2moe", "falcon", "gptj", "gptneox", "phi2", "plamo"))
 HIDDEN = frozenset(("lfm2", "lfm2moe"))  # compute no logits when they embed
 
 
@@ -31,7 +32,7 @@ def buffers(metadata: Metadata, cache: Cache, *, all_outputs: bool = False) -> B
     width = metadata.embedding_length
     known = kv.layers(metadata)
     mask = _mask(metadata, cache) if any(layer.attends for layer in known) else 0
-    moments = [cache.batch * 4 * (5 * width + _network(metadata))]
+    moments = [cache.batch * 4 * ((5 + (metadata.architecture in PARALLEL)) * width + _network(metadata))]
     if all_outputs and metadata.architecture not in kv.EMBEDDERS:
         moments.append(cache.batch * 4 * (5 * width + metadata.vocabulary))
     if any(layer.attends and (layer.heads or metadata.architecture in kv.ENCODERS) for layer in known):
@@ -60,12 +61,13 @@ def projector(metadata: Metadata, *, flash: bool) -> int:
 
 
 def _mask(metadata: Metadata, cache: Cache) -> int:
-    """Which cells each token sees: once for full attention and once for windows."""
+    """Which cells each token sees: once for full attention, once for windows, and once as an index chooses."""
     if metadata.architecture in kv.ENCODERS:
         cells = cache.batch
     else:
         windowed, width = kv.windows(metadata)
-        cells = cache.length + (cache.window(width) if any(windowed) else 0)
+        indexed = cache.flash and any(layer.index for layer in kv.layers(metadata))
+        cells = cache.length * (1 + indexed) + (cache.window(width) if any(windowed) else 0)
     return cache.batch * cells * (2 if cache.flash else 4)
 
 
@@ -95,13 +97,15 @@ def _attention(metadata: Metadata, cache: Cache) -> int:
     values = max(layer.heads * layer.value for layer in known)
     turned, latent = get("rope.dimension_count"), get("attention.kv_lora_rank")
     if head := get("attention.key_length_mla"):
-        rows = 5 * width + heads * (head + 2 * (latent + turned)) if cache.flash else 9 * width // 2 + 3 * query // 2
+        rows = 5 * width + heads * (head + 2 * (latent + turned))
     elif cache.flash and latent:
         rows = 4 * width + heads * (4 * get("attention.key_length") + get("attention.value_length"))
     elif cache.flash:
         rows = 3 * width + 2 * query + max(query, keys + values)
     else:
         rows = 3 * width + 3 * query + keys + values
+    if any(layer.index for layer in known):
+        rows += 2 * get("attention.indexer.head_count") * get("attention.indexer.key_length")
     cells = cache.batch if metadata.architecture in kv.ENCODERS else cache.length
     scores = 0 if cache.flash else cells * heads
     return cache.batch * 4 * (rows + scores)

@@ -49,12 +49,16 @@ NORM = "attn_norm D"
 ATTENTION = "attn_q D H*K; attn_k D G*K; attn_v D G*L; attn_output H*L D"
 HEAD_NORMS = "attn_q_norm K; attn_k_norm K"
 DENSE = "ffn_norm D; ffn_gate D F; ffn_up D F; ffn_down F D"
+PLAIN = "ffn_gate D F; ffn_up D F; ffn_down F D"
 DENSE_BARE = DENSE.replace("ffn_norm", "ffn_norm.")
 ROUTED = "ffn_gate_inp D E; ffn_gate_exps D X E; ffn_up_exps D X E; ffn_down_exps X D E"
 SHARED = "ffn_gate_shexp D Y; ffn_up_shexp D Y; ffn_down_shexp Y D"
 LATENT = """
     attn_q_a D Q; attn_q_a_norm Q; attn_q_b Q H*M; attn_kv_a_mqa D B+P; attn_kv_a_norm B;
     attn_k_b M-P B H; attn_v_b B O H; attn_output H*O D
+"""
+LATENT_PLAIN = """
+    attn_q D H*M; attn_kv_a_mqa D B+P; attn_kv_a_norm B; attn_k_b M-P B H; attn_v_b B O H; attn_output H*O D
 """
 LATENT_OLD = """
     attn_q_a D Q; attn_q_a_norm Q; attn_q_b Q H*K; attn_kv_a_mqa D B+P; attn_kv_a_norm B;
@@ -73,6 +77,15 @@ DELTA_NET = """
     attn_qkv D 2*N*S+I; attn_gate D I; ssm_conv1d C 2*N*S+I; ssm_dt.bias R; ssm_a. R;
     ssm_ba D 2*R; ssm_norm S; ssm_out I D
 """
+KDA = """
+    ssm_conv1d_q C 1 H*128; ssm_conv1d_k C 1 H*128; ssm_conv1d_v C 1 H*128; attn_q D H*128; attn_k D H*128;
+    attn_v D H*128; ssm_f_a D 128; ssm_f_b 128 H*128; ssm_beta D H; ssm_a. 1 H; ssm_dt.bias H*128; ssm_g_a D 128;
+    ssm_g_b 128 H*128; ssm_norm 128; attn_output H*128 D
+"""
+INDEXER = """
+    indexer.k_norm 128; indexer.k_norm.bias 128; indexer.proj D 64; indexer.attn_k D 128; indexer.attn_q_b Q 64*128
+"""
+PREDICTS = "nextn.eh_proj 2*D D; nextn.enorm D; nextn.hnorm D; nextn.shared_head_norm D"
 SHORT_CONVOLUTION = "shortconv.conv A D; shortconv.in_proj D 3*D; shortconv.out_proj D D"
 RWKV7 = """
     attn_norm D; attn_norm.bias D; attn_norm_2 D; attn_norm_2.bias D; time_mix_w0 D; time_mix_w1 D 64;
@@ -174,7 +187,12 @@ class Shape:
     def _tensor(self, out: gguf.GGUFWriter, name: str, dims: list[int]) -> int:
         """Vectors and what is no matrix to multiply with are F32."""
         kind = self.type
-        if len(dims) == 1 or dims[0] % gguf.GGML_QUANT_SIZES[kind][0] or dims[0] < 32:
+        if (
+            name.endswith(".bias")
+            or math.prod(dims[1:3]) == 1
+            or dims[0] % gguf.GGML_QUANT_SIZES[kind][0]
+            or dims[0] < 32
+        ):
             kind = gguf.GGMLQuantizationType.F32
         block, width = gguf.GGML_QUANT_SIZES[kind]
         row = dims[0] // block * width
@@ -274,7 +292,7 @@ SHAPES = (
         {**_grouped(V=151_936, G=2, K=256, L=256, P=64), "E": 16, "U": 8, "X": 512, "Y": 512}
         | {"I": 4096, "S": 128, "C": 4, "R": 32, "N": 16},
         _alternating(
-            8,
+            7,  # so that not each four layers have one that attends
             4,
             DELTA_NET,
             "attn_q D 2*H*K; attn_k D G*K; attn_v D G*L; attn_output H*L D; attn_q_norm K; attn_k_norm K",
@@ -305,6 +323,61 @@ SHAPES = (
         _hybrid(8, 4, V=65_536, A=3),
         _alternating(8, 4, SHORT_CONVOLUTION, f"{ATTENTION}; {HEAD_NORMS}", f"{NORM}; {DENSE}"),
         top="token_embd D V; token_embd_norm D",
+    ),
+    Shape(  # values narrower than keys, the pattern of windows in the file
+        "mimo2",
+        "mimo2",
+        {**_grouped(K=192, L=128, P=64, W=128), "E": 8, "U": 2, "X": 1024},
+        [f"{NORM}; {ATTENTION}; {DENSE}"] + [f"{NORM}; {ATTENTION}; {ONE_NORM}; {ROUTED}"] * 5,
+        fields={"attention.sliding_window_pattern": [0, 1, 1, 1, 1, 0]},
+    ),
+    Shape("cohere2", "cohere2", _grouped(W=1024), [f"{NORM}; {ATTENTION}; {PLAIN}"] * 8, TIED, {"logit_scale": 1.0}),
+    Shape(  # gate and up in one tensor, and a window that the engine leaves out
+        "phi3",
+        "phi3",
+        _grouped(W=2048),
+        [f"{NORM}; attn_qkv D H*K+2*G*K; attn_output H*K D; ffn_norm D; ffn_up D 2*F; ffn_down F D"] * 4,
+    ),
+    Shape(  # the last layer only predicts further tokens
+        "glm4moe",
+        "glm4moe",
+        {**_grouped(), "E": 8, "U": 2, "X": 1024, "Y": 1024},
+        [f"{NORM}; {ATTENTION}; post_attention_norm D; {PLAIN}"]
+        + [f"{NORM}; {ATTENTION}; post_attention_norm D; {ROUTED}; {SHARED}; exp_probs_b.bias E"] * 3
+        + [f"{NORM}; {ATTENTION}; post_attention_norm D; {ROUTED}; {SHARED}; exp_probs_b.bias E; {PREDICTS}"],
+        fields={"leading_dense_block_count": 1, "expert_shared_count": 1, "nextn_predict_layers": 1},
+    ),
+    Shape(  # an index beside the latent cache
+        "deepseek32",
+        "deepseek32",
+        MLA,
+        [f"{NORM}; {LATENT}; {INDEXER}; {DENSE}"]
+        + [f"{NORM}; {LATENT}; {INDEXER}; {ONE_NORM}; {ROUTED}; {SHARED}"] * 2,
+        fields={
+            **MLA_FIELDS,
+            "expert_gating_func": 2,
+            "rope.scaling.yarn_log_multiplier": 0.1,
+            "attention.indexer.head_count": 64,
+            "attention.indexer.key_length": 128,
+            "attention.indexer.top_k": 2048,
+        },
+    ),
+    Shape(  # a layer is one of three things
+        "nemotron-h",
+        "nemotron_h",
+        {**_grouped(), **SSM2, "G": [0, 0, 4, 0] * 2, "F": [0, 8192, 0, 0] * 2},
+        [f"{NORM}; {MAMBA2}", f"{NORM}; ffn_up D F; ffn_down F D", f"{NORM}; {ATTENTION}", f"{NORM}; {MAMBA2}"] * 2,
+    ),
+    Shape(  # linear attention with a state for each head
+        "kimi-linear",
+        "kimi-linear",
+        {**MLA, "G": [0, 0, 0, 1] * 2, "C": 4},
+        [f"{NORM}; {KDA}; {DENSE}"]
+        + [
+            f"{NORM}; {LATENT_PLAIN if n % 4 == 3 else KDA}; {ONE_NORM}; {ROUTED}; {SHARED}; exp_probs_b.bias E"
+            for n in range(1, 8)
+        ],
+        fields={**MLA_FIELDS, "kda.head_dim": 128, "expert_gating_func": 2},
     ),
     Shape("mamba", "mamba", {"D": 2048, "F": 0, "V": 50_280, "H": 0, **SSM}, [f"{NORM}; {MAMBA}"] * 8),
     Shape("mamba2", "mamba2", {"D": 2048, "F": 0, "V": 50_280, "H": 0, **SSM2}, [f"{NORM}; {MAMBA2}"] * 8),
