@@ -61,13 +61,12 @@ def projector(metadata: Metadata, *, flash: bool) -> int:
 
 
 def _mask(metadata: Metadata, cache: Cache) -> int:
-    """Which cells each token sees: once for full attention, once for windows, and once as an index chooses."""
+    """Which cells each token sees: once for full attention and once for windows."""
     if metadata.architecture in kv.ENCODERS:
         cells = cache.batch
     else:
         windowed, width = kv.windows(metadata)
-        indexed = cache.flash and any(layer.index for layer in kv.layers(metadata))
-        cells = cache.length * (1 + indexed) + (cache.window(width) if any(windowed) else 0)
+        cells = cache.length + (cache.window(width) if any(windowed) else 0)
     return cache.batch * cells * (2 if cache.flash else 4)
 
 
@@ -104,11 +103,12 @@ def _attention(metadata: Metadata, cache: Cache) -> int:
         rows = 3 * width + 2 * query + max(query, keys + values)
     else:
         rows = 3 * width + 3 * query + keys + values
-    if any(layer.index for layer in known):
-        rows += 2 * get("attention.indexer.head_count") * get("attention.indexer.key_length")
     cells = cache.batch if metadata.architecture in kv.ENCODERS else cache.length
-    scores = 0 if cache.flash else cells * heads
-    return cache.batch * 4 * (rows + scores)
+    scores = 0.0 if cache.flash else cells * heads
+    if any(layer.index for layer in known):
+        rows += get("attention.indexer.head_count") * get("attention.indexer.key_length")
+        scores += 1.5 * cells if cache.flash else 0
+    return int(cache.batch * 4 * (rows + scores))
 
 
 def _recurrence(metadata: Metadata, cache: Cache) -> int:

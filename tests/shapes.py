@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -220,8 +220,8 @@ def _alternating(layers: int, period: int, recurrent: str, attention: str, alway
 
 
 ONE_NORM = "ffn_norm D"
-MLA = {"D": 2048, "F": 8192, "V": 100_000, "H": 16, "G": 1, "K": 576, "L": 512, "M": 192, "O": 128, "Q": 768, "B": 512}
-MLA |= {"P": 64, "E": 16, "U": 4, "X": 1024, "Y": 1024}
+MLA = {"D": 2048, "F": 8192, "V": 65_536, "H": 16, "G": 1, "K": 576, "L": 512, "M": 192, "O": 128, "Q": 768, "B": 512}
+MLA |= {"P": 64, "E": 8, "U": 4, "X": 1024, "Y": 1024}
 MLA_FIELDS = {
     "attention.key_length_mla": 192,
     "attention.value_length_mla": 128,
@@ -234,27 +234,27 @@ SSM2 = {"I": 4096, "S": 128, "C": 4, "R": 64, "N": 1}
 SHAPES = (
     Shape("llama", "llama", _grouped(), [LLAMA] * 6),
     Shape("llama-f16", "llama", _grouped(V=16_000), [LLAMA] * 2, type=gguf.GGMLQuantizationType.F16),
-    Shape("llama-tied", "llama", _grouped(V=128_256), [LLAMA] * 4, top=TIED),
+    Shape("llama-tied", "llama", _grouped(V=65_536), [LLAMA] * 4, top=TIED),
     Shape("llama-split", "llama", _grouped(), [LLAMA] * 6, shards=3),
     Shape("heads", "llama", _grouped(H=24, K=96, L=96, P=96), [LLAMA] * 4),
-    Shape("qwen3", "qwen3", _grouped(V=151_936, H=32, G=8), [f"{LLAMA}; {HEAD_NORMS}"] * 4),
+    Shape("qwen3", "qwen3", _grouped(V=65_536, H=32, G=8), [f"{LLAMA}; {HEAD_NORMS}"] * 4),
     Shape(
         "qwen3moe",
         "qwen3moe",
-        {**_grouped(V=151_936, H=32), "E": 16, "U": 8, "X": 768},
+        {**_grouped(V=65_536, H=32), "E": 8, "U": 8, "X": 768},
         [f"{NORM}; {ATTENTION}; {HEAD_NORMS}; ffn_norm D; {ROUTED}"] * 3,
     ),
     Shape(
         "gemma3",
         "gemma3",
-        _grouped(V=131_072, H=8, G=4, K=256, L=256, P=256, F=8192, W=1024),
+        _grouped(V=65_536, H=8, G=4, K=256, L=256, P=256, F=8192, W=1024),
         [f"{LLAMA}; {HEAD_NORMS}; post_attention_norm D; post_ffw_norm D"] * 7,
         top=TIED,
     ),
     Shape(
         "gemma2",
         "gemma2",
-        _grouped(V=131_072, H=8, G=4, K=256, L=256, P=256, F=9216),
+        _grouped(V=65_536, H=8, G=4, K=256, L=256, P=256, F=9216),
         [f"{LLAMA}; post_attention_norm D; post_ffw_norm D"] * 4,
         top=TIED,
         fields={"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "attention.sliding_window": 4096},
@@ -262,7 +262,7 @@ SHAPES = (
     Shape(
         "gpt-oss",
         "gpt-oss",
-        {"D": 1440, "F": 1440, "V": 65_536, "H": 32, "G": 8, "K": 64, "L": 64, "P": 64, "W": 128}
+        {"D": 1440, "F": 1440, "V": 32_768, "H": 32, "G": 8, "K": 64, "L": 64, "P": 64, "W": 128}
         | {"E": 8, "U": 4, "X": 1440},
         [
             f"{NORM}; {ATTENTION}; attn_q.bias H*K; attn_k.bias G*K; attn_v.bias G*L; attn_output.bias D; "
@@ -289,7 +289,7 @@ SHAPES = (
     Shape(
         "qwen3next",
         "qwen3next",
-        {**_grouped(V=151_936, G=2, K=256, L=256, P=64), "E": 16, "U": 8, "X": 512, "Y": 512}
+        {**_grouped(V=65_536, G=2, K=256, L=256, P=64), "E": 8, "U": 8, "X": 512, "Y": 512}
         | {"I": 4096, "S": 128, "C": 4, "R": 32, "N": 16},
         _alternating(
             7,  # so that not each four layers have one that attends
@@ -308,7 +308,7 @@ SHAPES = (
     Shape(
         "granite-hybrid",
         "granitehybrid",
-        _hybrid(8, 4, V=100_352, **SSM2),
+        _hybrid(8, 4, V=49_152, **SSM2),
         _alternating(8, 4, MAMBA2, ATTENTION, f"{NORM}; {DENSE}"),
     ),
     Shape(
@@ -371,11 +371,11 @@ SHAPES = (
     Shape(  # linear attention with a state for each head
         "kimi-linear",
         "kimi-linear",
-        {**MLA, "G": [0, 0, 0, 1] * 2, "C": 4},
+        {**MLA, "G": [0, 0, 0, 1], "C": 4},
         [f"{NORM}; {KDA}; {DENSE}"]
         + [
             f"{NORM}; {LATENT_PLAIN if n % 4 == 3 else KDA}; {ONE_NORM}; {ROUTED}; {SHARED}; exp_probs_b.bias E"
-            for n in range(1, 8)
+            for n in range(1, 4)
         ],
         fields={**MLA_FIELDS, "kda.head_dim": 128, "expert_gating_func": 2},
     ),
@@ -436,4 +436,41 @@ PROJECTOR = Shape(
         "vision.image_mean": [0.5, 0.5, 0.5],
         "vision.image_std": [0.5, 0.5, 0.5],
     },
+)
+
+_BY_NAME = {shape.name: shape for shape in SHAPES}
+
+
+def _grown(name: str, like: str, layers: Sequence[int], **sizes: int | Sequence[int]) -> Shape:
+    """A shape with other sizes, its layers those of `like` by number."""
+    shape = _BY_NAME[like]
+    return replace(shape, name=name, sizes={**shape.sizes, **sizes}, layers=[shape.layers[n] for n in layers], shards=1)
+
+
+# The sizes that people run; too large to load here, but the engine measures them.
+LARGE = (
+    _grown("llama-8b", "llama", [0] * 32, D=4096, F=14336, H=32, G=8, V=128_256),
+    _grown("llama-70b", "llama", [0] * 80, D=8192, F=28672, H=64, G=8, V=128_256),
+    _grown("qwen3-0.6b", "qwen3", [0] * 28, D=1024, F=3072, H=16, G=8, V=151_936),
+    _grown("qwen3-32b", "qwen3", [0] * 64, D=5120, F=25600, H=64, G=8, V=151_936),
+    _grown("qwen3-30b-a3b", "qwen3moe", [0] * 48, D=2048, H=32, G=4, E=128, U=8, X=768, V=151_936),
+    _grown("qwen3-next-80b", "qwen3next", [0, 1, 2, 3] * 12, E=512, U=10, X=512, V=151_936),
+    _grown("gemma3-4b", "gemma3", [0] * 34, D=2560, F=10240, H=8, G=4, V=262_144),
+    _grown("gemma3-27b", "gemma3", [0] * 62, D=5376, F=21504, H=32, G=16, K=128, L=128, P=128, V=262_144),
+    _grown("gpt-oss-120b", "gpt-oss", [0] * 36, D=2880, F=2880, H=64, G=8, E=128, U=4, X=2880, V=201_088),
+    _grown("deepseek-v3", "deepseek2", [0, *[1] * 60], D=7168, F=18432, H=128, Q=1536, E=256, U=8, X=2048, Y=2048),
+    _grown(
+        "granite-h-small",
+        "granite-hybrid",
+        [0, 1, 2, 3] * 10,
+        D=4096,
+        F=12800,
+        H=32,
+        G=[0, 0, 0, 8] * 10,
+        I=8192,
+        R=128,
+    ),
+    _grown("mamba-2.8b", "mamba", [0] * 64, D=2560, I=5120, R=160),
+    _grown("rwkv7-7b", "rwkv7", [0] * 32, D=4096, F=16384),
+    _grown("bge-m3", "bert", [0] * 24, T=8192, V=250_002),
 )
