@@ -15,6 +15,7 @@ from router.kv import Cache
 
 LINEAR = frozenset(("qwen3next", "qwen35", "qwen35moe", "qwen4exp"))  # gated delta net
 RWKV = frozenset(("rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"))
+# Attention and network from the same input.
 PARALLEL = frozenset(("command-r", "cohere2", "cohere2moe", "falcon", "gptj", "gptneox", "phi2", "plamo"))
 HIDDEN = frozenset(("lfm2", "lfm2moe"))  # compute no logits when they embed
 
@@ -72,12 +73,12 @@ def _mask(metadata: Metadata, cache: Cache) -> int:
 
 def _network(metadata: Metadata) -> int:
     """The feed-forward network: gate, up and their product; of experts, all that a token uses."""
-    get, arch = metadata.integer, metadata.architecture
+    get = metadata.integer
     inner = max(metadata.integers("feed_forward_length"), default=0)
     names = {tensor.name.split(".", 2)[-1]: tensor for tensor in metadata.tensors if tensor.name.startswith("blk.")}
     up = names.get("ffn_up.weight")
-    gated = "ffn_gate.weight" in names or (up is not None and up.shape[-1] > inner)
-    dense = (3 if gated or arch in kv.RECURRENT else 1) * inner if up or not names else 0
+    gated = "ffn_gate.weight" in names or (up is not None and up.shape[-1] > inner)  # or both in one tensor
+    dense = (3 if gated else 1) * inner if up else 0
     if not get("expert_used_count"):
         return dense
     used = max(metadata.integers("expert_used_count"))
@@ -122,4 +123,5 @@ def _recurrence(metadata: Metadata, cache: Cache) -> int:
         early = cache.batch * 4 * rows + state
         late = cache.batch * 4 * (5 * width + channels + 3 * inner) + 2 * state
         return max(early, late)
-    return cache.batch * 4 * (rows + inner + (get("ssm.time_step_rank") if channels > inner else 0)) + state
+    steps = get("ssm.time_step_rank") if get("ssm.group_count") else 0  # the second kind of Mamba projects them too
+    return cache.batch * 4 * (rows + inner + steps) + state

@@ -219,7 +219,7 @@ def test_layers_that_predict() -> None:
     model = header("glm4moe", nextn_predict_layers=1)
     plain, drafts = demand(args(), model, gpus=0), demand(args("--spec-type draft-mtp"), model, gpus=0)
     assert (plain.weights, drafts.weights) == (8 * 400_000, 10 * 400_000)
-    assert plain.kv == drafts.kv == 3 * drafts.kv // 3
+    assert plain.kv == drafts.kv == 4096 * CELL * 3 // 4 * 2
     assert drafts.extra > drafts.kv // 3  # the cache of one layer, and buffers
     state = header("qwen35", 8, nextn_predict_layers=0, ssm__inner_size=2048, ssm__state_size=128, ssm__conv_kernel=4)
     more = kv(state, "--spec-type draft-mtp --spec-draft-n-max 5 -np 1") - kv(state, "-np 1")
