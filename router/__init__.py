@@ -23,6 +23,7 @@ compares these lines with the code, both ways.
     engine         which llama-server, and what it says of itself             -> errors flags
     footprints     what models really took, kept across restarts              -> nothing
     estimate       a model's need from the best source there is               -> catalog engine flags footprints gguf memory policy
+    forecast       what a model would take, and who would go for it           -> catalog estimate memory policy
     devices        what memory there is; wait until it settles                -> policy
     embedded       a child program: xllamacpp behind llama-server's flags     -> nothing
     crash          how a child ended, in a sentence                           -> node
@@ -34,15 +35,15 @@ compares these lines with the code, both ways.
     api/body       what a request body says to the router                     -> errors
     api/proxy      one request through to a child; holds the lease            -> errors node upstream
     api/gateway    from a named model to its passage                          -> api/body api/proxy catalog errors pool upstream
-    api/listing    the list of models, kept ready                             -> catalog flags pool presets
+    api/listing    the list of models, kept ready                             -> catalog estimate flags pool presets
     api/metrics    Prometheus metrics of the router                           -> pool
     api/openai     OpenAI's API and llama.cpp's twins of it                   -> api/gateway errors
     api/anthropic  Anthropic's Messages API                                   -> api/gateway api/openai errors
-    api/native     llama.cpp's router dialect                                 -> api/body api/gateway api/listing api/metrics api/openai catalog errors pool
-    app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/gateway api/listing api/native api/openai api/proxy errors pool
-    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog devices engine errors estimate flags footprints hub local policy pool scheduler settings upstream
+    api/native     llama.cpp's router dialect                                 -> api/body api/gateway api/listing api/metrics api/openai catalog errors forecast pool
+    app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/gateway api/listing api/native api/openai api/proxy catalog errors forecast pool
+    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog devices engine errors estimate flags footprints forecast hub local policy pool scheduler settings upstream
     demo           tiny models with random weights, and a first conversation  -> errors
-    __main__       the command line                                           -> api/listing catalog demo errors flags policy serve settings
+    __main__       the command line                                           -> api/listing catalog demo errors flags forecast policy serve settings
 """  # noqa: E501
 
 __version__ = "0.1.0"

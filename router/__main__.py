@@ -1,4 +1,4 @@
-"""The command line: `llama-router [serve]`, `demo`, `list`, `check`. The exit codes are told in `EXIT_CODES`."""
+"""The command line: `serve` (the default), `demo`, `list`, `estimate`, `check`. `EXIT_CODES` tells the exit codes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from router.errors import ConfigError, FlagError, PresetError, RouterError
-from router.policy import size
+from router.policy import Snapshot, size
 
 if TYPE_CHECKING:
     from router.catalog import ModelSpec
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 EXIT_CODES = """\
 Exit codes: 0 it went well, or a server was told to end; 1 the answer is no: a preset file with problems, no models,
-a demo without an answer; 2 what was asked for is wrong, and nothing was started; 130 interrupted before it began.
+a model that does not fit, a demo without an answer; 2 what was asked for is wrong, and nothing was started; 130
+interrupted before it began.
 """
 
 
@@ -229,6 +230,44 @@ def _report(file: Path, table: FlagTable) -> dict[str, Any]:
     }
 
 
+def _estimate(argv: list[str]) -> int:
+    """By the router that runs with these options, if one does: it knows who would have to go."""
+    import asyncio
+
+    from router import forecast, serve
+
+    as_json, argv = _switch("--json", argv)
+    if not argv or argv[0].startswith("-"):
+        raise FlagError("name a model or a file: llama-router estimate MODEL_OR_FILE.gguf [options]")
+    named, argv = argv[0], argv[1:]
+    is_file = named.endswith(".gguf") and Path(named).is_file()
+    plan = serve.read([*argv, *(["--model", named] if is_file else [])], os.environ)
+    told = None if is_file else _ask_router(plan.settings, named)
+    if told is None:
+        assert plan.engine is not None
+        spec = plan.catalog().resolve(None if is_file else named)
+        if spec.problem:
+            raise ConfigError(spec.problem)
+        machine = serve.Machine.look(plan, plan.engine)
+        now = Snapshot(asyncio.run(machine.devices.read()), margins=machine.limits.margins)
+        told = forecast.forecast(machine.estimator, spec, now).as_json()
+    print(json.dumps(told, indent=2) if as_json else forecast.table(told))
+    return 0 if told["fits"] else 1
+
+
+def _ask_router(settings: Settings, model: str) -> dict[str, Any] | None:
+    import httpx
+
+    scheme, key = "https" if settings.ssl_cert_file else "http", (*settings.api_key, "")[0]
+    url = f"{scheme}://{settings.host[0]}:{settings.port}/models/estimate"
+    try:
+        answer = httpx.get(url, params={"model": model}, headers={"x-api-key": key}, timeout=30, trust_env=False)
+        told = answer.json() if answer.is_success else None
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+        return None
+    return told if isinstance(told, dict) and "verdict" in told else None
+
+
 COMMANDS: Mapping[str, Command] = {
     "serve": Command(
         _serve,
@@ -246,6 +285,13 @@ COMMANDS: Mapping[str, Command] = {
         _list,
         "list [--json] [options]",
         "Tells the models that serve would have with the same options, and what is wrong with them.",
+        takes_options=False,
+    ),
+    "estimate": Command(
+        _estimate,
+        "estimate MODEL_OR_FILE.gguf [--json] [options]",
+        "Tells what a model would take on each device, whose figures these are, the longest context that fits, and,\n"
+        "where a router runs with the same options, which models would be stopped for it now. Starts nothing.",
         takes_options=False,
     ),
     "check": Command(

@@ -23,7 +23,9 @@ from router.api.gateway import Gateway
 from router.api.listing import Listing
 from router.api.native import Native
 from router.api.proxy import Dialect
+from router.catalog import ModelSpec
 from router.errors import RouterError, Unauthorized
+from router.forecast import Forecast
 from router.pool import Changes
 
 log = logging.getLogger("router.app")
@@ -38,11 +40,12 @@ def create_app(
     keys: Sequence[str] = (),
     cors_origins: Sequence[str] = ("localhost",),
     reload: Callable[[], Awaitable[Changes]],
+    forecast: Callable[[ModelSpec], Awaitable[Forecast]],
     build: str = "",
 ) -> Starlette:
     """`keys` are the API keys, any of which opens everything; none means no authentication. `cors_origins` are whole
     origins, `*`, or `localhost` for loopback on any port."""
-    native = Native(gateway, Listing(gateway.pool), reload, build)
+    native = Native(gateway, Listing(gateway.pool), reload, forecast, build)
     return Starlette(
         routes=[*native.routes(), *openai.routes(gateway), *anthropic.routes(gateway)],
         middleware=[_cors(cors_origins), Middleware(Keys, keys=keys)],

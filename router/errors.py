@@ -16,7 +16,7 @@
     │   └── BackingOff                   the model crashed repeatedly
     ├── LoadFailed                  500  the child ended, or was silent, before it was ready
     ├── UpstreamFailed              502  the child died before it answered, or in the middle
-    │   └── Unreachable             502  no connection to the child: the request was not sent
+    │   └── Unreachable             502  no sign that the child took the request: it may go to another
     ├── GgufError                   500  a model file that cannot be read
     └── ConfigError                      for whoever starts the router: exit code 2, never HTTP
         ├── FlagError                    a command-line argument

@@ -44,7 +44,8 @@ class Need:
 class Estimator:
     """Results are kept by file identity and arguments. Safe to call from threads; blocks.
 
-    `environ` are the variables that children get, some of which are flags; `margins` are bytes by device key.
+    `environ` are the variables that children get, some of which are flags; `margins` are bytes by device key. `empty`
+    is the machine without anybody on it.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Estimator:
         self._engine = engine
         self._table = table
         self._gpus = sum(device.kind == "gpu" for device in devices)
-        self._empty = Snapshot(tuple(Reading(device, None) for device in devices), margins=margins)
+        self.empty = Snapshot(tuple(Reading(device, None) for device in devices), margins=margins)
         self._footprints = footprints
         self._environ = environ
         self._build = engine.version()
@@ -82,6 +83,15 @@ class Estimator:
         if found := self._footprints.get(key):
             need = replace(need, demand=_learned(need.demand, found), source="footprint")
         return need
+
+    def longest(self, spec: ModelSpec) -> int:
+        """The longest context that fits the empty machine, on as few GPUs as the shortest; 0 for a model that is not
+        here."""
+        if spec.model_path is None:
+            return 0
+        free = replace(spec, args=flags.merge(spec.args, flags.parse(["--ctx-size", "0"], self._table)))
+        need = self.need(free, quick=True)
+        return need.estimate.n_ctx if need.estimate else 0
 
     def learn(self, spec: ModelSpec, found: Footprint) -> None:
         """What a process of this model took."""
@@ -134,7 +144,7 @@ class Estimator:
 
     def _spread(self, demand: Demand) -> int | None:
         """Over how many GPUs it goes on the empty machine; None if it does not fit."""
-        plan = policy.plan(self._empty, demand)
+        plan = policy.plan(self.empty, demand)
         return len(plan.claim.devices) if isinstance(plan, Place) else None
 
     def _offload(self, args: Sequence[Arg], estimate: Estimate) -> Demand:
@@ -144,8 +154,8 @@ class Estimator:
         if asked or not estimate.offloaded or self._spread(demand) is not None:
             return demand
         rooms = [
-            reading.device.total - self._empty.margins.get(reading.device.key, 0) - demand.fixed
-            for reading in self._empty.readings
+            reading.device.total - self.empty.margins.get(reading.device.key, 0) - demand.fixed
+            for reading in self.empty.readings
             if reading.device.kind == "gpu" and (not demand.names or reading.device.name in demand.names)
         ]
         split = min(demand.split, sum(room for room in rooms if room > 0))

@@ -44,11 +44,11 @@ class Estimate:
     """`weights` and `kv` are the model's, `extra` is its projector, draft model and adapters, `compute` the buffers
     of one device, `fixed` what a process holds on each GPU besides. `n_ctx` is the context of all slots together.
 
-    `host` is what of weights, KV and extra stays in RAM although the model is `offloaded`, and `staging` the inputs and
-    results of a batch there; without GPUs everything is in RAM. `layers` is what of weights and KV goes to GPUs, layer
-    by layer and the output last: `weights.spread` divides it. `prompts` is the bound of the prompt cache, which the
-    server fills in RAM with use, where a flag sets it; the default bound of 8 GiB is no need and not counted. `logits`
-    is what llama-fit-params counts in `compute` and a server does not need.
+    `host` is what of weights, KV and extra stays in RAM although the model is `offloaded`, `kv_host` the KV in it, and
+    `staging` the inputs and results of a batch there; without GPUs everything is in RAM. `layers` is what of weights
+    and KV goes to GPUs, layer by layer and the output last: `weights.spread` divides it. `prompts` is the bound of the
+    prompt cache, which the server fills in RAM with use, where a flag sets it; the default bound of 8 GiB is no need
+    and not counted. `logits` is what llama-fit-params counts in `compute` and a server does not need.
     """
 
     weights: int
@@ -58,6 +58,7 @@ class Estimate:
     n_ctx: int
     extra: int = 0
     host: int = 0
+    kv_host: int = 0
     staging: int = 0
     offloaded: bool = False
     names: tuple[str, ...] = ()
@@ -98,6 +99,7 @@ def demand(args: Sequence[Arg], metadata: Metadata, *, gpus: int, mmproj: Metada
         n_ctx=cache.length * cache.streams,
         extra=draft.total + adapters + projector,
         host=main.host + draft.host + (0 if seen else projector) if offloaded else 0,
+        kv_host=main.kv_host if offloaded else 0,
         staging=main.staging + draft.staging if offloaded else 0,
         offloaded=offloaded,
         names=names if offloaded else (),
@@ -135,6 +137,7 @@ def measured(table: str, estimate: Estimate) -> Estimate:
         compute=max(estimate.compute, compute),
         fixed=CONTEXT if gpus else 0,
         host=host[0] + host[1] if gpus else 0,
+        kv_host=host[1] if gpus else 0,
         staging=max(host[2] + MIB, estimate.staging) if gpus else 0,
         offloaded=bool(gpus),
     )
@@ -155,6 +158,10 @@ class _Part:
     buffers: int
     inputs: int
     outputs: int
+
+    @property
+    def kv_host(self) -> int:
+        return sum(self.kv if self.kv_in_ram else self.kv[: self.first])
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ There is no `await` between reading scheduler state and writing it; therefore th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections import Counter
@@ -19,7 +20,7 @@ from router.estimate import Need
 from router.feed import Feed
 from router.footprints import Footprint
 from router.node import Address, Child, ChildEvent, Exit, Launch, Node, Progress, Slept, Woke
-from router.policy import Allocation, Demand, Reading, size
+from router.policy import Allocation, Demand, Reading, Snapshot, size
 from router.scheduler import (
     SERVING,
     Effect,
@@ -222,6 +223,18 @@ class Pool:
         if self._timer:
             self._timer.cancel()
 
+    def survey(self, quick: Callable[[ModelSpec], Need]) -> None:
+        """Begin to estimate, one after the other, every model of which nothing is known yet; for the listing."""
+        self._keep(asyncio.create_task(self._survey(quick)))
+
+    async def _survey(self, quick: Callable[[ModelSpec], Need]) -> None:
+        for spec in self.catalog.models:
+            if spec.name not in self._needs and not spec.problem and not self._closed:
+                with contextlib.suppress(errors.RouterError, OSError):
+                    need = await asyncio.to_thread(quick, spec)
+                    self._needs.setdefault(spec.name, need)
+                    self._note(spec.name)
+
     def replace(self, catalog: Catalog) -> Changes:
         """Exchange the catalog. Running models whose launch is no longer the same are drained and end; the others do
         not notice."""
@@ -231,6 +244,8 @@ class Pool:
         both = [name for name in before if name in after]
         changed = tuple(name for name in both if _launch_of(before[name]) != _launch_of(after[name]))
         removed = tuple(name for name in before if name not in after)
+        for name in (*changed, *removed):
+            self._needs.pop(name, None)
         for name in (*changed, *removed):
             if self.state(name) in SERVING or self.state(name) is State.LOADING:
                 self.unload(name)
@@ -258,6 +273,10 @@ class Pool:
     def state(self, name: str) -> State:
         return self._scheduler.model(name).state
 
+    def need(self, name: str) -> Need | None:
+        """What the model needs, as far as it was estimated."""
+        return self._needs.get(name)
+
     def is_running(self, name: str) -> bool:
         """There is a process, or one is about to be."""
         return self.state(name) in SERVING or self.state(name) is State.LOADING or bool(self._scheduler.waiting(name))
@@ -282,6 +301,10 @@ class Pool:
     def version(self, name: str = "*") -> int:
         """Counts the changes of what `status` tells clients of this model, or of any."""
         return self._versions[name]
+
+    async def snapshot(self) -> Snapshot:
+        """The machine now, as policy sees it."""
+        return self._scheduler.snapshot(await self._read({}))
 
     def log(self, name: str) -> tuple[str, ...]:
         """The last lines of the model's child."""
@@ -398,9 +421,11 @@ class Pool:
         return self._scheduler.model(run.spec.name).held.items()
 
     async def _probe(self, freed: Mapping[str, int]) -> None:
+        self._apply(self._scheduler.probed(await self._read(freed), self._now()))
+
+    async def _read(self, freed: Mapping[str, int]) -> tuple[Reading, ...]:
         answers = await asyncio.gather(*(node.probe(freed) for node in self._nodes.values()))
-        readings: tuple[Reading, ...] = tuple(itertools.chain.from_iterable(answers))
-        self._apply(self._scheduler.probed(readings, self._now()))
+        return tuple(itertools.chain.from_iterable(answers))
 
     async def _live(self, run: Run) -> None:
         """One process, from spawn to exit."""

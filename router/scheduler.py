@@ -15,7 +15,19 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from router import policy
-from router.policy import Allocation, Demand, Drain, Evict, Phase, Place, Reading, Reject, Resident, Wait
+from router.policy import (
+    Allocation,
+    Demand,
+    Drain,
+    Evict,
+    Phase,
+    Place,
+    Reading,
+    Reject,
+    Resident,
+    Snapshot,
+    Wait,
+)
 
 
 class State(Enum):
@@ -258,6 +270,11 @@ class Scheduler:
     def models(self) -> Iterator[Model]:
         return iter(self._models.values())
 
+    def snapshot(self, readings: tuple[Reading, ...]) -> Snapshot:
+        """The machine as policy sees it, without the claims of those who wait."""
+        residents = tuple(resident for m in self._models.values() if (resident := m.resident()))
+        return Snapshot(readings, residents, self.limits.models_max, self.limits.margins)
+
     def waiting(self, name: str) -> int:
         """How many tickets wait for this model."""
         entry = self._queue.get(name)
@@ -444,12 +461,11 @@ class Scheduler:
         self._planned_at = now
         effects: list[Effect] = []
         drains: set[str] = set()
-        residents = tuple(resident for m in self._models.values() if (resident := m.resident()))
-        snapshot = policy.Snapshot(readings, residents, self.limits.models_max, self.limits.margins)
+        snapshot = self.snapshot(readings)
         startable = sorted((e for e in self._queue.values() if e.model.state in STARTABLE), key=lambda e: e.order)
         behind = False  # room that only a drain will make is not on its way yet
         for entry in startable[: self.LOOKAHEAD]:
-            if entry.model.retrying and any(r.phase is Phase.STOPPING for r in residents):
+            if entry.model.retrying and any(r.phase is Phase.STOPPING for r in snapshot.residents):
                 continue  # the estimate was too low: whatever is being made free is for this one
             plan = policy.plan(snapshot, entry.demand)
             snapshot = snapshot.after(plan, entry.model.name)

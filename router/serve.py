@@ -22,15 +22,17 @@ import uvicorn
 from router import catalog as catalogs
 from router import engine as engines
 from router import flags, hub, settings
+from router import forecast as forecasts
 from router.api.gateway import Gateway
 from router.app import create_app
-from router.catalog import Catalog
+from router.catalog import Catalog, ModelSpec
 from router.devices import MASKS, Devices
 from router.engine import Engine
 from router.errors import ConfigError, EngineError
 from router.estimate import Estimator
 from router.flags import Arg, FlagTable
 from router.footprints import Footprints, default_path
+from router.forecast import Forecast
 from router.local import LocalNode
 from router.policy import Device
 from router.pool import Changes, Pool
@@ -124,13 +126,10 @@ def _assemble(
 ) -> Server:
     s = plan.settings
     version, catalog = engine.version(), plan.catalog()  # what can be wrong comes before what must be undone
-    devices = _devices(engine, s.models_memory_limit)
-    listed = devices.list()
-    limits = limits_of(s, listed)
+    machine = Machine.look(plan, engine)
+    limits, estimator = machine.limits, machine.estimator
     margins = limits.margins if plan.table.find("--fit-target") else {}
-    node = stack.enter_context(contextlib.closing(LocalNode(engine, devices, s.run_dir, margins=margins)))
-    footprints = Footprints(default_path(os.environ))
-    estimator = Estimator(engine, plan.table, listed, limits.margins, footprints, os.environ)
+    node = stack.enter_context(contextlib.closing(LocalNode(engine, machine.devices, s.run_dir, margins=margins)))
     upstream = Upstream(read_timeout=float(s.timeout))
     pool = Pool(
         catalog,
@@ -145,9 +144,19 @@ def _assemble(
     gateway = Gateway(pool, upstream, s.models_autoload, s.max_body_size * MIB, s.stream_keepalive)
 
     async def reload() -> Changes:
-        return pool.replace(await _described(await asyncio.to_thread(plan.catalog)))
+        changes = pool.replace(await _described(await asyncio.to_thread(plan.catalog)))
+        survey()
+        return changes
 
-    app = create_app(gateway, keys=s.api_key, cors_origins=s.cors_origins, reload=reload, build=version)
+    def survey() -> None:
+        pool.survey(lambda spec: estimator.need(spec, quick=True))
+
+    async def forecast(spec: ModelSpec) -> Forecast:
+        return await asyncio.to_thread(forecasts.forecast, estimator, spec, await pool.snapshot())
+
+    app = create_app(
+        gateway, keys=s.api_key, cors_origins=s.cors_origins, reload=reload, forecast=forecast, build=version
+    )
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -159,10 +168,27 @@ def _assemble(
     )
     scheme = "https" if s.ssl_cert_file else "http"
     log.info("engine: %s, %s", engine.kind, version)
-    for device in listed:
+    for device in machine.devices.list():
         log.info("memory: %s, %.1f GiB", device.name, device.total / 2**30)
     urls = [_url(scheme, sock) for sock in sockets]
-    return Server(config, pool, reload, lambda end: announce(urls, end))
+    return Server(config, pool, reload, survey, lambda end: announce(urls, end))
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What there is to plan with."""
+
+    devices: Devices
+    limits: Limits
+    estimator: Estimator
+
+    @classmethod
+    def look(cls, plan: Plan, engine: Engine) -> Machine:
+        devices = _devices(engine, plan.settings.models_memory_limit)
+        listed = devices.list()
+        limits = limits_of(plan.settings, listed)
+        footprints = Footprints(default_path(os.environ))
+        return cls(devices, limits, Estimator(engine, plan.table, listed, limits.margins, footprints, os.environ))
 
 
 def _devices(engine: Engine, memory_limit: int | None) -> Devices:
@@ -198,10 +224,11 @@ class Server(uvicorn.Server):
         config: uvicorn.Config,
         pool: Pool,
         reload: Callable[[], Awaitable[object]],
+        survey: Callable[[], None],
         listening: Callable[[Callable[[], None]], None],
     ) -> None:
         super().__init__(config)
-        self._pool, self._reload, self._listening = pool, reload, listening
+        self._pool, self._reload, self._survey, self._listening = pool, reload, survey, listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -236,6 +263,7 @@ class Server(uvicorn.Server):
         described = await _described(catalog)
         if self._pool.catalog is catalog:  # it was not read again meanwhile
             self._pool.catalog = described
+        self._survey()
 
     def _reread(self) -> None:
         async def reread() -> None:

@@ -23,6 +23,9 @@ HEAD_LIMIT = 64 * 1024  # bytes of a response head, interim responses included
 CONNECT_TIMEOUT = 10.0
 IDLE_TIME = 4.0  # a second less than llama-server keeps a connection
 PATIENCE = 0.02  # see _Peer
+# A connection closed this soon, without a byte, was never looked at: a process that dies closes its listening socket
+# some time after the others.
+ABRUPT = 0.1
 
 HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection "
@@ -106,6 +109,7 @@ class Response:
         self._waiter: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
+        self._asked_at = self._loop.time()
         self._waiting_since = 0.0
         self._timer = self._loop.call_later(timeout, self._check_silence)
 
@@ -201,8 +205,10 @@ class Response:
         elif reused and not self._received and not self.status:
             self._fail(_Stale("The kept connection was closed."))
         else:
+            was_taken = self.status or self._received or self._loop.time() - self._asked_at > ABRUPT
+            kind = UpstreamFailed if was_taken else Unreachable
             when = "in the middle of its answer" if self.status else "before it answered"
-            self._fail(UpstreamFailed(f"The model's server ended {when}. Send the request again.", retry_after=1.0))
+            self._fail(kind(f"The model's server ended {when}. Send the request again.", retry_after=1.0))
 
     def _finish(self, reusable: bool) -> None:
         self._complete = True

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,9 @@ SLOW = (hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_
 hypothesis.settings.register_profile("default", deadline=None, suppress_health_check=SLOW)
 hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("default"), derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+# Whoever starts the suite in the background may have it ignore SIGINT, which processes of the tests would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Without FAKE_NVML the simulated driver says that it is not loaded: the suite is the same on a machine with GPUs.
 nvml.load()

@@ -22,7 +22,7 @@ DOORS = {
     "starlette": {"app", "api"},
     "httptools": {"upstream"},
     "xllamacpp": {"embedded"},
-    "httpx": {"process", "demo"},
+    "httpx": {"process", "demo", "__main__"},
     "uvicorn": {"serve"},
     "psutil": {"devices", "orphans"},
     "gguf": {"demo"},

@@ -492,11 +492,18 @@ async def test_the_server_gives_up(child: Server, as_the_client_leaves: bool) ->
 
 
 async def test_child_that_is_gone_before_the_pool_has_heard_of_it(front: Front, child: Server) -> None:  # B-S14
-    front.leases.dead = [True, True]
+    front.leases.dead = [True]
     async with child.running(saying(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")):
         client = await front.send()
         assert await client.json() == {}
-    assert (client.status, front.leases.granted, front.leases.released) == (200, 3, 3)
+    assert (client.status, front.leases.granted, front.leases.released) == (200, 2, 2)
+
+
+async def test_request_that_ends_two_children_is_not_tried_again(front: Front, child: Server) -> None:  # B-S14
+    front.leases.dead = [True, True, True]
+    client = await front.send()
+    assert "cannot be reached" in (await client.json())["told"]
+    assert (client.status, front.leases.granted, front.leases.released) == (502, 2, 2)
 
 
 async def test_child_that_lives_and_cannot_be_reached(front: Front) -> None:

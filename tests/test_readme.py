@@ -62,7 +62,7 @@ def test_endpoints() -> None:
 
 def routes() -> set[tuple[str, str]]:
     pool = Pool(Catalog(()), [FakeNode()], Limits(), lambda spec: Need(Demand()))
-    app = create_app(Gateway(pool, Upstream()), reload=lambda: asyncio.sleep(0, Changes()))
+    app = create_app(Gateway(pool, Upstream()), reload=lambda: asyncio.sleep(0, Changes()), forecast=NotImplemented)
     found = [route for route in app.routes if isinstance(route, Route)]
     return {(method, route.path) for route in found for method in route.methods or () if method != "HEAD"}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from router import flags, presets
 from router.catalog import Catalog, ModelSpec
+from router.estimate import Need
 from router.pool import Pool, Status
 
 # Values of these are nobody's business but the child's.
@@ -61,6 +62,7 @@ class Listing:
                 "output_modalities": info.output_modalities,
             },
             "capabilities": info.capabilities,
+            "memory": _memory(self._pool.need(spec.name)),
             "source": spec.source,
             "can_remove": False,
             "meta": {
@@ -76,6 +78,15 @@ class Listing:
             entry = {**status.info, **entry}
             entry["meta"] |= status.info.get("meta") or {}
         return entry
+
+
+def _memory(need: Need | None) -> dict[str, Any] | None:
+    """Bytes that it needs, whether it runs or not: over all GPUs, on each of them besides, and of RAM."""
+    if need is None or need.estimate is None:
+        return None
+    demand = need.demand
+    figures = {"split": demand.split, "fixed": demand.fixed, "host": demand.host, "total": demand.total}
+    return {**figures, "context": need.estimate.n_ctx, "source": need.source}
 
 
 def _status(spec: ModelSpec, status: Status) -> dict[str, Any]:

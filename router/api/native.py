@@ -19,6 +19,7 @@ from router.api.listing import Listing
 from router.api.openai import DIALECT
 from router.catalog import ModelSpec
 from router.errors import ConfigError, InvalidRequest
+from router.forecast import Forecast
 from router.pool import Changes, Pool
 
 BY_BODY = (
@@ -42,12 +43,18 @@ class Native:
     engine says of its version."""
 
     def __init__(
-        self, gateway: Gateway, listing: Listing, reload: Callable[[], Awaitable[Changes]], build: str
+        self,
+        gateway: Gateway,
+        listing: Listing,
+        reload: Callable[[], Awaitable[Changes]],
+        forecast: Callable[[ModelSpec], Awaitable[Forecast]],
+        build: str,
     ) -> None:
         self._gateway = gateway
         self._pool: Pool = gateway.pool
         self._listing = listing
         self._reload = reload
+        self._forecast = forecast
         self._build = build_info(build)
         self._of_child = gateway.by_query(DIALECT)
 
@@ -63,6 +70,7 @@ class Native:
             ("/models/load", "POST", self.load),
             ("/models/unload", "POST", self.unload),
             ("/models/reload", "POST", self.reload),
+            ("/models/estimate", "GET", self.estimate),
             ("/models/sse", "GET", self.news),
             ("/v1/models/{name:path}", "GET", self.model),
         )
@@ -158,6 +166,13 @@ class Native:
             return await self._reload()
         except ConfigError as exc:
             raise InvalidRequest(f"nothing was changed: {exc.message}") from exc
+
+    async def estimate(self, request: Request) -> Response:
+        """What `?model=` would take, and who would go for it now; nothing is loaded."""
+        spec = self._pool.catalog.resolve(request.query_params.get("model"))
+        if spec.problem:
+            raise InvalidRequest(f"{spec.name!r} cannot be estimated: {spec.problem}")
+        return JSONResponse((await self._forecast(spec)).as_json())
 
     async def news(self, request: Request) -> Response:
         return NewsStream(self._pool)

@@ -108,14 +108,15 @@ class Passage:
                     log.warning("request %s cut off: %s", client.request_id.decode(), exc)
 
     async def _serve(self, client: _Client) -> None:
-        """A child that has ended, of which the pool has not heard yet, is not the client's concern."""
-        while True:
+        """A child that has ended, of which the pool has not heard yet, is not the client's concern; but a request that
+        ends two of them is."""
+        for attempt in (1, 2):
             lease = await self._grant(client)
             try:
                 await self._relay(lease, client)
                 return
             except Unreachable:
-                if not await lease.is_over():
+                if attempt == 2 or not await lease.is_over():
                     raise
             finally:
                 lease.release()
