@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 News = Mapping[str, Any]
@@ -44,7 +44,7 @@ class Feed:
 
 
 class Subscription:
-    """`async with feed.subscribe() as news: async for item in news`."""
+    """`async with feed.subscribe() as news: item = await news.next()`."""
 
     def __init__(self, feed: Feed, queue: asyncio.Queue[News | None]) -> None:
         self._feed, self._queue = feed, queue
@@ -59,7 +59,3 @@ class Subscription:
         """The next item; None when the feed ended. Raises TimeoutError after `timeout` seconds of silence."""
         async with asyncio.timeout(timeout):
             return await self._queue.get()
-
-    async def __aiter__(self) -> AsyncIterator[News]:
-        while (item := await self._queue.get()) is not None:
-            yield item
