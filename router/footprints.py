@@ -53,7 +53,7 @@ class Footprints:
         """Remember the greatest of what was seen; blocks for a small write when that is news."""
         with self._lock:
             known = self._known.pop(key, found)
-            greatest = Footprint(max(known.gpu, found.gpu), found.gpus, max(known.host, found.host))
+            greatest = Footprint(max(known.gpu, found.gpu), found.gpus or known.gpus, max(known.host, found.host))
             self._known[key] = greatest
             while len(self._known) > LIMIT:
                 del self._known[next(iter(self._known))]

@@ -409,12 +409,13 @@ class Pool:
         if run.child is None or run.stop_reason is not None:
             return
         found = await self._node_of(run).footprint(run.child)
-        gpus = [device.key for device in run.allocation.devices if found.get(device.key)]
+        gpus = {device.key for device in run.allocation.devices}
+        told = [key for key in gpus if found.get(key)]  # not in every container, nor by every driver
         # Of RAM much is taken only as it is used: there the estimate is the least.
-        held = {key: found[key] if key in gpus else max(booked, found.get(key, 0)) for key, booked in self._held(run)}
+        held = {key: found[key] if key in told else max(booked, found.get(key, 0)) for key, booked in self._held(run)}
         self._apply(self._scheduler.measured(run.spec.name, run.number, held, self._now()))
         in_ram = sum(count for key, count in held.items() if key not in gpus)
-        footprint = Footprint(sum(held[key] for key in gpus), len(gpus), in_ram)
+        footprint = Footprint(sum(found[key] for key in told), len(told), in_ram)
         await asyncio.to_thread(self._learn, run.spec, footprint)
 
     def _held(self, run: Run) -> Iterable[tuple[str, int]]:

@@ -20,7 +20,7 @@ def test_they_are_there_after_a_restart(tmp_path: Path) -> None:  # B-D7
 
 def test_the_greatest_is_kept(tmp_path: Path) -> None:  # B-D7
     kept = Footprints(tmp_path / "f.json")
-    for found in (Footprint(5, 1, 2), Footprint(4, 1, 3), Footprint(1, 2, 1)):
+    for found in (Footprint(5, 1, 2), Footprint(4, 1, 3), Footprint(1, 2, 1), Footprint(0, 0, 1)):
         kept.put("a", found)
     assert kept.get("a") == Footprint(5, 2, 3)
     assert Footprints(tmp_path / "f.json").get("a") == Footprint(5, 2, 3)

@@ -18,7 +18,7 @@ from router.pool import Lease, Pool
 from router.scheduler import Limits, State
 from tests.fakes import GIB, FakeNode
 
-RAM = "local/RAM"
+RAM, CUDA = "local/RAM", "local/CUDA0"
 
 
 def spec(name: str, **more: Any) -> ModelSpec:
@@ -132,24 +132,35 @@ async def test_an_explicit_load_forgives_the_failures() -> None:  # B-S14
         assert b.node.loads() == 3
 
 
-async def test_what_a_child_really_holds_is_booked_and_learned() -> None:  # B-D7
+@pytest.mark.parametrize(
+    ("margin", "on_gpu", "booked", "held", "found"),
+    [
+        (GIB, 9, {CUDA: 11 * GIB}, {CUDA: 9 * GIB}, Footprint(gpu=9 * GIB, gpus=1, host=GIB)),
+        # In a container, and on AMD, nobody tells what a process holds of a GPU: that is no RAM either.
+        (GIB, 0, {CUDA: 11 * GIB}, {CUDA: 11 * GIB}, Footprint(gpu=0, gpus=0, host=GIB)),
+        # Of a GPU that is not checked nothing is booked.
+        (0, 9, {}, {}, Footprint(gpu=9 * GIB, gpus=1, host=GIB)),
+    ],
+)
+async def test_what_a_child_really_holds_is_booked_and_learned(
+    margin: int, on_gpu: int, booked: dict[str, int], held: dict[str, int], found: Footprint
+) -> None:  # B-D7
     learned: list[tuple[str, Footprint]] = []
     gpu = Device("local", "CUDA0", "gpu", 24 * GIB)
     need = Need(Demand(split=10 * GIB, fixed=GIB, host=GIB))
-    node = FakeNode(
-        (gpu, Device("local", "RAM", "host", 64 * GIB)), footprints={"a": {gpu.key: 9 * GIB, RAM: GIB // 2}}
-    )
-    limits = Limits(margins={gpu.key: GIB, RAM: GIB})
+    told = {CUDA: on_gpu * GIB} if on_gpu else {}
+    node = FakeNode((gpu, Device("local", "RAM", "host", 64 * GIB)), footprints={"a": {**told, RAM: GIB // 2}})
+    limits = Limits(margins={CUDA: margin, RAM: GIB})
     pool = Pool(
         Catalog((spec("a"),)), [node], limits, lambda _: need, learn=lambda s, found: learned.append((s.name, found))
     )
     lease = await pool.lease(spec("a"))
-    assert pool.status("a").held == {gpu.key: 11 * GIB, RAM: GIB}
+    assert pool.status("a").held == {**booked, RAM: GIB}
     async with asyncio.timeout(5):
         while not learned:
             await asyncio.sleep(0.001)
-    assert pool.status("a").held == {gpu.key: 9 * GIB, RAM: GIB}
-    assert learned == [("a", Footprint(gpu=9 * GIB, gpus=1, host=GIB))]
+    assert pool.status("a").held == {**held, RAM: GIB}
+    assert learned == [("a", found)]
     lease.release()
     await pool.close()
 
