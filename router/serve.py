@@ -47,6 +47,8 @@ MIB = 2**20
 Announce = Callable[[Sequence[str], Callable[[], None]], None]
 # Clients that are still served when the router is told to end get this many seconds to finish.
 GRACE = 5
+# Then their children are ended, and what is left after as many seconds more is cut off without a word.
+LAST_WORDS = 3
 # Headers of models are read for this many seconds before the router says that it listens; a slow disk may go on.
 FIRST_LOOK = 1.0
 
@@ -80,7 +82,15 @@ def read(argv: Sequence[str], environ: Mapping[str, str], *, needs_engine: bool 
     engine = _engine(argv, environ) if needs_engine else None
     table = engine.table() if engine else known_flags(argv, environ)
     found, common = settings.parse(argv, environ, table)
-    return Plan(found, common, table, engine)
+    return Plan(found, flags.merge(_model_of_environment(environ, table, common), common), table, engine)
+
+
+def _model_of_environment(environ: Mapping[str, str], table: FlagTable, common: Sequence[Arg]) -> list[Arg]:
+    """What LLAMA_ARG_MODEL and its like say, unless the command line names a model; children do not get these."""
+    is_named = any(arg.flag.name in catalogs.MODELS for arg in common)
+    wanted = catalogs.IDENTITY - catalogs.MODELS if is_named else catalogs.IDENTITY
+    said = flags.of_environment({name: word for name, word in environ.items() if word}, table)
+    return [arg for arg in said if arg.flag.name in wanted]
 
 
 def known_flags(argv: Sequence[str], environ: Mapping[str, str]) -> FlagTable:
@@ -162,7 +172,7 @@ def _assemble(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=GRACE,
+        timeout_graceful_shutdown=GRACE + LAST_WORDS,
         ssl_keyfile=s.ssl_key_file,
         ssl_certfile=s.ssl_cert_file,
     )
@@ -216,8 +226,8 @@ def limits_of(s: Settings, devices: Sequence[Device]) -> Limits:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which also says when it listens, reads the presets again on SIGHUP, and lets go of the listeners to
-    the news before it waits for the connections to end."""
+    """uvicorn's, which also says when it listens, reads the presets again on SIGHUP, and tells its clients of its end:
+    at once those that wait or listen to the news, after a while those that are still served."""
 
     def __init__(
         self,
@@ -255,8 +265,10 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._describing.cancel()
-        self._pool.feed.close()
+        self._pool.end()
+        cut = asyncio.get_running_loop().call_later(GRACE, lambda: self._pool.end(force=True))
         await super().shutdown(sockets)
+        cut.cancel()
 
     async def _describe(self) -> None:
         catalog = self._pool.catalog

@@ -179,6 +179,16 @@ def test_list(shell: Shell, tiny_models: Path) -> None:
     assert rows["text"]["problem"]
 
 
+def test_a_model_that_the_environment_names(shell: Shell, tiny_models: Path) -> None:
+    file = str(tiny_models / "tiny-a.gguf")
+    (row,) = json.loads(shell("list", "--json", LLAMA_ARG_MODEL=file, LLAMA_ARG_ALIAS="small").out)
+    assert (row["name"], row["source"], row["aliases"]) == ("tiny-a", "command_line", ["small"])
+    assert shell("list", LLAMA_ARG_MODEL="").code == 1
+    (row,) = json.loads(shell("list", "--json", "--model", file, LLAMA_ARG_HF_REPO="user/repo").out)
+    assert row["name"] == "tiny-a"
+    assert "--hf-repo" not in row["args"]
+
+
 def test_list_without_models(shell: Shell) -> None:
     ended = shell("list", "--json")
     assert (ended.code, ended.out) == (1, "[]\n")
