@@ -212,12 +212,17 @@ class Pool:
             except errors.RouterError as exc:
                 log.error("%s was to be loaded on startup: %s", spec.name, exc.message)
 
-    async def close(self) -> None:
-        """Refuse whoever waits and end every child."""
+    def end(self, *, force: bool = False) -> None:
+        """Refuse whoever waits or comes, and end every child once its running requests have ended, at once with
+        `force`."""
         self._closed = True
         for model in list(self._scheduler.models()):
-            self.unload(model.name, force=True)
+            self.unload(model.name, force=force)
         self.feed.close()
+
+    async def close(self) -> None:
+        """End every child at once, and wait until they are gone."""
+        self.end(force=True)
         while self._tasks:
             await asyncio.wait(self._tasks)
         if self._timer:

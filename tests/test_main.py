@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import secrets
@@ -389,6 +390,20 @@ def test_a_server_that_is_told_to_end(routers: Starter, tiny_models: Path, tmp_p
     assert not path.exists()
     assert len(children) == 1
     assert not children[0].is_running()
+
+
+def test_the_end_with_clients(routers: Starter, tiny_models: Path) -> None:
+    flags = ("--engine", FAKE, "--models-dir", str(tiny_models), "--models-max", "1", "--models-drain-grace", "60")
+    router = routers(*flags, FAKE_CHUNK_SECONDS="0.05")
+    with router.stream("tiny-a", 20) as events, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        next(events)
+        waiting = pool.submit(router.chat, "tiny-b")
+        until(lambda: 'waiting{model="tiny-b"} 1' in router.client.get("/metrics").text)
+        router.process.send_signal(signal.SIGTERM)
+        assert waiting.result().status_code == 503
+        assert len(events.json()) == 20  # with the end, without the first
+    assert router.process.wait(15) == 0
+    assert "Traceback" not in router.log
 
 
 @pytest.mark.parametrize("words", [("list", "--models-dir", "{}"), ("--help",), ("check", "/dev/null")])

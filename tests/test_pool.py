@@ -399,6 +399,22 @@ async def test_closing_refuses_whoever_waits() -> None:
         await refused(b.lease("a"), errors.Cancelled)
 
 
+async def test_the_end_waits_for_running_requests_unless_forced() -> None:  # B-S3
+    async with bench("a", "b", "c") as b:
+        await b.use("a")
+        lease = await b.lease("b")
+        wish = asyncio.create_task(b.lease("c"))
+        await asyncio.sleep(0)
+        b.pool.end()
+        await refused(wish, errors.Cancelled)
+        await refused(b.lease("b"), errors.Cancelled)
+        await b.until(lambda: b.state("a") is State.UNLOADED)
+        assert b.state("b") is State.LOADED
+        b.pool.end(force=True)
+        await b.until(lambda: b.state("b") is State.UNLOADED)
+        lease.release()
+
+
 async def test_a_new_catalog_ends_only_what_changed() -> None:  # B-L13
     async with bench("a", "b", need=10 * GIB) as b:
         await b.use("a")
