@@ -22,7 +22,7 @@ compares these lines with the code, both ways.
     memory         header and flags, or the engine's measure, to bytes        -> compute flags gguf kv policy weights
     engine         which llama-server, and what it says of itself             -> errors flags
     footprints     what models really took, kept across restarts              -> nothing
-    estimate       a model's need from the best source there is               -> catalog engine flags footprints gguf memory policy
+    estimate       a model's need from the best source there is               -> catalog engine errors flags footprints gguf memory policy
     forecast       what a model would take, and who would go for it           -> catalog estimate memory policy
     devices        what memory there is; wait until it settles                -> policy
     embedded       a child program: xllamacpp behind llama-server's flags     -> nothing

@@ -16,6 +16,7 @@ from cachetools import LRUCache
 from router import flags, gguf, memory, policy
 from router.catalog import ModelSpec
 from router.engine import Engine
+from router.errors import GgufError
 from router.flags import Arg, FlagTable
 from router.footprints import Footprint, Footprints, key_of
 from router.gguf import Metadata
@@ -100,7 +101,12 @@ class Estimator:
 
     def _key(self, spec: ModelSpec) -> str:
         files = [path for path in (spec.model_path, spec.mmproj_path) if path]
-        return key_of(files, [*spec.argv, *(f"{name}={value}" for name, value in spec.env)], self._build)
+        try:
+            return key_of(files, [*spec.argv, *(f"{name}={value}" for name, value in spec.env)], self._build)
+        except OSError as exc:
+            raise GgufError(
+                f"{exc.filename} cannot be read ({exc.strerror}). Put it back, or take it out and POST /models/reload."
+            ) from exc
 
     def _estimate(self, spec: ModelSpec, *, quick: bool) -> Need:
         assert spec.model_path is not None

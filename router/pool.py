@@ -235,7 +235,7 @@ class Pool:
     async def _survey(self, quick: Callable[[ModelSpec], Need]) -> None:
         for spec in self.catalog.models:
             if spec.name not in self._needs and not spec.problem and not self._closed:
-                with contextlib.suppress(errors.RouterError, OSError):
+                with contextlib.suppress(errors.RouterError):
                     need = await asyncio.to_thread(quick, spec)
                     self._needs.setdefault(spec.name, need)
                     self._note(spec.name)

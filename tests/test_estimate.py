@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from router import demo, engine, flags, policy
 from router.catalog import ModelSpec
 from router.engine import Engine
+from router.errors import GgufError
 from router.estimate import SHORTEST, STEP, Estimator, Need
 from router.footprints import Footprint, Footprints
 from router.memory import CONTEXT
@@ -181,6 +183,13 @@ def test_the_engines_own_measure_beats_the_header(estimator: Estimators, spec: S
     assert one.need(spec(), quick=True).source == "header"
     assert one.need(spec()).source == "engine"
     assert one.need(spec(), quick=True).source == "engine"  # it is known now
+
+
+def test_a_file_that_has_gone(estimator: Estimators, spec: Specs, tmp_path: Path) -> None:
+    gone = replace(spec(), model_path=tmp_path / "gone.gguf")
+    for ask in (estimator(gpus()).need, lambda spec: estimator(gpus()).learn(spec, Footprint(0, 0, 1))):
+        with pytest.raises(GgufError, match=r"gone\.gguf cannot be read \(No such file"):
+            ask(gone)
 
 
 def test_a_model_that_is_not_here_goes_to_a_gpu(estimator: Estimators) -> None:
