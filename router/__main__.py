@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import ssl
 import sys
 import tempfile
 import threading
@@ -14,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from router.errors import ConfigError, FlagError, PresetError, RouterError
+from router.errors import ConfigError, FlagError, PresetError, RouterError, UnknownModel
 from router.policy import Snapshot, size
 
 if TYPE_CHECKING:
@@ -245,7 +246,12 @@ def _estimate(argv: list[str]) -> int:
     told = None if is_file else _ask_router(plan.settings, named)
     if told is None:
         assert plan.engine is not None
-        spec = plan.catalog().resolve(None if is_file else named)
+        try:
+            spec = plan.catalog().resolve(None if is_file else named)
+        except UnknownModel as exc:
+            if named.endswith(".gguf"):
+                raise ConfigError(f"there is no file {named[-200:]}, and no model of that name") from exc
+            raise
         if spec.problem:
             raise ConfigError(spec.problem)
         machine = serve.Machine.look(plan, plan.engine)
@@ -258,14 +264,25 @@ def _estimate(argv: list[str]) -> int:
 def _ask_router(settings: Settings, model: str) -> dict[str, Any] | None:
     import httpx
 
-    scheme, key = "https" if settings.ssl_cert_file else "http", (*settings.api_key, "")[0]
-    url = f"{scheme}://{settings.host[0]}:{settings.port}/models/estimate"
+    host, certificate, key = settings.host[0], settings.ssl_cert_file, (*settings.api_key, "")[0]
+    uds, place = (host, "localhost") if host.endswith(".sock") else (None, f"[{host}]" if ":" in host else host)
+    url = f"{'https' if certificate else 'http'}://{place}:{settings.port}/models/estimate"
     try:
-        answer = httpx.get(url, params={"model": model}, headers={"x-api-key": key}, timeout=30, trust_env=False)
-        told = answer.json() if answer.is_success else None
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+        transport = httpx.HTTPTransport(uds=uds, verify=_trusting(certificate) if certificate else False)
+        with httpx.Client(transport=transport, headers={"x-api-key": key}, timeout=30) as client:
+            answer = client.get(url, params={"model": model})
+            told = answer.json() if answer.is_success else None
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError):
         return None
     return told if isinstance(told, dict) and "verdict" in told else None
+
+
+def _trusting(certificate: Path) -> ssl.SSLContext:
+    """Trusts the holder of this certificate, whoever signed it and under whatever name it is asked."""
+    context = ssl.create_default_context(cafile=certificate)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 COMMANDS: Mapping[str, Command] = {

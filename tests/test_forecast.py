@@ -13,7 +13,7 @@ from router import forecast
 from router.memory import CONTEXT
 from router.policy import Phase, Resident, Snapshot
 from tests.conftest import Starter
-from tests.routers import ENGINES
+from tests.routers import ENGINES, until
 from tests.test_estimate import MIB, TRAINED, Estimators, Specs, estimator, gpus, model, spec
 
 __all__ = ["estimator", "model", "spec"]  # fixtures
@@ -88,6 +88,23 @@ def test_the_running_router_knows_who_would_go(routers: Starter, tiny_models: Pa
     assert router.client.get("/models/estimate", params={"model": "tiny-b"}).json()["evicts"] == ["tiny-a"]
 
 
+@pytest.mark.parametrize("host", ["::1", "{folder}/r.sock", "https"])
+def test_the_running_router_is_found(host: str, routers: Starter, tiny_models: Path, tmp_path: Path) -> None:
+    there = ["--host", host.format(folder=tmp_path)]
+    if host == "https":
+        key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+        there = ["--ssl-key-file", key, "--ssl-cert-file", certificate]
+        asked = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=other"]
+        subprocess.run(["openssl", *asked, "-keyout", key, "-out", certificate], capture_output=True, check=True)
+    (tmp_path / "p.ini").write_text("[tiny-a]\nload-on-startup = on\n")
+    common = ["--engine", "embedded", "--models-dir", str(tiny_models)]
+    listens = [f"127.0.0.1,{word}" if word.endswith(".sock") else word for word in there]
+    router = routers(*common, "--models-preset", str(tmp_path / "p.ini"), "--models-max", "1", *listens)
+    until(lambda: "tiny-a: ready" in router.log)
+    answer = told("tiny-b", *common, *there, "--port", router.url.rpartition(":")[2])
+    assert answer.stdout.splitlines()[-1] == "It fits once these idle models have gone: tiny-a.", answer.stderr
+
+
 def test_the_listing_shows_the_need_of_models_that_do_not_run(routers: Starter, tiny_models: Path) -> None:  # B-C2
     router = routers("--engine", "embedded", "--models-dir", str(tiny_models))
     memory = router.listing()["tiny-c"]["memory"]
@@ -97,7 +114,12 @@ def test_the_listing_shows_the_need_of_models_that_do_not_run(routers: Starter, 
 
 
 @pytest.mark.parametrize(
-    ("argv", "code", "said"), [((), 2, "name a model or a file"), (("gone",), 1, "no model 'gone'")]
+    ("argv", "code", "said"),
+    [
+        ((), 2, "name a model or a file"),
+        (("gone",), 1, "no model 'gone'"),
+        (("gone.gguf",), 2, "there is no file gone.gguf"),
+    ],
 )
 def test_what_cannot_be_told(argv: tuple[str, ...], code: int, said: str, tiny_models: Path) -> None:
     answer = told(*argv, *(["--models-dir", str(tiny_models), "--port", "1"] if argv else []))
