@@ -95,6 +95,7 @@ class Run:
 
     spec: ModelSpec
     number: int
+    args: tuple[str, ...]
     allocation: Allocation
     child: Child | None = None
     stop_reason: str | None = None
@@ -183,7 +184,10 @@ class Pool:
     async def lease(self, spec: ModelSpec, *, used: bool = True) -> Lease:
         """Wait until this model serves, loading it if need be. Raises a RouterError; to be cancelled costs nothing.
         Who only watches (`used` is False) makes it no more recently used."""
-        lease = await self._ask(spec, await self._wanted(spec))
+        need = await self._wanted(spec)
+        while (now := self.catalog.resolve(spec.name)) is not spec:  # the catalog was replaced meanwhile
+            spec, need = now, await self._wanted(now)
+        lease = await self._ask(spec, need)
         lease.used = used
         return lease
 
@@ -251,8 +255,9 @@ class Pool:
         removed = tuple(name for name in before if name not in after)
         for name in (*changed, *removed):
             self._needs.pop(name, None)
+            self._estimates.pop(name, None)
         for name in (*changed, *removed):
-            if self.state(name) in SERVING or self.state(name) is State.LOADING:
+            if self.is_running(name):
                 self.unload(name)
         changes = Changes(
             tuple(name for name in after if name not in before),
@@ -318,22 +323,24 @@ class Pool:
 
     # Tickets
 
-    async def _wanted(self, spec: ModelSpec) -> Demand:
-        """What the model needs; for one that runs it does not matter any more."""
+    async def _wanted(self, spec: ModelSpec) -> Need | None:
+        """What the model needs; None for one that runs, where it does not matter any more."""
         if self._scheduler.model(spec.name).is_open:
-            return Demand()
+            return None
         if spec.problem:
             raise errors.LoadFailed(f"{spec.name!r} cannot be loaded: {spec.problem}")
         task = self._estimates.get(spec.name)
         if task is None:
             task = self._estimates[spec.name] = asyncio.create_task(asyncio.to_thread(self._need, spec))
             task.add_done_callback(lambda done: self._estimated(spec.name, done))
-        need = self._needs[spec.name] = await asyncio.shield(task)
-        return need.demand
+        return await asyncio.shield(task)
 
-    async def _ask(self, spec: ModelSpec, demand: Demand) -> Lease:
+    async def _ask(self, spec: ModelSpec, need: Need | None) -> Lease:
         if self._closed:
             raise errors.Cancelled("The router is shutting down.", retry_after=5.0)
+        if need is not None:
+            self._needs[spec.name] = need
+        demand = need.demand if need else Demand()
         ticket = Ticket(next(self._ids), spec.name, demand, spec.priority, spec.pin, self._ttl_of(spec))
         waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiters[ticket.id] = waiter
@@ -349,7 +356,8 @@ class Pool:
             raise
 
     def _estimated(self, name: str, task: asyncio.Task[Need]) -> None:
-        del self._estimates[name]
+        if self._estimates.get(name) is task:
+            del self._estimates[name]
         if not task.cancelled():
             task.exception()  # whoever asked may have left; then nobody else looks at it
 
@@ -377,7 +385,9 @@ class Pool:
             case Probe(freed):
                 self._keep(asyncio.create_task(self._probe(freed)))
             case Spawn(model, number, allocation):
-                run = self._runs[model] = Run(self._specs[model], number, allocation)
+                spec = self._specs[model]
+                args = (*spec.argv, *self._needs[model].args)
+                run = self._runs[model] = Run(spec, number, args, allocation)
                 self._keep(asyncio.create_task(self._live(run)))
             case Stop(model, _, reason):
                 self._stop(self._runs[model], reason)
@@ -486,7 +496,7 @@ class Pool:
         spec = run.spec
         return Launch(
             model=spec.name,
-            args=(*spec.argv, *self._needs[spec.name].args),
+            args=run.args,
             devices=run.allocation.devices,
             env=spec.env,
             stop_timeout=spec.stop_timeout,

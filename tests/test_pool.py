@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -424,6 +425,43 @@ async def test_a_new_catalog_ends_only_what_changed() -> None:  # B-L13
         assert (changes.added, changes.changed, changes.kept) == (("c",), ("b",), ("a",))
         await b.until(lambda: b.state("b") is State.UNLOADED)
         assert b.state("a") is State.LOADED
+
+
+async def test_whoever_waits_for_what_a_new_catalog_changed_may_ask_again() -> None:  # B-L13
+    async with bench("a", "b", need=60 * GIB) as b:
+        lease = await b.lease("a")
+        wish = asyncio.create_task(b.lease("b"))
+        await b.until(lambda: b.pool.status("b").waiting == 1)
+        changed = spec("b", env=(("X", "1"),))
+        b.pool.replace(Catalog((b.specs["a"], changed)))
+        assert (await refused(wish, errors.Cancelled)).retry_after
+        lease.release()
+        (await b.pool.lease(changed)).release()
+        assert b.node.of("b").launch.env == changed.env
+
+
+async def test_a_catalog_that_is_replaced_during_an_estimate_counts() -> None:  # B-L13
+    old, new, kept = spec("a"), spec("a", env=(("X", "1"),)), spec("b")
+    asked, answer = threading.Event(), threading.Event()
+
+    def need(which: ModelSpec) -> Need:
+        if which is old or which is kept:
+            asked.set()
+            answer.wait(5)
+            return Need(Demand(), ("--old",))
+        return Need(Demand(), ("--new",))
+
+    node = FakeNode()
+    pool = Pool(Catalog((old, kept)), [node], Limits(), need)
+    wish = asyncio.create_task(pool.lease(old))
+    await asyncio.to_thread(asked.wait, 5)
+    pool.replace(Catalog((new,)))
+    (await pool.lease(new)).release()
+    answer.set()
+    (await wish).release()
+    assert [(child.launch.args, child.launch.env) for child in node.children] == [(("--new",), new.env)]
+    await refused(pool.lease(kept), errors.UnknownModel)
+    await pool.close()
 
 
 async def test_startup_loads_go_as_far_as_the_count_limit() -> None:  # B-L13
