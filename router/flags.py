@@ -16,6 +16,9 @@ from pathlib import Path
 
 from router.errors import FlagError
 
+# What is said of flags that are right, but not for the engine at hand: the embedded one, or another build.
+ELSEWHERE = "; this engine lacks it, others have it (--engine PATH)"
+
 _TRUE = frozenset({"on", "enabled", "true", "1", "yes"})
 _FALSE = frozenset({"off", "disabled", "false", "0", "no"})
 
@@ -212,6 +215,8 @@ def unknown(name: str, table: FlagTable) -> str:
     """The sentence for a word that is no flag."""
     near = table.nearest(name)
     kind = "unknown flag" if name.startswith("-") else "unexpected argument"
+    if default_table().find(name):
+        return f"{kind} {name!r}{ELSEWHERE}"
     return f"{kind} {name[:80]!r}" + (f"; did you mean {near}?" if near and kind == "unknown flag" else "")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from router.errors import PresetError
-from router.flags import DROPPED, OWNED, Arg, Flag, FlagTable, boolean, merge
+from router.flags import DROPPED, ELSEWHERE, OWNED, Arg, Flag, FlagTable, boolean, default_table, merge
 
 logger = logging.getLogger("router.presets")
 
@@ -209,18 +209,19 @@ class _Reader:
         if line.key.startswith("env."):
             return line.key, self._variable(line)
         found = self.table.by_key(line.key)
+        known = found or default_table().by_key(line.key)
         name = found[0].name.lstrip("-") if found else line.key
         if name == "alias" and section == "*":
             raise _Mistake("an alias names one model: move it into that model's section")
         if name in _OWN:
             return name, _OWN[name].read(line)
-        if not found:
-            raise self._unknown(line.key)
-        if found[0].name in DROPPED:
+        if known and known[0].name in DROPPED:
             logger.warning("%s:%d: %s has no effect: the router sets it", self.path or "preset", line.number, line.key)
             return None
-        if found[0].name in OWNED:
+        if known and known[0].name in OWNED:
             raise _Mistake(f"{line.key} belongs to the router, not to a model: delete this line")
+        if not found:
+            raise self._unknown(line.key)
         return found[0].name, _argument(*found, line)
 
     def _variable(self, line: _Line) -> str:
@@ -233,6 +234,8 @@ class _Reader:
         return line.value
 
     def _unknown(self, key: str) -> _Mistake:
+        if default_table().by_key(key):
+            return _Mistake(f"unknown key {key!r}{ELSEWHERE}")
         bare = key.lstrip("-")
         candidates = [*_OWN, self.table.nearest(bare) or ""]
         near = next(iter(get_close_matches(bare, candidates, n=1)), None)

@@ -140,6 +140,11 @@ def test_mistakes_are_named(argv: list[str], words: list[str]) -> None:
     assert all(word in caught.value.message for word in words)
 
 
+def test_a_flag_that_this_engine_lacks() -> None:
+    with pytest.raises(FlagError, match="unknown flag '--override-kv'; this engine lacks it"):
+        parse(["--override-kv", "a=int:1"], FlagTable(flag for flag in TABLE.flags if flag.name != "--override-kv"))
+
+
 def test_long_nonsense_is_not_echoed_whole() -> None:
     with pytest.raises(FlagError) as caught:
         parse(["--" + "y" * 10_000], TABLE)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from router import flags
 from router.errors import PresetError
-from router.flags import Arg, default_table, merge, render
+from router.flags import Arg, FlagTable, default_table, merge, render
 from router.presets import LARGEST, Preset, Problem, examine, ini, parse, read
 
 TABLE = default_table()
@@ -191,6 +191,14 @@ def test_mistakes_are_named(line: str, words: list[str], nearest: str | None) ->
     assert problem.nearest == nearest
     assert problem.line == text.count("\n")
     assert len(problem.message) < 250
+
+
+def test_keys_that_this_engine_lacks(caplog: pytest.LogCaptureFixture) -> None:
+    lacking = FlagTable(flag for flag in TABLE.flags if flag.name not in ("--models-max", "--override-kv"))
+    _, problems = parse("[a]\nmodels-max = 3\noverride-kv = a=int:1\n", lacking)
+    assert [problem.line for problem in problems] == [3]
+    assert "this engine lacks it" in problems[0].message
+    assert "models-max has no effect" in caplog.text
 
 
 def test_alias_for_all_is_a_mistake() -> None:
