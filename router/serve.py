@@ -8,6 +8,7 @@ import errno
 import itertools
 import logging
 import os
+import re
 import signal
 import socket
 import ssl
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from router import catalog as catalogs
 from router import engine as engines
@@ -169,6 +171,8 @@ def _assemble(
     )
     config = uvicorn.Config(
         app,
+        http=Protocol,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -223,6 +227,19 @@ def limits_of(s: Settings, devices: Sequence[Device]) -> Limits:
         drain_grace=s.models_drain_grace,
         finish_loads=s.models_finish_loads,
     )
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, deaf to offers of another protocol, as RFC 9110 section 7.8 allows: it would take the body of such a
+    request for that protocol's. Java's HTTP client offers HTTP/2 with whatever it sends."""
+
+    _HEAD = re.compile(rb"[A-Z]+ \S+ HTTP/1\.1\r\n.*?\r\n\r\n", re.DOTALL)
+    _OFFER = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
+
+    def data_received(self, data: bytes) -> None:
+        if (self.cycle is None or self.cycle.response_complete) and (head := self._HEAD.match(data)):
+            data = self._OFFER.sub(b"", head[0]) + data[head.end() :]
+        super().data_received(data)
 
 
 class Server(uvicorn.Server):
@@ -290,6 +307,9 @@ class Server(uvicorn.Server):
 async def _described(catalog: Catalog) -> Catalog:
     """One model after the other in a thread, so that it can be cancelled: many headers on a cold disk take long."""
     models = [await asyncio.to_thread(spec.described) for spec in catalog.models]
+    for spec in models:
+        if spec.info.problem:
+            log.warning("%s cannot be served: %s", spec.name, spec.info.problem)
     return Catalog(models, catalog.default_name)
 
 

@@ -442,6 +442,7 @@ def test_the_list_is_whole_from_the_first_moment(routers: Starter, tmp_path: Pat
     models = router.listing()
     assert models["tiny-a"]["meta"]["n_ctx_train"] == 2048
     assert "is not a GGUF file" in models["text"]["status"]["error"]
+    assert "W router.serve: text cannot be served" in router.log
     (tmp_path / "models" / "tiny-b.gguf").unlink()
     demo.write_tiny(tmp_path / "models" / "tiny-d.gguf", context=777)
     assert router.client.post("/models/reload").json()["added"] == ["tiny-d"]
