@@ -398,3 +398,11 @@ def test_reload(launch: Callable[..., Router], tiny_models: Path, tmp_path: Path
     assert router.chat("same").status_code == 200
     assert router.loads("same") == 1
     assert router.chat("old").status_code == 404
+
+
+def test_an_offer_of_another_protocol_is_declined(router: Router) -> None:
+    offer = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAMAAABkAAQAAP__"}
+    for _ in range(2):  # the second one on a kept connection
+        answer = router.client.post("/v1/chat/completions", json=chat("tiny-a"), headers=offer)
+        assert (answer.status_code, answer.http_version) == (200, "HTTP/1.1")
+    assert "Unsupported upgrade" not in router.log
