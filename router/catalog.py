@@ -35,6 +35,7 @@ MODELS = SOURCES - {"--hf-token"}  # flags that say which model it is
 IDENTITY = MODELS | {"--mmproj", "--mmproj-url", "--alias", "--tags"}
 FILES = {"--model", "--mmproj", "--spec-draft-model"}  # without which it cannot be loaded
 LONGEST = 200  # characters of a name worth comparing with others
+COMPARED = 500  # names it is compared with; more would hold up everybody else for tens of milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +194,7 @@ class Catalog:
 
     def _hint(self, name: str, otherwise: str) -> str:
         listed = [known for known, spec in self._names.items() if not spec.unlisted]
-        near = get_close_matches(name, listed, n=3) if len(name) <= LONGEST else []
+        near = get_close_matches(name, listed[:COMPARED], n=3) if len(name) <= LONGEST else []
         return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 

@@ -467,6 +467,8 @@ class Pool:
         except Exception as exc:  # a model must not stay "loading" for ever because of a defect
             log.critical("a defect in the router", exc_info=exc)
             exit = Exit(1, f"a defect in the router: {exc!r}")
+            if run.child is not None:
+                await run.child.stop()
         if run.stop_reason is None:
             log.error("%s: %s", name, exit.sentence)
         else:

@@ -419,12 +419,12 @@ class Scheduler:
     def slept(self, name: str, run: int) -> None:
         """The child freed its weights. It takes them back by itself on the next request, so they stay booked."""
         model = self._models[name]
-        if not self._is_stale(model, run):
+        if model.run == run and model.state is State.LOADED:  # said twice, or out of turn, it is no news
             self._transit(model, Event.SLEEP)
 
     def woke(self, name: str, run: int) -> None:
         model = self._models[name]
-        if not self._is_stale(model, run):
+        if model.run == run and model.state is State.SLEEPING:
             self._transit(model, Event.WAKE)
             self._moved = True  # it took its memory back
 

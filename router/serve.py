@@ -155,8 +155,11 @@ def _assemble(
     )
     gateway = Gateway(pool, upstream, s.models_autoload, s.max_body_size * MIB, s.stream_keepalive)
 
+    reloading = asyncio.Lock()  # what was read last is what counts
+
     async def reload() -> Changes:
-        changes = pool.replace(await _described(await asyncio.to_thread(plan.catalog)))
+        async with reloading:
+            changes = pool.replace(await _described(await asyncio.to_thread(plan.catalog)))
         survey()
         return changes
 

@@ -956,6 +956,21 @@ def test_a_queue_longer_than_what_is_planned_at_once_comes_to_its_end() -> None:
 # Failures
 
 
+def test_sleep_that_is_told_twice_or_out_of_turn_is_no_news() -> None:
+    bench = Bench()
+    bench.ask("a", serve=0.1)
+    bench.run(0.5)
+    run = bench.scheduler.model("a").run
+    bench.scheduler.slept("a", run)
+    assert bench.state("a") is State.LOADING
+    bench.run(2)
+    bench.scheduler.woke("a", run)
+    assert bench.state("a") is State.LOADED
+    for _ in range(2):
+        bench.scheduler.slept("a", run)
+    assert bench.state("a") is State.SLEEPING
+
+
 def test_a_load_out_of_memory_is_tried_once_more_when_the_idle_ones_have_gone() -> None:  # B-S13
     bench = Bench(room=9)
     for name in ("a", "b"):

@@ -183,6 +183,12 @@ def test_a_client_that_leaves_stops_the_engine(engine: str, routers: Starter, ti
     assert slots
 
 
+def test_the_head_of_the_news_is_not_waited_for(engine: str, routers: Starter, tiny_models: Path) -> None:
+    router = routers("--engine", engine, "--models-dir", str(tiny_models))
+    answer = router.client.head("/models/sse")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+
+
 def active(router: Router, model: str) -> int:
     text = router.client.get("/metrics").text
     return next(int(line.split()[-1]) for line in text.splitlines() if f'requests_active{{model="{model}"}}' in line)

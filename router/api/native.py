@@ -202,6 +202,10 @@ class NewsStream(Response):
         self._pool = pool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": b""})
+            return
         telling = asyncio.create_task(self._tell(send))
         try:
             while (await receive())["type"] != "http.disconnect":
