@@ -68,29 +68,26 @@ class Devices:
         read, or is behind one that hangs, has `free=None`."""
         return await self._sample(PROBE_LIMIT)
 
-    async def settle(self, freed: Mapping[str, int], before: Sequence[Reading]) -> tuple[Reading, ...]:
+    async def settle(self, expected: Mapping[str, int]) -> tuple[Reading, ...]:
         """Like `read`, once the memory of ended processes is back; two seconds at most.
 
-        `freed` maps device keys to the bytes that they held, `before` is what was read while they still held them.
-        Drivers give memory back some time after the process is gone, and in steps. RAM is back with the process, so
-        only GPUs are waited for.
+        `expected` are the free bytes to wait for, by device key. Drivers give memory back some time after the process
+        is gone, and in steps. RAM is back with the process, so only GPUs are waited for.
         """
         deadline = asyncio.get_running_loop().time() + SETTLE_LIMIT
-        readings = await self.read()
-        start, previous = _free(before), None
-        owed = {device.key: freed[device.key] for device, _ in self._gpus if freed.get(device.key)}
-        while owed:
+        readings, previous = await self.read(), None
+        wanted = {device.key: expected[device.key] for device, _ in self._gpus if device.key in expected}
+        while wanted:
             now = _free(readings)
-            if now.keys() != start.keys():
-                log.debug("not waiting for memory to settle: readable were %s, now %s", [*start], [*now])
+            if not wanted.keys() <= now.keys():
+                log.debug("not waiting for memory to settle: of %s only %s can be read", [*wanted], [*now])
                 break
-            # What was held is an estimate that errs upwards by up to a tenth; the last tenth may never come.
-            back = all(now[key] - start[key] >= held - held // 10 for key, held in owed.items() if key in now)
-            if back and previous and all(_agree(now[key], previous[key]) for key in now):
+            back = all(now[key] >= level or _agree(now[key], level) for key, level in wanted.items())
+            if back and previous and all(_agree(now[key], previous[key]) for key in now if key in previous):
                 break
             left = deadline - asyncio.get_running_loop().time()
             if left < 2 * SETTLE_STEP:
-                log.debug("memory did not settle within %.1f s: %s free, %s expected back", SETTLE_LIMIT, now, owed)
+                log.debug("memory did not settle within %.1f s: %s free, %s expected", SETTLE_LIMIT, now, wanted)
                 break
             await asyncio.sleep(SETTLE_STEP)
             previous, readings = now, await self._sample(min(PROBE_LIMIT, left - SETTLE_STEP))

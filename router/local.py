@@ -9,7 +9,6 @@ import re
 import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from router.devices import Devices
@@ -51,21 +50,9 @@ class LocalNode:
         self._margins = margins or {}
         self._watchdog = Watchdog()
         self._serial = itertools.count(1)
-        self._before: tuple[Reading, ...] = ()  # what `settle` compares with when a child is gone
-        self._children: list[LocalChild] = []
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def probe(self, freed: Mapping[str, int]) -> tuple[Reading, ...]:
-        if not freed or not self._before:
-            readings = await self._devices.read()
-            ending = any(child.is_ending for child in self._children)
-            self._before = _least(readings, self._before or readings, {}) if ending else readings
-            return readings
-        self._children = [child for child in self._children if not child.is_gone]
-        readings = await self._devices.settle(freed, self._before)
-        # Others that are ending may have given memory back too: it counts when their end is told, here and above.
-        self._before = _least(readings, self._before, freed)
-        return readings
+    async def probe(self, expected: Mapping[str, int]) -> tuple[Reading, ...]:
+        return await self._devices.settle(expected)
 
     async def footprint(self, child: Child) -> Mapping[str, int]:
         return await self._devices.footprint(await asyncio.to_thread(tree_of, child.pid))
@@ -85,10 +72,7 @@ class LocalNode:
             "LLAMA_API_KEY": key,
             "LLAMA_SERVER_ROUTER_PORT": "1",  # any value: it makes llama-server a child that speaks the protocol
         }
-        child = await LocalChild.start(launch, command, env, socket, key, self._watchdog)
-        self._children.append(child)
-        child.served.add_done_callback(lambda _: self._refresh())
-        return child
+        return await LocalChild.start(launch, command, env, socket, key, self._watchdog)
 
     def _fit_target(self, launch: Launch) -> list[str]:
         """The engine divides a model over its GPUs, and shortens an automatic context, so that as much stays free on
@@ -101,26 +85,6 @@ class LocalNode:
     def close(self) -> None:
         self._watchdog.close()
         self._run.close()
-
-    def _refresh(self) -> None:
-        """Read what is free with the new child in memory."""
-        task = asyncio.create_task(self._read())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _read(self) -> None:
-        readings = await self._devices.read()
-        self._before = _least(readings, self._before or readings, {})
-
-
-def _least(readings: Sequence[Reading], before: Sequence[Reading], freed: Mapping[str, int]) -> tuple[Reading, ...]:
-    """What is free of each device now, but no more than was free before and has been freed."""
-    return tuple(
-        now
-        if now.free is None or then.free is None
-        else replace(now, free=min(now.free, then.free + freed.get(now.device.key, 0)))
-        for now, then in zip(readings, before, strict=True)
-    )
 
 
 def masks(chosen: Sequence[Device], present: Sequence[Device]) -> dict[str, str]:

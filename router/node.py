@@ -108,12 +108,11 @@ class Node(Protocol):
     @property
     def name(self) -> str: ...
 
-    async def probe(self, freed: Mapping[str, int]) -> tuple[Reading, ...]:
+    async def probe(self, expected: Mapping[str, int]) -> tuple[Reading, ...]:
         """Free memory of each device, now.
 
-        `freed` maps device keys to the bytes that ended children held since the last probe; when it is not empty the
-        answer comes after the memory has settled, at most two seconds later. Never raises: a device that cannot be
-        read has `free=None`.
+        Where children have ended `expected` tells what should be free when their memory is back, by device key; the
+        answer comes when it is, at most two seconds later. Never raises: a device that cannot be read has `free=None`.
         """
 
     async def footprint(self, child: Child) -> Mapping[str, int]:

@@ -382,8 +382,8 @@ class Pool:
                 self._grant(ticket, model)
             case Refuse():
                 self._refuse(effect)
-            case Probe(freed):
-                self._keep(asyncio.create_task(self._probe(freed)))
+            case Probe(expected):
+                self._keep(asyncio.create_task(self._probe(expected)))
             case Spawn(model, number, allocation):
                 spec = self._specs[model]
                 args = (*spec.argv, *self._needs[model].args)
@@ -436,11 +436,11 @@ class Pool:
     def _held(self, run: Run) -> Iterable[tuple[str, int]]:
         return self._scheduler.model(run.spec.name).held.items()
 
-    async def _probe(self, freed: Mapping[str, int]) -> None:
-        self._apply(self._scheduler.probed(await self._read(freed), self._now()))
+    async def _probe(self, expected: Mapping[str, int]) -> None:
+        self._apply(self._scheduler.probed(await self._read(expected), self._now()))
 
-    async def _read(self, freed: Mapping[str, int]) -> tuple[Reading, ...]:
-        answers = await asyncio.gather(*(node.probe(freed) for node in self._nodes.values()))
+    async def _read(self, expected: Mapping[str, int]) -> tuple[Reading, ...]:
+        answers = await asyncio.gather(*(node.probe(expected) for node in self._nodes.values()))
         return tuple(itertools.chain.from_iterable(answers))
 
     async def _live(self, run: Run) -> None:

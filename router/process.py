@@ -58,7 +58,7 @@ class Drain(asyncio.Protocol):
 
 
 class LocalChild:
-    """A `Child` on this machine; `start` makes it. `served` has the model info once it serves."""
+    """A `Child` on this machine; `start` makes it. `_served` has the model info once it serves."""
 
     def __init__(self, launch: Launch, process: subprocess.Popen[bytes], socket: Path, key: str) -> None:
         self._launch = launch
@@ -70,7 +70,7 @@ class LocalChild:
         self._voice: Drain | None = None
         self._sign_of_life = self._loop.time()
         self._is_asleep = self._is_stopped = False
-        self.served: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
+        self._served: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
         self._code: asyncio.Future[int] = self._loop.create_future()
         self._streams: list[tuple[asyncio.BaseTransport, Drain]] = []
         self._end = asyncio.create_task(self._bury())
@@ -109,23 +109,14 @@ class LocalChild:
         return self._key
 
     @property
-    def is_ending(self) -> bool:
-        """It was told to end, or has ended: some of its memory may be free already."""
-        return self._stop is not None or self._code.done()
-
-    @property
-    def is_gone(self) -> bool:
-        return self._end.done()
-
-    @property
     def log(self) -> tuple[str, ...]:
         return tuple(line.decode(errors="replace").replace(self._key, "***") for line in self._log)
 
     async def ready(self) -> Mapping[str, Any]:
         poll = asyncio.create_task(self._poll())
         try:
-            ends: set[asyncio.Future[Any]] = {self.served, self._end}
-            while not (self.served.done() or self._end.done()):
+            ends: set[asyncio.Future[Any]] = {self._served, self._end}
+            while not (self._served.done() or self._end.done()):
                 left = self._sign_of_life + self._launch.load_timeout - self._loop.time()
                 if left <= 0:
                     await self.stop()
@@ -136,9 +127,9 @@ class LocalChild:
                 await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
             poll.cancel()
-        if not self.served.done():
+        if not self._served.done():
             raise LoadFailed(self._end.result().sentence)
-        return self.served.result()
+        return self._served.result()
 
     async def wait(self) -> Exit:
         return await asyncio.shield(self._end)
@@ -153,11 +144,11 @@ class LocalChild:
             self._is_stopped = True
             half = self._launch.stop_timeout / 2
             # A child that still loads reads no stdin, may not heed a signal, and has nothing to finish.
-            if self.served.done() and self._voice:
+            if self._served.done() and self._voice:
                 with contextlib.suppress(OSError):
                     self._stdin.write(EXIT)
                 await asyncio.wait({self._code}, timeout=half)
-            if self.served.done() and not self._code.done():
+            if self._served.done() and not self._code.done():
                 self._signal(signal.SIGTERM)
                 await asyncio.wait({self._code}, timeout=half)
             if not self._code.done():
@@ -174,7 +165,7 @@ class LocalChild:
             transport.close()
         self._stdin.close()
         self._socket.unlink(missing_ok=True)
-        return explain(self._launch.model, code, self.log, is_stopped=self._is_stopped, is_ready=self.served.done())
+        return explain(self._launch.model, code, self.log, is_stopped=self._is_stopped, is_ready=self._served.done())
 
     def _reap(self) -> None:
         code = self._process.wait()
@@ -221,8 +212,8 @@ class LocalChild:
         return True
 
     def _serve(self, info: Mapping[str, Any]) -> None:
-        if not self.served.done():
-            self.served.set_result(info)
+        if not self._served.done():
+            self._served.set_result(info)
         elif self._is_asleep:
             self._is_asleep = False
             self._tell(Woke())

@@ -118,9 +118,9 @@ class Refusal(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Read the memory; `freed` is what ended processes held, by device key, and is waited for."""
+    """Read the memory; `expected` are the free bytes, by device key, once what ended has given its own back."""
 
-    freed: Mapping[str, int]
+    expected: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +163,9 @@ class Model:
     """The books on one model.
 
     `run` numbers its processes; `held` are the bytes booked for the present one by device key; `leases` are the tickets
-    granted to it. `ready_at` and `finished` are when it began to serve and when its last use ended. `retrying` is set
-    from a load that ran out of memory until the next one has ended.
+    granted to it. `ready_at` and `finished` are when it began to serve and when its last use ended. `seen` means that
+    the last reading shows them as taken. `retrying` is set from a load that ran out of memory until the next one has
+    ended.
     """
 
     name: str
@@ -178,6 +179,7 @@ class Model:
     ttl: float | None = None
     draining: bool = False
     closing: bool = False
+    seen: bool = False
     retrying: bool = False
     failures: int = 0
     failure: str = ""
@@ -254,7 +256,8 @@ class Scheduler:
         self._queue: dict[str, Entry] = {}
         self._waiting: dict[int, Entry] = {}
         self._leased: dict[int, Model] = {}
-        self._freed: dict[str, int] = {}
+        self._level: dict[str, int] = {}  # free bytes as last read, and what was seen there and has ended since
+        self._freed: set[str] = set()  # where something ended since the last probe
         self._freed_at = 0.0
         self._probing = False  # a reading is on its way
         self._moved = False  # memory was taken or given back since that reading was asked for
@@ -364,6 +367,7 @@ class Scheduler:
         if self._moved:
             self._changed = True
             return self._advance(now)
+        self._read(readings)
         return [*self._plan(readings, now), *self._advance(now)]
 
     def ready(self, name: str, run: int, now: float) -> list[Effect]:
@@ -396,7 +400,7 @@ class Scheduler:
             return []
         was, retried = model.state, model.retrying
         self._transit(model, Event.EXIT)
-        self._free(model.held, now)
+        self._free(model, now)
         model.retrying = was is State.LOADING and out_of_memory and not retried and name in self._queue
         model.held = {}
         model.leases.clear()
@@ -451,11 +455,23 @@ class Scheduler:
             return self._drain(frozenset())
         if not self._changed or self._probing:
             return []
-        freed, self._freed = self._freed, {}
-        if now - self._freed_at > self.SETTLE_WINDOW:
-            freed = {}
-        self._probing, self._changed, self._moved = True, False, False
-        return [Probe(freed)]
+        freed = self._freed & self._level.keys() if now - self._freed_at <= self.SETTLE_WINDOW else ()
+        self._probing, self._changed, self._moved, self._freed = True, False, False, set()
+        return [Probe({key: self._expected(key) for key in freed})]
+
+    def _read(self, readings: Iterable[Reading]) -> None:
+        before = {key: self._expected(key) for key in self._level}
+        self._level = {reading.device.key: reading.free for reading in readings if reading.free is not None}
+        for model in self._models.values():
+            model.seen = model.state in (State.LOADED, State.STOPPING)
+        stopping = {key for m in self._models.values() if m.state is State.STOPPING for key in m.held}
+        for key in stopping & before.keys() & self._level.keys():
+            # What they hold may be back already; it counts when their end is told.
+            self._level[key] -= max(0, self._expected(key) - before[key])
+
+    def _expected(self, key: str) -> int:
+        # Nobody knows what a load has taken so far; a sleeper has nothing, and may take it at any time.
+        return self._level[key] - sum(m.held.get(key, 0) for m in self._models.values() if not m.seen)
 
     def _plan(self, readings: tuple[Reading, ...], now: float) -> list[Effect]:
         self._planned_at = now
@@ -536,10 +552,13 @@ class Scheduler:
             del self._queue[entry.model.name]
             self._changed = True
 
-    def _free(self, held: Mapping[str, int], now: float) -> None:
+    def _free(self, model: Model, now: float) -> None:
         self._freed_at = now
-        for key, count in held.items():
-            self._freed[key] = self._freed.get(key, 0) + count
+        self._freed.update(model.held)
+        if model.seen:
+            for key in model.held.keys() & self._level.keys():
+                # An estimate errs upwards by up to a tenth: the last tenth may never have been taken.
+                self._level[key] += model.held[key] - model.held[key] // 10
 
     def _spawn(self, model: Model, allocation: Allocation) -> Spawn:
         self._transit(model, Event.SPAWN)

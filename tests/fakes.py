@@ -90,8 +90,8 @@ class FakeNode:
     def loads(self, model: str | None = None) -> int:
         return sum(model in (None, child.launch.model) for child in self.children)
 
-    async def probe(self, freed: Mapping[str, int]) -> tuple[Reading, ...]:
-        self.probes.append(freed)
+    async def probe(self, expected: Mapping[str, int]) -> tuple[Reading, ...]:
+        self.probes.append(expected)
         await asyncio.sleep(0)
         return tuple(Reading(device, self._free(device)) for device in self.devices)
 

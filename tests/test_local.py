@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -12,8 +12,8 @@ from router.engine import Engine
 from router.local import LocalNode, masks
 from router.node import Launch, Node
 from router.orphans import MARK
-from router.policy import Device, Reading
-from tests.test_process import FAKE_COMMAND, ask, folder, until
+from router.policy import Device
+from tests.test_process import FAKE_COMMAND, ask, folder
 
 __all__ = ["folder"]
 
@@ -39,25 +39,9 @@ ENVIRON = {
 }
 
 
-class CountedDevices(Devices):
-    """The machine's own, and what was asked of them."""
-
-    def __init__(self) -> None:
-        super().__init__({})
-        self.asked: list[Sequence[Reading] | None] = []
-
-    async def read(self) -> tuple[Reading, ...]:
-        self.asked.append(None)
-        return await super().read()
-
-    async def settle(self, freed: Mapping[str, int], before: Sequence[Reading]) -> tuple[Reading, ...]:
-        self.asked.append(before)
-        return await super().read()
-
-
 @pytest.fixture
-def devices() -> CountedDevices:
-    return CountedDevices()
+def devices() -> Devices:
+    return Devices({})
 
 
 @pytest.fixture
@@ -100,20 +84,9 @@ async def test_the_key_is_needed(node: Node) -> None:
     await child.stop()
 
 
-async def test_settle_compares_with_a_reading_that_has_the_child_in_it(
-    node: LocalNode, devices: CountedDevices
-) -> None:
-    first = await node.probe({})
-    assert [reading.device.kind for reading in first][-1] == "host"
-    child = await node.spawn(Launch("m", (), ()))
-    await child.ready()
-    await until(lambda: len(devices.asked) == 2)
-    await child.stop()
-    await node.probe({"local/RAM": 1})
-    before = devices.asked[-1]
-    assert devices.asked[:2] == [None, None]
-    assert before is not None
-    assert before is not first
+async def test_it_tells_what_is_free(node: Node, devices: Devices) -> None:
+    for expected in ({}, {"local/RAM": 2**60}):
+        assert tuple(reading.device for reading in await node.probe(expected)) == devices.list()
 
 
 # B-P8
