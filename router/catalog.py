@@ -157,10 +157,6 @@ class Catalog:
     def __len__(self) -> int:
         return len(self.models)
 
-    def names(self) -> tuple[str, ...]:
-        """All names and aliases."""
-        return tuple(self._names)
-
     def resolve(self, name: str | None) -> ModelSpec:
         """The model that a request names; without a name the default one, or the only one.
 

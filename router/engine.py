@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from router.errors import EngineError
@@ -74,18 +75,24 @@ class Engine:
         return result.stdout if result.returncode == 0 else None
 
     def _ask(self, flag: str) -> str:
-        program = self.command[0]
-        try:
-            result = _run([*self.command, flag], self.env, timeout=60)
-        except subprocess.TimeoutExpired as error:
-            raise EngineError(f"{program} {flag} gave no answer for a minute: is it llama-server?") from error
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise EngineError(f"{program} cannot be run ({reason}): is it built for this machine? {INSTALL}") from error
-        if result.returncode:
-            last = (result.stderr.strip() or result.stdout.strip() or "no output").splitlines()[-1]
-            raise EngineError(f"{program} {flag} ended with code {result.returncode}: {last}. {INSTALL}")
-        return result.stdout + result.stderr
+        return _answer(self.command, flag, tuple(self.env.items()))
+
+
+@lru_cache(maxsize=8)
+def _answer(command: tuple[str, ...], flag: str, env: tuple[tuple[str, str], ...]) -> str:
+    """What the program says of itself; it is asked once, however many want to know."""
+    program = command[0]
+    try:
+        result = _run([*command, flag], dict(env), timeout=60)
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(f"{program} {flag} gave no answer for a minute: is it llama-server?") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise EngineError(f"{program} cannot be run ({reason}): is it built for this machine? {INSTALL}") from error
+    if result.returncode:
+        last = (result.stderr.strip() or result.stdout.strip() or "no output").splitlines()[-1]
+        raise EngineError(f"{program} {flag} ended with code {result.returncode}: {last}. {INSTALL}")
+    return result.stdout + result.stderr
 
 
 def find(choice: str | None, environ: Mapping[str, str]) -> Engine:

@@ -256,7 +256,6 @@ class Pool:
         for name in (*changed, *removed):
             self._needs.pop(name, None)
             self._estimates.pop(name, None)
-        for name in (*changed, *removed):
             if self.is_running(name):
                 self.unload(name)
         changes = Changes(
@@ -315,11 +314,6 @@ class Pool:
     async def snapshot(self) -> Snapshot:
         """The machine now, as policy sees it."""
         return self._scheduler.snapshot(await self._read({}))
-
-    def log(self, name: str) -> tuple[str, ...]:
-        """The last lines of the model's child."""
-        run = self._runs.get(name)
-        return run.child.log if run and run.child else ()
 
     # Tickets
 
@@ -427,14 +421,12 @@ class Pool:
         gpus = {device.key for device in run.allocation.devices}
         told = [key for key in gpus if found.get(key)]  # not in every container, nor by every driver
         # Of RAM much is taken only as it is used: there the estimate is the least.
-        held = {key: found[key] if key in told else max(booked, found.get(key, 0)) for key, booked in self._held(run)}
+        booked = self._scheduler.model(run.spec.name).held
+        held = {key: found[key] if key in told else max(count, found.get(key, 0)) for key, count in booked.items()}
         self._apply(self._scheduler.measured(run.spec.name, run.number, held, self._now()))
         in_ram = sum(count for key, count in held.items() if key not in gpus)
         footprint = Footprint(sum(found[key] for key in told), len(told), in_ram)
         await asyncio.to_thread(self._learn, run.spec, footprint)
-
-    def _held(self, run: Run) -> Iterable[tuple[str, int]]:
-        return self._scheduler.model(run.spec.name).held.items()
 
     async def _probe(self, expected: Mapping[str, int]) -> None:
         self._apply(self._scheduler.probed(await self._read(expected), self._now()))
