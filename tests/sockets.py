@@ -47,3 +47,24 @@ async def take(reader: StreamReader) -> tuple[bytes, bytes]:
     head = await reader.readuntil(b"\r\n\r\n")
     lengths = [line[15:] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
     return head, await reader.readexactly(int(lengths[0])) if lengths else b""
+
+
+class Flood:
+    """Answers with `size` bytes, as fast as they are taken. `sent` counts them; `blocked` is set once nobody took any
+    for a while."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.sent = 0
+        self.blocked = asyncio.Event()
+
+    async def __call__(self, reader: StreamReader, writer: StreamWriter) -> None:
+        await take(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % self.size)
+        while self.sent < self.size:
+            writer.write(b"x" * 65536)
+            self.sent += 65536
+            drained = asyncio.ensure_future(writer.drain())
+            if not (await asyncio.wait([drained], timeout=0.2))[0]:
+                self.blocked.set()
+            await drained

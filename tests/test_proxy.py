@@ -28,7 +28,7 @@ from router.demo import write_tiny
 from router.errors import QueueTimeout, RouterError
 from router.node import Address
 from router.upstream import Upstream
-from tests.sockets import Server, take
+from tests.sockets import Flood, Server, take
 
 EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -340,26 +340,13 @@ async def test_events_go_out_as_they_come(front: Front, child: Server) -> None:
 
 
 async def test_a_slow_client_slows_the_child(front: Front, child: Server) -> None:
-    size, sent, blocked = 64 * 2**20, 0, asyncio.Event()
-
-    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
-        nonlocal sent
-        await take(reader)
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
-        while sent < size:
-            writer.write(b"x" * 65536)
-            sent += 65536
-            drained = asyncio.ensure_future(writer.drain())
-            if not (await asyncio.wait([drained], timeout=0.2))[0]:
-                blocked.set()
-            await drained
-
-    async with child.running(handler):
+    flood = Flood(64 * 2**20)
+    async with child.running(flood):
         client = await front.send()
         await client.head()
-        await blocked.wait()
-        assert sent < 8 * 2**20
-        assert len(await client.body()) == size
+        await flood.blocked.wait()
+        assert flood.sent < 8 * 2**20
+        assert len(await client.body()) == flood.size
 
 
 # The client leaves

@@ -14,7 +14,7 @@ import pytest
 from router.errors import UpstreamFailed
 from router.node import Address
 from router.upstream import Response, Upstream
-from tests.sockets import Handler, Server, take
+from tests.sockets import Flood, Handler, Server, take
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -327,28 +327,15 @@ async def test_a_slow_reader_is_not_silence(server: Server) -> None:
 
 
 async def test_back_pressure(upstream: Upstream, server: Server) -> None:
-    size, sent, blocked = 64 * 2**20, 0, asyncio.Event()
-
-    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
-        nonlocal sent
-        await take(reader)
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
-        while sent < size:
-            writer.write(b"x" * 65536)
-            sent += 65536
-            drained = asyncio.ensure_future(writer.drain())
-            if not (await asyncio.wait([drained], timeout=0.2))[0]:
-                blocked.set()
-            await drained
-
-    async with server.running(handler):
+    flood = Flood(64 * 2**20)
+    async with server.running(flood):
         response = await ask(upstream, server)
         total = len(await response.read())
-        await blocked.wait()
-        assert sent < 4 * 2**20
+        await flood.blocked.wait()
+        assert flood.sent < 4 * 2**20
         while part := await response.read():
             total += len(part)
-        assert total == size
+        assert total == flood.size
 
 
 async def test_huge_request(upstream: Upstream, server: Server) -> None:
