@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from router.scheduler import (
     Effect,
     Grant,
     Limits,
+    Model,
     Probe,
     Refusal,
     Refuse,
@@ -108,7 +110,8 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A model as clients see it. `value` is one of llama.cpp's words; `held` are bytes by device key."""
+    """A model as clients see it. `value` is one of llama.cpp's words; `held` are bytes by device key; `expires_in` are
+    the seconds until it is stopped if nobody asks for it from now on, None for never."""
 
     value: str
     failed: bool = False
@@ -120,6 +123,7 @@ class Status:
     leases: int = 0
     waiting: int = 0
     held: Mapping[str, int] = field(default_factory=dict)
+    expires_in: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +173,7 @@ class Pool:
         self._specs: dict[str, ModelSpec] = {}
         self._runs: dict[str, Run] = {}
         self._exit_codes: dict[str, int] = {}
+        self._ttls: dict[str, float] = {}  # as requests wished, for as long as the process lives
         self._waiters: dict[int, asyncio.Future[Lease]] = {}
         self._needs: dict[str, Need] = {}
         self._estimates: dict[str, asyncio.Task[Need]] = {}
@@ -181,12 +186,15 @@ class Pool:
 
     # Requests
 
-    async def lease(self, spec: ModelSpec, *, used: bool = True) -> Lease:
+    async def lease(self, spec: ModelSpec, *, used: bool = True, ttl: float | None = None) -> Lease:
         """Wait until this model serves, loading it if need be. Raises a RouterError; to be cancelled costs nothing.
-        Who only watches (`used` is False) makes it no more recently used."""
+        Who only watches (`used` is False) makes it no more recently used. `ttl` is the idle time in seconds that the
+        process has from now on, `math.inf` to pin it, None to leave that as it is."""
         need = await self._wanted(spec)
         while (now := self.catalog.resolve(spec.name)) is not spec:  # the catalog was replaced meanwhile
             spec, need = now, await self._wanted(now)
+        if ttl is not None:
+            self._ttls[spec.name] = ttl
         lease = await self._ask(spec, need)
         lease.used = used
         return lease
@@ -305,7 +313,13 @@ class Pool:
             leases=len(model.leases),
             waiting=self._scheduler.waiting(name),
             held=model.held,
+            expires_in=self._expires_in(model),
         )
+
+    def _expires_in(self, model: Model) -> float | None:
+        if model.ttl is None or model.pinned:
+            return None
+        return max(0.0, model.ttl if model.expires is None else model.expires - self._now())
 
     def version(self, name: str = "*") -> int:
         """Counts the changes of what `status` tells clients of this model, or of any."""
@@ -335,7 +349,8 @@ class Pool:
         if need is not None:
             self._needs[spec.name] = need
         demand = need.demand if need else Demand()
-        ticket = Ticket(next(self._ids), spec.name, demand, spec.priority, spec.pin, self._ttl_of(spec))
+        ttl = self._ttl_of(spec)
+        ticket = Ticket(next(self._ids), spec.name, demand, spec.priority, spec.pin or ttl == math.inf, ttl)
         waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiters[ticket.id] = waiter
         self._specs[spec.name] = spec
@@ -359,6 +374,8 @@ class Pool:
         (await self.lease(spec)).release()
 
     def _ttl_of(self, spec: ModelSpec) -> float | None:
+        if spec.name in self._ttls:
+            return self._ttls[spec.name]
         if spec.ttl is None:
             return self._ttl
         return spec.ttl if spec.ttl > 0 else None
@@ -472,6 +489,8 @@ class Pool:
         self._apply(
             self._scheduler.exited(name, run.number, exit.sentence, self._now(), out_of_memory=exit.out_of_memory)
         )
+        if not self._scheduler.waiting(name):  # who waits may have wished already
+            self._ttls.pop(name, None)
         run.ended.set()
         self._news(name, exit.code)
 
