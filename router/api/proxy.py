@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from router.upstream import Response as Answer
 
 log = logging.getLogger("router.proxy")
 
+NDJSON = b"application/x-ndjson"
 EVENT_LIMIT = 1024 * 1024  # bytes of one event that are held back until it is whole
 
 # Said to the router alone: its address, keys, origins and framing. And events must come uncompressed. A conversation's
@@ -57,7 +59,20 @@ class Dialect(Protocol):
     def error(self, exc: RouterError) -> Response: ...
 
     def stream_error(self, exc: RouterError) -> bytes:
-        """Whole events, to end a stream with."""
+        """Whole events or lines, to end a stream with."""
+
+
+Ask = Callable[[bytes, bytes], Awaitable[Answer]]  # a child, with a POST of JSON: target, body
+
+
+class Translation(Protocol):
+    """A request in an API that the engine does not speak."""
+
+    @property
+    def media_type(self) -> bytes: ...
+
+    def __call__(self, ask: Ask) -> AsyncGenerator[bytes]:
+        """Asks the child, as often as it needs to, and gives the client's answer. Raises RouterError."""
 
 
 class Passage:
@@ -65,7 +80,8 @@ class Passage:
 
     `lease` waits for the child. It may raise RouterError, and is cancelled when the client leaves. `stream`: the
     client asked for events. Until the lease is there it then gets a comment every `keepalive` seconds (0: none); the
-    first one fixes the status to 200, and an error after it is told as an event.
+    first one fixes the status to 200, and an error after it is told as an event. A `translation` answers instead of
+    the child.
     """
 
     def __init__(
@@ -80,6 +96,7 @@ class Passage:
         body: bytes = b"",
         stream: bool = False,
         keepalive: float = 0.0,
+        translation: Translation | None = None,
     ) -> None:
         self._lease = lease
         self._upstream = upstream
@@ -89,6 +106,7 @@ class Passage:
         self._headers = headers
         self._body = body
         self._keepalive = keepalive if stream else 0.0
+        self._translation = translation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = _Client(send, request_id(self._headers))
@@ -113,7 +131,7 @@ class Passage:
         for attempt in (1, 2):
             lease = await self._grant(client)
             try:
-                await self._relay(lease, client)
+                await self._answer(lease, client)
                 return
             except Unreachable:
                 if attempt == 2 or not await lease.is_over():
@@ -137,6 +155,24 @@ class Passage:
                 await client.start(200, [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")])
             await client.write(b": loading\n\n")
 
+    async def _answer(self, lease: Lease, client: _Client) -> None:
+        if self._translation is None:
+            await self._relay(lease, client)
+        else:
+            await self._translate(self._translation, lease, client)
+
+    async def _translate(self, translation: Translation, lease: Lease, client: _Client) -> None:
+        async def ask(target: bytes, body: bytes) -> Answer:
+            headers = [(b"content-type", b"application/json"), (b"x-request-id", client.request_id)]
+            return await self._upstream.open(lease.address, lease.key, "POST", target, headers, body)
+
+        async with contextlib.aclosing(translation(ask)) as told:
+            async for data in told:
+                if not client.started:
+                    await client.start(200, [(b"content-type", translation.media_type)])
+                await client.write(data)
+        await client.write(b"", last=True)
+
     async def _relay(self, lease: Lease, client: _Client) -> None:
         headers = [header for header in end_to_end(self._headers) if header[0] not in _NOT_FORWARDED]
         headers.append((b"x-request-id", client.request_id))
@@ -145,8 +181,8 @@ class Passage:
             data = await answer.read()  # before the head goes out: a child that dies here is still a 502
             if not client.started:
                 await client.start(answer.status, answer.headers)
-            elif not _is_events(answer.headers):
-                raise await _as_error(answer, data)
+            elif not _ends(answer.headers):
+                raise await as_error(answer, data)
             while not answer.ended:
                 await client.write(data)
                 data = await answer.read()
@@ -156,18 +192,22 @@ class Passage:
 
 
 class _Client:
-    """What has been sent to the client. Of events only whole ones are, so that an error event can always follow."""
+    """What has been sent to the client. Of events and lines only whole ones are, so that an error can always follow."""
 
     def __init__(self, send: Send, request_id: bytes) -> None:
         self.request_id = request_id
         self.started = False
-        self.framed = False
+        self._ends: tuple[bytes, ...] = ()
         self._send = send
         self._held = b""
 
+    @property
+    def framed(self) -> bool:
+        return bool(self._ends)
+
     async def start(self, status: int, headers: Headers) -> None:
         self.started = True
-        self.framed = _is_events(headers)
+        self._ends = _ends(headers)
         unsized = self.framed or status in (204, 304)
         headers = [
             header
@@ -182,10 +222,10 @@ class _Client:
     async def write(self, data: bytes, *, last: bool = False) -> None:
         if self.framed:
             data = self._held + data if self._held else data
-            border = len(data) if last else _border(data)
+            border = len(data) if last else _border(data, self._ends)
             data, self._held = data[:border], data[border:]
             if len(self._held) > EVENT_LIMIT:
-                data, self._held, self.framed = data + self._held, b"", False
+                data, self._held, self._ends = data + self._held, b"", ()
         if data or last:
             await self._send({"type": "http.response.body", "body": data, "more_body": not last})
 
@@ -223,19 +263,23 @@ class _Presence:
         return self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
 
 
-def _border(data: bytes) -> int:
-    """Where the last whole event ends."""
-    if data.endswith(b"\n\n"):
+def _border(data: bytes, ends: tuple[bytes, ...]) -> int:
+    """Where the last whole event or line ends."""
+    if data.endswith(ends):
         return len(data)
-    return max(len(data) - len(data.rpartition(end)[2]) for end in (b"\n\n", b"\r\n\r\n"))
+    return max(len(data) - len(data.rpartition(end)[2]) for end in ends)
 
 
-def _is_events(headers: Headers) -> bool:
-    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
+def _ends(headers: Headers) -> tuple[bytes, ...]:
+    """What ends an event or a line; of other answers nothing may be added to."""
+    kind = next((value for name, value in headers if name == b"content-type"), b"")
+    if kind.startswith(b"text/event-stream"):
+        return b"\n\n", b"\r\n\r\n"
+    return (b"\n",) if kind.startswith(NDJSON) else ()
 
 
-async def _as_error(answer: Answer, data: bytes) -> RouterError:
-    """What a child answered instead of events."""
+async def as_error(answer: Answer, data: bytes = b"") -> RouterError:
+    """What a child answered instead of what it was asked for; `data` was read already."""
     while not answer.ended:
         data += await answer.read()
     try:
