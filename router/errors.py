@@ -17,6 +17,7 @@
     ├── LoadFailed                  500  the child ended, or was silent, before it was ready
     ├── UpstreamFailed              502  the child died before it answered, or in the middle
     │   └── Unreachable             502  no sign that the child took the request: it may go to another
+    ├── GenerationTimeout           504  timeout_error: an answer without a token limit took too long
     ├── GgufError                   500  a model file that cannot be read
     └── ConfigError                      for whoever starts the router: exit code 2, never HTTP
         ├── FlagError                    a command-line argument
@@ -109,6 +110,11 @@ class UpstreamFailed(RouterError):
 
 class Unreachable(UpstreamFailed):
     pass
+
+
+class GenerationTimeout(RouterError):
+    status = 504
+    code = "timeout_error"
 
 
 class GgufError(RouterError):

@@ -153,7 +153,9 @@ def _assemble(
         gone=upstream.forget,
         learn=estimator.learn,
     )
-    gateway = Gateway(pool, upstream, s.models_autoload, s.max_body_size * MIB, s.stream_keepalive)
+    gateway = Gateway(
+        pool, upstream, s.models_autoload, s.max_body_size * MIB, s.stream_keepalive, s.max_generation_time
+    )
 
     reloading = asyncio.Lock()  # what was read last is what counts
 

@@ -165,6 +165,12 @@ class Settings:
     stream_keepalive: float = _option(
         "--stream-keepalive", SECONDS, "0", "send SSE comments this often while a model loads; 0 is off"
     )
+    max_generation_time: float = _option(
+        "--max-generation-time",
+        SECONDS,
+        "600",
+        "a request without a token limit may generate for that long; 0 is off",
+    )
     log_level: str = _option("--log-level", LEVEL, "info", "what the router logs of itself")
     log_file: Path | None = _option(
         "--log-file", PATH, None, "where the router logs, instead of stderr", env="LLAMA_ARG_LOG_FILE"

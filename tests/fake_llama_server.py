@@ -20,6 +20,7 @@ those that it does not know. Its own options are flags (`--load-seconds 0.1`) or
     --spawn-child             has a child of its own, and logs `grandchild <pid>`
     --crash-after-seconds S --crash-after-requests N --crash-after-chunks N      ends like --fail
     --first-seconds S --chunk-seconds S       waits before the answer, between the chunks of a stream
+    --tokens N                without max_tokens it generates so many; default 5
     --sleep-idle-seconds S    sleeps that long after the load, wakes with the next request
     --journal FILE            appends `<monotonic time> <pid> <alias> <event> <detail>`, the event being one of
                               start ready request done gone exit oom
@@ -39,7 +40,7 @@ from typing import Any
 FLAGS = {"silent", "no-protocol", "mixed-logs", "ignore-sigterm", "ignore-exit", "spawn-child"}
 VALUES = {
     *("load-seconds", "fail", "exit-code", "stdout-flood", "hold-bytes", "hold-device", "gpu-bytes", "journal"),
-    *("crash-after-seconds", "crash-after-requests", "crash-after-chunks", "first-seconds", "chunk-seconds"),
+    *("crash-after-seconds", "crash-after-requests", "crash-after-chunks", "first-seconds", "chunk-seconds", "tokens"),
     *("host", "port", "alias", "sleep-idle-seconds", "fit-target"),
 }
 MIB = 1 << 20
@@ -290,12 +291,13 @@ class Connection:
         elif path.endswith("embeddings"):
             self.json({"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.5, 0.5]}]})
         else:
-            self.json({"method": method, "path": path, "headers": headers, "bytes": len(body), "pid": os.getpid()})
+            told = {"method": method, "path": path, "headers": headers, "bytes": len(body), "pid": os.getpid()}
+            self.json({**told, "body": body.decode(errors="replace")})
         note("done", path)
         return None
 
     def complete(self, path: str, fields: dict[str, Any]) -> None:
-        amount = fields.get("max_tokens") or 5
+        amount = fields.get("max_tokens") or number("tokens") or 5
         words = [f"{TEXT[n % len(TEXT)]} " for n in range(amount)]
         base = {"id": "chatcmpl-fake", "model": fields.get("model"), "created": 0}
         usage = {"prompt_tokens": 1, "completion_tokens": amount, "total_tokens": amount + 1}

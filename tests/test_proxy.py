@@ -105,6 +105,7 @@ class Front:
         self.path = str(path)
         self.leases = Leases(Address())
         self.keepalive = 0.0
+        self.time_limit: float | None = None
         self.upstream = Upstream()
         app = Starlette(routes=[Route("/{rest:path}", self._endpoint, methods=["GET", "HEAD", "POST"])])
         self._server = uvicorn.Server(
@@ -132,6 +133,7 @@ class Front:
             body=body,
             stream=wish.stream,
             keepalive=self.keepalive,
+            time_limit=self.time_limit,
         )
 
     @property
@@ -220,7 +222,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
 
 @pytest.fixture
 async def front(server: Front, child: Server, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Front]:
-    server.leases, server.keepalive = Leases(child.address), 0.0
+    server.leases, server.keepalive, server.time_limit = Leases(child.address), 0.0, None
     yield server
     await server.part()
     assert server.leases.granted == server.leases.released
@@ -407,7 +409,8 @@ async def test_client_leaves_while_it_is_too_slow(front: Front, child: Server) -
         await until(lambda: front.leases.released == 1)
 
 
-async def test_storm_of_leavers(front: Front, child: Server) -> None:
+@pytest.mark.parametrize("time_limit", [None, 0.02])
+async def test_storm_of_leavers(front: Front, child: Server, time_limit: float | None) -> None:
     dice = random.Random(7)
 
     async def handler(reader: StreamReader, writer: StreamWriter) -> None:
@@ -431,7 +434,7 @@ async def test_storm_of_leavers(front: Front, child: Server) -> None:
             pass
         client.leave()
 
-    front.keepalive = 0.004
+    front.keepalive, front.time_limit = 0.004, time_limit
     async with child.running(handler):
         storm = asyncio.gather(*(one() for _ in range(300)))
         for _ in range(10):
@@ -555,6 +558,150 @@ async def test_child_dies_in_json(front: Front, child: Server, head: bytes) -> N
 async def test_child_dies_in_an_endless_event(front: Front, child: Server) -> None:
     async with child.running(saying(EVENTS, chunk(b"data: " + b"x" * EVENT_LIMIT), chunk(b"yy"))):
         assert await (await front.send()).cut()
+
+
+# Time is up
+
+
+async def endless(reader: StreamReader, writer: StreamWriter) -> None:
+    """Streams until it is cut off."""
+    await take(reader)
+    writer.write(EVENTS)
+    while True:
+        writer.write(chunk(b'data: {"x": 1}\n\nda'))
+        await writer.drain()
+        writer.write(chunk(b"ta: 2\n\n"))
+        await asyncio.sleep(0.01)
+
+
+async def silent(reader: StreamReader, writer: StreamWriter) -> None:
+    await take(reader)
+    assert await reader.read() == b""
+
+
+@dataclass
+class Cut:
+    """What `handler` does; `seen` tells that its connection was closed by the other side."""
+
+    handler: Callable[[StreamReader, StreamWriter], Awaitable[None]]
+    seen: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, reader: StreamReader, writer: StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await self.handler(reader, writer)
+        self.seen.set()
+
+
+async def test_an_endless_stream_is_ended(front: Front, child: Server) -> None:  # B-L14 B-C4
+    front.time_limit = 0.1
+    cut = Cut(endless)
+    async with child.running(cut):
+        client = await front.send(b'{"stream":true}')
+        *events, last, nothing = (await client.body()).split(b"\n\n")
+        await asyncio.wait_for(cut.seen.wait(), 5)
+    assert set(events) <= {b'data: {"x": 1}', b"data: 2"}
+    assert (client.status, nothing) == (200, b"")
+    told = json.loads(last[6:])
+    assert told["status"] == 504
+    assert "after 0.1 s" in told["told"]
+    assert "--max-generation-time" in told["told"]
+
+
+async def test_an_answer_that_does_not_begin_is_ended(front: Front, child: Server) -> None:  # B-L14
+    front.time_limit = 0.1
+    cut = Cut(silent)
+    async with child.running(cut):
+        client = await front.send()
+        assert "max_tokens" in (await client.json())["told"]
+        await asyncio.wait_for(cut.seen.wait(), 5)
+    assert client.status == 504
+
+
+async def test_a_stream_that_does_not_begin_is_ended_after_its_comments(front: Front, child: Server) -> None:  # B-L14
+    front.time_limit, front.keepalive = 0.1, 0.01
+    front.leases.closed.set()
+    async with child.running(silent):
+        client = await front.send(b'{"stream":true}')
+        await client.head()
+        front.leases.closed.clear()
+        *comments, last, _ = (await client.body()).split(b"\n\n")
+    assert set(comments) == {b": loading"}
+    assert json.loads(last[6:])["status"] == 504
+
+
+async def test_the_wait_for_a_lease_does_not_count(front: Front, child: Server) -> None:  # B-L14
+    front.time_limit = 0.1
+    front.leases.closed.set()
+    async with child.running(saying(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")):
+        client = await front.send()
+        await until(lambda: front.leases.asked == 1)
+        asyncio.get_running_loop().call_later(0.2, front.leases.closed.clear)
+        assert await client.json() == {}
+
+
+async def test_json_under_way_is_cut(front: Front, child: Server) -> None:  # B-L14
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        await take(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{")
+        assert await reader.read() == b""
+
+    front.time_limit = 0.1
+    async with child.running(handler):
+        assert await (await front.send()).cut()
+
+
+async def test_a_client_that_does_not_read_keeps_no_child(front: Front, child: Server) -> None:  # B-L14
+    """The end of time comes while the passage waits for its client."""
+
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        await take(reader)
+        writer.write(EVENTS)
+        while True:
+            writer.write(chunk(b"data: %b\n\n" % (b"x" * 65536)))
+            await writer.drain()
+
+    front.time_limit = 0.2
+    cut = Cut(handler)
+    async with child.running(cut):
+        client = await front.send(b'{"stream":true}')
+        await asyncio.wait_for(cut.seen.wait(), 5)
+        await until(lambda: front.leases.released == 1)
+        assert front.busy == 1
+        *events, last, nothing = (await client.body()).split(b"\n\n")
+    assert set(events) == {b"data: " + b"x" * 65536}
+    assert (json.loads(last[6:])["status"], nothing) == (504, b"")
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+async def test_time_is_up_as_the_client_leaves(child: Server, turns: int) -> None:  # B-L14 B-S2
+    """One before the other, or both before the passage hears of either: it ends quietly, and releases once."""
+    asked, leases = asyncio.Event(), Leases(child.address)
+
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        await take(reader)
+        asked.set()
+        assert await reader.read() == b""
+
+    async def receive() -> dict[str, Any]:
+        await asked.wait()
+        end = asyncio.get_running_loop().time() + limit
+        while asyncio.get_running_loop().time() < end:  # the loop has no turn, until time is up
+            pass
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    limit = 0.1
+    passage = Passage(leases, Upstream(), Plain(), method="POST", target=b"/", headers=[], time_limit=limit)
+    async with child.running(handler):
+        await passage({"type": "http"}, receive, send)
+    assert leases.released == 1
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
 
 
 # B-C5

@@ -1,8 +1,9 @@
-"""What a request body says to the router: which model, and whether as a stream."""
+"""What a request body says to the router: which model, whether as a stream, and how long it may generate."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from python_multipart.exceptions import FormParserError
@@ -12,6 +13,17 @@ from starlette.requests import Request
 from router.errors import BodyTooLarge, InvalidRequest
 
 FIELD_LIMIT = 64 * 1024  # bytes of a form field that are kept
+
+# The endpoints that generate, and the fields that limit their tokens: the first one that is not null counts, and a
+# negative number is no limit (llama.cpp b11434, tools/server: server-schema.cpp at "n_predict", and the conversions of
+# server-chat.cpp). The schema reads TIME_LIMIT too, in milliseconds; the conversion of Messages drops it.
+_NATIVE = ("n_predict", "max_completion_tokens", "max_tokens")
+TOKEN_LIMITS = {
+    **dict.fromkeys(("/chat/completions", "/completions", "/completion", "/infill"), _NATIVE),
+    "/responses": ("n_predict", "max_completion_tokens", "max_output_tokens", "max_tokens"),
+    "/messages": ("max_tokens",),
+}
+TIME_LIMIT = "t_max_predict_ms"
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -36,10 +48,11 @@ def _too_large(limit: int) -> BodyTooLarge:
 
 
 class Asked(NamedTuple):
-    """`model` is None when the body names none."""
+    """`model` is None when the body names none, `fields` when it is no JSON object."""
 
     model: str | None
     stream: bool
+    fields: dict[str, Any] | None
 
 
 def asked(body: bytes, content_type: str | None) -> Asked:
@@ -47,21 +60,46 @@ def asked(body: bytes, content_type: str | None) -> Asked:
     InvalidRequest."""
     kind, options = parse_options_header(content_type)
     if kind == b"multipart/form-data":
-        fields = _form_fields(body, options.get(b"boundary", b""))
-        model, stream = fields.get("model"), fields.get("stream") in ("true", "1")
+        form = _form_fields(body, options.get(b"boundary", b""))
+        model, stream, fields = form.get("model"), form.get("stream") in ("true", "1"), None
+    elif body:
+        fields = _json_object(body)
+        model, stream = fields.get("model"), fields.get("stream") is True
     else:
-        value = _json_object(body) if body else {}
-        model, stream = value.get("model"), value.get("stream") is True
+        model, stream, fields = None, False, None
     if model is not None and not isinstance(model, str):
         raise InvalidRequest(f'"model" must be a string, the name of a model, not {_noun(model)}.')
     if model is not None and not model.isprintable():
         raise InvalidRequest('"model" must be the name of a model, without control characters.')
-    return Asked(model, stream)
+    return Asked(model, stream, fields)
+
+
+def is_unlimited(path: str, fields: Mapping[str, Any]) -> bool:
+    """Whether a request of this path generates for as long as the model goes on."""
+    names = TOKEN_LIMITS.get(path.removeprefix("/v1"), ())
+    said = next((fields[name] for name in names if fields.get(name) is not None), -1)
+    return bool(names) and not (isinstance(said, int | float) and said >= 0)
+
+
+def with_time_limit(body: bytes, fields: Mapping[str, Any], seconds: float) -> bytes:
+    """The JSON object `body`, which holds `fields`, with a time limit in front unless it has its own. The rest is as it
+    came, and copied once."""
+    if TIME_LIMIT in fields:
+        return body
+    start = body.index(b"{") + 1
+    member = f'"{TIME_LIMIT}":{max(1, round(seconds * 1000))}{"," if fields else ""}'
+    return b"".join((memoryview(body)[:start], member.encode(), memoryview(body)[start:]))
+
+
+def asks_for_context(fields: Mapping[str, Any]) -> bool:
+    """Whether it holds `num_ctx`, Ollama's option."""
+    options = fields.get("options")
+    return "num_ctx" in fields or (isinstance(options, dict) and "num_ctx" in options)
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(body)
+        value = json.loads(body.decode("utf-8-sig"))
     except (ValueError, RecursionError) as exc:
         raise InvalidRequest(f"The request body is not valid JSON: {exc}.") from exc
     if not isinstance(value, dict):

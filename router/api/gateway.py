@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from router.api.body import asked, read_body
+from router.api.body import Asked, asked, asks_for_context, is_unlimited, read_body, with_time_limit
 from router.api.proxy import Dialect, Passage, target_of
 from router.catalog import ModelSpec
 from router.errors import InvalidRequest, NotLoaded, RouterError
 from router.pool import Pool
 from router.upstream import Upstream
+
+log = logging.getLogger("router.gateway")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -26,13 +29,17 @@ LONGEST_HEADER = 8000
 @dataclass(frozen=True, slots=True)
 class Gateway:
     """`body_limit` in bytes; `keepalive` in seconds between comments to a stream that waits for its model, 0 for none;
-    `autoload` tells whether a request may load a model where it does not say so itself."""
+    `autoload` tells whether a request may load a model where it does not say so itself. A request without a token limit
+    may generate for `generation_time` seconds, 0 for any time: so long by the engine's own clock, which only looks at
+    the ends of lines, and twice as long at all."""
 
     pool: Pool
     upstream: Upstream
     autoload: bool = True
     body_limit: int = 64 * 2**20
     keepalive: float = 0.0
+    generation_time: float = 0.0
+    _told: set[str] = field(default_factory=set, init=False)  # models whose context was asked for
 
     def by_body(self, dialect: Dialect) -> Endpoint:
         """An endpoint whose request body (or else its query) names the model."""
@@ -42,7 +49,12 @@ class Gateway:
             wish = asked(body, request.headers.get("content-type"))
             spec = self.pool.catalog.resolve(wish.model or request.query_params.get("model"))
             self._may_load(spec, request, self.autoload)
-            return self._passage(spec, request, dialect, body, wish.stream, used=True)
+            self._note_context(spec, wish)
+            time_limit = None
+            if self.generation_time and wish.fields is not None and is_unlimited(request.scope["path"], wish.fields):
+                body = with_time_limit(body, wish.fields, self.generation_time)
+                time_limit = 2 * self.generation_time
+            return self._passage(spec, request, dialect, body, wish.stream, used=True, time_limit=time_limit)
 
         return told_in(dialect, endpoint)
 
@@ -63,8 +75,25 @@ class Gateway:
         if not may and not self.pool.is_running(spec.name):
             raise NotLoaded(f"model {spec.name!r} is not loaded; POST /models/load loads it, or add ?autoload=true")
 
+    def _note_context(self, spec: ModelSpec, wish: Asked) -> None:
+        if wish.fields and spec.name not in self._told and asks_for_context(wish.fields):
+            self._told.add(spec.name)
+            log.info(
+                "%s: a request's num_ctx changes nothing: the context is fixed when the model loads; "
+                "set ctx-size in its preset, or --ctx-size for all",
+                spec.name,
+            )
+
     def _passage(
-        self, spec: ModelSpec, request: Request, dialect: Dialect, body: bytes, stream: bool, *, used: bool
+        self,
+        spec: ModelSpec,
+        request: Request,
+        dialect: Dialect,
+        body: bytes,
+        stream: bool,
+        *,
+        used: bool,
+        time_limit: float | None = None,
     ) -> Response:
         headers = request.scope["headers"]
         if len(headers) > MOST_HEADERS or any(len(name) + len(value) > LONGEST_HEADER for name, value in headers):
@@ -83,6 +112,7 @@ class Gateway:
             body=body,
             stream=stream,
             keepalive=self.keepalive,
+            time_limit=time_limit,
         )
 
 

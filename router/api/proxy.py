@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from router.errors import RouterError, Unreachable, UpstreamFailed
+from router.errors import GenerationTimeout, RouterError, Unreachable, UpstreamFailed
 from router.node import Address
 from router.upstream import Headers, Upstream, end_to_end
 from router.upstream import Response as Answer
@@ -80,8 +80,8 @@ class Passage:
 
     `lease` waits for the child. It may raise RouterError, and is cancelled when the client leaves. `stream`: the
     client asked for events. Until the lease is there it then gets a comment every `keepalive` seconds (0: none); the
-    first one fixes the status to 200, and an error after it is told as an event. A `translation` answers instead of
-    the child.
+    first one fixes the status to 200, and an error after it is told as an event. An answer that is not complete
+    `time_limit` seconds after the lease is ended. A `translation` answers instead of the child.
     """
 
     def __init__(
@@ -96,6 +96,7 @@ class Passage:
         body: bytes = b"",
         stream: bool = False,
         keepalive: float = 0.0,
+        time_limit: float | None = None,
         translation: Translation | None = None,
     ) -> None:
         self._lease = lease
@@ -106,6 +107,7 @@ class Passage:
         self._headers = headers
         self._body = body
         self._keepalive = keepalive if stream else 0.0
+        self._time_limit = time_limit
         self._translation = translation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,8 +133,15 @@ class Passage:
         for attempt in (1, 2):
             lease = await self._grant(client)
             try:
-                await self._answer(lease, client)
+                async with asyncio.timeout(self._time_limit):
+                    await self._answer(lease, client)
                 return
+            except TimeoutError:
+                log.warning("%s: request %s has no token limit and is ended", lease.model, client.request_id.decode())
+                raise GenerationTimeout(
+                    f"The answer was not complete after {self._time_limit:g} s, twice --max-generation-time. "
+                    "Send max_tokens, or raise --max-generation-time."
+                ) from None
             except Unreachable:
                 if attempt == 2 or not await lease.is_over():
                     raise
@@ -206,7 +215,6 @@ class _Client:
         return bool(self._ends)
 
     async def start(self, status: int, headers: Headers) -> None:
-        self.started = True
         self._ends = _ends(headers)
         unsized = self.framed or status in (204, 304)
         headers = [
@@ -218,6 +226,7 @@ class _Client:
         ]
         headers.append((b"x-request-id", self.request_id))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self.started = True  # only now: it may be cancelled while it waits for a slow client
 
     async def write(self, data: bytes, *, last: bool = False) -> None:
         if self.framed:

@@ -1,0 +1,67 @@
+"""A request without a token limit on the real engines: they end it themselves as a line ends, else the router does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Starter
+from tests.routers import Router, until
+
+NEWLINE = 13  # its token in a tiny model
+CONTEXT = 262144  # more than is generated here
+
+
+@pytest.fixture
+def launch(engine: str, routers: Starter, tiny_models: Path) -> Callable[[str], Router]:
+    def make(time: str) -> Router:
+        flags = ("--models-dir", str(tiny_models), "--ctx-size", str(CONTEXT), "--max-generation-time", time)
+        router = routers("--engine", engine, *flags, "--slots", "--parallel", "3")
+        assert router.chat("tiny-a").status_code == 200
+        return router
+
+    return make
+
+
+def endless(newline: float | bool, **more: Any) -> dict[str, Any]:
+    """A request whose answer has no end; `newline` tells how likely the end of a line is."""
+    messages = [{"role": "user", "content": "hi"}]
+    return {"model": "tiny-a", "messages": messages, "logit_bias": [[NEWLINE, newline]], "temperature": 0, **more}
+
+
+def test_the_engine_ends_it(launch: Callable[[str], Router]) -> None:  # B-L14
+    """As if a token limit had been reached."""
+    router = launch("1")
+
+    def ask(path: str) -> Any:
+        answer = router.client.post(path, json=endless(1000.0, prompt="hi", input="hi"))
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    with ThreadPoolExecutor() as pool:
+        chat, plain, responses = pool.map(ask, ("/v1/chat/completions", "/completion", "/v1/responses"))
+    assert (chat["choices"][0]["finish_reason"], plain["stop_type"]) == ("length", "limit")
+    assert responses["status"] == "completed"
+    for tokens in (chat["usage"]["completion_tokens"], plain["tokens_predicted"], responses["usage"]["output_tokens"]):
+        assert 1 < tokens < CONTEXT / 2
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+def test_the_router_ends_it(launch: Callable[[str], Router], path: str) -> None:  # B-L14 B-C4
+    """Where no line ends, or the engine was not told; it hears of the end, and has nothing more to do."""
+    router = launch("0.2")
+    unlimited = {"max_tokens": -1} if path == "/v1/messages" else {}  # for which the engine has a limit of its own
+    body = endless(False, stream=True, **unlimited)
+    with router.client.stream("POST", path, json=body) as response:
+        *events, last = [line[6:] for line in response.iter_lines() if line.startswith("data: ")]
+    assert response.status_code == 200
+    assert events
+    assert "--max-generation-time" in json.loads(last)["error"]["message"]
+    until(lambda: not any(slot["is_processing"] for slot in router.client.get("/slots?model=tiny-a").json()))
+    assert router.chat("tiny-a").status_code == 200
+    assert router.loads() == 1
