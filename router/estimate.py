@@ -16,7 +16,7 @@ from cachetools import LRUCache
 from router import flags, gguf, memory, policy
 from router.catalog import ModelSpec
 from router.engine import Engine
-from router.errors import GgufError
+from router.errors import GgufError, LoadFailed
 from router.flags import Arg, FlagTable
 from router.footprints import Footprint, Footprints, key_of
 from router.gguf import Metadata
@@ -60,7 +60,7 @@ class Estimator:
     ) -> None:
         self._engine = engine
         self._table = table
-        self._gpus = sum(device.kind == "gpu" for device in devices)
+        self._gpus = [device.name for device in devices if device.kind == "gpu"]
         self.empty = Snapshot(tuple(Reading(device, None) for device in devices), margins=margins)
         self._footprints = footprints
         self._environ = environ
@@ -69,14 +69,19 @@ class Estimator:
         self._lock = threading.Lock()
 
     def need(self, spec: ModelSpec, *, quick: bool = False) -> Need:
-        """`quick` reads headers but runs nothing. Raises GgufError."""
+        """`quick` reads headers but runs nothing. Raises GgufError, and LoadFailed for a GPU that is not there."""
+        args = flags.merge(flags.of_environment({**self._environ, **dict(spec.env)}, self._table), spec.args)
+        args, chosen = self._chosen(spec.name, args)
         if spec.model_path is None:  # its child fetches it: nothing is known but where it goes
-            return Need(Demand(fixed=memory.CONTEXT) if self._gpus else Demand())
+            names = memory.names(args)
+            goes = self._gpus and flags.value_of(args, "--device") != "none"
+            return Need(Demand(fixed=memory.CONTEXT, names=names) if goes else Demand(), chosen)
         key = self._key(spec)
         with self._lock:
             need = self._measured.get(key)
         if need is None:
-            need = self._estimate(spec, quick=quick)
+            need = self._estimate(spec, args, quick=quick)
+            need = replace(need, args=(*chosen, *need.args))
             if not quick:
                 _tell(spec.name, need)
                 with self._lock:
@@ -108,10 +113,27 @@ class Estimator:
                 f"{exc.filename} cannot be read ({exc.strerror}). Put it back, or take it out and POST /models/reload."
             ) from exc
 
-    def _estimate(self, spec: ModelSpec, *, quick: bool) -> Need:
+    def _chosen(self, model: str, args: tuple[Arg, ...]) -> tuple[tuple[Arg, ...], tuple[str, ...]]:
+        """What is meant, and what the child must be told, where devices were asked for: those that no visibility mask
+        can say (Metal, Vulkan, SYCL, none), and that the one main GPU is the first that it sees."""
+        asked = flags.value_of(args, "--device")
+        absent = [name for name in memory.names(args) if name not in self._gpus]
+        if absent:
+            have = ", ".join(self._gpus) or "none: models go to RAM (device = none)"
+            raise LoadFailed(
+                f"{model!r} cannot be loaded: it asks for {', '.join(absent)}, and the GPUs here are {have}. "
+                "Change its device."
+            )
+        if asked and not memory.names(args):
+            return args, ("--device", asked)
+        number, candidates = flags.value_of(args, "--main-gpu") or "", memory.names(args) or tuple(self._gpus)
+        if flags.value_of(args, "--split-mode") != "none" or number not in map(str, range(len(candidates))):
+            return args, ()
+        first = ("--main-gpu", "0")
+        return flags.merge(args, flags.parse(["--device", candidates[int(number)], *first], self._table)), first
+
+    def _estimate(self, spec: ModelSpec, args: Sequence[Arg], *, quick: bool) -> Need:
         assert spec.model_path is not None
-        variables = flags.of_environment({**self._environ, **dict(spec.env)}, self._table)
-        args = flags.merge(variables, spec.args)
         model = gguf.read_model(spec.model_path)
         mmproj = gguf.read_model(spec.mmproj_path) if spec.mmproj_path else None
         estimate, more = self._context(args, model, mmproj)
@@ -132,7 +154,7 @@ class Estimator:
 
         def at(length: int | None) -> Estimate:
             said = flags.parse(["--ctx-size", str(length)], self._table) if length else ()
-            return memory.demand(flags.merge(args, said), model, gpus=self._gpus, mmproj=mmproj)
+            return memory.demand(flags.merge(args, said), model, gpus=len(self._gpus), mmproj=mmproj)
 
         whole = at(None)
         if flags.value_of(args, "--ctx-size") not in (None, "0") or whole.n_ctx <= SHORTEST:
@@ -154,9 +176,10 @@ class Estimator:
         return len(plan.claim.devices) if isinstance(plan, Place) else None
 
     def _offload(self, args: Sequence[Arg], estimate: Estimate) -> Demand:
-        """Weights that fit nowhere are left to the engine, which fills the GPUs and keeps the rest in RAM."""
+        """Weights that fit nowhere are left to the engine, which fills the GPUs and keeps the rest in RAM, unless the
+        user has said how many layers or how to split them."""
         demand = estimate.demand
-        asked = flags.value_of(args, "--gpu-layers") not in (None, "auto", "-1")
+        asked = demand.given or flags.value_of(args, "--gpu-layers") not in (None, "auto", "-1")
         if asked or not estimate.offloaded or self._spread(demand) is not None:
             return demand
         rooms = [
@@ -167,7 +190,7 @@ class Estimator:
         split = min(demand.split, sum(room for room in rooms if room > 0))
         if not split:
             return Demand(host=demand.host + demand.split + estimate.compute)
-        return replace(demand, split=split, host=demand.host + demand.split - split)
+        return replace(demand, split=split, host=demand.host + demand.split - split, layers=())
 
 
 def _learned(demand: Demand, found: Footprint) -> Demand:
@@ -176,7 +199,7 @@ def _learned(demand: Demand, found: Footprint) -> Demand:
     host = max(demand.host, found.host)
     if not found.gpus:
         return replace(demand, host=host)
-    return replace(demand, split=max(0, found.gpu - found.gpus * demand.fixed), host=host)
+    return replace(demand.resized(max(0, found.gpu - found.gpus * demand.fixed)), host=host)
 
 
 def _tell(name: str, need: Need) -> None:

@@ -19,10 +19,11 @@ from router.policy import Device, Reading
 from router.process import LocalChild
 
 # What a child must not get from the router's environment: where to listen and who may ask, which are the router's
-# to say; what the model is, which its arguments say; and what is meant for the router itself.
+# to say; what the model is and where it goes, which its arguments and the masks say; and what is meant for the router
+# itself.
 HIDDEN = re.compile(
     r"LLAMA_API_KEY|LLAMA_ROUTER_.*|LLAMA_SERVER_.*|AIP_.*"
-    r"|LLAMA_ARG_(HOST|PORT|REUSE_PORT|API_.*|SSL_.*|CORS_.*|ALIAS|TAGS|LOG_FILE|MODEL.*|HF_.*|MMPROJ(_URL)?|DOCKER_REPO)"
+    r"|LLAMA_ARG_(DEVICE|HOST|PORT|REUSE_PORT|API_.*|SSL_.*|CORS_.*|ALIAS|TAGS|LOG_FILE|MODEL.*|HF_.*|MMPROJ(_URL)?|DOCKER_REPO)"
 )
 
 
@@ -61,12 +62,13 @@ class LocalNode:
         # The name is short and never used again: a server does not bind to a socket that is there already.
         socket = self._run.folder / f"{next(self._serial)}.sock"
         key = secrets.token_urlsafe(32)
-        args = [*launch.args, *self._fit_target(launch), "--host", str(socket), "--alias", launch.model]
+        args = [*launch.args, *self._fit_target(launch), *_tensor_split(launch)]
+        args += ["--host", str(socket), "--alias", launch.model]
         command = [*self._engine.command, *args]
         env = {
             **self._environ,
             **self._engine.env,
-            **dict(launch.env),
+            **{name: value for name, value in launch.env if name != "LLAMA_ARG_DEVICE"},
             **masks(launch.devices, self._devices.list()),
             MARK: self._run.mark,
             "LLAMA_API_KEY": key,
@@ -85,6 +87,12 @@ class LocalNode:
     def close(self) -> None:
         self._watchdog.close()
         self._run.close()
+
+
+def _tensor_split(launch: Launch) -> list[str]:
+    """As booked. Without, the engine divides by what is free at its start, which is not what is to be had: models that
+    are stopping still hold some of it."""
+    return ["--tensor-split", ",".join(map(str, launch.counts))] if launch.counts else []
 
 
 def masks(chosen: Sequence[Device], present: Sequence[Device]) -> dict[str, str]:

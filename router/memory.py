@@ -5,8 +5,10 @@ Compared with what a real llama-server reports by `python -m tests.benchmarks.ac
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 
 from router import compute, kv, weights
@@ -37,6 +39,7 @@ DRAFT_FLAGS = {
 }
 # Kinds of drafting that go back to an earlier state (common/common.h, need_n_rs_seq).
 RETURNING = frozenset(("draft-mtp", "draft-eagle3", "draft-dflash", "draft-dspark"))
+PINNABLE = re.compile(r"(?:CUDA|ROCm)\d+")  # devices that the router knows, and a visibility mask can pick
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,11 @@ class Estimate:
     of one device, `fixed` what a process holds on each GPU besides. `n_ctx` is the context of all slots together.
 
     `host` is what of weights, KV and extra stays in RAM although the model is `offloaded`, `kv_host` the KV in it, and
-    `staging` the inputs and results of a batch there; without GPUs everything is in RAM. `layers` is what of weights
-    and KV goes to GPUs, layer by layer and the output last: `weights.spread` divides it. `prompts` is the bound of the
-    prompt cache, which the server fills in RAM with use, where a flag sets it; the default bound of 8 GiB is no need
-    and not counted. `logits` is what llama-fit-params counts in `compute` and a server does not need.
+    `staging` the inputs and results of a batch there; without GPUs everything is in RAM. `layers` is what goes to GPUs,
+    in the pieces in which it is divided among several: a layer with its KV each, the output last; empty for a split
+    that is not by layers. `shares` is how the user divides them. `prompts` is the bound of the prompt cache, which the
+    server fills in RAM with use, where a flag sets it; the default bound of 8 GiB is no need and not counted. `logits`
+    is what llama-fit-params counts in `compute` and a server does not need.
     """
 
     weights: int
@@ -63,6 +67,7 @@ class Estimate:
     offloaded: bool = False
     names: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
+    shares: tuple[float, ...] = ()
     prompts: int = 0
     logits: int = 0
 
@@ -72,7 +77,10 @@ class Estimate:
         rest = PROCESS + self.prompts
         if not self.offloaded:
             return Demand(host=total + each + rest)
-        return Demand(split=total - self.host, fixed=each, host=self.host + self.staging + rest, names=self.names)
+        host = self.host + self.staging + rest
+        given = weights.spread(self.layers, self.shares) if self.shares else ()
+        whole = Demand(fixed=each, host=host, names=self.names, layers=self.layers, given=given)
+        return whole.resized(total - self.host)
 
 
 def demand(args: Sequence[Arg], metadata: Metadata, *, gpus: int, mmproj: Metadata | None = None) -> Estimate:
@@ -81,8 +89,7 @@ def demand(args: Sequence[Arg], metadata: Metadata, *, gpus: int, mmproj: Metada
     A value that the engine will refuse counts as its default: the engine's own message is the better one. Raises
     GgufError where the draft model cannot be read.
     """
-    names = tuple(name for name in (value_of(args, "--device") or "").split(",") if name)
-    gpus = 0 if names == ("none",) else gpus
+    gpus = 0 if value_of(args, "--device") == "none" else gpus
     cache = _cache(args, metadata)
     main = _part(args, metadata, cache, _gpu_layers(args, "--gpu-layers", metadata) if gpus else 0)
     draft = _draft(args, metadata, cache, gpus)
@@ -95,18 +102,24 @@ def demand(args: Sequence[Arg], metadata: Metadata, *, gpus: int, mmproj: Metada
         weights=main.weights.total,
         kv=sum(main.kv),
         compute=main.compute,
-        fixed=CONTEXT if offloaded else 0,
+        fixed=CONTEXT + draft.on_gpus if offloaded else 0,
         n_ctx=cache.length * cache.streams,
-        extra=draft.total + adapters + projector,
+        extra=draft.total - (draft.on_gpus if offloaded else 0) + adapters + projector,
         host=main.host + draft.host + (0 if seen else projector) if offloaded else 0,
         kv_host=main.kv_host if offloaded else 0,
         staging=main.staging + draft.staging if offloaded else 0,
         offloaded=offloaded,
-        names=names if offloaded else (),
-        layers=main.layers,
+        names=names(args) if offloaded else (),
+        layers=_pieces(args, main, draft, adapters, projector if seen else 0) if offloaded else (),
+        shares=_shares(args, len(names(args)) or gpus) if offloaded else (),
         prompts=_number(args, "--cache-ram") * MIB,
         logits=everything - main.buffers,
     )
+
+
+def names(args: Sequence[Arg]) -> tuple[str, ...]:
+    """The GPUs that `--device` restricts a model to, as far as the router can."""
+    return tuple(filter(PINNABLE.fullmatch, (value_of(args, "--device") or "").split(",")))
 
 
 def fit_args(args: Sequence[Arg], estimate: Estimate) -> list[str]:
@@ -135,7 +148,7 @@ def measured(table: str, estimate: Estimate) -> Estimate:
         weights=max(estimate.weights, sum(row[0] for row in devices)),
         kv=sum(row[1] for row in devices) or estimate.kv,
         compute=max(estimate.compute, compute),
-        fixed=CONTEXT if gpus else 0,
+        fixed=max(CONTEXT, estimate.fixed) if gpus else 0,
         host=host[0] + host[1] if gpus else 0,
         kv_host=host[1] if gpus else 0,
         staging=max(host[2] + MIB, estimate.staging) if gpus else 0,
@@ -175,8 +188,14 @@ class _Part:
         return self.buffers if any(self.layers) else self.buffers + self.outputs
 
     @property
+    def on_gpus(self) -> int:
+        """Buffers on each GPU; none for one that is in RAM."""
+        return self.compute if any(self.layers) else 0
+
+    @property
     def host(self) -> int:
-        return self.weights.total + sum(self.kv) - sum(self.layers)
+        """Of one beside a model on GPUs."""
+        return self.weights.total + sum(self.kv) - sum(self.layers) + self.compute - self.on_gpus
 
     @property
     def staging(self) -> int:
@@ -222,6 +241,39 @@ def _draft(args: Sequence[Arg], metadata: Metadata, cache: Cache, gpus: int) -> 
         part = _part(args, metadata, cache, _gpu_layers(args, "--gpu-layers", metadata) if gpus else 0, drafts=True)
         return replace(part, weights=Weights(0, (0,) * len(part.weights.layers)))
     return NOTHING
+
+
+def _pieces(args: Sequence[Arg], main: _Part, draft: _Part, adapters: int, projector: int) -> tuple[int, ...]:
+    """What goes to GPUs, in the pieces in which llama.cpp divides it (llama-model.cpp, `load_tensors`).
+
+    By the same shares as the main model's layers, and so with them, go those of a draft model (common/speculative.cpp)
+    and the adapters of each; a projector goes to the first GPU (tools/mtmd/clip.cpp).
+    """
+    match value_of(args, "--split-mode"):
+        case "row" | "tensor":
+            return ()
+        case "none":
+            count = 1
+        case _:
+            count = max(1, len(main.layers) - main.first)
+    pieces = [adapters // count] * count
+    pieces[0] += adapters % count + projector
+    for part in (main, draft):
+        offloaded = part.layers[part.first :]
+        for n, size in enumerate(offloaded):
+            pieces[n * count // len(offloaded)] += size
+    return tuple(pieces)
+
+
+def _shares(args: Sequence[Arg], gpus: int) -> tuple[float, ...]:
+    """How the user divides the layers over several GPUs; empty where that is left to us, and for what is no number."""
+    words = re.split("[,/]+", value_of(args, "--tensor-split") or "")[:gpus]
+    try:
+        shares = tuple(float(word) for word in words)
+    except ValueError:
+        return ()
+    is_by_layers = value_of(args, "--split-mode") in (None, "layer")
+    return shares if is_by_layers and shares and min(shares) >= 0 < sum(shares) < inf else ()
 
 
 def _adapters(args: Sequence[Arg]) -> int:

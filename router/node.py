@@ -61,13 +61,15 @@ class Exit:
 class Launch:
     """One child to start. `args` are llama-server's, without host, port, alias and keys, which the node adds.
 
-    `devices` are the devices the child may use, pinned by the vendor's visibility mask; empty means CPU only.
-    `load_timeout` counts from the last sign of life.
+    `devices` are the devices the child may use, pinned by the vendor's visibility mask; empty means CPU only. `counts`
+    is how many layers go to each; empty where the engine or `args` say. `load_timeout` counts from the last sign of
+    life.
     """
 
     model: str
     args: tuple[str, ...]
     devices: tuple[Device, ...]
+    counts: tuple[int, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     stop_timeout: float = 10.0
     load_timeout: float = 600.0

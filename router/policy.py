@@ -5,9 +5,11 @@ No I/O, no clock, no logging. Everything is `int` bytes; times are only compared
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import accumulate, pairwise
 from math import inf
 
 
@@ -47,16 +49,34 @@ class Demand:
     `split` divides over the GPUs it is placed on (weights, KV cache), `fixed` repeats on each of them (context, compute
     buffers), `host` is RAM whatever the GPUs. A machine without GPUs has it all in `host`. `names` restricts the GPUs
     (`--device`), empty means any.
+
+    `layers` is `split` piece by piece, in the order in which the engine deals them out to several GPUs; empty where
+    nobody knows, and the engine divides by itself. `given` is `split` as the user has divided it (`--tensor-split`):
+    so much for each of the first GPUs, or of the first that `names` names; empty where that is left to us.
     """
 
     split: int = 0
     fixed: int = 0
     host: int = 0
     names: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+    given: tuple[int, ...] = ()
 
     @property
     def total(self) -> int:
         return self.split + self.fixed + self.host
+
+    def resized(self, split: int) -> Demand:
+        """With another `split`, each part of it in its proportion."""
+        return replace(self, split=split, layers=_scaled(self.layers, split), given=_scaled(self.given, split))
+
+
+def _scaled(parts: Sequence[int], whole: int) -> tuple[int, ...]:
+    """The parts, so that they are the whole together."""
+    before = sum(parts)
+    if not before:
+        return ()
+    return tuple(end - start for start, end in pairwise(whole * n // before for n in accumulate(parts, initial=0)))
 
 
 class Phase(Enum):
@@ -121,10 +141,12 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """`devices` are the GPUs a child is pinned to, `held` the bytes booked on each device key."""
+    """`devices` are the GPUs a child is pinned to, `held` the bytes booked on each device key. `counts` is how many
+    layers go to each of the devices; empty where there is nothing to divide, or the engine or the user does it."""
 
     held: Mapping[str, int] = field(default_factory=dict)
     devices: tuple[Device, ...] = ()
+    counts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +267,13 @@ def _rooms(snapshot: Snapshot, residents: Sequence[Resident]) -> dict[str, float
     back, counts as taken although the machine does not show it.
     """
     there = {resident.model for resident in residents}
+    booked, shifts = dict[str, int](), dict[str, int]()
+    for resident in residents:
+        for key, count in resident.held.items():
+            booked[key] = booked.get(key, 0) + count
+    for resident in snapshot.residents:
+        for key in resident.held:
+            shifts[key] = shifts.get(key, 0) + resident.shift(key, there=resident.model in there)
     rooms: dict[str, float] = {}
     for reading in snapshot.readings:
         key = reading.device.key
@@ -252,10 +281,8 @@ def _rooms(snapshot: Snapshot, residents: Sequence[Resident]) -> dict[str, float
         if not margin:
             rooms[key] = inf
             continue
-        books = reading.device.total - sum(r.held.get(key, 0) for r in residents)
         machine = reading.device.total if reading.free is None else reading.free
-        machine += sum(resident.shift(key, there=resident.model in there) for resident in snapshot.residents)
-        rooms[key] = min(books, machine) - margin
+        rooms[key] = min(reading.device.total - booked.get(key, 0), machine + shifts.get(key, 0)) - margin
     return rooms
 
 
@@ -281,41 +308,117 @@ def _place(
             if shunned.isdisjoint(hosts):
                 options.append((0, min((rooms[key] for key in hosts), default=inf), Allocation(held)))
             continue
-        gpus = [d for d in devices if d.kind == "gpu" and d.key not in shunned]
-        if demand.names:
-            gpus = [d for d in gpus if d.name in demand.names]
-        if chosen := _spread(gpus, demand, rooms):
-            slack = sum(rooms[device.key] for device in chosen)
-            options.append((len(chosen), slack, Allocation({**held, **_shares(chosen, demand, rooms)}, chosen)))
+        gpus = [d for d in devices if d.kind == "gpu" and (not demand.names or d.name in demand.names)]
+        place = _as_given if demand.given else _spread
+        if claim := place(gpus, demand, rooms, shunned):
+            slack = sum(rooms[device.key] for device in claim.devices)
+            options.append((len(claim.devices), slack, replace(claim, held={**held, **claim.held})))
     return min(options, key=lambda option: option[:2])[2] if options else None
 
 
-def _spread(gpus: Sequence[Device], demand: Demand, rooms: Mapping[str, float]) -> tuple[Device, ...] | None:
-    """The fewest devices that can hold it; of those, the window of the sorted rooms that leaves least over."""
-    usable = sorted((d for d in gpus if rooms[d.key] >= demand.fixed), key=lambda d: rooms[d.key])
+def _as_given(
+    gpus: Sequence[Device], demand: Demand, rooms: Mapping[str, float], shunned: frozenset[str]
+) -> Allocation | None:
+    """Where the user has divided it."""
+    order = {name: position for position, name in enumerate(demand.names)}
+    chosen = sorted(gpus, key=lambda d: (order.get(d.name, 0), d.index))[: len(demand.given)]
+    needs = [share + demand.fixed for share in demand.given]
+    if len(chosen) < len(needs) or any(d.key in shunned for d in chosen):
+        return None
+    fits = all(rooms[device.key] >= need for device, need in zip(chosen, needs, strict=True))
+    return _claim(chosen, needs, rooms) if fits else None
+
+
+def _spread(
+    gpus: Sequence[Device], demand: Demand, rooms: Mapping[str, float], shunned: frozenset[str]
+) -> Allocation | None:
+    """The fewest devices that can hold it; of those, the window of the sorted rooms that leaves least over, or any
+    where layers of different sizes go into no window."""
+    usable = [d for d in gpus if d.key not in shunned and rooms[d.key] >= demand.fixed]
     if usable and all(rooms[device.key] == inf for device in usable):
-        return tuple(sorted(usable, key=lambda d: d.index))  # unchecked: the engine chooses among all, as if alone
+        # Unchecked: the engine chooses among all, as if alone.
+        return Allocation({}, tuple(sorted(usable, key=lambda d: d.index)))
+    usable.sort(key=lambda d: rooms[d.key])
+    spare = [rooms[device.key] - demand.fixed for device in usable]
+    if not spare or max(demand.layers, default=0) > spare[-1]:
+        return None
+    ends = [*accumulate(demand.layers, initial=0)]
     for count in range(1, len(usable) + 1):
+        if sum(spare[-count:]) < demand.split:
+            continue
+        some = _some(usable, count, demand, rooms, ends) if count > 1 and demand.layers else usable[-count:]
+        if not some:
+            continue
         for start in range(len(usable) - count + 1):
-            window = usable[start : start + count]
-            if sum(rooms[d.key] - demand.fixed for d in window) >= demand.split:
-                return tuple(sorted(window, key=lambda d: d.index))
+            is_another = not start or spare[start - 1] < spare[start + count - 1]
+            if is_another and sum(spare[start : start + count]) >= demand.split:
+                window = sorted(usable[start : start + count], key=lambda d: d.index)
+                if claim := _divide(window, demand, rooms, ends):
+                    return claim
+        return _divide(some, demand, rooms, ends)
     return None
 
 
-def _shares(chosen: Sequence[Device], demand: Demand, rooms: Mapping[str, float]) -> dict[str, int]:
-    """Divide in proportion to the room, as the engine divides in proportion to free memory; never above a room."""
-    if any(rooms[device.key] == inf for device in chosen):
-        return {}
-    spare = [int(rooms[device.key]) - demand.fixed for device in chosen]
-    whole = sum(spare)
-    shares = [demand.split * room // whole if whole else 0 for room in spare]
-    left = demand.split - sum(shares)
-    for index, room in enumerate(spare):
+def _some(
+    usable: Sequence[Device], count: int, demand: Demand, rooms: Mapping[str, float], ends: Sequence[int]
+) -> Sequence[Device]:
+    """So many devices that hold all layers, in the order of the engine; empty if there are none."""
+    # By the number of devices, of those seen so far: how many layers they hold at most, and which devices do.
+    best: list[tuple[int, tuple[Device, ...]]] = [(0, ())]
+    for device in sorted(usable, key=lambda d: d.index):
+        room = rooms[device.key] - demand.fixed
+        longer = [(bisect_right(ends, ends[held] + room) - 1, (*some, device)) for held, some in best[:count]]
+        best.append((-1, ()))
+        best = [best[0], *(max(*pair, key=lambda found: found[0]) for pair in zip(best[1:], longer, strict=False))]
+    held, some = best[count]
+    return some if held == len(ends) - 1 else ()
+
+
+def _divide(
+    chosen: Sequence[Device], demand: Demand, rooms: Mapping[str, float], ends: Sequence[int]
+) -> Allocation | None:
+    """In proportion to the room, by whole layers where these are known; `ends[n]` is what the first n take. None if
+    they do not go in."""
+    spare = [rooms[device.key] - demand.fixed for device in chosen]
+    if len(chosen) == 1:
+        return _claim(chosen, [demand.split + demand.fixed], rooms)
+    if not demand.layers:
+        return _claim(chosen, [share + demand.fixed for share in _in_proportion(demand.split, spare)], rooms)
+    # What must lie before each border, so that the rest goes in behind it.
+    least = [len(ends) - 1]
+    for room in reversed(spare):
+        least.append(bisect_left(ends, ends[least[-1]] - room))
+    if least.pop():
+        return None
+    borders, filled, whole = [0], 0.0, sum(spare)
+    for room, low in zip(spare, reversed(least), strict=True):
+        filled += room
+        even = bisect_right(ends, ends[-1] * filled / whole) - 1
+        most = bisect_right(ends, ends[borders[-1]] + room) - 1
+        borders.append(max(low, min(even, most)))
+    needs = [ends[end] - ends[start] + demand.fixed for start, end in pairwise(borders)]
+    return _claim(chosen, needs, rooms, tuple(end - start for start, end in pairwise(borders)))
+
+
+def _in_proportion(split: int, spare: Sequence[float]) -> list[int]:
+    """As the engine divides by free memory, when it is left to it; never above a room."""
+    rooms = [int(room) for room in spare]
+    whole = sum(rooms)
+    shares = [split * room // whole if whole else 0 for room in rooms]
+    left = split - sum(shares)
+    for index, room in enumerate(rooms):
         more = min(left, room - shares[index])
         shares[index] += more
         left -= more
-    return {device.key: share + demand.fixed for device, share in zip(chosen, shares, strict=True)}
+    return shares
+
+
+def _claim(
+    chosen: Sequence[Device], needs: Sequence[int], rooms: Mapping[str, float], counts: tuple[int, ...] = ()
+) -> Allocation:
+    """Nothing is booked where nothing is checked."""
+    held = {d.key: need for d, need in zip(chosen, needs, strict=True) if rooms[d.key] != inf}
+    return Allocation(held, tuple(chosen), counts)
 
 
 def _primaries(snapshot: Snapshot, residents: Iterable[Resident]) -> frozenset[str]:

@@ -511,6 +511,7 @@ class Pool:
             model=spec.name,
             args=run.args,
             devices=run.allocation.devices,
+            counts=run.allocation.counts,
             env=spec.env,
             stop_timeout=spec.stop_timeout,
             load_timeout=self._load_timeout,

@@ -61,7 +61,10 @@ def place(args: Sequence[Arg], metadata: Metadata, first: int, *, predicts: bool
 
 
 def spread(layers: Sequence[int], split: Sequence[float]) -> tuple[int, ...]:
-    """What of the offloaded `layers`, the output last, goes to each GPU by these shares (`--tensor-split`)."""
+    """What of the offloaded `layers`, the output last, goes to each GPU by these shares (`--tensor-split`).
+
+    Shares that are whole numbers of layers, as many as there are together, give each GPU just so many.
+    """
     borders = [sum(split[: n + 1]) / sum(split) for n in range(len(split))]
     found = [0] * len(split)
     for n, size in enumerate(layers):
