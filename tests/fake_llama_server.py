@@ -15,7 +15,8 @@ those that it does not know. Its own options are flags (`--load-seconds 0.1`) or
     --ignore-sigterm --ignore-exit
     --hold-bytes N            holds memory: RAM, or with --hold-device I of the simulated NVML in $FAKE_NVML
     --gpu-bytes N             takes memory of the simulated NVML while it loads, on the GPUs of CUDA_VISIBLE_DEVICES
-                              and as the engine would: 512 MiB on each, N divided by what --fit-target (MiB) leaves.
+                              and as the engine would: 512 MiB on each, N divided by --tensor-split if there is one,
+                              else by what --fit-target (MiB) leaves.
                               What is not there ends it, like --fail
     --spawn-child             has a child of its own, and logs `grandchild <pid>`
     --crash-after-seconds S --crash-after-requests N --crash-after-chunks N      ends like --fail
@@ -41,7 +42,7 @@ FLAGS = {"silent", "no-protocol", "mixed-logs", "ignore-sigterm", "ignore-exit",
 VALUES = {
     *("load-seconds", "fail", "exit-code", "stdout-flood", "hold-bytes", "hold-device", "gpu-bytes", "journal"),
     *("crash-after-seconds", "crash-after-requests", "crash-after-chunks", "first-seconds", "chunk-seconds", "tokens"),
-    *("host", "port", "alias", "sleep-idle-seconds", "fit-target"),
+    *("host", "port", "alias", "sleep-idle-seconds", "fit-target", "tensor-split"),
 }
 MIB = 1 << 20
 CONTEXT = 512 * MIB  # of a CUDA context
@@ -160,6 +161,8 @@ def shares(free: dict[int, int]) -> dict[int, int]:
     """What it will hold of each GPU."""
     targets = [int(word) * MIB for word in options.get("fit-target", "1024").split(",")]
     rooms = {gpu: max(0, room - targets[n % len(targets)] - CONTEXT) for n, (gpu, room) in enumerate(free.items())}
+    if "tensor-split" in options:
+        rooms = dict(zip(free, map(int, options["tensor-split"].split(",")), strict=True))
     whole = sum(rooms.values()) or 1
     return {gpu: CONTEXT + number("gpu-bytes") * room // whole for gpu, room in rooms.items()}
 
