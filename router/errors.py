@@ -6,14 +6,17 @@
     ├── InvalidRequest              400  invalid_request_error
     │   └── NotLoaded               400  the model is not running and this request may not load it
     ├── Unauthorized                401  authentication_error
+    ├── Forbidden                   403  permission_error: the hub wants a token or a licence, or it would be unsafe
     ├── UnknownModel                404  not_found_error
     ├── BodyTooLarge                413  invalid_request_error
     ├── ModelTooLarge               507  insufficient_memory: would not fit on the empty machine
+    ├── InsufficientDisk            507  insufficient_storage: what is to be downloaded would not fit on the disk
     ├── Unavailable                 503  unavailable_error, with Retry-After
     │   ├── QueueFull
     │   ├── QueueTimeout
     │   ├── Cancelled                    an unload or the shutdown took the request off the queue
-    │   └── BackingOff                   the model crashed repeatedly
+    │   ├── BackingOff                   the model crashed repeatedly
+    │   └── HubUnavailable               the hub did not answer, or asked to come again later
     ├── LoadFailed                  500  the child ended, or was silent, before it was ready
     ├── UpstreamFailed              502  the child died before it answered, or in the middle
     │   └── Unreachable             502  no sign that the child took the request: it may go to another
@@ -60,6 +63,11 @@ class Unauthorized(RouterError):
     code = "authentication_error"
 
 
+class Forbidden(RouterError):
+    status = 403
+    code = "permission_error"
+
+
 class UnknownModel(RouterError):
     status = 404
     code = "not_found_error"
@@ -73,6 +81,11 @@ class BodyTooLarge(RouterError):
 class ModelTooLarge(RouterError):
     status = 507
     code = "insufficient_memory"
+
+
+class InsufficientDisk(RouterError):
+    status = 507
+    code = "insufficient_storage"
 
 
 class Unavailable(RouterError):
@@ -96,6 +109,10 @@ class Cancelled(Unavailable):
 
 
 class BackingOff(Unavailable):
+    pass
+
+
+class HubUnavailable(Unavailable):
     pass
 
 
