@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from router.api.body import Asked, asked, asks_for_context, is_unlimited, read_body, with_time_limit
+from router.api.body import asked, asks_for_context, is_unlimited, read_body, with_time_limit
 from router.api.proxy import Dialect, Passage, target_of
 from router.catalog import ModelSpec
 from router.errors import InvalidRequest, NotLoaded, RouterError
@@ -48,12 +49,11 @@ class Gateway:
             body = await read_body(request, self.body_limit)
             wish = asked(body, request.headers.get("content-type"))
             spec = self.pool.catalog.resolve(wish.model or request.query_params.get("model"))
-            self._may_load(spec, request, self.autoload)
-            self._note_context(spec, wish)
+            self.may_load(spec, request, self.autoload)
             time_limit = None
-            if self.generation_time and wish.fields is not None and is_unlimited(request.scope["path"], wish.fields):
-                body = with_time_limit(body, wish.fields, self.generation_time)
-                time_limit = 2 * self.generation_time
+            if wish.fields is not None:
+                self.note_context(spec, wish.fields)
+                body, time_limit = self.limited(request.scope["path"], wish.fields, body)
             return self._passage(spec, request, dialect, body, wish.stream, used=True, time_limit=time_limit)
 
         return told_in(dialect, endpoint)
@@ -64,19 +64,28 @@ class Gateway:
 
         async def endpoint(request: Request) -> Response:
             spec = self.pool.catalog.resolve(request.query_params.get("model"))
-            self._may_load(spec, request, False)
+            self.may_load(spec, request, False)
             return self._passage(spec, request, dialect, b"", False, used=False)
 
         return told_in(dialect, endpoint)
 
-    def _may_load(self, spec: ModelSpec, request: Request, default: bool) -> None:
+    def may_load(self, spec: ModelSpec, request: Request, default: bool) -> None:
+        """Raises NotLoaded."""
         wish = request.query_params.get("autoload")
         may = default if wish is None else wish in ("1", "true")
         if not may and not self.pool.is_running(spec.name):
             raise NotLoaded(f"model {spec.name!r} is not loaded; POST /models/load loads it, or add ?autoload=true")
 
-    def _note_context(self, spec: ModelSpec, wish: Asked) -> None:
-        if wish.fields and spec.name not in self._told and asks_for_context(wish.fields):
+    def limited(self, path: str, fields: Mapping[str, Any], body: bytes) -> tuple[bytes, float | None]:
+        """The JSON object `body`, which holds `fields`, with a limit of time where it has none of tokens, and the
+        seconds after which its answer is ended."""
+        if not self.generation_time or not is_unlimited(path, fields):
+            return body, None
+        return with_time_limit(body, fields, self.generation_time), 2 * self.generation_time
+
+    def note_context(self, spec: ModelSpec, fields: Mapping[str, Any]) -> None:
+        """Tell the log, once a model, of a wish that changes nothing."""
+        if spec.name not in self._told and asks_for_context(fields):
             self._told.add(spec.name)
             log.info(
                 "%s: a request's num_ctx changes nothing: the context is fixed when the model loads; "
