@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, combinations
+from itertools import chain, combinations, combinations_with_replacement, pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -27,6 +27,7 @@ from router.policy import (
     plan,
     size,
 )
+from router.weights import spread
 
 RAM = Device("here", "RAM", "host", 100)
 
@@ -73,6 +74,7 @@ def where(outcome: Plan) -> dict[str, int]:
         pytest.param((10, 20), Demand(split=9), {"GPU0": 9}, id="tightest fit"),
         pytest.param((20, 10), Demand(split=9), {"GPU1": 9}, id="tightest fit, whatever the index"),
         pytest.param((10, 20), Demand(split=10), {"GPU1": 10}, id="the one that can"),
+        pytest.param((30, 10, 20), Demand(split=10), {"GPU2": 10}, id="the tightest of those that can"),
         pytest.param((10, 10, 30), Demand(split=18), {"GPU2": 18}, id="fewest devices before tightest fit"),
         pytest.param((11, 11), Demand(split=12, fixed=2), {"GPU0": 8, "GPU1": 8}, id="fixed repeats on each"),
         pytest.param((11, 21), Demand(split=24), {"GPU0": 8, "GPU1": 16}, id="unequal GPUs share by their room"),
@@ -91,6 +93,80 @@ def test_placement(totals: tuple[int, ...], demand: Demand, expected: dict[str, 
     assert isinstance(outcome, Place)
     assert where(outcome) == expected
     assert [device.name for device in outcome.claim.devices] == sorted(name for name in expected if name != "RAM")
+
+
+# Layers
+
+
+def layered(*layers: int, fixed: int = 0) -> Demand:
+    return Demand(sum(layers), fixed, layers=layers)
+
+
+@pytest.mark.parametrize(
+    ("totals", "demand", "expected", "counts"),
+    [
+        pytest.param((21,), layered(5, 5, 5), {"GPU0": 15}, (), id="one GPU: nothing to divide"),
+        pytest.param((11, 11), layered(*[2] * 8), {"GPU0": 8, "GPU1": 8}, (4, 4), id="equal GPUs"),
+        pytest.param((9, 25), layered(*[1] * 28), {"GPU0": 7, "GPU1": 21}, (7, 21), id="in proportion to the room"),
+        pytest.param((9, 25), layered(*[4] * 7), {"GPU0": 4, "GPU1": 24}, (1, 6), id="by whole layers"),
+        pytest.param((11, 11), layered(6, 6, 6), None, (), id="not by the half of a layer"),
+        pytest.param(
+            (9, 9, 9), layered(6, 6, 6), {"GPU0": 6, "GPU1": 6, "GPU2": 6}, (1, 1, 1), id="but by one more GPU"
+        ),
+        pytest.param(
+            (6, 9, 99), layered(*[3] * 35), {"GPU0": 3, "GPU1": 6, "GPU2": 96}, (1, 2, 32), id="never above a room"
+        ),
+        pytest.param((12, 8), layered(1, 1, 1, 1, 1, 1, 12, fixed=0), None, (), id="too large a last one"),
+        pytest.param((7, 13), layered(1, 1, 1, 1, 1, 1, 12), {"GPU0": 6, "GPU1": 12}, (6, 1), id="a large last one"),
+        pytest.param((11, 11), layered(3, 3, 3, fixed=4), {"GPU0": 7, "GPU1": 10}, (1, 2), id="fixed repeats on each"),
+        # The two largest have room enough, but not in this order.
+        pytest.param((7, 11, 10), layered(6, 10), {"GPU0": 6, "GPU1": 10}, (1, 1), id="others than the largest two"),
+        pytest.param((11, 11), layered(10, 0, 0, 1), {"GPU0": 10, "GPU1": 1}, (1, 3), id="layers that are not loaded"),
+    ],
+)
+def test_layers(
+    totals: tuple[int, ...], demand: Demand, expected: dict[str, int] | None, counts: tuple[int, ...]
+) -> None:
+    outcome = plan(snapshot(gpus(*totals)), demand)
+    assert isinstance(outcome, Reject if expected is None else Place)
+    if isinstance(outcome, Place):
+        assert (where(outcome), outcome.claim.counts) == (expected, counts)
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "expected"),
+    [
+        ((5, 10), (), {"GPU0": 6, "GPU1": 11}),
+        ((5,), (), {"GPU0": 6}),
+        ((5, 10), ("GPU2", "GPU1"), {"GPU2": 6, "GPU1": 11}),
+        ((0, 10), (), {"GPU0": 1, "GPU1": 11}),  # the engine opens all that it sees
+        ((10, 5), (), None),
+        ((1, 1, 1, 1), (), None),
+    ],
+)
+def test_as_the_user_divides(given: tuple[int, ...], names: tuple[str, ...], expected: dict[str, int] | None) -> None:
+    demand = Demand(sum(given), 1, names=names, layers=(1,) * sum(given), given=given)
+    outcome = plan(snapshot(gpus(8, 16, 32)), demand)
+    assert isinstance(outcome, Reject if expected is None else Place)
+    if isinstance(outcome, Place):
+        assert where(outcome) == expected
+        assert [device.name for device in outcome.claim.devices] == [*(expected or ())]
+        assert outcome.claim.counts == ()
+
+
+def test_as_the_user_divides_only_beside_loads() -> None:
+    loading = on(Phase.LOADING, "a", GPU1=1)
+    outcome = plan(snapshot(gpus(8, 16), loading), Demand(4, given=(2, 2)))
+    assert isinstance(outcome, Wait)
+    assert where(outcome) == {"GPU0": 2, "GPU1": 2}
+
+
+def test_resized() -> None:
+    whole = Demand(10, 3, layers=(2, 3, 5), given=(2, 8))
+    assert whole.resized(10) == whole
+    assert whole.resized(21) == Demand(21, 3, layers=(4, 6, 11), given=(4, 17))
+    assert whole.resized(0).layers == (0, 0, 0)
+    assert Demand(10).resized(5) == Demand(5)
 
 
 def test_a_model_stays_on_one_node() -> None:
@@ -445,9 +521,30 @@ class Case:
             allowed = [d for d in allowed if not self.demand.names or d.name in self.demand.names]
             for keys in nonempty_subsets([d.key for d in allowed]):
                 spare = [room[key] - self.demand.fixed for key in keys]
-                if min(spare) >= 0 and sum(spare) >= self.demand.split:
+                is_meant = not self.demand.given or keys == self.given(node)
+                if is_meant and min(spare) >= 0 and self.holds(spare):
                     found.append(keys)
         return found
+
+    def given(self, node: str) -> tuple[str, ...] | None:
+        """The GPUs that the user's split is for."""
+        present = [d.name for d in self.devices if d.node == node and d.kind == "gpu"]
+        names = [name for name in self.demand.names or present if name in present][: len(self.demand.given)]
+        return tuple(f"{node}/{name}" for name in names) if len(names) == len(self.demand.given) else None
+
+    def holds(self, spare: Sequence[int]) -> bool:
+        """By brute force: every way to cut the layers into as many pieces."""
+        demand = self.demand
+        if demand.given:
+            return all(room >= need for room, need in zip(spare, demand.given, strict=True))
+        if not demand.layers or len(spare) == 1:
+            return sum(spare) >= demand.split
+        count = len(demand.layers)
+        return any(
+            all(sum(demand.layers[start:end]) <= room for room, (start, end) in zip(spare, pairwise(cuts), strict=True))
+            for inner in combinations_with_replacement(range(count + 1), len(spare) - 1)
+            for cuts in [(0, *inner, count)]
+        )
 
     def fits(self, *worlds: Sequence[Resident]) -> bool:
         return bool(self.options(*worlds))
@@ -488,6 +585,13 @@ def cases(draw: st.DrawFn) -> Case:
         readings.append(Reading(device, free))
     names = draw(st.sampled_from([(), (), (), ("GPU0",), ("GPU1", "GPU2")]))
     demand = Demand(draw(st.integers(0, 30)), draw(st.integers(0, 5)), draw(st.integers(0, 15)), names)
+    match draw(st.sampled_from(["as the engine likes", "by layers", "by layers", "as the user likes"])):
+        case "by layers":
+            layers = tuple(draw(st.lists(st.integers(0, 8), min_size=1, max_size=7)))
+            demand = replace(demand, split=sum(layers), layers=layers)
+        case "as the user likes":
+            given = tuple(draw(st.lists(st.integers(0, 12), min_size=1, max_size=3)))
+            demand = replace(demand, split=sum(given), given=given)
     limit = draw(st.sampled_from([0, 0, 0, 1, 2, 4, 6]))
     return Case(Snapshot(tuple(readings), tuple(residents), limit, margins), demand, others)
 
@@ -525,8 +629,17 @@ def test_a_claim_is_the_whole_demand_on_the_fewest_devices(case: Case) -> None:
     hosts = [count for key, count in claim.held.items() if key.endswith("/RAM")]
     assert sum(hosts) == demand.host
     assert bool(claim.devices) == bool(demand.split or demand.fixed)
-    if booked:
-        assert sum(booked.values()) == demand.split + demand.fixed * len(claim.devices)
+    if len(booked) == len(claim.devices) > 0:
+        shares = [count - demand.fixed for count in booked.values()]
+        assert sum(shares) == demand.split
+        if demand.given:
+            assert shares == [*demand.given]
+        elif demand.layers and len(shares) > 1:  # what the child's --tensor-split makes of it
+            assert sum(claim.counts) == len(demand.layers)
+            assert shares == [*spread(demand.layers, claim.counts)]
+            assert min(claim.counts) > 0
+        else:
+            assert claim.counts == ()
         assert min(booked.values()) >= demand.fixed
         assert not demand.names or {d.name for d in claim.devices} <= set(demand.names)
         worlds = [case.staying(), [r for r in case.snapshot.residents if r.phase is not Phase.CLAIMED]]
@@ -629,7 +742,7 @@ def test_the_queue_together_never_overcommits(case: Case, split: int, host: int)
     """Two placed in one pass fit beside each other, and neither takes what the first was promised."""
     first = plan(case.snapshot, case.demand)
     second = replace(
-        case, snapshot=case.snapshot.after(first, "first"), demand=replace(case.demand, split=split, host=host)
+        case, snapshot=case.snapshot.after(first, "first"), demand=replace(case.demand.resized(split), host=host)
     )
     outcome = plan(second.snapshot, second.demand)
     if not isinstance(outcome, Place):
