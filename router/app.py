@@ -18,10 +18,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from router.api import anthropic, openai
+from router.api import anthropic, ollama, openai
 from router.api.gateway import Gateway
 from router.api.listing import Listing
 from router.api.native import Native
+from router.api.ollama import Hub
 from router.api.proxy import Dialect
 from router.catalog import ModelSpec
 from router.errors import RouterError, Unauthorized
@@ -42,12 +43,13 @@ def create_app(
     reload: Callable[[], Awaitable[Changes]],
     forecast: Callable[[ModelSpec], Awaitable[Forecast]],
     build: str = "",
+    hub: Hub | None = None,
 ) -> Starlette:
     """`keys` are the API keys, any of which opens everything; none means no authentication. `cors_origins` are whole
-    origins, `*`, or `localhost` for loopback on any port."""
+    origins, `*`, or `localhost` for loopback on any port. Without a `hub` no model is downloaded or removed."""
     native = Native(gateway, Listing(gateway.pool), reload, forecast, build)
     return Starlette(
-        routes=[*native.routes(), *openai.routes(gateway), *anthropic.routes(gateway)],
+        routes=[*native.routes(), *openai.routes(gateway), *anthropic.routes(gateway), *ollama.routes(gateway, hub)],
         middleware=[_cors(cors_origins), Middleware(Keys, keys=keys)],
         exception_handlers={HTTPException: _http_error, ClientDisconnect: _left, Exception: _defect},
         lifespan=lambda app: _lifespan(gateway),
@@ -100,7 +102,9 @@ def _token(header: str) -> bytes:
 
 def dialect_of(path: str) -> Dialect:
     """Whose errors a client of this path understands."""
-    return anthropic.DIALECT if path.startswith("/v1/messages") else openai.DIALECT
+    if path.startswith("/v1/messages"):
+        return anthropic.DIALECT
+    return ollama.DIALECT if path == "/" or path.startswith("/api/") else openai.DIALECT
 
 
 def _cors(origins: Sequence[str]) -> Middleware:

@@ -18,6 +18,7 @@
     │   ├── BackingOff                   the model crashed repeatedly
     │   └── HubUnavailable               the hub did not answer, or asked to come again later
     ├── LoadFailed                  500  the child ended, or was silent, before it was ready
+    ├── Unsupported                 501  not_supported_error: a part of an API that the router does not have
     ├── UpstreamFailed              502  the child died before it answered, or in the middle
     │   └── Unreachable             502  no sign that the child took the request: it may go to another
     ├── GenerationTimeout           504  timeout_error: an answer without a token limit took too long
@@ -118,6 +119,11 @@ class HubUnavailable(Unavailable):
 
 class LoadFailed(RouterError):
     pass
+
+
+class Unsupported(RouterError):
+    status = 501
+    code = "not_supported_error"
 
 
 class UpstreamFailed(RouterError):

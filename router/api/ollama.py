@@ -1,0 +1,318 @@
+"""Ollama's API: its endpoints and its way of telling errors. What is asked and answered is translated beside here, in
+`prompt` and `reply`; what runs, waits and is limited is so as for every other dialect."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from router.api import prompt, reply
+from router.api.body import asked, read_body
+from router.api.gateway import Gateway, told_in
+from router.api.library import Found, Library
+from router.api.openai import retry_header
+from router.api.prompt import Defaults, Fields, Question
+from router.api.proxy import NDJSON, Passage, Translation, target_of
+from router.api.reply import Clock, Embedding, Generation, Notice, Tell
+from router.errors import InvalidRequest, RouterError, Unsupported
+
+# The version of Ollama's API that this is like: its clients compare it, and take nothing but numbers and dots.
+VERSION = "0.12.6"
+
+# Of /api/create: what makes more of a model than another name with parameters and a system prompt.
+_MORE = ("files", "adapters", "template", "license", "messages", "quantize", "quantization", "modelfile", "path")
+
+
+class Ollama:
+    """`{"error": MESSAGE}`, in a stream as its last line."""
+
+    def error(self, exc: RouterError) -> Response:
+        return _json({"error": exc.message}, exc.status, retry_header(exc))
+
+    def stream_error(self, exc: RouterError) -> bytes:
+        return reply.line({"error": exc.message})
+
+
+DIALECT = Ollama()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the download of one file is, in bytes."""
+
+    digest: str
+    total: int
+    completed: int
+
+
+class Hub(Protocol):
+    """Where models come from. Both raise RouterErrors."""
+
+    def pull(self, name: str) -> AsyncIterator[Progress]: ...
+
+    async def remove(self, name: str) -> None: ...
+
+
+class Endpoints:
+    def __init__(self, gateway: Gateway, hub: Hub | None) -> None:
+        self._gateway = gateway
+        self._pool = gateway.pool
+        self._library = Library(gateway.pool)
+        self._hub = hub
+
+    def routes(self) -> list[Route]:
+        own = (
+            ("/", "GET", self.greet),
+            ("/api/version", "GET", self.version),
+            ("/api/tags", "GET", self.tags),
+            ("/api/ps", "GET", self.running),
+            ("/api/show", "POST", self.show),
+            ("/api/chat", "POST", self.chat),
+            ("/api/generate", "POST", self.generate),
+            ("/api/embed", "POST", self.embed),
+            ("/api/embeddings", "POST", self.embeddings),
+            ("/api/copy", "POST", self.copy),
+            ("/api/create", "POST", self.create),
+            ("/api/delete", "DELETE", self.delete),
+            ("/api/pull", "POST", self.pull),
+            ("/api/blobs/{digest}", "HEAD", self.has_blob),
+            ("/api/blobs/{digest}", "POST", self.take_blob),
+        )
+        return [Route(path, told_in(DIALECT, endpoint), methods=[method]) for path, method, endpoint in own]
+
+    # What there is
+
+    async def greet(self, request: Request) -> Response:
+        return PlainTextResponse("Ollama is running")
+
+    async def version(self, request: Request) -> Response:
+        return _json({"version": VERSION})
+
+    async def tags(self, request: Request) -> Response:
+        return _json({"models": await self._library.tags()})
+
+    async def running(self, request: Request) -> Response:
+        return _json({"models": await self._library.running()})
+
+    async def show(self, request: Request) -> Response:
+        fields = await self._fields(request)
+        found = self._library.find_prefixed(_name(fields))
+        return _json(await self._library.show(found, verbose=prompt.flag(fields, "verbose")))
+
+    # What models do
+
+    async def chat(self, request: Request) -> Response:
+        fields = await self._fields(request)
+        if not fields.get("messages"):
+            return self._preload(request, fields, reply.as_message)
+        return self._generation(request, fields, prompt.chat, reply.as_message)
+
+    async def generate(self, request: Request) -> Response:
+        fields = await self._fields(request)
+        if not prompt.text(fields, "prompt"):
+            return self._preload(request, fields, reply.as_response)
+        return self._generation(request, fields, prompt.generate, reply.as_response)
+
+    def _generation(
+        self, request: Request, fields: Fields, ask: Callable[[Fields, Defaults], Question], tell: Tell
+    ) -> Response:
+        clock, found = Clock(), self._library.find(_name(fields))
+        question = ask(fields, found.defaults)
+        self._gateway.note_context(found.spec, fields)
+        body, time_limit = self._gateway.limited(
+            question.target.decode(), question.fields, prompt.encode(question.fields)
+        )
+        generation = Generation(
+            _name(fields) or found.spec.name,
+            question.target,
+            body,
+            tell,
+            clock,
+            prompt.flag(fields, "stream", True),
+            prompt.alternatives(fields),
+        )
+        return self._passage(request, fields, found, generation, clock, time_limit)
+
+    def _preload(self, request: Request, fields: Fields, tell: Tell) -> Response:
+        """Nothing is asked: the model is loaded, or with a `keep_alive` of 0 unloaded."""
+        clock, found = Clock(), self._library.find(_name(fields))
+        name = found.spec.name
+
+        def done(reason: str) -> Mapping[str, Any]:
+            told = {**reply.head(_name(fields) or name), **tell("", "", [])}
+            return {**told, "done": True, "done_reason": reason, **clock.durations()}
+
+        if prompt.keep_alive(fields) != 0:
+            return self._passage(request, fields, found, Notice(lambda: done("load")), clock)
+        if self._pool.is_running(name):
+            self._pool.unload(name)
+        return _json(done("unload"))
+
+    async def embed(self, request: Request) -> Response:
+        fields = await self._fields(request)
+        clock, found = Clock(), self._library.find(_name(fields))
+        inputs = prompt.texts(fields)
+
+        def told(vectors: list[list[float]], count: int) -> Mapping[str, Any]:
+            answer = {"model": _name(fields) or found.spec.name, "embeddings": vectors}
+            return {**answer, **clock.durations(), "prompt_eval_count": count}
+
+        dimensions = fields.get("dimensions") or 0
+        if not isinstance(dimensions, int) or isinstance(dimensions, bool) or dimensions < 0:
+            raise InvalidRequest('"dimensions" must be a positive integer.')
+        embedding = Embedding(inputs, told, prompt.flag(fields, "truncate", True), dimensions)
+        return self._passage(request, fields, found, embedding if inputs else Notice(lambda: told([], 0)), clock)
+
+    async def embeddings(self, request: Request) -> Response:
+        """The older form of `embed`."""
+        fields = await self._fields(request)
+        clock, found, text = Clock(), self._library.find(_name(fields)), prompt.text(fields, "prompt")
+        embedding = Embedding([text], lambda vectors, count: {"embedding": vectors[0]})
+        return self._passage(request, fields, found, embedding if text else Notice(lambda: {"embedding": []}), clock)
+
+    def _passage(
+        self,
+        request: Request,
+        fields: Fields,
+        found: Found,
+        translation: Translation,
+        clock: Clock,
+        time_limit: float | None = None,
+    ) -> Response:
+        ttl = prompt.keep_alive(fields)
+        self._gateway.may_load(found.spec, request, self._gateway.autoload)
+
+        async def lease() -> Any:
+            granted = await self._pool.lease(found.spec, ttl=ttl)
+            clock.loaded()
+            return granted
+
+        return Passage(  # type: ignore[return-value]
+            lease,
+            self._gateway.upstream,
+            DIALECT,
+            method=request.method,
+            target=target_of(request),
+            headers=request.scope["headers"],
+            time_limit=time_limit,
+            translation=translation,
+        )
+
+    # Names of clients' own
+
+    async def copy(self, request: Request) -> Response:
+        fields = await self._fields(request)
+        source, destination = prompt.text(fields, "source"), prompt.text(fields, "destination")
+        if not source or not destination:
+            raise InvalidRequest('Send {"source": NAME, "destination": NAME}.')
+        found = self._library.find(source)
+        self._library.add(destination, found, found.defaults)
+        return Response()
+
+    async def create(self, request: Request) -> Response:
+        """A name for a model that there is, with parameters and a system prompt."""
+        fields = await self._fields(request)
+        if more := [name for name in _MORE if fields.get(name)]:
+            raise Unsupported(
+                f'"{more[0]}" is not supported: a model is made "from" another one, with "system" and "parameters". '
+                "Put other models where the router finds them, or into its presets."
+            )
+        name, origin = _name(fields), prompt.text(fields, "from")
+        if not name or not origin:
+            raise InvalidRequest('Send {"model": NAME, "from": NAME}, and "system" and "parameters" if you like.')
+        found = self._library.find(origin)
+        parameters = {**found.defaults.parameters, **prompt.parameters(fields.get("parameters"))}
+        defaults = Defaults(prompt.text(fields, "system") or found.defaults.system, parameters)
+        self._library.add(name, found, defaults)
+        return _statuses(fields, ["writing manifest", "success"])
+
+    async def delete(self, request: Request) -> Response:
+        fields = await self._fields(request)
+        found = self._library.find(_required(fields))
+        if found.alias:
+            self._library.remove(found.alias)
+        else:
+            await self._hub_for("deleted").remove(found.spec.name)
+        return Response()
+
+    async def pull(self, request: Request) -> Response:
+        fields = await self._fields(request)
+        name, hub = _required(fields), self._hub_for("pulled")
+        if not prompt.flag(fields, "stream", True):
+            async for _ in hub.pull(name):
+                pass
+            return _json({"status": "success"})
+        return StreamingResponse(_pulling(hub, name), media_type=NDJSON.decode())
+
+    async def has_blob(self, request: Request) -> Response:
+        digest = request.path_params["digest"].removeprefix("sha256:")
+        return Response(status_code=200 if await self._library.has(digest) else 404)
+
+    async def take_blob(self, request: Request) -> Response:
+        raise Unsupported("Files cannot be uploaded; put them where the router finds models.")
+
+    def _hub_for(self, what: str) -> Hub:
+        if self._hub is None:
+            raise Unsupported(f"Models cannot be {what} here: downloads are not available.")
+        return self._hub
+
+    async def _fields(self, request: Request) -> dict[str, Any]:
+        """The body, which is JSON whatever its type is said to be."""
+        body = await read_body(request, self._gateway.body_limit)
+        fields = asked(body, "application/json").fields
+        if fields is None:
+            raise InvalidRequest("The request body is missing; send a JSON object.")
+        return fields
+
+
+async def _pulling(hub: Hub, name: str) -> AsyncIterator[bytes]:
+    yield reply.line({"status": "pulling manifest"})
+    try:
+        async for file in hub.pull(name):
+            status = f"pulling {file.digest.removeprefix('sha256:')[:12]}"
+            yield reply.line(
+                {"status": status, "digest": file.digest, "total": file.total, "completed": file.completed}
+            )
+    except RouterError as exc:
+        yield DIALECT.stream_error(exc)
+        return
+    for status in ("verifying sha256 digest", "writing manifest", "success"):
+        yield reply.line({"status": status})
+
+
+def _statuses(fields: Fields, statuses: list[str]) -> Response:
+    """A thing that is done already, told as if it took a while."""
+    if not prompt.flag(fields, "stream", True):
+        return _json({"status": statuses[-1]})
+    return Response(b"".join(reply.line({"status": status}) for status in statuses), media_type=NDJSON.decode())
+
+
+def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Plain ASCII: what clients sent and is told again may be no valid Unicode."""
+    return Response(json.dumps(value), status, headers, "application/json")
+
+
+def _name(fields: Fields) -> str | None:
+    """`name` is what older clients say. Fit to be told again."""
+    name = prompt.text(fields, "model") or prompt.text(fields, "name")
+    if not name.isprintable():
+        raise InvalidRequest('"model" must be the name of a model, without control characters.')
+    return name or None
+
+
+def _required(fields: Fields) -> str:
+    """Of what would be deleted or downloaded, there is no default."""
+    name = _name(fields)
+    if name is None:
+        raise InvalidRequest('Name a "model".')
+    return name
+
+
+def routes(gateway: Gateway, hub: Hub | None = None) -> list[Route]:
+    return Endpoints(gateway, hub).routes()
