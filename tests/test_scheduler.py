@@ -1538,6 +1538,7 @@ SHAPES: dict[str, dict[str, object]] = {
     "one gpu": {"room": 40, "gpus": [24], "drain_grace": 0},
     "two unequal gpus": {"room": 40, "gpus": [12, 24], "models_max": 5, "finish_loads": False, "queue_timeout": 0},
     "four unequal gpus": {"room": 60, "gpus": [8, 12, 16, 24], "drain_grace": 2, "queue_timeout": 20},
+    "eight unequal gpus": {"room": 40, "gpus": [2, 3, 4, 5, 6, 8, 10, 12], "models_max": 8},
     "nothing checked": {"room": 30, "checked": False, "models_max": 2, "queue_max": 0},
 }
 
