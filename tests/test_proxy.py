@@ -597,7 +597,7 @@ async def test_an_endless_stream_is_ended(front: Front, child: Server) -> None: 
     cut = Cut(endless)
     async with child.running(cut):
         client = await front.send(b'{"stream":true}')
-        *events, last, nothing = (await client.body()).split(b"\n\n")
+        *events, last, nothing = (await asyncio.wait_for(client.body(), 5)).split(b"\n\n")
         await asyncio.wait_for(cut.seen.wait(), 5)
     assert set(events) <= {b'data: {"x": 1}', b"data: 2"}
     assert (client.status, nothing) == (200, b"")
@@ -612,7 +612,7 @@ async def test_an_answer_that_does_not_begin_is_ended(front: Front, child: Serve
     cut = Cut(silent)
     async with child.running(cut):
         client = await front.send()
-        assert "max_tokens" in (await client.json())["told"]
+        assert "max_tokens" in (await asyncio.wait_for(client.json(), 5))["told"]
         await asyncio.wait_for(cut.seen.wait(), 5)
     assert client.status == 504
 
@@ -624,7 +624,7 @@ async def test_a_stream_that_does_not_begin_is_ended_after_its_comments(front: F
         client = await front.send(b'{"stream":true}')
         await client.head()
         front.leases.closed.clear()
-        *comments, last, _ = (await client.body()).split(b"\n\n")
+        *comments, last, _ = (await asyncio.wait_for(client.body(), 5)).split(b"\n\n")
     assert set(comments) == {b": loading"}
     assert json.loads(last[6:])["status"] == 504
 
@@ -647,7 +647,7 @@ async def test_json_under_way_is_cut(front: Front, child: Server) -> None:  # B-
 
     front.time_limit = 0.1
     async with child.running(handler):
-        assert await (await front.send()).cut()
+        assert await asyncio.wait_for((await front.send()).cut(), 5)
 
 
 async def test_a_client_that_does_not_read_keeps_no_child(front: Front, child: Server) -> None:  # B-L14
@@ -670,6 +670,27 @@ async def test_a_client_that_does_not_read_keeps_no_child(front: Front, child: S
         *events, last, nothing = (await client.body()).split(b"\n\n")
     assert set(events) == {b"data: " + b"x" * 65536}
     assert (json.loads(last[6:])["status"], nothing) == (504, b"")
+
+
+async def test_a_head_that_did_not_go_out_is_not_begun(child: Server) -> None:  # B-L14
+    """Time is up while the server holds it back, as for a client that has not read the answer before."""
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if len(sent) == 1:
+            await asyncio.Event().wait()
+
+    leases = Leases(child.address)
+    passage = Passage(leases, Upstream(), Plain(), method="POST", target=b"/", headers=[], time_limit=0.1)
+    async with child.running(endless):
+        await asyncio.wait_for(passage({"type": "http"}, receive, send), 5)
+    assert [message.get("status") for message in sent] == [200, 504, None]
+    assert leases.released == 1
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2])
