@@ -1,4 +1,4 @@
-"""A request without a token limit on the real engines: they end it themselves as a line ends, else the router does."""
+"""A request without a token limit on the real engines: the context ends it, or the clock: theirs, else the router's."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.conftest import Starter
 from tests.routers import Router, until
 
 NEWLINE = 13  # its token in a tiny model
-CONTEXT = 262144  # more than is generated here
+CONTEXT = 262144  # more than is generated in these times
 
 
 @pytest.fixture
-def launch(engine: str, routers: Starter, tiny_models: Path) -> Callable[[str], Router]:
-    def make(time: str) -> Router:
-        flags = ("--models-dir", str(tiny_models), "--ctx-size", str(CONTEXT), "--max-generation-time", time)
+def launch(engine: str, routers: Starter, tiny_models: Path) -> Callable[..., Router]:
+    def make(time: str, context: int = CONTEXT) -> Router:
+        flags = ("--models-dir", str(tiny_models), "--ctx-size", str(context), "--max-generation-time", time)
         router = routers("--engine", engine, *flags, "--slots", "--parallel", "3")
         assert router.chat("tiny-a").status_code == 200
         return router
@@ -34,7 +34,14 @@ def endless(newline: float | bool, **more: Any) -> dict[str, Any]:
     return {"model": "tiny-a", "messages": messages, "logit_bias": [[NEWLINE, newline]], "temperature": 0, **more}
 
 
-def test_the_engine_ends_it(launch: Callable[[str], Router]) -> None:  # B-L14
+def test_the_context_ends_it(launch: Callable[..., Router]) -> None:  # B-L14
+    """512 tokens, the question's among them, for each of three slots."""
+    answer = launch("0", 3 * 512).client.post("/v1/chat/completions", json=endless(False)).json()
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["total_tokens"] == 512
+
+
+def test_the_engine_ends_it(launch: Callable[..., Router]) -> None:  # B-L14
     """As if a token limit had been reached."""
     router = launch("1")
 
@@ -52,7 +59,7 @@ def test_the_engine_ends_it(launch: Callable[[str], Router]) -> None:  # B-L14
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
-def test_the_router_ends_it(launch: Callable[[str], Router], path: str) -> None:  # B-L14 B-C4
+def test_the_router_ends_it(launch: Callable[..., Router], path: str) -> None:  # B-L14 B-C4
     """Where no line ends, or the engine was not told; it hears of the end, and has nothing more to do."""
     router = launch("0.2")
     unlimited = {"max_tokens": -1} if path == "/v1/messages" else {}  # for which the engine has a limit of its own
