@@ -14,7 +14,10 @@ compares these lines with the code, both ways.
     settings       one frozen Settings; one row an option                     -> errors flags
     presets        INI to frozen presets, and where each value came from      -> errors flags
     gguf           a model file's header                                      -> errors
-    hub            the Hugging Face cache                                     -> nothing
+    repo           PURE: names on the hub, and which files they mean          -> errors
+    hub            the Hugging Face cache on disk                             -> errors repo
+    transfer       a child program: huggingface_hub behind lines of JSON      -> errors
+    fetch          from a name on the hub to its files in the cache           -> errors hub repo
     catalog        every model that could run; names to ModelSpec             -> errors flags gguf hub presets
     kv             what a context keeps for each layer                        -> gguf
     compute        the buffers in which a batch is computed                   -> gguf kv

@@ -185,7 +185,8 @@ class Catalog:
             spec.name.partition(":")[2].upper(): spec for spec in self.models if spec.name.startswith(f"{repo}:")
         }
         if quant is None and of_repo:
-            return of_repo.get(hub.DEFAULT_QUANT) or next(iter(of_repo.values()))
+            defaults = (of_repo[quant] for quant in hub.DEFAULT_QUANTS if quant in of_repo)
+            return next(defaults, next(iter(of_repo.values())))
         return of_repo.get((quant or "").upper())
 
     def _hint(self, name: str, otherwise: str) -> str:

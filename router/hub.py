@@ -1,26 +1,32 @@
-"""Models in the Hugging Face cache: what is there, and which file `user/repo:QUANT` means.
+"""The Hugging Face cache on disk: what is there, what a download adds to it, what goes.
 
-The cache is the one that huggingface_hub and llama.cpp share: `models--USER--REPO/snapshots/COMMIT/FILE`, with
-`refs/main` naming the commit. Entries are named as llama.cpp names them (common/download.cpp).
+It is the cache that huggingface_hub and llama.cpp share: `models--USER--REPO/snapshots/COMMIT/FILE` are links into
+`blobs`, whose files are named by their content, and `refs/main` names the commit. Entries are named as llama.cpp names
+them (common/download.cpp); those of another ref than `main` as `user/repo:QUANT@REF`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from collections.abc import Iterator, Mapping
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-DEFAULT_QUANT = "Q4_K_M"
+from router import repo as repos
+from router.errors import Forbidden, InvalidRequest, RouterError, UnknownModel
+from router.repo import DEFAULT_QUANTS, MAIN, REVISION, File, Listing, Name, Resolved
 
-# Hub id syntax: `-` and `.` only between word characters, which also rules out `..` and hidden folders.
-NAME = re.compile(r"(?P<repo>\w+(?:[.-]\w+)*/\w+(?:[.-]\w+)*)(?::(?P<quant>\w+(?:[.-]\w+)*))?", re.ASCII)
-LONGEST = 256
+__all__ = ["DEFAULT_QUANTS", "Cache", "CacheEntry", "cache_root", "find", "held", "listing", "place", "remove", "scan"]
 
 COMMIT = re.compile(r"[0-9a-fA-F]{40}")
-SHARD = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})")
-QUANT = re.compile(r"[-.]([A-Za-z0-9_]+)$")
-COMPANION = re.compile(r"mmproj|imatrix|mtp-|eagle3-|dflash-|dspark-")  # no models by themselves
+# Two changes of a folder within a tick of the kernel's clock have one time.
+TICK = 50_000_000  # ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,7 @@ class CacheEntry:
 
     @property
     def repo(self) -> str:
-        return self.name.partition(":")[0]
+        return re.split("[:@]", self.name)[0]
 
 
 def cache_root(environ: Mapping[str, str]) -> Path:
@@ -54,79 +60,318 @@ def cache_root(environ: Mapping[str, str]) -> Path:
 
 def split(name: str) -> tuple[str, str | None] | None:
     """`user/repo[:quant]` as (repo, quant); None when it is no such name. Nothing on disk is touched."""
-    match = NAME.fullmatch(name) if len(name) <= LONGEST else None
-    return (match["repo"], match["quant"]) if match else None
+    parsed = _parsed(name)
+    return (parsed.repo, parsed.quant) if parsed else None
 
 
 def scan(root: Path) -> tuple[CacheEntry, ...]:
     """All models in the cache, sorted by name; empty when there is no cache. What cannot be read is left out.
 
-    A file whose name tells no quant is left out too, as in llama.cpp; `find` knows it.
+    So is a file whose name tells no quant, as in llama.cpp, which `find` knows, and a model that lacks a shard.
     """
-    folders = (folder.name.removeprefix("models--") for folder in _listed(root, "models--*--*"))
-    repos = (folder.replace("--", "/") for folder in folders)
-    entries: dict[str, CacheEntry] = {}
-    for entry in (entry for repo in repos if split(repo) for entry in _entries(root, repo)):
-        entries.setdefault(entry.name, entry)
-    return tuple(entries[name] for name in sorted(entries) if ":" in name)
+    return _sorted(entry for repo in _repos(root) for entry in _entries(root, repo))
 
 
 def find(root: Path, name: str, file: str | None = None) -> CacheEntry | None:
-    """The cached model that `user/repo[:quant]` means, or the repository's `file` (a path); None if it is not there.
-
-    A quant matches whole words of a file's name: `f16` is not `bf16`, `Q4_K` is not `Q4_K_M`. Without a quant it is
-    Q4_K_M, else the first file.
-    """
-    parts = split(name)
-    if parts is None:
+    """The cached model that `user/repo[:quant][@revision]` means (see `repo.pick`), or the repository's `file` (a
+    path); None if it is not there."""
+    parsed = _parsed(name)
+    snapshot = _snapshot(root, parsed) if parsed else None
+    if parsed is None or snapshot is None:
         return None
-    repo, quant = parts
-    entries = _entries(root, repo)
-    if file is not None:
-        return next((entry for entry in entries if entry.files[0].as_posix().endswith(f"/{file}")), None)
-    word = re.compile(rf"(?<!\w){re.escape(quant or DEFAULT_QUANT)}(?=[.-])", re.IGNORECASE | re.ASCII)
-    match = next((entry for entry in entries if word.search(entry.files[0].name)), None)
-    return match or (entries[0] if entries and quant is None else None)
-
-
-def _entries(root: Path, repo: str) -> list[CacheEntry]:
-    """The models of one repository in the order of their paths."""
-    snapshot = _snapshot(root / f"models--{repo.replace('/', '--')}")
-    if snapshot is None:
-        return []
     sizes = dict(_files(snapshot))
-    entries = []
-    for path in sizes:
-        stem, index, _ = _parse(path)
-        if index != 1 or COMPANION.search(path.name):
+    if file is not None:
+        first = next((path for path in repos.models(sizes) if f"/{path}".endswith(f"/{file}")), None)
+    else:
+        first = repos.pick(sizes, parsed.quant)
+    return _entry(parsed, snapshot, sizes, first) if first else None
+
+
+class Cache:
+    """`scan` for whoever asks often: only repositories that changed are read again. Threads may share it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lock = threading.Lock()
+        self._repos: dict[str, _Seen] = {}
+        self._root = _Seen((), {})
+        self._looked: float | None = None
+        self._entries: tuple[CacheEntry, ...] = ()
+
+    def entries(self, max_age: float = 1.0) -> tuple[CacheEntry, ...]:
+        """As `scan`, the same object while nothing changes. Blocks; with a `max_age` in seconds the disk is not even
+        looked at when it was within that time."""
+        with self._lock:
+            if self._looked is None or time.monotonic() - self._looked >= max_age:
+                self._look()
+                self._looked = time.monotonic()
+            return self._entries
+
+    def _look(self) -> None:
+        names = list(self._repos)
+        if not self._root.is_current() or self._looked is None:
+            self._root = _Seen.of((), [self.root])
+            names = _repos(self.root)
+        seen = {name: self._repos.get(name) for name in names}
+        fresh = {name: one if one and one.is_current() else self._read(name) for name, one in seen.items()}
+        if fresh != self._repos:
+            self._repos = fresh
+            self._entries = _sorted(entry for one in fresh.values() for entry in one.entries)
+
+    def _read(self, repo: str) -> _Seen:
+        # The times before the files: what comes in between is seen the next time.
+        seen = _Seen.of((), _watched(_folder(self.root, repo)))
+        return _Seen(tuple(_entries(self.root, repo)), seen.times)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was read, and the times (ns) of all that changes when it changes; -1 for what is not there."""
+
+    entries: tuple[CacheEntry, ...]
+    times: Mapping[str, int]
+
+    @classmethod
+    def of(cls, entries: tuple[CacheEntry, ...], paths: Iterable[Path]) -> _Seen:
+        now = time.time_ns()
+        times = {str(path): _time(str(path)) for path in paths}
+        return cls(entries, {path: when if now - when > TICK else -2 for path, when in times.items()})
+
+    def is_current(self) -> bool:
+        return all(_time(path) == when for path, when in self.times.items())
+
+
+def listing(root: Path, name: Name) -> Listing | None:
+    """What the cache has of a repository, as the hub would list it; None when it has nothing."""
+    snapshot = _snapshot(root, name)
+    if snapshot is None:
+        return None
+    files = tuple(File(path, size, (snapshot / path).resolve().name) for path, size in _files(snapshot))
+    return Listing(name.repo, name.revision, snapshot.name, files)
+
+
+def held(root: Path, listing: Listing, file: File) -> int:
+    """How many bytes of a file are in the cache; all of them only if it is whole."""
+    folder = _folder(root, listing.repo)
+    blob = folder / "blobs" / file.oid
+    whole = (blob, folder / "snapshots" / listing.commit / file.path)
+    if any(_size(path) == file.size for path in whole):
+        return file.size
+    return max(0, min(_size(part_of(blob)), file.size - 1))
+
+
+def blob_of(root: Path, repo: str, oid: str) -> Path:
+    return _folder(root, repo) / "blobs" / oid
+
+
+def part_of(blob: Path) -> Path:
+    """Where a blob grows until it is whole."""
+    return blob.with_name(f"{blob.name}.incomplete")
+
+
+def lock_of(root: Path, repo: str, oid: str) -> Path:
+    """What huggingface_hub holds while it downloads a blob."""
+    return root / ".locks" / _folder(root, repo).name / f"{oid}.lock"
+
+
+def place(root: Path, resolved: Resolved) -> None:
+    """Make a model whose blobs are whole visible: its files in the snapshot, then the ref that names it.
+
+    Where the ref moves to another commit, what did not change between the two stays visible.
+    """
+    wanted = resolved.listing
+    folder = _folder(root, wanted.repo)
+    before = _snapshot(root, Name(wanted.repo, revision=wanted.revision))
+    is_named = before == folder / "snapshots" / wanted.commit and not COMMIT.fullmatch(wanted.revision)
+    if is_named and before and all((before / file.path).exists() for file in resolved.wanted):
+        return
+    kept = (file for file in wanted.files if before and _oid(before / file.path) == file.oid)
+    for file in (*resolved.wanted, *kept):
+        _link(folder / "blobs" / file.oid, folder / "snapshots" / wanted.commit / file.path)
+    _write(folder / "refs" / wanted.revision, wanted.commit)
+
+
+def remove(root: Path, name: Name) -> int:
+    """Delete a model from the cache, or all of a repository when no quant is named; the bytes that this freed.
+
+    A blob stays while another file, or another ref, uses it; a projector or draft while a model is left. Nothing
+    outside of the repository's folder is touched. Raises UnknownModel, Forbidden for a folder that is a link.
+    """
+    folder = _folder(root, name.repo)
+    if folder.is_symlink():
+        raise Forbidden(f"{folder} is a link: remove by hand what it leads to")
+    try:
+        if name.quant is None and folder.is_dir():
+            return _remove_all(root, folder)
+        snapshot, entry = _snapshot(root, name), find(root, str(name))
+        if snapshot is None or entry is None:
+            raise UnknownModel(f"{name} is not in the cache {root}; GET /v1/models lists what is")
+        return _remove(root, folder, snapshot, _doomed(snapshot, entry))
+    except OSError as error:
+        raise RouterError(f"{name} cannot be removed ({error.strerror}: {error.filename})") from error
+
+
+def _doomed(snapshot: Path, entry: CacheEntry) -> set[PurePosixPath]:
+    """The entry's files; all GGUFs of the snapshot if none of what is left is a model."""
+    files = {path for path, _ in _files(snapshot)}
+    own = {PurePosixPath(file.relative_to(snapshot)) for file in entry.files}
+    return own if repos.models(files - own) else files
+
+
+def _remove(root: Path, folder: Path, snapshot: Path, doomed: set[PurePosixPath]) -> int:
+    """From the snapshot and from those that no ref names any more, as they would keep the blobs."""
+    named = {other for _, other in _refs(folder) if other != snapshot}
+    snapshots = [path for path in _listed(folder / "snapshots", "*") if path not in named and not path.is_symlink()]
+    links = [one / path for one in snapshots for path in doomed if _is_inside(one / path, folder)]
+    blobs = {blob for link in links if (blob := _target(link))}
+    freed = 0
+    for link in links:
+        freed += link.stat().st_size if link.is_file() and not link.is_symlink() else 0
+        link.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty
+            for parent in list(link.relative_to(folder / "snapshots").parents)[:-1]:
+                (folder / "snapshots" / parent).rmdir()
+    left = [path for path in _listed(folder / "snapshots", "**/*") if path.is_symlink() or path.is_file()]
+    if not left:
+        return freed + _remove_all(root, folder)
+    for blob in blobs - {_target(path) for path in left}:
+        if blob.parent == folder / "blobs" and _is_inside(blob, folder):
+            freed += max(0, _size(blob))
+            blob.unlink(missing_ok=True)
+    return freed
+
+
+def _remove_all(root: Path, folder: Path) -> int:
+    size = sum(path.lstat().st_size for path in _listed(folder, "**/*") if path.is_file() and not path.is_symlink())
+    shutil.rmtree(folder)
+    shutil.rmtree(root / ".locks" / folder.name, ignore_errors=True)
+    return size
+
+
+def _target(link: Path) -> Path | None:
+    """Where a link leads in one step, without following what is there."""
+    return Path(os.path.normpath(link.parent / os.readlink(link))) if link.is_symlink() else None
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether no folder on the way to it is a link that leads out."""
+    return path.parent.resolve().is_relative_to(folder.resolve())
+
+
+def _oid(link: Path) -> str | None:
+    target = _target(link)
+    return target.name if target and link.exists() else None
+
+
+def _link(blob: Path, link: Path) -> None:
+    if link.exists():
+        return
+    link.parent.mkdir(parents=True, exist_ok=True)
+    temporary = link.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        temporary.symlink_to(os.path.relpath(blob, link.parent))
+    except OSError:  # a Windows or a file system that has no links: as huggingface_hub does there
+        temporary = blob
+    temporary.replace(link)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _parsed(name: str) -> Name | None:
+    try:
+        return Name.parse(name)
+    except InvalidRequest:
+        return None
+
+
+def _sorted(entries: Iterable[CacheEntry]) -> tuple[CacheEntry, ...]:
+    """The first of each name, without those whose name tells no quant."""
+    named: dict[str, CacheEntry] = {}
+    for entry in entries:
+        named.setdefault(entry.name, entry)
+    return tuple(named[name] for name in sorted(named) if ":" in name)
+
+
+def _folder(root: Path, repo: str) -> Path:
+    return root / f"models--{repo.replace('/', '--')}"
+
+
+def _repos(root: Path) -> list[str]:
+    found = (folder.name.removeprefix("models--").replace("--", "/") for folder in _listed(root, "models--*--*"))
+    return [repo for repo in found if split(repo)]
+
+
+def _entries(root: Path, repo: str) -> Iterator[CacheEntry]:
+    """The models of one repository, those of `main` first, in the order of their paths.
+
+    Where there is no `main`, those of the first ref have its plain name too, which llama.cpp gives them.
+    """
+    refs = list(_refs(_folder(root, repo)))
+    for number, (ref, snapshot) in enumerate(refs):
+        sizes = dict(_files(snapshot))
+        for revision in dict.fromkeys((ref if number else MAIN, ref)):
+            for first in repos.models(sizes):
+                if entry := _entry(Name(repo, revision=revision), snapshot, sizes, first):
+                    yield entry
+
+
+def _entry(name: Name, snapshot: Path, sizes: Mapping[PurePosixPath, int], first: PurePosixPath) -> CacheEntry | None:
+    files = repos.shards(first, sizes)
+    if not files:
+        return None
+    mmproj = repos.projector(first, sizes)
+    return CacheEntry(
+        str(Name(name.repo, repos.tag(first), name.revision)),
+        tuple(snapshot / file for file in files),
+        snapshot / mmproj if mmproj else None,
+        sum(sizes[file] for file in files),
+    )
+
+
+def _snapshot(root: Path, name: Name) -> Path | None:
+    """The folder of the commit that the revision names; without `main` that of the first ref."""
+    folder = _folder(root, name.repo)
+    refs = dict(_refs(folder))
+    if found := refs.get(name.revision):
+        return found
+    if COMMIT.fullmatch(name.revision) and (folder / "snapshots" / name.revision).is_dir():
+        return folder / "snapshots" / name.revision
+    return next(iter(refs.values()), None) if name.revision == MAIN else None
+
+
+def _refs(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The refs whose commits are there, `main` first."""
+    found = ((path.relative_to(folder / "refs").as_posix(), path) for path in _listed(folder / "refs", "**/*"))
+    for ref, path in sorted(found, key=lambda one: (one[0] != MAIN, one[0])):
+        if not REVISION.fullmatch(ref):
             continue
-        quant = QUANT.search(stem)
-        files = _shards(path, sizes)
-        size = sum(sizes[file] for file in files)
-        entries.append(
-            CacheEntry(f"{repo}:{quant[1].upper()}" if quant else repo, files, _projector(path, sizes), size)
-        )
-    return entries
-
-
-def _snapshot(repo: Path) -> Path | None:
-    """The folder of the commit that `refs/main` names, or any other ref."""
-    for ref in sorted(_listed(repo / "refs", "*"), key=lambda ref: (ref.name != "main", ref.name)):
         try:
-            commit = ref.read_text("ascii", "replace").strip()
+            commit = path.read_text("ascii", "replace").strip()
         except OSError:
             continue
-        if COMMIT.fullmatch(commit) and (repo / "snapshots" / commit).is_dir():
-            return repo / "snapshots" / commit
-    return None
+        if COMMIT.fullmatch(commit) and (folder / "snapshots" / commit).is_dir():
+            yield ref, folder / "snapshots" / commit
 
 
-def _files(snapshot: Path) -> Iterator[tuple[Path, int]]:
+def _files(snapshot: Path) -> Iterator[tuple[PurePosixPath, int]]:
     for path in _listed(snapshot, "**/*.gguf"):
         try:
-            yield path, path.stat().st_size
+            yield PurePosixPath(path.relative_to(snapshot)), path.stat().st_size
         except OSError:
             continue  # a link whose blob is gone or not yet there
+
+
+def _watched(folder: Path) -> Iterator[Path]:
+    """What changes when the models of a repository do."""
+    yield from (folder, folder / "blobs", folder / "snapshots", folder / "refs", *_listed(folder / "refs", "**/*"))
+    for _, snapshot in _refs(folder):
+        yield snapshot
+        yield from (path for path in _listed(snapshot, "**/*") if path.is_dir())
 
 
 def _listed(folder: Path, pattern: str) -> list[Path]:
@@ -136,21 +381,15 @@ def _listed(folder: Path, pattern: str) -> list[Path]:
         return []
 
 
-def _parse(path: Path) -> tuple[str, int, int]:
-    """The file's name without shard number and ending, which shard it is, and of how many."""
-    stem = path.name.removesuffix(".gguf")
-    match = SHARD.fullmatch(stem)
-    return (match["stem"], int(match["index"]), int(match["count"])) if match else (stem, 1, 1)
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
-def _shards(first: Path, files: Mapping[Path, int]) -> tuple[Path, ...]:
-    stem, _, count = _parse(first)
-    same = (file for file in files if file.parent == first.parent)
-    return tuple(file for file in same if _parse(file)[0] == stem and _parse(file)[2] == count)
-
-
-def _projector(model: Path, files: Mapping[Path, int]) -> Path | None:
-    """The projector nearest to the model: the same folder before one above it, then F16 before others."""
-    projectors = [file for file in files if "mmproj" in file.name and file.parent in model.parents]
-    f16 = re.compile(r"(?<![A-Za-z])f16\.gguf$", re.IGNORECASE)
-    return min(projectors, key=lambda file: (-len(file.parts), f16.search(file.name) is None, file.name), default=None)
+def _time(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return -1

@@ -300,7 +300,7 @@ def three(build: Build, models: Path, cache: Path) -> Catalog:
         ("qwen", "qwen"),
         ("user/repo", "user/repo:Q4_K_M"),
         ("user/repo:q2_k", "user/repo:Q2_K"),
-        ("user/other", "user/other:Q2_K"),
+        ("user/other", "user/other:Q8_0"),
     ],
 )
 def test_resolve(three: Catalog, name: str, expected: str) -> None:

@@ -93,7 +93,8 @@ def test_shards_are_one_entry(tmp_path: Path) -> None:  # B-H1
         (["m-UD-Q4_K_XL.gguf", "n-Q4_K_M.gguf"], ":UD-Q4_K_XL", "m-UD-Q4_K_XL.gguf"),
         (["m-UD-Q4_K_XL.gguf"], ":Q4_K_XL", "m-UD-Q4_K_XL.gguf"),
         (["m-Q2_K.gguf", "m-Q4_K_M.gguf", "m-Q8_0.gguf"], "", "m-Q4_K_M.gguf"),
-        (["m-Q8_0.gguf", "m-Q2_K.gguf"], "", "m-Q2_K.gguf"),
+        (["m-Q8_0.gguf", "m-Q2_K.gguf"], "", "m-Q8_0.gguf"),
+        (["m-Q6_K.gguf", "m-Q2_K.gguf"], "", "m-Q2_K.gguf"),
         (["m-Q2_K.gguf"], ":Q8_0", None),
         (["m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"], ":q8_0", "m-Q8_0-00001-of-00002.gguf"),
     ],
@@ -105,9 +106,9 @@ def test_find(tmp_path: Path, files: list[str], quant: str, expected: str | None
 
 
 def test_find_by_file(tmp_path: Path) -> None:
-    cached(tmp_path, "user/m", "a/model.gguf", "m-Q8_0.gguf")
-    assert names(scan(tmp_path)) == ["user/m:Q8_0"]
-    for found in (find(tmp_path, "user/m"), find(tmp_path, "user/m:Q8_0", "a/model.gguf")):
+    cached(tmp_path, "user/m", "a/model.gguf", "m-Q6_K.gguf")
+    assert names(scan(tmp_path)) == ["user/m:Q6_K"]
+    for found in (find(tmp_path, "user/m"), find(tmp_path, "user/m:Q6_K", "a/model.gguf")):
         assert found is not None
         assert found.files[0].name == "model.gguf"
     assert find(tmp_path, "user/m", "model-Q2_K.gguf") is None
@@ -135,9 +136,9 @@ def test_projector_is_the_nearest_then_f16(tmp_path: Path) -> None:  # B-H1
 def test_commit_of_main(tmp_path: Path) -> None:
     cached(tmp_path, "user/m", "m-Q2_K.gguf", commit="a" * 40, ref="branch")
     cached(tmp_path, "user/m", "m-Q8_0.gguf", commit="b" * 40)
-    assert names(scan(tmp_path)) == ["user/m:Q8_0"]
+    assert names(scan(tmp_path)) == ["user/m:Q2_K@branch", "user/m:Q8_0"]
     folder = cached(tmp_path, "user/m", commit="../../../x")
-    assert names(scan(tmp_path)) == ["user/m:Q2_K"]
+    assert names(scan(tmp_path)) == ["user/m:Q2_K", "user/m:Q2_K@branch"]
     shutil.rmtree(folder / "refs")
     assert scan(tmp_path) == ()
 

@@ -16,9 +16,10 @@ MODULES = {
 
 # Where else than through its door a library must not be named. Types of starlette cross from app into api.
 DOORS = {
-    "huggingface_hub": {"hub"},
+    "huggingface_hub": {"transfer"},
+    "httpx2": {"transfer"},
     "pynvml": {"devices"},
-    "subprocess": {"process", "orphans", "engine"},
+    "subprocess": {"process", "orphans", "engine", "fetch"},
     "starlette": {"app", "api"},
     "httptools": {"upstream"},
     "xllamacpp": {"embedded"},
@@ -26,7 +27,7 @@ DOORS = {
     "uvicorn": {"serve"},
     "psutil": {"devices", "orphans"},
     "gguf": {"demo"},
-    "cachetools": {"gguf", "estimate", "hub", "catalog"},
+    "cachetools": {"gguf", "estimate", "catalog"},
 }
 
 

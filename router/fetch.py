@@ -1,0 +1,212 @@
+"""From a name on the Hugging Face hub to its files in the cache.
+
+All that speaks to the hub is done by a child (see `transfer`): what hangs can be killed, and neither the memory nor the
+imports of huggingface_hub come into the process that serves. HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE and the variables of
+proxies are heeded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+from router import errors, hub
+from router.errors import InsufficientDisk, RouterError, UnknownModel, UpstreamFailed
+from router.repo import File, Listing, Name, Resolved, choose, every
+
+ENDPOINT = "https://huggingface.co"
+RESERVE = 256 << 20  # bytes that stay free on the disk
+LONGEST_LINE = 64 << 20  # a listing
+SHOWN = 8  # models of a repository that an error names
+PATH = re.compile(r"(?!.*(?:^|/)\.\.?(?:/|$))[^/\\\0-\x1f:][^\\\0-\x1f:]*\.gguf")
+OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How much of a file is in the cache, in bytes."""
+
+    url: str
+    file: File
+    done: int
+
+    @property
+    def total(self) -> int:
+        return self.file.size
+
+
+async def resolve(
+    name: Name,
+    root: Path,
+    *,
+    token: str | None = None,
+    offline: bool = False,
+    fallback: bool = False,
+    with_draft: bool = False,
+) -> Resolved:
+    """The files that a name means, which fit on the disk of the cache.
+
+    With `fallback`, the smallest quant of the repository that fits, if the one that was asked for does not. Offline
+    it is what the cache has. Raises UnknownModel, Forbidden (a licence, a token), InsufficientDisk, HubUnavailable.
+    """
+    offline = offline or is_offline(os.environ)
+    listing = await asyncio.to_thread(hub.listing, root, name) if offline else await _listing(name, token)
+    if listing is None:
+        raise UnknownModel(f"{name} is not in the cache {root}, and --offline forbids to download it")
+    resolved = choose(listing, name.quant, with_draft=with_draft)
+    if resolved is None:
+        there = "the cache" if offline else f"{endpoint(os.environ)}/{name.repo}"
+        raise UnknownModel(f"{there} has no model {name}; it has {_told(listing)}")
+    return await asyncio.to_thread(_fitting, resolved, root, fallback)
+
+
+async def fetch(
+    resolved: Resolved, root: Path, on_progress: Callable[[Progress], object], *, token: str | None = None
+) -> None:
+    """Download what is missing and make it visible in the cache, all at once at the end.
+
+    Whoever asks for the same file meanwhile, in any process, waits for this transfer. When cancelled, or when it
+    fails, parts are left, from which the next one goes on. `on_progress` is called in the event loop, at most five
+    times a second for each file, and once at its end. Raises what `resolve` does, UpstreamFailed for a file that
+    arrived damaged, RouterError when the cache cannot be written.
+    """
+    files = {url_of(os.environ, resolved, file): file for file in resolved.wanted}
+    held = await asyncio.to_thread(lambda: {url: hub.held(root, resolved.listing, file) for url, file in files.items()})
+    for url, file in files.items():
+        on_progress(Progress(url, file, held[url]))
+    missing = {url: file for url, file in files.items() if held[url] < file.size}
+    if missing:
+        blobs = [_blob(root, resolved, url, file) for url, file in missing.items()]
+        request = {"op": "get", "repo": resolved.listing.repo, "files": blobs}
+        await _ask(request, token, lambda told: on_progress(Progress(told["url"], files[told["url"]], told["done"])))
+    try:
+        await asyncio.to_thread(hub.place, root, resolved)
+    except OSError as error:
+        if missing:
+            raise RouterError(f"{root} cannot be written ({error.strerror}: {error.filename})") from error
+
+
+def is_offline(environ: Mapping[str, str]) -> bool:
+    """As huggingface_hub reads it."""
+    return environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def endpoint(environ: Mapping[str, str]) -> str:
+    return (environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
+
+
+def url_of(environ: Mapping[str, str], resolved: Resolved, file: File) -> str:
+    listing = resolved.listing
+    return f"{endpoint(environ)}/{listing.repo}/resolve/{listing.commit}/{quote(file.path.as_posix())}"
+
+
+def missing(resolved: Resolved, root: Path) -> int:
+    """How many bytes of it are still to be downloaded. Blocks for some stats."""
+    return sum(file.size - hub.held(root, resolved.listing, file) for file in resolved.wanted)
+
+
+def _fitting(resolved: Resolved, root: Path, fallback: bool) -> Resolved:
+    free = _free(root)
+    others = every(resolved.listing, with_draft=resolved.draft is not None) if fallback else []
+    for one in (resolved, *(other for other in others if other.bytes < resolved.bytes)):
+        if (lacking := missing(one, root)) == 0 or lacking + RESERVE <= free:
+            return one if one is resolved else replace(one, fell_back=resolved.quant or resolved.name)
+    raise InsufficientDisk(
+        f"{resolved.name} takes {_mib(missing(resolved, root))} more, and {root} has {_mib(free)} free, of which "
+        f"{_mib(RESERVE)} must stay so: make room, or take a smaller quant of {_told(resolved.listing)}"
+    )
+
+
+def _free(root: Path) -> int:
+    there = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
+    return shutil.disk_usage(there).free
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.0f} MiB"
+
+
+def _told(listing: Listing) -> str:
+    """The models of a repository, the smallest first."""
+    names = [f"{one.name} ({_mib(one.bytes)})" for one in every(listing)]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more or "no GGUF file"
+
+
+async def _listing(name: Name, token: str | None) -> Listing:
+    told: list[Mapping[str, Any]] = []
+    await _ask({"op": "list", "repo": name.repo, "revision": name.revision}, token, told.append)
+    match told:
+        case [{"commit": str(commit), "files": [*rows]}] if hub.COMMIT.fullmatch(commit):
+            return Listing(name.repo, name.revision, commit, tuple(filter(None, map(_file, rows))))
+    raise UpstreamFailed(f"the hub's listing of {name.repo} makes no sense: check HF_ENDPOINT")
+
+
+def _file(row: object) -> File | None:
+    """None for what would not be safe, or possible, to store."""
+    match row:
+        case [str(path), int(size), str(oid)] if PATH.fullmatch(path) and OID.fullmatch(oid) and size >= 0:
+            return File(PurePosixPath(path), size, oid)
+    return None
+
+
+def _blob(root: Path, resolved: Resolved, url: str, file: File) -> dict[str, Any]:
+    blob = hub.blob_of(root.absolute(), resolved.listing.repo, file.oid)
+    lock = hub.lock_of(root.absolute(), resolved.listing.repo, file.oid)
+    part = hub.part_of(blob)
+    return {"url": url, "size": file.size, "oid": file.oid, "blob": str(blob), "part": str(part), "lock": str(lock)}
+
+
+async def _ask(request: Mapping[str, Any], token: str | None, hear: Callable[[Mapping[str, Any]], object]) -> None:
+    """Let a child do it; `hear` gets its answers. It is gone when this returns, also when this is cancelled."""
+    child = _start(token)
+    assert child.stdin is not None
+    try:
+        child.stdin.write(json.dumps(request).encode() + b"\n")
+        stdout = asyncio.StreamReader(limit=LONGEST_LINE)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(stdout), child.stdout
+        )
+        try:
+            async for line in stdout:
+                told = json.loads(line)
+                if "error" in told:
+                    raise getattr(errors, told["error"], RouterError)(told["message"], retry_after=told["retry_after"])
+                hear(told)
+        finally:
+            transport.close()
+        if code := await asyncio.to_thread(child.wait):
+            raise RouterError(
+                f"the process that fetches {request['repo']} ended by itself (exit code {code}): try again"
+            )
+    finally:
+        child.kill()
+        child.stdin.close()
+        await asyncio.shield(asyncio.to_thread(child.wait))
+
+
+def _start(token: str | None) -> subprocess.Popen[bytes]:
+    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1"}
+    env = os.environ | quiet | ({"HF_TOKEN": token} if token else {})
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "router.transfer"],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise RouterError(f"{sys.executable} cannot be started ({error.strerror})") from error
