@@ -45,7 +45,8 @@ PINNABLE = re.compile(r"(?:CUDA|ROCm)\d+")  # devices that the router knows, and
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """`weights` and `kv` are the model's, `extra` is its projector, draft model and adapters, `compute` the buffers
-    of one device, `fixed` what a process holds on each GPU besides. `n_ctx` is the context of all slots together.
+    of one device, `fixed` what a process holds on each GPU besides. `n_ctx` is the context of all slots together,
+    `n_slot` what one request can have of it.
 
     `host` is what of weights, KV and extra stays in RAM although the model is `offloaded`, `kv_host` the KV in it, and
     `staging` the inputs and results of a batch there; without GPUs everything is in RAM. `layers` is what goes to GPUs,
@@ -60,6 +61,7 @@ class Estimate:
     compute: int
     fixed: int
     n_ctx: int
+    n_slot: int = 0
     extra: int = 0
     host: int = 0
     kv_host: int = 0
@@ -104,6 +106,7 @@ def demand(args: Sequence[Arg], metadata: Metadata, *, gpus: int, mmproj: Metada
         compute=main.compute,
         fixed=CONTEXT + draft.on_gpus if offloaded else 0,
         n_ctx=cache.length * cache.streams,
+        n_slot=_slot(args, metadata, cache),
         extra=draft.total - (draft.on_gpus if offloaded else 0) + adapters + projector,
         host=main.host + draft.host + (0 if seen else projector) if offloaded else 0,
         kv_host=main.kv_host if offloaded else 0,
@@ -310,6 +313,12 @@ def _slots(args: Sequence[Arg]) -> tuple[int, bool]:
     """How many slots there are, and whether they share one KV cache (tools/server/server.cpp)."""
     slots = _number(args, "--parallel")
     return (slots, switch_of(args, "--kv-unified") is True) if slots else (4, True)
+
+
+def _slot(args: Sequence[Arg], metadata: Metadata, cache: Cache) -> int:
+    """Tokens that a request has room for (`n_ctx_slot` in tools/server/server-context.cpp)."""
+    limits = (cache.length, _number(args, "--kv-unified-per-slot"), metadata.context_length)
+    return min(limit for limit in limits if limit)
 
 
 def _drafters(args: Sequence[Arg]) -> list[str]:
