@@ -18,7 +18,8 @@ compares these lines with the code, both ways.
     hub            the Hugging Face cache on disk                             -> errors repo
     transfer       a child program: huggingface_hub behind lines of JSON      -> errors
     fetch          from a name on the hub to its files in the cache           -> errors hub repo
-    catalog        every model that could run; names to ModelSpec             -> errors flags gguf hub presets
+    template       what a chat template can be told                           -> nothing
+    catalog        every model that could run; names to ModelSpec             -> errors flags gguf hub presets template
     kv             what a context keeps for each layer                        -> gguf
     compute        the buffers in which a batch is computed                   -> gguf kv
     weights        where the engine puts each tensor                          -> flags gguf kv

@@ -18,10 +18,11 @@ from typing import Literal, TypeVar
 
 from cachetools import LRUCache
 
-from router import gguf, hub, presets
+from router import gguf, hub, presets, template
 from router.errors import CatalogError, GgufError, InvalidRequest, UnknownModel
 from router.flags import SOURCES, Arg, FlagTable, merge, render, switch_of, value_of
 from router.presets import Preset, PresetFile, Problem
+from router.template import Reasoning, Template
 
 logger = logging.getLogger("router.catalog")
 
@@ -49,6 +50,7 @@ class Info:
     input_modalities: tuple[str, ...] = ("text",)
     output_modalities: tuple[str, ...] = ("text",)
     capabilities: tuple[str, ...] = ("completion",)
+    reasoning: Reasoning | None = None
     problem: str | None = None
 
 
@@ -56,7 +58,8 @@ class Info:
 class ModelSpec:
     """One model. `args` is complete, without what the router owns; `model_path` is the first shard, None for a model
     that its child will download. `problem` is the sentence that a request for it gets, None when there is none.
-    Times are seconds; `ttl` None is the router's default. `info` is empty until `described`.
+    Times are seconds; `ttl` None is the router's default. `template` is a chat template that replaces the file's own;
+    the child gets it as a private file. `info` is empty until `described`.
     """
 
     name: str
@@ -77,6 +80,7 @@ class ModelSpec:
     unlisted: bool = False
     description: str = ""
     env: tuple[tuple[str, str], ...] = ()
+    template: str | None = None
     info: Info = Info()
 
     @property
@@ -93,25 +97,28 @@ class ModelSpec:
         if self.model_path is None or self.problem:
             return Info(problem=self.problem)
         try:
-            key = (*map(_identity, filter(None, (self.model_path, self.mmproj_path))), self._serves())
+            override = self._override()
+            files = filter(None, (self.model_path, self.mmproj_path))
+            key = (*map(_identity, files), self._serves(), override)
             with _lock:
                 info = _infos.get(key)
-            info = info or self._read()
+            info = info or self._read(override)
         except (OSError, GgufError) as error:
             return Info(problem=str(error))
         with _lock:
             _infos[key] = info
         return info
 
-    def _read(self) -> Info:
+    def _read(self, override: str | None) -> Info:
         assert self.model_path is not None
         model = gguf.read_model(self.model_path)
         projector = gguf.read(self.mmproj_path).fields if self.mmproj_path else {}
         image, audio = (projector.get(f"clip.has_{kind}_encoder") is True for kind in ("vision", "audio"))
         pooled = {None: "completion", "none": "completion", "rank": "rerank"}.get(model.pooling, "embedding")
         serves = self._serves() or pooled
-        tools = serves == "completion" and "tools" in (model.chat_template or "")
-        extra = (("vision", image), ("audio", audio), ("tools", tools))
+        text = (model.chat_template or "") if override is None else override
+        chat = template.read(text) if serves == "completion" else Template()
+        extra = (("vision", image), ("audio", audio), ("tools", chat.tools), ("thinking", chat.reasoning is not None))
         return Info(
             architecture=model.architecture or None,
             quantization=model.quantization,
@@ -119,12 +126,33 @@ class ModelSpec:
             n_params=model.n_params,
             input_modalities=("text", *(["image"] if image else []), *(["audio"] if audio else [])),
             capabilities=(serves, *(name for name, has in extra if has)),
+            reasoning=chat.reasoning,
         )
+
+    def _override(self) -> str | None:
+        """The chat template that counts instead of the file's own. The name of one that the engine has built in is all
+        that is known of it."""
+        if self.template is not None:
+            return self.template
+        given = [arg for arg in self.args if arg.flag.name in ("--chat-template", "--chat-template-file")]
+        if not given:
+            return None
+        value = given[-1].values[0]
+        return _text(Path(value)) if given[-1].flag.name == "--chat-template-file" else value
 
     def _serves(self) -> str | None:
         """What flags make of the model, whatever its header says."""
         flags = {"--rerank": "rerank", "--embedding": "embedding"}
         return next((what for flag, what in flags.items() if switch_of(self.args, flag)), None)
+
+
+def _text(path: Path) -> str:
+    """As much of a template's file as can matter; nothing of one that cannot be read: the load will tell."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.read(template.LONGEST + 1)
+    except OSError:
+        return ""
 
 
 _infos: LRUCache[tuple[object, ...], Info] = LRUCache(4096)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gguf as writer
@@ -13,7 +14,9 @@ from router.catalog import Catalog, Info
 from router.demo import write_tiny
 from router.errors import CatalogError, InvalidRequest, PresetError, UnknownModel
 from router.flags import default_table, parse, value_of
+from router.template import Reasoning
 
+THINKS = Reasoning("enable_thinking", default=False)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 Build = Callable[..., Catalog]
@@ -358,12 +361,30 @@ def test_info_of_projector_and_pooling(build: Build, models: Path) -> None:
     fields(models / "v" / "mmproj.gguf", "clip", {"clip.has_vision_encoder": True, "clip.has_audio_encoder": True})
     fields(models / "r.gguf", "qwen3", {}, pooling=writer.PoolingType.RANK)
     fields(models / "e.gguf", "bert", {}, pooling=writer.PoolingType.CLS)
-    fields(models / "t.gguf", "qwen3", {}, template="{% if tools %}")
+    chat = "{% if tools %}{{ tools }}{% endif %}{% if enable_thinking %}<think>{% endif %}"
+    fields(models / "t.gguf", "qwen3", {}, template=chat)
+    fields(models / "p.gguf", "qwen3", {}, pooling=writer.PoolingType.LAST, template=chat)
     found = {spec.name: spec.described().info for spec in build(models_dir=models).models}
     assert found["v"].input_modalities == ("text", "image", "audio")
     assert found["v"].capabilities == ("completion", "vision", "audio")
     assert (found["r"].capabilities, found["e"].capabilities) == (("rerank",), ("embedding",))
-    assert found["t"].capabilities == ("completion", "tools")
+    assert (found["t"].capabilities, found["t"].reasoning) == (("completion", "tools", "thinking"), THINKS)
+    assert (found["p"].capabilities, found["p"].reasoning) == (("embedding",), None)
+
+
+def test_info_of_another_template(build: Build, models: Path, tmp_path: Path) -> None:
+    fields(models / "t.gguf", "qwen3", {}, template="{{ tools }}")
+    (tmp_path / "other.jinja").write_text("{% if enable_thinking %}<think>{% endif %}")
+    (spec,) = build(models_dir=models).models
+    assert spec.described().info.capabilities == ("completion", "tools")
+    (other,) = build(f"--chat-template-file {tmp_path}/other.jinja", models_dir=models).models
+    assert (other.described().info.capabilities, other.described().info.reasoning) == (
+        ("completion", "thinking"),
+        THINKS,
+    )
+    (later,) = build(f"--chat-template-file {tmp_path}/other.jinja --chat-template chatml", models_dir=models).models
+    assert later.described().info.capabilities == ("completion",)
+    assert replace(later, template="{{ tools }}").described().info.capabilities == ("completion", "tools")
 
 
 def fields(

@@ -27,6 +27,7 @@ DOORS = {
     "uvicorn": {"serve"},
     "psutil": {"devices", "orphans"},
     "gguf": {"demo"},
+    "jinja2": {"template"},
     "cachetools": {"gguf", "estimate", "catalog"},
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from typing import Any
 
 from router import flags, presets
@@ -62,6 +63,7 @@ class Listing:
                 "output_modalities": info.output_modalities,
             },
             "capabilities": info.capabilities,
+            "reasoning": asdict(info.reasoning) if info.reasoning else None,
             "memory": _memory(self._pool.need(spec.name)),
             "source": spec.source,
             "can_remove": False,
