@@ -29,6 +29,13 @@ log = logging.getLogger("router.estimate")
 PATIENCE = 10.0
 SHORTEST = 4096  # tokens; an automatic context is not shortened below this
 STEP = 256  # what llama.cpp rounds a context to
+# Flags that decide about thinking, each with the values that leave it open; a level or a budget presumes it.
+THINKING: Mapping[str, tuple[str, ...]] = {
+    "--chat-template-kwargs": (),
+    "--reasoning": ("auto", "-1"),
+    "--reasoning-budget": ("-1",),
+    "--reasoning-effort": ("default",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,7 @@ class Estimator:
                     self._measured[key] = need
         if found := self._footprints.get(key):
             need = replace(need, demand=_learned(need.demand, found), source="footprint")
-        return need
+        return replace(need, args=(*need.args, *self._presumed(spec, args, need.estimate)))
 
     def longest(self, spec: ModelSpec) -> int:
         """The longest context that fits the empty machine, on as few GPUs as the shortest; 0 for a model that is not
@@ -131,6 +138,25 @@ class Estimator:
             return args, ()
         first = ("--main-gpu", "0")
         return flags.merge(args, flags.parse(["--device", candidates[int(number)], *first], self._table)), first
+
+    def _presumed(self, spec: ModelSpec, args: tuple[Arg, ...], estimate: Estimate | None) -> list[str]:
+        """What the child is told where nobody says it.
+
+        Of a template with the switch `enable_thinking` llama.cpp presumes that it is on (server-context.cpp); here its
+        author's default counts. Other variables are left undefined by the engine, so their defaults hold anyway. And
+        with --context-shift a request without a limit of its own would go on for ever: it ends with one context. That
+        is no cap, a request's own limit wins (`n_predict_max` in server-context.cpp).
+        """
+        info = replace(spec, args=args).described().info
+        if "completion" not in info.capabilities or estimate is None:
+            return []
+        told: dict[str, str] = {}
+        found = info.reasoning
+        if found and (found.control, found.default) == ("enable_thinking", False) and not _decides(args):
+            told["--chat-template-kwargs"] = '{"enable_thinking": false}'
+        if flags.value_of(args, "--predict") is None:
+            told["--predict"] = str(estimate.n_slot)
+        return [word for flag, value in told.items() if self._table.find(flag) for word in (flag, value)]
 
     def _estimate(self, spec: ModelSpec, args: Sequence[Arg], *, quick: bool) -> Need:
         assert spec.model_path is not None
@@ -191,6 +217,12 @@ class Estimator:
         if not split:
             return Demand(host=demand.host + demand.split + estimate.compute)
         return replace(demand, split=split, host=demand.host + demand.split - split, layers=())
+
+
+def _decides(args: Sequence[Arg]) -> bool:
+    """Whether somebody said if the model is to think."""
+    said = ((flags.value_of(args, flag), silent) for flag, silent in THINKING.items())
+    return any(value is not None and value not in silent for value, silent in said)
 
 
 def _learned(demand: Demand, found: Footprint) -> Demand:

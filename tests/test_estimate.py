@@ -17,6 +17,7 @@ from router.estimate import SHORTEST, STEP, Estimator, Need
 from router.footprints import Footprint, Footprints
 from router.memory import CONTEXT
 from router.policy import Demand, Device, Place, Reading, Snapshot
+from tests.conftest import Starter
 from tests.routers import ENGINES
 
 MIB = 2**20
@@ -76,16 +77,22 @@ def context(need: Need) -> int:
     return need.estimate.n_ctx
 
 
+def chosen(need: Need) -> tuple[str, ...]:
+    """What the child is told of its place and size; last of all comes the end of its answers."""
+    assert need.args[-2:-1] == ("--predict",)
+    return need.args[:-2]
+
+
 def test_a_context_that_fits_is_left_to_the_engine(estimator: Estimators, spec: Specs) -> None:  # B-D3
     need = estimator(gpus(200)).need(spec())
-    assert (need.args, context(need), need.source) == ((), TRAINED, "header")
+    assert (chosen(need), context(need), need.source) == ((), TRAINED, "header")
 
 
 def test_an_automatic_context_is_the_largest_that_fits(estimator: Estimators, spec: Specs) -> None:  # B-D3
     devices = gpus(30)
     need = estimator(devices).need(spec())
     length = context(need)
-    assert need.args == ("--ctx-size", str(length))
+    assert chosen(need) == ("--ctx-size", str(length))
     assert length % STEP == 0
     assert SHORTEST < length < TRAINED
     assert spread(devices, need.demand) == 1
@@ -96,10 +103,10 @@ def test_an_automatic_context_is_the_largest_that_fits(estimator: Estimators, sp
 def test_an_explicit_context_is_honoured(estimator: Estimators, spec: Specs) -> None:  # B-D3
     devices = gpus(30)
     need = estimator(devices).need(spec("--ctx-size", str(TRAINED), "--n-gpu-layers", "all"))
-    assert (need.args, context(need)) == ((), TRAINED)
+    assert (chosen(need), context(need)) == ((), TRAINED)
     assert spread(devices, need.demand) is None  # and so it is refused, with the numbers
     need = estimator(devices).need(spec("--ctx-size", str(TRAINED)))
-    assert (need.args, context(need)) == ((), TRAINED)
+    assert (chosen(need), context(need)) == ((), TRAINED)
     assert spread(devices, need.demand) == 0  # the engine may keep layers in RAM
 
 
@@ -108,7 +115,7 @@ def test_a_context_from_the_environment_is_explicit(estimator: Estimators, spec:
     variable = {"LLAMA_ARG_CTX_SIZE": "8192"}
     ours, theirs = (variable, {}) if where == "router" else ({}, variable)
     need = estimator(gpus(30), **ours).need(spec(env=tuple(theirs.items())))
-    assert (need.args, context(need)) == ((), 8192)
+    assert (chosen(need), context(need)) == ((), 8192)
 
 
 def test_fewer_gpus_are_preferred_to_more_context(estimator: Estimators, spec: Specs) -> None:  # B-D3
@@ -120,7 +127,7 @@ def test_fewer_gpus_are_preferred_to_more_context(estimator: Estimators, spec: S
 def test_slots_of_their_own_shorten_together(estimator: Estimators, spec: Specs) -> None:  # B-D3
     devices = gpus(60)
     need = estimator(devices).need(spec("--parallel", "4"))
-    assert need.args == ("--ctx-size", str(context(need)))
+    assert chosen(need) == ("--ctx-size", str(context(need)))
     assert context(need) % (4 * STEP) == 0
     assert spread(devices, need.demand) == 1
 
@@ -137,7 +144,7 @@ def test_weights_that_fit_nowhere_are_left_to_the_engine(estimator: Estimators, 
     devices = gpus(6.5, 1)  # on the second there is not even room for the buffers
     whole = estimator(gpus(100)).need(spec("--ctx-size", str(SHORTEST))).demand
     need = estimator(devices).need(spec())
-    assert need.args == ("--ctx-size", str(SHORTEST))
+    assert chosen(need) == ("--ctx-size", str(SHORTEST))
     assert spread(devices, need.demand) == 1
     assert 0 < need.demand.split < whole.split
     assert need.demand.host + need.demand.split == whole.host + whole.split  # RAM counts for the rest
@@ -196,3 +203,102 @@ def test_a_model_that_is_not_here_goes_to_a_gpu(estimator: Estimators) -> None:
     spec = ModelSpec("far", "preset", flags.parse(["--hf-repo", "a/b"], TABLE))
     assert estimator(gpus(100)).need(spec).demand == Demand(fixed=CONTEXT)
     assert estimator(gpus()).need(spec).demand == Demand()
+
+
+# ---- what nobody said
+
+
+SWITCH = "{% if add_generation_prompt and enable_thinking is defined and enable_thinking %}<think>{% endif %}"
+OFF = ("--chat-template-kwargs", '{"enable_thinking": false}')
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "told"),
+    [
+        (SWITCH, (), OFF),
+        (SWITCH, ("--reasoning", "auto", "--reasoning-budget", "-1", "--reasoning-effort", "default"), OFF),
+        (SWITCH, ("--reasoning", "on"), ()),
+        (SWITCH, ("--reasoning", "off"), ()),
+        (SWITCH, ("--reasoning-budget", "0"), ()),
+        (SWITCH, ("--reasoning-effort", "high"), ()),
+        (SWITCH, ("--chat-template-kwargs", '{"custom": 1}'), ()),
+        (SWITCH.replace("defined and", "undefined or"), (), ()),  # on, which llama.cpp presumes
+        (SWITCH.replace("enable_thinking", "thinking"), (), ()),  # llama.cpp leaves it undefined
+        ("{{ reasoning_effort | default('low') }}", (), ()),
+        ("chatml", (), ()),  # built into the engine
+    ],
+)
+def test_the_authors_default_of_thinking(
+    estimator: Estimators, spec: Specs, tmp_path: Path, text: str, said: Sequence[str], told: Sequence[str]
+) -> None:
+    (tmp_path / "t.jinja").write_text(text)
+    as_text = spec("--chat-template", text, *said)
+    as_file = spec("--chat-template-file", str(tmp_path / "t.jinja"), *said)
+    given = spec("--chat-template", "{{ of_no_use }}", *said, template=text)
+    for each in (as_text, as_file, given):
+        assert chosen(estimator(gpus(200)).need(each)) == tuple(told)
+
+
+def test_a_template_file_that_changes_or_goes(estimator: Estimators, spec: Specs, tmp_path: Path) -> None:
+    file = tmp_path / "t.jinja"
+    one, asked = estimator(gpus(200)), spec("--chat-template-file", str(file))
+    assert chosen(one.need(asked)) == ()
+    file.write_text(SWITCH)
+    assert chosen(one.need(asked)) == OFF
+    file.write_bytes(b"\xff" * 10_000_000)
+    assert chosen(one.need(asked)) == ()
+
+
+def test_the_environment_decides_about_thinking(estimator: Estimators, spec: Specs) -> None:
+    template = {"LLAMA_ARG_CHAT_TEMPLATE": SWITCH}
+    assert chosen(estimator(gpus(200), **template).need(spec())) == OFF
+    assert chosen(estimator(gpus(200)).need(spec(env=tuple(template.items())))) == OFF
+    said = {"LLAMA_ARG_CHAT_TEMPLATE_KWARGS": "{}"}
+    assert chosen(estimator(gpus(200), **said).need(spec("--chat-template", SWITCH))) == ()
+
+
+@pytest.mark.parametrize(
+    ("argv", "limit"),
+    [
+        ((), str(TRAINED)),
+        (("--ctx-size", "8192"), "8192"),
+        (("--ctx-size", "8192", "--parallel", "4"), "2048"),
+        (("--ctx-size", "8192", "--parallel", "4", "--kv-unified"), "8192"),
+        (("--ctx-size", "8192", "--parallel", "4", "--kv-unified", "--kv-unified-per-slot", "3000"), "3000"),
+        (("--ctx-size", str(2 * TRAINED)), str(TRAINED)),
+        (("--predict", "-1"), None),
+        (("--embedding",), None),
+        (("--rerank",), None),
+    ],
+)
+def test_an_answer_ends_with_the_context(
+    estimator: Estimators, spec: Specs, argv: Sequence[str], limit: str | None
+) -> None:  # B-L14
+    assert estimator(gpus(900)).need(spec(*argv)).args == (("--predict", limit) if limit else ())
+
+
+def test_the_environment_ends_answers(estimator: Estimators, spec: Specs) -> None:  # B-L14
+    assert estimator(gpus(200), LLAMA_ARG_N_PREDICT="7").need(spec()).args == ()
+    assert estimator(gpus(200)).need(spec(env=(("LLAMA_ARG_N_PREDICT", "7"),))).args == ()
+
+
+def test_an_engine_is_told_what_it_knows(spec: Specs, tmp_path: Path) -> None:
+    known = flags.FlagTable(flag for flag in TABLE.flags if flag.name not in ("--predict", "--n-predict", OFF[0]))
+    kept = Footprints(tmp_path / "footprints.json")
+    one = Estimator(Silent("silent", ("none",)), known, gpus(200), {}, kept, {})
+    assert one.need(spec("--chat-template", SWITCH)).args == ()
+
+
+def test_who_says_no_limit_gets_one_context(engine: str, routers: Starter, tiny_models: Path) -> None:  # B-L14
+    flags = ("--models-dir", str(tiny_models), "--ctx-size", "256", "--parallel", "1", "--context-shift")
+    router = routers("--engine", engine, *flags)
+
+    def ask(**limit: int) -> tuple[str, int]:
+        body = {"model": "tiny-a", "messages": [{"role": "user", "content": "hi"}], **limit}
+        answer = router.client.post("/v1/chat/completions", json=body).raise_for_status().json()
+        return answer["choices"][0]["finish_reason"], answer["usage"]["completion_tokens"]
+
+    assert ask() == ("length", 256)
+    assert ask(max_tokens=-1) == ("length", 256)
+    assert ask(max_tokens=5) == ("length", 5)
+    assert ask(max_completion_tokens=300) == ("length", 300)  # its own limit counts, though it is the larger one
