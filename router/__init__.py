@@ -27,19 +27,22 @@ compares these lines with the code, both ways.
     engine         which llama-server, and what it says of itself             -> errors flags
     footprints     what models really took, kept across restarts              -> nothing
     estimate       a model's need from the best source there is               -> catalog engine errors flags footprints gguf memory policy
+    overrides      what a load asks for over a model's own settings              -> catalog errors flags kv
+    trials         settings that were asked for, until they have proved themselves-> catalog estimate flags overrides
     forecast       what a model would take, and who would go for it           -> catalog estimate memory policy
     devices        what memory there is; wait until it settles                -> policy
     embedded       a child program: xllamacpp behind llama-server's flags     -> nothing
     crash          how a child ended, in a sentence                           -> node
     orphans        children do not outlive their router                       -> errors
     process        one child: spawn, drain, ready, stop                       -> crash errors node orphans
-    local          this machine as a node                                     -> devices engine node orphans policy process
-    pool           the shell: effects, leases, news                           -> catalog errors estimate feed footprints node policy scheduler
+    local          this machine as a node                                     -> devices engine errors node orphans policy process
+    pool           the shell: effects, leases, news                           -> catalog errors estimate feed flags footprints node overrides policy scheduler trials
     upstream       the HTTP client of the data path                           -> errors node
     api/body       what a request body says to the router                     -> errors
     api/proxy      one request through to a child; holds the lease            -> errors node upstream
     api/gateway    from a named model to its passage                          -> api/body api/proxy catalog errors pool upstream
     api/listing    the list of models, kept ready                             -> catalog estimate flags pool presets
+    api/load       load, unload and settings of one model                        -> api/body api/gateway catalog errors flags overrides pool
     api/metrics    Prometheus metrics of the router                           -> pool
     api/openai     OpenAI's API and llama.cpp's twins of it                   -> api/gateway errors
     api/anthropic  Anthropic's Messages API                                   -> api/gateway api/openai errors
@@ -47,11 +50,11 @@ compares these lines with the code, both ways.
     api/reply      llama-server's answers in Ollama's words                   -> api/prompt api/proxy errors upstream
     api/library    Ollama's view of the catalog; names that clients made      -> api/prompt api/reply catalog errors gguf pool
     api/ollama     Ollama's API                                               -> api/body api/gateway api/library api/openai api/prompt api/proxy api/reply errors
-    api/native     llama.cpp's router dialect                                 -> api/body api/gateway api/listing api/metrics api/openai catalog errors forecast pool
+    api/native     llama.cpp's router dialect                                 -> api/gateway api/listing api/load api/metrics api/openai catalog errors forecast pool
     app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/gateway api/listing api/native api/ollama api/openai api/proxy catalog errors forecast pool
     serve          the assembly: from settings to a router that serves        -> api/gateway app catalog devices engine errors estimate flags footprints forecast hub local policy pool scheduler settings upstream
     demo           tiny models with random weights, and a first conversation  -> errors
-    __main__       the command line                                           -> api/listing catalog demo errors flags forecast policy serve settings
+    __main__       the command line                                           -> catalog demo errors flags forecast policy serve settings
 """  # noqa: E501
 
 __version__ = "0.1.0"

@@ -162,7 +162,6 @@ def _list(argv: list[str]) -> int:
 
 def _row(spec: ModelSpec) -> dict[str, Any]:
     from router import flags
-    from router.api.listing import SECRETS
 
     return {
         "name": spec.name,
@@ -173,7 +172,7 @@ def _row(spec: ModelSpec) -> dict[str, Any]:
         "context": spec.info.n_ctx_train,
         "quantization": spec.info.quantization,
         "architecture": spec.info.architecture,
-        "args": flags.render(arg for arg in spec.args if arg.flag.name not in SECRETS),
+        "args": flags.render(flags.shown(spec.args)),
         "problem": spec.info.problem,
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -82,6 +83,26 @@ class ModelSpec:
     env: tuple[tuple[str, str], ...] = ()
     template: str | None = None
     info: Info = Info()
+
+    @property
+    def origin(self) -> str:
+        """Which model this is, whatever its flags: the file, in the cache of whatever revision, or what is fetched."""
+        if self.model_path is None:
+            return " ".join(render(arg for arg in self.args if arg.flag.name in MODELS))
+        return re.sub(r"/snapshots/[^/]+/", "/", str(self.model_path))
+
+    def over(self, args: Sequence[Arg], template: str | None = None) -> ModelSpec:
+        """The same model with other arguments. Its `info` may no longer be right: that of the file is."""
+        if switch_of(args, "--mmproj-auto") is False:
+            args = [arg for arg in args if arg.flag.name != "--mmproj"]
+        mmproj = value_of(args, "--mmproj")
+        return replace(
+            self,
+            args=tuple(args),
+            mmproj_path=Path(mmproj) if mmproj else None,
+            devices=_words(value_of(args, "--device") or ""),
+            template=template,
+        )
 
     @property
     def argv(self) -> tuple[str, ...]:

@@ -49,6 +49,9 @@ OWNED = DROPPED | _names("""
     --cache-list --completion-bash --list-devices --usage --version
 """)
 
+# Values of these are nobody's business but the child's.
+SECRETS = _names("--api-key --hf-token")
+
 # What says which model it is: right in a preset or on the command line, wrong in a request for a known model.
 SOURCES = _names("""
     --docker-repo --hf-file --hf-repo --hf-token --model --model-url
@@ -56,6 +59,17 @@ SOURCES = _names("""
     --fim-qwen-14b-spec --fim-qwen-30b-default --gpt-oss-20b-default --gpt-oss-120b-default
     --vision-gemma-4b-default --vision-gemma-12b-default
 """)
+
+# What a setting of a load request stands for, by any spelling. Asked for anew, it takes the place of every flag of its
+# group that was asked for before. `--draft...` are names of builds before the flags were called `--spec-...`.
+GROUPS: Mapping[str, re.Pattern[str]] = {
+    "ctx_size": re.compile(r"--ctx-size|--kv-unified-per-slot"),
+    "cache_type_k": re.compile(r"--cache-type-k"),
+    "cache_type_v": re.compile(r"--cache-type-v"),
+    "speculative_type": re.compile(r"--spec-.*|--draft.*|--(model|hf-repo)-draft"),
+    "chat_template": re.compile(r"--chat-template(-file)?|--jinja"),
+    "n_parallel": re.compile(r"--parallel"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +255,35 @@ def merge(*layers: Sequence[Arg]) -> tuple[Arg, ...]:
             own[arg.flag.name] = [*earlier, arg]
         merged |= own
     return tuple(arg for group in merged.values() for arg in group)
+
+
+def is_of(flag: Flag, group: str) -> bool:
+    return any(map(GROUPS[group].fullmatch, flag.spellings))
+
+
+def diff(before: Iterable[Arg], after: Iterable[Arg]) -> dict[str, tuple[str | None, str | None]]:
+    """What differs, by flag: as it would be written, before and after; None where it is not given. The order of flags
+    means nothing, that of a repeated flag's values does. Secrets are not told."""
+    old, new = _written(before), _written(after)
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return {name: (_told(name, old.get(name)), _told(name, new.get(name))) for name in names}
+
+
+def _told(name: str, words: str | None) -> str | None:
+    return f"{name} ***" if words and name in SECRETS else words
+
+
+def shown(args: Iterable[Arg]) -> tuple[Arg, ...]:
+    """The arguments without the secret ones."""
+    return tuple(arg for arg in args if arg.flag.name not in SECRETS)
+
+
+def _written(args: Iterable[Arg]) -> dict[str, str]:
+    words: dict[str, list[str]] = {}
+    for arg in args:
+        earlier = words.get(arg.flag.name, []) if arg.flag.repeatable else []
+        words[arg.flag.name] = [*earlier, *(render([arg]) or ["off"])]
+    return {name: " ".join(told) for name, told in words.items()}
 
 
 def value_of(args: Iterable[Arg], name: str) -> str | None:

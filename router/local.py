@@ -13,6 +13,7 @@ from pathlib import Path
 
 from router.devices import Devices
 from router.engine import Engine
+from router.errors import LoadFailed
 from router.node import Child, Launch
 from router.orphans import MARK, Run, Watchdog, tree_of
 from router.policy import Device, Reading
@@ -62,7 +63,8 @@ class LocalNode:
         # The name is short and never used again: a server does not bind to a socket that is there already.
         socket = self._run.folder / f"{next(self._serial)}.sock"
         key = secrets.token_urlsafe(32)
-        args = [*launch.args, *self._fit_target(launch), *_tensor_split(launch)]
+        template = self._write(launch, socket.with_suffix(".jinja")) if launch.template else []
+        args = [*launch.args, *self._fit_target(launch), *_tensor_split(launch), *template]
         args += ["--host", str(socket), "--alias", launch.model]
         command = [*self._engine.command, *args]
         env = {
@@ -74,7 +76,17 @@ class LocalNode:
             "LLAMA_API_KEY": key,
             "LLAMA_SERVER_ROUTER_PORT": "1",  # any value: it makes llama-server a child that speaks the protocol
         }
-        return await LocalChild.start(launch, command, env, socket, key, self._watchdog)
+        files = [Path(file) for file in template[1:]]
+        return await LocalChild.start(launch, command, env, socket, key, self._watchdog, files)
+
+    def _write(self, launch: Launch, file: Path) -> list[str]:
+        """The chat template as a file, and the arguments that say so."""
+        try:
+            with open(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as stream:
+                stream.write(launch.template or "")
+        except OSError as error:
+            raise LoadFailed(f"{launch.model}: its chat template cannot be written ({error.strerror})") from error
+        return ["--chat-template-file", str(file)]
 
     def _fit_target(self, launch: Launch) -> list[str]:
         """The engine divides a model over its GPUs, and shortens an automatic context, so that as much stays free on

@@ -63,7 +63,8 @@ class Launch:
 
     `devices` are the devices the child may use, pinned by the vendor's visibility mask; empty means CPU only. `counts`
     is how many layers go to each; empty where the engine or `args` say. `load_timeout` counts from the last sign of
-    life.
+    life. `template` is a chat template, which the child gets as a file that only this user can read and that goes with
+    it.
     """
 
     model: str
@@ -73,6 +74,7 @@ class Launch:
     env: tuple[tuple[str, str], ...] = ()
     stop_timeout: float = 10.0
     load_timeout: float = 600.0
+    template: str | None = None
     on_event: Callable[[ChildEvent], None] = lambda event: None
 
 
@@ -81,6 +83,11 @@ class Child(Protocol):
 
     @property
     def pid(self) -> int: ...
+
+    @property
+    def started(self) -> float:
+        """When the machine says that it began, in seconds since 1970; with the pid it tells one process from all
+        others."""
 
     @property
     def address(self) -> Address: ...

@@ -18,6 +18,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -47,6 +48,14 @@ def tree_of(pid: int) -> tuple[int, ...]:
         return (pid, *(child.pid for child in psutil.Process(pid).children(recursive=True)))
     except psutil.Error:
         return (pid,)
+
+
+def birth_of(pid: int) -> float:
+    """When the machine says that the process began, in seconds since 1970; now, for one that has gone."""
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return time.time()
 
 
 class Watchdog:

@@ -10,8 +10,8 @@ import contextlib
 import itertools
 import logging
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
@@ -19,9 +19,11 @@ from router import errors
 from router.catalog import Catalog, ModelSpec
 from router.estimate import Need
 from router.feed import Feed
+from router.flags import FlagTable, default_table
 from router.footprints import Footprint
 from router.node import Address, Child, ChildEvent, Exit, Launch, Node, Progress, Slept, Woke
-from router.policy import Allocation, Demand, Reading, Snapshot, size
+from router.overrides import Overrides, Wish
+from router.policy import Allocation, Demand, Reading, Reject, Snapshot, plan, size
 from router.scheduler import (
     SERVING,
     Effect,
@@ -37,6 +39,7 @@ from router.scheduler import (
     Stop,
     Ticket,
 )
+from router.trials import Differences, Trial, Trials, differences
 
 log = logging.getLogger("router.pool")
 
@@ -109,9 +112,19 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded:
+    """What came of a load: `status` is `loaded` by it, `already_loaded`, or `loading` for one that nobody waited for.
+    `changed` are the flags that are not as they were, as written before and now."""
+
+    status: str
+    changed: Differences = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """A model as clients see it. `value` is one of llama.cpp's words; `held` are bytes by device key; `expires_in` are
-    the seconds until it is stopped if nobody asks for it from now on, None for never."""
+    the seconds until it is stopped if nobody asks for it from now on, None for never. `started` is when the process
+    with this pid began, in seconds since 1970."""
 
     value: str
     failed: bool = False
@@ -120,6 +133,7 @@ class Status:
     progress: Progress | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     pid: int | None = None
+    started: float | None = None
     leases: int = 0
     waiting: int = 0
     held: Mapping[str, int] = field(default_factory=dict)
@@ -137,9 +151,9 @@ class Changes:
 
 
 class Pool:
-    """`need` tells a model's memory and `learn` is told it; both may block and are called in threads. `ttl` is the idle
-    time in seconds after which a model whose preset says nothing is stopped, None for never. `gone` is told the address
-    of a child that has ended."""
+    """`need` tells a model's memory and `learn` is told it; both may block and are called in threads. `table` has the
+    engine's flags. `ttl` is the idle time in seconds after which a model whose preset says nothing is stopped, None for
+    never. `gone` is told the address of a child that has ended."""
 
     # How long an explicit load waits for bad news before it says that the load is under way.
     PATIENCE = 0.25
@@ -155,6 +169,7 @@ class Pool:
         limits: Limits,
         need: Callable[[ModelSpec], Need],
         *,
+        table: FlagTable | None = None,
         load_timeout: float = 600.0,
         ttl: float | None = None,
         gone: Callable[[Address], None] = lambda address: None,
@@ -176,8 +191,11 @@ class Pool:
         self._ttls: dict[str, float] = {}  # as requests wished, for as long as the process lives
         self._waiters: dict[int, asyncio.Future[Lease]] = {}
         self._needs: dict[str, Need] = {}
-        self._estimates: dict[str, asyncio.Task[Need]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._estimates: dict[ModelSpec, asyncio.Task[Need]] = {}
+        self._trials = Trials(table or default_table())
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._unloads: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._versions: Counter[str] = Counter()
@@ -190,8 +208,9 @@ class Pool:
         """Wait until this model serves, loading it if need be. Raises a RouterError; to be cancelled costs nothing.
         Who only watches (`used` is False) makes it no more recently used. `ttl` is the idle time in seconds that the
         process has from now on, `math.inf` to pin it, None to leave that as it is."""
+        spec = self.effective(spec.name)
         need = await self._wanted(spec)
-        while (now := self.catalog.resolve(spec.name)) is not spec:  # the catalog was replaced meanwhile
+        while (now := self.effective(spec.name)) is not spec:  # another one was asked for meanwhile
             spec, need = now, await self._wanted(now)
         if ttl is not None:
             self._ttls[spec.name] = ttl
@@ -199,22 +218,25 @@ class Pool:
         lease.used = used
         return lease
 
-    async def load(self, spec: ModelSpec) -> None:
-        """Load without a request. Returns when it is done or, after a moment, under way or queued; raises what a
-        request would have been refused with by then."""
-        self._scheduler.forgive(spec.name)  # whoever says so knows why it should go well now
-        task = asyncio.create_task(self._preload(spec))
+    async def load(self, name: str, wish: Wish | None = None, *, wait: bool = True) -> Loaded:
+        """Load without a request, with the settings that are wished for; raises what a request would be refused with.
+        Loads of one model take their turns. Without `wait`, return after a moment what is known by then."""
+        self._scheduler.forgive(name)  # whoever says so knows why it should go well now
+        task = asyncio.create_task(self._load(name, wish or Wish({}), self._unloads[name]))
         self._keep(task)
-        if task in (await asyncio.wait({task}, timeout=self.PATIENCE))[0]:
-            task.result()
+        done, _ = await asyncio.wait({task}, timeout=None if wait else self.PATIENCE)
+        return task.result() if done else Loaded("loading")
 
     def unload(self, name: str, *, force: bool = False) -> None:
         """Stop this model once its running requests have ended, at once with `force`; refuse whoever waits for it."""
+        self._unloads[name] += 1
         self._apply(self._scheduler.unload(name, self._now(), force=force))
 
     async def start(self) -> None:
         """Load what is to be loaded on startup, one after the other, as far as the count limit goes."""
-        wanted = [spec for spec in self.catalog.models if spec.load_on_startup]
+        await self._start([spec for spec in self.catalog.models if spec.load_on_startup])
+
+    async def _start(self, wanted: Sequence[ModelSpec]) -> None:
         limit = self._scheduler.limits.models_max or len(wanted)
         for spec in wanted[limit:]:
             log.warning("%s is not loaded on startup: --models-max is %d", spec.name, limit)
@@ -252,34 +274,45 @@ class Pool:
                     self._needs.setdefault(spec.name, need)
                     self._note(spec.name)
 
-    def replace(self, catalog: Catalog) -> Changes:
-        """Exchange the catalog. Running models whose launch is no longer the same are drained and end; the others do
-        not notice."""
+    async def replace(self, catalog: Catalog) -> Changes:
+        """Exchange the catalog. Running models that would be started with other settings now are drained, and start
+        anew for whoever waits; the others do not notice."""
+        needs: dict[str, Need | None] = {}
+        changes = self._compare(catalog)
+        while wanted := [name for name in changes.changed if self.is_running(name) and name not in needs]:
+            for name in wanted:
+                with contextlib.suppress(errors.RouterError):
+                    needs[name] = None
+                    needs[name] = await self._estimate(self._trials.proven(catalog.resolve(name)))
+            changes = self._compare(catalog)
+        self.catalog = catalog
+        starting = [name for name in changes.changed if self.is_running(name)] + list(changes.added)
+        for name in (*changes.changed, *changes.removed):
+            self._abandon(name)
+            self._needs.pop(name, None)
+            if self.is_running(name):
+                if (need := needs.get(name)) is None:
+                    self.unload(name)
+                else:
+                    self._renew(self.effective(name), need)
+        told = {kind: getattr(changes, kind) for kind in ("added", "changed", "removed", "kept")}
+        log.info("catalog: %s", "; ".join(f"{len(names)} {kind}{_few(names)}" for kind, names in told.items()))
+        self.feed.publish("*", "models_reload", told)
+        wanted_now = [spec for spec in catalog.models if spec.load_on_startup and spec.name in starting]
+        self._keep(asyncio.create_task(self._start(wanted_now)))
+        return changes
+
+    def _compare(self, catalog: Catalog) -> Changes:
         before = {spec.name: spec for spec in self.catalog.models}
         after = {spec.name: spec for spec in catalog.models}
-        self.catalog = catalog
         both = [name for name in before if name in after]
-        changed = tuple(name for name in both if _launch_of(before[name]) != _launch_of(after[name]))
-        removed = tuple(name for name in before if name not in after)
-        for name in (*changed, *removed):
-            self._needs.pop(name, None)
-            self._estimates.pop(name, None)
-            if self.is_running(name):
-                self.unload(name)
-        changes = Changes(
+        changed = tuple(name for name in both if differences(*map(self._trials.proven, (before[name], after[name]))))
+        return Changes(
             tuple(name for name in after if name not in before),
             changed,
-            removed,
+            tuple(name for name in before if name not in after),
             tuple(name for name in both if name not in changed),
         )
-        log.info(
-            "catalog: %d added, %d changed, %d removed, %d kept",
-            *map(len, (changes.added, changes.changed, changes.removed, changes.kept)),
-        )
-        self.feed.publish(
-            "*", "models_reload", {"added": changes.added, "changed": changes.changed, "removed": changes.removed}
-        )
-        return changes
 
     # Questions
 
@@ -310,6 +343,7 @@ class Pool:
             progress=run.progress if run and model.state is State.LOADING else None,
             info=run.info if run else {},
             pid=child.pid if child else None,
+            started=child.started if child else None,
             leases=len(model.leases),
             waiting=self._scheduler.waiting(name),
             held=model.held,
@@ -329,21 +363,121 @@ class Pool:
         """The machine now, as policy sees it."""
         return self._scheduler.snapshot(await self._read({}))
 
+    # Settings
+
+    @property
+    def table(self) -> FlagTable:
+        """The engine's flags."""
+        return self._trials.table
+
+    def effective(self, name: str) -> ModelSpec:
+        """The model of this name with what was asked for it. Raises UnknownModel."""
+        return self._trials.effective(self.catalog.resolve(name))
+
+    def asked(self, name: str) -> Overrides:
+        """What was asked for over the model's own settings. Raises UnknownModel."""
+        return self._trials.asked(self.catalog.resolve(name))
+
+    async def _load(self, name: str, wish: Wish, unloads: int) -> Loaded:
+        async with self._turns[name]:
+            while True:
+                if self._unloads[name] != unloads:
+                    raise errors.Cancelled(f"The load of {name!r} was cancelled: it was unloaded.")
+                base, before, run = self.catalog.resolve(name), self.effective(name), self._runs.get(name)
+                asked = self.asked(name).patched(wish)
+                spec = asked.over(base, self.table)
+                changed = differences(self._latest(run) or before, spec)
+                if not changed and not differences(before, spec):
+                    return await self._join(base, asked)
+                need = await self._estimate(spec)
+                await self._check(spec, need)
+                trial = Trial(base, asked, spec, need, await self._known(before))
+                if self._unloads[name] == unloads and self.effective(name) is before and self._runs.get(name) is run:
+                    await self._try(trial, changed)
+                    return Loaded("loaded", changed)
+
+    def _latest(self, run: Run | None) -> ModelSpec | None:
+        """With what a process runs that is here to stay."""
+        stays = run and not run.stop_reason and not self._scheduler.model(run.spec.name).closing
+        return run.spec if run and stays else None
+
+    async def _join(self, base: ModelSpec, asked: Overrides) -> Loaded:
+        """Nothing is to be changed: the process that there is will do, or the next one."""
+        run = self._runs.get(base.name)
+        lease = await self.lease(base)
+        is_same = run is self._runs[base.name]
+        lease.release()
+        self._trials.remember(base, asked)
+        return Loaded("already_loaded" if is_same else "loaded")
+
+    async def _try(self, trial: Trial, changed: Differences) -> None:
+        name = trial.base.name
+        told = ", ".join(f"{old or '(none)'} => {new or '(none)'}" for old, new in changed.values())
+        log.info("%s: new settings: %s", name, told)
+        self._trials.begin(trial)
+        self._renew(trial.spec, trial.need)
+        try:
+            lease = await self._ask(trial.spec, trial.need, trial)
+        except BaseException:
+            self._take_back(trial)
+            raise
+        if self._trials.end(trial):
+            self._trials.remember(trial.base, trial.asked)
+        lease.release()
+
+    def _renew(self, spec: ModelSpec, need: Need) -> None:
+        """The model is started with this from now on, for whoever waits too."""
+        self._specs[spec.name], self._needs[spec.name] = spec, need
+        self._note(spec.name)
+        self._apply(self._scheduler.amend(spec.name, need.demand, self._now()))
+        self._apply(self._scheduler.renew(spec.name, self._now()))
+
+    def _take_back(self, trial: Trial) -> None:
+        """It has failed: what held before it holds again."""
+        name = trial.base.name
+        if not self._trials.end(trial):
+            return
+        self._note(name)
+        if trial.before:
+            self._specs[name], self._needs[name] = trial.before
+            self._apply(self._scheduler.amend(name, trial.before[1].demand, self._now()))
+
+    def _abandon(self, name: str) -> None:
+        """What is tried is of a model that is no longer the same."""
+        trial = self._trials.of(name)
+        if trial and self._trials.end(trial) and (waiter := self._waiters.pop(trial.ticket, None)):
+            waiter.set_exception(errors.Cancelled(f"{name!r} was changed meanwhile: load it again.", retry_after=1.0))
+            self._apply(self._scheduler.cancel(trial.ticket, self._now()))
+
+    async def _check(self, spec: ModelSpec, need: Need) -> None:
+        """Nothing is stopped for what would not fit anyway. Raises ModelTooLarge."""
+        found = plan(Snapshot(await self._read({}), margins=self.limits.margins), need.demand)
+        if isinstance(found, Reject):
+            raise errors.ModelTooLarge(_SENTENCES[Refusal.TOO_LARGE].format(model=spec.name, reason=found.reason))
+
+    async def _known(self, spec: ModelSpec) -> tuple[ModelSpec, Need] | None:
+        try:
+            return spec, await self._estimate(spec)
+        except errors.RouterError:
+            return None
+
     # Tickets
 
     async def _wanted(self, spec: ModelSpec) -> Need | None:
         """What the model needs; None for one that runs, where it does not matter any more."""
-        if self._scheduler.model(spec.name).is_open:
-            return None
+        return None if self._scheduler.model(spec.name).is_open else await self._estimate(spec)
+
+    async def _estimate(self, spec: ModelSpec) -> Need:
+        """Raises LoadFailed for a model that cannot be loaded at all, GgufError."""
         if spec.problem:
             raise errors.LoadFailed(f"{spec.name!r} cannot be loaded: {spec.problem}")
-        task = self._estimates.get(spec.name)
+        task = self._estimates.get(spec)
         if task is None:
-            task = self._estimates[spec.name] = asyncio.create_task(asyncio.to_thread(self._need, spec))
-            task.add_done_callback(lambda done: self._estimated(spec.name, done))
+            task = self._estimates[spec] = asyncio.create_task(asyncio.to_thread(self._need, spec))
+            task.add_done_callback(lambda done: self._estimated(spec, done))
         return await asyncio.shield(task)
 
-    async def _ask(self, spec: ModelSpec, need: Need | None) -> Lease:
+    async def _ask(self, spec: ModelSpec, need: Need | None, trial: Trial | None = None) -> Lease:
         if self._closed:
             raise errors.Cancelled("The router is shutting down.", retry_after=5.0)
         if need is not None:
@@ -353,6 +487,8 @@ class Pool:
         ticket = Ticket(next(self._ids), spec.name, demand, spec.priority, spec.pin or ttl == math.inf, ttl)
         waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiters[ticket.id] = waiter
+        if trial:
+            trial.ticket = ticket.id
         self._specs[spec.name] = spec
         self._apply(self._scheduler.acquire(ticket, self._now()))
         try:
@@ -364,14 +500,10 @@ class Pool:
                 waiter.result().release()
             raise
 
-    def _estimated(self, name: str, task: asyncio.Task[Need]) -> None:
-        if self._estimates.get(name) is task:
-            del self._estimates[name]
+    def _estimated(self, spec: ModelSpec, task: asyncio.Task[Need]) -> None:
+        del self._estimates[spec]
         if not task.cancelled():
             task.exception()  # whoever asked may have left; then nobody else looks at it
-
-    async def _preload(self, spec: ModelSpec) -> None:
-        (await self.lease(spec)).release()
 
     def _ttl_of(self, spec: ModelSpec) -> float | None:
         if spec.name in self._ttls:
@@ -486,13 +618,27 @@ class Pool:
         if run.child is not None:
             self._gone(run.child.address)
         del self._runs[name]
-        self._apply(
-            self._scheduler.exited(name, run.number, exit.sentence, self._now(), out_of_memory=exit.out_of_memory)
-        )
+        self._bury(run, exit)
         if not self._scheduler.waiting(name):  # who waits may have wished already
             self._ttls.pop(name, None)
         run.ended.set()
         self._news(name, exit.code)
+
+    def _bury(self, run: Run, exit: Exit) -> None:
+        name = run.spec.name
+        trial = self._trials.of(name)
+        tried = trial if trial and trial.before and trial.spec is run.spec else None
+        effects = self._scheduler.exited(
+            name,
+            run.number,
+            exit.sentence,
+            self._now(),
+            out_of_memory=exit.out_of_memory,
+            tried_by=tried.ticket if tried else None,
+        )
+        if tried and self._scheduler.model(name).state is State.FAILED and not self._scheduler.model(name).retrying:
+            self._take_back(tried)  # before anybody who waits is started for
+        self._apply(effects)
 
     def _stop(self, run: Run, reason: str) -> None:
         run.stop_reason = reason
@@ -515,6 +661,7 @@ class Pool:
             env=spec.env,
             stop_timeout=spec.stop_timeout,
             load_timeout=self._load_timeout,
+            template=spec.template,
             on_event=lambda event: self._hear(run, event),
         )
 
@@ -570,18 +717,18 @@ class Pool:
         self._timer = None
         self._apply(self._scheduler.tick(self._now()))
 
-    def _keep(self, task: asyncio.Task[None]) -> None:
+    def _keep(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) and not isinstance(exc, errors.RouterError):
             log.critical("a defect in the router", exc_info=exc)
 
 
-def _launch_of(spec: ModelSpec) -> object:
-    return spec.argv, spec.env, spec.devices
+def _few(names: Sequence[str]) -> str:
+    return f" ({', '.join(names[:10])}{', ...' if len(names) > 10 else ''})" if names else ""
 
 
 def _shown(state: State) -> str:

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,7 +26,7 @@ import httpx
 from router.crash import explain
 from router.errors import LoadFailed
 from router.node import Address, ChildEvent, Exit, Launch, Progress, Slept, Woke
-from router.orphans import Watchdog
+from router.orphans import Watchdog, birth_of
 
 STATE = b"cmd_child_to_router:state:"
 EXIT = b"cmd_router_to_child:exit\n"
@@ -60,10 +60,14 @@ class Drain(asyncio.Protocol):
 class LocalChild:
     """A `Child` on this machine; `start` makes it. `_served` has the model info once it serves."""
 
-    def __init__(self, launch: Launch, process: subprocess.Popen[bytes], socket: Path, key: str) -> None:
+    def __init__(
+        self, launch: Launch, process: subprocess.Popen[bytes], socket: Path, key: str, files: Sequence[Path]
+    ) -> None:
         self._launch = launch
         self._process = process
+        self._started = birth_of(process.pid)
         self._socket = socket
+        self._files = files
         self._key = key
         self._loop = asyncio.get_running_loop()
         self._log: deque[bytes] = deque(maxlen=KEPT_LINES)
@@ -78,12 +82,24 @@ class LocalChild:
 
     @classmethod
     async def start(
-        cls, launch: Launch, command: list[str], env: Mapping[str, str], socket: Path, key: str, watchdog: Watchdog
+        cls,
+        launch: Launch,
+        command: list[str],
+        env: Mapping[str, str],
+        socket: Path,
+        key: str,
+        watchdog: Watchdog,
+        files: Sequence[Path] = (),
     ) -> LocalChild:
-        """`command` and `env` are complete. Raises LoadFailed when the process cannot be created."""
-        process = _popen(launch.model, command, env)
+        """`command` and `env` are complete; `files` go when the child has gone. Raises LoadFailed when the process
+        cannot be created."""
+        try:
+            process = _popen(launch.model, command, env)
+        except LoadFailed:
+            _remove(files)
+            raise
         watchdog.watch(process.pid)
-        child = cls(launch, process, socket, key)
+        child = cls(launch, process, socket, key, files)
         child._end.add_done_callback(lambda _: watchdog.forget(process.pid))
         try:
             for pipe in (process.stdout, process.stderr):
@@ -99,6 +115,10 @@ class LocalChild:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def started(self) -> float:
+        return self._started
 
     @property
     def address(self) -> Address:
@@ -164,7 +184,7 @@ class LocalChild:
         for transport, _ in self._streams:
             transport.close()
         self._stdin.close()
-        self._socket.unlink(missing_ok=True)
+        _remove((self._socket, *self._files))
         return explain(self._launch.model, code, self.log, is_stopped=self._is_stopped, is_ready=self._served.done())
 
     def _reap(self) -> None:
@@ -241,6 +261,11 @@ class LocalChild:
     def _stdin(self) -> IO[bytes]:
         assert self._process.stdin is not None
         return self._process.stdin
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def _popen(model: str, command: list[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -164,8 +164,8 @@ class Model:
 
     `run` numbers its processes; `held` are the bytes booked for the present one by device key; `leases` are the tickets
     granted to it. `ready_at` and `finished` are when it began to serve and when its last use ended. `seen` means that
-    the last reading shows them as taken. `retrying` is set from a load that ran out of memory until the next one has
-    ended.
+    the last reading shows them as taken. `closing` is why it ends with its last lease. `retrying` is set from a load
+    that ran out of memory until the next one has ended.
     """
 
     name: str
@@ -178,7 +178,7 @@ class Model:
     pinned: bool = False
     ttl: float | None = None
     draining: bool = False
-    closing: bool = False
+    closing: str = ""
     seen: bool = False
     retrying: bool = False
     failures: int = 0
@@ -213,7 +213,7 @@ class Model:
             phase,
             self.finished,
             pinned=self.pinned,
-            draining=self.draining or self.closing,
+            draining=self.draining or bool(self.closing),
             sleeping=self.state is State.SLEEPING,
             half_loaded=self.state is State.STOPPING and not self.ready_at,
         )
@@ -337,22 +337,35 @@ class Scheduler:
         if model.leases:
             return []
         self._changed = True
-        effects: list[Effect] = [self._stop(model, "unloaded")] if model.closing else []
+        effects: list[Effect] = [self._stop(model, model.closing)] if model.closing else []
         return [*effects, *self._advance(now)]
 
     def unload(self, name: str, now: float, *, force: bool = False) -> list[Effect]:
         """End the model's process once its running requests have ended (at once with `force`), and refuse whoever
         waited for it until now. A failed model is forgiven its failures."""
-        model = self.model(name)
         self.forgive(name)
         effects: list[Effect] = []
         if entry := self._queue.get(name):
             effects += self._refuse_all(entry, Refusal.CANCELLED, "it was unloaded", 1.0)
+        return [*effects, *self._close(self.model(name), "unloaded", force=force), *self._advance(now)]
+
+    def renew(self, name: str, now: float) -> list[Effect]:
+        """End the model's process as `unload` does; but whoever waits for it goes on waiting, for the next one."""
+        return [*self._close(self.model(name), "new settings"), *self._advance(now)]
+
+    def amend(self, name: str, demand: Demand, now: float) -> list[Effect]:
+        """Whoever waits for this model waits for this demand from now on."""
+        if entry := self._queue.get(name):
+            entry.demand = demand
+            self._changed = True
+        return self._advance(now)
+
+    def _close(self, model: Model, reason: str, *, force: bool = False) -> list[Effect]:
         if model.state is State.LOADING or (model.state in SERVING and (force or not model.leases)):
-            effects.append(self._stop(model, "unloaded"))
-        elif model.state in SERVING:
-            model.closing = True
-        return [*effects, *self._advance(now)]
+            return [self._stop(model, reason)]
+        if model.state in SERVING:
+            model.closing = reason
+        return []
 
     def forgive(self, name: str) -> None:
         """The failures until now do not count."""
@@ -390,10 +403,20 @@ class Scheduler:
         self._changed = True
         return self._advance(now)
 
-    def exited(self, name: str, run: int, reason: str, now: float, *, out_of_memory: bool = False) -> list[Effect]:
+    def exited(
+        self,
+        name: str,
+        run: int,
+        reason: str,
+        now: float,
+        *,
+        out_of_memory: bool = False,
+        tried_by: int | None = None,
+    ) -> list[Effect]:
         """The process is gone; `reason` tells a person why, and only counts when nobody asked for it.
 
-        A load that ran out of memory is tried once more, after every idle model has made room.
+        A load that ran out of memory is tried once more, after every idle model has made room. One that was only a try
+        fails the ticket that wanted it (`tried_by`) and nobody else: it is no failure of the model's.
         """
         model = self._models[name]
         if model.run != run:
@@ -404,13 +427,17 @@ class Scheduler:
         model.retrying = was is State.LOADING and out_of_memory and not retried and name in self._queue
         model.held = {}
         model.leases.clear()
-        model.draining = model.closing = False
+        model.draining, model.closing = False, ""
         self._changed = self._moved = True
         effects: list[Effect] = []
         if was is State.STOPPING:
             model.failures = 0 if model.ready_at else model.failures
         elif model.retrying:
             effects += [self._stop(idle, f"room for {name}") for idle in list(self._evictable())]
+        elif was is State.LOADING and tried_by is not None:
+            model.failure = reason
+            if tried_by in self._waiting:
+                effects.append(self._refuse(tried_by, Refusal.LOAD_FAILED, reason))
         else:
             self._fail(model, was, reason, now)
             if entry := self._queue.get(name):
@@ -568,7 +595,7 @@ class Scheduler:
 
     def _stop(self, model: Model, reason: str) -> Stop:
         self._transit(model, Event.STOP)
-        model.draining = model.closing = False
+        model.draining, model.closing = False, ""
         return Stop(model.name, model.run, reason)
 
     def _fail(self, model: Model, was: State, reason: str, now: float) -> None:

@@ -148,6 +148,7 @@ def _assemble(
         [node],
         limits,
         estimator.need,
+        table=plan.table,
         load_timeout=s.models_load_timeout,
         ttl=s.models_ttl or None,
         gone=upstream.forget,
@@ -161,7 +162,7 @@ def _assemble(
 
     async def reload() -> Changes:
         async with reloading:
-            changes = pool.replace(await _described(await asyncio.to_thread(plan.catalog)))
+            changes = await pool.replace(await _described(await asyncio.to_thread(plan.catalog)))
         survey()
         return changes
 

@@ -23,6 +23,7 @@ class FakeChild:
     def __init__(self, launch: Launch, *, autoload: bool) -> None:
         self.launch = launch
         self.pid = next(self._pids)
+        self.started = float(self.pid)
         self.address = Address(path=f"/fake/{launch.model}-{self.pid}.sock")
         self.key = f"key-{self.pid}"
         self.log: tuple[str, ...] = ("fake log",)

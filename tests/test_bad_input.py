@@ -169,7 +169,7 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
 def test_body(router: Router, case: str, path: str) -> None:
     body, status, fragment = BODIES[case]
     if path == "/models/load" and case == "messages":
-        status, fragment = 400, "is already running"
+        status, fragment = 400, "'messages' is no setting of a load"
         assert router.chat("good").status_code == 200
     assert fragment in message_of(post(router, body, path), status)
 

@@ -12,9 +12,6 @@ from router.catalog import Catalog, ModelSpec
 from router.estimate import Need
 from router.pool import Pool, Status
 
-# Values of these are nobody's business but the child's.
-SECRETS = frozenset({"--hf-token", "--api-key"})
-
 
 class Listing:
     """`whole` is the answer of `GET /models`, `one` that of `GET /v1/models/{id}`; both are JSON bytes."""
@@ -57,7 +54,7 @@ class Listing:
             "owned_by": "llamacpp",
             "created": self._created,
             "description": spec.description,
-            "status": _status(spec, status),
+            "status": _status(self._pool.effective(spec.name), status),
             "architecture": {
                 "input_modalities": info.input_modalities,
                 "output_modalities": info.output_modalities,
@@ -92,7 +89,7 @@ def _memory(need: Need | None) -> dict[str, Any] | None:
 
 
 def _status(spec: ModelSpec, status: Status) -> dict[str, Any]:
-    shown = tuple(arg for arg in spec.args if arg.flag.name not in SECRETS)
+    shown = flags.shown(spec.args)
     told: dict[str, Any] = {
         "value": status.value,
         "args": flags.render(shown),

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -13,9 +14,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from router.api import metrics
-from router.api.body import asked, read_body
 from router.api.gateway import Gateway, told_in
 from router.api.listing import Listing
+from router.api.load import Load
 from router.api.openai import DIALECT
 from router.catalog import ModelSpec
 from router.errors import ConfigError, InvalidRequest
@@ -60,6 +61,7 @@ class Native:
 
     def routes(self) -> list[Route]:
         by_body, by_query = self._gateway.by_body(DIALECT), self._gateway.by_query(DIALECT)
+        load = Load(self._gateway)
         own = (
             ("/health", "GET", self.health),
             ("/v1/health", "GET", self.health),
@@ -67,8 +69,9 @@ class Native:
             ("/metrics", "GET", self.metrics),
             ("/models", "GET", self.models),
             ("/v1/models", "GET", self.models),
-            ("/models/load", "POST", self.load),
-            ("/models/unload", "POST", self.unload),
+            ("/models/load", "POST", load.load),
+            ("/models/unload", "POST", load.unload),
+            ("/models/{name:path}/settings", "GET", load.settings),
             ("/models/reload", "POST", self.reload),
             ("/models/estimate", "GET", self.estimate),
             ("/models/sse", "GET", self.news),
@@ -126,40 +129,18 @@ class Native:
         return PlainTextResponse(metrics.render(self._pool))
 
     async def models(self, request: Request) -> Response:
+        listed = self._listing.whole()
         if request.query_params.get("reload"):
-            await self._reread()
-        return Response(self._listing.whole(), media_type="application/json")
+            told = json.dumps(asdict(await self._reread())).encode()
+            listed = self._listing.whole()[:-1] + b',"reload":' + told + b"}"
+        return Response(listed, media_type="application/json")
 
     async def model(self, request: Request) -> Response:
         spec = self._pool.catalog.resolve(request.path_params["name"])
         return Response(self._listing.one(spec), media_type="application/json")
 
-    async def load(self, request: Request) -> Response:
-        spec, _ = await self._named(request)
-        if self._pool.is_running(spec.name):
-            raise InvalidRequest(f"model {spec.name!r} is already running")
-        await self._pool.load(spec)
-        return JSONResponse({"success": True})
-
-    async def unload(self, request: Request) -> Response:
-        """Running requests are served to their end first, unless the body says `"force": true`."""
-        spec, body = await self._named(request)
-        if not self._pool.is_running(spec.name):
-            raise InvalidRequest(f"model {spec.name!r} is not running")
-        self._pool.unload(spec.name, force=body.get("force") is True)
-        return JSONResponse({"success": True})
-
     async def reload(self, request: Request) -> Response:
-        changes = await self._reread()
-        return JSONResponse(
-            {
-                "success": True,
-                "added": changes.added,
-                "changed": changes.changed,
-                "removed": changes.removed,
-                "kept": changes.kept,
-            }
-        )
+        return JSONResponse({"success": True, **asdict(await self._reread())})
 
     async def _reread(self) -> Changes:
         try:
@@ -176,13 +157,6 @@ class Native:
 
     async def news(self, request: Request) -> Response:
         return NewsStream(self._pool)
-
-    async def _named(self, request: Request) -> tuple[ModelSpec, dict[str, object]]:
-        body = await read_body(request, self._gateway.body_limit)
-        name = asked(body, "application/json").model
-        if not name:
-            raise InvalidRequest('model name is missing from the request; send {"model": "NAME"}')
-        return self._pool.catalog.resolve(name), json.loads(body)
 
 
 def build_info(version: str) -> str:

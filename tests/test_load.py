@@ -1,0 +1,430 @@
+"""Loads with settings, on a machine without processes: what is kept, what is taken back, what starts anew."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router import errors, flags
+from router.catalog import Catalog, ModelSpec
+from router.estimate import Need
+from router.overrides import read
+from router.policy import Demand
+from router.pool import Loaded, Pool
+from router.scheduler import Limits, State
+from tests.fakes import GIB, FakeChild, FakeNode
+
+TABLE = flags.default_table()
+HUGE = 2**30
+
+
+def spec(name: str, *argv: str, **more: Any) -> ModelSpec:
+    return ModelSpec(name, "models_dir", flags.parse(("--model", f"{name}.gguf", *argv), TABLE), **more)
+
+
+def need_of(model: ModelSpec) -> Need:
+    """A model whose context is huge does not fit at all."""
+    context = int(flags.value_of(model.args, "--ctx-size") or 0)
+    return Need(Demand(host=100 * GIB if context == HUGE else 10 * GIB))
+
+
+class Bench:
+    def __init__(self, *models: ModelSpec) -> None:
+        self.node = FakeNode(held={model.name: {"local/RAM": 10 * GIB} for model in models})
+        limits = Limits(margins={"local/RAM": GIB}, drain_grace=0.05)
+        self.pool = Pool(Catalog(models), [self.node], limits, need_of)
+
+    async def load(self, name: str = "a", **body: Any) -> Loaded:
+        return await self.pool.load(name, read(body, TABLE))
+
+    def argv(self, name: str = "a") -> list[str]:
+        """Of the youngest process, without what says which model it is."""
+        return list(self.node.of(name).launch.args[2:])
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+    async def use(self, name: str = "a") -> FakeChild:
+        (await self.pool.lease(self.pool.catalog.resolve(name))).release()
+        return self.node.of(name)
+
+
+@contextlib.asynccontextmanager
+async def bench(*models: ModelSpec) -> AsyncIterator[Bench]:
+    made = Bench(*(models or (spec("a"),)))
+    try:
+        yield made
+    finally:
+        for child in made.node.alive:
+            child.load()
+            child.may_stop.set()
+        await made.pool.close()
+        assert not made.node.alive
+
+
+async def test_the_same_settings_are_the_same_process() -> None:  # B-L1 B-L5
+    async with bench() as b:
+        assert (await b.load(ctx_size=8192, cache_type_k="q8_0")).status == "loaded"
+        for _ in range(10):
+            assert (await b.load(ctx_size=8192, cache_type_k="q8_0")).status == "already_loaded"
+            assert (await b.load()).status == "already_loaded"
+        assert b.node.loads() == 1
+        assert b.argv() == ["--ctx-size", "8192", "--cache-type-k", "q8_0"]
+
+
+async def test_other_settings_start_it_anew_with_what_was_set_before() -> None:  # B-L1 B-L3 B-L5
+    async with bench() as b:
+        await b.load(extra_args=["--top-k", "20", "--seed", "42"])
+        answer = await b.load(ctx_size=4096, cache_type_k="q8_0", cache_type_v="q8_0")
+        assert answer.status == "loaded"
+        assert answer.changed == {
+            "--ctx-size": (None, "--ctx-size 4096"),
+            "--cache-type-k": (None, "--cache-type-k q8_0"),
+            "--cache-type-v": (None, "--cache-type-v q8_0"),
+        }
+        assert b.argv() == [
+            *("--ctx-size", "4096", "--cache-type-k", "q8_0", "--cache-type-v", "q8_0", "--top-k", "20", "--seed", "42")
+        ]
+        assert (b.node.loads(), len(b.node.alive)) == (2, 1)
+
+
+async def test_extra_arguments_are_kept_cleared_and_replaced_over_an_unload() -> None:  # B-L3
+    async with bench() as b:
+        await b.load(extra_args=["--top-k", "20"])
+        for body, expected in (
+            ({}, ["--top-k", "20"]),
+            ({"extra_args": None}, ["--top-k", "20"]),
+            ({"extra_args": []}, []),
+            ({}, []),
+            ({"extra_args": ["--seed", 7]}, ["--seed", "7"]),
+        ):
+            b.pool.unload("a")
+            await b.until(lambda: b.pool.state("a") is State.UNLOADED)
+            assert (await b.load(**body)).status == "loaded"
+            assert b.argv() == expected
+        assert await b.use() is b.node.of("a")
+        assert b.argv() == ["--seed", "7"]
+
+
+async def test_a_request_gets_what_a_load_has_set() -> None:  # B-L3
+    async with bench() as b:
+        await b.load(ctx_size=4096)
+        b.pool.unload("a")
+        await b.until(lambda: b.pool.state("a") is State.UNLOADED)
+        await b.use()
+        assert b.argv() == ["--ctx-size", "4096"]
+
+
+async def test_what_was_asked_is_compared_and_not_what_came_of_it() -> None:  # B-L2
+    async with bench() as b:
+        await b.load(ctx_size=8192)
+        first = b.node.of("a")
+        assert (await b.load(ctx_size=0)).status == "loaded"
+        assert b.node.of("a") is not first
+        assert b.argv() == []
+
+
+async def test_a_setting_taken_back_is_the_models_own_again() -> None:
+    async with bench(spec("a", "--ctx-size", "2048", "--seed", "1")) as b:
+        await b.load(ctx_size=8192)
+        assert b.argv() == ["--seed", "1", "--ctx-size", "8192"]
+        await b.load(ctx_size=0)
+        assert b.argv() == ["--seed", "1"]
+        await b.load(ctx_size=None)
+        assert b.argv() == ["--ctx-size", "2048", "--seed", "1"]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "left"),
+    [
+        (["-c", "4096", "--top-k", "20"], {"ctx_size": 0}, ["--top-k", "20"]),
+        (["-ctk", "q8_0", "-ctv", "q4_0", "--jinja"], {"cache_type_k": "f16"}, ["-ctv", "q4_0", "--jinja"]),
+        (["--spec-type", "ngram-mod", "--spec-ngram-mod-n-min", "2", "-n", "9"], {"speculative_type": ""}, ["-n", "9"]),
+        (["--chat-template", "chatml", "--no-warmup"], {"chat_template": "{{ messages }}"}, ["--no-warmup"]),
+        (["--model-draft", "d.gguf", "-np", "2"], {"n_parallel": 0, "speculative_type": None}, []),
+    ],
+)
+async def test_inherited_arguments_lose_only_what_is_set_anew(
+    before: list[str], now: dict[str, Any], left: list[str]
+) -> None:  # B-L5
+    asked = read({"extra_args": before}, TABLE)
+    kept = b"".join(word.encode() for word in flags.render(flags.parse(left, TABLE)))
+    async with bench() as b:
+        overrides = b.pool.asked("a").patched(asked).patched(read(now, TABLE))
+        assert b"".join(word.encode() for word in flags.render(overrides.extra_args)) == kept
+        assert overrides.patched(read({}, TABLE)) == overrides
+
+
+async def test_an_inherited_context_and_ten_bare_loads_are_one_process() -> None:  # B-L5
+    async with bench() as b:
+        await b.load(extra_args=["-c", "4096"])
+        answers = await asyncio.gather(*(b.load() for _ in range(10)))
+        assert {answer.status for answer in answers} == {"already_loaded"}
+        assert b.node.loads() == 1
+
+
+async def test_extra_arguments_replace_the_field_that_set_the_same() -> None:  # B-L5
+    async with bench() as b:
+        await b.load(ctx_size=8192, cache_type_k="q8_0")
+        await b.load(extra_args=["-c", "4096"])
+        assert b.argv() == ["--cache-type-k", "q8_0", "--ctx-size", "4096"]
+        assert b.pool.asked("a").ctx_size is None
+
+
+async def test_settings_stay_with_their_model() -> None:  # B-L4
+    async with bench(spec("a"), spec("b")) as b:
+        await b.load("a", extra_args=["--top-k", "20"], ctx_size=4096)
+        await b.load("b")
+        assert b.argv("b") == []
+
+
+async def test_a_name_that_means_another_file_now_inherits_nothing() -> None:  # B-L4
+    def cached(revision: str) -> ModelSpec:
+        path = f"/hub/models--u--r/snapshots/{revision}/x-Q4_K_M.gguf"
+        args = flags.parse(("--model", path), TABLE)
+        return ModelSpec("u/r:Q4_K_M", "cache", args, model_path=Path(path))
+
+    async with bench(cached("1")) as b:
+        await b.load("u/r", ctx_size=4096)
+        await b.pool.replace(Catalog([cached("2")]))  # another revision of the same
+        assert b.pool.asked("u/r").ctx_size == 4096
+        other = ModelSpec("u/r:Q4_K_M", "preset", flags.parse(("--model", "other.gguf"), TABLE))
+        await b.pool.replace(Catalog([other]))
+        assert b.pool.asked("u/r").ctx_size is None
+
+
+async def test_an_omitted_quantization_that_means_the_loaded_one_is_the_same() -> None:  # B-L4
+    async with bench(spec("u/r:Q4_K_M")) as b:
+        await b.load("u/r:Q4_K_M", ctx_size=4096)
+        assert (await b.load("u/r")).status == "already_loaded"
+
+
+async def test_a_failed_load_leaves_the_old_settings() -> None:  # B-L8
+    async with bench() as b:
+        await b.load(ctx_size=4096)
+        b.node.autoload = False
+        trial = asyncio.create_task(b.load(ctx_size=8192))
+        await b.until(lambda: b.node.loads() == 2)
+        b.node.of("a").die(1, "it ended with code 1")
+        with pytest.raises(errors.LoadFailed, match="it ended with code 1"):
+            await trial
+        assert b.pool.asked("a").ctx_size == 4096
+        b.node.autoload = True
+        await b.use()
+        assert b.argv() == ["--ctx-size", "4096"]
+
+
+async def test_a_failed_load_fails_nobody_else() -> None:  # B-L8
+    async with bench() as b:
+        await b.load(ctx_size=4096)
+        b.node.autoload = False
+        trial = asyncio.create_task(b.load(ctx_size=8192))
+        await b.until(lambda: b.node.loads() == 2)
+        request = asyncio.create_task(b.use())
+        await b.until(lambda: b.pool.status("a").waiting == 2)
+        b.node.autoload = True
+        b.node.of("a").die(1, "it ended with code 1")
+        with pytest.raises(errors.LoadFailed):
+            await trial
+        assert (await request).launch.args[2:] == ("--ctx-size", "4096")
+
+
+async def test_what_could_never_fit_ends_nothing() -> None:  # B-L8 B-S12
+    async with bench() as b:
+        child = await b.use()
+        with pytest.raises(errors.ModelTooLarge, match="it needs"):
+            await b.load(ctx_size=HUGE)
+        assert child.is_alive
+        assert (await b.load()).status == "already_loaded"
+
+
+async def test_running_requests_end_before_new_settings_begin() -> None:  # B-L9
+    async with bench() as b:
+        lease = await b.pool.lease(b.pool.catalog.resolve("a"))
+        first = b.node.of("a")
+        load = asyncio.create_task(b.load(ctx_size=4096))
+        await b.until(lambda: b.pool.status("a").waiting == 1)
+        late = asyncio.create_task(b.use())
+        await b.until(lambda: b.pool.status("a").waiting == 2)
+        assert first.is_alive
+        lease.release()
+        assert (await load).status == "loaded"
+        assert await late is b.node.of("a")
+        assert b.node.loads() == 2
+
+
+async def test_parallel_loads_take_turns() -> None:  # B-L9
+    async with bench() as b:
+        sizes = [4096, 4096, 8192, 8192, 4096]
+        answers = await asyncio.gather(*(b.load(ctx_size=size) for size in sizes))
+        assert [answer.status for answer in answers] == [
+            "loaded",
+            "already_loaded",
+            "loaded",
+            "already_loaded",
+            "loaded",
+        ]
+        assert (b.node.loads(), b.node.most_alive) == (3, 1)
+
+
+async def test_an_unload_and_two_parallel_loads_are_one_process() -> None:  # B-L9
+    async with bench() as b:
+        await b.load(ctx_size=4096)
+        b.node.of("a").may_stop.clear()
+        b.pool.unload("a")
+        loads = [asyncio.create_task(b.load()) for _ in range(2)]
+        await b.until(lambda: b.pool.status("a").waiting)
+        b.node.of("a").may_stop.set()
+        assert sorted([(await load).status for load in loads]) == ["already_loaded", "loaded"]
+        assert (b.node.loads(), b.node.most_alive) == (2, 1)
+
+
+async def test_an_unload_cancels_every_load_before_it() -> None:  # B-L10
+    async with bench() as b:
+        b.node.autoload = False
+        loads = [asyncio.create_task(b.load(ctx_size=size)) for size in (4096, 8192, 16384)]
+        await b.until(lambda: b.node.loads() == 1)
+        b.pool.unload("a")
+        for load in loads:
+            with pytest.raises(errors.Cancelled):
+                await load
+        await b.until(lambda: b.pool.state("a") is State.UNLOADED)
+        b.node.autoload = True
+        assert (await b.load()).status == "loaded"
+        assert b.argv() == []
+
+
+async def test_speculation_of_a_vision_model_is_off_on_both_sides() -> None:  # B-L11
+    async with bench(spec("a", "--mmproj", "eyes.gguf")) as b:
+        child = await b.use()
+        for asked in ("ngram-mod", "default", "off", "", None):
+            assert (await b.load(speculative_type=asked)).status == "already_loaded"
+        assert await b.use() is child
+
+
+async def test_no_speculation_has_three_names() -> None:  # B-L11
+    async with bench() as b:
+        child = await b.use()
+        for asked in ("off", "", None, "none"):
+            assert (await b.load(speculative_type=asked)).status == "already_loaded"
+        assert await b.use() is child
+        await b.load(speculative_type="ngram-mod")
+        assert "--spec-ngram-mod-n-match" in b.argv()
+        await b.load(speculative_type="off")
+        assert b.argv() == []
+
+
+async def test_a_template_goes_along_with_the_launch() -> None:  # B-L12
+    async with bench(spec("a", "--chat-template", "chatml")) as b:
+        await b.load(chat_template="{{ messages }}")
+        assert (b.argv(), b.node.of("a").launch.template) == ([], "{{ messages }}")
+        await b.load(chat_template="llama3")
+        assert (b.argv(), b.node.of("a").launch.template) == (["--chat-template", "llama3"], None)
+        await b.load(chat_template="")
+        assert b.argv() == []
+        await b.load(chat_template=None)
+        assert b.argv() == ["--chat-template", "chatml"]
+
+
+async def test_a_new_preset_keeps_what_was_asked_over_it() -> None:  # B-L13
+    async with bench(spec("a", "--ctx-size", "2048")) as b:
+        await b.load(ctx_size=8192)
+        child = b.node.of("a")
+        changes = await b.pool.replace(Catalog([spec("a", "--ctx-size", "1024")]))
+        assert (changes.kept, child.is_alive) == (("a",), True)
+        changes = await b.pool.replace(Catalog([spec("a", "--seed", "1")]))
+        assert changes.changed == ("a",)
+        await b.use()
+        assert b.argv() == ["--seed", "1", "--ctx-size", "8192"]
+
+
+async def test_a_new_preset_cancels_the_load_it_changes_and_serves_the_others() -> None:  # B-L13
+    async with bench() as b:
+        await b.use()
+        b.node.autoload = False
+        load = asyncio.create_task(b.load(ctx_size=8192))
+        await b.until(lambda: b.node.loads() == 2)
+        request = asyncio.create_task(b.use())
+        await b.until(lambda: b.pool.status("a").waiting == 2)
+        b.node.autoload = True
+        await b.pool.replace(Catalog([spec("a", "--seed", "1")]))
+        with pytest.raises(errors.Cancelled, match="changed meanwhile"):
+            await load
+        assert (await request).launch.args[2:] == ("--seed", "1")
+
+
+async def test_what_a_new_preset_wants_at_startup_is_started() -> None:  # B-L13
+    async with bench(spec("a", load_on_startup=True), spec("b")) as b:
+        await b.pool.start()
+        await b.use("b")
+        after = [
+            spec("a", "--seed", "1", load_on_startup=True),
+            spec("b", "--seed", "1"),
+            spec("c", load_on_startup=True),
+        ]
+        await b.pool.replace(Catalog(after))
+        await b.until(lambda: [b.pool.state(name) for name in "ac"] == [State.LOADED] * 2)
+        await b.until(lambda: b.pool.state("b") is State.UNLOADED)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"ctxsize": 1}, "did you mean ctx_size"),
+        ({"ctx_size": "big"}, "ctx_size is a whole number"),
+        ({"ctx_size": True}, "ctx_size"),
+        ({"n_parallel": -3}, "n_parallel"),
+        ({"cache_type_k": "q9"}, "cache_type_k is one of f32, f16"),
+        ({"speculative_type": "magic"}, "speculative_type is one of off, default"),
+        ({"chat_template": 5}, "chat_template"),
+        ({"chat_template": "a\0b"}, "chat_template"),
+        ({"extra_args": "--top-k 20"}, "extra_args is a list"),
+        ({"extra_args": ["\ud800"]}, "extra_args is a list"),
+        ({"extra_args": ["--tpo-k", "20"]}, "did you mean --top-k"),
+        ({"extra_args": ["--top-k"]}, "--top-k needs a value"),
+        ({"extra_args": ["20"]}, "unexpected argument"),
+        ({"extra_args": ["-c", "4096"], "ctx_size": 1}, "ctx_size and --ctx-size in extra_args set the same"),
+    ],
+)
+def test_bad_settings_are_told_by_name(body: dict[str, Any], words: str) -> None:
+    with pytest.raises(errors.InvalidRequest, match=words.replace("(", r"\(")):
+        read(body, TABLE)
+
+
+OWNED = """
+    --host=x --port=1 --api-key=k --api-key-file=f --ssl-key-file=f --ssl-cert-file=f --alias=a -a=a --models-dir=d
+    --ui --webui --no-ui --no-webui --ui-config={} --webui-config={} --ui-config-file=f --webui-config-file=f
+    --ui-mcp-proxy --no-ui-mcp-proxy --models-preset=f --models-max=1 --models-autoload --no-models-autoload
+    --api-prefix=p --reuse-port --version --help -h --list-devices --models-ttl=5 --engine=e
+    --model=f -m=f --hf-repo=u/r -hf=u/r --hf-file=f --hf-token=t --model-url=u -mu=u --docker-repo=r
+"""
+
+
+@pytest.mark.parametrize("word", OWNED.split())
+def test_flags_that_the_router_owns_are_refused(word: str) -> None:  # B-L7
+    name, _, value = word.partition("=")
+    with pytest.raises(errors.InvalidRequest, match=rf"(^| |'){name}\b") as caught:
+        read({"extra_args": [name, value] if value else [name]}, TABLE)
+    assert caught.value.status == 400
+
+
+def test_a_switch_does_not_eat_the_next_word() -> None:  # B-L6
+    words = ["--jinja", "--no-warmup", "--spec-default", "--temperature=-1", "--seed", "-1", "--no-jinja"]
+    wish = read({"extra_args": words}, TABLE)
+    assert wish.extra_args is not None
+    assert flags.render(wish.extra_args) == [
+        "--no-jinja",
+        "--no-warmup",
+        "--spec-default",
+        "--temperature",
+        "-1",
+        "--seed",
+        "-1",
+    ]
