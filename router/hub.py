@@ -110,13 +110,14 @@ class Cache:
     def _look(self) -> None:
         names = list(self._repos)
         if not self._root.is_current() or self._looked is None:
-            self._root = _Seen.of((), [self.root])
+            self._root = _Seen.of((), [str(self.root)])
             names = _repos(self.root)
         seen = {name: self._repos.get(name) for name in names}
         fresh = {name: one if one and one.is_current() else self._read(name) for name, one in seen.items()}
         if fresh != self._repos:
             self._repos = fresh
-            self._entries = _sorted(entry for one in fresh.values() for entry in one.entries)
+            entries = _sorted(entry for one in fresh.values() for entry in one.entries)
+            self._entries = self._entries if entries == self._entries else entries
 
     def _read(self, repo: str) -> _Seen:
         # The times before the files: what comes in between is seen the next time.
@@ -132,9 +133,9 @@ class _Seen:
     times: Mapping[str, int]
 
     @classmethod
-    def of(cls, entries: tuple[CacheEntry, ...], paths: Iterable[Path]) -> _Seen:
+    def of(cls, entries: tuple[CacheEntry, ...], paths: Iterable[str]) -> _Seen:
         now = time.time_ns()
-        times = {str(path): _time(str(path)) for path in paths}
+        times = {path: _time(path) for path in paths}
         return cls(entries, {path: when if now - when > TICK else -2 for path, when in times.items()})
 
     def is_current(self) -> bool:
@@ -221,7 +222,7 @@ def _doomed(snapshot: Path, entry: CacheEntry) -> set[PurePosixPath]:
 def _remove(root: Path, folder: Path, snapshot: Path, doomed: set[PurePosixPath]) -> int:
     """From the snapshot and from those that no ref names any more, as they would keep the blobs."""
     named = {other for _, other in _refs(folder) if other != snapshot}
-    snapshots = [path for path in _listed(folder / "snapshots", "*") if path not in named and not path.is_symlink()]
+    snapshots = [Path(one.path) for one in _listed(folder / "snapshots") if Path(one.path) not in named]
     links = [one / path for one in snapshots for path in doomed if _is_inside(one / path, folder)]
     blobs = {blob for link in links if (blob := _target(link))}
     freed = 0
@@ -231,8 +232,9 @@ def _remove(root: Path, folder: Path, snapshot: Path, doomed: set[PurePosixPath]
         with contextlib.suppress(OSError):  # not empty
             for parent in list(link.relative_to(folder / "snapshots").parents)[:-1]:
                 (folder / "snapshots" / parent).rmdir()
-    left = [path for path in _listed(folder / "snapshots", "**/*") if path.is_symlink() or path.is_file()]
-    if not left:
+    left = [Path(entry.path) for entry in _files_in(folder / "snapshots")]
+    is_quiet = not any(entry.name.endswith(".incomplete") for entry in _listed(folder / "blobs"))
+    if not left and is_quiet:  # else somebody may be downloading another model of it
         return freed + _remove_all(root, folder)
     for blob in blobs - {_target(path) for path in left}:
         if blob.parent == folder / "blobs" and _is_inside(blob, folder):
@@ -242,7 +244,8 @@ def _remove(root: Path, folder: Path, snapshot: Path, doomed: set[PurePosixPath]
 
 
 def _remove_all(root: Path, folder: Path) -> int:
-    size = sum(path.lstat().st_size for path in _listed(folder, "**/*") if path.is_file() and not path.is_symlink())
+    files = (entry for part in ("blobs", "snapshots") for entry in _files_in(folder / part))
+    size = sum(entry.stat().st_size for entry in files if not entry.is_symlink())
     shutil.rmtree(folder)
     shutil.rmtree(root / ".locks" / folder.name, ignore_errors=True)
     return size
@@ -302,7 +305,8 @@ def _folder(root: Path, repo: str) -> Path:
 
 
 def _repos(root: Path) -> list[str]:
-    found = (folder.name.removeprefix("models--").replace("--", "/") for folder in _listed(root, "models--*--*"))
+    folders = (entry.name for entry in _listed(root) if entry.name.startswith("models--"))
+    found = (folder.removeprefix("models--").replace("--", "/") for folder in sorted(folders))
     return [repo for repo in found if split(repo)]
 
 
@@ -346,37 +350,56 @@ def _snapshot(root: Path, name: Name) -> Path | None:
 
 def _refs(folder: Path) -> Iterator[tuple[str, Path]]:
     """The refs whose commits are there, `main` first."""
-    found = ((path.relative_to(folder / "refs").as_posix(), path) for path in _listed(folder / "refs", "**/*"))
+    found = ((_below(folder / "refs", entry), entry.path) for entry in _files_in(folder / "refs"))
     for ref, path in sorted(found, key=lambda one: (one[0] != MAIN, one[0])):
         if not REVISION.fullmatch(ref):
             continue
         try:
-            commit = path.read_text("ascii", "replace").strip()
+            commit = Path(path).read_text("ascii", "replace").strip()
         except OSError:
             continue
-        if COMMIT.fullmatch(commit) and (folder / "snapshots" / commit).is_dir():
+        if COMMIT.fullmatch(commit) and os.path.isdir(folder / "snapshots" / commit):
             yield ref, folder / "snapshots" / commit
 
 
 def _files(snapshot: Path) -> Iterator[tuple[PurePosixPath, int]]:
-    for path in _listed(snapshot, "**/*.gguf"):
-        try:
-            yield PurePosixPath(path.relative_to(snapshot)), path.stat().st_size
-        except OSError:
-            continue  # a link whose blob is gone or not yet there
+    for entry in _files_in(snapshot):
+        if entry.name.endswith(".gguf"):
+            try:
+                yield PurePosixPath(_below(snapshot, entry)), entry.stat().st_size
+            except OSError:
+                continue  # a link whose blob is gone or not yet there
 
 
-def _watched(folder: Path) -> Iterator[Path]:
+def _watched(folder: Path) -> Iterator[str]:
     """What changes when the models of a repository do."""
-    yield from (folder, folder / "blobs", folder / "snapshots", folder / "refs", *_listed(folder / "refs", "**/*"))
-    for _, snapshot in _refs(folder):
-        yield snapshot
-        yield from (path for path in _listed(snapshot, "**/*") if path.is_dir())
+    refs = folder / "refs"
+    yield from (str(folder / part) for part in ("blobs", "snapshots", "refs"))
+    for top in (refs, *(snapshot for _, snapshot in _refs(folder))):
+        yield str(top)
+        yield from (entry.path for entry in _walk(top) if top is refs or entry.is_dir(follow_symlinks=False))
 
 
-def _listed(folder: Path, pattern: str) -> list[Path]:
+def _below(folder: Path, entry: os.DirEntry[str]) -> str:
+    return entry.path[len(str(folder)) + 1 :].replace(os.sep, "/")
+
+
+def _files_in(folder: Path) -> list[os.DirEntry[str]]:
+    """All files below a folder, and links, which are not followed."""
+    return [entry for entry in _walk(folder) if not entry.is_dir(follow_symlinks=False)]
+
+
+def _walk(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+    for entry in _listed(folder):
+        yield entry
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(entry.path)
+
+
+def _listed(folder: str | Path) -> list[os.DirEntry[str]]:
     try:
-        return sorted(folder.glob(pattern))
+        with os.scandir(folder) as entries:
+            return list(entries)
     except OSError:
         return []
 

@@ -2,7 +2,7 @@
 
 One request as a line of JSON on stdin, answers as lines of JSON on stdout, an error of `router.errors` as the last one.
 The child ends when its stdin does. It may be killed at any time: what is there of a blob is a part that the next
-transfer goes on with. (huggingface_hub itself starts from zero since 2.0, and does not check what it got.)
+transfer goes on with. (As of 2.4, huggingface_hub itself begins again each time, and checks no more than the size.)
 
 ::
 

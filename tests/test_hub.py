@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from router.hub import CacheEntry, cache_root, find, scan, split
+from router.errors import Forbidden, UnknownModel
+from router.hub import Cache, CacheEntry, cache_root, find, remove, scan, split
+from router.repo import Name
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -14,9 +18,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 def cached(root: Path, repo: str, *files: str, commit: str = COMMIT, ref: str = "main") -> Path:
     """A repository in the cache as huggingface_hub leaves it: links into `blobs`."""
     folder = root / f"models--{repo.replace('/', '--')}"
-    (folder / "refs").mkdir(parents=True, exist_ok=True)
+    (folder / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
     (folder / "refs" / ref).write_text(commit)
-    (folder / "blobs").mkdir(exist_ok=True)
+    (folder / "blobs").mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(files):
         blob = folder / "blobs" / f"{commit}-{number}"
         blob.write_bytes(bytes(100 + number))
@@ -167,3 +171,161 @@ def test_a_large_cache_is_scanned_fast(tmp_path: Path) -> None:
     began = time.perf_counter()
     assert len(scan(tmp_path)) == 200
     assert time.perf_counter() - began < 1
+
+
+def test_every_ref_but_main_stands_in_the_name(tmp_path: Path) -> None:  # B-H1
+    cached(tmp_path, "user/m", "m-Q2_K.gguf", ref="refs/pr/1")
+    cached(tmp_path, "user/m", "m-Q8_0.gguf", commit="b" * 40)
+    (tmp_path / "models--user--m" / "refs" / ".left.tmp").write_text(COMMIT)
+    assert names(scan(tmp_path)) == ["user/m:Q2_K@refs/pr/1", "user/m:Q8_0"]
+    for revision in ("refs/pr/1", COMMIT):
+        entry = find(tmp_path, f"user/m@{revision}")
+        assert entry
+        assert (entry.name, entry.repo) == (f"user/m:Q2_K@{revision}", "user/m")
+    assert find(tmp_path, "user/m:Q2_K") is None
+    assert find(tmp_path, "user/m@v2") is None
+
+
+def test_a_model_that_lacks_a_shard_is_not_listed(tmp_path: Path) -> None:  # B-H1
+    cached(tmp_path, "user/m", "m-Q8_0-00001-of-00003.gguf", "m-Q8_0-00003-of-00003.gguf")
+    assert scan(tmp_path) == ()
+    assert find(tmp_path, "user/m") is None
+
+
+def left(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir())
+
+
+def test_remove_frees_the_blobs_of_one_model(tmp_path: Path) -> None:
+    files = ("Q8_0/m-Q8_0-00001-of-00002.gguf", "Q8_0/m-Q8_0-00002-of-00002.gguf", "m-Q2_K.gguf", "mmproj-F16.gguf")
+    folder = cached(tmp_path, "user/m", *files)
+    assert remove(tmp_path, Name.parse("user/m:q8_0")) == 100 + 101
+    assert names(scan(tmp_path)) == ["user/m:Q2_K"]
+    assert left(folder / "blobs") == [f"{COMMIT}-2", f"{COMMIT}-3"]
+    assert left(folder / "snapshots" / COMMIT) == ["m-Q2_K.gguf", "mmproj-F16.gguf"]
+    assert not (folder / "snapshots" / COMMIT / "Q8_0").exists()
+
+
+def test_remove_of_the_last_model_takes_its_companions(tmp_path: Path) -> None:
+    folder = cached(tmp_path, "user/m", "m-Q8_0.gguf", "mmproj-F16.gguf")
+    other = cached(tmp_path, "user/other", "o-Q8_0.gguf", "README.md")
+    (tmp_path / ".locks" / folder.name).mkdir(parents=True)
+    assert remove(tmp_path, Name.parse("user/m:Q8_0")) == 201
+    assert remove(tmp_path, Name.parse("user/other:Q8_0")) == 100
+    assert not folder.exists()
+    assert not (tmp_path / ".locks" / folder.name).exists()
+    assert left(other / "snapshots" / COMMIT) == ["README.md"]
+
+
+def test_remove_leaves_a_download_alone(tmp_path: Path) -> None:
+    folder = cached(tmp_path, "user/m", "m-Q8_0.gguf")
+    (folder / "blobs" / "other.incomplete").write_bytes(b"part")
+    assert remove(tmp_path, Name.parse("user/m:Q8_0")) == 100
+    assert left(folder / "blobs") == ["other.incomplete"]
+    assert scan(tmp_path) == ()
+
+
+def test_remove_of_a_repository(tmp_path: Path) -> None:
+    cached(tmp_path, "user/m", "m-Q8_0.gguf", "m-Q2_K.gguf", "README.md")
+    cached(tmp_path, "user/mm", "m-Q8_0.gguf")
+    assert remove(tmp_path, Name.parse("user/m")) == 303
+    assert names(scan(tmp_path)) == ["user/mm:Q8_0"]
+    for name in ("user/m", "user/m:Q8_0", "user/mm:Q2_K"):
+        with pytest.raises(UnknownModel):
+            remove(tmp_path, Name.parse(name))
+
+
+def test_remove_leaves_what_others_use(tmp_path: Path) -> None:
+    """Another file of the same content, another ref; but not a commit that no ref names any more."""
+    folder = cached(tmp_path, "user/m", "m-Q8_0.gguf", "m-Q2_K.gguf", "m-Q4_0.gguf", ref="old")
+    blobs = [folder / "blobs" / f"{COMMIT}-{number}" for number in range(3)]
+    main = folder / "snapshots" / ("b" * 40)
+    main.mkdir()
+    (folder / "refs" / "main").write_text("b" * 40)
+    for name, blob in zip(
+        ("m-Q8_0.gguf", "m-Q2_K.gguf", "copy-Q2_K.gguf", "m-Q4_0.gguf"), blobs[:2] + blobs[1:], strict=True
+    ):
+        (main / name).symlink_to(blob)
+    assert remove(tmp_path, Name.parse("user/m:Q8_0")) == 0
+    assert names(scan(tmp_path))[-1] == "user/m:Q8_0@old"
+    (folder / "refs" / "old").unlink()
+    assert remove(tmp_path, Name.parse("user/m:Q4_0")) == 102
+    (main / "m-Q8_0.gguf").symlink_to(blobs[0])
+    assert remove(tmp_path, Name.parse("user/m:Q8_0")) == 100
+    assert remove(tmp_path, Name.parse("user/m:Q2_K")) == 0
+    assert names(scan(tmp_path)) == ["user/m:Q2_K"]
+    assert remove(tmp_path, Name.parse("user/m:Q2_K")) == 101
+
+
+def test_remove_touches_nothing_outside(tmp_path: Path) -> None:  # B-H2
+    outside, root = tmp_path / "outside", tmp_path / "cache"
+    precious = outside / "blobs" / "precious-Q8_0.gguf"
+    precious.parent.mkdir(parents=True)
+    precious.write_bytes(b"precious")
+    folder = cached(root, "user/m", "m-Q2_K.gguf")
+    snapshot = folder / "snapshots" / COMMIT
+    (snapshot / "m-Q8_0.gguf").symlink_to(precious)
+    (snapshot / "sub").symlink_to(precious.parent)
+    (snapshot / "m-Q4_0.gguf").symlink_to(folder / "blobs" / ".." / ".." / ".." / "outside" / "blobs" / precious.name)
+    for quant in ("Q8_0", "Q4_0", "Q2_K"):
+        if find(root, f"user/m:{quant}"):
+            remove(root, Name("user/m", quant))
+    assert precious.read_bytes() == b"precious"
+
+    (root / "models--user--link").symlink_to(cached(outside, "user/link", "l-Q8_0.gguf"))
+    for name in ("user/link", "user/link:Q8_0"):
+        with pytest.raises(Forbidden, match="is a link"):
+            remove(root, Name.parse(name))
+    blobs = cached(root, "user/far", "f-Q8_0.gguf", "f-Q2_K.gguf") / "blobs"
+    blobs.rename(outside / "far")
+    blobs.symlink_to(outside / "far")
+    assert remove(root, Name.parse("user/far:Q8_0")) == 0
+    assert "user/far:Q2_K" in names(scan(root))
+    assert len(left(outside / "far")) == 2
+
+
+def test_an_unchanged_cache_is_not_read_again(tmp_path: Path) -> None:  # B-H5
+    for number in range(20):
+        cached(tmp_path, f"user/m{number}", "m-Q4_K_M.gguf", "sub/m-Q8_0.gguf")
+    cache = Cache(tmp_path)
+    settle(tmp_path)
+    first = cache.entries(max_age=0)
+    assert first == scan(tmp_path)
+    assert len(first) == 40
+    assert cache.entries(max_age=0) is first
+    assert cache.entries() is first
+
+    cached(tmp_path, "user/new", "n-Q8_0.gguf")
+    assert len(cache.entries(max_age=0)) == 41
+    assert len(cache.entries(max_age=60)) == 41
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "snapshots" / COMMIT / "m-Q2_K.gguf").symlink_to(folder / "blobs" / f"{COMMIT}-0"),
+        lambda folder: (folder / "snapshots" / COMMIT / "sub" / "s-Q2_K.gguf").symlink_to(
+            folder / "blobs" / f"{COMMIT}-0"
+        ),
+        lambda folder: (folder / "snapshots" / COMMIT / "m-Q8_0.gguf").unlink(),
+        lambda folder: (folder / "blobs" / f"{COMMIT}-0").unlink(),
+        lambda folder: (folder / "refs" / "main").write_text("b" * 40),
+        lambda folder: (folder / "refs" / "v1").write_text(COMMIT),
+        shutil.rmtree,
+    ],
+)
+def test_whatever_changes_in_the_cache_is_seen(tmp_path: Path, change: Callable[[Path], object]) -> None:  # B-H5
+    folder = cached(tmp_path, "user/m", "m-Q8_0.gguf", "sub/m-Q4_0.gguf")
+    (folder / "snapshots" / ("b" * 40)).mkdir()
+    cache = Cache(tmp_path)
+    settle(tmp_path)
+    before = cache.entries(max_age=0)
+    change(folder)
+    assert cache.entries(max_age=0) == scan(tmp_path)
+    assert cache.entries(max_age=0) != before
+
+
+def settle(root: Path) -> None:
+    """All of it a while ago, so that a change has another time."""
+    for path in [root, *root.rglob("*")]:
+        os.utime(path, (1, 1), follow_symlinks=False)
