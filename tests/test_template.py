@@ -88,6 +88,7 @@ def test_families(text: str, reasoning: Reasoning | None) -> None:  # B-C2
             False,
         ),
         ("{% if x %}{% set t = enable_thinking | default(true) %}{% else %}{% set t = true %}{% endif %}{{ t }}", True),
+        ("{% with x = 1 %}{% if enable_thinking %}<think>{% endif %}{% endwith %}", False),
         # Silence is neither: it leaves the choice to the model, or to what was said.
         ("{% if enable_thinking is defined %}{{ '/think' if enable_thinking else '/no_think' }}{% endif %}", None),
         (
@@ -145,6 +146,7 @@ def test_thoughts_that_can_be_kept(name: str) -> None:
     [
         "{% for m in messages %}{{ m.thinking }}{% endfor %}",  # a field of a message
         "{% set thinking = messages[0].thoughts %}{{ thinking }}",  # a name of its own
+        "{% set a, enable_thinking = messages %}{{ enable_thinking }}",
         "{% set reasoning_effort = enable_thinking %}",  # nothing comes of it
         "{# enable_thinking, <think> and tools #}",
         "{% set tools %}a{% endset %}{{ tools }}",
