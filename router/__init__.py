@@ -52,7 +52,8 @@ compares these lines with the code, both ways.
     api/ollama     Ollama's API                                               -> api/body api/gateway api/library api/openai api/prompt api/proxy api/reply errors
     api/native     llama.cpp's router dialect                                 -> api/gateway api/listing api/load api/metrics api/openai catalog errors forecast pool
     app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/gateway api/listing api/native api/ollama api/openai api/proxy catalog errors forecast pool
-    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog devices engine errors estimate flags footprints forecast hub local policy pool scheduler settings upstream
+    watch          tells when a file has been written                         -> nothing
+    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog devices engine errors estimate flags footprints forecast hub local policy pool scheduler settings upstream watch
     demo           tiny models with random weights, and a first conversation  -> errors
     __main__       the command line                                           -> catalog demo errors flags forecast policy serve settings
 """  # noqa: E501

@@ -75,12 +75,20 @@ class Engine:
         return result.stdout if result.returncode == 0 else None
 
     def _ask(self, flag: str) -> str:
-        return _answer(self.command, flag, tuple(self.env.items()))
+        return _answer(self.command, flag, tuple(self.env.items()), _identity(self.command[0]))
+
+
+def _identity(program: str) -> tuple[int, ...]:
+    try:
+        status = os.stat(program)
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=8)
-def _answer(command: tuple[str, ...], flag: str, env: tuple[tuple[str, str], ...]) -> str:
-    """What the program says of itself; it is asked once, however many want to know."""
+def _answer(command: tuple[str, ...], flag: str, env: tuple[tuple[str, str], ...], identity: tuple[int, ...]) -> str:
+    """What the program says of itself; it is asked once, however many want to know, until it is another program."""
     program = command[0]
     try:
         result = _run([*command, flag], dict(env), timeout=60)

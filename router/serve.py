@@ -41,6 +41,7 @@ from router.pool import Changes, Pool
 from router.scheduler import Limits
 from router.settings import Settings
 from router.upstream import Upstream
+from router.watch import changes
 
 log = logging.getLogger("router.serve")
 
@@ -191,7 +192,8 @@ def _assemble(
     for device in machine.devices.list():
         log.info("memory: %s, %.1f GiB", device.name, device.total / 2**30)
     urls = [_url(scheme, sock) for sock in sockets]
-    return Server(config, pool, reload, survey, lambda end: announce(urls, end))
+    watched = s.models_preset if s.models_preset_watch else None
+    return Server(config, pool, reload, survey, lambda end: announce(urls, end), watched)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,15 +261,18 @@ class Server(uvicorn.Server):
         reload: Callable[[], Awaitable[object]],
         survey: Callable[[], None],
         listening: Callable[[Callable[[], None]], None],
+        watched: Path | None = None,
     ) -> None:
         super().__init__(config)
         self._pool, self._reload, self._survey, self._listening = pool, reload, survey, listening
+        self._watched = watched
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             if hasattr(signal, "SIGHUP"):
-                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reread)
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
+            self._watching = asyncio.create_task(self._watch())
             self._describing = asyncio.create_task(self._describe())
             await asyncio.wait({self._describing}, timeout=FIRST_LOOK)
             self._listening(self.end)
@@ -288,6 +293,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._describing.cancel()
+        self._watching.cancel()
         self._pool.end()
         cut = asyncio.get_running_loop().call_later(GRACE, lambda: self._pool.end(force=True))
         await super().shutdown(sockets)
@@ -300,14 +306,19 @@ class Server(uvicorn.Server):
             self._pool.catalog = described
         self._survey()
 
-    def _reread(self) -> None:
-        async def reread() -> None:
-            try:
-                await self._reload()
-            except ConfigError as exc:
-                log.error("the presets are left as they are: %s", exc)
+    def _hang_up(self) -> None:
+        self._rereading = asyncio.ensure_future(self._reread())
 
-        self._rereading = asyncio.ensure_future(reread())
+    async def _watch(self) -> None:
+        if self._watched:
+            async for _ in changes(self._watched):
+                await self._reread()
+
+    async def _reread(self) -> None:
+        try:
+            await self._reload()
+        except ConfigError as exc:
+            log.error("the presets are left as they are: %s", exc)
 
 
 async def _described(catalog: Catalog) -> Catalog:

@@ -191,6 +191,12 @@ class Settings:
     models_preset: Path | None = _option(
         "--models-preset", PATH, None, "INI file that describes models", env="LLAMA_ARG_MODELS_PRESET"
     )
+    models_preset_watch: bool = _option(
+        "--models-preset-watch --no-models-preset-watch",
+        SWITCH,
+        "on",
+        "whether the INI file is read again when it was written; SIGHUP and POST /models/reload do it too",
+    )
     models_max: int = _option(
         "--models-max", COUNT, "4", "how many models run at once; 0 is any number", env="LLAMA_ARG_MODELS_MAX"
     )

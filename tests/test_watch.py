@@ -1,0 +1,36 @@
+"""When a file counts as written."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from router.watch import changes
+
+INTERVAL = 0.02
+
+
+async def test_a_change_is_told_once_it_has_settled(tmp_path: Path) -> None:
+    file = tmp_path / "models.ini"
+    file.write_text("1")
+    news = changes(file, INTERVAL)
+    told = asyncio.ensure_future(anext(news))
+    for step in range(10):  # somebody is writing
+        file.write_text("x" * (step + 2))
+        await asyncio.sleep(INTERVAL / 2)
+        assert not told.done()
+    await asyncio.wait_for(told, 5)
+    again = asyncio.ensure_future(anext(news))
+    await asyncio.sleep(INTERVAL * 4)
+    assert not again.done()
+    (tmp_path / "new").write_text("replaced")
+    os.replace(tmp_path / "new", file)
+    await asyncio.wait_for(again, 5)
+    gone = asyncio.ensure_future(anext(news))
+    file.unlink()
+    await asyncio.wait_for(gone, 5)
+    back = asyncio.ensure_future(anext(news))
+    file.write_text("1")
+    await asyncio.wait_for(back, 5)
+    await news.aclose()  # type: ignore[attr-defined]
