@@ -124,8 +124,8 @@ def keep_alive(fields: Fields) -> float | None:
     if isinstance(value, str) and _DURATION.fullmatch(value):
         seconds = math.fsum(float(number) * _UNITS[unit] for number, unit in _SPAN.findall(value))
         seconds = -seconds if value.startswith("-") else seconds
-    elif isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value):
-        seconds = max(-1.0, min(value, LONGEST))  # before it becomes a float: integers may be longer
+    elif isinstance(value, int | float) and not isinstance(value, bool) and value == value:  # not NaN
+        seconds = max(-1.0, min(value, LONGEST))  # integers may be too long for a float
     else:
         raise InvalidRequest('"keep_alive" must be seconds or a duration like "5m", "1h30m", 0 or -1.')
     return math.inf if seconds < 0 else min(float(seconds), LONGEST)
