@@ -178,7 +178,7 @@ def _pull(blob: Blob, meter: Meter) -> None:
     if _size(blob.part) > blob.size:
         os.unlink(blob.part)
     try:
-        with open(blob.part, "a+b") as file:
+        with open(blob.part, "a+b", buffering=CHUNK) as file:
             part = Part(file)
             meter.tell(part.done)
             _fill(part, blob, meter)
@@ -220,7 +220,7 @@ def _stream(part: Part, blob: Blob, meter: Meter) -> None:
         told = response.headers.get("Content-Range", "")
         if response.status_code != httpx2.codes.PARTIAL_CONTENT or not told.startswith(f"bytes {begin}-"):
             part.begin_again()  # the server knows no ranges
-        for chunk in response.iter_bytes(CHUNK):
+        for chunk in response.iter_bytes():
             part.write(chunk)
             meter.tell(part.done)
             if part.done > blob.size:

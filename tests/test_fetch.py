@@ -165,7 +165,7 @@ async def test_progress_is_told_in_between_but_not_for_each_chunk(serve: Serve, 
     serve(one(seconds_a_chunk=0.02))
     told = [progress.done for progress in await pull("user/m", tmp_path)]
     assert told == sorted(told)
-    assert 3 < len(told) < 30
+    assert 3 < len(told) < 40
     assert told[-1] == SIZE
 
 
@@ -383,8 +383,7 @@ async def test_a_cut_connection_costs_only_what_is_missing(serve: Serve, tmp_pat
     server = serve(one(cut_at=1 << 20, cuts=1))
     await pull("user/m", tmp_path)
     assert content(tmp_path) == DATA
-    assert server.gets[MODEL] == 2
-    assert server.sent[MODEL] <= SIZE + (1 << 20)
+    assert (server.gets[MODEL], server.sent[MODEL]) == (2, SIZE)
 
 
 async def test_a_hub_that_hangs_is_asked_again(
