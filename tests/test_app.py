@@ -115,7 +115,7 @@ CLOSED = (
     *("GET /nowhere", "POST /v1/models", "GET /health/", "GET /props", "GET /metrics", "GET /models"),
     *("GET /v1/models", "GET /v1/models/tiny-a", "GET /models/sse", "POST /models/load", "POST /models/unload"),
     *("POST /models/reload", "GET /slots", "POST /v1/chat/completions", "POST /v1/messages", "POST /completion"),
-    *("OPTIONS /models", "GET //health"),
+    *("OPTIONS /models", "GET /%2fhealth"),
 )
 
 

@@ -12,6 +12,7 @@ import pytest
 from router.api import prompt
 from router.api.prompt import CHAT, INFILL, RAW, Defaults
 from router.errors import InvalidRequest
+from router.template import Control, Reasoning
 
 HI = [{"role": "user", "content": "hi"}]
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n....").decode()
@@ -109,6 +110,27 @@ def test_thinking() -> None:
         {"enable_thinking": False},
     ]
     assert chat(think="low")["reasoning_effort"] == "low"
+
+
+@pytest.mark.parametrize(
+    ("control", "levels", "said", "told"),
+    [
+        ("thinking", (), True, {"chat_template_kwargs": {"enable_thinking": True, "thinking": True}}),
+        ("enable_thinking", (), False, {"chat_template_kwargs": {"enable_thinking": False}}),
+        ("reasoning_effort", (), "max", {"reasoning_effort": "max"}),
+        ("reasoning_effort", ("low", "high"), "max", {"reasoning_effort": "high"}),
+        ("reasoning_effort", ("low", "high"), "medium", {"reasoning_effort": "low"}),
+        ("reasoning_effort", ("high",), "low", {}),
+    ],
+)
+def test_thinking_as_the_template_allows(
+    control: Control, levels: tuple[str, ...], said: bool | str, told: dict[str, Any]
+) -> None:
+    reasoning = Reasoning(control, None, levels)
+    asked = prompt.generate({"prompt": "x", "think": said}, Defaults(), reasoning).fields
+    switch = {"chat_template_kwargs": {"enable_thinking": said is not False}}
+    thinking = {name: asked[name] for name in ("chat_template_kwargs", "reasoning_effort") if name in asked}
+    assert thinking == {**switch, **told}
 
 
 def test_formats() -> None:

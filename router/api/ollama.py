@@ -21,6 +21,7 @@ from router.api.prompt import Defaults, Fields, Question
 from router.api.proxy import NDJSON, Passage, Translation, target_of
 from router.api.reply import Clock, Embedding, Generation, Notice, Tell
 from router.errors import InvalidRequest, RouterError, Unsupported
+from router.template import Reasoning
 
 # The version of Ollama's API that this is like: its clients compare it, and take nothing but numbers and dots.
 VERSION = "0.12.6"
@@ -120,10 +121,14 @@ class Endpoints:
         return self._generation(request, fields, prompt.generate, reply.as_response)
 
     def _generation(
-        self, request: Request, fields: Fields, ask: Callable[[Fields, Defaults], Question], tell: Tell
+        self,
+        request: Request,
+        fields: Fields,
+        ask: Callable[[Fields, Defaults, Reasoning | None], Question],
+        tell: Tell,
     ) -> Response:
         clock, found = Clock(), self._library.find(_name(fields))
-        question = ask(fields, found.defaults)
+        question = ask(fields, found.defaults, found.spec.info.reasoning)
         self._gateway.note_context(found.spec, fields)
         body, time_limit = self._gateway.limited(
             question.target.decode(), question.fields, prompt.encode(question.fields)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from router.errors import InvalidRequest
+from router.template import Reasoning
 
 Fields = Mapping[str, Any]
 
@@ -70,7 +71,7 @@ class Question:
     fields: dict[str, Any]
 
 
-def chat(fields: Fields, defaults: Defaults) -> Question:
+def chat(fields: Fields, defaults: Defaults, reasoning: Reasoning | None = None) -> Question:
     given = fields.get("messages")
     if not isinstance(given, list):
         raise InvalidRequest('"messages" must be a list of {"role", "content"}.')
@@ -78,7 +79,12 @@ def chat(fields: Fields, defaults: Defaults) -> Question:
     messages = [calls.message(message) for message in given]
     if defaults.system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": defaults.system})
-    asked = {"messages": messages, **_common(fields, defaults), **_thinking(fields), **_chat_logprobs(fields)}
+    asked = {
+        "messages": messages,
+        **_common(fields, defaults),
+        **_chat_logprobs(fields),
+        **_thinking(fields, reasoning),
+    }
     if tools := fields.get("tools"):
         asked["tools"] = _tools(tools)
     if shape := _format(fields):
@@ -86,7 +92,7 @@ def chat(fields: Fields, defaults: Defaults) -> Question:
     return Question(CHAT, asked)
 
 
-def generate(fields: Fields, defaults: Defaults) -> Question:
+def generate(fields: Fields, defaults: Defaults, reasoning: Reasoning | None = None) -> Question:
     """By the chat template; past it with `raw`, or with a `suffix` to fill in what comes before it."""
     prompt, suffix, images = text(fields, "prompt"), text(fields, "suffix"), fields.get("images")
     if text(fields, "template"):
@@ -104,7 +110,7 @@ def generate(fields: Fields, defaults: Defaults) -> Question:
     message = {"role": "user", "content": prompt, "images": images}
     system = text(fields, "system") or defaults.system
     before = [{"role": "system", "content": system}] if system else []
-    return chat({**fields, "messages": [*before, message], "tools": None}, defaults)
+    return chat({**fields, "messages": [*before, message], "tools": None}, defaults, reasoning)
 
 
 def texts(fields: Fields) -> list[str]:
@@ -205,15 +211,24 @@ def _format(fields: Fields) -> dict[str, Any] | None:
     return value or {"type": "object"}
 
 
-def _thinking(fields: Fields) -> dict[str, Any]:
+def _thinking(fields: Fields, reasoning: Reasoning | None) -> dict[str, Any]:
+    """The template's own words for it. Of a model that is not known to think, the engine may know more."""
     value = fields.get("think")
     if value in (None, ""):
         return {}
-    if isinstance(value, bool):
-        return {"chat_template_kwargs": {"enable_thinking": value}}
-    if value not in LEVELS:
+    if not isinstance(value, bool) and value not in LEVELS:
         raise InvalidRequest(f'"think" must be true, false or one of {", ".join(LEVELS)}.')
-    return {"chat_template_kwargs": {"enable_thinking": True}, "reasoning_effort": value}
+    switches = {"enable_thinking", *({"thinking"} if reasoning and reasoning.control == "thinking" else ())}
+    told: dict[str, Any] = {"chat_template_kwargs": dict.fromkeys(sorted(switches), value is not False)}
+    level = _level(value, reasoning) if isinstance(value, str) else None
+    return told | ({"reasoning_effort": level} if level else {})
+
+
+def _level(asked: str, reasoning: Reasoning | None) -> str | None:
+    """The same or the next lower one that the template knows; None where it knows none of them."""
+    known = reasoning.levels if reasoning and reasoning.levels else LEVELS
+    lower = LEVELS[LEVELS.index(asked) :: -1]
+    return next((level for level in lower if level in known), None)
 
 
 def alternatives(fields: Fields) -> int:
