@@ -214,7 +214,11 @@ class Pool:
             spec, need = now, await self._wanted(now)
         if ttl is not None:
             self._ttls[spec.name] = ttl
-        lease = await self._ask(spec, need)
+        try:
+            lease = await self._ask(spec, need)
+        finally:
+            if not self.is_running(spec.name):
+                self._ttls.pop(spec.name, None)
         lease.used = used
         return lease
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -321,6 +322,35 @@ async def test_an_idle_model_ends_after_its_time_to_live() -> None:  # B-S10
     async with bench("a", ttl=0.02) as b:
         await b.use("a")
         await b.until(lambda: b.state("a") is State.UNLOADED)
+
+
+async def test_a_request_says_how_long_its_model_stays() -> None:  # B-C6
+    async with bench("a") as b:
+        (await b.pool.lease(b.specs["a"], ttl=math.inf)).release()
+        assert b.pool.status("a").expires_in is None
+        (await b.pool.lease(b.specs["a"], ttl=500.0)).release()
+        await b.use("a")  # says nothing
+        left = b.pool.status("a").expires_in
+        assert left
+        assert 400 < left <= 500
+        lease = await b.pool.lease(b.specs["a"], ttl=0.0)
+        assert b.pool.status("a").expires_in == 0
+        assert b.state("a") is State.LOADED
+        lease.release()
+        await b.until(lambda: b.state("a") is State.UNLOADED)
+        await b.use("a")
+        assert b.pool.status("a").expires_in is None, "the next process is as the preset says"
+
+
+async def test_what_a_request_pins_stays_until_one_says_otherwise() -> None:  # B-C6
+    async with bench("a", "b", need=60 * GIB, limits=Limits(margins={RAM: GIB}, queue_timeout=0.05)) as b:
+        (await b.pool.lease(b.specs["a"], ttl=math.inf)).release()
+        await refused(b.pool.lease(b.specs["b"], ttl=math.inf), errors.QueueTimeout)
+        assert b.state("a") is State.LOADED
+        (await b.pool.lease(b.specs["a"], ttl=500.0)).release()
+        await b.use("b")
+        await b.use("a")  # for "b" was refused when it was to be pinned
+        assert b.state("b") is State.UNLOADED
 
 
 async def test_a_steady_stream_on_one_model_does_not_starve_another() -> None:  # B-S7
