@@ -19,7 +19,7 @@ compares these lines with the code, both ways.
     transfer       a child program: huggingface_hub behind lines of JSON      -> errors
     fetch          from a name on the hub to its files in the cache           -> errors hub repo
     template       what a chat template can be told                           -> nothing
-    catalog        every model that could run; names to ModelSpec             -> errors flags gguf hub presets template
+    catalog        every model that could run; names to ModelSpec             -> errors flags gguf hub presets repo template
     kv             what a context keeps for each layer                        -> gguf
     compute        the buffers in which a batch is computed                   -> gguf kv
     weights        where the engine puts each tensor                          -> flags gguf kv

@@ -23,6 +23,7 @@ from router import gguf, hub, presets, template
 from router.errors import CatalogError, GgufError, InvalidRequest, UnknownModel
 from router.flags import SOURCES, Arg, FlagTable, merge, render, switch_of, value_of
 from router.presets import Preset, PresetFile, Problem
+from router.repo import DEFAULT_QUANTS
 from router.template import Reasoning, Template
 
 logger = logging.getLogger("router.catalog")
@@ -234,7 +235,7 @@ class Catalog:
             spec.name.partition(":")[2].upper(): spec for spec in self.models if spec.name.startswith(f"{repo}:")
         }
         if quant is None and of_repo:
-            defaults = (of_repo[quant] for quant in hub.DEFAULT_QUANTS if quant in of_repo)
+            defaults = (of_repo[quant] for quant in DEFAULT_QUANTS if quant in of_repo)
             return next(defaults, next(iter(of_repo.values())))
         return of_repo.get((quant or "").upper())
 

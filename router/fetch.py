@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ from urllib.parse import quote
 from router import errors, hub
 from router.errors import InsufficientDisk, RouterError, UnknownModel, UpstreamFailed
 from router.repo import File, Listing, Name, Resolved, choose, every
+
+log = logging.getLogger("router.fetch")
 
 ENDPOINT = "https://huggingface.co"
 RESERVE = 256 << 20  # bytes that stay free on the disk
@@ -84,15 +87,15 @@ async def fetch(
     held = await asyncio.to_thread(lambda: {url: hub.held(root, resolved.listing, file) for url, file in files.items()})
     for url, file in files.items():
         on_progress(Progress(url, file, held[url]))
-    missing = {url: file for url, file in files.items() if held[url] < file.size}
-    if missing:
-        blobs = [_blob(root, resolved, url, file) for url, file in missing.items()]
+    lacking = {url: file for url, file in files.items() if held[url] < file.size}
+    if lacking:
+        blobs = [_blob(root, resolved, url, file) for url, file in lacking.items()]
         request = {"op": "get", "repo": resolved.listing.repo, "files": blobs}
         await _ask(request, token, lambda told: on_progress(Progress(told["url"], files[told["url"]], told["done"])))
     try:
         await asyncio.to_thread(hub.place, root, resolved)
     except OSError as error:
-        if missing:
+        if lacking:  # else it is a cache that may only be read, and all is there
             raise RouterError(f"{root} cannot be written ({error.strerror}: {error.filename})") from error
 
 
@@ -120,7 +123,10 @@ def _fitting(resolved: Resolved, root: Path, fallback: bool) -> Resolved:
     others = every(resolved.listing, with_draft=resolved.draft is not None) if fallback else []
     for one in (resolved, *(other for other in others if other.bytes < resolved.bytes)):
         if (lacking := missing(one, root)) == 0 or lacking + RESERVE <= free:
-            return one if one is resolved else replace(one, fell_back=resolved.quant or resolved.name)
+            if one is resolved:
+                return one
+            log.warning("%s would not fit on the disk of %s: %s is taken instead", resolved.name, root, one.name)
+            return replace(one, fell_back=resolved.name)
     raise InsufficientDisk(
         f"{resolved.name} takes {_mib(missing(resolved, root))} more, and {root} has {_mib(free)} free, of which "
         f"{_mib(RESERVE)} must stay so: make room, or take a smaller quant of {_told(resolved.listing)}"
@@ -179,6 +185,8 @@ async def _ask(request: Mapping[str, Any], token: str | None, hear: Callable[[Ma
         )
         try:
             async for line in stdout:
+                if not line.endswith(b"\n"):
+                    break  # it was killed
                 told = json.loads(line)
                 if "error" in told:
                     raise getattr(errors, told["error"], RouterError)(told["message"], retry_after=told["retry_after"])

@@ -20,9 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from router import repo as repos
 from router.errors import Forbidden, InvalidRequest, RouterError, UnknownModel
-from router.repo import DEFAULT_QUANTS, MAIN, REVISION, File, Listing, Name, Resolved
-
-__all__ = ["DEFAULT_QUANTS", "Cache", "CacheEntry", "cache_root", "find", "held", "listing", "place", "remove", "scan"]
+from router.repo import MAIN, REVISION, File, Listing, Name, Resolved
 
 COMMIT = re.compile(r"[0-9a-fA-F]{40}")
 # Two changes of a folder within a tick of the kernel's clock have one time.

@@ -80,7 +80,8 @@ class Listing:
 class Resolved:
     """What a name means: `files` are the model's shards, first one first; `draft` only if one was asked for.
 
-    `name` is what the cache will list it as. `fell_back` is the quant that did not fit the disk, None if it did.
+    `name` is what the cache will list it as. `fell_back` is the name of the one that was asked for and did not fit on
+    the disk, None if it did.
     """
 
     listing: Listing

@@ -156,7 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(repo.failures.pop(0), retry_after=repo.retry_after)
         elif what == "refs":
             refs = {"main": repo.commit} | repo.revisions
-            self._json({"branches": [{"name": ref, "targetCommit": commit} for ref, commit in refs.items()]})
+            branches = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": c} for n, c in refs.items()]
+            self._json({"branches": branches, "converts": [], "tags": []})
         elif (commit := self._commit(repo, revision)) is None:
             self._fail(404, "RevisionNotFound")
         elif what == "tree":

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from huggingface_hub import hf_hub_download, scan_cache_dir
+from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url, scan_cache_dir
+from huggingface_hub.errors import GatedRepoError
+from huggingface_hub.hf_api import RepoFile as RepoFileInfo
 
 from router import fetch as fetching
 from router import hub
@@ -32,6 +34,7 @@ from router.errors import (
 from router.fetch import Progress, fetch, resolve
 from router.repo import Name, Resolved
 from tests.hub_server import HubServer, Repo, RepoFile
+from tests.routers import ENGINES
 
 SIZE = 3 << 20
 DATA = random.Random(0).randbytes(SIZE)
@@ -159,6 +162,30 @@ async def test_what_was_fetched_is_found_by_all_tools(serve: Serve, tmp_path: Pa
     assert {progress.url for progress in told} == {
         f"{server.url}/user/big/resolve/{resolved.listing.commit}/{file.path}" for file in resolved.wanted
     }
+
+
+async def test_llama_server_shares_the_cache(serve: Serve, tmp_path: Path) -> None:  # B-H1
+    serve(one())
+    await pull("user/m", tmp_path)
+    command = [ENGINES["llama-server"](), "--cache-list"]
+    env = os.environ | {"LLAMA_CACHE": str(tmp_path)}
+    listed = await asyncio.to_thread(subprocess.run, command, env=env, check=True, capture_output=True, text=True)
+    assert "1. user/m:Q8_0\n" in listed.stdout
+
+
+async def test_the_hub_of_these_tests_speaks_the_protocol(serve: Serve) -> None:
+    server = serve(one() | {"user/gated": Repo({"m.gguf": RepoFile(DATA)}, token="t0", gated=True)})
+    api = HfApi(endpoint=server.url)
+    (entry,) = api.list_repo_tree("user/m", recursive=True)
+    assert isinstance(entry, RepoFileInfo)
+    assert (entry.path, entry.size, entry.lfs and entry.lfs.size) == ("m-Q8_0.gguf", SIZE, SIZE)
+    assert [ref.name for ref in api.list_repo_refs("user/m").branches] == ["main"]
+    metadata = get_hf_file_metadata(hf_hub_url("user/m", "m-Q8_0.gguf", endpoint=server.url))
+    assert (metadata.etag, metadata.size) == (entry.lfs and entry.lfs.sha256, SIZE)
+    assert metadata.commit_hash == api.model_info("user/m", securityStatus=True).sha
+    api.auth_check("user/m")
+    with pytest.raises(GatedRepoError):
+        api.auth_check("user/gated")
 
 
 async def test_progress_is_told_in_between_but_not_for_each_chunk(serve: Serve, tmp_path: Path) -> None:  # B-H4
@@ -300,14 +327,15 @@ async def test_a_new_commit_hides_nothing_that_did_not_change(serve: Serve, tmp_
     assert [entry.name for entry in hub.scan(tmp_path)] == ["user/m:Q4_0", "user/m:Q8_0"]
 
 
-async def test_a_disk_that_is_too_small(serve: Serve, tmp_path: Path) -> None:  # B-H3
+async def test_a_disk_that_is_too_small(serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:  # B-H3
     huge = {"m-Q8_0.gguf": RepoFile(b"", size=1 << 60), "m-Q4_0.gguf": RepoFile(DATA), "m-Q2_K.gguf": RepoFile(b"q")}
     server = serve({"user/m": Repo(huge)})
     with pytest.raises(InsufficientDisk, match=r"takes 1099511627776 MiB more.* MiB free.*Q2_K \(0 MiB\)") as refused:
         await resolve(Name.parse("user/m"), tmp_path / "not" / "there")
     assert refused.value.status == 507
     resolved = await resolve(Name.parse("user/m"), tmp_path, fallback=True)
-    assert (resolved.name, resolved.fell_back) == ("user/m:Q2_K", "Q8_0")
+    assert (resolved.name, resolved.fell_back) == ("user/m:Q2_K", "user/m:Q8_0")
+    assert "user/m:Q8_0 would not fit on the disk" in caplog.text
     assert not server.gets
 
 
