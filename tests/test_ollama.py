@@ -374,6 +374,7 @@ def test_mistakes(router: Router) -> None:
     assert post("/api/chat", json={**hello, "keep_alive": "soon"}) == 400
     assert post("/api/chat?autoload=0", json=hello) == 400
     assert post("/api/generate", json={"model": "tiny-a", "prompt": "a", "suffix": "b"}) == 501
+    assert post("/api/generate", json={"model": "tiny-a", "prompt": "a", "images": ["iVBORw0KGgo="]}) == 400
     assert post("/api/blobs/sha256:00", content=b"x") == 501
     assert post("/api/pull", json={"model": "a/b"}) == 501
     assert post("/api/tags") == 405
@@ -403,8 +404,9 @@ def breaking(routers: Starter, tiny_models: Path, tmp_path: Path) -> Router:
             f"[{name}]\nmodel = {tiny_models}/tiny-a.gguf\nenv.FAKE_{wish}\nenv.FAKE_FAIL = out of luck\n"
             for name, wish in {"middle": "CRASH_AFTER_CHUNKS = 3", "never": "EXIT_CODE = 3"}.items()
         )
+        + f"[slow]\nmodel = {tiny_models}/tiny-a.gguf\nenv.FAKE_CHUNK_SECONDS = 30\n"
     )
-    return routers("--engine", FAKE, "--models-preset", str(presets))
+    return routers("--engine", FAKE, "--models-preset", str(presets), "--max-generation-time", "0.1")
 
 
 def test_a_child_that_dies_ends_the_stream_with_an_error_line(breaking: Router) -> None:  # B-C4
@@ -429,6 +431,16 @@ def test_a_real_child_that_is_killed(router: Router, client: ollama.Client) -> N
     with pytest.raises(ResponseError):
         list(stream)
     assert client.chat("tiny-a", HI, options=FEW).done
+
+
+def test_a_generation_without_a_limit_comes_to_an_end(breaking: Router) -> None:  # B-L14
+    body = {"model": "slow", "messages": [{"role": "user", "content": "hi"}]}
+    first, last = (json.loads(line) for line in breaking.client.post("/api/chat", json=body).iter_lines())
+    assert first["message"]["content"] == "one "
+    assert "--max-generation-time" in last["error"]
+    whole = breaking.client.post("/api/generate", json={"model": "slow", "prompt": "hi", "stream": False})
+    assert whole.status_code == 504
+    assert error_of(whole)
 
 
 def test_a_model_that_cannot_be_loaded(breaking: Router) -> None:

@@ -147,7 +147,7 @@ class Library:
         """Raises GgufError."""
         spec, files = found.spec, await self._read()
         header = await asyncio.to_thread(gguf.read, spec.model_path) if spec.model_path and not spec.problem else None
-        template = (header.chat_template if header else None) or ""
+        template = self._pool.effective(spec.name).template or (header.chat_template if header else None) or ""
         parameters = "\n".join(_lines(found.defaults.parameters))
         return {
             "modelfile": _modelfile(found, template, parameters),

@@ -129,6 +129,8 @@ class Endpoints:
     ) -> Response:
         clock, found = Clock(), self._library.find(_name(fields))
         question = ask(fields, found.defaults, found.spec.info.reasoning)
+        if question.has_pictures and found.spec.info.architecture and "vision" not in found.spec.info.capabilities:
+            raise InvalidRequest(f"{found.spec.name!r} does not see images; it needs a projector (mmproj) that fits.")
         self._gateway.note_context(found.spec, fields)
         body, time_limit = self._gateway.limited(
             question.target.decode(), question.fields, prompt.encode(question.fields)

@@ -70,6 +70,10 @@ class Question:
     target: bytes
     fields: dict[str, Any]
 
+    @property
+    def has_pictures(self) -> bool:
+        return any(isinstance(message["content"], list) for message in self.fields.get("messages", ()))
+
 
 def chat(fields: Fields, defaults: Defaults, reasoning: Reasoning | None = None) -> Question:
     given = fields.get("messages")
