@@ -57,9 +57,10 @@ def cache_root(environ: Mapping[str, str]) -> Path:
 
 
 def split(name: str) -> tuple[str, str | None] | None:
-    """`user/repo[:quant]` as (repo, quant); None when it is no such name. Nothing on disk is touched."""
+    """`user/repo[:quant]` as (repo, quant); None when it is no such name, or one of another revision than `main`.
+    Nothing on disk is touched."""
     parsed = _parsed(name)
-    return (parsed.repo, parsed.quant) if parsed else None
+    return (parsed.repo, parsed.quant) if parsed and parsed.revision == MAIN else None
 
 
 def scan(root: Path) -> tuple[CacheEntry, ...]:
@@ -145,7 +146,7 @@ def listing(root: Path, name: Name) -> Listing | None:
     snapshot = _snapshot(root, name)
     if snapshot is None:
         return None
-    files = tuple(File(path, size, (snapshot / path).resolve().name) for path, size in _files(snapshot))
+    files = tuple(File(path, size, _oid(snapshot / path) or path.name) for path, size in _files(snapshot))
     return Listing(name.repo, name.revision, snapshot.name, files)
 
 
@@ -191,7 +192,7 @@ def place(root: Path, resolved: Resolved) -> None:
 
 
 def remove(root: Path, name: Name) -> int:
-    """Delete a model from the cache, or all of a repository when no quant is named; the bytes that this freed.
+    """Delete a model from the cache, or with `user/repo` alone all of a repository; the bytes that this freed.
 
     A blob stays while another file, or another ref, uses it; a projector or draft while a model is left. Nothing
     outside of the repository's folder is touched. Raises UnknownModel, Forbidden for a folder that is a link.
@@ -200,7 +201,7 @@ def remove(root: Path, name: Name) -> int:
     if folder.is_symlink():
         raise Forbidden(f"{folder} is a link: remove by hand what it leads to")
     try:
-        if name.quant is None and folder.is_dir():
+        if name == Name(name.repo) and folder.is_dir():
             return _remove_all(root, folder)
         snapshot, entry = _snapshot(root, name), find(root, str(name))
         if snapshot is None or entry is None:
@@ -236,7 +237,7 @@ def _remove(root: Path, folder: Path, snapshot: Path, doomed: set[PurePosixPath]
         return freed + _remove_all(root, folder)
     for blob in blobs - {_target(path) for path in left}:
         if blob.parent == folder / "blobs" and _is_inside(blob, folder):
-            freed += max(0, _size(blob))
+            freed += 0 if blob.is_symlink() else max(0, _size(blob))
             blob.unlink(missing_ok=True)
     return freed
 

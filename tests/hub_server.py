@@ -253,11 +253,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _fail(self, status: int, code: str | None = None, retry_after: str | None = None) -> None:
+        body = json.dumps({"error": "The hub of the tests was told to say so."}).encode()
         self.send_response(status)
-        for name, value in (("X-Error-Code", code), ("Retry-After", retry_after), ("Content-Length", "0")):
+        for name, value in (("X-Error-Code", code), ("Retry-After", retry_after), ("Content-Length", str(len(body)))):
             if value is not None:
                 self.send_header(name, value)
         self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
 
 
 def _sibling(path: str, file: RepoFile) -> dict[str, object]:

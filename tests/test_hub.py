@@ -178,12 +178,15 @@ def test_every_ref_but_main_stands_in_the_name(tmp_path: Path) -> None:  # B-H1
     cached(tmp_path, "user/m", "m-Q8_0.gguf", commit="b" * 40)
     (tmp_path / "models--user--m" / "refs" / ".left.tmp").write_text(COMMIT)
     assert names(scan(tmp_path)) == ["user/m:Q2_K@refs/pr/1", "user/m:Q8_0"]
+    assert split("user/m@refs/pr/1") is None
     for revision in ("refs/pr/1", COMMIT):
         entry = find(tmp_path, f"user/m@{revision}")
         assert entry
         assert (entry.name, entry.repo) == (f"user/m:Q2_K@{revision}", "user/m")
     assert find(tmp_path, "user/m:Q2_K") is None
     assert find(tmp_path, "user/m@v2") is None
+    assert remove(tmp_path, Name.parse("user/m@refs/pr/1")) == 100
+    assert names(scan(tmp_path)) == ["user/m:Q8_0"]
 
 
 def test_a_model_that_lacks_a_shard_is_not_listed(tmp_path: Path) -> None:  # B-H1
