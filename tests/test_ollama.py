@@ -301,6 +301,7 @@ def test_names_of_clients_own(router: Router, client: ollama.Client) -> None:
     assert spoken.model == "brief"
     assert spoken.message.content == client.chat("tiny-a", said, options=FEW).message.content
     assert client.generate("brief2", "hi").eval_count == 2
+    assert router.client.post("/api/show", json={"model": "brief2"}).json()["system"] == "Be brief."
     shown = client.show("brief2")
     assert "num_predict                    2" in (shown.parameters or "")
     assert shown.details
@@ -336,7 +337,8 @@ def error_of(response: httpx.Response) -> str:
     body = response.json()
     assert body.keys() == {"error"}
     assert response.headers["content-type"] == "application/json"
-    return str(body["error"])
+    assert isinstance(body["error"], str)
+    return body["error"]
 
 
 def test_a_model_that_is_not_there(router: Router, client: ollama.Client) -> None:  # B-C1
