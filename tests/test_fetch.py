@@ -493,6 +493,21 @@ async def test_a_cache_that_cannot_be_written(serve: Serve, tmp_path: Path) -> N
         await pull("user/m", root)
 
 
+async def test_a_cache_that_cannot_name_what_it_got(serve: Serve, tmp_path: Path) -> None:
+    serve(one())
+    refs = tmp_path / "models--user--m" / "refs"
+    refs.parent.mkdir()
+    refs.write_text("no folder")
+    with pytest.raises(RouterError, match="cannot be written"):
+        await pull("user/m", tmp_path)
+
+
+async def test_a_hub_that_is_none(serve: Serve, tmp_path: Path) -> None:  # B-H4
+    serve({"user/m": Repo({"m-Q8_0.gguf": RepoFile(DATA)}, commit="../../x")})
+    with pytest.raises(UpstreamFailed, match="check HF_ENDPOINT"):
+        await pull("user/m", tmp_path)
+
+
 async def test_a_child_that_something_killed(serve: Serve, tmp_path: Path) -> None:
     async with stopped(serve, tmp_path, 1 << 20) as (_, task, _):
         (child,) = children()
