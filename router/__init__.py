@@ -39,8 +39,9 @@ compares these lines with the code, both ways.
     pool           the shell: effects, leases, news                           -> catalog errors estimate feed flags footprints node overrides policy scheduler trials
     upstream       the HTTP client of the data path                           -> errors node
     api/body       what a request body says to the router                     -> errors
+    api/rewrite    PURE: what the router changes in a request                 -> api/body errors presets
     api/proxy      one request through to a child; holds the lease            -> errors node upstream
-    api/gateway    from a named model to its passage                          -> api/body api/proxy catalog errors pool upstream
+    api/gateway    from a named model to its passage                          -> api/body api/proxy api/rewrite catalog errors estimate pool upstream
     api/listing    the list of models, kept ready                             -> catalog estimate flags pool presets
     api/load       load, unload and settings of one model                        -> api/body api/gateway catalog errors flags overrides pool
     api/metrics    Prometheus metrics of the router                           -> pool

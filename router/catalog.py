@@ -22,7 +22,7 @@ from cachetools import LRUCache
 from router import gguf, hub, presets, template
 from router.errors import CatalogError, GgufError, InvalidRequest, UnknownModel
 from router.flags import SOURCES, Arg, FlagTable, merge, render, switch_of, value_of
-from router.presets import Preset, PresetFile, Problem
+from router.presets import Filters, Preset, PresetFile, Problem
 from router.repo import DEFAULT_QUANTS
 from router.template import Reasoning, Template
 
@@ -61,7 +61,7 @@ class ModelSpec:
     """One model. `args` is complete, without what the router owns; `model_path` is the first shard, None for a model
     that its child will download. `problem` is the sentence that a request for it gets, None when there is none.
     Times are seconds; `ttl` None is the router's default. `template` is a chat template that replaces the file's own;
-    the child gets it as a private file. `info` is empty until `described`.
+    the child gets it as a private file. `filters` are for its requests. `info` is empty until `described`.
     """
 
     name: str
@@ -83,6 +83,7 @@ class ModelSpec:
     description: str = ""
     env: tuple[tuple[str, str], ...] = ()
     template: str | None = None
+    filters: Filters | None = None
     info: Info = Info()
 
     @property
@@ -359,6 +360,7 @@ class _Builder:
             unlisted=preset.unlisted,
             description=preset.description,
             env=preset.env,
+            filters=preset.filters,
         )
 
     def located(self, args: tuple[Arg, ...]) -> tuple[tuple[Arg, ...], str | None]:

@@ -147,12 +147,11 @@ class Estimator:
         with --context-shift a request without a limit of its own would go on for ever: it ends with one context. That
         is no cap, a request's own limit wins (`n_predict_max` in server-context.cpp).
         """
-        info = replace(spec, args=args).described().info
-        if "completion" not in info.capabilities or estimate is None:
+        spec = replace(spec, args=args).described()
+        if "completion" not in spec.info.capabilities or estimate is None:
             return []
         told: dict[str, str] = {}
-        found = info.reasoning
-        if found and (found.control, found.default) == ("enable_thinking", False) and not _decides(args):
+        if is_silent(spec):
             told["--chat-template-kwargs"] = '{"enable_thinking": false}'
         if flags.value_of(args, "--predict") is None:
             told["--predict"] = str(estimate.n_slot)
@@ -217,6 +216,13 @@ class Estimator:
         if not split:
             return Demand(host=demand.host + demand.split + estimate.compute)
         return replace(demand, split=split, host=demand.host + demand.split - split, layers=())
+
+
+def is_silent(spec: ModelSpec) -> bool:
+    """Whether the child is told not to think: its template's author presumes that, and nobody says otherwise."""
+    found = spec.info.reasoning
+    presumed = found is not None and (found.control, found.default) == ("enable_thinking", False)
+    return presumed and not _decides(spec.args)
 
 
 def _decides(args: Sequence[Arg]) -> bool:

@@ -8,6 +8,7 @@ their line.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
@@ -26,6 +27,17 @@ LARGEST = 2**20  # bytes; a greater file is something else, a model for instance
 
 # Variables by which the router itself, or the engine's cloud adapters, tell a child what to do.
 _RESERVED_ENV = re.compile(r"AIP_.*|LLAMA_SERVER_.*|(CUDA|HIP|ROCR)_VISIBLE_DEVICES")
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What is changed in the requests for a model. Values are JSON, by the name of their field. Of a name in `forced`
+    the request's own value does not count, of one in `defaults` it does, one in `dropped` the model does not see."""
+
+    forced: tuple[tuple[str, str], ...] = ()
+    defaults: tuple[tuple[str, str], ...] = ()
+    dropped: tuple[str, ...] = ()
+    system: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +62,18 @@ class Preset:
     description: str = ""
     env: tuple[tuple[str, str], ...] = ()
     dedup_cache_models: bool = False
+    set_params: tuple[tuple[str, str], ...] = ()
+    default_params: tuple[tuple[str, str], ...] = ()
+    strip_params: tuple[str, ...] = ()
+    system_prefix: str = ""
     line: int = field(default=0, compare=False)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def filters(self) -> Filters | None:
+        """None where requests are passed on as they are."""
+        filters = Filters(self.set_params, self.default_params, self.strip_params, self.system_prefix)
+        return filters if filters != Filters() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +312,36 @@ def _text(line: _Line) -> str:
     return line.value
 
 
+def _prose(line: _Line) -> str:
+    return line.value.replace("\\n", "\n")
+
+
+def _params(line: _Line) -> tuple[tuple[str, str], ...]:
+    """Fields of a request."""
+    try:
+        value = json.loads(line.value)
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise _Mistake(f"{line.key} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise _Mistake(f'{line.key} is a JSON object, as {{"temperature": 0.7}}, not {line.value[:80]!r}')
+    _changeable(line, value)
+    return tuple((name, json.dumps(value[name])) for name in value)
+
+
+def _names(line: _Line) -> tuple[str, ...]:
+    """Names of such fields."""
+    names = _words(line)
+    _changeable(line, names)
+    return names
+
+
+def _changeable(line: _Line, names: Iterable[str]) -> None:
+    # The router goes by them, and the client reads the answer by the second.
+    for name in {"model", "stream"}.intersection(names):
+        raise _Mistake(f"{line.key} cannot change {name!r}: that is the client's to say")
+
+
 @dataclass(frozen=True, slots=True)
 class _Key:
     field: str
@@ -310,4 +362,8 @@ _OWN = {
     "device": _Key("device", _words),
     "unlisted": _Key("unlisted", _switch),
     "description": _Key("description", _text),
+    "set-params": _Key("set_params", _params),
+    "default-params": _Key("default_params", _params),
+    "strip-params": _Key("strip_params", _names),
+    "system-prefix": _Key("system_prefix", _prose),
 }

@@ -277,3 +277,49 @@ def test_any_text_is_answered(text: str) -> None:
     file, problems = parse(text, TABLE)
     assert all(problem.line for problem in problems)
     assert len({p.name for p in file.presets}) == len(file.presets) or problems
+
+
+# Filters of requests
+
+
+def test_filters() -> None:
+    preset = one(
+        'set-params = {"top_k": 20, "chat_template_kwargs": {"a": [1, null]}}\n'
+        'default-params = {"temperature": 0.5}\nstrip-params = logprobs, user\nsystem-prefix = One.\\nTwo.'
+    )
+    assert preset.filters is not None
+    assert preset.filters.forced == (("top_k", "20"), ("chat_template_kwargs", '{"a": [1, null]}'))
+    assert preset.filters.defaults == (("temperature", "0.5"),)
+    assert preset.filters.dropped == ("logprobs", "user")
+    assert preset.filters.system == "One.\nTwo."
+    assert preset.args == ()
+    assert one("ctx-size = 1").filters is None
+    assert one("set-params = {}\nstrip-params =").filters is None
+
+
+def test_filters_of_all_models_are_taken_over_key_by_key() -> None:
+    text = '[*]\nset-params = {"seed": 1}\nsystem-prefix = All.\n[a]\nset-params = {"top_k": 2}\n[b]\nsystem-prefix ='
+    a, b = sound(text)
+    assert a.filters
+    assert (a.filters.forced, a.filters.system) == ((("top_k", "2"),), "All.")
+    assert b.filters
+    assert (b.filters.forced, b.filters.system) == ((("seed", "1"),), "")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("set-params = {", "no JSON"),
+        ("set-params = [1]", "a JSON object"),
+        ("default-params = 5", "a JSON object"),
+        ('default-params = {"a": NaN}', "no JSON"),
+        ('default-params = {"a": [1e999]}', "no JSON"),
+        ('set-params = {"model": "b"}', "cannot change 'model'"),
+        ("strip-params = user, stream", "cannot change 'stream'"),
+        ("set-param = {}", "did you mean set-params?"),
+    ],
+)
+def test_mistakes_in_filters(line: str, says: str) -> None:
+    problem = mistake(f"[a]\nctx-size = 1\n{line}")
+    assert (problem.line, problem.key) == (3, line.partition(" ")[0])
+    assert says in problem.message

@@ -10,10 +10,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from router.api import rewrite
 from router.api.body import asked, asks_for_context, is_unlimited, read_body, with_time_limit
 from router.api.proxy import Dialect, Passage, target_of
 from router.catalog import ModelSpec
 from router.errors import InvalidRequest, NotLoaded, RouterError
+from router.estimate import is_silent
 from router.pool import Pool
 from router.upstream import Upstream
 
@@ -53,7 +55,7 @@ class Gateway:
             time_limit = None
             if wish.fields is not None:
                 self.note_context(spec, wish.fields)
-                body, time_limit = self.limited(request.scope["path"], wish.fields, body)
+                body, time_limit = self.prepared(spec, request.scope["path"], wish.fields, body)
             return self._passage(spec, request, dialect, body, wish.stream, used=True, time_limit=time_limit)
 
         return told_in(dialect, endpoint)
@@ -75,6 +77,24 @@ class Gateway:
         may = default if wish is None else wish in ("1", "true")
         if not may and not self.pool.is_running(spec.name):
             raise NotLoaded(f"model {spec.name!r} is not loaded; POST /models/load loads it, or add ?autoload=true")
+
+    def prepared(
+        self, spec: ModelSpec, path: str, fields: Mapping[str, Any], body: bytes
+    ) -> tuple[bytes, float | None]:
+        """The JSON object `body`, which holds `fields`, as this model is to get it, and the seconds after which its
+        answer is ended. Raises InvalidRequest."""
+        if spec.filters is not None or spec.info.reasoning is not None:
+            changed = self._rewritten(spec, path.removeprefix("/v1"), fields)
+            if changed is not fields:
+                fields, body = changed, rewrite.encode(changed)
+        return self.limited(path, fields, body)
+
+    def _rewritten(self, spec: ModelSpec, path: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        if spec.filters is not None and path in rewrite.PATHS:
+            fields = rewrite.filtered(path, fields, spec.filters)
+        if rewrite.asks_to_think(path, fields) and is_silent(self.pool.effective(spec.name)):
+            fields = rewrite.thinking(fields)
+        return fields
 
     def limited(self, path: str, fields: Mapping[str, Any], body: bytes) -> tuple[bytes, float | None]:
         """The JSON object `body`, which holds `fields`, with a limit of time where it has none of tokens, and the

@@ -132,8 +132,8 @@ class Endpoints:
         if question.has_pictures and found.spec.info.architecture and "vision" not in found.spec.info.capabilities:
             raise InvalidRequest(f"{found.spec.name!r} does not see images; it needs a projector (mmproj) that fits.")
         self._gateway.note_context(found.spec, fields)
-        body, time_limit = self._gateway.limited(
-            question.target.decode(), question.fields, prompt.encode(question.fields)
+        body, time_limit = self._gateway.prepared(
+            found.spec, question.target.decode(), question.fields, prompt.encode(question.fields)
         )
         generation = Generation(
             _name(fields) or found.spec.name,
