@@ -8,6 +8,7 @@ proxies are heeded.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -29,7 +31,6 @@ log = logging.getLogger("router.fetch")
 
 ENDPOINT = "https://huggingface.co"
 RESERVE = 256 << 20  # bytes that stay free on the disk
-LONGEST_LINE = 64 << 20  # a listing
 SHOWN = 8  # models of a repository that an error names
 PATH = re.compile(r"(?!.*(?:^|/)\.\.?(?:/|$))[^/\\\0-\x1f:][^\\\0-\x1f:]*\.gguf")
 OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -175,32 +176,45 @@ def _blob(root: Path, resolved: Resolved, url: str, file: File) -> dict[str, Any
 
 async def _ask(request: Mapping[str, Any], token: str | None, hear: Callable[[Mapping[str, Any]], object]) -> None:
     """Let a child do it; `hear` gets its answers. It is gone when this returns, also when this is cancelled."""
+    loop = asyncio.get_running_loop()
+    answers: asyncio.Queue[bytes | int] = asyncio.Queue()
     child = _start(token)
-    assert child.stdin is not None
+
+    def tell(answer: bytes | int) -> None:
+        loop.call_soon_threadsafe(answers.put_nowait, answer)
+
+    threading.Thread(target=_converse, args=(child, request, tell), name=f"fetch-{child.pid}", daemon=True).start()
+    answer: bytes | int = b""
     try:
-        child.stdin.write(json.dumps(request).encode() + b"\n")
-        stdout = asyncio.StreamReader(limit=LONGEST_LINE)
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(stdout), child.stdout
-        )
-        try:
-            async for line in stdout:
-                if not line.endswith(b"\n"):
-                    break  # it was killed
-                told = json.loads(line)
-                if "error" in told:
-                    raise getattr(errors, told["error"], RouterError)(told["message"], retry_after=told["retry_after"])
-                hear(told)
-        finally:
-            transport.close()
-        if code := await asyncio.to_thread(child.wait):
+        while isinstance(answer := await answers.get(), bytes):
+            told = json.loads(answer)
+            if "error" in told:
+                raise getattr(errors, told["error"], RouterError)(told["message"], retry_after=told["retry_after"])
+            hear(told)
+        if answer:
             raise RouterError(
-                f"the process that fetches {request['repo']} ended by itself (exit code {code}): try again"
+                f"the process that fetches {request['repo']} ended by itself (exit code {answer}): try again"
             )
     finally:
         child.kill()
-        child.stdin.close()
-        await asyncio.shield(asyncio.to_thread(child.wait))
+        while isinstance(answer, bytes):
+            answer = await answers.get()
+
+
+def _converse(
+    child: subprocess.Popen[bytes], request: Mapping[str, Any], tell: Callable[[bytes | int], object]
+) -> None:
+    """In a thread of its own: tell each whole line, and at last the exit code."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    with contextlib.suppress(RuntimeError):  # the loop is gone, and with it whoever wanted to know
+        with contextlib.suppress(BrokenPipeError), child:
+            child.stdin.write(json.dumps(request).encode() + b"\n")
+            child.stdin.flush()
+            for line in child.stdout:
+                if line.endswith(b"\n"):
+                    tell(line)
+        tell(child.wait())
 
 
 def _start(token: str | None) -> subprocess.Popen[bytes]:
@@ -213,7 +227,6 @@ def _start(token: str | None) -> subprocess.Popen[bytes]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            bufsize=0,
             start_new_session=True,
         )
     except OSError as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import uvloop
 from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url, scan_cache_dir
 from huggingface_hub.errors import GatedRepoError
 from huggingface_hub.hf_api import RepoFile as RepoFileInfo
@@ -129,7 +130,14 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "router.transfer" in child.cmdline()]
+    return [child for child in psutil.Process().children() if "router.transfer" in command_of(child)]
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has just ended
+        return []
 
 
 async def test_what_was_fetched_is_found_by_all_tools(serve: Serve, tmp_path: Path) -> None:  # B-H1 B-H4
@@ -368,6 +376,26 @@ async def test_cancelled_in_the_middle_of_a_file(serve: Serve, tmp_path: Path) -
         assert content(tmp_path) == DATA
         assert blobs(tmp_path) == ["blob"]
         assert server.sent[MODEL] == (2 << 20) + SIZE - kept
+
+
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run])
+def test_cancelled_at_any_moment(serve: Serve, tmp_path: Path, runner: Callable[..., None]) -> None:  # B-H3
+    """Twice, even: no process is left, and no file descriptor."""
+    serve(one())
+
+    async def cancel_often() -> None:
+        before = psutil.Process().num_fds()
+        for delay in (0, 0.001, 0.01, 0.1):
+            task = asyncio.create_task(pull("user/m", tmp_path))
+            await asyncio.sleep(delay)
+            task.cancel()
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        await until(lambda: not children() and psutil.Process().num_fds() <= before)
+
+    runner(cancel_often())
 
 
 async def test_killed_in_the_middle_of_a_file(serve: Serve, tmp_path: Path) -> None:  # B-H3
