@@ -18,7 +18,7 @@ from router.api.gateway import Gateway, told_in
 from router.api.library import Found, Library
 from router.api.openai import retry_header
 from router.api.prompt import Defaults, Fields, Question
-from router.api.proxy import NDJSON, Passage, Translation, target_of
+from router.api.proxy import NDJSON, Lease, Passage, Translation, target_of
 from router.api.reply import Clock, Embedding, Generation, Notice, Tell
 from router.errors import InvalidRequest, RouterError, Unsupported
 from router.template import Reasoning
@@ -58,6 +58,21 @@ class Hub(Protocol):
     def pull(self, name: str) -> AsyncIterator[Progress]: ...
 
     async def remove(self, name: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A request for something that a model does."""
+
+    request: Request
+    fields: Fields
+    found: Found
+    clock: Clock
+
+    @property
+    def name(self) -> str:
+        """The model's, as the client said it."""
+        return _name(self.fields) or self.found.spec.name
 
 
 class Endpoints:
@@ -109,104 +124,83 @@ class Endpoints:
     # What models do
 
     async def chat(self, request: Request) -> Response:
-        fields = await self._fields(request)
-        if not fields.get("messages"):
-            return self._preload(request, fields, reply.as_message)
-        return self._generation(request, fields, prompt.chat, reply.as_message)
+        call = await self._call(request)
+        if not call.fields.get("messages"):
+            return self._preload(call, reply.as_message)
+        return self._generation(call, prompt.chat, reply.as_message)
 
     async def generate(self, request: Request) -> Response:
-        fields = await self._fields(request)
-        if not prompt.text(fields, "prompt"):
-            return self._preload(request, fields, reply.as_response)
-        return self._generation(request, fields, prompt.generate, reply.as_response)
+        call = await self._call(request)
+        if not prompt.text(call.fields, "prompt"):
+            return self._preload(call, reply.as_response)
+        return self._generation(call, prompt.generate, reply.as_response)
 
     def _generation(
-        self,
-        request: Request,
-        fields: Fields,
-        ask: Callable[[Fields, Defaults, Reasoning | None], Question],
-        tell: Tell,
+        self, call: _Call, ask: Callable[[Fields, Defaults, Reasoning | None], Question], tell: Tell
     ) -> Response:
-        clock, found = Clock(), self._library.find(_name(fields))
-        question = ask(fields, found.defaults, found.spec.info.reasoning)
-        if question.has_pictures and found.spec.info.architecture and "vision" not in found.spec.info.capabilities:
-            raise InvalidRequest(f"{found.spec.name!r} does not see images; it needs a projector (mmproj) that fits.")
-        self._gateway.note_context(found.spec, fields)
+        fields, spec = call.fields, call.found.spec
+        question = ask(fields, call.found.defaults, spec.info.reasoning)
+        if question.has_pictures and spec.info.architecture and "vision" not in spec.info.capabilities:
+            raise InvalidRequest(f"{spec.name!r} does not see images; it needs a projector (mmproj) that fits.")
+        self._gateway.note_context(spec, fields)
         body, time_limit = self._gateway.prepared(
-            found.spec, question.target.decode(), question.fields, prompt.encode(question.fields)
+            spec, question.target.decode(), question.fields, prompt.encode(question.fields)
         )
-        generation = Generation(
-            _name(fields) or found.spec.name,
-            question.target,
-            body,
-            tell,
-            clock,
-            prompt.flag(fields, "stream", True),
-            prompt.alternatives(fields),
-        )
-        return self._passage(request, fields, found, generation, clock, time_limit)
+        stream, alternatives = prompt.flag(fields, "stream", True), prompt.alternatives(fields)
+        generation = Generation(call.name, question.target, body, tell, call.clock, stream, alternatives)
+        return self._passage(call, generation, time_limit)
 
-    def _preload(self, request: Request, fields: Fields, tell: Tell) -> Response:
+    def _preload(self, call: _Call, tell: Tell) -> Response:
         """Nothing is asked: the model is loaded, or with a `keep_alive` of 0 unloaded."""
-        clock, found = Clock(), self._library.find(_name(fields))
-        name = found.spec.name
 
         def done(reason: str) -> Mapping[str, Any]:
-            told = {**reply.head(_name(fields) or name), **tell("", "", [])}
-            return {**told, "done": True, "done_reason": reason, **clock.durations()}
+            told = {**reply.head(call.name), **tell("", "", [])}
+            return {**told, "done": True, "done_reason": reason, **call.clock.durations()}
 
-        if prompt.keep_alive(fields) != 0:
-            return self._passage(request, fields, found, Notice(lambda: done("load")), clock)
-        if self._pool.is_running(name):
-            self._pool.unload(name)
+        if prompt.keep_alive(call.fields) != 0:
+            return self._passage(call, Notice(lambda: done("load")))
+        if self._pool.is_running(call.found.spec.name):
+            self._pool.unload(call.found.spec.name)
         return _json(done("unload"))
 
     async def embed(self, request: Request) -> Response:
-        fields = await self._fields(request)
-        clock, found = Clock(), self._library.find(_name(fields))
-        inputs = prompt.texts(fields)
+        call = await self._call(request)
+        inputs, truncate = prompt.texts(call.fields), prompt.flag(call.fields, "truncate", True)
 
         def told(vectors: list[list[float]], count: int) -> Mapping[str, Any]:
-            answer = {"model": _name(fields) or found.spec.name, "embeddings": vectors}
-            return {**answer, **clock.durations(), "prompt_eval_count": count}
+            answer = {"model": call.name, "embeddings": vectors}
+            return {**answer, **call.clock.durations(), "prompt_eval_count": count}
 
-        dimensions = fields.get("dimensions") or 0
-        if not isinstance(dimensions, int) or isinstance(dimensions, bool) or dimensions < 0:
-            raise InvalidRequest('"dimensions" must be a positive integer.')
-        embedding = Embedding(inputs, told, prompt.flag(fields, "truncate", True), dimensions)
-        return self._passage(request, fields, found, embedding if inputs else Notice(lambda: told([], 0)), clock)
+        embedding = Embedding(inputs, told, truncate, prompt.dimensions(call.fields))
+        return self._passage(call, embedding if inputs else Notice(lambda: told([], 0)))
 
     async def embeddings(self, request: Request) -> Response:
         """The older form of `embed`."""
-        fields = await self._fields(request)
-        clock, found, text = Clock(), self._library.find(_name(fields)), prompt.text(fields, "prompt")
+        call = await self._call(request)
+        text = prompt.text(call.fields, "prompt")
         embedding = Embedding([text], lambda vectors, count: {"embedding": vectors[0]})
-        return self._passage(request, fields, found, embedding if text else Notice(lambda: {"embedding": []}), clock)
+        return self._passage(call, embedding if text else Notice(lambda: {"embedding": []}))
 
-    def _passage(
-        self,
-        request: Request,
-        fields: Fields,
-        found: Found,
-        translation: Translation,
-        clock: Clock,
-        time_limit: float | None = None,
-    ) -> Response:
-        ttl = prompt.keep_alive(fields)
-        self._gateway.may_load(found.spec, request, self._gateway.autoload)
+    async def _call(self, request: Request) -> _Call:
+        clock, fields = Clock(), await self._fields(request)
+        return _Call(request, fields, self._library.find(_name(fields)), clock)
 
-        async def lease() -> Any:
-            granted = await self._pool.lease(found.spec, ttl=ttl)
-            clock.loaded()
+    def _passage(self, call: _Call, translation: Translation, time_limit: float | None = None) -> Response:
+        spec, ttl = call.found.spec, prompt.keep_alive(call.fields)
+        self._gateway.may_load(spec, call.request, self._gateway.autoload)
+
+        async def lease() -> Lease:
+            granted = await self._pool.lease(spec, ttl=ttl)
+            call.clock.loaded()
             return granted
 
         return Passage(  # type: ignore[return-value]
             lease,
             self._gateway.upstream,
             DIALECT,
-            method=request.method,
-            target=target_of(request),
-            headers=request.scope["headers"],
+            method=call.request.method,
+            target=target_of(call.request),
+            headers=call.request.scope["headers"],
             time_limit=time_limit,
             translation=translation,
         )

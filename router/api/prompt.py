@@ -126,6 +126,14 @@ def texts(fields: Fields) -> list[str]:
     return given
 
 
+def dimensions(fields: Fields) -> int:
+    """How long vectors are to be, 0 for their own length."""
+    value = fields.get("dimensions") or 0
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InvalidRequest('"dimensions" must be a positive integer.')
+    return value
+
+
 def keep_alive(fields: Fields) -> float | None:
     """Seconds that the model stays after this request, `math.inf` for ever, None where the request does not say."""
     value = fields.get("keep_alive")
