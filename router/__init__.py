@@ -47,10 +47,10 @@ compares these lines with the code, both ways.
     api/metrics    Prometheus metrics of the router                           -> pool
     api/openai     OpenAI's API and llama.cpp's twins of it                   -> api/gateway errors
     api/anthropic  Anthropic's Messages API                                   -> api/gateway api/openai errors
-    api/prompt     PURE: a request of Ollama's API in llama-server's words    -> errors template
-    api/reply      llama-server's answers in Ollama's words                   -> api/prompt api/proxy errors upstream
+    api/prompt     PURE: a request of Ollama's API in llama-server's words    -> api/rewrite errors template
+    api/reply      llama-server's answers in Ollama's words                   -> api/prompt api/proxy api/rewrite errors upstream
     api/library    Ollama's view of the catalog; names that clients made      -> api/prompt api/reply catalog errors gguf pool
-    api/ollama     Ollama's API                                               -> api/body api/gateway api/library api/openai api/prompt api/proxy api/reply errors template
+    api/ollama     Ollama's API                                               -> api/body api/gateway api/library api/openai api/prompt api/proxy api/reply api/rewrite errors template
     api/native     llama.cpp's router dialect                                 -> api/gateway api/listing api/load api/metrics api/openai catalog errors forecast pool
     app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/gateway api/listing api/native api/ollama api/openai api/proxy catalog errors forecast pool
     watch          tells when a file has been written                         -> nothing

@@ -20,6 +20,7 @@ from router.api.openai import retry_header
 from router.api.prompt import Defaults, Fields, Question
 from router.api.proxy import NDJSON, Lease, Passage, Translation, target_of
 from router.api.reply import Clock, Embedding, Generation, Notice, Tell
+from router.api.rewrite import encode
 from router.errors import InvalidRequest, RouterError, Unsupported
 from router.template import Reasoning
 
@@ -144,7 +145,7 @@ class Endpoints:
             raise InvalidRequest(f"{spec.name!r} does not see images; it needs a projector (mmproj) that fits.")
         self._gateway.note_context(spec, fields)
         body, time_limit = self._gateway.prepared(
-            spec, question.target.decode(), question.fields, prompt.encode(question.fields)
+            spec, question.target.decode(), question.fields, encode(question.fields)
         )
         stream, alternatives = prompt.flag(fields, "stream", True), prompt.alternatives(fields)
         generation = Generation(call.name, question.target, body, tell, call.clock, stream, alternatives)

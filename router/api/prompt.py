@@ -7,13 +7,13 @@ llama.cpp.
 from __future__ import annotations
 
 import binascii
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from router.api.rewrite import encode
 from router.errors import InvalidRequest
 from router.template import Reasoning
 
@@ -175,13 +175,6 @@ def parameters(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidRequest("Options must be an object.")
     return {name: _option(name, given) for name, given in value.items() if given is not None}
-
-
-def encode(fields: Fields) -> bytes:
-    try:
-        return json.dumps(fields, allow_nan=False).encode()
-    except (ValueError, RecursionError) as exc:
-        raise InvalidRequest(f"The request cannot be passed on: {exc}.") from exc
 
 
 def _common(fields: Fields, defaults: Defaults) -> dict[str, Any]:

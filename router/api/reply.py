@@ -11,8 +11,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from router.api.prompt import CHAT, encode
+from router.api.prompt import CHAT
 from router.api.proxy import NDJSON, Ask, as_error
+from router.api.rewrite import encode
 from router.errors import RouterError, UpstreamFailed
 from router.upstream import Response as Answer
 
