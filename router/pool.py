@@ -11,7 +11,7 @@ import itertools
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
@@ -208,10 +208,12 @@ class Pool:
         """Wait until this model serves, loading it if need be. Raises a RouterError; to be cancelled costs nothing.
         Who only watches (`used` is False) makes it no more recently used. `ttl` is the idle time in seconds that the
         process has from now on, `math.inf` to pin it, None to leave that as it is."""
-        spec = self.effective(spec.name)
+        name, unloads = spec.name, self._unloads[spec.name]
+        spec = self.effective(name)
         need = await self._wanted(spec)
         while (now := self.effective(spec.name)) is not spec:  # another one was asked for meanwhile
             spec, need = now, await self._wanted(now)
+        self._insist(name, unloads)
         if ttl is not None:
             self._ttls[spec.name] = ttl
         try:
@@ -225,11 +227,16 @@ class Pool:
     async def load(self, name: str, wish: Wish | None = None, *, wait: bool = True) -> Loaded:
         """Load without a request, with the settings that are wished for; raises what a request would be refused with.
         Loads of one model take their turns. Without `wait`, return after a moment what is known by then."""
+        name = self.catalog.resolve(name).name
         self._scheduler.forgive(name)  # whoever says so knows why it should go well now
         task = asyncio.create_task(self._load(name, wish or Wish({}), self._unloads[name]))
         self._keep(task)
-        done, _ = await asyncio.wait({task}, timeout=None if wait else self.PATIENCE)
-        return task.result() if done else Loaded("loading")
+        try:
+            await asyncio.wait({task}, timeout=None if wait else self.PATIENCE)
+        finally:
+            if not task.done():
+                task.add_done_callback(lambda done: _tell(name, done))
+        return task.result() if task.done() else Loaded("loading")
 
     def unload(self, name: str, *, force: bool = False) -> None:
         """Stop this model once its running requests have ended, at once with `force`; refuse whoever waits for it."""
@@ -281,13 +288,13 @@ class Pool:
     async def replace(self, catalog: Catalog) -> Changes:
         """Exchange the catalog. Running models that would be started with other settings now are drained, and start
         anew for whoever waits; the others do not notice."""
-        needs: dict[str, Need | None] = {}
+        needs: dict[ModelSpec, Need | None] = {}
         changes = self._compare(catalog)
-        while wanted := [name for name in changes.changed if self.is_running(name) and name not in needs]:
-            for name in wanted:
+        while wanted := {spec for spec in self._next(changes, catalog) if spec not in needs}:
+            for spec in wanted:
                 with contextlib.suppress(errors.RouterError):
-                    needs[name] = None
-                    needs[name] = await self._estimate(self._trials.proven(catalog.resolve(name)))
+                    needs[spec] = None
+                    needs[spec] = await self._estimate(spec)
             changes = self._compare(catalog)
         self.catalog = catalog
         starting = [name for name in changes.changed if self.is_running(name)] + list(changes.added)
@@ -295,7 +302,7 @@ class Pool:
             self._abandon(name)
             self._needs.pop(name, None)
             if self.is_running(name):
-                if (need := needs.get(name)) is None:
+                if name in changes.removed or (need := needs[self.effective(name)]) is None:
                     self.unload(name)
                 else:
                     self._renew(self.effective(name), need)
@@ -306,11 +313,15 @@ class Pool:
         self._keep(asyncio.create_task(self._start(wanted_now)))
         return changes
 
+    def _next(self, changes: Changes, catalog: Catalog) -> Iterator[ModelSpec]:
+        """As what the running ones among those that have changed are to be started from now on."""
+        return (self._trials.proven(catalog.resolve(name)) for name in changes.changed if self.is_running(name))
+
     def _compare(self, catalog: Catalog) -> Changes:
         before = {spec.name: spec for spec in self.catalog.models}
         after = {spec.name: spec for spec in catalog.models}
         both = [name for name in before if name in after]
-        changed = tuple(name for name in both if differences(*map(self._trials.proven, (before[name], after[name]))))
+        changed = tuple(name for name in both if self._trials.is_changed(before[name], after[name]))
         return Changes(
             tuple(name for name in after if name not in before),
             changed,
@@ -385,14 +396,21 @@ class Pool:
     async def _load(self, name: str, wish: Wish, unloads: int) -> Loaded:
         async with self._turns[name]:
             while True:
-                if self._unloads[name] != unloads:
-                    raise errors.Cancelled(f"The load of {name!r} was cancelled: it was unloaded.")
+                self._insist(name, unloads)
                 base, before, run = self.catalog.resolve(name), self.effective(name), self._runs.get(name)
+                if base.name != name:  # what it was a name of is gone: now it means another one
+                    return await self._load(base.name, wish, self._unloads[base.name])
                 asked = self.asked(name).patched(wish)
                 spec = asked.over(base, self.table)
                 changed = differences(self._latest(run) or before, spec)
                 if not changed and not differences(before, spec):
-                    return await self._join(base, asked)
+                    lease = await self.lease(before)
+                    lease.release()
+                    if self.effective(name) is not before:
+                        continue
+                    self._trials.remember(base, asked)
+                    is_same = run and run.child and run.child.address == lease.address
+                    return Loaded("already_loaded" if is_same else "loaded")
                 need = await self._estimate(spec)
                 await self._check(spec, need)
                 trial = Trial(base, asked, spec, need, await self._known(before))
@@ -400,19 +418,16 @@ class Pool:
                     await self._try(trial, changed)
                     return Loaded("loaded", changed)
 
+    def _insist(self, name: str, unloads: int) -> None:
+        """Raises Cancelled for what was asked for before an unload; that many were known then."""
+        if self._unloads[name] != unloads:
+            text = _SENTENCES[Refusal.CANCELLED].format(model=name, reason="it was unloaded")
+            raise errors.Cancelled(text, retry_after=1.0)
+
     def _latest(self, run: Run | None) -> ModelSpec | None:
         """With what a process runs that is here to stay."""
         stays = run and not run.stop_reason and not self._scheduler.model(run.spec.name).closing
         return run.spec if run and stays else None
-
-    async def _join(self, base: ModelSpec, asked: Overrides) -> Loaded:
-        """Nothing is to be changed: the process that there is will do, or the next one."""
-        run = self._runs.get(base.name)
-        lease = await self.lease(base)
-        is_same = run is self._runs[base.name]
-        lease.release()
-        self._trials.remember(base, asked)
-        return Loaded("already_loaded" if is_same else "loaded")
 
     async def _try(self, trial: Trial, changed: Differences) -> None:
         name = trial.base.name
@@ -421,13 +436,9 @@ class Pool:
         self._trials.begin(trial)
         self._renew(trial.spec, trial.need)
         try:
-            lease = await self._ask(trial.spec, trial.need, trial)
-        except BaseException:
-            self._take_back(trial)
-            raise
-        if self._trials.end(trial):
-            self._trials.remember(trial.base, trial.asked)
-        lease.release()
+            (await self._ask(trial.spec, trial.need, trial)).release()
+        finally:
+            self._take_back(trial)  # unless it has proved itself
 
     def _renew(self, spec: ModelSpec, need: Need) -> None:
         """The model is started with this from now on, for whoever waits too."""
@@ -445,6 +456,10 @@ class Pool:
         if trial.before:
             self._specs[name], self._needs[name] = trial.before
             self._apply(self._scheduler.amend(name, trial.before[1].demand, self._now()))
+        if (run := self._runs.get(name)) and not differences(run.spec, self.effective(name)):
+            self._apply(self._scheduler.keep(name, self._now()))
+        if not trial.before and self._scheduler.waiting(name):
+            self._apply(self._scheduler.unload(name, self._now()))
 
     def _abandon(self, name: str) -> None:
         """What is tried is of a model that is no longer the same."""
@@ -544,6 +559,8 @@ class Pool:
     def _grant(self, ticket: int, model: str) -> None:
         waiter, run = self._waiters.pop(ticket), self._runs[model]
         assert run.child is not None, "granted without a child"
+        if trial := self._trials.of(model, ticket):
+            self._trials.prove(trial)
         lease = Lease(model, run.child, run.ended, lambda used: self._release(ticket, run, used))
         if waiter.cancelled():  # its task has not come round yet to say so
             asyncio.get_running_loop().call_soon(lease.release)
@@ -556,6 +573,8 @@ class Pool:
         if not waiter.cancelled():
             text = _SENTENCES[effect.refusal].format(model=effect.model, reason=effect.reason)
             waiter.set_exception(_ERRORS[effect.refusal](text, retry_after=effect.retry_after))
+        if trial := self._trials.of(effect.model, effect.ticket):
+            self._take_back(trial)  # before anybody who waits is started for
 
     def _release(self, ticket: int, run: Run, used: bool) -> None:
         self._apply(self._scheduler.release(ticket, self._now(), used=used))
@@ -631,17 +650,15 @@ class Pool:
     def _bury(self, run: Run, exit: Exit) -> None:
         name = run.spec.name
         trial = self._trials.of(name)
-        tried = trial if trial and trial.before and trial.spec is run.spec else None
+        is_tried = trial and trial.before and not differences(trial.spec, run.spec)
         effects = self._scheduler.exited(
             name,
             run.number,
             exit.sentence,
             self._now(),
             out_of_memory=exit.out_of_memory,
-            tried_by=tried.ticket if tried else None,
+            tried_by=trial.ticket if trial and is_tried else None,
         )
-        if tried and self._scheduler.model(name).state is State.FAILED and not self._scheduler.model(name).retrying:
-            self._take_back(tried)  # before anybody who waits is started for
         self._apply(effects)
 
     def _stop(self, run: Run, reason: str) -> None:
@@ -729,6 +746,12 @@ class Pool:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) and not isinstance(exc, errors.RouterError):
             log.critical("a defect in the router", exc_info=exc)
+
+
+def _tell(name: str, load: asyncio.Task[Loaded]) -> None:
+    """Nobody waits for what comes of this load."""
+    if not load.cancelled() and isinstance(exc := load.exception(), errors.RouterError):
+        log.error("%s was to be loaded: %s", name, exc.message)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -74,6 +74,8 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = {
 SERVING = frozenset({State.LOADED, State.SLEEPING})
 STARTABLE = frozenset({State.UNLOADED, State.FAILED})
 
+RENEWED = "new settings"
+
 
 class IllegalTransition(RuntimeError):
     def __init__(self, model: str, state: State, event: Event) -> None:
@@ -351,7 +353,17 @@ class Scheduler:
 
     def renew(self, name: str, now: float) -> list[Effect]:
         """End the model's process as `unload` does; but whoever waits for it goes on waiting, for the next one."""
-        return [*self._close(self.model(name), "new settings"), *self._advance(now)]
+        model = self.model(name)
+        return [*([] if model.closing else self._close(model, RENEWED)), *self._advance(now)]
+
+    def keep(self, name: str, now: float) -> list[Effect]:
+        """Take back a `renew` that still waits for running requests: the process serves whoever waits, and comes."""
+        model = self.model(name)
+        if model.closing != RENEWED:
+            return []
+        model.closing = ""
+        self._changed = True
+        return [*(self._grant_waiting(model) if model.is_open else ()), *self._advance(now)]
 
     def amend(self, name: str, demand: Demand, now: float) -> list[Effect]:
         """Whoever waits for this model waits for this demand from now on."""

@@ -37,8 +37,10 @@ class Trials:
         self._trials: dict[str, Trial] = {}
         self._effective: dict[str, tuple[ModelSpec, Overrides, ModelSpec]] = {}
 
-    def of(self, name: str) -> Trial | None:
-        return self._trials.get(name)
+    def of(self, name: str, ticket: int | None = None) -> Trial | None:
+        """What is being tried of this model; by this ticket, if one is given."""
+        trial = self._trials.get(name)
+        return trial if trial and ticket in (None, trial.ticket) else None
 
     def asked(self, base: ModelSpec) -> Overrides:
         """What is being tried for this model, else what has proved itself."""
@@ -68,9 +70,21 @@ class Trials:
         del self._trials[trial.base.name]
         return True
 
+    def prove(self, trial: Trial) -> None:
+        """A process serves with it."""
+        self.end(trial)
+        self.remember(trial.base, trial.asked)
+
     def remember(self, base: ModelSpec, asked: Overrides) -> None:
-        if asked != self._remembered(base):
+        """What the last load of this model asked for, if that is news."""
+        if self._proven.get(base.name, (base.origin, NOTHING)) != (base.origin, asked):
             self._proven[base.name] = base.origin, asked
+
+    def is_changed(self, before: ModelSpec, after: ModelSpec) -> bool:
+        """Whether a model's own settings make another process of it now, as it is or as it is tried."""
+        trial = self._trials.get(before.name)
+        tried = trial and differences(*(trial.asked.over(base, self.table) for base in (before, after)))
+        return bool(tried or differences(self.proven(before), self.proven(after)))
 
     def _remembered(self, base: ModelSpec) -> Overrides:
         origin, asked = self._proven.get(base.name, ("", NOTHING))

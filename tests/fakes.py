@@ -20,7 +20,7 @@ class FakeChild:
 
     _pids = itertools.count(100_000)
 
-    def __init__(self, launch: Launch, *, autoload: bool) -> None:
+    def __init__(self, launch: Launch, *, autoload: bool, brief: bool = False) -> None:
         self.launch = launch
         self.pid = next(self._pids)
         self.started = float(self.pid)
@@ -28,6 +28,7 @@ class FakeChild:
         self.key = f"key-{self.pid}"
         self.log: tuple[str, ...] = ("fake log",)
         self.stops = 0
+        self._brief = brief
         self.may_stop = asyncio.Event()
         self.may_stop.set()
         self._loaded = asyncio.Event()
@@ -53,6 +54,8 @@ class FakeChild:
         loaded.cancel()
         if self._exit.done():
             raise LoadFailed(self._exit.result().sentence)
+        if self._brief:
+            self.die()
         return {"id": self.launch.model}
 
     async def wait(self) -> Exit:
@@ -68,11 +71,12 @@ class FakeChild:
 @dataclass
 class FakeNode:
     """`devices` with `foreign` bytes taken by other programs; what a child holds is taken at its start and free again
-    when it is gone, `held` telling how much by model."""
+    when it is gone, `held` telling how much by model. With `brief`, a child dies as soon as it serves."""
 
     devices: tuple[Device, ...] = (Device("local", "RAM", "host", 64 * GIB),)
     name: str = "local"
     autoload: bool = True
+    brief: bool = False
     foreign: dict[str, int] = field(default_factory=dict)
     held: dict[str, dict[str, int]] = field(default_factory=dict)
     children: list[FakeChild] = field(default_factory=list)
@@ -107,7 +111,7 @@ class FakeNode:
     async def spawn(self, launch: Launch) -> FakeChild:
         await asyncio.sleep(0)
         assert all(child.launch.model != launch.model for child in self.alive), "two processes of one model"
-        child = FakeChild(launch, autoload=self.autoload)
+        child = FakeChild(launch, autoload=self.autoload, brief=self.brief)
         self.children.append(child)
         self.most_alive = max(self.most_alive, len(self.alive))
         return child

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from router import errors, flags
-from router.catalog import Catalog, ModelSpec
+from router.catalog import Catalog, Info, ModelSpec
 from router.estimate import Need
 from router.overrides import read
 from router.policy import Demand
@@ -21,6 +23,7 @@ from tests.fakes import GIB, FakeChild, FakeNode
 
 TABLE = flags.default_table()
 HUGE = 2**30
+BAD = 2**20
 
 
 def spec(name: str, *argv: str, **more: Any) -> ModelSpec:
@@ -28,16 +31,37 @@ def spec(name: str, *argv: str, **more: Any) -> ModelSpec:
 
 
 def need_of(model: ModelSpec) -> Need:
-    """A model whose context is huge does not fit at all."""
+    """A model whose context is huge does not fit at all; of a bad one nothing is known."""
     context = int(flags.value_of(model.args, "--ctx-size") or 0)
-    return Need(Demand(host=100 * GIB if context == HUGE else 10 * GIB))
+    if context == BAD:
+        raise errors.LoadFailed("nobody knows")
+    return Need(Demand(host=100 * GIB if context >= HUGE else 10 * GIB + context))
 
 
 class Bench:
-    def __init__(self, *models: ModelSpec) -> None:
+    def __init__(self, *models: ModelSpec, **limits: Any) -> None:
         self.node = FakeNode(held={model.name: {"local/RAM": 10 * GIB} for model in models})
-        limits = Limits(margins={"local/RAM": GIB}, drain_grace=0.05)
-        self.pool = Pool(Catalog(models), [self.node], limits, need_of)
+        bounds = Limits(**{"margins": {"local/RAM": GIB}, "drain_grace": 0.05, **limits})
+        self.pool = Pool(Catalog(models), [self.node], bounds, self._need)
+        self.estimating = 0  # that many estimates are made to wait
+        self._estimates = threading.Event()
+        self._estimates.set()
+
+    def _need(self, model: ModelSpec) -> Need:
+        if not (estimates := self._estimates).is_set():
+            self.estimating += 1
+            estimates.wait(5)
+            self.estimating -= 1
+        return need_of(model)
+
+    def slow_estimates(self) -> threading.Event:
+        """From now on they wait for this event."""
+        self._estimates = threading.Event()
+        return self._estimates
+
+    def fast_estimates(self) -> None:
+        """From now on; those that wait go on waiting."""
+        self.slow_estimates().set()
 
     async def load(self, name: str = "a", **body: Any) -> Loaded:
         return await self.pool.load(name, read(body, TABLE))
@@ -57,8 +81,8 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def bench(*models: ModelSpec) -> AsyncIterator[Bench]:
-    made = Bench(*(models or (spec("a"),)))
+async def bench(*models: ModelSpec, **limits: Any) -> AsyncIterator[Bench]:
+    made = Bench(*(models or (spec("a"),)), **limits)
     try:
         yield made
     finally:
@@ -372,6 +396,177 @@ async def test_what_a_new_preset_wants_at_startup_is_started() -> None:  # B-L13
         await b.pool.replace(Catalog(after))
         await b.until(lambda: [b.pool.state(name) for name in "ac"] == [State.LOADED] * 2)
         await b.until(lambda: b.pool.state("b") is State.UNLOADED)
+
+
+async def test_an_unload_cancels_a_request_whose_model_is_still_being_estimated() -> None:  # B-L10
+    async with bench() as b:
+        release = b.slow_estimates()
+        request = asyncio.create_task(b.use())
+        load = asyncio.create_task(b.load())
+        await b.until(lambda: b.estimating == 1)
+        b.pool.unload("a")
+        release.set()
+        for wish in (request, load):
+            with pytest.raises(errors.Cancelled, match="it was unloaded"):
+                await wish
+        assert b.node.loads() == 0
+
+
+async def test_a_load_that_is_refused_a_place_in_the_queue_leaves_the_process_open() -> None:  # B-L8
+    async with bench(queue_max=0) as b:
+        lease = await b.pool.lease(b.pool.catalog.resolve("a"))
+        with pytest.raises(errors.QueueFull):
+            await b.load(ctx_size=4096)
+        assert await b.use() is b.node.of("a")
+        lease.release()
+        assert await b.use() is b.node.of("a")
+        assert b.node.loads() == 1
+
+
+async def test_an_unload_closes_what_a_load_that_it_cancels_would_have_left_open() -> None:  # B-L10
+    async with bench() as b:
+        lease = await b.pool.lease(b.pool.catalog.resolve("a"))
+        load = asyncio.create_task(b.load(ctx_size=4096))
+        await b.until(lambda: b.pool.status("a").waiting == 1)
+        b.pool.unload("a")
+        with pytest.raises(errors.Cancelled):
+            await load
+        lease.release()
+        await b.until(lambda: b.pool.state("a") is State.UNLOADED)
+
+
+async def test_nobody_gets_settings_that_failed_even_where_nobody_knows_the_old_ones() -> None:  # B-L8
+    async with bench(spec("a", "--ctx-size", str(BAD)), queue_timeout=0.6, poll=0.05) as b:
+        b.node.foreign["local/RAM"] = 60 * GIB
+        load = asyncio.create_task(b.load(ctx_size=4096))
+        await b.until(lambda: len(b.node.probes) > 6)
+        request = asyncio.create_task(b.use())
+        with pytest.raises(errors.QueueTimeout):
+            await load
+        b.node.foreign.clear()
+        with pytest.raises(errors.RouterError):
+            await request
+        assert b.node.loads() == 0
+
+
+async def test_settings_that_served_for_a_moment_are_remembered() -> None:  # B-L8
+    async with bench() as b:
+        b.node.brief = True
+        assert (await b.load(ctx_size=4096)).status == "loaded"
+        assert b.pool.asked("a").ctx_size == 4096
+
+
+async def test_a_process_that_dies_as_a_load_joins_it_is_no_defect() -> None:
+    async with bench() as b:
+        b.node.brief = True
+        assert (await b.load()).status == "loaded"
+
+
+async def test_a_failed_trial_stays_one_when_the_models_were_described_meanwhile() -> None:  # B-L8
+    async with bench() as b:
+        first = await b.use()
+        first.may_stop.clear()
+        b.node.autoload = False
+        load = asyncio.create_task(b.load(ctx_size=4096))
+        await b.until(lambda: b.pool.status("a").waiting == 1)
+        b.pool.catalog = Catalog([replace(spec("a"), info=Info(architecture="llama"))])
+        request = asyncio.create_task(b.use())
+        await b.until(lambda: b.pool.status("a").waiting == 2)
+        first.may_stop.set()
+        await b.until(lambda: b.node.loads() == 2)
+        b.node.autoload = True
+        b.node.of("a").die(1, "it ended with code 1")
+        with pytest.raises(errors.LoadFailed):
+            await load
+        assert (await request).launch.args[2:] == ()
+
+
+async def test_a_new_preset_counts_for_what_a_load_takes_back() -> None:  # B-L13
+    async with bench(spec("a", "--ctx-size", "2048")) as b:
+        await b.load(ctx_size=8192)
+        b.node.autoload = False
+        load = asyncio.create_task(b.load(ctx_size=None))
+        await b.until(lambda: b.node.loads() == 2)
+        b.node.autoload = True
+        await b.pool.replace(Catalog([spec("a", "--ctx-size", "1024")]))
+        with pytest.raises(errors.Cancelled, match="changed meanwhile"):
+            await load
+        await b.use()
+        assert b.argv() == ["--ctx-size", "8192"]
+
+
+async def test_a_new_preset_during_a_load_without_news_is_looked_at_again() -> None:  # B-L13
+    async with bench() as b:
+        b.node.autoload = False
+        load = asyncio.create_task(b.load(ctx_size=0))  # as it is, but asked for
+        await b.until(lambda: b.node.loads() == 1)
+        b.node.autoload = True
+        await b.pool.replace(Catalog([spec("a", "--ctx-size", "1024")]))
+        await load
+        assert b.pool.asked("a").ctx_size == 0
+        assert b.argv() == []
+
+
+async def test_a_new_preset_is_booked_with_what_was_asked_meanwhile() -> None:  # B-L13
+    async with bench() as b:
+        await b.use()
+        release = b.slow_estimates()
+        replaced = asyncio.create_task(b.pool.replace(Catalog([spec("a", "--seed", "1")])))
+        await b.until(lambda: b.estimating == 1)
+        b.fast_estimates()
+        await b.load(ctx_size=4096)
+        lease = await b.pool.lease(b.pool.catalog.resolve("a"))
+        release.set()
+        await replaced
+        assert b.pool.need("a") == need_of(b.pool.effective("a"))
+        lease.release()
+
+
+async def test_what_a_load_asked_of_another_file_is_gone_with_the_next_load() -> None:  # B-L4
+    async with bench() as b:
+        await b.load(ctx_size=4096)
+        here, there = spec("a"), ModelSpec("a", "models_dir", flags.parse(("--model", "other.gguf"), TABLE))
+        await b.pool.replace(Catalog([there]))
+        await b.load()
+        await b.pool.replace(Catalog([here]))
+        assert b.pool.asked("a").ctx_size is None
+
+
+async def test_a_name_that_means_another_model_by_now_takes_the_turn_of_that() -> None:  # B-L9
+    async with bench(spec("a"), spec("b")) as b:
+        release = b.slow_estimates()
+        late = asyncio.create_task(b.load("a", ctx_size=4096))
+        await b.until(lambda: b.estimating == 1)
+        await b.pool.replace(Catalog([spec("b", aliases=("a",))]))
+        b.fast_estimates()
+        b.node.autoload = False
+        load = asyncio.create_task(b.load("b", ctx_size=8192))
+        await b.until(lambda: b.node.loads() == 1)
+        first = b.node.of("b")
+        release.set()
+        await b.until(lambda: not b.estimating)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert first.stops == 0
+        b.node.autoload = True
+        first.load()
+        assert [(await load).status, (await late).status] == ["loaded", "loaded"]
+        assert b.pool.asked("b").ctx_size == 4096
+
+
+async def test_what_comes_of_a_load_that_nobody_waits_for_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with bench() as b:
+        release = b.slow_estimates()
+        loaded = await b.pool.load("a", read({"ctx_size": HUGE}, TABLE), wait=False)
+        assert loaded.status == "loading"
+        left = asyncio.create_task(b.pool.load("a", read({"ctx_size": HUGE + 1}, TABLE)))
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.wait({left})
+        release.set()
+        await b.until(
+            lambda: len([r for r in caplog.records if "a was to be loaded: 'a' does not fit" in r.message]) == 2
+        )
 
 
 @pytest.mark.parametrize(
