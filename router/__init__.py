@@ -46,7 +46,7 @@ compares these lines with the code, both ways.
     api/load       load, unload and settings of one model                        -> api/body api/gateway catalog errors flags overrides pool
     api/metrics    Prometheus metrics of the router                           -> pool
     api/openai     OpenAI's API and llama.cpp's twins of it                   -> api/gateway errors
-    api/anthropic  Anthropic's Messages API                                   -> api/gateway api/openai errors
+    api/anthropic  Anthropic's Messages API                                   -> api/gateway api/openai catalog errors
     api/prompt     PURE: a request of Ollama's API in llama-server's words    -> api/rewrite errors template
     api/reply      llama-server's answers in Ollama's words                   -> api/prompt api/proxy api/rewrite errors upstream
     api/library    Ollama's view of the catalog; names that clients made      -> api/prompt api/reply catalog errors gguf pool

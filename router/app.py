@@ -23,7 +23,7 @@ from router.api.gateway import Gateway
 from router.api.listing import Listing
 from router.api.native import Native
 from router.api.ollama import Hub
-from router.api.proxy import Dialect
+from router.api.proxy import Dialect, refusal, request_id
 from router.catalog import ModelSpec
 from router.errors import RouterError, Unauthorized
 from router.forecast import Forecast
@@ -85,7 +85,7 @@ class Keys:
             await self._app(scope, receive, send)
             return
         error = Unauthorized("Invalid API key. Send a valid one as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.")
-        await dialect_of(scope["path"]).error(error)(scope, receive, send)
+        await _refusal(scope, error)(scope, receive, send)
 
     def _is_known(self, headers: Headers) -> bool:
         given = [_token(headers.get(name, "")) for name in ("authorization", "x-api-key")]
@@ -115,7 +115,7 @@ def _cors(origins: Sequence[str]) -> Middleware:
         allow_origin_regex="|".join(patterns) or None,
         allow_methods=["GET", "POST", "DELETE", "OPTIONS"],
         allow_headers=["*"],
-        expose_headers=["x-request-id"],
+        expose_headers=["x-request-id", "request-id"],
     )
 
 
@@ -135,7 +135,7 @@ async def _http_error(request: Request, exc: Exception) -> Response:
         message = f"{request.method} is not allowed for {path[:200]}."
     else:
         message = exc.detail
-    response = dialect_of(path).error(_plain(exc.status_code, message))
+    response = _refusal(request.scope, _plain(exc.status_code, message))
     response.headers.update(exc.headers or {})
     return response
 
@@ -147,4 +147,8 @@ async def _left(request: Request, exc: Exception) -> Response:
 async def _defect(request: Request, exc: Exception) -> Response:
     log.critical("a defect in the router: %s %s", request.method, request.url.path, exc_info=exc)
     message = "The router has a defect; its log tells more. Please report it."
-    return dialect_of(request.url.path).error(_plain(500, message))
+    return _refusal(request.scope, _plain(500, message))
+
+
+def _refusal(scope: Scope, error: RouterError) -> Response:
+    return refusal(dialect_of(scope["path"]), error, request_id(scope["headers"]))

@@ -39,10 +39,12 @@ from pathlib import Path
 
 
 class RouterError(Exception):
-    """`retry_after` is in seconds; None means that trying again later changes nothing."""
+    """`retry_after` is in seconds; None means that trying again later changes nothing. `param` is the field of the
+    request that is wrong, as far as it is one."""
 
     status = 500
     code = "server_error"
+    param: str | None = None
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -72,6 +74,7 @@ class Forbidden(RouterError):
 class UnknownModel(RouterError):
     status = 404
     code = "not_found_error"
+    param = "model"
 
 
 class BodyTooLarge(RouterError):

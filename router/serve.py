@@ -30,7 +30,7 @@ from router.app import create_app
 from router.catalog import Catalog, ModelSpec
 from router.devices import MASKS, Devices
 from router.engine import Engine
-from router.errors import ConfigError, EngineError
+from router.errors import ConfigError, EngineError, UnknownModel
 from router.estimate import Estimator
 from router.flags import Arg, FlagTable
 from router.footprints import Footprints, default_path
@@ -139,6 +139,7 @@ def _assemble(
 ) -> Server:
     s = plan.settings
     version, catalog = engine.version(), plan.catalog()  # what can be wrong comes before what must be undone
+    _check_map(s.claude_map, catalog)
     machine = Machine.look(plan, engine)
     limits, estimator = machine.limits, machine.estimator
     margins = limits.margins if plan.table.find("--fit-target") else {}
@@ -156,7 +157,13 @@ def _assemble(
         learn=estimator.learn,
     )
     gateway = Gateway(
-        pool, upstream, s.models_autoload, s.max_body_size * MIB, s.stream_keepalive, s.max_generation_time
+        pool,
+        upstream,
+        autoload=s.models_autoload,
+        body_limit=s.max_body_size * MIB,
+        keepalive=s.stream_keepalive,
+        generation_time=s.max_generation_time,
+        claude_map=s.claude_map,
     )
 
     reloading = asyncio.Lock()  # what was read last is what counts
@@ -328,6 +335,14 @@ async def _described(catalog: Catalog) -> Catalog:
         if spec.info.problem:
             log.warning("%s cannot be served: %s", spec.name, spec.info.problem)
     return Catalog(models, catalog.default_name)
+
+
+def _check_map(pairs: Sequence[tuple[str, str]], catalog: Catalog) -> None:
+    for pattern, name in pairs:
+        try:
+            catalog.resolve(name)
+        except UnknownModel as exc:
+            raise ConfigError(f"--claude-map {pattern}={name}: {exc.message}") from exc
 
 
 def _check_certificate(key: Path | None, certificate: Path | None) -> None:

@@ -75,6 +75,13 @@ def _some_words(word: str) -> tuple[str, ...]:
     return words
 
 
+def _pairs(word: str) -> tuple[tuple[str, str], ...]:
+    pairs = [part.partition("=")[::2] for part in _words(word)]
+    if any(not pattern.strip() or not model.strip() for pattern, model in pairs):
+        raise ValueError
+    return tuple((pattern.strip(), model.strip()) for pattern, model in pairs)
+
+
 def _switch(word: str) -> bool:
     if (on := flags.boolean(word)) is None:
         raise ValueError
@@ -104,6 +111,7 @@ PORT = Kind("PORT", "a port, 0 to 65535", _number(int, 0, 65535))
 COUNT = Kind("N", "a whole number, 0 or more", _number(int))
 SECONDS = Kind("SECONDS", "seconds, 0 or more", _number(float))
 WHOLE_SECONDS = Kind("SECONDS", "a whole number of seconds, 1 or more", _number(int, 1))
+MAP = Kind("PATTERN=MODEL,...", "PATTERN=MODEL, or several with commas between", _pairs)
 MIB = Kind("MIB", "a whole number of MiB, 0 or more", COUNT.read)
 MIBS = Kind("MIB,...", "MiB, one number or one for each device", lambda word: tuple(map(COUNT.read, word.split(","))))
 
@@ -209,6 +217,13 @@ class Settings:
     )
     models_default: str | None = _option(
         "--models-default", TEXT, None, "model of requests that name none; a single model needs no such default"
+    )
+    claude_map: tuple[tuple[str, str], ...] = _option(
+        "--claude-map",
+        MAP,
+        None,
+        "models for names that Anthropic's clients ask for, as claude-*=NAME; the first pattern that fits counts",
+        absent=(),
     )
     models_memory_margin: tuple[int, ...] = _option(
         "--models-memory-margin",

@@ -79,7 +79,8 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     """The error object; fails if its shape is not that of the path's dialect."""
     body = response.json()
     if response.request.url.path.startswith("/v1/messages"):
-        assert (body["type"], body.keys()) == ("error", {"type", "error"})
+        assert (body["type"], body.keys()) == ("error", {"type", "error", "request_id"})
+        assert body["request_id"] == response.headers["request-id"] == response.headers["x-request-id"]
         assert body["error"].keys() == {"type", "message"}
     else:
         assert body["error"].keys() == {"code", "message", "type", "param"}
@@ -152,6 +153,7 @@ def test_a_model_that_cannot_be_loaded(router: Router) -> None:  # B-P3 B-S14
     }
     for path, (failed, _) in told.items():
         response = router.client.post(path, json=chat("sick"))
+        assert response.headers["x-should-retry"] == "false"
         assert (response.status_code, error_of(response)["type"]) == (500, failed)
         assert "out of luck" in error_of(response)["message"]
     status = router.listing()["sick"]["status"]
@@ -159,7 +161,8 @@ def test_a_model_that_cannot_be_loaded(router: Router) -> None:  # B-P3 B-S14
     assert "out of luck" in status["error"]
     for path, (_, unavailable) in told.items():
         response = router.client.post(path, json=chat("sick"))
-        assert (response.status_code, error_of(response)["type"]) == (503, unavailable)
+        assert error_of(response)["type"] == unavailable
+        assert response.status_code == (529 if unavailable == "overloaded_error" else 503)
         assert int(response.headers["retry-after"]) >= 1
         assert "out of luck" in error_of(response)["message"]
 
@@ -435,9 +438,12 @@ def test_a_full_queue(launch: Callable[..., Router], tiny_models: Path) -> None:
     router = launch(*flags, FAKE_CHUNK_SECONDS="0.02")
     with router.stream("tiny-a", 10_000) as events:
         next(events)
-        for path, kind in (("/v1/chat/completions", "unavailable_error"), ("/v1/messages", "overloaded_error")):
+        for path, *told in (
+            ("/v1/chat/completions", 503, "unavailable_error"),
+            ("/v1/messages", 529, "overloaded_error"),
+        ):
             response = router.client.post(path, json=chat("tiny-b"))
-            assert (response.status_code, error_of(response)["type"]) == (503, kind)
+            assert [response.status_code, error_of(response)["type"]] == told
             assert int(response.headers["retry-after"]) >= 1
 
 

@@ -44,11 +44,13 @@ def chunk(data: bytes) -> bytes:
 
 
 class Plain:
-    def error(self, exc: RouterError) -> Response:
+    retells = False
+
+    def error(self, exc: RouterError, request_id: str) -> Response:
         headers = {"retry-after": "1"} if exc.retry_after else None
         return JSONResponse({"told": exc.message}, exc.status, headers)
 
-    def stream_error(self, exc: RouterError) -> bytes:
+    def stream_error(self, exc: RouterError, request_id: str) -> bytes:
         return b"data: %b\n\n" % json.dumps({"told": exc.message, "status": exc.status}).encode()
 
 
@@ -122,7 +124,7 @@ class Front:
             body = await read_body(request, 64 * 2**20)
             wish = asked(body, request.headers.get("content-type"))
         except RouterError as exc:
-            return Plain().error(exc)
+            return Plain().error(exc, "")
         return Passage(  # type: ignore[return-value]
             self.leases,
             self.upstream,
@@ -268,6 +270,7 @@ async def test_through_and_back(front: Front, child: Server) -> None:
     assert {name: value for name, value in client.headers.items() if name != "date"} == {
         "content-type": "application/json",
         "x-request-id": "r-1",
+        "request-id": "r-1",
         "server": "llama.cpp",
         "content-length": "7",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
@@ -10,7 +11,8 @@ from starlette.routing import Route
 
 from router.api.gateway import Gateway
 from router.api.openai import retry_header
-from router.errors import RouterError
+from router.catalog import ModelSpec
+from router.errors import RouterError, UnknownModel
 
 PATHS = ("/v1/messages", "/v1/messages/count_tokens")
 
@@ -22,28 +24,47 @@ _TYPES = {
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",
-    503: "overloaded_error",
     504: "timeout_error",
+    529: "overloaded_error",
 }
 
 
 class Anthropic:
-    """`{"type": "error", "error": {"type", "message"}}`, in a stream as `event: error`."""
+    """`{"type": "error", "error": {"type", "message"}, "request_id"}`, in a stream as `event: error`. The engine tells
+    its own errors in OpenAI's shape."""
 
-    def error(self, exc: RouterError) -> Response:
-        return JSONResponse(error_object(exc), exc.status, headers=retry_header(exc))
+    retells = True
 
-    def stream_error(self, exc: RouterError) -> bytes:
-        return b"event: error\ndata: " + json.dumps(error_object(exc)).encode() + b"\n\n"
+    def error(self, exc: RouterError, request_id: str) -> Response:
+        return JSONResponse(error_object(exc, request_id), _status(exc), headers=retry_header(exc))
+
+    def stream_error(self, exc: RouterError, request_id: str) -> bytes:
+        return b"event: error\ndata: " + json.dumps(error_object(exc, request_id)).encode() + b"\n\n"
 
 
-def error_object(exc: RouterError) -> dict[str, Any]:
-    return {"type": "error", "error": {"type": _TYPES.get(exc.status, "api_error"), "message": exc.message}}
+def error_object(exc: RouterError, request_id: str) -> dict[str, Any]:
+    error = {"type": _TYPES.get(_status(exc), "api_error"), "message": exc.message}
+    return {"type": "error", "error": error, "request_id": request_id}
+
+
+def _status(exc: RouterError) -> int:
+    """Anthropic's word for "try again later", by which its clients go to another model, is 529."""
+    return 529 if exc.status == 503 else exc.status
 
 
 DIALECT = Anthropic()
 
 
 def routes(gateway: Gateway) -> list[Route]:
-    endpoint = gateway.by_body(DIALECT)
+    def find(name: str | None) -> ModelSpec:
+        """A model that has the name, else the one that the first pattern gives."""
+        try:
+            return gateway.find(name)
+        except UnknownModel:
+            for pattern, model in gateway.claude_map:
+                if fnmatchcase(name or "", pattern):
+                    return gateway.find(model)
+            raise
+
+    endpoint = gateway.by_body(DIALECT, find)
     return [Route(path, endpoint, methods=["POST"]) for path in PATHS]

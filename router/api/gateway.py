@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from router.api import rewrite
 from router.api.body import asked, asks_for_context, is_unlimited, read_body, with_time_limit
-from router.api.proxy import Dialect, Passage, target_of
+from router.api.proxy import Dialect, Passage, refusal, request_id, target_of
 from router.catalog import ModelSpec
 from router.errors import InvalidRequest, NotLoaded, RouterError
 from router.estimate import is_silent
@@ -34,7 +34,7 @@ class Gateway:
     """`body_limit` in bytes; `keepalive` in seconds between comments to a stream that waits for its model, 0 for none;
     `autoload` tells whether a request may load a model where it does not say so itself. A request without a token limit
     may generate for `generation_time` seconds, 0 for any time: so long by the engine's own clock, which only looks at
-    the ends of lines, and twice as long at all."""
+    the ends of lines, and twice as long at all. `claude_map` gives names of Anthropic's, by pattern, to models."""
 
     pool: Pool
     upstream: Upstream
@@ -42,15 +42,20 @@ class Gateway:
     body_limit: int = 64 * 2**20
     keepalive: float = 0.0
     generation_time: float = 0.0
+    claude_map: Sequence[tuple[str, str]] = ()
     _told: set[str] = field(default_factory=set, init=False)  # models whose context was asked for
 
-    def by_body(self, dialect: Dialect) -> Endpoint:
-        """An endpoint whose request body (or else its query) names the model."""
+    def find(self, name: str | None) -> ModelSpec:
+        return self.pool.catalog.resolve(name)
+
+    def by_body(self, dialect: Dialect, find: Callable[[str | None], ModelSpec] | None = None) -> Endpoint:
+        """An endpoint whose request body (or else its query) names the model, which is found by `find`."""
+        find = find or self.find
 
         async def endpoint(request: Request) -> Response:
             body = await read_body(request, self.body_limit)
             wish = asked(body, request.headers.get("content-type"))
-            spec = self.pool.catalog.resolve(wish.model or request.query_params.get("model"))
+            spec = find(wish.model or request.query_params.get("model"))
             self.may_load(spec, request, self.autoload)
             time_limit = None
             if wish.fields is not None:
@@ -65,7 +70,7 @@ class Gateway:
         must not wake it."""
 
         async def endpoint(request: Request) -> Response:
-            spec = self.pool.catalog.resolve(request.query_params.get("model"))
+            spec = self.find(request.query_params.get("model"))
             self.may_load(spec, request, False)
             return self._passage(spec, request, dialect, b"", False, used=False)
 
@@ -152,6 +157,6 @@ def told_in(dialect: Dialect, endpoint: Endpoint) -> Endpoint:
         try:
             return await endpoint(request)
         except RouterError as exc:
-            return dialect.error(exc)
+            return refusal(dialect, exc, request_id(request.scope["headers"]))
 
     return wrapped

@@ -34,10 +34,12 @@ _MORE = ("files", "adapters", "template", "license", "messages", "quantize", "qu
 class Ollama:
     """`{"error": MESSAGE}`, in a stream as its last line."""
 
-    def error(self, exc: RouterError) -> Response:
+    retells = False
+
+    def error(self, exc: RouterError, request_id: str) -> Response:
         return _json({"error": exc.message}, exc.status, retry_header(exc))
 
-    def stream_error(self, exc: RouterError) -> bytes:
+    def stream_error(self, exc: RouterError, request_id: str) -> bytes:
         return reply.line({"error": exc.message})
 
 
@@ -282,7 +284,7 @@ async def _pulling(hub: Hub, name: str) -> AsyncIterator[bytes]:
                 {"status": status, "digest": file.digest, "total": file.total, "completed": file.completed}
             )
     except RouterError as exc:
-        yield DIALECT.stream_error(exc)
+        yield DIALECT.stream_error(exc, "")
         return
     for status in ("verifying sha256 digest", "writing manifest", "success"):
         yield reply.line({"status": status})

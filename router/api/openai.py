@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from router.api.gateway import Gateway
-from router.errors import RouterError
+from router.errors import RouterError, UpstreamFailed
 
 # tools/server/server.cpp of llama.cpp registers each under these paths.
 PATHS = (
@@ -38,20 +38,27 @@ PATHS = (
 class OpenAI:
     """`{"error": {"code", "message", "type", "param"}}`: llama-server's object, and OpenAI's `param`."""
 
-    def error(self, exc: RouterError) -> Response:
+    retells = False
+
+    def error(self, exc: RouterError, request_id: str) -> Response:
         return JSONResponse({"error": error_object(exc)}, exc.status, headers=retry_header(exc))
 
-    def stream_error(self, exc: RouterError) -> bytes:
+    def stream_error(self, exc: RouterError, request_id: str) -> bytes:
         return b"data: " + json.dumps({"error": error_object(exc)}).encode() + b"\n\n"
 
 
 def error_object(exc: RouterError) -> dict[str, Any]:
-    return {"code": exc.status, "message": exc.message, "type": exc.code, "param": None}
+    return {"code": exc.status, "message": exc.message, "type": exc.code, "param": exc.param}
 
 
 def retry_header(exc: RouterError) -> dict[str, str]:
-    """Whole seconds, as RFC 9110 section 10.2.3 wants them."""
-    return {} if exc.retry_after is None else {"retry-after": str(max(1, math.ceil(exc.retry_after)))}
+    """Whole seconds, as RFC 9110 section 10.2.3 wants them. OpenAI's and Anthropic's clients try again what has failed
+    with 500 or more, unless they are told that it would come to the same (`_should_retry` in their `_base_client.py`).
+    A model whose process ended is started again, so that is worth trying."""
+    if exc.retry_after is not None:
+        return {"retry-after": str(max(1, math.ceil(exc.retry_after)))}
+    is_vain = exc.status >= 500 and not isinstance(exc, UpstreamFailed)
+    return {"x-should-retry": "false"} if is_vain else {}
 
 
 DIALECT = OpenAI()

@@ -35,6 +35,9 @@ _NOT_FORWARDED = frozenset(
 )
 
 
+_REQUEST_ID = (b"x-request-id", b"request-id")  # as OpenAI's clients and Anthropic's read it
+
+
 class Lease(Protocol):
     """The right to use a running child, which is not stopped before `release`."""
 
@@ -56,9 +59,13 @@ class Lease(Protocol):
 class Dialect(Protocol):
     """How an API tells errors."""
 
-    def error(self, exc: RouterError) -> Response: ...
+    @property
+    def retells(self) -> bool:
+        """Whether an error that a child tells is to be told anew: it has another shape."""
 
-    def stream_error(self, exc: RouterError) -> bytes:
+    def error(self, exc: RouterError, request_id: str) -> Response: ...
+
+    def stream_error(self, exc: RouterError, request_id: str) -> bytes:
         """Whole events or lines, to end a stream with."""
 
 
@@ -117,12 +124,10 @@ class Passage:
                 await self._serve(client)
             except RouterError as exc:
                 if not client.started:
-                    response = self._dialect.error(exc)
-                    response.headers["x-request-id"] = client.request_id.decode()
-                    await response(scope, receive, send)
+                    await refusal(self._dialect, exc, client.request_id)(scope, receive, send)
                 elif client.framed:
                     client.discard()
-                    await client.write(self._dialect.stream_error(exc), last=True)
+                    await client.write(self._dialect.stream_error(exc, client.request_id.decode()), last=True)
                 else:
                     # The server closes a connection whose answer was not completed: the client sees that it is cut.
                     log.warning("request %s cut off: %s", client.request_id.decode(), exc)
@@ -188,6 +193,8 @@ class Passage:
         answer = await self._upstream.open(lease.address, lease.key, self._method, self._target, headers, self._body)
         try:
             data = await answer.read()  # before the head goes out: a child that dies here is still a 502
+            if answer.status >= 400 and self._dialect.retells:
+                raise await as_error(answer, data)
             if not client.started:
                 await client.start(answer.status, answer.headers)
             elif not _ends(answer.headers):
@@ -221,10 +228,10 @@ class _Client:
             header
             for header in headers
             if not header[0].startswith(b"access-control-")  # the router's own to say
-            and header[0] != b"x-request-id"
+            and header[0] not in _REQUEST_ID
             and not (unsized and header[0] == b"content-length")
         ]
-        headers.append((b"x-request-id", self.request_id))
+        headers.extend((name, self.request_id) for name in _REQUEST_ID)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         self.started = True  # only now: it may be cancelled while it waits for a slow client
 
@@ -306,6 +313,12 @@ def request_id(headers: Headers) -> bytes:
         if name == b"x-request-id" and 0 < len(value) <= 128 and value.isascii():
             return value
     return secrets.token_hex(8).encode()
+
+
+def refusal(dialect: Dialect, exc: RouterError, id: bytes) -> Response:
+    response = dialect.error(exc, id.decode())
+    response.headers.update({name.decode(): id.decode() for name in _REQUEST_ID})
+    return response
 
 
 def target_of(request: Request) -> bytes:
