@@ -114,7 +114,8 @@ class Estimator:
     def _key(self, spec: ModelSpec) -> str:
         files = [path for path in (spec.model_path, spec.mmproj_path) if path]
         try:
-            return key_of(files, [*spec.argv, *(f"{name}={value}" for name, value in spec.env)], self._build)
+            said = [*flags.render(spec.args), *(f"{name}={value}" for name, value in spec.env)]
+            return key_of(files, said, self._build)
         except OSError as exc:
             raise GgufError(
                 f"{exc.filename} cannot be read ({exc.strerror}). Put it back, or take it out and POST /models/reload."

@@ -12,7 +12,7 @@ import pytest
 from router import demo, engine, flags, policy
 from router.catalog import ModelSpec
 from router.engine import Engine
-from router.errors import GgufError
+from router.errors import GgufError, LoadFailed
 from router.estimate import SHORTEST, STEP, Estimator, Need
 from router.footprints import Footprint, Footprints
 from router.memory import CONTEXT
@@ -164,6 +164,54 @@ def test_layers_that_were_asked_for_are_honoured(estimator: Estimators, spec: Sp
     assert none.demand.split == none.demand.fixed == 0
 
 
+def test_a_model_goes_to_several_gpus_by_whole_layers(estimator: Estimators, spec: Specs) -> None:  # B-D1
+    whole = estimator(gpus(1000)).need(spec("--ctx-size", "131072")).demand
+    devices = gpus(*((whole.fixed - CONTEXT + part * whole.split) / MIB for part in (0.6, 0.8)))
+    claim = policy.plan(estimator(devices).empty, estimator(devices).need(spec("--ctx-size", "131072")).demand)
+    assert isinstance(claim, Place)
+    assert sum(claim.claim.counts) == len(whole.layers)
+    assert len(claim.claim.counts) == 2
+
+
+def test_what_is_left_to_the_engine_is_not_divided_by_us(estimator: Estimators, spec: Specs) -> None:
+    assert estimator(gpus(6.5, 1)).need(spec()).demand.layers == ()
+
+
+def test_a_split_that_the_user_gave_is_never_left_to_the_engine(estimator: Estimators, spec: Specs) -> None:
+    need = estimator(gpus(6.5, 6.5)).need(spec("--ctx-size", str(TRAINED), "--tensor-split", "1,1"))
+    assert sum(need.demand.given) == need.demand.split
+    assert spread(gpus(6.5, 6.5), need.demand) is None
+
+
+@pytest.mark.parametrize(
+    ("devices", "have"), [(gpus(100, 100), "the GPUs here are CUDA0, CUDA1"), (gpus(), "the GPUs here are none")]
+)
+def test_a_gpu_that_is_not_there(estimator: Estimators, spec: Specs, devices: Sequence[Device], have: str) -> None:
+    with pytest.raises(LoadFailed, match=f"'long' cannot be loaded: it asks for CUDA9, and {have}"):
+        estimator(devices).need(spec("--device", "CUDA0,CUDA9" if len(devices) > 1 else "CUDA9"))
+    with pytest.raises(LoadFailed, match="CUDA9"):
+        estimator(devices, LLAMA_ARG_DEVICE="CUDA9").need(spec(), quick=True)
+
+
+@pytest.mark.parametrize("names", ["Metal", "Vulkan0,Vulkan1", "SYCL0", "none"])
+def test_devices_that_no_mask_can_pick_are_told_to_the_child(estimator: Estimators, spec: Specs, names: str) -> None:
+    for devices in (gpus(), gpus(200)):
+        need = estimator(devices).need(spec("--device", names))
+        assert need.args[:2] == ("--device", names)
+        assert need.demand.names == ()
+        assert need.demand.fixed == 0 or names != "none"
+    assert "--device" not in estimator(gpus(200)).need(spec("--device", "CUDA0")).args
+
+
+def test_one_main_gpu(estimator: Estimators, spec: Specs) -> None:
+    one = estimator(gpus(200, 200, 200))
+    need = one.need(spec("--split-mode", "none", "--main-gpu", "1"))
+    assert (need.demand.names, need.args[:2]) == (("CUDA1",), ("--main-gpu", "0"))
+    need = one.need(spec("--split-mode", "none", "--main-gpu", "1", "--device", "CUDA0,CUDA2"))
+    assert (need.demand.names, need.args[:2]) == (("CUDA2",), ("--main-gpu", "0"))
+    assert "--main-gpu" not in one.need(spec("--main-gpu", "1")).args
+
+
 def test_what_a_model_took_wins(estimator: Estimators, spec: Specs) -> None:  # B-D1 B-D7
     devices = gpus(100)
     first = estimator(devices)
@@ -203,6 +251,8 @@ def test_a_model_that_is_not_here_goes_to_a_gpu(estimator: Estimators) -> None:
     spec = ModelSpec("far", "preset", flags.parse(["--hf-repo", "a/b"], TABLE))
     assert estimator(gpus(100)).need(spec).demand == Demand(fixed=CONTEXT)
     assert estimator(gpus()).need(spec).demand == Demand()
+    named = ModelSpec("far", "preset", flags.parse(["--hf-repo", "a/b", "--device", "CUDA1"], TABLE))
+    assert estimator(gpus(100, 100)).need(named).demand == Demand(fixed=CONTEXT, names=("CUDA1",))
 
 
 # ---- what nobody said

@@ -28,6 +28,7 @@ ENVIRON = {
     "LLAMA_ARG_THREADS": "3",
     "LLAMA_API_KEY": "the router's",
     "LLAMA_ARG_HOST": "0.0.0.0",
+    "LLAMA_ARG_DEVICE": "CUDA1",
     "LLAMA_ARG_API_KEY_FILE": "x",
     "LLAMA_ARG_API_PREFIX": "/x",
     "LLAMA_ARG_MODELS_DIR": "x",
@@ -54,7 +55,8 @@ async def node(folder: Path, devices: Devices) -> AsyncIterator[LocalNode]:
 
 # B-P6
 async def test_arguments_and_environment_of_a_child(node: Node, folder: Path) -> None:
-    launch = Launch("a/b:Q4", ("--threads", "1"), (), env=(("MINE", "1"), ("LLAMA_API_KEY", "not mine")))
+    env = (("MINE", "1"), ("LLAMA_API_KEY", "not mine"), ("LLAMA_ARG_DEVICE", "CUDA1"))
+    launch = Launch("a/b:Q4", ("--threads", "1"), (), env=env)
     one, two = await node.spawn(launch), await node.spawn(launch)
     await one.ready()
     process = psutil.Process(one.pid)
@@ -72,6 +74,13 @@ async def test_arguments_and_environment_of_a_child(node: Node, folder: Path) ->
     assert (await ask(one, "/props")).status_code == 200
     await one.stop()
     await two.stop()
+
+
+async def test_a_child_divides_as_booked(node: Node) -> None:
+    child = await node.spawn(Launch("m", (), (), counts=(3, 14)))
+    argv = psutil.Process(child.pid).cmdline()
+    assert argv[argv.index("--tensor-split") + 1] == "3,14"
+    await child.stop()
 
 
 # B-P6

@@ -202,6 +202,63 @@ def test_tensor_split() -> None:
     assert spread(layers, [1, 2, 2]) == (10, 50, 45)
 
 
+def test_counts_of_layers() -> None:
+    """A split by whole layers gives just those, however the engine rounds."""
+    for count in range(2, 130):
+        for first in range(1, count):
+            assert spread((1,) * count, (first, count - first)) == (first, count - first)
+
+
+def test_pieces(tmp_path: Path) -> None:
+    """What is beside the model is divided with it, as the engine does."""
+    plain = demand(args(), header(), gpus=2)
+    assert (plain.demand.layers, plain.demand.given) == (plain.layers, ())
+    assert len(plain.layers) == 5
+    assert len(demand(args("-ngl 3"), header(), gpus=2).layers) == 3
+    path = write_tiny(tmp_path / "draft.gguf")  # of two layers
+    draft = demand(args(f"-md {path}"), header(), gpus=2)
+    more = [with_draft - without for with_draft, without in zip(draft.layers, plain.layers, strict=True)]
+    assert [n for n, size in enumerate(more) if size] == [0, 1, 3]  # its layers n of 3 are at n/3
+    assert draft.fixed > plain.fixed  # its buffers are on each GPU
+    assert draft.demand.split == sum(draft.layers)
+    seen = demand(args(), header(), gpus=2, mmproj=read_model(path))
+    assert seen.layers == (plain.layers[0] + seen.extra, *plain.layers[1:])
+    adapter = tmp_path / "lora.gguf"
+    adapter.write_bytes(bytes(1002))
+    adapted = demand(args(f"--lora {adapter}"), header(), gpus=2).layers
+    assert [a - b for a, b in zip(adapted, plain.layers, strict=True)] == [202, 200, 200, 200, 200]
+
+
+@pytest.mark.parametrize(
+    ("flags", "gpus", "shares"),
+    [
+        ("-ts 3,1", 2, (3, 1)),
+        ("-ts 3/1,4", 2, (3, 1)),
+        ("-ts 3,1", 1, (3,)),
+        ("-ts 3,1 --device CUDA2", 4, (3,)),
+        ("-ts 0,1", 1, ()),
+        ("-ts 1", 2, (1,)),
+        ("-ts x,1", 2, ()),
+        ("-ts 3,1 -sm row", 2, ()),
+        ("-ts 3,1 -sm layer", 2, (3, 1)),
+        ("-ts 3,1 -ngl 0", 2, ()),
+        ("-ts 3,1", 0, ()),
+    ],
+)
+def test_the_users_tensor_split(flags: str, gpus: int, shares: tuple[float, ...]) -> None:
+    estimate = demand(args(flags), header(), gpus=gpus)
+    assert estimate.shares == shares
+    assert estimate.demand.given == (spread(estimate.layers, shares) if shares else ())
+    assert sum(estimate.demand.given) in (0, estimate.demand.split)
+
+
+@pytest.mark.parametrize(("mode", "pieces"), [("layer", 5), ("none", 1), ("row", 0), ("tensor", 0)])
+def test_split_modes(mode: str, pieces: int) -> None:
+    estimate = demand(args(f"-sm {mode}"), header(), gpus=2)
+    assert len(estimate.layers) == pieces
+    assert estimate.demand.split == demand(args(), header(), gpus=2).demand.split
+
+
 def test_prompt_cache() -> None:
     """Its bound counts where it was asked for."""
     plain = demand(args(), header(), gpus=0)
@@ -343,6 +400,8 @@ def test_measured_gpus() -> None:
     assert found.compute == (300 + 1 - 40) * MIB
     assert found.demand.split == (1221 + 118 + 7 - 129) * MIB
     assert found.demand.fixed == found.compute + CONTEXT
+    layered = measured(table, replace(BASE, layers=(1, 2, 1), shares=(1, 1))).demand
+    assert sum(layered.layers) == sum(layered.given) == layered.split
 
 
 def test_measured_host() -> None:
