@@ -328,7 +328,7 @@ def _drafters(args: Sequence[Arg]) -> list[str]:
 def _gpu_layers(args: Sequence[Arg], name: str, metadata: Metadata) -> int:
     """How many layers go to GPUs, from the last one down; the output counts as one."""
     value, everything = value_of(args, name), metadata.n_layers + 1
-    return min(int(value), everything) if value and value.isdecimal() else everything
+    return min(int(value), everything) if value and value.isdecimal() and len(value) <= 10 else everything
 
 
 def _embeds(args: Sequence[Arg]) -> bool:
@@ -337,6 +337,6 @@ def _embeds(args: Sequence[Arg]) -> bool:
 
 
 def _number(args: Sequence[Arg], name: str) -> int:
-    """A count; 0 for automatic, and for what is none."""
+    """A count; 0 for automatic, and for what is none: more digits than those of 2**31 - 1 the engine refuses."""
     value = value_of(args, name)
-    return int(value) if value and value.isdecimal() and len(value) < 10 else 0
+    return int(value) if value and value.isdecimal() and len(value) <= 10 else 0

@@ -85,7 +85,7 @@ def _overrides(args: Sequence[Arg]) -> list[tuple[re.Pattern[str], str]]:
     rules: list[tuple[str, str]] = []
     for arg in args:
         value = arg.values[0] if arg.values else ""
-        number = min(int(value), 512) if value.isdecimal() else 0
+        number = min(int(value), 512) if value.isdecimal() and len(value) <= 10 else 0
         match arg.flag.name:
             case "--cpu-moe" if not arg.negated:
                 rules.append((EXPERTS, "CPU"))

@@ -521,6 +521,24 @@ def test_malformed_bodies(bench: Bench, model: str) -> None:
     assert bench.table.pids(model) == []
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"ctx_size": 2**31 - 1}, 507, "does not fit on this machine"),
+        ({"n_parallel": 2**31 - 1}, 507, "does not fit on this machine"),
+        ({"extra_args": ["--top-k", "9" * 5000]}, 500, "refused"),
+    ],
+    ids=["context", "slots", "digits"],
+)
+def test_numbers_out_of_all_bounds(bench: Bench, model: str, body: dict[str, Any], status: int, words: str) -> None:
+    bench.load(model)
+    answer = bench.ask(model, **body)
+    assert answer.status_code == status
+    assert words in answer.json()["error"]["message"]
+    assert bench.router.chat(model).status_code == 200
+    assert bench.check(model).asked == []
+
+
 # ---- templates and speculation
 
 
