@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, count, pairwise, product
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -63,10 +64,20 @@ class Process:
     ready: bool = False
     stopping: bool = False
     asleep: bool = False
+    trial: Trial | None = None
     shown: float = 0.0  # the part of what it takes that the machine shows: a load takes it bit by bit
 
     def shows(self, key: str) -> int:
         return int(self.takes.get(key, 0) * self.shown)
+
+
+@dataclass(eq=False)
+class Trial:
+    """A load with settings that change what the model needs; `before` is what it needed, None where nobody knows."""
+
+    request: Request
+    before: Demand | None
+    process: Process | None  # that serves with what was before
 
 
 class Bench:
@@ -98,6 +109,8 @@ class Bench:
         self.leases: defaultdict[str, set[int]] = defaultdict(set)
         self.waiting: Counter[str] = Counter()
         self.processes: dict[str, Process] = {}
+        self.trials: dict[str, Trial] = {}
+        self.needs: dict[str, Demand] = {}  # with what has proved itself
         self.effects: list[Effect] = []
         self.events = 0
         self._ids = count(1)
@@ -105,6 +118,7 @@ class Bench:
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self._allowed_stop: tuple[str, bool] | None = None  # the model being unloaded, and whether by force
+        self._told = 0  # effects that have effects
 
     # What clients and operators do
 
@@ -122,10 +136,42 @@ class Bench:
         if isinstance(need, int):
             need = Demand(split=need) if len(self.devices) > 1 else Demand(host=need)
         request = Request(Ticket(next(self._ids), model, need, priority, pinned, ttl), self.now, serve)
+        return self._ask(request)
+
+    def _ask(self, request: Request) -> Request:
         self.requests[request.ticket.id] = request
-        self.waiting[model] += 1
+        self.waiting[request.ticket.model] += 1
         self._tell(self.scheduler.acquire(request.ticket, self.now))
         return request
+
+    def attempt(self, model: str, need: int | Demand, before: int | Demand | None, **more: Any) -> Request:
+        """A load with settings, with which the model needs this much instead."""
+        needs = [Demand(host=amount) if isinstance(amount, int) else amount for amount in (need, before)]
+        assert needs[0] is not None
+        request = Request(Ticket(next(self._ids), model, needs[0], **more), self.now, 0.0)
+        self.trials[model] = Trial(request, needs[1], self.processes.get(model))
+        self.amend(model, needs[0])
+        self.renew(model)
+        return self._ask(request)
+
+    def abandon(self, model: str) -> None:
+        """The model is another one now: what is tried does not matter any more."""
+        trial = self.trials.pop(model)
+        self.leave(trial.request)
+
+    def renew(self, model: str) -> None:
+        self._allowed_stop = model, False
+        self._tell(self.scheduler.renew(model, self.now))
+        self._allowed_stop = None
+
+    def keep(self, model: str) -> None:
+        self._tell(self.scheduler.keep(model, self.now))
+
+    def amend(self, model: str, need: Demand) -> None:
+        for request in self.requests.values():
+            if request.waits and request.ticket.model == model:
+                request.ticket = replace(request.ticket, demand=need)
+        self._tell(self.scheduler.amend(model, need, self.now))
 
     def leave(self, request: Request) -> None:
         assert request.waits
@@ -224,6 +270,7 @@ class Bench:
 
     def _tell(self, effects: list[Effect]) -> None:
         self.events += 1
+        self._told += 1
         for effect in effects:
             self.effects.append(effect)
             match effect:
@@ -235,7 +282,9 @@ class Bench:
                     self._stop(effect)
                 case Grant() | Refuse():
                     self._answer(effect)
-        self.check()
+        self._told -= 1
+        if not self._told:
+            self.check()
 
     def _probe(self, expected: Mapping[str, int]) -> None:
         for device in self.devices:  # B-D6
@@ -257,6 +306,7 @@ class Bench:
         held = spawn.allocation.held
         takes = {key: count - count // 10 for key, count in held.items()} if self.takes_less() else held
         process = self.processes[spawn.model] = Process(spawn, held, takes)
+        process.trial = self.trials.get(spawn.model)
         for device in self.devices:  # B-S11
             if self.scheduler.limits.margins and spawn.allocation.held.get(device.key):
                 theirs = self.others[device.key] + self._lingering[device.key]
@@ -315,7 +365,16 @@ class Bench:
         self.leases[process.spawn.model].clear()
         starved = reason == "out of memory"
         name, run = process.spawn.model, process.spawn.run
-        self._tell(self.scheduler.exited(name, run, reason, self.now, out_of_memory=starved))
+        trial = process.trial if process.trial and process.trial is self.trials.get(name) else None
+        tried = trial if trial and trial.before else None
+        was, failures, waiting = self.state(name), self.scheduler.model(name).failures, self.waiting[name]
+        ticket = tried.request.ticket.id if tried else None
+        effects = self.scheduler.exited(name, run, reason, self.now, out_of_memory=starved, tried_by=ticket)
+        if tried and was is State.LOADING:
+            assert self.scheduler.model(name).failures == failures  # B-L8
+            assert [e.ticket for e in effects if isinstance(e, Refuse)] in ([], [ticket])
+            assert waiting - self.scheduler.waiting(name) <= 1
+        self._tell(effects)
 
     def _answer(self, answer: Grant | Refuse) -> None:
         request = self.requests[answer.ticket]
@@ -323,6 +382,9 @@ class Bench:
         assert request.ticket.model == answer.model
         request.answer, request.answered = answer, self.now
         self.waiting[answer.model] -= 1
+        trial = self.trials.get(answer.model)
+        if trial and trial.request is request:
+            self._settle(trial, answer)
         if isinstance(answer, Refuse):
             return
         process = self.processes[answer.model]
@@ -335,6 +397,19 @@ class Bench:
             self.after(0.1, lambda: self.wake(process))
         if request.serve is not None:
             self.after(request.serve, lambda: self.end(request))
+
+    def _settle(self, trial: Trial, answer: Grant | Refuse) -> None:
+        del self.trials[answer.model]
+        if isinstance(answer, Grant):
+            assert self.processes[answer.model].trial is trial, "not what was asked for serves"
+            self.needs[answer.model] = trial.request.ticket.demand
+            return
+        if trial.before:
+            self.amend(answer.model, trial.before)
+        if self.processes.get(answer.model) is trial.process:
+            self.keep(answer.model)
+        if not trial.before and self.scheduler.waiting(answer.model):
+            self.unload(answer.model)
 
     def check(self) -> None:
         """What holds after every event."""
@@ -1329,6 +1404,92 @@ def test_an_unload_frees_room_for_those_who_wait() -> None:
     assert waiter.granted
 
 
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("seconds", "busy", "before", "after", "spawns"),
+    [
+        (0.5, False, State.LOADING, State.STOPPING, 2),
+        (2.0, False, State.LOADED, State.STOPPING, 2),
+        (2.0, True, State.LOADED, State.LOADED, 2),
+    ],
+)
+def test_who_waits_gets_the_next_process_of_a_model_that_is_renewed(
+    seconds: float, busy: bool, before: State, after: State, spawns: int
+) -> None:  # B-L9
+    bench = Bench()
+    first = bench.ask("a", serve=None if busy else 0.1)
+    bench.run(seconds)
+    assert bench.state("a") is before
+    bench.renew("a")
+    assert bench.state("a") is after
+    late = bench.ask("a")
+    assert late.waits
+    bench.renew("a")  # once more is no more
+    if busy:
+        bench.end(first)
+    bench.run(5)
+    assert (first.granted, late.granted, len(bench.spawns)) == (True, True, spawns)
+
+
+def test_a_sleeper_is_renewed_and_what_has_no_process_has_nothing_to_renew() -> None:
+    bench = Bench()
+    bench.ask("a", serve=0.1)
+    bench.run(2)
+    bench.sleep("a")
+    bench.renew("a")
+    assert bench.state("a") is State.STOPPING
+    bench.renew("a")
+    bench.run(2)
+    for name in ("a", "never heard of"):
+        bench.renew(name)
+        bench.keep(name)
+    assert (bench.stops, bench.state("a")) == (["a"], State.UNLOADED)
+
+
+def test_what_is_kept_serves_who_waited_and_what_is_unloaded_is_not_kept() -> None:  # B-L8
+    bench = Bench()
+    bench.ask("a")
+    bench.run(2)
+    bench.renew("a")
+    waiter = bench.ask("a")
+    bench.keep("a")
+    assert waiter.granted
+    bench.unload("a")
+    bench.renew("a")
+    bench.keep("a")
+    assert bench.ask("a").waits
+
+
+def test_a_load_that_waits_in_vain_leaves_the_process_to_those_behind_it() -> None:  # B-L8 B-S9
+    bench = Bench(queue_timeout=10)
+    bench.ask("a", 5)
+    bench.run(2)
+    trial = bench.attempt("a", 6, 5)
+    bench.run(5)
+    late = bench.ask("a", 6)
+    bench.run(6)
+    assert (trial.refused, late.granted, bench.spawns) == (Refusal.QUEUE_TIMEOUT, True, ["a"])
+
+
+@pytest.mark.parametrize(("starved", "spawns"), [(0, 2), (1, 2), (2, 3)])
+def test_a_trial_that_fails_is_nobody_elses_failure(starved: int, spawns: int) -> None:  # B-L8 B-S13
+    bench = Bench()
+    bench.starved["a"] = starved
+    if not starved:
+        bench.broken.add("a")
+    trial = bench.attempt("a", 6, 5)
+    other = bench.ask("a", 6)
+    bench.run(0.1)
+    bench.broken.clear()  # for the next process
+    bench.run(5)
+    assert (trial.refused, other.granted) == ((None, True) if starved == 1 else (Refusal.LOAD_FAILED, True))
+    assert len(bench.spawns) == spawns
+    assert bench.scheduler.model("a").failures == 0
+    assert other.ticket.demand == Demand(host=6 if starved == 1 else 5)
+
+
 # News
 
 
@@ -1549,13 +1710,9 @@ class Walk:
     def __init__(self, shape: str, seed: int) -> None:
         self.random = random = Random(f"{shape} {seed}")
         self.bench = bench = Bench(**SHAPES[shape])  # type: ignore[arg-type]
-        cpu = len(bench.devices) == 1
-        self.models: dict[str, Demand] = {}
+        self.models = bench.needs
         for name in "abcdefghij":
-            need = random.choice([1, 3, 6, 10, 10, 15, 20, 35, 70])
-            fixed, host = random.choice([0, 1, 3]), random.choice([0, 0, 1, 5])
-            names = random.choice([(), (), (), ("GPU0",), ("GPU1", "GPU0")])
-            self.models[name] = Demand(host=need) if cpu or random.random() < 0.1 else Demand(need, fixed, host, names)
+            self.models[name] = self.demand()
         self.pinned = random.choice(["", "a", "ab"])
         self.open: list[Request] = []
         bench.load_seconds = lambda model: random.expovariate(1)
@@ -1569,12 +1726,22 @@ class Walk:
             self.leave: 8,
             self.end: 30,
             self.unload: 2,
+            self.attempt: 4,
+            self.renew: 1,
             self.crash: 1,
             self.sleep: 4,
             self.others: 2,
             self.breakage: 1,
         }
         self.pace = 0.2
+
+    def demand(self) -> Demand:
+        random = self.random
+        need = random.choice([1, 3, 6, 10, 10, 15, 20, 35, 70])
+        fixed, host = random.choice([0, 1, 3]), random.choice([0, 0, 1, 5])
+        names = random.choice([(), (), (), ("GPU0",), ("GPU1", "GPU0")])
+        cpu = len(self.bench.devices) == 1 or random.random() < 0.1
+        return Demand(host=need) if cpu else Demand(need, fixed, host, names)
 
     def act(self) -> None:
         [what] = self.random.choices(list(self.luck), list(self.luck.values()))
@@ -1588,10 +1755,11 @@ class Walk:
         random = self.random
         # Some models are asked for more often than others.
         name = list(self.models)[min(random.randrange(10), random.randrange(10))]
+        trial = self.bench.trials.get(name)
         self.open.append(
             self.bench.ask(
                 name,
-                self.models[name],
+                trial.request.ticket.demand if trial else self.models[name],
                 serve=random.choice([None, 0.0, random.expovariate(0.5)]),
                 priority=random.choice([0, 0, 0, 1, -1]),
                 pinned=name in self.pinned,
@@ -1610,6 +1778,21 @@ class Walk:
 
     def unload(self) -> None:
         self.bench.unload(self.random.choice(list(self.models)), force=self.random.random() < 0.3)
+
+    def attempt(self) -> None:
+        """A load with settings; loads of one model take their turns, and what does not fit is not tried."""
+        name, demand = self.random.choice(list(self.models)), self.demand()
+        if name not in self.bench.trials and self.fits(demand):
+            self.bench.attempt(name, demand, self.models[name] if self.random.random() < 0.8 else None)
+
+    def renew(self) -> None:
+        """A new catalog: what is tried is abandoned, and all who wait get the new model."""
+        name = self.random.choice([*self.models, *self.bench.trials])
+        if name in self.bench.trials:
+            self.bench.abandon(name)
+        self.models[name] = self.demand()
+        self.bench.amend(name, self.models[name])
+        self.bench.renew(name)
 
     def crash(self) -> None:
         if self.bench.processes:
