@@ -6,7 +6,7 @@ No I/O, no clock, no logging. Everything is `int` bytes; times are only compared
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import accumulate, pairwise
@@ -128,6 +128,13 @@ class Snapshot:
     residents: tuple[Resident, ...] = ()
     limit: int = 0
     margins: Mapping[str, int] = field(default_factory=dict)
+
+    def sparing(self, models: Collection[str]) -> Snapshot:
+        """The same machine for one that none of these is to go for."""
+        if not models:
+            return self
+        spared = tuple(replace(r, pinned=True) if r.model in models else r for r in self.residents)
+        return replace(self, residents=spared)
 
     def after(self, plan: Plan, model: str) -> Snapshot:
         """What the next in the queue must reckon with: the victims going, and this claim before its own."""

@@ -204,10 +204,13 @@ class Pool:
 
     # Requests
 
-    async def lease(self, spec: ModelSpec, *, used: bool = True, ttl: float | None = None) -> Lease:
+    async def lease(
+        self, spec: ModelSpec, *, used: bool = True, ttl: float | None = None, background: bool = False
+    ) -> Lease:
         """Wait until this model serves, loading it if need be. Raises a RouterError; to be cancelled costs nothing.
         Who only watches (`used` is False) makes it no more recently used. `ttl` is the idle time in seconds that the
-        process has from now on, `math.inf` to pin it, None to leave that as it is."""
+        process has from now on, `math.inf` to pin it, None to leave that as it is. Who asks in the `background` comes
+        after all others, and sends no model away that these use."""
         name, unloads = spec.name, self._unloads[spec.name]
         spec = self.effective(name)
         need = await self._wanted(spec)
@@ -217,7 +220,7 @@ class Pool:
         if ttl is not None:
             self._ttls[spec.name] = ttl
         try:
-            lease = await self._ask(spec, need)
+            lease = await self._ask(spec, need, background=background)
         finally:
             if not self.is_running(spec.name):
                 self._ttls.pop(spec.name, None)
@@ -496,14 +499,17 @@ class Pool:
             task.add_done_callback(lambda done: self._estimated(spec, done))
         return await asyncio.shield(task)
 
-    async def _ask(self, spec: ModelSpec, need: Need | None, trial: Trial | None = None) -> Lease:
+    async def _ask(
+        self, spec: ModelSpec, need: Need | None, trial: Trial | None = None, *, background: bool = False
+    ) -> Lease:
         if self._closed:
             raise errors.Cancelled("The router is shutting down.", retry_after=5.0)
         if need is not None:
             self._needs[spec.name] = need
         demand = need.demand if need else Demand()
         ttl = self._ttl_of(spec)
-        ticket = Ticket(next(self._ids), spec.name, demand, spec.priority, spec.pin or ttl == math.inf, ttl)
+        is_pinned = spec.pin or ttl == math.inf
+        ticket = Ticket(next(self._ids), spec.name, demand, spec.priority, is_pinned, ttl, background)
         waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiters[ticket.id] = waiter
         if trial:

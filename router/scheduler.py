@@ -10,6 +10,7 @@ upon and booked in the same step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -85,13 +86,15 @@ class IllegalTransition(RuntimeError):
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The operator's bounds. Times in seconds; `margins` in bytes by device key. 0 means no bound, but a `queue_max` of
-    0 that nobody waits, and a `drain_grace` of 0 that nobody is waited for."""
+    0 that nobody waits, a `drain_grace` of 0 that nobody is waited for, and a `task_grace` of 0 that background tasks
+    spare nobody."""
 
     models_max: int = 4
     margins: Mapping[str, int] = field(default_factory=dict)
     queue_max: int = 256
     queue_timeout: float = 300.0
     drain_grace: float = 10.0
+    task_grace: float = 60.0
     finish_loads: bool = True
     backoff_max: float = 60.0
     poll: float = 0.5
@@ -99,7 +102,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """One request's claim to a model. `ttl` is the idle time after which the model is stopped, None for never."""
+    """One request's claim to a model. `ttl` is the idle time after which the model is stopped, None for never. One in
+    the `background` comes after all others, and no model goes for it that was used by one of these a while ago."""
 
     id: int
     model: str
@@ -107,6 +111,7 @@ class Ticket:
     priority: int = 0
     pinned: bool = False
     ttl: float | None = None
+    background: bool = False
 
 
 class Refusal(Enum):
@@ -165,8 +170,9 @@ class Model:
     """The books on one model.
 
     `run` numbers its processes; `held` are the bytes booked for the present one by device key; `leases` are the tickets
-    granted to it. `ready_at` and `finished` are when it began to serve and when its last use ended. `seen` means that
-    the last reading shows them as taken. `closing` is why it ends with its last lease. `retrying` is set from a load
+    granted to it, `tasks` those of them in the background. `ready_at` and `finished` are when it began to serve and
+    when its last use ended, `fresh_at` when the last did that was no background task. `seen` means that the last
+    reading shows them as taken. `closing` is why it ends with its last lease. `retrying` is set from a load
     that ran out of memory until the next one has ended.
     """
 
@@ -175,8 +181,10 @@ class Model:
     run: int = 0
     held: Mapping[str, int] = field(default_factory=dict)
     leases: set[int] = field(default_factory=set)
+    tasks: set[int] = field(default_factory=set)
     ready_at: float = 0.0
     finished: float = 0.0
+    fresh_at: float = -math.inf
     pinned: bool = False
     ttl: float | None = None
     draining: bool = False
@@ -198,6 +206,10 @@ class Model:
         if self.ttl is None or self.pinned or self.leases or self.state not in SERVING:
             return None
         return self.finished + self.ttl
+
+    def is_fresh(self, now: float, grace: float) -> bool:
+        """A background task leaves it alone: something else uses it, or did within the last `grace` seconds."""
+        return grace > 0 and (len(self.leases) > len(self.tasks) or now < self.fresh_at + grace)
 
     def resident(self) -> Resident | None:
         """How policy sees it; None without a process."""
@@ -223,7 +235,8 @@ class Model:
 
 @dataclass(slots=True)
 class Entry:
-    """The place of one model in the queue: all tickets that wait for it, oldest first, with their arrival times.
+    """The place of one model in the queue: all tickets that wait for it, oldest first, with their arrival times, and
+    again those that are no background tasks.
 
     `blocked` means that it waits for others, not for its own load.
     """
@@ -232,6 +245,7 @@ class Entry:
     demand: Demand = field(default_factory=Demand)
     priority: int = 0
     tickets: dict[int, float] = field(default_factory=dict)
+    urgent: dict[int, float] = field(default_factory=dict)
     blocked: bool = False
 
     @property
@@ -239,8 +253,9 @@ class Entry:
         return next(iter(self.tickets.values()))
 
     @property
-    def order(self) -> tuple[int, float, int]:
-        return -self.priority, self.since, next(iter(self.tickets))
+    def order(self) -> tuple[bool, int, float, int]:
+        ticket, since = next(iter((self.urgent or self.tickets).items()))
+        return not self.urgent, -self.priority, since, ticket
 
 
 class Scheduler:
@@ -308,7 +323,7 @@ class Scheduler:
         model = self._models.setdefault(ticket.model, Model(ticket.model))
         model.pinned, model.ttl = ticket.pinned, ticket.ttl
         if model.is_open:
-            return [self._grant(ticket.id, model)]
+            return [self._grant(ticket.id, model, background=ticket.background)]
         if now < model.backoff_until:
             return [Refuse(ticket.id, model.name, *self._backing_off(model, now))]
         entry = self._queue.get(model.name)
@@ -317,6 +332,8 @@ class Scheduler:
             self._changed = True
         entry.demand, entry.priority = ticket.demand, ticket.priority
         entry.tickets[ticket.id] = now
+        if not ticket.background:
+            entry.urgent[ticket.id] = now
         self._waiting[ticket.id] = entry
         return [*(self._overflow() if entry.blocked else ()), *self._advance(now)]
 
@@ -336,6 +353,9 @@ class Scheduler:
             return []  # the process it was granted on is gone
         model.leases.remove(ticket)
         model.finished = now if used else model.finished
+        if used and ticket not in model.tasks:
+            model.fresh_at = now
+        model.tasks.discard(ticket)
         if model.leases:
             return []
         self._changed = True
@@ -439,13 +459,16 @@ class Scheduler:
         model.retrying = was is State.LOADING and out_of_memory and not retried and name in self._queue
         model.held = {}
         model.leases.clear()
+        model.tasks.clear()
         model.draining, model.closing = False, ""
         self._changed = self._moved = True
         effects: list[Effect] = []
         if was is State.STOPPING:
             model.failures = 0 if model.ready_at else model.failures
         elif model.retrying:
-            effects += [self._stop(idle, f"room for {name}") for idle in list(self._evictable())]
+            spared = self._spared(self._queue[name], now)
+            gone = [idle for idle in self._evictable() if idle.name not in spared]
+            effects += [self._stop(idle, f"room for {name}") for idle in gone]
         elif was is State.LOADING and tried_by is not None:
             model.failure = reason
             if tried_by in self._waiting:
@@ -522,7 +545,7 @@ class Scheduler:
         for entry in startable[: self.LOOKAHEAD]:
             if entry.model.retrying and any(r.phase is Phase.STOPPING for r in snapshot.residents):
                 continue  # the estimate was too low: whatever is being made free is for this one
-            plan = policy.plan(snapshot, entry.demand)
+            plan = policy.plan(snapshot.sparing(self._spared(entry, now)), entry.demand)
             snapshot = snapshot.after(plan, entry.model.name)
             behind = behind or isinstance(plan, Drain)
             entry.blocked = isinstance(plan, Drain) or (isinstance(plan, Wait) and (behind or not plan.stopping))
@@ -543,6 +566,12 @@ class Scheduler:
     def _evictable(self) -> Iterator[Model]:
         return (m for m in self._models.values() if m.state in SERVING and not m.leases and not m.pinned)
 
+    def _spared(self, entry: Entry, now: float) -> frozenset[str]:
+        """The models that do not go for this entry: none, unless it has background tasks alone."""
+        if entry.urgent:
+            return frozenset()
+        return frozenset(m.name for m in self._models.values() if m.is_fresh(now, self.limits.task_grace))
+
     def _parked(self) -> Iterator[Entry]:
         """The entries that wait for something else than their own load."""
         return (entry for entry in self._queue.values() if entry.model.state is not State.LOADING)
@@ -557,8 +586,13 @@ class Scheduler:
         return effects
 
     def _overflow(self) -> list[Effect]:
-        """The newest tickets over the bound of the queue. Who only waits for an own load is not in the queue."""
-        waiting = sorted(ticket for entry in self._parked() if entry.blocked for ticket in entry.tickets)
+        """The newest tickets over the bound of the queue, background tasks first. Who only waits for an own load is not
+        in the queue."""
+        parked = [entry for entry in self._parked() if entry.blocked]
+        waiting = [
+            *sorted(ticket for entry in parked for ticket in entry.urgent),
+            *sorted(ticket for entry in parked for ticket in entry.tickets.keys() - entry.urgent.keys()),
+        ]
         why = f"{self.limits.queue_max} requests wait already" if self.limits.queue_max else "nobody may wait"
         return [self._refuse(ticket, Refusal.QUEUE_FULL, why, 1.0) for ticket in waiting[self.limits.queue_max :]]
 
@@ -566,13 +600,15 @@ class Scheduler:
         entry = self._queue.get(model.name)
         if entry is None:
             return []
-        tickets = list(entry.tickets)
+        tickets, urgent = list(entry.tickets), set(entry.urgent)
         for ticket in tickets:
             self._drop(ticket)
-        return [self._grant(ticket, model) for ticket in tickets]
+        return [self._grant(ticket, model, background=ticket not in urgent) for ticket in tickets]
 
-    def _grant(self, ticket: int, model: Model) -> Grant:
+    def _grant(self, ticket: int, model: Model, *, background: bool) -> Grant:
         model.leases.add(ticket)
+        if background:
+            model.tasks.add(ticket)
         self._leased[ticket] = model
         return Grant(ticket, model.name, model.run)
 
@@ -587,6 +623,7 @@ class Scheduler:
     def _drop(self, ticket: int) -> None:
         entry = self._waiting.pop(ticket)
         del entry.tickets[ticket]
+        entry.urgent.pop(ticket, None)
         if not entry.tickets:
             del self._queue[entry.model.name]
             self._changed = True

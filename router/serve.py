@@ -164,6 +164,7 @@ def _assemble(
         keepalive=s.stream_keepalive,
         generation_time=s.max_generation_time,
         claude_map=s.claude_map,
+        task_header=s.task_header,
     )
 
     reloading = asyncio.Lock()  # what was read last is what counts
@@ -240,6 +241,7 @@ def limits_of(s: Settings, devices: Sequence[Device]) -> Limits:
         queue_max=s.models_queue_max,
         queue_timeout=s.models_queue_timeout,
         drain_grace=s.models_drain_grace,
+        task_grace=s.task_grace,
         finish_loads=s.models_finish_loads,
     )
 

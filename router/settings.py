@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -90,6 +91,12 @@ def _switch(word: str) -> bool:
 
 def _text(word: str) -> str:
     if not word.strip():
+        raise ValueError
+    return word
+
+
+def _header(word: str) -> str:
+    if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]*", word, re.ASCII):
         raise ValueError
     return word
 
@@ -249,6 +256,18 @@ class Settings:
         SECONDS,
         "10",
         "a busy model takes new requests for that long while another one waits for its room",
+    )
+    task_header: str = _option(
+        "--task-header",
+        Kind("NAME", "the name of a header, or nothing", _header),
+        "X-Task",
+        "requests with this header are background tasks: they come after all others; empty turns it off",
+    )
+    task_grace: float = _option(
+        "--task-grace",
+        SECONDS,
+        "60",
+        "no model goes for a background task that another request used within that time; 0 is off",
     )
     models_finish_loads: bool = _option(
         "--models-finish-loads --no-models-finish-loads",

@@ -34,7 +34,8 @@ class Gateway:
     """`body_limit` in bytes; `keepalive` in seconds between comments to a stream that waits for its model, 0 for none;
     `autoload` tells whether a request may load a model where it does not say so itself. A request without a token limit
     may generate for `generation_time` seconds, 0 for any time: so long by the engine's own clock, which only looks at
-    the ends of lines, and twice as long at all. `claude_map` gives names of Anthropic's, by pattern, to models."""
+    the ends of lines, and twice as long at all. `claude_map` gives names of Anthropic's, by pattern, to models.
+    A request whose `task_header` says something is a background task."""
 
     pool: Pool
     upstream: Upstream
@@ -43,6 +44,7 @@ class Gateway:
     keepalive: float = 0.0
     generation_time: float = 0.0
     claude_map: Sequence[tuple[str, str]] = ()
+    task_header: str = ""
     _told: set[str] = field(default_factory=set, init=False)  # models whose context was asked for
 
     def find(self, name: str | None) -> ModelSpec:
@@ -75,6 +77,9 @@ class Gateway:
             return self._passage(spec, request, dialect, b"", False, used=False)
 
         return told_in(dialect, endpoint)
+
+    def is_task(self, request: Request) -> bool:
+        return bool(self.task_header and request.headers.get(self.task_header))
 
     def may_load(self, spec: ModelSpec, request: Request, default: bool) -> None:
         """Raises NotLoaded."""
@@ -129,7 +134,7 @@ class Gateway:
         used: bool,
         time_limit: float | None = None,
     ) -> Response:
-        headers = request.scope["headers"]
+        headers, background = request.scope["headers"], self.is_task(request)
         if len(headers) > MOST_HEADERS or any(len(name) + len(value) > LONGEST_HEADER for name, value in headers):
             raise InvalidRequest(
                 f"The request's headers are too many or too long; send at most {MOST_HEADERS}, "
@@ -137,7 +142,7 @@ class Gateway:
             )
         # Starlette calls whatever an endpoint returns as an ASGI app; a Passage need be no more than that.
         return Passage(  # type: ignore[return-value]
-            lambda: self.pool.lease(spec, used=used),
+            lambda: self.pool.lease(spec, used=used, background=background),
             self.upstream,
             dialect,
             method=request.method,

@@ -193,7 +193,7 @@ class Endpoints:
         self._gateway.may_load(spec, call.request, self._gateway.autoload)
 
         async def lease() -> Lease:
-            granted = await self._pool.lease(spec, ttl=ttl)
+            granted = await self._pool.lease(spec, ttl=ttl, background=self._gateway.is_task(call.request))
             call.clock.loaded()
             return granted
 
