@@ -43,9 +43,9 @@ class FakeChild:
     def load(self) -> None:
         self._loaded.set()
 
-    def die(self, code: int = -9, sentence: str = "it was killed by signal 9") -> None:
+    def die(self, code: int = -9, sentence: str = "it was killed by signal 9", *, out_of_memory: bool = False) -> None:
         if not self._exit.done():
-            self._exit.set_result(Exit(code, sentence))
+            self._exit.set_result(Exit(code, sentence, out_of_memory=out_of_memory))
 
     async def ready(self) -> Mapping[str, Any]:
         loaded = asyncio.ensure_future(self._loaded.wait())
