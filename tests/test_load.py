@@ -732,10 +732,10 @@ class Walk:
 
     async def settle(self) -> None:
         """All goes well, and everybody has an answer."""
-        node, pool = self.bench.node, self.bench.pool
+        node = self.bench.node
         node.autoload, node.brief = True, False
         async with asyncio.timeout(20):
-            while any(not task.done() for task in self.tasks) or len(pool._tasks) > len(pool._runs):
+            while any(not task.done() for task in self.tasks) or not self.is_quiet():
                 for child in node.children:
                     child.load()
                     child.may_stop.set()
@@ -764,22 +764,25 @@ class Walk:
             failed = load.exception()
             assert failed is None or isinstance(failed, errors.RouterError)
             assert pool.asked(model.name) == (asked if failed else asked.patched(wish))
-        while len(pool._tasks) > len(pool._runs):
-            await asyncio.sleep(0.001)
+        await self.bench.until(self.is_quiet)
+
+    def is_quiet(self) -> bool:
+        """Every process serves, and nothing else goes on."""
+        pool, runs = self.bench.pool, self.bench.pool._runs
+        alive = {child.launch.model for child in self.bench.node.alive}
+        serve = all(pool.state(name) is State.LOADED for name in runs)
+        return alive == runs.keys() and serve and len(pool._tasks) == len(runs) and not pool._estimates
 
     def check(self) -> None:
         pool = self.bench.pool
         assert not pool._trials._trials
-        assert not pool._estimates
         assert not pool._waiters
         assert pool._scheduler.is_idle()
-        assert {child.launch.model for child in self.bench.node.alive} == pool._runs.keys()
         for name, run in pool._runs.items():
             want = pool.effective(name)
             assert sorted(run.args) == sorted(want.argv)
             assert not differences(run.spec, want)
             assert not pool._scheduler.model(name).closing
-            assert pool.state(name) is State.LOADED
 
 
 @pytest.mark.parametrize("seed", range(12))
