@@ -1,0 +1,107 @@
+"""(e) The list of models: the first one, one when nothing has changed, and one while a model loads."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+
+from router import catalog
+from router.api.listing import Listing
+from router.catalog import Catalog
+from router.estimate import Need
+from router.flags import default_table
+from router.node import Progress
+from router.policy import Demand
+from router.pool import Pool
+from router.scheduler import Limits
+from tests.benchmarks.report import OURS, Row, Target
+from tests.benchmarks.stage import Stage
+from tests.fakes import FakeNode
+
+COUNTS = (500, 5000)
+
+
+def measure(stage: Stage, seconds: float, counts: Sequence[int] = COUNTS) -> Iterator[Row]:
+    for count in counts:
+        preset = write_preset(stage, count)
+        yield from asyncio.run(_in_process(preset, count, seconds / 3))
+        yield from _by_clients(stage, preset, count, seconds / 3)
+
+
+def write_preset(stage: Stage, count: int) -> Path:
+    """So many models, all of them one file."""
+    file = stage.room(f"{count}-models.ini")
+    model = stage.models / "tiny-a.gguf"
+    file.write_text("".join(f"[model-{n:04}]\nmodel = {model}\nctx-size = 2048\n" for n in range(count)))
+    return file
+
+
+def timed(once: Callable[[], object], seconds: float, before: Callable[[], object] = lambda: None) -> float:
+    """The median, in seconds, of as many as there is time for, three at least."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < end:
+        before()
+        began = time.perf_counter()
+        once()
+        times.append(time.perf_counter() - began)
+    return median(times)
+
+
+async def _in_process(preset: Path, count: int, seconds: float) -> list[Row]:
+    """The work of the router alone."""
+    models = _catalog(preset)
+    node = FakeNode(autoload=False)
+    pool = Pool(models, [node], Limits(margins={}), lambda spec: Need(Demand(host=1)))
+    listing = Listing(pool)
+    began = time.perf_counter()
+    listing.whole()
+    first = time.perf_counter() - began
+    unchanged = timed(listing.whole, seconds)
+    loading = asyncio.create_task(pool.lease(models.models[0]))
+    while not node.children:
+        await asyncio.sleep(0)
+    progress = node.of(models.models[0].name).launch.on_event
+    during = timed(listing.whole, seconds, lambda: progress(Progress("text_model", 0.5)))
+    loading.cancel()
+    await asyncio.wait({loading})
+    await pool.close()
+    case = f"{count} models"
+    head = Row("listing", case, "first", "ms", {OURS: first * 1000})
+    return [head, _row(case, "unchanged", unchanged), _row(case, "while one loads", during)]
+
+
+def _row(case: str, measure: str, took: float) -> Row:
+    return Row("listing", case, measure, "ms", {OURS: took * 1000}, (Target("below 1 ms", took < 0.001),))
+
+
+def _catalog(preset: Path) -> Catalog:
+    read = catalog.build(
+        models_dir=None,
+        preset_path=preset,
+        cache_root=preset.with_suffix(".cache"),
+        global_args=(),
+        table=default_table(),
+        default_name=None,
+        offline=True,
+    )
+    return Catalog([spec.described() for spec in read.models])
+
+
+def _by_clients(stage: Stage, preset: Path, count: int, seconds: float) -> Iterator[Row]:
+    """Over HTTP, the transfer included."""
+    peer = stage.ours("--models-preset", str(preset), cpu=None)
+    connection = http.client.HTTPConnection("127.0.0.1", peer.port)
+
+    def get() -> int:
+        connection.request("GET", "/models")
+        return len(connection.getresponse().read())
+
+    size = get()
+    took = timed(get, seconds)
+    connection.close()
+    yield Row("listing", f"{count} models", f"by HTTP, {size / 1e6:.1f} MB", "ms", {OURS: took * 1000})

@@ -1,0 +1,50 @@
+"""(b) Streams of server-sent events: time to the first token, jitter between tokens, tokens in a second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tests.benchmarks.plain import added, in_turns, middle
+from tests.benchmarks.report import NGINX, OURS, Row, Target
+from tests.benchmarks.stage import Stage, question
+
+STREAMS = (1, 64, 256)
+PACE = 50  # tokens a second
+
+
+def measure(stage: Stage, seconds: float, missing: list[str], streams: Sequence[int] = STREAMS) -> Iterator[Row]:
+    peers = stage.peers(missing)
+    for count in streams:
+        # The streams last as long as the warm-up, so that they do not all begin at the same time.
+        paced = question(stream=True, max_tokens=max(2, int(PACE * seconds / 3)), pace=PACE)
+        yield from _paced(count, in_turns(stage, peers, count, 1.5 * seconds, paced, warmup=seconds / 3))
+        flat_out = question(stream=True, max_tokens=500)
+        yield from _flat_out(count, in_turns(stage, peers, count, seconds, flat_out))
+
+
+def _paced(count: int, found: dict[str, list[dict[str, Any]]]) -> Iterator[Row]:
+    case = f"{count} x {PACE} tokens/s"
+    for name, measure in (("first", "added to first token"), ("transit", "added to a token")):
+        for share in ("p50", "p99"):
+            values = added({who: middle(runs, name, share) for who, runs in found.items()})
+            yield Row("streams", case, f"{measure} {share}", "us", values)
+    for share in ("p50", "p99"):
+        values = added({who: middle(runs, "jitter", share) for who, runs in found.items()})
+        targets = [Target("below 2 ms", values[OURS] < 2000)] if (count, share) == (64, "p99") else []
+        yield Row("streams", case, f"added jitter {share}", "us", values, tuple(targets))
+    used = {who: 1e6 * middle(runs, "cpu") / max(1.0, middle(runs, "events")) for who, runs in found.items()}
+    yield Row("streams", case, "CPU a token", "us", used)
+    yield _rate(case, found, count)
+
+
+def _flat_out(count: int, found: dict[str, list[dict[str, Any]]]) -> Iterator[Row]:
+    yield _rate(f"{count} flat out", found, count)
+
+
+def _rate(case: str, found: dict[str, list[dict[str, Any]]], count: int) -> Row:
+    rates = {who: middle(runs, "events") / runs[0]["seconds"] for who, runs in found.items()}
+    targets = []
+    if count == 64 and NGINX in rates:
+        targets.append(Target("at least 0.9 of nginx", rates[OURS] >= 0.9 * rates[NGINX]))
+    return Row("streams", case, "tokens", "1/s", rates, tuple(targets))

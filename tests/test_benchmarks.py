@@ -1,0 +1,75 @@
+"""The benchmarks run: their parts that need no other program, as small as can be. What they find is not judged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+
+from tests.benchmarks import events, listings, plain, traces
+from tests.benchmarks.report import ENGINE, OURS, Report, Row, Target, ratios
+from tests.benchmarks.stage import Stage, ask, question
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    with Stage() as made:
+        yield made
+
+
+def test_the_engine_and_the_load_generator_agree(stage: Stage) -> None:
+    peer = stage.direct()
+    plain_run = stage.load(peer, 4, 0.1, question(), warmup=0.05)
+    assert plain_run["requests"] == plain_run["latency"]["count"] > 0
+    streamed = stage.load(peer, 4, 0.2, question(stream=True, max_tokens=10, pace=500), warmup=0.05)
+    assert streamed["events"] == streamed["transit"]["count"] > streamed["jitter"]["count"] > 0
+
+
+def test_a_router_is_measured_beside_its_engine(stage: Stage) -> None:
+    peers = [stage.direct(), stage.ours()]
+    ask(peers[1].port)
+    found = plain.in_turns(stage, peers, 2, 0.3, question(), warmup=0.05)
+    assert set(found) == {ENGINE, OURS}
+    assert any(run["requests"] for run in found[OURS])
+    assert peers[1].rss() > 10
+
+
+def test_scheduler() -> None:
+    rows = list(events.measure(0.05, scales=(0.5, 1.0), size=0.02))
+    assert {"acquire: mean", "probed: mean", "release: mean"} <= {row.measure for row in rows}
+    assert rows[-1].measure == "growth of the mean"
+
+
+def test_listing(stage: Stage) -> None:
+    rows = list(listings.measure(stage, 0.03, counts=(5,)))
+    assert [row.measure for row in rows[:3]] == ["first", "unchanged", "while one loads"]
+
+
+@pytest.mark.parametrize("make", [traces.zipf, traces.sessions, traces.agents])
+def test_traces(make: traces.Maker) -> None:
+    trace = make(Random(1), 60)
+    outcomes = {order: traces.simulate(trace, order) for order in traces.ORDERS}
+    assert all(len(outcome.waits) + outcome.refused == len(trace.requests) for outcome in outcomes.values())
+    once = sum({request.model: trace.sizes[request.model] for request in trace.requests}.values())
+    assert once <= traces.bound(trace) <= sum(trace.sizes[request.model] for request in trace.requests)
+
+
+def test_what_never_pauses_is_loaded_once() -> None:
+    sizes = {"a": traces.DEVICE.total // 2, "b": traces.DEVICE.total // 4}
+    asked = tuple(traces.Request(20.0 * n, "ab"[n % 2], 1.0) for n in range(10))
+    trace = traces.Trace("two that fit", sizes, asked)
+    assert traces.bound(trace) == sum(sizes.values()) == traces.simulate(trace, OURS).loaded
+
+
+def test_report() -> None:
+    row = Row("part", "case", "time", "ms", {OURS: 3.0, ENGINE: 2.0}, (Target("below 2 ms", False),))
+    found = Report({"cores": "2"}, [row], ["nginx: apt-get install nginx-light"])
+    assert "(1.50x)" in found.text()
+    assert "[below 2 ms: MISSED]" in found.text()
+    assert "not measured: nginx" in found.text()
+    told = json.loads(json.dumps(found.json()))
+    assert told["rows"][0]["machine"] == {"cores": "2"}
+    assert told["rows"][0]["ratios"] == {ENGINE: 1.5}
+    assert ratios({ENGINE: 1.0}) == {}
