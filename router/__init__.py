@@ -29,6 +29,7 @@ compares these lines with the code, both ways.
     estimate       a model's need from the best source there is               -> catalog engine errors flags footprints gguf memory policy
     overrides      what a load asks for over a model's own settings              -> catalog errors flags kv
     trials         settings that were asked for, until they have proved themselves-> catalog estimate flags overrides
+    sources        where the catalog comes from, read again                   -> catalog flags hub presets settings
     forecast       what a model would take, and who would go for it           -> catalog estimate memory policy
     devices        what memory there is; wait until it settles                -> policy
     embedded       a child program: xllamacpp behind llama-server's flags     -> nothing
@@ -37,11 +38,12 @@ compares these lines with the code, both ways.
     process        one child: spawn, drain, ready, stop                       -> crash errors node orphans
     local          this machine as a node                                     -> devices engine errors node orphans policy process
     pool           the shell: effects, leases, news                           -> catalog errors estimate feed flags footprints node overrides policy scheduler trials
+    depot          models that are not here yet: which may be fetched    -> catalog errors fetch flags gguf hub node policy repo sources
     upstream       the HTTP client of the data path                           -> errors node
     api/body       what a request body says to the router                     -> errors
     api/rewrite    PURE: what the router changes in a request                 -> api/body errors presets
     api/proxy      one request through to a child; holds the lease            -> errors node upstream
-    api/gateway    from a named model to its passage                          -> api/body api/proxy api/rewrite catalog errors estimate pool upstream
+    api/gateway    from a named model to its passage                          -> api/body api/proxy api/rewrite catalog depot errors estimate pool upstream
     api/listing    the list of models, kept ready                             -> catalog estimate flags pool presets
     api/load       load, unload and settings of one model                        -> api/body api/gateway catalog errors flags overrides pool
     api/metrics    Prometheus metrics of the router                           -> pool
@@ -50,11 +52,12 @@ compares these lines with the code, both ways.
     api/prompt     PURE: a request of Ollama's API in llama-server's words    -> api/rewrite errors template
     api/reply      llama-server's answers in Ollama's words                   -> api/prompt api/proxy api/rewrite errors upstream
     api/library    Ollama's view of the catalog; names that clients made      -> api/prompt api/reply catalog errors gguf pool
-    api/ollama     Ollama's API                                               -> api/body api/gateway api/library api/openai api/prompt api/proxy api/reply api/rewrite errors template
+    api/ollama     Ollama's API                                               -> api/body api/gateway api/library api/openai api/prompt api/proxy api/reply api/rewrite depot errors template
     api/native     llama.cpp's router dialect                                 -> api/gateway api/listing api/load api/metrics api/openai catalog errors forecast pool
-    app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/gateway api/listing api/native api/ollama api/openai api/proxy catalog errors forecast pool
+    api/download   models from the hub, by llama.cpp's and Ollama's endpoints -> api/body api/gateway api/ollama api/openai depot errors node
+    app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/download api/gateway api/listing api/native api/ollama api/openai api/proxy catalog errors forecast pool
     watch          tells when a file has been written                         -> nothing
-    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog devices engine errors estimate flags footprints forecast hub local policy pool scheduler settings upstream watch
+    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog depot devices engine errors estimate flags footprints forecast hub local policy pool scheduler settings sources upstream watch
     demo           tiny models with random weights, and a first conversation  -> errors
     __main__       the command line                                           -> catalog demo errors flags forecast policy serve settings
 """  # noqa: E501

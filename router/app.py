@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.api import anthropic, ollama, openai
+from router.api.download import Downloads
 from router.api.gateway import Gateway
 from router.api.listing import Listing
 from router.api.native import Native
@@ -46,10 +47,13 @@ def create_app(
     hub: Hub | None = None,
 ) -> Starlette:
     """`keys` are the API keys, any of which opens everything; none means no authentication. `cors_origins` are whole
-    origins, `*`, or `localhost` for loopback on any port. Without a `hub` no model is downloaded or removed."""
+    origins, `*`, or `localhost` for loopback on any port. `hub` is where Ollama's clients download from, and remove,
+    if it is not the gateway's depot."""
     native = Native(gateway, Listing(gateway.pool), reload, forecast, build)
+    downloads = Downloads(gateway)
+    routes = [*native.routes(), *downloads.routes(), *openai.routes(gateway), *anthropic.routes(gateway)]
     return Starlette(
-        routes=[*native.routes(), *openai.routes(gateway), *anthropic.routes(gateway), *ollama.routes(gateway, hub)],
+        routes=[*routes, *ollama.routes(gateway, hub or (downloads if gateway.depot else None))],
         middleware=[_cors(cors_origins), Middleware(Keys, keys=keys)],
         exception_handlers={HTTPException: _http_error, ClientDisconnect: _left, Exception: _defect},
         lifespan=lambda app: _lifespan(gateway),

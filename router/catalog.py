@@ -22,6 +22,7 @@ from cachetools import LRUCache
 from router import gguf, hub, presets, template
 from router.errors import CatalogError, GgufError, InvalidRequest, UnknownModel
 from router.flags import SOURCES, Arg, FlagTable, merge, render, switch_of, value_of
+from router.hub import CacheEntry
 from router.presets import Filters, Preset, PresetFile, Problem
 from router.repo import DEFAULT_QUANTS
 from router.template import Reasoning, Template
@@ -37,6 +38,7 @@ MODELS = SOURCES - {"--hf-token"}  # flags that say which model it is
 # On the command line these are that one model's, not all models'.
 IDENTITY = MODELS | {"--mmproj", "--mmproj-url", "--alias", "--tags"}
 FILES = {"--model", "--mmproj", "--spec-draft-model"}  # without which it cannot be loaded
+NO_PRESETS = PresetFile(None, Preset("*"), ())
 LONGEST = 200  # characters of a name worth comparing with others
 COMPARED = 500  # names it is compared with; more would hold up everybody else for tens of milliseconds
 
@@ -92,6 +94,11 @@ class ModelSpec:
         if self.model_path is None:
             return " ".join(render(arg for arg in self.args if arg.flag.name in MODELS))
         return re.sub(r"/snapshots/[^/]+/", "/", str(self.model_path))
+
+    @property
+    def missing(self) -> str | None:
+        """The name on the hub of what has to be downloaded before it can be loaded."""
+        return None if self.model_path or self.problem else value_of(self.args, "--hf-repo")
 
     def over(self, args: Sequence[Arg], template: str | None = None) -> ModelSpec:
         """The same model with other arguments. Its `info` may no longer be right: that of the file is."""
@@ -262,26 +269,27 @@ def _shown(name: str) -> str:
 
 
 def build(
+    file: PresetFile,
+    cached: Sequence[CacheEntry],
     *,
     models_dir: Path | None,
-    preset_path: Path | None,
     cache_root: Path,
     global_args: Sequence[Arg],
     table: FlagTable,
     default_name: str | None,
     offline: bool,
+    wanted: Sequence[str] = (),
 ) -> Catalog:
-    """Read all sources; no headers, no network. Raises PresetError or CatalogError.
+    """From all sources; no headers, no network. Raises CatalogError.
 
     `global_args` are the command line's, for all children. A model named there is the only one, unless `models_dir`
-    or `preset_path` give more.
+    or a preset file give more. `wanted` are names on the hub that are models even if the cache lacks them.
     """
-    file = presets.read(preset_path, table) if preset_path else PresetFile(None, Preset("*"), ())
     own = [arg for arg in global_args if arg.flag.name in IDENTITY]
     single = _single(own, file.defaults)
     found: dict[str, _Found] = {}
-    if models_dir or preset_path or not single:
-        found = {entry.name: _Found("cache", entry.files[0], entry.mmproj) for entry in hub.scan(cache_root)}
+    if models_dir or file.path or not single:
+        found = {entry.name: _Found("cache", entry.files[0], entry.mmproj) for entry in cached}
     if models_dir:
         found |= _models_dir(models_dir)
 
@@ -297,6 +305,10 @@ def build(
     for name, model in found.items():
         spec = builder.spec(replace(file.defaults, name=name), model.source, (), model)
         models.append(replace(spec, unlisted=spec.unlisted or (spec.source == "cache" and model.path in hidden)))
+    named = {name for spec in models for name in (spec.name, *spec.aliases)}
+    for name in wanted:
+        if name not in named:
+            models.append(builder.spec(replace(file.defaults, name=name), "cache", builder.arg(name, "--hf-repo")))
     if not models:
         logger.warning("there are no models: give --models-dir, --models-preset, or a Hugging Face cache")
     return Catalog(models, default_name)

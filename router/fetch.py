@@ -53,12 +53,13 @@ async def resolve(
     name: Name,
     root: Path,
     *,
+    file: str | None = None,
     token: str | None = None,
     offline: bool = False,
     fallback: bool = False,
     with_draft: bool = False,
 ) -> Resolved:
-    """The files that a name means, which fit on the disk of the cache.
+    """The files that a name means, or a `file` of its repository, which fit on the disk of the cache.
 
     With `fallback`, the smallest quant of the repository that fits, if the one that was asked for does not. Offline
     it is what the cache has. Raises UnknownModel, Forbidden (a licence, a token), InsufficientDisk, HubUnavailable.
@@ -67,7 +68,7 @@ async def resolve(
     listing = await asyncio.to_thread(hub.listing, root, name) if offline else await _listing(name, token)
     if listing is None:
         raise UnknownModel(f"{name} is not in the cache {root}, and --offline forbids to download it")
-    resolved = choose(listing, name.quant, with_draft=with_draft)
+    resolved = choose(listing, name.quant, file, with_draft=with_draft)
     if resolved is None:
         there = "the cache" if offline else f"{endpoint(os.environ)}/{name.repo}"
         raise UnknownModel(f"{there} has no model {name}; it has {_told(listing)}")

@@ -79,10 +79,7 @@ def find(root: Path, name: str, file: str | None = None) -> CacheEntry | None:
     if parsed is None or snapshot is None:
         return None
     sizes = dict(_files(snapshot))
-    if file is not None:
-        first = next((path for path in repos.models(sizes) if f"/{path}".endswith(f"/{file}")), None)
-    else:
-        first = repos.pick(sizes, parsed.quant)
+    first = repos.pick(sizes, parsed.quant) if file is None else repos.named(sizes, file)
     return _entry(parsed, snapshot, sizes, first) if first else None
 
 

@@ -11,9 +11,9 @@ import itertools
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, assert_never
+from typing import Any, Protocol, assert_never
 
 from router import errors
 from router.catalog import Catalog, ModelSpec
@@ -21,12 +21,14 @@ from router.estimate import Need
 from router.feed import Feed
 from router.flags import FlagTable, default_table
 from router.footprints import Footprint
-from router.node import Address, Child, ChildEvent, Exit, Launch, Node, Progress, Slept, Woke
+from router.node import Address, Child, ChildEvent, Exit, Launch, Node, Part, Progress, Slept, Woke
 from router.overrides import Overrides, Wish
 from router.policy import Allocation, Demand, Reading, Reject, Snapshot, plan, size
 from router.scheduler import (
     SERVING,
+    Abort,
     Effect,
+    Fetch,
     Grant,
     Limits,
     Model,
@@ -47,6 +49,7 @@ _ERRORS: Mapping[Refusal, type[errors.RouterError]] = {
     Refusal.QUEUE_FULL: errors.QueueFull,
     Refusal.QUEUE_TIMEOUT: errors.QueueTimeout,
     Refusal.TOO_LARGE: errors.ModelTooLarge,
+    Refusal.FETCH_FAILED: errors.HubUnavailable,  # if nobody knows better
     Refusal.LOAD_FAILED: errors.LoadFailed,
     Refusal.BACKING_OFF: errors.BackingOff,
     Refusal.CANCELLED: errors.Cancelled,
@@ -56,6 +59,7 @@ _SENTENCES: Mapping[Refusal, str] = {
     Refusal.QUEUE_TIMEOUT: "{model!r} could not be loaded in time: {reason}. Try again later.",
     Refusal.TOO_LARGE: "{model!r} does not fit on this machine: {reason}. Use a smaller context (-c), a smaller "
     "quantization or quantized KV cache (-ctk, -ctv), or lower --models-memory-margin.",
+    Refusal.FETCH_FAILED: "{reason}",
     Refusal.LOAD_FAILED: "{model!r} could not be loaded: {reason}",
     Refusal.BACKING_OFF: "{model!r} is not started again yet: {reason}",
     Refusal.CANCELLED: "The request for {model!r} was cancelled: {reason}.",
@@ -111,6 +115,31 @@ class Run:
     info: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class Download:
+    """One download under way. `parts` are its files by URL; `told` is when the news told of it last."""
+
+    task: asyncio.Task[None]
+    parts: dict[str, Part] = field(default_factory=dict)
+    told: float = 0.0
+
+    @property
+    def progress(self) -> Progress:
+        done, total = (sum(getattr(part, name) for part in self.parts.values()) for name in ("done", "total"))
+        payload = {part.url: {"done": part.done, "total": part.total} for part in self.parts.values()}
+        return Progress("download", done / total if total else 0.0, payload)
+
+
+class Hub(Protocol):
+    """Where missing models come from."""
+
+    async def fetch(
+        self, spec: ModelSpec, on_part: Callable[[Part], None], check: Callable[[ModelSpec], Awaitable[None]]
+    ) -> None:
+        """Download what the model lacks, and have the catalog read again: it is there then. `check` is asked as soon as
+        its header is here, and raises if there is no point in going on. Raises RouterErrors."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What came of a load: `status` is `loaded` by it, `already_loaded`, or `loading` for one that nobody waited for.
@@ -152,8 +181,9 @@ class Changes:
 
 class Pool:
     """`need` tells a model's memory and `learn` is told it; both may block and are called in threads. `table` has the
-    engine's flags. `ttl` is the idle time in seconds after which a model whose preset says nothing is stopped, None for
-    never. `gone` is told the address of a child that has ended."""
+    engine's flags. `hub` is set by whoever has one; without it a child downloads by itself. `ttl` is the idle time in
+    seconds after which a model whose preset says nothing is stopped, None for never. `gone` is told the address of a
+    child that has ended."""
 
     # How long an explicit load waits for bad news before it says that the load is under way.
     PATIENCE = 0.25
@@ -161,6 +191,8 @@ class Pool:
     REMEASURE = 30.0
     # How much further a load must be before the log tells of it again.
     STRIDE = 0.2
+    # Seconds between two pieces of news of one download.
+    TELLING = 0.2
 
     def __init__(
         self,
@@ -192,6 +224,9 @@ class Pool:
         self._waiters: dict[int, asyncio.Future[Lease]] = {}
         self._needs: dict[str, Need] = {}
         self._estimates: dict[ModelSpec, asyncio.Task[Need]] = {}
+        self.hub: Hub | None = None
+        self._downloads: dict[str, Download] = {}
+        self._failures: dict[str, type[errors.RouterError]] = {}  # of downloads
         self._trials = Trials(table or default_table())
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._unloads: Counter[str] = Counter()
@@ -246,6 +281,14 @@ class Pool:
         self._unloads[name] += 1
         self._apply(self._scheduler.unload(name, self._now(), force=force))
 
+    async def ended(self, name: str, timeout: float) -> bool:
+        """Wait until this model has no process, `timeout` seconds at most; whether it has none."""
+        if (run := self._runs.get(name)) is None:
+            return True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(run.ended.wait(), timeout)
+        return run.ended.is_set()
+
     async def start(self) -> None:
         """Load what is to be loaded on startup, one after the other, as far as the count limit goes."""
         await self._start([spec for spec in self.catalog.models if spec.load_on_startup])
@@ -292,6 +335,7 @@ class Pool:
         """Exchange the catalog. Running models that would be started with other settings now are drained, and start
         anew for whoever waits; the others do not notice."""
         needs: dict[ModelSpec, Need | None] = {}
+        before = {spec.name: spec for spec in self.catalog.models}
         changes = self._compare(catalog)
         while wanted := {spec for spec in self._next(changes, catalog) if spec not in needs}:
             for spec in wanted:
@@ -301,7 +345,10 @@ class Pool:
             changes = self._compare(catalog)
         self.catalog = catalog
         starting = [name for name in changes.changed if self.is_running(name)] + list(changes.added)
+        fetched = [name for name in changes.changed if self._is_fetching(before[name], catalog.resolve(name))]
         for name in (*changes.changed, *changes.removed):
+            if name in fetched:
+                continue  # its download tells when it is done
             self._abandon(name)
             self._needs.pop(name, None)
             if self.is_running(name):
@@ -319,6 +366,10 @@ class Pool:
     def _next(self, changes: Changes, catalog: Catalog) -> Iterator[ModelSpec]:
         """As what the running ones among those that have changed are to be started from now on."""
         return (self._trials.proven(catalog.resolve(name)) for name in changes.changed if self.is_running(name))
+
+    def _is_fetching(self, before: ModelSpec, after: ModelSpec) -> bool:
+        """The model is being downloaded, and is still that one, or has arrived."""
+        return self._scheduler.is_fetching(before.name) and after.missing in (before.missing, None)
 
     def _compare(self, catalog: Catalog) -> Changes:
         before = {spec.name: spec for spec in self.catalog.models}
@@ -346,8 +397,9 @@ class Pool:
         return self._needs.get(name)
 
     def is_running(self, name: str) -> bool:
-        """There is a process, or one is about to be."""
-        return self.state(name) in SERVING or self.state(name) is State.LOADING or bool(self._scheduler.waiting(name))
+        """There is a process or a download, or one is about to be."""
+        is_there = self.state(name) in SERVING or self.state(name) in (State.LOADING, State.DOWNLOADING)
+        return is_there or self._scheduler.waiting(name) > 0 or self._scheduler.is_fetching(name)
 
     def status(self, name: str) -> Status:
         model, run = self._scheduler.model(name), self._runs.get(name)
@@ -358,7 +410,7 @@ class Pool:
             failed=failed,
             failure=model.failure if failed else "",
             exit_code=self._exit_codes.get(name) if failed else None,
-            progress=run.progress if run and model.state is State.LOADING else None,
+            progress=self._progress(model.state, name),
             info=run.info if run else {},
             pid=child.pid if child else None,
             started=child.started if child else None,
@@ -372,6 +424,11 @@ class Pool:
         if model.ttl is None or model.pinned:
             return None
         return max(0.0, model.ttl if model.expires is None else model.expires - self._now())
+
+    def _progress(self, state: State, name: str) -> Progress | None:
+        if state is State.LOADING and name in self._runs:
+            return self._runs[name].progress
+        return self._downloads[name].progress if name in self._downloads else None
 
     def version(self, name: str = "*") -> int:
         """Counts the changes of what `status` tells clients of this model, or of any."""
@@ -437,18 +494,23 @@ class Pool:
         told = ", ".join(f"{old or '(none)'} => {new or '(none)'}" for old, new in changed.values())
         log.info("%s: new settings: %s", name, told)
         self._trials.begin(trial)
-        self._renew(trial.spec, trial.need)
+        self._renew(trial.spec, trial.need, same_files=True)
         try:
             (await self._ask(trial.spec, trial.need, trial)).release()
         finally:
             self._take_back(trial)  # unless it has proved itself
 
-    def _renew(self, spec: ModelSpec, need: Need) -> None:
+    def _renew(self, spec: ModelSpec, need: Need, *, same_files: bool = False) -> None:
         """The model is started with this from now on, for whoever waits too."""
         self._specs[spec.name], self._needs[spec.name] = spec, need
         self._note(spec.name)
-        self._apply(self._scheduler.amend(spec.name, need.demand, self._now()))
-        self._apply(self._scheduler.renew(spec.name, self._now()))
+        missing = self._missing(spec)
+        self._apply(self._scheduler.amend(spec.name, need.demand, self._now(), missing=missing))
+        if not (missing and same_files):
+            self._apply(self._scheduler.renew(spec.name, self._now()))
+
+    def _missing(self, spec: ModelSpec) -> bool:
+        return self.hub is not None and spec.missing is not None
 
     def _take_back(self, trial: Trial) -> None:
         """It has failed: what held before it holds again."""
@@ -458,7 +520,8 @@ class Pool:
         self._note(name)
         if trial.before:
             self._specs[name], self._needs[name] = trial.before
-            self._apply(self._scheduler.amend(name, trial.before[1].demand, self._now()))
+            spec, need = trial.before
+            self._apply(self._scheduler.amend(name, need.demand, self._now(), missing=self._missing(spec)))
         if (run := self._runs.get(name)) and not differences(run.spec, self.effective(name)):
             self._apply(self._scheduler.keep(name, self._now()))
         if not trial.before and self._scheduler.waiting(name):
@@ -508,8 +571,8 @@ class Pool:
             self._needs[spec.name] = need
         demand = need.demand if need else Demand()
         ttl = self._ttl_of(spec)
-        is_pinned = spec.pin or ttl == math.inf
-        ticket = Ticket(next(self._ids), spec.name, demand, spec.priority, is_pinned, ttl, background)
+        pinned, missing = spec.pin or ttl == math.inf, self._missing(spec)
+        ticket = Ticket(next(self._ids), spec.name, demand, spec.priority, pinned, ttl, background, missing)
         waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiters[ticket.id] = waiter
         if trial:
@@ -559,6 +622,13 @@ class Pool:
                 self._keep(asyncio.create_task(self._live(run)))
             case Stop(model, _, reason):
                 self._stop(self._runs[model], reason)
+            case Fetch(model):
+                download = self._downloads[model] = Download(asyncio.create_task(self._fetch(model)))
+                self._keep(download.task)
+            case Abort(model):
+                self._downloads.pop(model).task.cancel()
+                log.info("%s: the download is cancelled", model)
+                self._news(model)
             case _:
                 assert_never(effect)
 
@@ -578,7 +648,8 @@ class Pool:
         log.info("%s: a request is refused: %s", effect.model, effect.reason)
         if not waiter.cancelled():
             text = _SENTENCES[effect.refusal].format(model=effect.model, reason=effect.reason)
-            waiter.set_exception(_ERRORS[effect.refusal](text, retry_after=effect.retry_after))
+            kind = self._failures.get(effect.model) if effect.refusal is Refusal.FETCH_FAILED else None
+            waiter.set_exception((kind or _ERRORS[effect.refusal])(text, retry_after=effect.retry_after))
         if trial := self._trials.of(effect.model, effect.ticket):
             self._take_back(trial)  # before anybody who waits is started for
 
@@ -712,7 +783,9 @@ class Pool:
 
     # News
 
-    def _news(self, name: str, exit_code: int | None = None, event: str = "status_change") -> None:
+    def _news(
+        self, name: str, exit_code: int | None = None, event: str = "status_change", error: str | None = None
+    ) -> None:
         """llama.cpp's router begins a load with `model_status`; all that follows is a `status_change`."""
         self._note(name)
         status = self.status(name)
@@ -723,11 +796,75 @@ class Pool:
             data["info"] = status.info
         if exit_code is not None:
             data["exit_code"] = exit_code
+        if error is not None:
+            data["error"] = error
         self.feed.publish(name, event, data)
 
     def _note(self, name: str) -> None:
         self._versions[name] += 1
         self._versions["*"] += 1
+
+    # Downloads
+
+    def pull(self, name: str) -> None:
+        """Have the model's files downloaded, whether or not anybody asks for it. Raises UnknownModel."""
+        self._specs.setdefault(name, self.effective(name))
+        self._apply(self._scheduler.fetch(name, self._now()))
+
+    def is_fetching(self, name: str) -> bool:
+        """It is being downloaded, or will be."""
+        return self._scheduler.is_fetching(name)
+
+    def parts(self, name: str) -> Sequence[Part]:
+        """The files of a download that is under way."""
+        return tuple(self._downloads[name].parts.values()) if name in self._downloads else ()
+
+    async def _fetch(self, name: str) -> None:
+        """One download, from the decision to fetch until the files are there or it has failed."""
+        assert self.hub is not None
+        started = self._now()
+        self._news(name)
+        try:
+            await self.hub.fetch(self.effective(name), lambda part: self._arrived(name, part), self._check_header)
+            spec = self.effective(name)
+            if spec.missing:
+                raise errors.UpstreamFailed(f"{name!r} was downloaded, and is still not there: read the router's log")
+            need = await self._estimate(spec)
+        except Exception as exc:
+            if self._downloads[name].task is asyncio.current_task():  # else it was aborted, and begun again
+                self._lost(name, exc)
+            return
+        log.info("%s: downloaded in %.1f s", name, self._now() - started)
+        del self._downloads[name]
+        self._specs[name], self._needs[name] = spec, need
+        self._apply(self._scheduler.fetched(name, need.demand, self._now()))
+        self._news(name, event="download_finished")
+
+    def _lost(self, name: str, exc: Exception) -> None:
+        """The download has failed."""
+        if isinstance(exc, errors.RouterError):
+            log.error("%s: the download failed: %s", name, exc.message)
+        else:  # a model must not stay "downloading" for ever because of a defect
+            log.critical("a defect in the router", exc_info=exc)
+            exc = errors.RouterError(f"a defect in the router: {exc!r}")
+        self._failures[name] = type(exc)
+        del self._downloads[name]
+        effects = self._scheduler.fetch_failed(name, exc.message, self._now(), retry_after=exc.retry_after)
+        self._apply(effects)
+        self._news(name, event="download_failed", error=exc.message)
+
+    def _arrived(self, name: str, part: Part) -> None:
+        download = self._downloads[name]
+        download.parts[part.url] = part
+        if self._now() - download.told >= self.TELLING or part.done == part.total:
+            download.told = self._now()
+            self._note(name)
+            self.feed.publish(name, "download_progress", {"progress": download.progress.payload})
+
+    async def _check_header(self, spec: ModelSpec) -> None:
+        need = await asyncio.to_thread(self._need, spec)
+        self._needs[spec.name] = need
+        await self._check(spec, need)
 
     # The loop
 

@@ -101,10 +101,13 @@ class Resolved:
         return sum(file.size for file in self.wanted)
 
 
-def choose(listing: Listing, quant: str | None, *, with_draft: bool = False) -> Resolved | None:
-    """The model of a repository that a quant means (see `pick`) with its companions; None when there is none."""
+def choose(
+    listing: Listing, quant: str | None, file: str | None = None, *, with_draft: bool = False
+) -> Resolved | None:
+    """The model of a repository that a quant (see `pick`) or the path of a `file` means, with its companions; None when
+    there is none."""
     files = {file.path: file for file in listing.files}
-    first = pick(files, quant)
+    first = pick(files, quant) if file is None else named(files, file)
     return _assembled(listing, files, first, with_draft) if first else None
 
 
@@ -157,6 +160,11 @@ def pick(paths: Collection[PurePosixPath], quant: str | None) -> PurePosixPath |
     found = models(paths)
     picked = next(filter(None, (_match(found, word) for word in ([quant] if quant else DEFAULT_QUANTS))), None)
     return picked or (found[0] if found and quant is None else None)
+
+
+def named(paths: Iterable[PurePosixPath], file: str) -> PurePosixPath | None:
+    """The model whose first file has this path, or a path that ends so."""
+    return next((path for path in models(paths) if f"/{path}".endswith(f"/{file}")), None)
 
 
 def _match(paths: Iterable[PurePosixPath], quant: str) -> PurePosixPath | None:

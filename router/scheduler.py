@@ -10,6 +10,7 @@ upon and booked in the same step.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -86,8 +87,8 @@ class IllegalTransition(RuntimeError):
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The operator's bounds. Times in seconds; `margins` in bytes by device key. 0 means no bound, but a `queue_max` of
-    0 that nobody waits, a `drain_grace` of 0 that nobody is waited for, and a `task_grace` of 0 that background tasks
-    spare nobody."""
+    0 that nobody waits, a `drain_grace` of 0 that nobody is waited for, a `task_grace` of 0 that background tasks
+    spare nobody, and a `downloads_max` of 0 is 1."""
 
     models_max: int = 4
     margins: Mapping[str, int] = field(default_factory=dict)
@@ -96,6 +97,7 @@ class Limits:
     drain_grace: float = 10.0
     task_grace: float = 60.0
     finish_loads: bool = True
+    downloads_max: int = 2
     backoff_max: float = 60.0
     poll: float = 0.5
 
@@ -103,7 +105,8 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Ticket:
     """One request's claim to a model. `ttl` is the idle time after which the model is stopped, None for never. One in
-    the `background` comes after all others, and no model goes for it that was used by one of these a while ago."""
+    the `background` comes after all others, and no model goes for it that was used by one of these a while ago. Of a
+    model that is `missing` the files are fetched first, and the demand is told then."""
 
     id: int
     model: str
@@ -112,12 +115,14 @@ class Ticket:
     pinned: bool = False
     ttl: float | None = None
     background: bool = False
+    missing: bool = False
 
 
 class Refusal(Enum):
     QUEUE_FULL = "queue_full"
     QUEUE_TIMEOUT = "queue_timeout"
     TOO_LARGE = "too_large"
+    FETCH_FAILED = "fetch_failed"
     LOAD_FAILED = "load_failed"
     BACKING_OFF = "backing_off"
     CANCELLED = "cancelled"
@@ -147,6 +152,20 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetch:
+    """Download the model's files."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """End the download; nobody waits to hear of its end."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     ticket: int
     model: str
@@ -162,7 +181,7 @@ class Refuse:
     retry_after: float | None = None
 
 
-Effect = Probe | Spawn | Stop | Grant | Refuse
+Effect = Probe | Spawn | Stop | Fetch | Abort | Grant | Refuse
 
 
 @dataclass(slots=True)
@@ -273,6 +292,7 @@ class Scheduler:
         self._queue: dict[str, Entry] = {}
         self._waiting: dict[int, Entry] = {}
         self._leased: dict[int, Model] = {}
+        self._missing: dict[str, bool] = {}  # to be fetched, in this order; and whether even if nobody waits for it
         self._level: dict[str, int] = {}  # free bytes as last read, and what was seen there and has ended since
         self._freed: set[str] = set()  # where something ended since the last probe
         self._freed_at = 0.0
@@ -310,7 +330,7 @@ class Scheduler:
         for entry in self._parked():
             if self.limits.queue_timeout:
                 times.append(entry.since + self.limits.queue_timeout)
-            if entry.blocked and entry.model.state in STARTABLE and not self._probing:
+            if entry.blocked and self._is_startable(entry) and not self._probing:
                 times.append(self._planned_at + self.limits.poll)
                 if (end := entry.since + self.limits.drain_grace) > self._planned_at:
                     times.append(end)
@@ -335,6 +355,8 @@ class Scheduler:
         if not ticket.background:
             entry.urgent[ticket.id] = now
         self._waiting[ticket.id] = entry
+        if ticket.missing:
+            self._missing.setdefault(model.name, self.limits.finish_loads)
         return [*(self._overflow() if entry.blocked else ()), *self._advance(now)]
 
     def cancel(self, ticket: int, now: float) -> list[Effect]:
@@ -344,6 +366,8 @@ class Scheduler:
         effects: list[Effect] = []
         if not entry.tickets and entry.model.state is State.LOADING and not self.limits.finish_loads:
             effects.append(self._stop(entry.model, "nobody waits for it any more"))
+        if not entry.tickets and not self._missing.get(entry.model.name, True):
+            effects += self._abort(entry.model)
         return [*effects, *self._advance(now)]
 
     def release(self, ticket: int, now: float, *, used: bool = True) -> list[Effect]:
@@ -369,12 +393,17 @@ class Scheduler:
         effects: list[Effect] = []
         if entry := self._queue.get(name):
             effects += self._refuse_all(entry, Refusal.CANCELLED, "it was unloaded", 1.0)
+        effects += self._abort(self.model(name))
         return [*effects, *self._close(self.model(name), "unloaded", force=force), *self._advance(now)]
 
     def renew(self, name: str, now: float) -> list[Effect]:
-        """End the model's process as `unload` does; but whoever waits for it goes on waiting, for the next one."""
-        model = self.model(name)
-        return [*([] if model.closing else self._close(model, RENEWED)), *self._advance(now)]
+        """End the model's process as `unload` does, or its download; but whoever waits for it goes on waiting, for the
+        next one."""
+        model, wanted = self.model(name), self._missing.get(name)
+        effects = [*self._abort(model), *([] if model.closing else self._close(model, RENEWED))]
+        if wanted is not None:
+            self._missing[name] = wanted
+        return [*effects, *self._advance(now)]
 
     def keep(self, name: str, now: float) -> list[Effect]:
         """Take back a `renew` that still waits for running requests: the process serves whoever waits, and comes."""
@@ -385,12 +414,70 @@ class Scheduler:
         self._changed = True
         return [*(self._grant_waiting(model) if model.is_open else ()), *self._advance(now)]
 
-    def amend(self, name: str, demand: Demand, now: float) -> list[Effect]:
-        """Whoever waits for this model waits for this demand from now on."""
+    def amend(self, name: str, demand: Demand, now: float, *, missing: bool = False) -> list[Effect]:
+        """Whoever waits for this model waits for this demand from now on, and for its files if they are missing."""
+        effects = [] if missing else self._abort(self.model(name))
+        if entry := self._queue.get(name):
+            entry.demand = demand
+            self._changed = True
+            if missing:
+                self._missing.setdefault(name, self.limits.finish_loads)
+        return [*effects, *self._advance(now)]
+
+    # Events: downloads
+
+    def fetch(self, name: str, now: float) -> list[Effect]:
+        """The model's files are wanted, whether or not anybody waits for it."""
+        self._models.setdefault(name, Model(name))
+        self._missing[name] = True
+        self.forgive(name)
+        return self._advance(now)
+
+    def fetched(self, name: str, demand: Demand, now: float) -> list[Effect]:
+        """The files are there, and this is what the model needs."""
+        model = self._models[name]
+        if model.state is not State.DOWNLOADING:
+            return []
+        self._transit(model, Event.FETCHED)
+        model.failures = 0
+        del self._missing[name]
         if entry := self._queue.get(name):
             entry.demand = demand
             self._changed = True
         return self._advance(now)
+
+    def fetch_failed(self, name: str, reason: str, now: float, *, retry_after: float | None = None) -> list[Effect]:
+        """The download ended without the files; `reason` tells a person why. The next request tries again."""
+        model = self._models[name]
+        if model.state is not State.DOWNLOADING:
+            return []
+        self._transit(model, Event.EXIT)
+        del self._missing[name]
+        self._fail(model, State.DOWNLOADING, reason, now)
+        entry = self._queue.get(name)
+        effects = self._refuse_all(entry, Refusal.FETCH_FAILED, reason, retry_after) if entry else []
+        return [*effects, *self._advance(now)]
+
+    def is_fetching(self, name: str) -> bool:
+        """A download is under way, or will be."""
+        return name in self._missing
+
+    def _abort(self, model: Model) -> list[Effect]:
+        self._missing.pop(model.name, None)
+        if model.state is not State.DOWNLOADING:
+            return []
+        self._transit(model, Event.STOP)
+        return [Abort(model.name)]
+
+    def _begin(self) -> list[Effect]:
+        """As many downloads as may be at once; they hold neither memory nor a slot."""
+        under_way = sum(self._models[name].state is State.DOWNLOADING for name in self._missing)
+        able = (self._models[name] for name in self._missing if self._models[name].state in STARTABLE)
+        effects: list[Effect] = []
+        for model in itertools.islice(able, max(0, (self.limits.downloads_max or 1) - under_way)):
+            self._transit(model, Event.FETCH)
+            effects.append(Fetch(model.name))
+        return effects
 
     def _close(self, model: Model, reason: str, *, force: bool = False) -> list[Effect]:
         if model.state is State.LOADING or (model.state in SERVING and (force or not model.leases)):
@@ -512,14 +599,18 @@ class Scheduler:
     # What follows
 
     def _advance(self, now: float) -> list[Effect]:
-        if not any(entry.model.state in STARTABLE for entry in self._queue.values()):
+        effects = self._begin() if self._missing else []
+        if not any(self._is_startable(entry) for entry in self._queue.values()):
             self._changed = False
-            return self._drain(frozenset())
+            return [*effects, *self._drain(frozenset())]
         if not self._changed or self._probing:
-            return []
+            return effects
         freed = self._freed & self._level.keys() if now - self._freed_at <= self.SETTLE_WINDOW else ()
         self._probing, self._changed, self._moved, self._freed = True, False, False, set()
-        return [Probe({key: self._expected(key) for key in freed})]
+        return [*effects, Probe({key: self._expected(key) for key in freed})]
+
+    def _is_startable(self, entry: Entry) -> bool:
+        return entry.model.state in STARTABLE and entry.model.name not in self._missing
 
     def _read(self, readings: Iterable[Reading]) -> None:
         before = {key: self._expected(key) for key in self._level}
@@ -540,7 +631,7 @@ class Scheduler:
         effects: list[Effect] = []
         drains: set[str] = set()
         snapshot = self.snapshot(readings)
-        startable = sorted((e for e in self._queue.values() if e.model.state in STARTABLE), key=lambda e: e.order)
+        startable = sorted(filter(self._is_startable, self._queue.values()), key=lambda e: e.order)
         behind = False  # room that only a drain will make is not on its way yet
         for entry in startable[: self.LOOKAHEAD]:
             if entry.model.retrying and any(r.phase is Phase.STOPPING for r in snapshot.residents):
@@ -573,8 +664,12 @@ class Scheduler:
         return frozenset(m.name for m in self._models.values() if m.is_fresh(now, self.limits.task_grace))
 
     def _parked(self) -> Iterator[Entry]:
-        """The entries that wait for something else than their own load."""
-        return (entry for entry in self._queue.values() if entry.model.state is not State.LOADING)
+        """The entries that wait for something else than their own load or download."""
+        return (
+            entry
+            for entry in self._queue.values()
+            if entry.model.state is not State.LOADING and entry.model.name not in self._missing
+        )
 
     def _drain(self, names: Iterable[str]) -> list[Effect]:
         """Close just these models to new work; whoever waited for one that opens again is served."""

@@ -28,6 +28,7 @@ from router import forecast as forecasts
 from router.api.gateway import Gateway
 from router.app import create_app
 from router.catalog import Catalog, ModelSpec
+from router.depot import Depot
 from router.devices import MASKS, Devices
 from router.engine import Engine
 from router.errors import ConfigError, EngineError, UnknownModel
@@ -40,6 +41,7 @@ from router.policy import Device
 from router.pool import Changes, Pool
 from router.scheduler import Limits
 from router.settings import Settings
+from router.sources import Sources
 from router.upstream import Upstream
 from router.watch import changes
 
@@ -66,18 +68,12 @@ class Plan:
     table: FlagTable
     engine: Engine | None
 
+    def sources(self) -> Sources:
+        return Sources(self.settings, self.common, self.table, os.environ)
+
     def catalog(self) -> Catalog:
         """Read the sources. Raises a ConfigError that says where."""
-        s = self.settings
-        return catalogs.build(
-            models_dir=s.models_dir,
-            preset_path=s.models_preset,
-            cache_root=hub.cache_root(os.environ),
-            global_args=self.common,
-            table=self.table,
-            default_name=s.models_default,
-            offline=s.offline,
-        )
+        return self.sources().read()
 
 
 def read(argv: Sequence[str], environ: Mapping[str, str], *, needs_engine: bool = True) -> Plan:
@@ -138,7 +134,8 @@ def _assemble(
     plan: Plan, engine: Engine, sockets: Sequence[socket.socket], announce: Announce, stack: contextlib.ExitStack
 ) -> Server:
     s = plan.settings
-    version, catalog = engine.version(), plan.catalog()  # what can be wrong comes before what must be undone
+    sources = plan.sources()
+    version, catalog = engine.version(), sources.read()  # what can be wrong comes before what must be undone
     _check_map(s.claude_map, catalog)
     machine = Machine.look(plan, engine)
     limits, estimator = machine.limits, machine.estimator
@@ -156,6 +153,26 @@ def _assemble(
         gone=upstream.forget,
         learn=estimator.learn,
     )
+    reloading = asyncio.Lock()  # what was read last is what counts
+
+    async def renewed(read: Callable[[], Catalog]) -> Changes:
+        async with reloading:
+            changes = await pool.replace(await _described(await asyncio.to_thread(read)))
+        survey()
+        return changes
+
+    async def reload() -> Changes:
+        return await renewed(sources.read)
+
+    depot = Depot(
+        hub.cache_root(os.environ),
+        sources,
+        lambda: renewed(sources.refresh),
+        allowed=s.hub_allow,
+        offline=s.offline,
+        fallback=s.hub_fallback,
+    )
+    pool.hub = depot
     gateway = Gateway(
         pool,
         upstream,
@@ -165,15 +182,8 @@ def _assemble(
         generation_time=s.max_generation_time,
         claude_map=s.claude_map,
         task_header=s.task_header,
+        depot=depot,
     )
-
-    reloading = asyncio.Lock()  # what was read last is what counts
-
-    async def reload() -> Changes:
-        async with reloading:
-            changes = await pool.replace(await _described(await asyncio.to_thread(plan.catalog)))
-        survey()
-        return changes
 
     def survey() -> None:
         pool.survey(lambda spec: estimator.need(spec, quick=True))
@@ -243,6 +253,7 @@ def limits_of(s: Settings, devices: Sequence[Device]) -> Limits:
         drain_grace=s.models_drain_grace,
         task_grace=s.task_grace,
         finish_loads=s.models_finish_loads,
+        downloads_max=s.hub_downloads,
     )
 
 

@@ -110,6 +110,7 @@ def _level(word: str) -> str:
 SWITCH = Kind("", "on or off", _switch)
 TEXT = Kind("NAME", "a name", _text)
 PATH = Kind("PATH", "a path", lambda word: Path(_text(word)).expanduser())
+PATTERNS = Kind("PATTERN,...", "patterns with commas between", _words)
 ORIGINS = Kind("ORIGIN,...", "a list with commas between", _words)
 HOSTS = Kind("HOST,...", "an address, or several with commas between", _some_words)
 KEYS = Kind("KEY,...", "a key, or several with commas between", _some_words)
@@ -200,6 +201,17 @@ class Settings:
         "--run-dir", PATH, None, "folder for the children's sockets; else a private temporary one"
     )
     offline: bool = _option("--offline", SWITCH, "off", "never use the network", env="LLAMA_ARG_OFFLINE", shared=True)
+    hub_allow: tuple[str, ...] = _option(
+        "--hub-allow",
+        PATTERNS,
+        None,
+        "repositories on the hub that a request may have downloaded by naming them, such as ggml-org/*; else none",
+        absent=(),
+    )
+    hub_fallback: bool = _option(
+        "--hub-fallback --no-hub-fallback", SWITCH, "off", "take a smaller quantization if the disk is too small"
+    )
+    hub_downloads: int = _option("--hub-downloads", COUNT, "2", "how many models are downloaded at once")
     models_dir: Path | None = _option(
         "--models-dir", PATH, None, "folder of models: x.gguf, or a folder each", env="LLAMA_ARG_MODELS_DIR"
     )

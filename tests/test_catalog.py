@@ -9,7 +9,7 @@ import gguf as writer
 import numpy as np
 import pytest
 
-from router import catalog
+from router import catalog, hub, presets
 from router.catalog import Catalog, Info
 from router.demo import write_tiny
 from router.errors import CatalogError, InvalidRequest, PresetError, UnknownModel
@@ -49,8 +49,9 @@ def build(tmp_path: Path, cache: Path) -> Build:
         path = tmp_path / "presets.ini"
         path.write_text(preset)
         return catalog.build(
+            presets.read(path, default_table()) if preset else catalog.NO_PRESETS,
+            hub.scan(cache),
             models_dir=models_dir,
-            preset_path=path if preset else None,
             cache_root=cache,
             global_args=parse(flags.split(), default_table()),
             table=default_table(),

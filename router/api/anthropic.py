@@ -12,7 +12,7 @@ from starlette.routing import Route
 from router.api.gateway import Gateway
 from router.api.openai import retry_header
 from router.catalog import ModelSpec
-from router.errors import RouterError, UnknownModel
+from router.errors import RouterError
 
 PATHS = ("/v1/messages", "/v1/messages/count_tokens")
 
@@ -56,15 +56,10 @@ DIALECT = Anthropic()
 
 
 def routes(gateway: Gateway) -> list[Route]:
-    def find(name: str | None) -> ModelSpec:
+    async def find(name: str | None) -> ModelSpec:
         """A model that has the name, else the one that the first pattern gives."""
-        try:
-            return gateway.find(name)
-        except UnknownModel:
-            for pattern, model in gateway.claude_map:
-                if fnmatchcase(name or "", pattern):
-                    return gateway.find(model)
-            raise
+        patterns = () if gateway.knows(name) else gateway.claude_map
+        return await gateway.resolve(next((model for one, model in patterns if fnmatchcase(name or "", one)), name))
 
     endpoint = gateway.by_body(DIALECT, find)
     return [Route(path, endpoint, methods=["POST"]) for path in PATHS]

@@ -14,7 +14,8 @@ from router.api import rewrite
 from router.api.body import asked, asks_for_context, is_unlimited, read_body, with_time_limit
 from router.api.proxy import Dialect, Passage, refusal, request_id, target_of
 from router.catalog import ModelSpec
-from router.errors import InvalidRequest, NotLoaded, RouterError
+from router.depot import Depot, is_name
+from router.errors import InvalidRequest, NotLoaded, RouterError, UnknownModel
 from router.estimate import is_silent
 from router.pool import Pool
 from router.upstream import Upstream
@@ -22,6 +23,7 @@ from router.upstream import Upstream
 log = logging.getLogger("router.gateway")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+Find = Callable[[str | None], Awaitable[ModelSpec]]
 
 # An engine takes 100 headers, some of which are the router's own, and lines of 8,192 bytes (cpp-httplib,
 # CPPHTTPLIB_HEADER_MAX_COUNT and _MAX_LENGTH); what is more it answers with a 400 that says nothing.
@@ -35,7 +37,7 @@ class Gateway:
     `autoload` tells whether a request may load a model where it does not say so itself. A request without a token limit
     may generate for `generation_time` seconds, 0 for any time: so long by the engine's own clock, which only looks at
     the ends of lines, and twice as long at all. `claude_map` gives names of Anthropic's, by pattern, to models.
-    A request whose `task_header` says something is a background task."""
+    A request whose `task_header` says something is a background task. `depot` has the models that are not here yet."""
 
     pool: Pool
     upstream: Upstream
@@ -45,19 +47,39 @@ class Gateway:
     generation_time: float = 0.0
     claude_map: Sequence[tuple[str, str]] = ()
     task_header: str = ""
+    depot: Depot | None = None
     _told: set[str] = field(default_factory=set, init=False)  # models whose context was asked for
 
-    def find(self, name: str | None) -> ModelSpec:
+    def knows(self, name: str | None) -> bool:
+        """Whether this names a model of the catalog, by itself or by saying nothing."""
+        try:
+            self.pool.catalog.resolve(name)
+        except (UnknownModel, InvalidRequest):
+            return False
+        return True
+
+    async def resolve(self, name: str | None) -> ModelSpec:
+        """The model that a request names, also one that has come into the cache meanwhile, or that may be downloaded.
+        Raises UnknownModel, InvalidRequest for no name, and what the hub has against it."""
+        try:
+            return self.pool.catalog.resolve(name)
+        except UnknownModel:
+            if self.depot is None or not name:
+                raise
+            if self.depot.allows(name):
+                name = await self.depot.find(name)
+            elif not is_name(name) or not await self.depot.look():
+                raise
         return self.pool.catalog.resolve(name)
 
-    def by_body(self, dialect: Dialect, find: Callable[[str | None], ModelSpec] | None = None) -> Endpoint:
+    def by_body(self, dialect: Dialect, find: Find | None = None) -> Endpoint:
         """An endpoint whose request body (or else its query) names the model, which is found by `find`."""
-        find = find or self.find
+        find = find or self.resolve
 
         async def endpoint(request: Request) -> Response:
             body = await read_body(request, self.body_limit)
             wish = asked(body, request.headers.get("content-type"))
-            spec = find(wish.model or request.query_params.get("model"))
+            spec = await find(wish.model or request.query_params.get("model"))
             self.may_load(spec, request, self.autoload)
             time_limit = None
             if wish.fields is not None:
@@ -72,7 +94,7 @@ class Gateway:
         must not wake it."""
 
         async def endpoint(request: Request) -> Response:
-            spec = self.find(request.query_params.get("model"))
+            spec = self.pool.catalog.resolve(request.query_params.get("model"))
             self.may_load(spec, request, False)
             return self._passage(spec, request, dialect, b"", False, used=False)
 

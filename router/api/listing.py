@@ -63,7 +63,7 @@ class Listing:
             "reasoning": asdict(info.reasoning) if info.reasoning else None,
             "memory": _memory(self._pool.need(spec.name)),
             "source": spec.source,
-            "can_remove": False,
+            "can_remove": spec.source == "cache",
             "meta": {
                 "n_ctx_train": info.n_ctx_train,
                 "n_params": info.n_params,

@@ -23,7 +23,7 @@ class Load:
 
     def __init__(self, gateway: Gateway) -> None:
         self._pool: Pool = gateway.pool
-        self._body_limit = gateway.body_limit
+        self._gateway = gateway
 
     async def load(self, request: Request) -> Response:
         """With settings it answers when the model serves with them; without, once the load is under way, as llama.cpp
@@ -50,11 +50,11 @@ class Load:
         return JSONResponse({**settings(self._pool, spec.name), "status": self._pool.status(spec.name).value})
 
     async def _named(self, request: Request) -> tuple[ModelSpec, dict[str, Any]]:
-        body = await read_body(request, self._body_limit)
+        body = await read_body(request, self._gateway.body_limit)
         name = asked(body, "application/json").model
         if not name:
             raise InvalidRequest('model name is missing from the request; send {"model": "NAME"}')
-        return self._pool.catalog.resolve(name), json.loads(body)
+        return await self._gateway.resolve(name), json.loads(body)
 
 
 def settings(pool: Pool, name: str) -> dict[str, Any]:

@@ -129,6 +129,8 @@ class Native:
         return PlainTextResponse(metrics.render(self._pool))
 
     async def models(self, request: Request) -> Response:
+        if self._gateway.depot:
+            self._gateway.depot.glance()
         listed = self._listing.whole()
         if request.query_params.get("reload"):
             told = json.dumps(asdict(await self._reread())).encode()

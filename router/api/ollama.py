@@ -21,7 +21,8 @@ from router.api.prompt import Defaults, Fields, Question
 from router.api.proxy import NDJSON, Lease, Passage, Translation, target_of
 from router.api.reply import Clock, Embedding, Generation, Notice, Tell
 from router.api.rewrite import encode
-from router.errors import InvalidRequest, RouterError, Unsupported
+from router.depot import bare
+from router.errors import InvalidRequest, RouterError, UnknownModel, Unsupported
 from router.template import Reasoning
 
 # The version of Ollama's API that this is like: its clients compare it, and take nothing but numbers and dots.
@@ -186,7 +187,14 @@ class Endpoints:
 
     async def _call(self, request: Request) -> _Call:
         clock, fields = Clock(), await self._fields(request)
-        return _Call(request, fields, self._library.find(_name(fields)), clock)
+        return _Call(request, fields, await self._found(_name(fields)), clock)
+
+    async def _found(self, name: str | None) -> Found:
+        """Also what is not here yet, if it may be downloaded."""
+        try:
+            return self._library.find(name)
+        except UnknownModel:
+            return Found(await self._gateway.resolve(bare(name or "")))
 
     def _passage(self, call: _Call, translation: Translation, time_limit: float | None = None) -> Response:
         spec, ttl = call.found.spec, prompt.keep_alive(call.fields)

@@ -1,0 +1,172 @@
+"""Models that are not here yet: what their names mean on the hub, who may have them fetched, and the fetching."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from router import fetch, gguf, hub
+from router.catalog import ModelSpec
+from router.errors import ConfigError, GgufError, InvalidRequest
+from router.flags import value_of
+from router.node import Part
+from router.policy import size
+from router.repo import Name, Resolved
+from router.sources import Sources
+
+log = logging.getLogger("router.depot")
+
+FRESH = 60.0  # seconds that the hub is not asked again what a name means
+GLANCE = 1.0  # seconds between two looks at the cache that nobody waits for
+PEEK = 1 << 20  # bytes of a file with which its header is looked for first; then with twice as many each time
+OnPart = Callable[[Part], None]
+Check = Callable[[ModelSpec], Awaitable[None]]
+
+
+class Depot:
+    """`allowed` are glob patterns of the repositories that a request may have fetched. `refresh` has the catalog made
+    again from the sources. With `fallback` a smaller quant is taken where the disk is too small."""
+
+    def __init__(
+        self,
+        root: Path,
+        sources: Sources,
+        refresh: Callable[[], Awaitable[object]],
+        *,
+        allowed: Sequence[str] = (),
+        offline: bool = False,
+        fallback: bool = False,
+    ) -> None:
+        self._root = root
+        self._sources = sources
+        self._refresh = refresh
+        self._allowed = allowed
+        self._offline = offline
+        self._fallback = fallback
+        self._looking: asyncio.Task[bool] | None = None
+        self._looked_at = 0.0
+        self._resolving: dict[str, tuple[float, asyncio.Task[Resolved]]] = {}
+
+    def allows(self, name: str) -> bool:
+        """Whether a request that names it may have it fetched."""
+        if self._offline or not self._allowed or not is_name(name):
+            return False
+        return any(fnmatchcase(Name.parse(name).repo, pattern) for pattern in self._allowed)
+
+    async def find(self, name: str) -> str:
+        """The catalog's name for what is called so on the hub; it is in the catalog then, be it here or missing.
+        Raises RouterErrors."""
+        resolved = await self._resolve(Name.parse(name), None, fallback=self._fallback)
+        if resolved.fell_back:
+            log.warning("%s does not fit on the disk: taking %s instead", resolved.fell_back, resolved.name)
+        if resolved.name not in self._sources.wanted:
+            self._sources.wanted.append(resolved.name)
+        await self._refresh()
+        return resolved.name
+
+    async def look(self) -> bool:
+        """Have the catalog made again if another program has changed the cache; whether it was."""
+        if await asyncio.to_thread(self._sources.is_current):
+            return False
+        try:
+            await self._refresh()
+        except ConfigError as exc:
+            log.error("the cache has changed, but the models are left as they are: %s", exc)
+            return False
+        return True
+
+    def glance(self) -> None:
+        """`look`, but nobody waits for it, and not more than once a second."""
+        if (self._looking is None or self._looking.done()) and time.monotonic() - self._looked_at >= GLANCE:
+            self._looked_at = time.monotonic()
+            self._looking = asyncio.create_task(self.look())
+
+    async def fetch(self, spec: ModelSpec, on_part: OnPart, check: Check) -> None:
+        assert spec.missing is not None
+        token = value_of(spec.args, "--hf-token")
+        try:
+            resolved = await self._resolve(Name.parse(spec.missing), value_of(spec.args, "--hf-file"), token=token)
+            looking = asyncio.create_task(self._look(spec, resolved, check))
+            arriving = fetch.fetch(resolved, self._root, lambda told: on_part(_part(told)), token=token)
+            await _both(arriving, looking)
+        finally:
+            self._forget(spec.name)
+        await self._refresh()
+
+    def _forget(self, name: str) -> None:
+        if name in self._sources.wanted:
+            self._sources.wanted.remove(name)
+
+    async def remove(self, spec: ModelSpec) -> None:
+        """Delete what the cache has of it; of one that is missing, nothing is wanted any more. Raises RouterErrors."""
+        self._forget(spec.name)
+        if not spec.missing:
+            freed = await asyncio.to_thread(hub.remove, self._root, Name.parse(spec.name))
+            log.info("%s: removed, which freed %s", spec.name, size(freed))
+        await self._refresh()
+
+    async def _resolve(
+        self, name: Name, file: str | None, *, token: str | None = None, fallback: bool = False
+    ) -> Resolved:
+        """The hub is asked once, however many ask for the same."""
+        key = f"{name} {file} {fallback}"
+        began, task = self._resolving.get(key, (0.0, None))
+        if task is None or time.monotonic() - began > FRESH or (task.done() and task.exception()):
+            asked = fetch.resolve(name, self._root, file=file, token=token, offline=self._offline, fallback=fallback)
+            task = asyncio.create_task(asked)
+            self._resolving = {one: known for one, known in self._resolving.items() if not known[1].done()}
+            self._resolving[key] = time.monotonic(), task
+        return await asyncio.shield(task)
+
+    async def _look(self, spec: ModelSpec, resolved: Resolved, check: Check) -> None:
+        """Ask whether the model will fit as soon as its header has come."""
+        first = resolved.files[0]
+        blob = hub.blob_of(self._root, resolved.listing.repo, first.oid)
+        least = PEEK
+        while True:
+            await asyncio.sleep(0.2)
+            for path in (hub.part_of(blob), blob):
+                with contextlib.suppress(OSError, GgufError):
+                    if path.stat().st_size >= min(least, first.size):
+                        least *= 2
+                        await asyncio.to_thread(gguf.read, path)
+                        await check(replace(spec, model_path=path, size_bytes=resolved.bytes))
+                        return
+
+
+def bare(name: str) -> str:
+    """Without the host that Ollama's clients put before what is on the hub."""
+    return name.removeprefix("hf.co/").removeprefix("huggingface.co/")
+
+
+def is_name(name: str) -> bool:
+    """It could be one on the hub."""
+    try:
+        Name.parse(name)
+    except InvalidRequest:
+        return False
+    return True
+
+
+def _part(told: fetch.Progress) -> Part:
+    return Part(told.url, told.done, told.total, told.file.oid)
+
+
+async def _both(transfer: Awaitable[None], looking: asyncio.Task[None]) -> None:
+    """Wait for the transfer, and end it if looking at what has come of it raises."""
+    moving = asyncio.ensure_future(transfer)
+    try:
+        await asyncio.wait({moving, looking}, return_when=asyncio.FIRST_COMPLETED)
+        if looking.done():
+            looking.result()
+        await moving
+    finally:
+        for task in (moving, looking):
+            task.cancel()
+        await asyncio.gather(moving, looking, return_exceptions=True)
