@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from router.api import anthropic, ollama, openai
+from router.api import anthropic, ollama, openai, stream
 from router.api.download import Downloads
 from router.api.gateway import Gateway
 from router.api.listing import Listing
@@ -51,7 +51,8 @@ def create_app(
     if it is not the gateway's depot."""
     native = Native(gateway, Listing(gateway.pool), reload, forecast, build)
     downloads = Downloads(gateway)
-    routes = [*native.routes(), *downloads.routes(), *openai.routes(gateway), *anthropic.routes(gateway)]
+    own = [*native.routes(), *stream.routes(gateway), *downloads.routes()]
+    routes = [*own, *openai.routes(gateway), *anthropic.routes(gateway)]
     return Starlette(
         routes=[*routes, *ollama.routes(gateway, hub or (downloads if gateway.depot else None))],
         middleware=[_cors(cors_origins), Middleware(Keys, keys=keys)],

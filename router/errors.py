@@ -8,6 +8,7 @@
     ├── Unauthorized                401  authentication_error
     ├── Forbidden                   403  permission_error: the hub wants a token or a licence, or it would be unsafe
     ├── UnknownModel                404  not_found_error
+    ├── UnknownStream               404  not_found_error: a conversation without a stream
     ├── BodyTooLarge                413  invalid_request_error
     ├── ModelTooLarge               507  insufficient_memory: would not fit on the empty machine
     ├── InsufficientDisk            507  insufficient_storage: what is to be downloaded would not fit on the disk
@@ -75,6 +76,11 @@ class UnknownModel(RouterError):
     status = 404
     code = "not_found_error"
     param = "model"
+
+
+class UnknownStream(RouterError):
+    status = 404
+    code = "not_found_error"
 
 
 class BodyTooLarge(RouterError):

@@ -82,6 +82,11 @@ class Lease:
         self._ended = ended
         self._release = release
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the child is gone, and with it all that it knew."""
+        return self._ended.is_set()
+
     async def is_over(self) -> bool:
         """Whether the child has ended, or does within a moment."""
         try:
@@ -350,6 +355,7 @@ class Pool:
             if name in fetched:
                 continue  # its download tells when it is done
             self._abandon(name)
+            self._scheduler.forgive(name)  # what failed was another one
             self._needs.pop(name, None)
             if self.is_running(name):
                 if name in changes.removed or (need := needs[self.effective(name)]) is None:

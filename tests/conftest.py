@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-from router import demo
+from router import demo, flags
 from tests import nvml
-from tests.routers import ENGINES, Router, start
+from tests.routers import ENGINES, FAKE, Router, start
 
 # A busy machine is no defect, and what CI tries is the same each time; elsewhere it is new each time.
 SLOW = (hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture)
@@ -37,6 +38,20 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engine(request: pytest.FixtureRequest) -> str:
     """Each real engine in turn, as `--engine` takes it."""
     return ENGINES[request.param]()
+
+
+@pytest.fixture(scope="session")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The fake engine as a program whose `--help` tells llama-server's flags."""
+    folder = tmp_path_factory.mktemp("engine")
+    rows = (", ".join((*flag.spellings, *flag.negatives)) + " N" * flag.arity for flag in flags.default_table().flags)
+    (folder / "help").write_text("\n".join(rows))
+    program = folder / "llama-server"
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = --help ] && exec cat {folder}/help\nexec {sys.executable} -IS {FAKE} "$@"\n'
+    )
+    program.chmod(0o755)
+    return str(program)
 
 
 class Starter:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
-from router import flags
 from tests.conftest import Starter
-from tests.routers import FAKE, Router, chat, start, until
+from tests.routers import Router, chat, start, until
 
 JSON = {"content-type": "application/json"}
-
-
-@pytest.fixture(scope="module")
-def fake(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The fake engine as a program whose `--help` tells llama-server's flags."""
-    folder = tmp_path_factory.mktemp("engine")
-    rows = (", ".join((*flag.spellings, *flag.negatives)) + " N" * flag.arity for flag in flags.default_table().flags)
-    (folder / "help").write_text("\n".join(rows))
-    program = folder / "llama-server"
-    program.write_text(
-        f'#!/bin/sh\n[ "$1" = --help ] && exec cat {folder}/help\nexec {sys.executable} -IS {FAKE} "$@"\n'
-    )
-    program.chmod(0o755)
-    return str(program)
 
 
 @pytest.fixture

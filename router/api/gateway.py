@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -12,6 +13,7 @@ from starlette.responses import Response
 
 from router.api import rewrite
 from router.api.body import asked, asks_for_context, is_unlimited, read_body, with_time_limit
+from router.api.conversation import HEADER, Conversations, Wait
 from router.api.proxy import Dialect, Passage, refusal, request_id, target_of
 from router.catalog import ModelSpec
 from router.depot import Depot, is_name
@@ -48,6 +50,7 @@ class Gateway:
     claude_map: Sequence[tuple[str, str]] = ()
     task_header: str = ""
     depot: Depot | None = None
+    conversations: Conversations = field(default_factory=Conversations, init=False)
     _told: set[str] = field(default_factory=set, init=False)  # models whose context was asked for
 
     def knows(self, name: str | None) -> bool:
@@ -162,9 +165,13 @@ class Gateway:
                 f"The request's headers are too many or too long; send at most {MOST_HEADERS}, "
                 f"of {LONGEST_HEADER} bytes at most (large cookies are a common cause)."
             )
+        lease: Wait = partial(self.pool.lease, spec, used=used, background=background)
+        conversation = request.headers.get(HEADER, "") if stream else ""
+        if conversation:
+            lease = self.conversations.begin(conversation, lease, self.upstream)
         # Starlette calls whatever an endpoint returns as an ASGI app; a Passage need be no more than that.
         return Passage(  # type: ignore[return-value]
-            lambda: self.pool.lease(spec, used=used, background=background),
+            lease,
             self.upstream,
             dialect,
             method=request.method,
@@ -174,6 +181,7 @@ class Gateway:
             stream=stream,
             keepalive=self.keepalive,
             time_limit=time_limit,
+            conversation=conversation,
         )
 
 

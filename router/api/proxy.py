@@ -29,7 +29,7 @@ NDJSON = b"application/x-ndjson"
 EVENT_LIMIT = 1024 * 1024  # bytes of one event that are held back until it is whole
 
 # Said to the router alone: its address, keys, origins and framing. And events must come uncompressed. A conversation's
-# id makes a llama-server generate on when the client has left, for a stream that nobody could ask the router for.
+# id makes a llama-server generate on when the client has left, so it is told only where the lease stays as long.
 _NOT_FORWARDED = frozenset(
     b"host authorization x-api-key origin content-length expect accept-encoding x-request-id x-conversation-id".split()
 )
@@ -88,7 +88,8 @@ class Passage:
     `lease` waits for the child. It may raise RouterError, and is cancelled when the client leaves. `stream`: the
     client asked for events. Until the lease is there it then gets a comment every `keepalive` seconds (0: none); the
     first one fixes the status to 200, and an error after it is told as an event. An answer that is not complete
-    `time_limit` seconds after the lease is ended. A `translation` answers instead of the child.
+    `time_limit` seconds after the lease is ended. A `translation` answers instead of the child. With the id of a
+    `conversation` all goes on when the client has left.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Passage:
         keepalive: float = 0.0,
         time_limit: float | None = None,
         translation: Translation | None = None,
+        conversation: str = "",
     ) -> None:
         self._lease = lease
         self._upstream = upstream
@@ -116,10 +118,11 @@ class Passage:
         self._keepalive = keepalive if stream else 0.0
         self._time_limit = time_limit
         self._translation = translation
+        self._conversation = conversation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = _Client(send, request_id(self._headers))
-        async with _Presence(receive):
+        async with contextlib.nullcontext() if self._conversation else _Presence(receive):
             try:
                 await self._serve(client)
             except RouterError as exc:
@@ -190,6 +193,8 @@ class Passage:
     async def _relay(self, lease: Lease, client: _Client) -> None:
         headers = [header for header in end_to_end(self._headers) if header[0] not in _NOT_FORWARDED]
         headers.append((b"x-request-id", client.request_id))
+        if self._conversation:
+            headers.append((b"x-conversation-id", self._conversation.encode("latin-1")))
         answer = await self._upstream.open(lease.address, lease.key, self._method, self._target, headers, self._body)
         try:
             data = await answer.read()  # before the head goes out: a child that dies here is still a 502

@@ -1,0 +1,100 @@
+"""llama.cpp's resumable streams: what is asked about the stream of a conversation goes to the child that keeps it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from router.api.body import read_body
+from router.api.gateway import Gateway, told_in
+from router.api.openai import DIALECT
+from router.api.proxy import Passage, target_of
+from router.errors import InvalidRequest, Unavailable, UnknownStream
+from router.node import Address
+from router.pool import Lease
+
+
+class Streams:
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._conversations = gateway.conversations
+
+    async def follow(self, request: Request) -> Response:
+        """From `?from=`, in bytes, to its end. Nothing is loaded for it."""
+        conversation = self._conversations.find(_id(request))
+        if conversation.lease is None:
+            raise Unavailable("The model of this stream is not ready yet; try again in a moment.")
+        lease = conversation.lease
+
+        async def borrow() -> Borrowed:
+            if lease.has_ended:
+                raise UnknownStream("The process that kept this stream has ended, and the stream with it.")
+            return Borrowed(lease)
+
+        return Passage(  # type: ignore[return-value]
+            borrow,
+            self._gateway.upstream,
+            DIALECT,
+            method="GET",
+            target=target_of(request),
+            headers=request.scope["headers"],
+        )
+
+    async def stop(self, request: Request) -> Response:
+        await self._conversations.stop(_id(request), self._gateway.upstream)
+        return Response(status_code=204)
+
+    async def lookup(self, request: Request) -> Response:
+        """Of the conversations that the body names, and no others: nobody is told of streams he does not know."""
+        try:
+            body = json.loads(await read_body(request, self._gateway.body_limit))
+        except (ValueError, RecursionError):
+            body = None
+        ids = body.get("conversation_ids") if isinstance(body, dict) else None
+        names = [id for id in ids if isinstance(id, str) and id] if isinstance(ids, list) else []
+        return JSONResponse(await self._conversations.told(names, self._gateway.upstream))
+
+
+@dataclass(frozen=True, slots=True)
+class Borrowed:
+    """The lease of the request that generates, while there is one: who follows a stream needs none."""
+
+    lease: Lease
+
+    @property
+    def address(self) -> Address:
+        return self.lease.address
+
+    @property
+    def key(self) -> str:
+        return self.lease.key
+
+    @property
+    def model(self) -> str:
+        return self.lease.model
+
+    async def is_over(self) -> bool:
+        return await self.lease.is_over()
+
+    def release(self) -> None:
+        pass
+
+
+def _id(request: Request) -> str:
+    if not (id := request.query_params.get("conv_id")):
+        raise InvalidRequest("Name the conversation: ?conv_id=ID")
+    return id
+
+
+def routes(gateway: Gateway) -> list[Route]:
+    streams = Streams(gateway)
+    own = (
+        ("/v1/stream", "GET", streams.follow),
+        ("/v1/stream", "DELETE", streams.stop),
+        ("/v1/streams/lookup", "POST", streams.lookup),
+    )
+    return [Route(path, told_in(DIALECT, endpoint), methods=[method]) for path, method, endpoint in own]
