@@ -257,7 +257,8 @@ class Entry:
     """The place of one model in the queue: all tickets that wait for it, oldest first, with their arrival times, and
     again those that are no background tasks.
 
-    `blocked` means that it waits for others, not for its own load.
+    `blocked` means that it waits for others, not for its own load. `parked` is when its own load or download ended
+    last: no wait before that was too long.
     """
 
     model: Model
@@ -266,6 +267,7 @@ class Entry:
     tickets: dict[int, float] = field(default_factory=dict)
     urgent: dict[int, float] = field(default_factory=dict)
     blocked: bool = False
+    parked: float = -math.inf
 
     @property
     def since(self) -> float:
@@ -329,7 +331,7 @@ class Scheduler:
         times = [expires for m in self._models.values() if (expires := m.expires) is not None]
         for entry in self._parked():
             if self.limits.queue_timeout:
-                times.append(entry.since + self.limits.queue_timeout)
+                times.append(max(entry.since, entry.parked) + self.limits.queue_timeout)
             if entry.blocked and self._is_startable(entry) and not self._probing:
                 times.append(self._planned_at + self.limits.poll)
                 if (end := entry.since + self.limits.drain_grace) > self._planned_at:
@@ -442,7 +444,7 @@ class Scheduler:
         model.failures = 0
         del self._missing[name]
         if entry := self._queue.get(name):
-            entry.demand = demand
+            entry.demand, entry.parked = demand, now
             self._changed = True
         return self._advance(now)
 
@@ -489,7 +491,7 @@ class Scheduler:
     def forgive(self, name: str) -> None:
         """The failures until now do not count."""
         model = self.model(name)
-        model.failures, model.backoff_until = 0, 0.0
+        model.failures, model.backoff_until, model.retrying = 0, 0.0, False
 
     # Events: the machine
 
@@ -544,6 +546,8 @@ class Scheduler:
         self._transit(model, Event.EXIT)
         self._free(model, now)
         model.retrying = was is State.LOADING and out_of_memory and not retried and name in self._queue
+        if name in self._queue and not model.ready_at:
+            self._queue[name].parked = now
         model.held = {}
         model.leases.clear()
         model.tasks.clear()
@@ -589,7 +593,7 @@ class Scheduler:
                 effects.append(self._stop(model, "idle for its time to live"))
         for entry in list(self._parked()):
             for ticket, since in list(entry.tickets.items()):
-                if not self.limits.queue_timeout or now < since + self.limits.queue_timeout:
+                if not self.limits.queue_timeout or now < max(since, entry.parked) + self.limits.queue_timeout:
                     break
                 why = f"it waited {self.limits.queue_timeout:g} s for memory or a free slot"
                 effects.append(self._refuse(ticket, Refusal.QUEUE_TIMEOUT, why, retry_after=5.0))

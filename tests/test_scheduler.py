@@ -15,6 +15,7 @@ from router.scheduler import (
     TRANSITIONS,
     Effect,
     Event,
+    Fetch,
     Grant,
     IllegalTransition,
     Limits,
@@ -1021,6 +1022,24 @@ def test_a_long_load_is_no_waiting_in_the_queue() -> None:
     request = bench.ask("a")
     bench.run(301)
     assert request.granted
+
+
+def test_a_load_that_is_tried_again_is_no_waiting_in_the_queue() -> None:  # B-S13
+    bench = Bench(queue_timeout=30)
+    bench.load_seconds = lambda model: 100
+    bench.starved["a"] = 1
+    request = bench.ask("a")
+    bench.run(250)
+    assert request.granted
+
+
+def test_a_download_is_no_waiting_in_the_queue() -> None:
+    scheduler = Scheduler(Limits(margins={}, queue_timeout=30))
+    assert scheduler.acquire(Ticket(1, "a", Demand(), missing=True), 0.0) == [Fetch("a")]
+    assert scheduler.tick(1000.0) == []
+    assert scheduler.fetched("a", Demand(host=5), 1000.0) == [Probe({})]
+    assert scheduler.tick(1029.0) == []
+    assert [type(effect) for effect in scheduler.tick(1030.0)] == [Refuse]
 
 
 def test_a_wait_without_a_bound() -> None:
