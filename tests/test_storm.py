@@ -319,7 +319,7 @@ class Storm:
     async def others(self) -> None:
         """Quiet for the first half, then they come and go."""
         while True:
-            await asyncio.sleep(self.random.expovariate(2))
+            await asyncio.sleep(self.random.expovariate(5))
             gpu = self.random.randrange(len(self.rooms))
             if self.node.loads > LOADS / 2 and not self.node.probing:
                 total = self.node.nvml.gpus[gpu].total
