@@ -45,18 +45,19 @@ compares these lines with the code, both ways.
     api/proxy      one request through to a child; holds the lease            -> errors node upstream
     api/conversation streams that go on when their client has left             -> errors pool upstream
     api/gateway    from a named model to its passage                          -> api/body api/conversation api/proxy api/rewrite catalog depot errors estimate pool upstream
-    api/listing    the list of models, kept ready                             -> catalog estimate flags pool presets
+    api/details    what pickers show of a model                               -> catalog
+    api/listing    the list of models, kept ready                             -> api/details catalog estimate flags pool presets
     api/load       load, unload and settings of one model                        -> api/body api/gateway catalog errors flags overrides pool
     api/metrics    Prometheus metrics of the router                           -> pool
     api/openai     OpenAI's API and llama.cpp's twins of it                   -> api/gateway errors
     api/anthropic  Anthropic's Messages API                                   -> api/gateway api/openai catalog errors
     api/prompt     PURE: a request of Ollama's API in llama-server's words    -> api/rewrite errors template
     api/reply      llama-server's answers in Ollama's words                   -> api/prompt api/proxy api/rewrite errors upstream
-    api/library    Ollama's view of the catalog; names that clients made      -> api/prompt api/reply catalog errors gguf pool
+    api/library    Ollama's view of the catalog; names that clients made      -> api/details api/prompt api/reply catalog errors gguf pool
     api/ollama     Ollama's API                                               -> api/body api/gateway api/library api/openai api/prompt api/proxy api/reply api/rewrite depot errors template
     api/native     llama.cpp's router dialect                                 -> api/gateway api/listing api/load api/metrics api/openai catalog errors forecast pool
     api/download   models from the hub, by llama.cpp's and Ollama's endpoints -> api/body api/gateway api/ollama api/openai depot errors node
-    api/stream     llama.cpp's resumable streams                              -> api/body api/gateway api/openai api/proxy errors node pool
+    api/stream     llama.cpp's resumable streams                              -> api/body api/conversation api/gateway api/openai api/proxy errors
     app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/download api/gateway api/listing api/native api/ollama api/openai api/proxy api/stream catalog errors forecast pool
     watch          tells when a file has been written                         -> nothing
     serve          the assembly: from settings to a router that serves        -> api/gateway app catalog depot devices engine errors estimate flags footprints forecast hub local policy pool scheduler settings sources upstream watch

@@ -23,28 +23,73 @@ Wait = Callable[[], Awaitable[Lease]]
 HEADER = "x-conversation-id"
 
 
+class Common:
+    """A lease that several have a part in: who generates, and whoever follows, a moment behind."""
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self._parts = 0
+
+    def part(self) -> Part:
+        self._parts += 1
+        return Part(self)
+
+    def give_back(self) -> None:
+        self._parts -= 1
+        if not self._parts:
+            self.lease.release()
+
+
+class Part:
+    def __init__(self, common: Common) -> None:
+        lease, self._common = common.lease, common
+        self.address, self.key, self.model = lease.address, lease.key, lease.model
+
+    async def is_over(self) -> bool:
+        return await self._common.lease.is_over()
+
+    def release(self) -> None:
+        self._common.give_back()
+
+
 class Conversation:
     """One stream. `lease` is of the child that keeps it, None until there is one."""
 
     def __init__(self) -> None:
-        self.lease: Lease | None = None
+        self._common: Common | None = None
         self._waiting: asyncio.Future[Lease] | None = None
         self._is_stopped = False
+
+    @property
+    def lease(self) -> Lease | None:
+        return self._common.lease if self._common else None
 
     @property
     def is_running(self) -> bool:
         return self.lease is None or not self.lease.released
 
-    async def obtain(self, wait: Wait) -> Lease:
+    def part(self) -> Part:
+        """Raises UnknownStream when it has gone with its child. One that nobody has a part in any more is there for as
+        long as the child happens to be."""
+        assert self._common is not None
+        if self._common.lease.has_ended:
+            raise UnknownStream("The process that kept this stream has ended, and the stream with it.")
+        return self._common.part()
+
+    async def obtain(self, wait: Wait) -> Part:
         """Raises InvalidRequest when it is stopped meanwhile, and whatever `wait` raises."""
         self._waiting = asyncio.ensure_future(wait())
         try:
-            self.lease = await self._waiting
+            lease = await self._waiting
         except asyncio.CancelledError:
-            if not self._is_stopped:
-                raise
-            raise InvalidRequest("The request was cancelled: its stream was stopped before it began.") from None
-        return self.lease
+            if self._is_stopped:
+                raise _stopped() from None
+            raise
+        if self._is_stopped:  # in the moment in which it was granted
+            lease.release()
+            raise _stopped()
+        self._common = Common(lease)
+        return self._common.part()
 
     async def stop(self, id: str, upstream: Upstream) -> None:
         """Whoever waits for a child is told; a child forgets the stream, and generates no more of it."""
@@ -64,24 +109,24 @@ class Conversations:
     def __init__(self) -> None:
         self._known: dict[str, Conversation] = {}
 
-    def begin(self, id: str, wait: Wait, upstream: Upstream) -> Wait:
+    def begin(self, id: str, wait: Wait, upstream: Upstream) -> Callable[[], Awaitable[Part]]:
         """A new stream of this conversation, which ends the one before. What is returned waits for its child."""
         previous, conversation = self._known.pop(id, None), Conversation()
         self._known[id] = conversation
         self._prune()
 
-        async def obtain() -> Lease:
+        async def obtain() -> Part:
             if previous and previous.lease is None:
                 await previous.stop(id, upstream)
             try:
-                lease = await conversation.obtain(wait)
+                part = await conversation.obtain(wait)
             except RouterError:
                 if self._known.get(id) is conversation:
                     del self._known[id]
                 raise
-            if previous and previous.lease and previous.lease.address != lease.address:
+            if previous and previous.lease and previous.lease.address != part.address:
                 await previous.stop(id, upstream)  # a child by itself ends what another request of it replaces
-            return lease
+            return part
 
         return obtain
 
@@ -111,6 +156,10 @@ class Conversations:
                 by_child.setdefault(lease.key, (lease, []))[1].append(id)
         answers = await asyncio.gather(*(_kept(upstream, *found) for found in by_child.values()))
         return list({entry["conversation_id"]: entry for answer in answers for entry in answer}.values())
+
+
+def _stopped() -> InvalidRequest:
+    return InvalidRequest("The request was cancelled: its stream was stopped before it began.")
 
 
 def _names(id: str) -> list[str]:

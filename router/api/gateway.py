@@ -13,8 +13,8 @@ from starlette.responses import Response
 
 from router.api import rewrite
 from router.api.body import asked, asks_for_context, is_unlimited, read_body, with_time_limit
-from router.api.conversation import HEADER, Conversations, Wait
-from router.api.proxy import Dialect, Passage, refusal, request_id, target_of
+from router.api.conversation import HEADER, Conversations
+from router.api.proxy import Dialect, Lease, Passage, refusal, request_id, target_of
 from router.catalog import ModelSpec
 from router.depot import Depot, is_name
 from router.errors import InvalidRequest, NotLoaded, RouterError, UnknownModel
@@ -165,10 +165,11 @@ class Gateway:
                 f"The request's headers are too many or too long; send at most {MOST_HEADERS}, "
                 f"of {LONGEST_HEADER} bytes at most (large cookies are a common cause)."
             )
-        lease: Wait = partial(self.pool.lease, spec, used=used, background=background)
+        wait = partial(self.pool.lease, spec, used=used, background=background)
         conversation = request.headers.get(HEADER, "") if stream else ""
-        if conversation:
-            lease = self.conversations.begin(conversation, lease, self.upstream)
+        lease: Callable[[], Awaitable[Lease]] = (
+            self.conversations.begin(conversation, wait, self.upstream) if conversation else wait
+        )
         # Starlette calls whatever an endpoint returns as an ASGI app; a Passage need be no more than that.
         return Passage(  # type: ignore[return-value]
             lease,

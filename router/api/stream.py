@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from router.api.body import read_body
+from router.api.conversation import Part
 from router.api.gateway import Gateway, told_in
 from router.api.openai import DIALECT
 from router.api.proxy import Passage, target_of
-from router.errors import InvalidRequest, Unavailable, UnknownStream
-from router.node import Address
-from router.pool import Lease
+from router.errors import InvalidRequest, Unavailable
 
 
 class Streams:
@@ -28,15 +26,12 @@ class Streams:
         conversation = self._conversations.find(_id(request))
         if conversation.lease is None:
             raise Unavailable("The model of this stream is not ready yet; try again in a moment.")
-        lease = conversation.lease
 
-        async def borrow() -> Borrowed:
-            if lease.has_ended:
-                raise UnknownStream("The process that kept this stream has ended, and the stream with it.")
-            return Borrowed(lease)
+        async def lease() -> Part:
+            return conversation.part()
 
         return Passage(  # type: ignore[return-value]
-            borrow,
+            lease,
             self._gateway.upstream,
             DIALECT,
             method="GET",
@@ -57,31 +52,6 @@ class Streams:
         ids = body.get("conversation_ids") if isinstance(body, dict) else None
         names = [id for id in ids if isinstance(id, str) and id] if isinstance(ids, list) else []
         return JSONResponse(await self._conversations.told(names, self._gateway.upstream))
-
-
-@dataclass(frozen=True, slots=True)
-class Borrowed:
-    """The lease of the request that generates, while there is one: who follows a stream needs none."""
-
-    lease: Lease
-
-    @property
-    def address(self) -> Address:
-        return self.lease.address
-
-    @property
-    def key(self) -> str:
-        return self.lease.key
-
-    @property
-    def model(self) -> str:
-        return self.lease.model
-
-    async def is_over(self) -> bool:
-        return await self.lease.is_over()
-
-    def release(self) -> None:
-        pass
 
 
 def _id(request: Request) -> str:
