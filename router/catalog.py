@@ -148,14 +148,15 @@ class ModelSpec:
         serves = self._serves() or pooled
         text = (model.chat_template or "") if override is None else override
         chat = template.read(text) if serves == "completion" else Template()
-        extra = (("vision", image), ("audio", audio), ("tools", chat.tools), ("thinking", chat.reasoning is not None))
+        fills = serves == "completion" and "tokenizer.ggml.fim_pre_token_id" in model.fields
+        extra = {"vision": image, "audio": audio, "tools": chat.tools, "thinking": chat.reasoning, "insert": fills}
         return Info(
             architecture=model.architecture or None,
             quantization=model.quantization,
             n_ctx_train=model.context_length or None,
             n_params=model.n_params,
             input_modalities=("text", *(["image"] if image else []), *(["audio"] if audio else [])),
-            capabilities=(serves, *(name for name, has in extra if has)),
+            capabilities=(serves, *(name for name, has in extra.items() if has)),
             reasoning=chat.reasoning,
         )
 

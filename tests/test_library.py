@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from router.api.library import MOST_ALIASES, Library, human
+from router.api.details import human
+from router.api.library import MOST_ALIASES, Library
 from router.api.prompt import Defaults
 from router.catalog import Catalog, ModelSpec
 from router.errors import InvalidRequest, UnknownModel

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from router import gguf
+from router.api.details import details
 from router.api.prompt import Defaults
 from router.api.reply import rfc3339
 from router.catalog import Catalog, ModelSpec
@@ -156,7 +157,7 @@ class Library:
             **({"system": found.defaults.system} if found.defaults.system else {}),
             "details": _details(found),
             "model_info": _model_info(header, spec, verbose=verbose) if header else {},
-            "capabilities": _capabilities(spec, header),
+            "capabilities": _capabilities(spec),
             "modified_at": rfc3339(_modified(found, files)),
         }
 
@@ -204,30 +205,11 @@ def _modified(found: Found, files: Mapping[str, File]) -> datetime.datetime:
 
 
 def _details(found: Found) -> dict[str, Any]:
-    info = found.spec.info
-    return {
-        "parent_model": found.spec.name if found.alias else "",
-        "format": "gguf",
-        "family": info.architecture or "",
-        "families": [info.architecture] if info.architecture else [],
-        "parameter_size": human(info.n_params) if info.n_params else "",
-        "quantization_level": info.quantization or "",
-    }
+    return {"parent_model": found.spec.name if found.alias else "", **details(found.spec.info)}
 
 
-def human(count: int) -> str:
-    """`7.6B`, the way Ollama counts parameters."""
-    for unit, letter, digits in ((10**12, "T", 1), (10**9, "B", 1), (10**6, "M", 2), (10**3, "K", 0)):
-        if count >= unit:
-            return f"{count / unit:.{0 if count % unit == 0 else digits}f}{letter}"
-    return str(count)
-
-
-def _capabilities(spec: ModelSpec, header: Metadata | None) -> list[str]:
-    has = {*spec.info.capabilities}
-    if header and "completion" in has and "tokenizer.ggml.fim_pre_token_id" in header.fields:
-        has.add("insert")
-    return [name for name in _CAPABILITIES if name in has]
+def _capabilities(spec: ModelSpec) -> list[str]:
+    return [name for name in _CAPABILITIES if name in spec.info.capabilities]
 
 
 def _model_info(header: Metadata, spec: ModelSpec, *, verbose: bool) -> dict[str, Any]:

@@ -8,9 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 from router import flags, presets
+from router.api.details import details
 from router.catalog import Catalog, ModelSpec
 from router.estimate import Need
 from router.pool import Pool, Status
+
+# Tokens of context in which the tools that Open WebUI sends along with every message, 20 KB of them, leave no room.
+SMALL = 8192
 
 
 class Listing:
@@ -46,6 +50,7 @@ class Listing:
 
     def _describe(self, spec: ModelSpec) -> dict[str, Any]:
         status, info = self._pool.status(spec.name), spec.info
+        context = self._context(spec, status)
         entry: dict[str, Any] = {
             "id": spec.name,
             "aliases": spec.aliases,
@@ -61,7 +66,11 @@ class Listing:
             },
             "capabilities": info.capabilities,
             "reasoning": asdict(info.reasoning) if info.reasoning else None,
+            "details": details(info),
+            "size": spec.size_bytes,
+            "context": context,
             "memory": _memory(self._pool.need(spec.name)),
+            "info": {"meta": _meta(spec, context["effective"])},
             "source": spec.source,
             "can_remove": spec.source == "cache",
             "meta": {
@@ -77,6 +86,28 @@ class Listing:
             entry = {**status.info, **entry}
             entry["meta"] |= status.info.get("meta") or {}
         return entry
+
+    def _context(self, spec: ModelSpec, status: Status) -> dict[str, int | None]:
+        """In tokens: what the model was trained for, what is asked for (0 and null are automatic), and what one request
+        has: as the process tells, or as it is expected."""
+        need = self._pool.need(spec.name)
+        asked = flags.value_of(self._pool.effective(spec.name).args, "--ctx-size") or ""
+        slot = (status.info.get("meta") or {}).get("n_ctx")
+        return {
+            "trained": spec.info.n_ctx_train,
+            "configured": int(asked) if asked.isdecimal() and len(asked) < 10 else None,
+            "effective": slot or (need.estimate.n_slot if need and need.estimate else None),
+        }
+
+
+def _meta(spec: ModelSpec, context: int | None) -> dict[str, Any]:
+    """What Open WebUI shows: a line under the name, tags, and which of its buttons make sense."""
+    able = spec.info.capabilities
+    capabilities = {"vision": "vision" in able, "usage": "completion" in able}
+    if context and context < SMALL:
+        capabilities["builtin_tools"] = False
+    tags = [{"name": tag} for tag in spec.tags]
+    return {"description": spec.description or None, "tags": tags, "capabilities": capabilities}
 
 
 def _memory(need: Need | None) -> dict[str, Any] | None:
@@ -96,7 +127,8 @@ def _status(spec: ModelSpec, status: Status) -> dict[str, Any]:
         "preset": presets.ini(spec.name, shown),
     }
     if status.progress:
-        told["progress"] = {**status.progress.payload, "total": status.progress.value}
+        whole = {"total": status.progress.value} if status.value == "loading" else {}  # of downloads the keys are URLs
+        told["progress"] = {**status.progress.payload, **whole}
     if status.failed:
         told |= {"failed": True, "exit_code": status.exit_code, "error": status.failure}
     elif problem := spec.problem or spec.info.problem:
