@@ -30,13 +30,14 @@
 enum { IN = 64 * 1024, OUT = 2048, MOST = 4096 };
 
 static const char ANSWER[] =
-    "{\"choices\":[{\"finish_reason\":\"stop\",\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"Hello! How can I "
-    "help you today?\"}}],\"created\":1760000000,\"model\":\"fake\",\"object\":\"chat.completion\",\"usage\":{"
+    "{\"choices\":[{\"finish_reason\":\"stop\",\"index\":0,\"message\":{\"role\":\"assistant\","
+    "\"content\":\"Hello! How can I help you today?\"}}],\"created\":1760000000,\"model\":\"fake\",\"object\":\"chat.completion\",\"usage\":{"
     "\"completion_tokens\":9,\"prompt_tokens\":12,\"total_tokens\":21},\"id\":\"chatcmpl-0123456789abcdef\"}";
-static const char MODELS[] = "{\"object\":\"list\",\"data\":[{\"id\":\"fake\",\"object\":\"model\",\"owned_by\":\"llamacpp\"}]}";
+static const char MODELS[] =
+    "{\"object\":\"list\",\"data\":[{\"id\":\"fake\",\"object\":\"model\",\"owned_by\":\"llamacpp\"}]}";
 
 typedef struct {
-    int fd, is_open, is_listening;
+    int fd;
     size_t in_len, out_len, out_sent;
     long left;         /* events still to be written; 0 when no stream is under way */
     uint64_t due, gap; /* of the next event, ns; gap 0: at once */
@@ -72,7 +73,8 @@ static void drop(Client *client) {
 /* Whether the buffer is gone; what the socket does not take waits until it is writable. */
 static int flush(Client *client) {
     while (client->out_sent < client->out_len) {
-        ssize_t sent = send(client->fd, client->out + client->out_sent, client->out_len - client->out_sent, MSG_NOSIGNAL);
+        size_t left = client->out_len - client->out_sent;
+        ssize_t sent = send(client->fd, client->out + client->out_sent, left, MSG_NOSIGNAL);
         if (sent < 0) {
             if (errno != EAGAIN && errno != EINTR) return -1;
             if (!client->wants_write) watch(client->fd, EPOLLIN | EPOLLOUT, EPOLL_CTL_MOD);
@@ -107,9 +109,10 @@ static int event(Client *client) {
     char data[512], chunk[600];
     int size, length;
     size = snprintf(data, sizeof data,
-                    "data: {\"t\":%020llu,\"choices\":[{\"finish_reason\":null,\"index\":0,\"delta\":{\"content\":\" word\"}}],"
-                    "\"created\":1760000000,\"id\":\"chatcmpl-0123456789abcdef0123456789abcdef\",\"model\":\"fake\","
-                    "\"system_fingerprint\":\"b11434\",\"object\":\"chat.completion.chunk\"}\n\n", (unsigned long long)now());
+                    "data: {\"t\":%020llu,\"choices\":[{\"finish_reason\":null,\"index\":0,\"delta\":"
+                    "{\"content\":\" word\"}}],\"created\":1760000000,\"id\":\"chatcmpl-0123456789abcdef0123456789abcdef\",\"model\":\"fake\","
+                    "\"system_fingerprint\":\"b11434\",\"object\":\"chat.completion.chunk\"}\n\n",
+                    (unsigned long long)now());
     length = snprintf(chunk, sizeof chunk, "%x\r\n%s\r\n", (unsigned)size, data);
     put(client, chunk, (size_t)length);
     if (--client->left == 0) {
@@ -138,7 +141,8 @@ static int serve(Client *client, char *head, char *body) {
         put(client, start, sizeof start - 1);
         return flush(client);
     }
-    return answer(client, strstr(head, "/models ") ? MODELS : strstr(head, "/health ") ? "{\"status\":\"ok\"}" : ANSWER);
+    if (strstr(head, "/models ")) return answer(client, MODELS);
+    return answer(client, strstr(head, "/health ") ? "{\"status\":\"ok\"}" : ANSWER);
 }
 
 /* All requests that are there, one after the other. */
@@ -266,7 +270,8 @@ int main(int argc, char **argv) {
         watch(0, EPOLLIN, EPOLL_CTL_ADD);
         tell("cmd_child_to_router:state:{\"state\":\"loading\",\"payload\":{\"stages\":[\"text_model\"],\"current\":"
              "\"text_model\",\"value\":1.0}}\n");
-        tell("cmd_child_to_router:state:{\"state\":\"ready\",\"payload\":{\"id\":\"fake\",\"meta\":{\"n_ctx\":2048}}}\n");
+        tell("cmd_child_to_router:state:{\"state\":\"ready\",\"payload\":{\"id\":\"fake\",\"meta\":{\"n_ctx\":2048}}}"
+             "\n");
     }
     for (;;) {
         struct epoll_event events[512];

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
-from router import catalog
+from router import catalog, presets
 from router.api.listing import Listing
 from router.catalog import Catalog
 from router.estimate import Need
@@ -81,8 +81,9 @@ def _row(case: str, measure: str, took: float) -> Row:
 
 def _catalog(preset: Path) -> Catalog:
     read = catalog.build(
+        presets.read(preset, default_table()),
+        (),
         models_dir=None,
-        preset_path=preset,
         cache_root=preset.with_suffix(".cache"),
         global_args=(),
         table=default_table(),

@@ -54,7 +54,9 @@ class Report:
         lines = [", ".join(f"{name} {value}" for name, value in self.facts.items())]
         for part in dict.fromkeys(row.part for row in self.rows):
             lines += ["", part]
-            lines += [_line(row) for row in self.rows if row.part == part]
+            rows = [row for row in self.rows if row.part == part]
+            widths = max(len(row.case) for row in rows), max(len(row.measure) for row in rows)
+            lines += [_line(row, *widths) for row in rows]
         targets = [target for row in self.rows for target in row.targets]
         lines += ["", f"{sum(target.reached for target in targets)} of {len(targets)} targets reached in this run"]
         return "\n".join([*lines, *(f"not measured: {reason}" for reason in self.missing)])
@@ -68,14 +70,14 @@ def ratios(values: Mapping[str, float]) -> dict[str, float]:
     return {name: ours / value for name, value in values.items() if name != OURS and value > 0}
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, case: int, measure: int) -> str:
     beside = ratios(row.values)
     cells = [
         f"{name} {_number(value)}" + (f" ({beside[name]:.2f}x)" if name in beside else "")
         for name, value in row.values.items()
     ]
     told = "".join(f"  [{target}]" for target in row.targets)
-    return f"  {row.case:24} {row.measure:26} {row.unit:8} {', '.join(cells)}{told}"
+    return f"  {row.case:{case}}  {row.measure:{measure}}  {row.unit:4}  {', '.join(cells)}{told}"
 
 
 def _number(value: float) -> str:

@@ -33,9 +33,11 @@ def _paced(count: int, found: dict[str, list[dict[str, Any]]]) -> Iterator[Row]:
         values = added({who: middle(runs, "jitter", share) for who, runs in found.items()})
         targets = [Target("below 2 ms", values[OURS] < 2000)] if (count, share) == (64, "p99") else []
         yield Row("streams", case, f"added jitter {share}", "us", values, tuple(targets))
+    yield _rate(case, found, count)
+    if count == 1:
+        return  # too little to be seen
     used = {who: 1e6 * middle(runs, "cpu") / max(1.0, middle(runs, "events")) for who, runs in found.items()}
     yield Row("streams", case, "CPU a token", "us", used)
-    yield _rate(case, found, count)
 
 
 def _flat_out(count: int, found: dict[str, list[dict[str, Any]]]) -> Iterator[Row]:
