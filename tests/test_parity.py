@@ -34,6 +34,8 @@ tags = fast,toy
 ctx-size = 512
 parallel = 2
 temp = 0.3
+props = on
+slot-save-path = {models}
 LLAMA_ARG_TOP_P = 0.9
 load-on-startup = true
 
@@ -251,6 +253,23 @@ CASES = [
     Case("POST /apply-template", say("tiny-b"), exact=True),
     Case("POST /v1/chat/completions", say("cached"), exact="choices model"),
     Case("POST /v1/chat/completions", say("acme/tiny-GGUF:Q8_0"), exact="choices model"),
+    # of the process
+    Case("POST /completion", {**prompt("small"), "id_slot": 0, "cache_prompt": True}, exact="content id_slot"),
+    *(
+        Case(f"POST /slots/0?action={action}", {"model": "small", "filename": "slot.bin"}, exact=exact)
+        for action, exact in (
+            ("save", "id_slot filename n_saved"),
+            ("restore", "id_slot filename n_restored"),
+            ("erase", "id_slot n_erased"),
+            ("dance", True),
+        )
+    ),
+    Case("POST /slots/0?action=save", {"model": "small", "filename": "../slot.bin"}, exact=True),
+    Case("POST /slots/9?action=erase", {"model": "small"}, exact=True),
+    Case("GET /slots?model=small&fail_on_no_slot=1"),
+    Case("POST /props", {"model": "small"}, exact=True),
+    Case("POST /lora-adapters?model=tiny-b", [], ours=200, why="a fault: the list that it wants can name no model"),
+    Case("POST /lora-adapters?model=tiny-c", [], exact="error.code error.type"),
     # what these models or children cannot, in their own words
     Case("POST /infill", {"model": "tiny-b", "input_prefix": "a", "input_suffix": "b"}, exact=True),
     *(

@@ -93,13 +93,14 @@ class Gateway:
         return told_in(dialect, endpoint)
 
     def by_query(self, dialect: Dialect) -> Endpoint:
-        """An endpoint whose query names the model. It loads nothing unless it says `autoload=1`: what watches a server
-        must not wake it."""
+        """An endpoint whose query names the model, whatever the body is. It loads nothing unless it says `autoload=1`:
+        what watches a server must not wake it."""
 
         async def endpoint(request: Request) -> Response:
             spec = self.pool.catalog.resolve(request.query_params.get("model"))
             self.may_load(spec, request, False)
-            return self._passage(spec, request, dialect, b"", False, used=False)
+            body = await read_body(request, self.body_limit)
+            return self._passage(spec, request, dialect, body, False, used=False)
 
         return told_in(dialect, endpoint)
 

@@ -30,7 +30,6 @@ BY_BODY = (
     "/tokenize",
     "/detokenize",
     "/apply-template",
-    "/lora-adapters",
     "/props",
     "/slots/{slot}",
     "/v1/chat/completions/control",
@@ -58,9 +57,10 @@ class Native:
         self._forecast = forecast
         self._build = build_info(build)
         self._of_child = gateway.by_query(DIALECT)
+        self._of_body = gateway.by_body(DIALECT)
 
     def routes(self) -> list[Route]:
-        by_body, by_query = self._gateway.by_body(DIALECT), self._gateway.by_query(DIALECT)
+        by_body, by_query = self._of_body, self._of_child
         load = Load(self._gateway)
         own = (
             ("/health", "GET", self.health),
@@ -76,6 +76,7 @@ class Native:
             ("/models/estimate", "GET", self.estimate),
             ("/models/sse", "GET", self.news),
             ("/v1/models/{name:path}", "GET", self.model),
+            ("/lora-adapters", "POST", self.scale),
         )
         return [
             *(Route(path, told_in(DIALECT, endpoint), methods=[method]) for path, method, endpoint in own),
@@ -127,6 +128,10 @@ class Native:
         if "model" in request.query_params:
             return await self._of_child(request)
         return PlainTextResponse(metrics.render(self._pool))
+
+    async def scale(self, request: Request) -> Response:
+        """The engine wants a list, which can name no model: then `?model=` does."""
+        return await (self._of_child if "model" in request.query_params else self._of_body)(request)
 
     async def models(self, request: Request) -> Response:
         if self._gateway.depot:

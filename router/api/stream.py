@@ -41,7 +41,7 @@ class Streams:
 
     async def stop(self, request: Request) -> Response:
         await self._conversations.stop(_id(request), self._gateway.upstream)
-        return Response(status_code=204)
+        return Response(status_code=204, media_type="application/json")
 
     async def lookup(self, request: Request) -> Response:
         """Of the conversations that the body names, and no others: nobody is told of streams he does not know."""
