@@ -11,6 +11,7 @@ import pytest
 from tests.benchmarks import events, listings, plain, traces
 from tests.benchmarks.report import ENGINE, OURS, Report, Row, Target, ratios
 from tests.benchmarks.stage import Stage, ask, question
+from tests.benchmarks.traces import DEVICE
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +58,18 @@ def test_traces(make: traces.Maker) -> None:
 
 
 def test_what_never_pauses_is_loaded_once() -> None:
-    sizes = {"a": traces.DEVICE.total // 2, "b": traces.DEVICE.total // 4}
+    sizes = {"a": DEVICE.total // 2, "b": DEVICE.total // 4}
     asked = tuple(traces.Request(20.0 * n, "ab"[n % 2], 1.0) for n in range(10))
     trace = traces.Trace("two that fit", sizes, asked)
     assert traces.bound(trace) == sum(sizes.values()) == traces.simulate(trace, OURS).loaded
+
+
+def test_two_that_do_not_fit() -> None:
+    sizes = dict.fromkeys("ab", DEVICE.total * 5 // 6)
+    trace = traces.Trace("in turns", sizes, tuple(traces.Request(200.0 * n, "ab"[n % 2], 1.0) for n in range(20)))
+    assert traces.simulate(trace, OURS).loaded == 20 * sizes["a"]
+    # 20 times the memory there is, and 18 pauses that each take twice the size: 12 are bridged, 6 + 2 loads are left.
+    assert traces.bound(trace) == pytest.approx(8 * sizes["a"])
 
 
 def test_report() -> None:

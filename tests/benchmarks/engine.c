@@ -31,8 +31,9 @@ enum { IN = 64 * 1024, OUT = 2048, MOST = 4096 };
 
 static const char ANSWER[] =
     "{\"choices\":[{\"finish_reason\":\"stop\",\"index\":0,\"message\":{\"role\":\"assistant\","
-    "\"content\":\"Hello! How can I help you today?\"}}],\"created\":1760000000,\"model\":\"fake\",\"object\":\"chat.completion\",\"usage\":{"
-    "\"completion_tokens\":9,\"prompt_tokens\":12,\"total_tokens\":21},\"id\":\"chatcmpl-0123456789abcdef\"}";
+    "\"content\":\"Hello! How can I help you today?\"}}],\"created\":1760000000,\"model\":\"fake\","
+    "\"object\":\"chat.completion\",\"usage\":{\"completion_tokens\":9,\"prompt_tokens\":12,\"total_tokens\":21},"
+    "\"id\":\"chatcmpl-0123456789abcdef\"}";
 static const char MODELS[] =
     "{\"object\":\"list\",\"data\":[{\"id\":\"fake\",\"object\":\"model\",\"owned_by\":\"llamacpp\"}]}";
 
@@ -109,8 +110,9 @@ static int event(Client *client) {
     char data[512], chunk[600];
     int size, length;
     size = snprintf(data, sizeof data,
-                    "data: {\"t\":%020llu,\"choices\":[{\"finish_reason\":null,\"index\":0,\"delta\":"
-                    "{\"content\":\" word\"}}],\"created\":1760000000,\"id\":\"chatcmpl-0123456789abcdef0123456789abcdef\",\"model\":\"fake\","
+                    "data: {\"t\":%020llu,\"choices\":[{\"finish_reason\":null,\"index\":0,"
+                    "\"delta\":{\"content\":\" word\"}}],\"created\":1760000000,"
+                    "\"id\":\"chatcmpl-0123456789abcdef0123456789abcdef\",\"model\":\"fake\","
                     "\"system_fingerprint\":\"b11434\",\"object\":\"chat.completion.chunk\"}\n\n",
                     (unsigned long long)now());
     length = snprintf(chunk, sizeof chunk, "%x\r\n%s\r\n", (unsigned)size, data);

@@ -67,6 +67,7 @@ async def _in_process(preset: Path, count: int, seconds: float) -> list[Row]:
         await asyncio.sleep(0)
     progress = node.of(models.models[0].name).launch.on_event
     during = timed(listing.whole, seconds, lambda: progress(Progress("text_model", 0.5)))
+    assert b'"progress"' in listing.whole(), "nothing has changed"
     loading.cancel()
     await asyncio.wait({loading})
     await pool.close()
