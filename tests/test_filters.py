@@ -83,7 +83,7 @@ def test_the_prefix_in_each_dialect(site: Site) -> None:
     assert site.prompt("filtered", messages=[system, USER]) == "system:Be brief.\n\nGo.;user:hi;"
     whole = {"role": "system", "content": "Be brief.\n\nGo."}
     expected = site.tokens("/v1/chat/completions/input_tokens", "plain", messages=[whole, USER])
-    told = {
+    told: dict[str, dict[str, Any]] = {
         "/v1/chat/completions/input_tokens": {"messages": [system, USER]},
         "/v1/responses/input_tokens": {"input": "hi", "instructions": "Go."},
         "/v1/messages/count_tokens": {"messages": [USER], "system": [{"type": "text", "text": "Go."}]},
