@@ -18,6 +18,7 @@ compares these lines with the code, both ways.
     hub            the Hugging Face cache on disk                             -> errors repo
     transfer       a child program: huggingface_hub behind lines of JSON      -> errors
     fetch          from a name on the hub to its files in the cache           -> errors hub repo
+    pull           a download by the command line, with a bar for each file  -> fetch policy repo
     template       what a chat template can be told                           -> nothing
     catalog        every model that could run; names to ModelSpec             -> errors flags gguf hub presets repo template
     kv             what a context keeps for each layer                        -> gguf
@@ -54,15 +55,15 @@ compares these lines with the code, both ways.
     api/prompt     PURE: a request of Ollama's API in llama-server's words    -> api/rewrite errors template
     api/reply      llama-server's answers in Ollama's words                   -> api/prompt api/proxy api/rewrite errors upstream
     api/library    Ollama's view of the catalog; names that clients made      -> api/details api/prompt api/reply catalog errors gguf pool
-    api/ollama     Ollama's API                                               -> api/body api/gateway api/library api/openai api/prompt api/proxy api/reply api/rewrite depot errors template
+    api/ollama     Ollama's API                                               -> api/body api/gateway api/library api/openai api/prompt api/proxy api/reply api/rewrite errors repo template
     api/native     llama.cpp's router dialect                                 -> api/gateway api/listing api/load api/metrics api/openai catalog errors forecast pool
-    api/download   models from the hub, by llama.cpp's and Ollama's endpoints -> api/body api/gateway api/ollama api/openai depot errors node
+    api/download   models from the hub, by llama.cpp's and Ollama's endpoints -> api/body api/gateway api/ollama api/openai depot errors node repo
     api/stream     llama.cpp's resumable streams                              -> api/body api/conversation api/gateway api/openai api/proxy errors
     app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/download api/gateway api/listing api/native api/ollama api/openai api/proxy api/stream catalog errors forecast pool
     watch          tells when a file has been written                         -> nothing
     serve          the assembly: from settings to a router that serves        -> api/gateway app catalog depot devices engine errors estimate flags footprints forecast hub local policy pool scheduler settings sources upstream watch
     demo           tiny models with random weights, and a first conversation  -> errors
-    __main__       the command line                                           -> catalog demo errors flags forecast policy serve settings
+    __main__       the command line                                           -> catalog demo errors flags forecast hub policy pull repo serve settings
 """  # noqa: E501
 
 __version__ = "0.1.0"

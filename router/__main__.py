@@ -1,4 +1,4 @@
-"""The command line: `serve` (the default), `demo`, `list`, `estimate`, `check`. `EXIT_CODES` tells the exit codes."""
+"""The command line: `serve` (the default) and the other `COMMANDS`. `EXIT_CODES` tells the exit codes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from router.errors import ConfigError, FlagError, PresetError, RouterError, Unkn
 from router.policy import Snapshot, size
 
 if TYPE_CHECKING:
+    import httpx
+
     from router.catalog import ModelSpec
     from router.flags import FlagTable
+    from router.repo import Name
     from router.settings import Settings
 
 EXIT_CODES = """\
 Exit codes: 0 it went well, or a server was told to end; 1 the answer is no: a preset file with problems, no models,
-a model that does not fit, a demo without an answer; 2 what was asked for is wrong, and nothing was started; 130
-interrupted before it began.
+a model that does not fit, is not on the hub or not in the cache, a demo without an answer; 2 what was asked for is
+wrong, and nothing was started; 130 interrupted.
 """
 
 
@@ -230,6 +233,77 @@ def _report(file: Path, table: FlagTable) -> dict[str, Any]:
     }
 
 
+def _pull(argv: list[str]) -> int:
+    import asyncio
+
+    from router import flags, hub, pull
+
+    switches = ("--fallback", "--offline")
+    table = flags.FlagTable([flags.Flag(name, (name,), (), 0, None, repeatable=False) for name in switches])
+    args = flags.parse([word for word in argv if word[:1] == "-"], table)
+    fallback, offline = (bool(flags.switch_of(args, name)) for name in switches)
+    names = _names([word for word in argv if word[:1] != "-"], "pull")
+    root, failed = hub.cache_root(os.environ), 0
+    for name in names:
+        try:
+            resolved = asyncio.run(pull.pull(name, root, fallback=fallback, offline=offline))
+        except RouterError as exc:
+            failed += 1
+            print(f"llama-router: {exc}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print(
+                f"llama-router: {name} is not all here; what has arrived is kept, and the same command goes on from "
+                "there",
+                file=sys.stderr,
+            )
+            raise
+        else:
+            print(f"{resolved.name}: {size(resolved.bytes)} in {root}", flush=True)
+    return 1 if failed else 0
+
+
+def _names(words: Sequence[str], command: str) -> list[Name]:
+    """Models on the hub. Raises FlagError."""
+    from router.repo import Name, bare
+
+    if not words:
+        raise FlagError(f"name a model on the hub: llama-router {command} user/repo:QUANT")
+    try:
+        return [Name.parse(bare(word)) for word in words]
+    except RouterError as exc:
+        raise FlagError(exc.message) from exc
+
+
+def _remove(argv: list[str]) -> int:
+    """By the router that runs with these options, if one has the model: it lets its last requests end."""
+    from router import hub, serve
+
+    count = next((index for index, word in enumerate(argv) if word.startswith("-")), len(argv))
+    names = _names(argv[:count], "rm")
+    settings = serve.read(argv[count:], os.environ, needs_engine=False).settings
+    root, failed = hub.cache_root(os.environ), 0
+    for name in names:
+        try:
+            print(f"{name}: removed, which freed {size(_removed(settings, root, name))}", flush=True)
+        except RouterError as exc:
+            failed += 1
+            print(f"llama-router: {exc}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _removed(settings: Settings, root: Path, name: Name) -> int:
+    """Bytes that this freed."""
+    from router import hub
+
+    there = hub.exact(root, name)
+    answer = _at_router(settings, "DELETE", "/models", str(there))
+    if answer is None or answer.status_code == UnknownModel.status:
+        return hub.remove(root, there)
+    if answer.is_success:
+        return int(answer.json().get("freed", 0))
+    raise RouterError(f"the router at port {settings.port} says: {answer.json()['error']['message']}")
+
+
 def _estimate(argv: list[str]) -> int:
     """By the router that runs with these options, if one does: it knows who would have to go."""
     import asyncio
@@ -261,19 +335,24 @@ def _estimate(argv: list[str]) -> int:
 
 
 def _ask_router(settings: Settings, model: str) -> dict[str, Any] | None:
+    told = _at_router(settings, "GET", "/models/estimate", model)
+    return told.json() if told and told.is_success and "verdict" in told.json() else None
+
+
+def _at_router(settings: Settings, method: str, path: str, model: str) -> httpx.Response | None:
+    """What the router that runs with these options says in JSON; None where none does."""
     import httpx
 
     host, certificate, key = settings.host[0], settings.ssl_cert_file, (*settings.api_key, "")[0]
     uds, place = (host, "localhost") if host.endswith(".sock") else (None, f"[{host}]" if ":" in host else host)
-    url = f"{'https' if certificate else 'http'}://{place}:{settings.port}/models/estimate"
+    url = f"{'https' if certificate else 'http'}://{place}:{settings.port}{path}"
     try:
         transport = httpx.HTTPTransport(uds=uds, verify=_trusting(certificate) if certificate else False)
-        with httpx.Client(transport=transport, headers={"x-api-key": key}, timeout=30) as client:
-            answer = client.get(url, params={"model": model})
-            told = answer.json() if answer.is_success else None
+        with httpx.Client(transport=transport, headers={"x-api-key": key}, timeout=60) as client:
+            answer = client.request(method, url, params={"model": model})
+            return answer if isinstance(answer.json(), dict) else None
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError):
         return None
-    return told if isinstance(told, dict) and "verdict" in told else None
 
 
 def _trusting(certificate: Path) -> ssl.SSLContext:
@@ -301,6 +380,20 @@ COMMANDS: Mapping[str, Command] = {
         _list,
         "list [--json] [options]",
         "Tells the models that serve would have with the same options, and what is wrong with them.",
+        takes_options=False,
+    ),
+    "pull": Command(
+        _pull,
+        "pull NAME [NAME ...] [--fallback] [--offline]",
+        "Downloads models from the hub into the cache: user/repo, user/repo:QUANT or user/repo:QUANT@REVISION. What\n"
+        "was cut goes on where it was. With --fallback a smaller quantization is taken where the disk is too small.",
+        takes_options=False,
+    ),
+    "rm": Command(
+        _remove,
+        "rm NAME [NAME ...] [options]",
+        "Removes models from the cache. Where a router runs with the same options and has the model, it is told to:\n"
+        "the model's last requests end first.",
         takes_options=False,
     ),
     "estimate": Command(

@@ -103,13 +103,16 @@ class Depot:
         if name in self._sources.wanted:
             self._sources.wanted.remove(name)
 
-    async def remove(self, spec: ModelSpec) -> None:
-        """Delete what the cache has of it; of one that is missing, nothing is wanted any more. Raises RouterErrors."""
+    async def remove(self, spec: ModelSpec) -> int:
+        """Delete what the cache has of it; of one that is missing, nothing is wanted any more. The bytes that this
+        freed. Raises RouterErrors."""
         self._forget(spec.name)
+        freed = 0
         if not spec.missing:
             freed = await asyncio.to_thread(hub.remove, self._root, Name.parse(spec.name))
             log.info("%s: removed, which freed %s", spec.name, size(freed))
         await self._refresh()
+        return freed
 
     async def _resolve(
         self, name: Name, file: str | None, *, token: str | None = None, fallback: bool = False
@@ -138,11 +141,6 @@ class Depot:
                         await asyncio.to_thread(gguf.read, path)
                         await check(replace(spec, model_path=path, size_bytes=resolved.bytes))
                         return
-
-
-def bare(name: str) -> str:
-    """Without the host that Ollama's clients put before what is on the hub."""
-    return name.removeprefix("hf.co/").removeprefix("huggingface.co/")
 
 
 def is_name(name: str) -> bool:

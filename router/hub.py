@@ -208,6 +208,18 @@ def remove(root: Path, name: Name) -> int:
         raise RouterError(f"{name} cannot be removed ({error.strerror}: {error.filename})") from error
 
 
+def exact(root: Path, name: Name) -> Name:
+    """With the quant of the only model in the cache that `user/repo` means. Raises UnknownModel, InvalidRequest where
+    there are several."""
+    found = {entry.name for entry in _entries(root, name.repo) if Name.parse(entry.name).revision == name.revision}
+    if name.quant is None and len(found) > 1:
+        raise InvalidRequest(f"which one? The cache has {', '.join(sorted(found))}")
+    entry = find(root, str(name))
+    if entry is None:
+        raise UnknownModel(f"{name} is not in the cache {root}; llama-router list tells what is")
+    return Name.parse(entry.name)
+
+
 def _doomed(snapshot: Path, entry: CacheEntry) -> set[PurePosixPath]:
     """The entry's files; all GGUFs of the snapshot if none of what is left is a model."""
     files = {path for path, _ in _files(snapshot)}

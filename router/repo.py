@@ -57,6 +57,11 @@ class Name:
         return f"{self.repo}{quant}" + (f"@{self.revision}" if self.revision != MAIN else "")
 
 
+def bare(name: str) -> str:
+    """Without the host that Ollama's clients put before what is on the hub."""
+    return name.removeprefix("hf.co/").removeprefix("huggingface.co/")
+
+
 @dataclass(frozen=True, slots=True)
 class File:
     """`oid` names its content: sha256 of what is stored as LFS, 64 digits, as GGUFs are; else git's, 40 digits."""

@@ -49,7 +49,13 @@ class Shell:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
 
-    def start(self, words: Sequence[str], environ: Mapping[str, str], stdout: int = subprocess.PIPE) -> Process:
+    def start(
+        self,
+        words: Sequence[str],
+        environ: Mapping[str, str],
+        stdout: int = subprocess.PIPE,
+        stderr: int = subprocess.PIPE,
+    ) -> Process:
         keep = {k: v for k, v in os.environ.items() if not k.startswith(("LLAMA_", "HF_"))}
         own = {"HF_HOME": str(self.folder / "hf"), "LLAMA_CACHE": str(self.folder / "cache"), TRACE: self.trace}
         own["PYTHONUNBUFFERED"] = ""
@@ -57,7 +63,7 @@ class Shell:
             [sys.executable, "-m", "router", *words],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             cwd=self.folder,
             env={**keep, **own, "PYTHONPATH": str(Path(__file__).parents[1]), **environ},

@@ -12,9 +12,10 @@ from router.api.body import asked, read_body
 from router.api.gateway import Gateway, told_in
 from router.api.ollama import Progress
 from router.api.openai import DIALECT
-from router.depot import Depot, bare
+from router.depot import Depot
 from router.errors import InvalidRequest, Unavailable, Unsupported, UpstreamFailed
 from router.node import Part
+from router.repo import bare
 
 
 class Downloads:
@@ -46,8 +47,7 @@ class Downloads:
         name = request.query_params.get("model")
         if not name:
             raise InvalidRequest("model name is missing from the request; send ?model=user/repo:QUANT")
-        await self.remove(name)
-        return JSONResponse({"success": True})
+        return JSONResponse({"success": True, "freed": await self.remove(name)})
 
     async def pull(self, name: str) -> AsyncIterator[Progress]:
         async with self._pool.feed.subscribe() as news:
@@ -63,16 +63,18 @@ class Downloads:
                 if item["model"] == found and item["event"] == "download_failed":
                     raise UpstreamFailed(item["data"]["error"])
 
-    async def remove(self, name: str) -> None:
-        """From the cache, once its last requests have ended; a download is given up. Raises RouterErrors."""
+    async def remove(self, name: str) -> int:
+        """From the cache, once its last requests have ended; a download is given up. The bytes that this freed. Raises
+        RouterErrors."""
         spec = self._pool.catalog.resolve(bare(name))
         if spec.source != "cache":
             raise InvalidRequest(f"{spec.name!r} was not downloaded into the cache; remove its file or its section")
         self._pool.unload(spec.name)
         if not await self._pool.ended(spec.name, self.PATIENCE):
             raise Unavailable(f"{spec.name!r} still serves requests; try again when they have ended.", retry_after=5.0)
-        await self._depot.remove(spec)
+        freed = await self._depot.remove(spec)
         self._pool.feed.publish(spec.name, "model_remove", {})
+        return freed
 
     @property
     def _depot(self) -> Depot:

@@ -21,8 +21,8 @@ from router.api.prompt import Defaults, Fields, Question
 from router.api.proxy import NDJSON, Lease, Passage, Translation, target_of
 from router.api.reply import Clock, Embedding, Generation, Notice, Tell
 from router.api.rewrite import encode
-from router.depot import bare
 from router.errors import InvalidRequest, RouterError, UnknownModel, Unsupported
+from router.repo import bare
 from router.template import Reasoning
 
 # The version of Ollama's API that this is like: its clients compare it, and take nothing but numbers and dots.
@@ -61,7 +61,7 @@ class Hub(Protocol):
 
     def pull(self, name: str) -> AsyncIterator[Progress]: ...
 
-    async def remove(self, name: str) -> None: ...
+    async def remove(self, name: str) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)
