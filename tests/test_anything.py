@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ MESSAGES = st.lists(
     | ODD,
     max_size=3,
 )
-MODELS = st.sampled_from(["plain", "filtered", "second", "claude-x", "nowhere", ""])
+MODELS = st.sampled_from(["filtered", "plain", "filtered", "second", "claude-x", "nowhere", ""])
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "model": MODELS | ODD,
     "messages": MESSAGES | ODD,
@@ -56,6 +57,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "max_tokens": st.integers(-2, 9) | ODD,
     "n_predict": st.integers(-2, 9) | ODD,
     "t_max_predict_ms": ODD,
+    "temperature": st.sampled_from([0, math.inf, 10**400]) | ODD,
     "reasoning_effort": st.sampled_from(["low", "none"]) | ODD,
     "reasoning": st.fixed_dictionaries({"effort": TEXT | ODD}) | ODD,
     "thinking": st.fixed_dictionaries({"type": st.sampled_from(["enabled", "disabled"])}) | ODD,
@@ -123,7 +125,7 @@ def check(response: httpx.Response, path: str) -> None:
         assert "a defect" not in error["message"]
 
 
-@settings(max_examples=120)
+@settings(max_examples=200)
 @given(path=st.sampled_from(POSTS), body=BODIES | ODD, headers=HEADERS)
 def test_whatever_is_sent(router: Router, path: str, body: Any, headers: dict[str, str]) -> None:
     if path == "/models/load" and isinstance(body, dict):
