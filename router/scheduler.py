@@ -357,9 +357,11 @@ class Scheduler:
         if not ticket.background:
             entry.urgent[ticket.id] = now
         self._waiting[ticket.id] = entry
+        effects: list[Effect] = []
         if ticket.missing:
             self._missing.setdefault(model.name, self.limits.finish_loads)
-        return [*(self._overflow() if entry.blocked else ()), *self._advance(now)]
+            effects += self._begin()
+        return [*effects, *(self._overflow() if entry.blocked else ()), *self._advance(now)]
 
     def cancel(self, ticket: int, now: float) -> list[Effect]:
         """The client of a waiting ticket left."""
@@ -464,6 +466,10 @@ class Scheduler:
         """A download is under way, or will be."""
         return name in self._missing
 
+    def queued(self) -> frozenset[str]:
+        """The models whose downloads have not begun."""
+        return frozenset(name for name in self._missing if self._models[name].state is not State.DOWNLOADING)
+
     def _abort(self, model: Model) -> list[Effect]:
         self._missing.pop(model.name, None)
         if model.state is not State.DOWNLOADING:
@@ -472,13 +478,15 @@ class Scheduler:
         return [Abort(model.name)]
 
     def _begin(self) -> list[Effect]:
-        """As many downloads as may be at once; they hold neither memory nor a slot."""
+        """As many downloads as may be at once; they hold neither memory nor a slot. The others wait for them."""
         under_way = sum(self._models[name].state is State.DOWNLOADING for name in self._missing)
         able = (self._models[name] for name in self._missing if self._models[name].state in STARTABLE)
         effects: list[Effect] = []
         for model in itertools.islice(able, max(0, (self.limits.downloads_max or 1) - under_way)):
             self._transit(model, Event.FETCH)
             effects.append(Fetch(model.name))
+        for name in self._missing.keys() & self._queue.keys():
+            self._queue[name].blocked = self._models[name].state is not State.DOWNLOADING
         return effects
 
     def _close(self, model: Model, reason: str, *, force: bool = False) -> list[Effect]:
@@ -669,11 +677,8 @@ class Scheduler:
 
     def _parked(self) -> Iterator[Entry]:
         """The entries that wait for something else than their own load or download."""
-        return (
-            entry
-            for entry in self._queue.values()
-            if entry.model.state is not State.LOADING and entry.model.name not in self._missing
-        )
+        own = (State.LOADING, State.DOWNLOADING)
+        return (entry for entry in self._queue.values() if entry.model.state not in own)
 
     def _drain(self, names: Iterable[str]) -> list[Effect]:
         """Close just these models to new work; whoever waited for one that opens again is served."""
@@ -724,8 +729,11 @@ class Scheduler:
         del entry.tickets[ticket]
         entry.urgent.pop(ticket, None)
         if not entry.tickets:
-            del self._queue[entry.model.name]
+            name = entry.model.name
+            del self._queue[name]
             self._changed = True
+            if entry.model.state is not State.DOWNLOADING and not self._missing.get(name, True):
+                del self._missing[name]
 
     def _free(self, model: Model, now: float) -> None:
         self._freed_at = now
@@ -761,7 +769,7 @@ class Scheduler:
 
     def _is_stale(self, model: Model, run: int) -> bool:
         """News of a process that is gone or going."""
-        return model.run != run or model.state is State.STOPPING or model.state in STARTABLE
+        return model.run != run or model.state in {State.STOPPING, State.DOWNLOADING, *STARTABLE}
 
     def _transit(self, model: Model, event: Event) -> None:
         try:

@@ -13,6 +13,7 @@ import pytest
 from router.policy import Demand, Device, Reading
 from router.scheduler import (
     TRANSITIONS,
+    Abort,
     Effect,
     Event,
     Fetch,
@@ -105,6 +106,10 @@ class Bench:
         self.takes_less: Callable[[], bool] = lambda: False  # than the estimate, by a tenth
         self.broken: set[str] = set()  # they end while they load
         self.starved: Counter[str] = Counter()  # that many loads of theirs run out of memory
+        self.download_seconds: Callable[[str], float] = lambda model: 3.0
+        self.missing: set[str] = set()  # their files are not here
+        self.unreachable: set[str] = set()  # their downloads fail
+        self.downloads: dict[str, object] = {}  # under way
         self.others: Counter[str] = Counter()  # bytes that other programs hold, by device key
         self.requests: dict[int, Request] = {}
         self.leases: defaultdict[str, set[int]] = defaultdict(set)
@@ -136,8 +141,9 @@ class Bench:
         """`serve` is how long it takes once granted; None is until `end`."""
         if isinstance(need, int):
             need = Demand(split=need) if len(self.devices) > 1 else Demand(host=need)
-        request = Request(Ticket(next(self._ids), model, need, priority, pinned, ttl), self.now, serve)
-        return self._ask(request)
+        missing = model in self.missing
+        ticket = Ticket(next(self._ids), model, need, priority, pinned, ttl, missing=missing)
+        return self._ask(Request(ticket, self.now, serve))
 
     def _ask(self, request: Request) -> Request:
         self.requests[request.ticket.id] = request
@@ -149,10 +155,12 @@ class Bench:
         """A load with settings, with which the model needs this much instead."""
         needs = [Demand(host=amount) if isinstance(amount, int) else amount for amount in (need, before)]
         assert needs[0] is not None
-        request = Request(Ticket(next(self._ids), model, needs[0], **more), self.now, 0.0)
+        missing = model in self.missing
+        request = Request(Ticket(next(self._ids), model, needs[0], missing=missing, **more), self.now, 0.0)
         self.trials[model] = Trial(request, needs[1], self.processes.get(model))
         self.amend(model, needs[0])
-        self.renew(model)
+        if not missing:  # else its download is as good as another one
+            self.renew(model)
         return self._ask(request)
 
     def abandon(self, model: str) -> None:
@@ -172,7 +180,16 @@ class Bench:
         for request in self.requests.values():
             if request.waits and request.ticket.model == model:
                 request.ticket = replace(request.ticket, demand=need)
-        self._tell(self.scheduler.amend(model, need, self.now))
+        self._tell(self.scheduler.amend(model, need, self.now, missing=model in self.missing))
+
+    def lose(self, model: str, need: Demand) -> None:
+        """Its files are not here any more."""
+        self.missing.add(model)
+        self.amend(model, need)
+        self.renew(model)
+
+    def pull(self, model: str) -> None:
+        self._tell(self.scheduler.fetch(model, self.now))
 
     def leave(self, request: Request) -> None:
         assert request.waits
@@ -281,6 +298,10 @@ class Bench:
                     self._spawn(effect)
                 case Stop():
                     self._stop(effect)
+                case Fetch(model):
+                    self._fetch(model)
+                case Abort(model):
+                    del self.downloads[model]
                 case Grant() | Refuse():
                     self._answer(effect)
         self._told -= 1
@@ -302,8 +323,27 @@ class Bench:
 
         self.after(self.probe_seconds(), answer)
 
+    def _fetch(self, model: str) -> None:
+        assert model not in self.downloads, "one model is downloaded twice at once"  # B-H3
+        assert model not in self.processes
+        download = self.downloads[model] = object()
+        self.after(self.download_seconds(model), lambda: self._arrive(model, download))
+
+    def _arrive(self, model: str, download: object) -> None:
+        if self.downloads.get(model) is not download:
+            return
+        del self.downloads[model]
+        if model in self.unreachable:
+            self._tell(self.scheduler.fetch_failed(model, "there is no hub", self.now, retry_after=7.0))
+            return
+        self.missing.discard(model)
+        waiting = [r.ticket.demand for r in self.requests.values() if r.waits and r.ticket.model == model]
+        need = [*waiting[:1], self.needs.get(model, Demand())][0]
+        self._tell(self.scheduler.fetched(model, need, self.now))
+
     def _spawn(self, spawn: Spawn) -> None:
         assert spawn.model not in self.processes, "two processes of one model"  # B-L9
+        assert spawn.model not in self.missing
         held = spawn.allocation.held
         takes = {key: count - count // 10 for key, count in held.items()} if self.takes_less() else held
         process = self.processes[spawn.model] = Process(spawn, held, takes)
@@ -422,6 +462,8 @@ class Bench:
             if limits.margins:
                 booked = sum(model.held.get(device.key, 0) for model in alive.values())
                 assert booked + 1 <= device.total, "the books are overcommitted"
+        assert {model.name for model in models if model.state is State.DOWNLOADING} == self.downloads.keys()
+        assert len(self.downloads) <= (limits.downloads_max or 1)
         startable = False
         for model in models:
             assert model.leases == self.leases[model.name]  # B-S2
@@ -1282,6 +1324,138 @@ def test_an_orderly_stop_after_service_forgets_the_failures() -> None:
 # Clients that leave during a load
 
 
+def missing(*names: str, **limits: float) -> Bench:
+    bench = Bench(**limits)
+    bench.missing |= set(names)
+    return bench
+
+
+def test_what_is_missing_is_fetched_before_it_is_started() -> None:  # B-H3
+    bench = missing("a", room=9)
+    bench.ask("b", 9, serve=1)
+    bench.run(2.5)
+    requests = [bench.ask("a", 9, serve=1) for _ in range(10)]
+    bench.run(2)
+    assert (bench.state("a"), bench.state("b")) == (State.DOWNLOADING, State.LOADED), "a download needs no room"
+    bench.run(10)
+    assert all(request.granted for request in requests)
+    assert [effect for effect in bench.effects if isinstance(effect, Fetch)] == [Fetch("a")]
+
+
+def test_as_many_downloads_as_may_be_at_once() -> None:
+    bench = missing(*"abc", downloads_max=2)
+    for name in "abc":
+        bench.ask(name, 1, serve=1)
+    assert (bench.downloads.keys(), bench.scheduler.queued()) == ({"a", "b"}, {"c"})
+    assert bench.scheduler.is_fetching("c")
+    bench.run(3)
+    assert (bench.downloads.keys(), bench.scheduler.queued()) == ({"c"}, frozenset())
+    bench.run(10)
+    assert sorted(bench.grants) == ["a", "b", "c"]
+
+
+def test_who_waits_for_the_downloads_of_others_waits_in_the_queue() -> None:  # B-S9
+    bench = missing(*"abc", downloads_max=1, queue_max=1, queue_timeout=30)
+    bench.download_seconds = lambda model: 100
+    first, second, third = (bench.ask(name) for name in "abc")
+    assert third.refused is Refusal.QUEUE_FULL
+    bench.run(31)
+    assert (first.waits, second.refused) == (True, Refusal.QUEUE_TIMEOUT)
+    bench.run(75)
+    assert first.granted
+    assert bench.downloads.keys() == {"b"}, "what was begun to be wanted is fetched"
+
+
+def test_what_nobody_waits_for_is_not_fetched_if_so_set() -> None:  # B-S16
+    bench = missing(*"abc", downloads_max=1, queue_timeout=10, finish_loads=False)
+    bench.download_seconds = lambda model: 100
+    under_way, left, late = (bench.ask(name) for name in "abc")
+    bench.leave(left)
+    bench.run(11)
+    assert (under_way.waits, late.refused) == (True, Refusal.QUEUE_TIMEOUT)
+    bench.leave(under_way)
+    assert (bench.state("a"), bench.downloads) == (State.UNLOADED, {})
+    assert not any(bench.scheduler.is_fetching(name) for name in "abc")
+
+
+def test_what_was_pulled_is_fetched_whoever_leaves() -> None:
+    bench = missing("a", finish_loads=False)
+    bench.pull("a")
+    bench.leave(bench.ask("a"))
+    bench.run(5)
+    assert (bench.state("a"), bench.spawns) == (State.UNLOADED, [])
+
+
+def test_an_unload_ends_a_download_and_one_that_has_not_begun() -> None:  # B-L10
+    bench = missing(*"ab", downloads_max=1)
+    requests = [bench.ask(name) for name in "ab"]
+    for name in "ba":
+        bench.unload(name)
+    assert [request.refused for request in requests] == [Refusal.CANCELLED] * 2
+    assert [effect for effect in bench.effects if isinstance(effect, Fetch | Abort)] == [Fetch("a"), Abort("a")]
+    bench.run(5)
+    assert not any(bench.scheduler.is_fetching(name) for name in "ab")
+
+
+def test_a_download_that_fails_is_told_to_all_and_tried_again() -> None:  # B-S14
+    bench = missing("a")
+    bench.unreachable = {"a"}
+    requests = [bench.ask("a") for _ in range(3)]
+    bench.run(4)
+    assert [request.refused for request in requests] == [Refusal.FETCH_FAILED] * 3
+    assert requests[0].answer == Refuse(1, "a", Refusal.FETCH_FAILED, "there is no hub", 7.0)
+    assert bench.state("a") is State.FAILED
+    second = bench.ask("a")
+    bench.run(3)
+    assert second.refused is Refusal.FETCH_FAILED
+    third = bench.ask("a")
+    assert third.refused is Refusal.BACKING_OFF
+    bench.unreachable = set()
+    bench.pull("a")
+    fourth = bench.ask("a", serve=1)
+    bench.run(10)
+    assert fourth.granted
+
+
+def test_who_waits_gets_the_other_model_that_a_name_means_now() -> None:
+    bench = missing("a")
+    request = bench.ask("a")
+    bench.run(1)
+    bench.lose("a", Demand(host=3))  # the preset names another repository
+    assert [effect for effect in bench.effects if isinstance(effect, Fetch | Abort)] == [
+        Fetch("a"),
+        Abort("a"),
+        Fetch("a"),
+    ]
+    bench.missing.clear()  # now one that is here
+    bench.amend("a", Demand(host=4))
+    bench.run(3)
+    assert request.granted
+    assert bench.scheduler.model("a").held == {RAM: 4}
+
+
+@pytest.mark.parametrize("state", State)
+def test_news_of_a_download_that_is_no_more(state: State) -> None:
+    scheduler = Scheduler(Limits(margins={}))
+    scheduler.acquire(Ticket(1, "a", Demand(), missing=True), 0.0)
+    scheduler.unload("a", 0.0)
+    scheduler.model("a").state = state
+    if state is not State.DOWNLOADING:
+        assert scheduler.fetched("a", Demand(), 1.0) == []
+        assert scheduler.fetch_failed("a", "late", 1.0) == []
+        assert scheduler.model("a").state is state
+
+
+@pytest.mark.parametrize("state", State)
+def test_what_a_pull_does_in_each_state(state: State) -> None:
+    scheduler = Scheduler(Limits(margins={}))
+    scheduler.acquire(Ticket(1, "a", Demand()), 0.0)
+    scheduler.model("a").state = state
+    begins = state in (State.UNLOADED, State.FAILED)
+    assert [effect for effect in scheduler.fetch("a", 1.0) if isinstance(effect, Fetch)] == [Fetch("a")] * begins
+    assert scheduler.is_fetching("a")
+
+
 def test_a_load_that_others_wait_for_goes_on() -> None:  # B-S16
     for finish_loads in (True, False):
         bench = Bench(finish_loads=finish_loads)
@@ -1716,7 +1890,14 @@ SHAPES: dict[str, dict[str, object]] = {
     "cpu": {"room": 30},
     "cpu, three at most, short queue": {"room": 60, "models_max": 3, "queue_max": 5, "finish_loads": False},
     "one gpu": {"room": 40, "gpus": [24], "drain_grace": 0},
-    "two unequal gpus": {"room": 40, "gpus": [12, 24], "models_max": 5, "finish_loads": False, "queue_timeout": 0},
+    "two unequal gpus": {
+        "room": 40,
+        "gpus": [12, 24],
+        "models_max": 5,
+        "finish_loads": False,
+        "queue_timeout": 0,
+        "downloads_max": 1,
+    },
     "four unequal gpus": {"room": 60, "gpus": [8, 12, 16, 24], "drain_grace": 2, "queue_timeout": 20},
     "eight unequal gpus": {"room": 40, "gpus": [2, 3, 4, 5, 6, 8, 10, 12], "models_max": 8},
     "nothing checked": {"room": 30, "checked": False, "models_max": 2, "queue_max": 0},
@@ -1737,6 +1918,7 @@ class Walk:
         bench.load_seconds = lambda model: random.expovariate(1)
         bench.stop_seconds = lambda model: random.choice([0.0, 0.1, 2.0])
         bench.reclaim_seconds = lambda: random.choice([0.0, 0.0, 0.3, 5.0])
+        bench.download_seconds = lambda model: random.choice([0.0, random.expovariate(0.3)])
         bench.probe_seconds = lambda: random.choice([0.0, 0.0, 0.05, 2.0])
         bench.measure_seconds = lambda: random.choice([0.0, 0.1, 3.0])
         bench.takes_less = lambda: random.random() < 0.5
@@ -1747,6 +1929,8 @@ class Walk:
             self.unload: 2,
             self.attempt: 4,
             self.renew: 1,
+            self.lose: 1,
+            self.pull: 1,
             self.crash: 1,
             self.sleep: 4,
             self.others: 2,
@@ -1813,6 +1997,18 @@ class Walk:
         self.bench.amend(name, self.models[name])
         self.bench.renew(name)
 
+    def lose(self) -> None:
+        """As `renew`, but the new model is not here."""
+        name = self.random.choice(list(self.models))
+        if name in self.bench.trials:
+            self.bench.abandon(name)
+        self.models[name] = self.demand()
+        self.bench.lose(name, self.models[name])
+
+    def pull(self) -> None:
+        if self.bench.missing:
+            self.bench.pull(self.random.choice(sorted(self.bench.missing)))
+
     def crash(self) -> None:
         if self.bench.processes:
             self.bench.crash(self.random.choice(list(self.bench.processes)))
@@ -1829,6 +2025,7 @@ class Walk:
 
     def breakage(self) -> None:
         self.bench.broken = {name for name in self.models if self.random.random() < 0.1}
+        self.bench.unreachable = {name for name in self.models if self.random.random() < 0.2}
         self.bench.starved.update(name for name in self.models if self.random.random() < 0.02)
 
     def fits(self, demand: Demand) -> bool:
@@ -1849,7 +2046,7 @@ class Walk:
         bench, self.luck = self.bench, {lambda: None: 1}
         self.pace = 1e9
         bench.others.clear()
-        bench.broken = set()
+        bench.broken, bench.unreachable = set(), set()
         bench.starved.clear()
         bench.scheduler.limits = replace(bench.scheduler.limits, queue_max=1000, queue_timeout=0)
         for request in list(self.open):
@@ -1861,7 +2058,7 @@ class Walk:
         last = [bench.ask(name, need, serve=0.5, priority=5) for name, need in self.models.items() for _ in "12"]
         bench.run(1000)
         assert bench.scheduler.is_idle()
-        assert bench.scheduler._queue == {}
+        assert (bench.scheduler._queue, bench.scheduler._missing) == ({}, {})
         for request in last:
             expected = None if self.fits(request.ticket.demand) else Refusal.TOO_LARGE
             assert request.refused is expected, request
@@ -1885,4 +2082,5 @@ def test_a_long_walk(shape: str) -> None:
                 assert not walk.fits(request.ticket.demand)  # B-S12
     # The walk went through what it is there for.
     assert min(met[kind] for kind in (Probe, Spawn, Stop, Grant)) > 900
+    assert min(met[kind] for kind in (Fetch, Abort, Refusal.FETCH_FAILED)) > 10
     assert min(met[refusal] for refusal in (Refusal.LOAD_FAILED, Refusal.BACKING_OFF, Refusal.CANCELLED)) > 10
