@@ -52,7 +52,8 @@ def create_app(
     native = Native(gateway, Listing(gateway.pool), reload, forecast, build)
     downloads = Downloads(gateway)
     own = [*native.routes(), *stream.routes(gateway), *downloads.routes()]
-    routes = [*own, *openai.routes(gateway), *anthropic.routes(gateway)]
+    # A request is compared with one route after the other: those that are asked for most come first.
+    routes = [*openai.routes(gateway), *anthropic.routes(gateway), *own]
     return Starlette(
         routes=[*routes, *ollama.routes(gateway, hub or (downloads if gateway.depot else None))],
         middleware=[_cors(cors_origins), Middleware(Keys, keys=keys)],
