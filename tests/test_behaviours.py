@@ -9,7 +9,7 @@ PROMISED = {
     *(f"S{number}" for number in range(1, 17) if number != 13),
     *(f"L{number}" for number in range(1, 15)),
     *(f"P{number}" for number in range(1, 9)),
-    *(f"C{number}" for number in (1, 2, 4, 5, 6)),
+    *(f"C{number}" for number in range(1, 7)),
     *("D2", "D4", "D5", "D6"),
 }
 

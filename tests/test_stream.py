@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import Callable
@@ -12,7 +13,13 @@ from typing import Any
 import httpx
 import pytest
 
+from router.api.conversation import Conversations
+from router.errors import InvalidRequest, UnknownStream
+from router.node import Launch
+from router.pool import Lease
+from router.upstream import Upstream
 from tests.conftest import Starter
+from tests.fakes import FakeChild
 from tests.routers import Router, chat, until
 
 CONTEXT = 65536
@@ -31,7 +38,8 @@ def say(tokens: int, **more: Any) -> dict[str, Any]:
 def begin(router: Router, id: str, tokens: int, model: str = "tiny-a") -> bytes:
     """Ask for a stream, read some of it, and leave; what was read."""
     body = {**say(tokens), "model": model}
-    with router.client.stream("POST", "/v1/chat/completions", json=body, headers={"x-conversation-id": id}) as response:
+    headers = [(b"x-conversation-id", id.encode())]
+    with router.client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
         assert response.status_code == 200
         return next(response.iter_raw())
 
@@ -63,19 +71,19 @@ def test_it_is_read_on_by_whoever_comes_back(launch: Callable[..., Router]) -> N
     router = launch("--models-max", "1", "--models-drain-grace", "0")
     whole = router.client.post("/v1/chat/completions", json=say(2000)).content
     with ThreadPoolExecutor() as pool:
-        read = begin(router, "org/one two", 2000)
-        assert lookup(router, "org/one two", "other").keys() == {"org/one two"}
+        read = begin(router, "org/één & two", 2000)
+        assert lookup(router, "org/één & two", "other").keys() == {"org/één & two"}
         other = pool.submit(router.chat, "tiny-b")
-        answers = list(pool.map(lambda start: follow(router, "org/one two", start), (0, len(read))))
+        answers = list(pool.map(lambda start: follow(router, "org/één & two", start), (0, len(read))))
         assert other.result().status_code == 200
     assert [a.status_code for a in answers] == [200, 200]
     assert answers[0].headers["content-type"].startswith("text/event-stream")
     assert text(answers[0].content) == text(whole)
     assert answers[0].content[len(read) :] == answers[1].content
     assert router.loads() == 2
-    gone = follow(router, "org/one two")
+    gone = follow(router, "org/één & two")
     assert (gone.status_code, gone.json()["error"]["type"]) == (404, "not_found_error")
-    assert lookup(router, "org/one two") == {}
+    assert lookup(router, "org/één & two") == {}
     assert router.loads() == 2, "nothing is loaded for a stream that is gone"
 
 
@@ -166,3 +174,62 @@ def test_a_load_that_fails_leaves_no_stream(routers: Starter, fake: str, tiny_mo
         answer = router.client.post("/v1/chat/completions", json=say(4), headers={"x-conversation-id": "one"})
         assert answer.status_code >= 500
         assert follow(router, "one").status_code == 404
+
+
+# What is remembered
+
+
+class Asked:
+    """Leases of one child, and how many were given back."""
+
+    def __init__(self) -> None:
+        self.given_back = 0
+        self.ended = asyncio.Event()
+        self._child = FakeChild(Launch("a", (), ()), autoload=True)
+
+    def _release(self, used: bool) -> None:
+        self.given_back += 1
+
+    async def __call__(self) -> Lease:
+        return Lease("a", self._child, self.ended, self._release)
+
+
+async def test_a_lease_is_given_back_by_the_last_who_has_a_part_in_it() -> None:  # B-S2
+    asked, known, upstream = Asked(), Conversations(), Upstream()
+    generating = await known.begin("one", asked, upstream)()
+    follower, another = known.find("one").part(), known.find("one").part()
+    generating.release()
+    follower.release()
+    assert asked.given_back == 0
+    again = await known.begin("two", asked, upstream)()  # of another stream, or the second try of this one
+    another.release()
+    assert asked.given_back == 1
+    again.release()
+    assert asked.given_back == 2
+    late = known.find("one").part()
+    late.release()
+    assert asked.given_back == 2
+    asked.ended.set()
+    with pytest.raises(UnknownStream):
+        known.find("one").part()
+
+
+async def test_a_stop_in_the_moment_of_the_grant() -> None:  # B-S2
+    asked, known, upstream = Asked(), Conversations(), Upstream()
+    waiting = asyncio.ensure_future(known.begin("one", asked, upstream)())
+    while (inner := known.find("one")._waiting) is None or not inner.done():
+        await asyncio.sleep(0)
+    await known.stop("one", upstream)
+    with pytest.raises(InvalidRequest, match="cancelled"):
+        await waiting
+    assert asked.given_back == 1
+
+
+async def test_the_oldest_that_ended_are_forgotten() -> None:
+    asked, known, upstream = Asked(), Conversations(), Upstream()
+    running = [await known.begin(str(n), asked, upstream)() for n in range(3)]
+    for number in range(3, known.MOST + 3):
+        (await known.begin(str(number), asked, upstream)()).release()
+    assert [n for n in range(known.MOST + 3) if str(n) not in known._known] == [3, 4, 5]
+    for part in running:
+        part.release()

@@ -23,6 +23,11 @@ Wait = Callable[[], Awaitable[Lease]]
 HEADER = "x-conversation-id"
 
 
+def conversation_of(header: str) -> str:
+    """The id as a query and JSON have it: what Starlette reads as Latin-1 is meant as UTF-8."""
+    return header.encode("latin-1").decode(errors="surrogateescape")
+
+
 class Common:
     """A lease that several have a part in: who generates, and whoever follows, a moment behind."""
 
@@ -98,7 +103,9 @@ class Conversation:
             self._waiting.cancel()
         elif self.lease is not None and not self.lease.has_ended:
             with contextlib.suppress(UpstreamFailed, TimeoutError):
-                await _ask(upstream, self.lease, "DELETE", f"/v1/stream?conv_id={quote(id, safe='')}")
+                await _ask(
+                    upstream, self.lease, "DELETE", f"/v1/stream?conv_id={quote(id, safe='', errors='surrogateescape')}"
+                )
 
 
 class Conversations:

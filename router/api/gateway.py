@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from router.api import rewrite
 from router.api.body import asked, asks_for_context, is_unlimited, read_body, with_time_limit
-from router.api.conversation import HEADER, Conversations
+from router.api.conversation import HEADER, Conversations, conversation_of
 from router.api.proxy import Dialect, Lease, Passage, refusal, request_id, target_of
 from router.catalog import ModelSpec
 from router.depot import Depot, is_name
@@ -167,7 +167,7 @@ class Gateway:
                 f"of {LONGEST_HEADER} bytes at most (large cookies are a common cause)."
             )
         wait = partial(self.pool.lease, spec, used=used, background=background)
-        conversation = request.headers.get(HEADER, "") if stream else ""
+        conversation = conversation_of(request.headers.get(HEADER, "")) if stream else ""
         lease: Callable[[], Awaitable[Lease]] = (
             self.conversations.begin(conversation, wait, self.upstream) if conversation else wait
         )

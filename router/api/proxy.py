@@ -194,7 +194,7 @@ class Passage:
         headers = [header for header in end_to_end(self._headers) if header[0] not in _NOT_FORWARDED]
         headers.append((b"x-request-id", client.request_id))
         if self._conversation:
-            headers.append((b"x-conversation-id", self._conversation.encode("latin-1")))
+            headers.append((b"x-conversation-id", self._conversation.encode(errors="surrogateescape")))
         answer = await self._upstream.open(lease.address, lease.key, self._method, self._target, headers, self._body)
         try:
             data = await answer.read()  # before the head goes out: a child that dies here is still a 502
