@@ -341,7 +341,9 @@ def test_anthropic_understands_the_errors(claude: anthropic.Anthropic) -> None: 
     wrongs: Any = [{"role": "user", "content": 5}]
     with pytest.raises(anthropic.BadRequestError) as bad:  # the engine's own words, in Anthropic's shape
         claude.messages.create(model="tiny-a", messages=wrongs, max_tokens=2)
-    assert (bad.value.type, bool(bad.value.request_id)) == ("invalid_request_error", True)
+    assert isinstance(bad.value.body, dict)
+    assert (bad.value.body["type"], bad.value.type) == ("error", "invalid_request_error")
+    assert bad.value.body["request_id"] == bad.value.request_id
 
 
 # What fails, and whether clients try again
