@@ -100,6 +100,10 @@ class ModelSpec:
         """The name on the hub of what has to be downloaded before it can be loaded."""
         return None if self.model_path or self.problem else value_of(self.args, "--hf-repo")
 
+    def is_of(self, name: str) -> bool:
+        """Its file is one of the repository on the hub that is named so."""
+        return self.model_path is not None and hub.is_in(self.model_path, name)
+
     def over(self, args: Sequence[Arg], template: str | None = None) -> ModelSpec:
         """The same model with other arguments. Its `info` may no longer be right: that of the file is."""
         if switch_of(args, "--mmproj-auto") is False:
@@ -391,7 +395,14 @@ class _Builder:
             return args, None
         if switch_of(args, "--mmproj-auto") is False:
             args = tuple(arg for arg in args if arg.flag.name != "--mmproj")
-        return args, _missing(args)
+        return args, _missing(args) or self.draftless(args)
+
+    def draftless(self, args: Sequence[Arg]) -> str | None:
+        """What is wrong with a draft model that the child would download."""
+        draft = value_of(args, "--spec-draft-hf")
+        if not draft or not self.offline or hub.find(self.cache_root, draft):
+            return None
+        return f"the draft model {draft} is not in the cache {self.cache_root}, and --offline forbids to download it"
 
     def args(self, found: _Found) -> list[Arg]:
         args = self.arg(str(found.path), "--model")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from router import fetch, gguf, hub
 from router.catalog import ModelSpec
-from router.errors import ConfigError, GgufError, InvalidRequest
+from router.errors import Cancelled, ConfigError, GgufError, InvalidRequest, RouterError
 from router.flags import value_of
 from router.node import Part
 from router.policy import size
@@ -23,10 +23,13 @@ from router.sources import Sources
 log = logging.getLogger("router.depot")
 
 FRESH = 60.0  # seconds that the hub is not asked again what a name means
+FAILED = 5.0  # and where it did not tell
+AT_ONCE = 4  # questions to the hub
 GLANCE = 1.0  # seconds between two looks at the cache that nobody waits for
 PEEK = 1 << 20  # bytes of a file with which its header is looked for first; then with twice as many each time
 OnPart = Callable[[Part], None]
 Check = Callable[[ModelSpec], Awaitable[None]]
+Key = tuple[str, str | None, str | None, bool]
 
 
 class Depot:
@@ -51,7 +54,9 @@ class Depot:
         self._fallback = fallback
         self._looking: asyncio.Task[bool] | None = None
         self._looked_at = 0.0
-        self._resolving: dict[str, tuple[float, asyncio.Task[Resolved]]] = {}
+        self._resolving: dict[Key, tuple[float, asyncio.Task[Resolved]]] = {}
+        self._asking = asyncio.Semaphore(AT_ONCE)
+        self._ended = False
 
     def allows(self, name: str) -> bool:
         """Whether a request that names it may have it fetched."""
@@ -63,10 +68,7 @@ class Depot:
         """The catalog's name for what is called so on the hub; it is in the catalog then, be it here or missing.
         Raises RouterErrors."""
         resolved = await self._resolve(Name.parse(name), None, fallback=self._fallback)
-        if resolved.fell_back:
-            log.warning("%s does not fit on the disk: taking %s instead", resolved.fell_back, resolved.name)
-        if resolved.name not in self._sources.wanted:
-            self._sources.wanted.append(resolved.name)
+        self._want(resolved.name)
         await self._refresh()
         return resolved.name
 
@@ -90,14 +92,33 @@ class Depot:
     async def fetch(self, spec: ModelSpec, on_part: OnPart, check: Check) -> None:
         assert spec.missing is not None
         token = value_of(spec.args, "--hf-token")
+        if spec.source == "cache":
+            self._want(spec.name)  # again, after it was given up
         try:
             resolved = await self._resolve(Name.parse(spec.missing), value_of(spec.args, "--hf-file"), token=token)
             looking = asyncio.create_task(self._look(spec, resolved, check))
             arriving = fetch.fetch(resolved, self._root, lambda told: on_part(_part(told)), token=token)
             await _both(arriving, looking)
-        finally:
+        except asyncio.CancelledError:
+            self._forget(spec.name)
+            raise
+        except RouterError:
+            # The repository may have changed since it was listed.
+            self._resolving = {key: known for key, known in self._resolving.items() if not known[1].done()}
+            raise
+        if Name.parse(spec.missing).quant:  # else the listing of the cache leaves it out
             self._forget(spec.name)
         await self._refresh()
+
+    def end(self) -> None:
+        """Refuse whoever waits for the hub's answer, and whoever comes."""
+        self._ended = True
+        for _, task in self._resolving.values():
+            task.cancel()
+
+    def _want(self, name: str) -> None:
+        if name not in self._sources.wanted:
+            self._sources.wanted.append(name)
 
     def _forget(self, name: str) -> None:
         if name in self._sources.wanted:
@@ -117,15 +138,31 @@ class Depot:
     async def _resolve(
         self, name: Name, file: str | None, *, token: str | None = None, fallback: bool = False
     ) -> Resolved:
-        """The hub is asked once, however many ask for the same."""
-        key = f"{name} {file} {fallback}"
-        began, task = self._resolving.get(key, (0.0, None))
-        if task is None or time.monotonic() - began > FRESH or (task.done() and task.exception()):
-            asked = fetch.resolve(name, self._root, file=file, token=token, offline=self._offline, fallback=fallback)
-            task = asyncio.create_task(asked)
-            self._resolving = {one: known for one, known in self._resolving.items() if not known[1].done()}
-            self._resolving[key] = time.monotonic(), task
-        return await asyncio.shield(task)
+        """The hub is asked once, however many ask for the same; what it said counts for a while."""
+        key = (str(name), file, token, fallback)
+        now = time.monotonic()
+        self._resolving = {one: known for one, known in self._resolving.items() if _is_fresh(*known, now)}
+        if self._ended:
+            raise _ended()
+        if key not in self._resolving:
+            task = asyncio.create_task(self._ask(name, file, token, fallback))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever asked may have left
+            self._resolving[key] = now, task
+        known = self._resolving[key]
+        try:
+            resolved = await asyncio.shield(known[1])
+        except asyncio.CancelledError:
+            if known[1].cancelled():
+                raise _ended() from None
+            raise
+        self._resolving.setdefault((resolved.name, file, token, False), known)
+        return resolved
+
+    async def _ask(self, name: Name, file: str | None, token: str | None, fallback: bool) -> Resolved:
+        async with self._asking:
+            return await fetch.resolve(
+                name, self._root, file=file, token=token, offline=self._offline, fallback=fallback
+            )
 
     async def _look(self, spec: ModelSpec, resolved: Resolved, check: Check) -> None:
         """Ask whether the model will fit as soon as its header has come."""
@@ -150,6 +187,16 @@ def is_name(name: str) -> bool:
     except InvalidRequest:
         return False
     return True
+
+
+def _ended() -> Cancelled:
+    return Cancelled("The router is shutting down.", retry_after=5.0)
+
+
+def _is_fresh(began: float, task: asyncio.Task[Resolved], now: float) -> bool:
+    if not task.done():
+        return True
+    return now - began < (FAILED if task.cancelled() or task.exception() else FRESH)
 
 
 def _part(told: fetch.Progress) -> Part:

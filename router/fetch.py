@@ -24,13 +24,14 @@ from typing import Any
 from urllib.parse import quote
 
 from router import errors, hub
-from router.errors import InsufficientDisk, RouterError, UnknownModel, UpstreamFailed
+from router.errors import HubUnavailable, InsufficientDisk, RouterError, UnknownModel, UpstreamFailed
 from router.repo import File, Listing, Name, Resolved, choose, every
 
 log = logging.getLogger("router.fetch")
 
 ENDPOINT = "https://huggingface.co"
 RESERVE = 256 << 20  # bytes that stay free on the disk
+LONGEST_LISTING = 60.0  # seconds
 SHOWN = 8  # models of a repository that an error names
 PATH = re.compile(r"(?!.*(?:^|/)\.\.?(?:/|$))[^/\\\0-\x1f:][^\\\0-\x1f:]*\.gguf")
 OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -153,7 +154,14 @@ def _told(listing: Listing) -> str:
 
 async def _listing(name: Name, token: str | None) -> Listing:
     told: list[Mapping[str, Any]] = []
-    await _ask({"op": "list", "repo": name.repo, "revision": name.revision}, token, told.append)
+    try:
+        async with asyncio.timeout(LONGEST_LISTING):
+            await _ask({"op": "list", "repo": name.repo, "revision": name.revision}, token, told.append)
+    except TimeoutError:
+        raise HubUnavailable(
+            f"{endpoint(os.environ)} did not tell in {LONGEST_LISTING:.0f} s what {name.repo} holds: try again later",
+            retry_after=LONGEST_LISTING,
+        ) from None
     match told:
         case [{"commit": str(commit), "files": [*rows]}] if hub.COMMIT.fullmatch(commit):
             return Listing(name.repo, name.revision, commit, tuple(filter(None, map(_file, rows))))

@@ -208,6 +208,12 @@ def remove(root: Path, name: Name) -> int:
         raise RouterError(f"{name} cannot be removed ({error.strerror}: {error.filename})") from error
 
 
+def is_in(file: Path, name: str) -> bool:
+    """Whether a file is in a cache, and in the repository of that name there."""
+    parsed = _parsed(name)
+    return parsed is not None and _folder(Path(), parsed.repo).name in file.parts
+
+
 def exact(root: Path, name: Name) -> Name:
     """With the quant of the only model in the cache that `user/repo` means. Raises UnknownModel, InvalidRequest where
     there are several."""

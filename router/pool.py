@@ -124,7 +124,7 @@ class Run:
 class Download:
     """One download under way. `parts` are its files by URL; `told` is when the news told of it last."""
 
-    task: asyncio.Task[None]
+    task: asyncio.Task[None] | None = None
     parts: dict[str, Part] = field(default_factory=dict)
     told: float = 0.0
 
@@ -143,6 +143,9 @@ class Hub(Protocol):
     ) -> None:
         """Download what the model lacks, and have the catalog read again: it is there then. `check` is asked as soon as
         its header is here, and raises if there is no point in going on. Raises RouterErrors."""
+
+    def end(self) -> None:
+        """Refuse whoever waits for the hub."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,8 @@ class Pool:
     REMEASURE = 30.0
     # How much further a load must be before the log tells of it again.
     STRIDE = 0.2
+    # Downloads that may wait for others to end.
+    QUEUED = 100
     # Seconds between two pieces of news of one download.
     TELLING = 0.2
 
@@ -231,6 +236,7 @@ class Pool:
         self._estimates: dict[ModelSpec, asyncio.Task[Need]] = {}
         self.hub: Hub | None = None
         self._downloads: dict[str, Download] = {}
+        self._queued: frozenset[str] = frozenset()  # of which clients know that they will be downloaded
         self._failures: dict[str, type[errors.RouterError]] = {}  # of downloads
         self._trials = Trials(table or default_table())
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -284,7 +290,18 @@ class Pool:
     def unload(self, name: str, *, force: bool = False) -> None:
         """Stop this model once its running requests have ended, at once with `force`; refuse whoever waits for it."""
         self._unloads[name] += 1
+        was_fetching = self.is_fetching(name)
         self._apply(self._scheduler.unload(name, self._now(), force=force))
+        if was_fetching:
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        """A model that was there only because it was to be downloaded is there no more."""
+        left = [spec for spec in self.catalog.models if spec.name != name or spec.source != "cache" or not spec.missing]
+        if len(left) < len(self.catalog):
+            with contextlib.suppress(errors.CatalogError):  # it is the default
+                self.catalog = Catalog(left, self.catalog.default_name)
+                self._note(name)
 
     async def ended(self, name: str, timeout: float) -> bool:
         """Wait until this model has no process, `timeout` seconds at most; whether it has none."""
@@ -312,6 +329,8 @@ class Pool:
         """Refuse whoever waits or comes, and end every child once its running requests have ended, at once with
         `force`."""
         self._closed = True
+        if self.hub:
+            self.hub.end()
         for model in list(self._scheduler.models()):
             self.unload(model.name, force=force)
         self.feed.close()
@@ -375,7 +394,8 @@ class Pool:
 
     def _is_fetching(self, before: ModelSpec, after: ModelSpec) -> bool:
         """The model is being downloaded, and is still that one, or has arrived."""
-        return self._scheduler.is_fetching(before.name) and after.missing in (before.missing, None)
+        is_same = after.missing == before.missing if after.missing else after.is_of(before.missing or "")
+        return self._scheduler.is_fetching(before.name) and is_same
 
     def _compare(self, catalog: Catalog) -> Changes:
         before = {spec.name: spec for spec in self.catalog.models}
@@ -412,7 +432,7 @@ class Pool:
         failed = model.state is State.FAILED
         child = run.child if run else None
         return Status(
-            value=_shown(model.state),
+            value=State.DOWNLOADING.value if name in self._queued else _shown(model.state),
             failed=failed,
             failure=model.failure if failed else "",
             exit_code=self._exit_codes.get(name) if failed else None,
@@ -611,6 +631,10 @@ class Pool:
     def _apply(self, effects: list[Effect]) -> None:
         for effect in effects:
             self._perform(effect)
+        before, self._queued = self._queued, self._scheduler.queued()
+        for name in before ^ self._queued:
+            if self.state(name) is not State.DOWNLOADING:  # else its download tells it
+                self._news(name)
         self._set_timer()
 
     def _perform(self, effect: Effect) -> None:
@@ -629,10 +653,12 @@ class Pool:
             case Stop(model, _, reason):
                 self._stop(self._runs[model], reason)
             case Fetch(model):
-                download = self._downloads[model] = Download(asyncio.create_task(self._fetch(model)))
+                download = self._downloads[model] = Download()
+                download.task = asyncio.create_task(self._fetch(model, download))
                 self._keep(download.task)
             case Abort(model):
-                self._downloads.pop(model).task.cancel()
+                if task := self._downloads.pop(model).task:
+                    task.cancel()
                 log.info("%s: the download is cancelled", model)
                 self._news(model)
             case _:
@@ -813,7 +839,12 @@ class Pool:
     # Downloads
 
     def pull(self, name: str) -> None:
-        """Have the model's files downloaded, whether or not anybody asks for it. Raises UnknownModel."""
+        """Have the model's files downloaded, whether or not anybody asks for it. Raises UnknownModel, QueueFull,
+        Cancelled."""
+        if self._closed:
+            raise errors.Cancelled("The router is shutting down.", retry_after=5.0)
+        if not self.is_fetching(name) and len(self._queued) >= self.QUEUED:
+            raise errors.QueueFull(f"{len(self._queued)} downloads wait already. Try again later.", retry_after=60.0)
         self._specs.setdefault(name, self.effective(name))
         self._apply(self._scheduler.fetch(name, self._now()))
 
@@ -825,19 +856,21 @@ class Pool:
         """The files of a download that is under way."""
         return tuple(self._downloads[name].parts.values()) if name in self._downloads else ()
 
-    async def _fetch(self, name: str) -> None:
+    async def _fetch(self, name: str, download: Download) -> None:
         """One download, from the decision to fetch until the files are there or it has failed."""
         assert self.hub is not None
         started = self._now()
         self._news(name)
         try:
-            await self.hub.fetch(self.effective(name), lambda part: self._arrived(name, part), self._check_header)
+            await self.hub.fetch(
+                self.effective(name), lambda part: self._arrived(name, download, part), self._check_header
+            )
             spec = self.effective(name)
             if spec.missing:
                 raise errors.UpstreamFailed(f"{name!r} was downloaded, and is still not there: read the router's log")
             need = await self._estimate(spec)
         except Exception as exc:
-            if self._downloads[name].task is asyncio.current_task():  # else it was aborted, and begun again
+            if self._downloads.get(name) is download:  # else it was aborted
                 self._lost(name, exc)
             return
         log.info("%s: downloaded in %.1f s", name, self._now() - started)
@@ -859,8 +892,9 @@ class Pool:
         self._apply(effects)
         self._news(name, event="download_failed", error=exc.message)
 
-    def _arrived(self, name: str, part: Part) -> None:
-        download = self._downloads[name]
+    def _arrived(self, name: str, download: Download, part: Part) -> None:
+        if self._downloads.get(name) is not download:
+            return
         download.parts[part.url] = part
         if self._now() - download.told >= self.TELLING or part.done == part.total:
             download.told = self._now()

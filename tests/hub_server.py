@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -72,14 +72,15 @@ class Repo:
 
 
 class HubServer:
-    """`requests` counts all there were; `gets` the answers with data, `sent` their bytes, both by `user/repo/path`;
-    `tokens` are the Authorization headers, by address: of the hub, of its CDN."""
+    """`requests` counts all there were; `gets` the answers with data, `sent` their bytes, `begins` the first byte of
+    each, all by `user/repo/path`; `tokens` are the Authorization headers, by address: of the hub, of its CDN."""
 
     def __init__(self, repos: Mapping[str, Repo]) -> None:
         self.repos = dict(repos)
         self.requests: Counter[str] = Counter()
         self.gets: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
+        self.begins: defaultdict[str, list[int]] = defaultdict(list)
         self.tokens: dict[str, set[str | None]] = {"hub": set(), "cdn": set()}
         self.lock = threading.Lock()
         self.has_sent = threading.Condition(self.lock)
@@ -221,6 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             with hub.lock:
                 hub.gets[f"{repo}/{path}"] += 1
+                hub.begins[f"{repo}/{path}"].append(begin)
             self._stream(f"{repo}/{path}", file, begin, end)
 
     def _stream(self, name: str, file: RepoFile, begin: int, end: int) -> None:

@@ -71,22 +71,22 @@ def test_ten_requests_for_a_missing_model_are_one_download_and_one_load(launch: 
     assert router.chat("user/tiny:q8_0").status_code == 200
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["user/tiny", "nobody/here", "../x", "a/b/c", "https://hub/user/tiny", "x" * 5000, "user/tiny:../../x", "user/.."],
-)
-def test_what_a_request_may_not_fetch_touches_no_hub(launch: Any, hub: HubServer, name: str) -> None:  # B-H2 B-C1
+WRONG = ["../x", "a/b/c", "https://hub/user/tiny", "x" * 5000, "user/tiny:../../x", "user/.."]
+
+
+def test_what_a_request_may_not_fetch_touches_no_hub(launch: Any, hub: HubServer) -> None:  # B-H2 B-C1
     router = launch("--hub-allow", "others/*")
-    assert router.chat(name).status_code == 404
+    for name in ("user/tiny", "nobody/here", *WRONG):
+        assert router.chat(name).status_code == 404, name
     assert not hub.requests
     assert not root_of(router).exists()
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b/c", "https://hub/user/tiny", "x" * 5000, "tiny"])
-def test_what_is_no_name_is_told_so(launch: Any, hub: HubServer, name: str) -> None:  # B-H2
+def test_what_is_no_name_is_told_so(launch: Any, hub: HubServer) -> None:  # B-H2
     router = launch()
-    answer = router.client.post("/models", json={"model": name})
-    assert (answer.status_code, "user/repo" in answer.json()["error"]["message"]) == (400, True)
+    for name in (*WRONG, "tiny"):
+        answer = router.client.post("/models", json={"model": name})
+        assert (answer.status_code, "user/repo" in answer.json()["error"]["message"]) == (400, True), name
     assert not hub.requests
 
 
@@ -150,11 +150,10 @@ def test_an_unload_cancels_a_download_and_the_next_one_goes_on(launch: Any, hub:
         assert router.client.post("/models/unload", json={"model": "user/tiny"}).status_code == 200
         assert waiting.result().status_code == 503
     assert parts(router)
-    before = hub.sent["user/tiny/tiny-Q4_K_M.gguf"]
     file.gate.set()
     file.cut_at = 0
     assert router.chat("user/tiny").status_code == 200
-    assert hub.sent["user/tiny/tiny-Q4_K_M.gguf"] < before + len(file.data) - 2 * MIB
+    assert hub.begins["user/tiny/tiny-Q4_K_M.gguf"][-1] >= 3 * MIB
     assert not parts(router)
 
 
@@ -171,7 +170,7 @@ def test_a_killed_router_leaves_what_the_next_goes_on_with(routers: Starter, hub
     file.cut_at = 0
     router = routers("--engine", "embedded", "--hub-allow", "*", **shared)
     assert router.chat("user/tiny").status_code == 200
-    assert hub.sent["user/tiny/tiny-Q4_K_M.gguf"] < 2 * len(file.data)
+    assert hub.begins["user/tiny/tiny-Q4_K_M.gguf"][-1] >= 3 * MIB
 
 
 def test_a_preset_whose_repository_is_not_cached(launch: Any, hub: HubServer, tmp_path: Path) -> None:  # B-H1
@@ -200,7 +199,7 @@ def test_what_cannot_fit_is_refused_before_all_of_it_is_here(launch: Any, hub: H
 def test_what_was_downloaded_can_be_removed(launch: Any, hub: HubServer) -> None:
     router = launch("--hub-allow", "*")
     assert router.chat("user/tiny:Q8_0").status_code == 200
-    assert router.client.delete("/models", params={"model": "user/tiny:Q8_0"}).json() == {"success": True}
+    assert router.client.delete("/models", params={"model": "user/tiny:Q8_0"}).json()["freed"] > 0
     assert (router.listing(), router.children()) == ({}, [])
     assert cache.find(root_of(router), "user/tiny:Q8_0") is None
     assert router.client.delete("/models", params={"model": "user/tiny:Q8_0"}).status_code == 404

@@ -116,9 +116,8 @@ def test_an_interrupted_download_goes_on(line: Line, hub: HubServer) -> None:  #
     assert line.parts()
     file.gate.set()
     file.cut_at = 0
-    before = hub.sent["user/m/m-Q4_K_M.gguf"]
     assert line.run("pull", "user/m").code == 0
-    assert hub.sent["user/m/m-Q4_K_M.gguf"] - before <= 2 * MIB
+    assert hub.begins["user/m/m-Q4_K_M.gguf"][-1] >= MIB
     assert not line.parts()
 
 

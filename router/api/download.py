@@ -13,7 +13,7 @@ from router.api.gateway import Gateway, told_in
 from router.api.ollama import Progress
 from router.api.openai import DIALECT
 from router.depot import Depot
-from router.errors import InvalidRequest, Unavailable, Unsupported, UpstreamFailed
+from router.errors import InvalidRequest, RouterError, Unavailable, Unsupported, UpstreamFailed
 from router.node import Part
 from router.repo import bare
 
@@ -87,5 +87,9 @@ class Downloads:
         found = await self._depot.find(bare(name))
         spec = self._pool.catalog.resolve(found)
         if spec.missing:
-            self._pool.pull(spec.name)
+            try:
+                self._pool.pull(spec.name)
+            except RouterError:
+                await self._depot.remove(spec)
+                raise
         return spec.name
