@@ -359,7 +359,6 @@ class Pool:
         """Exchange the catalog. Running models that would be started with other settings now are drained, and start
         anew for whoever waits; the others do not notice."""
         needs: dict[ModelSpec, Need | None] = {}
-        before = {spec.name: spec for spec in self.catalog.models}
         changes = self._compare(catalog)
         while wanted := {spec for spec in self._next(changes, catalog) if spec not in needs}:
             for spec in wanted:
@@ -367,6 +366,7 @@ class Pool:
                     needs[spec] = None
                     needs[spec] = await self._estimate(spec)
             changes = self._compare(catalog)
+        before = {spec.name: spec for spec in self.catalog.models}  # it may be another one by now
         self.catalog = catalog
         starting = [name for name in changes.changed if self.is_running(name)] + list(changes.added)
         fetched = [name for name in changes.changed if self._is_fetching(before[name], catalog.resolve(name))]

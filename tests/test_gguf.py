@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import struct
-import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -191,13 +190,12 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.timeout(10)  # it is a matter of milliseconds, or of hours
 @pytest.mark.parametrize("content", BAD.values(), ids=BAD)
 def test_bad_header_is_a_sentence(file: Callable[[bytes], Path], content: bytes) -> None:
     path = file(content)
-    began = time.perf_counter()
     with pytest.raises(GgufError) as caught:
         read(path)
-    assert time.perf_counter() - began < 0.1
     assert str(path) in caught.value.message
     assert len(caught.value.message) < len(str(path)) + 300
 
@@ -213,16 +211,14 @@ def test_hostile_strings_cost_little(file: Callable[[bytes], Path]) -> None:
     # 8 MB of empty strings, believed in as far as the file goes
     path = file(pack(text("k") + struct.pack("<IIQ", 9, 8, 1 << 21) + bytes(8 << 20), n_fields=1))
     tracemalloc.start()
-    began = time.perf_counter()
     with pytest.raises(GgufError):
         read(path)
-    took, (_, peak) = time.perf_counter() - began, tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert took < 3
     assert peak < 4 << 20
 
 
-@settings(max_examples=300, deadline=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_is_metadata_or_gguf_error(tiny: Path, tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(tiny.read_bytes())
