@@ -16,7 +16,7 @@ compares these lines with the code, both ways.
     gguf           a model file's header                                      -> errors
     repo           PURE: names on the hub, and which files they mean          -> errors
     hub            the Hugging Face cache on disk                             -> errors repo
-    transfer       a child program: huggingface_hub behind lines of JSON      -> errors
+    transfer       a child program: huggingface_hub behind lines of JSON      -> errors repo
     fetch          from a name on the hub to its files in the cache           -> errors hub repo
     pull           a download by the command line, with a bar for each file  -> fetch policy repo
     template       what a chat template can be told                           -> nothing
@@ -61,7 +61,7 @@ compares these lines with the code, both ways.
     api/stream     llama.cpp's resumable streams                              -> api/body api/conversation api/gateway api/openai api/proxy errors
     app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/download api/gateway api/listing api/native api/ollama api/openai api/proxy api/stream catalog errors forecast pool
     watch          tells when a file has been written                         -> nothing
-    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog depot devices engine errors estimate flags footprints forecast hub local policy pool scheduler settings sources upstream watch
+    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog depot devices engine errors estimate fetch flags footprints forecast hub local policy pool repo scheduler settings sources upstream watch
     demo           tiny models with random weights, and a first conversation  -> errors
     __main__       the command line                                           -> catalog demo errors flags forecast hub policy pull repo serve settings
 """  # noqa: E501

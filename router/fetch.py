@@ -25,15 +25,16 @@ from urllib.parse import quote
 
 from router import errors, hub
 from router.errors import HubUnavailable, InsufficientDisk, RouterError, UnknownModel, UpstreamFailed
-from router.repo import File, Listing, Name, Resolved, choose, every
+from router.repo import PRESET, File, Listing, Name, Resolved, choose, every
 
 log = logging.getLogger("router.fetch")
 
 ENDPOINT = "https://huggingface.co"
 RESERVE = 256 << 20  # bytes that stay free on the disk
 LONGEST_LISTING = 60.0  # seconds
+LARGEST_PRESET = 1 << 20  # bytes
 SHOWN = 8  # models of a repository that an error names
-PATH = re.compile(r"(?!.*(?:^|/)\.\.?(?:/|$))[^/\\\0-\x1f:][^\\\0-\x1f:]*\.gguf")
+PATH = re.compile(rf"{re.escape(PRESET)}|(?!.*(?:^|/)\.\.?(?:/|$))[^/\\\0-\x1f:][^\\\0-\x1f:]*\.gguf")
 OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -102,6 +103,27 @@ async def fetch(
             raise RouterError(f"{root} cannot be written ({error.strerror}: {error.filename})") from error
 
 
+async def preset(name: Name, root: Path, *, token: str | None = None, offline: bool = False) -> Path | None:
+    """The preset file of a repository, which is in the cache then; None if it has none. Where the hub does not tell, or
+    may not be asked, it is what the cache has. Raises what `fetch` does."""
+    cached = await asyncio.to_thread(hub.preset, root, name)
+    if offline or is_offline(os.environ):
+        return cached
+    try:
+        listing = await _listing(name, token)
+    except RouterError:
+        if cached:
+            return cached
+        raise
+    file = listing.preset
+    if file is None:
+        return None
+    if file.size > LARGEST_PRESET:
+        raise UpstreamFailed(f"{PRESET} of {name.repo} is no preset file: it is larger than {_mib(LARGEST_PRESET)}")
+    await fetch(Resolved(listing, name.repo, None, (file,)), root, lambda told: None, token=token)
+    return await asyncio.to_thread(hub.preset, root, name)
+
+
 def is_offline(environ: Mapping[str, str]) -> bool:
     """As huggingface_hub reads it."""
     return environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
@@ -164,7 +186,11 @@ async def _listing(name: Name, token: str | None) -> Listing:
         ) from None
     match told:
         case [{"commit": str(commit), "files": [*rows]}] if hub.COMMIT.fullmatch(commit):
-            return Listing(name.repo, name.revision, commit, tuple(filter(None, map(_file, rows))))
+            files = [file for row in rows if (file := _file(row))]
+            preset = next((file for file in files if file.path.name == PRESET), None)
+            return Listing(
+                name.repo, name.revision, commit, tuple(file for file in files if file is not preset), preset
+            )
     raise UpstreamFailed(f"the hub's listing of {name.repo} makes no sense: check HF_ENDPOINT")
 
 

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from router import repo as repos
 from router.errors import Forbidden, InvalidRequest, RouterError, UnknownModel
-from router.repo import MAIN, REVISION, File, Listing, Name, Resolved
+from router.repo import MAIN, PRESET, REVISION, File, Listing, Name, Resolved
 
 COMMIT = re.compile(r"[0-9a-fA-F]{40}")
 # Two changes of a folder within a tick of the kernel's clock have one time.
@@ -145,6 +145,12 @@ def listing(root: Path, name: Name) -> Listing | None:
         return None
     files = tuple(File(path, size, _oid(snapshot / path) or path.name) for path, size in _files(snapshot))
     return Listing(name.repo, name.revision, snapshot.name, files)
+
+
+def preset(root: Path, name: Name) -> Path | None:
+    """The preset file of a repository."""
+    snapshot = _snapshot(root, name)
+    return snapshot / PRESET if snapshot and (snapshot / PRESET).is_file() else None
 
 
 def held(root: Path, listing: Listing, file: File) -> int:

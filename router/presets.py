@@ -28,6 +28,30 @@ LARGEST = 2**20  # bytes; a greater file is something else, a model for instance
 # Variables by which the router itself, or the engine's cloud adapters, tell a child what to do.
 _RESERVED_ENV = re.compile(r"AIP_.*|LLAMA_SERVER_.*|(CUDA|HIP|ROCR)_VISIBLE_DEVICES")
 
+# All that a preset file from the hub may set: which repositories, and how a model computes and answers. No paths, no
+# variables, no tools, no addresses, nothing that takes from other models.
+FOREIGN = frozenset(
+    re.findall(
+        r"\S+",
+        """
+        hf-repo hf-file spec-draft-hf alias tags description unlisted default-params load-on-startup stop-timeout
+        ttl ctx-size n-predict keep batch-size ubatch-size parallel kv-unified cont-batching swa-full flash-attn
+        cache-type-k cache-type-v kv-offload ctx-checkpoints checkpoint-min-step cache-ram cache-prompt cache-reuse
+        context-shift n-gpu-layers cpu-moe n-cpu-moe load-mode op-offload fit warmup rope-scaling rope-scale
+        rope-freq-base rope-freq-scale yarn-orig-ctx yarn-ext-factor yarn-attn-factor yarn-beta-slow yarn-beta-fast
+        samplers sampling-seq seed ignore-eos temperature top-k top-p min-p top-n-sigma xtc-probability
+        xtc-threshold typical-p repeat-last-n repeat-penalty presence-penalty frequency-penalty dry-multiplier
+        dry-base dry-allowed-length dry-penalty-last-n dry-sequence-breaker adaptive-target adaptive-decay
+        dynatemp-range dynatemp-exp mirostat mirostat-lr mirostat-ent logit-bias spec-default spec-type
+        spec-draft-n-max spec-draft-n-min spec-draft-p-min spec-draft-p-split n-gpu-layers-draft cache-type-k-draft
+        cache-type-v-draft jinja chat-template chat-template-kwargs reasoning reasoning-format reasoning-effort
+        reasoning-budget reasoning-budget-message reasoning-preserve prefill-assistant skip-chat-parsing special
+        embeddings embd-normalize pooling reranking spm-infill mmproj-auto mmproj-offload image-min-tokens
+        image-max-tokens
+        """,
+    )
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Filters:
@@ -115,9 +139,10 @@ class _Section:
     lines: list[_Line] = field(default_factory=list)
 
 
-def read(path: Path, table: FlagTable) -> PresetFile:
-    """Raises PresetError for a file that cannot be read, and for the first problem in it."""
-    file, problems = examine(path, table)
+def read(path: Path, table: FlagTable, *, foreign: bool = False) -> PresetFile:
+    """Raises PresetError for a file that cannot be read, and for the first problem in it. A `foreign` one, from the
+    hub, may only say what harms nobody."""
+    file, problems = examine(path, table, foreign=foreign)
     if problems:
         first, more = problems[0], len(problems) - 1
         hint = f" ({more} more: llama-router check {path} lists them)" if more else ""
@@ -125,7 +150,7 @@ def read(path: Path, table: FlagTable) -> PresetFile:
     return file
 
 
-def examine(path: Path, table: FlagTable) -> tuple[PresetFile, tuple[Problem, ...]]:
+def examine(path: Path, table: FlagTable, *, foreign: bool = False) -> tuple[PresetFile, tuple[Problem, ...]]:
     """What `parse` gives for a file. Raises PresetError when it cannot be read at all."""
     try:
         with path.open("rb") as file:
@@ -139,14 +164,16 @@ def examine(path: Path, table: FlagTable) -> tuple[PresetFile, tuple[Problem, ..
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise PresetError("the file is not UTF-8 text; save it as UTF-8", path=path, line=line) from error
-    return parse(text, table, path)
+    return parse(text, table, path, foreign=foreign)
 
 
-def parse(text: str, table: FlagTable, path: Path | None = None) -> tuple[PresetFile, tuple[Problem, ...]]:
+def parse(
+    text: str, table: FlagTable, path: Path | None = None, *, foreign: bool = False
+) -> tuple[PresetFile, tuple[Problem, ...]]:
     """All problems, in the order of their lines; the presets are sound when there is none."""
     problems: list[Problem] = []
     sections = _sections(text, problems)
-    reader = _Reader(table, path, problems)
+    reader = _Reader(table, path, problems, foreign)
     defaults = Preset("*")
     for section in sections:
         if section.name == "*":
@@ -205,8 +232,8 @@ def _value(text: str) -> str:
 class _Reader:
     """Turns the lines of a section into what they mean; mistakes go to `problems`."""
 
-    def __init__(self, table: FlagTable, path: Path | None, problems: list[Problem]) -> None:
-        self.table, self.path, self.problems = table, path, problems
+    def __init__(self, table: FlagTable, path: Path | None, problems: list[Problem], foreign: bool) -> None:
+        self.table, self.path, self.problems, self.foreign = table, path, problems, foreign
 
     def fill(self, base: Preset, section: _Section) -> Preset:
         meant: list[tuple[str, Any]] = []  # arguments, variables, and values that _OWN gave the type of their field
@@ -228,9 +255,11 @@ class _Reader:
         """The key under its one name, and its value; None for what is tolerated and has no effect."""
         if line.key == "version":  # of the format; reserved upstream
             return None
+        found = self.table.by_key(line.key)
+        if self.foreign and (found[0].name.lstrip("-") if found else line.key) not in FOREIGN:
+            raise _Mistake(f"{line.key} is not taken from the hub: copy the file, and name the copy by --models-preset")
         if line.key.startswith("env."):
             return line.key, self._variable(line)
-        found = self.table.by_key(line.key)
         known = found or default_table().by_key(line.key)
         name = found[0].name.lstrip("-") if found else line.key
         if name == "alias" and section == "*":

@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from router.errors import InvalidRequest
 
 MAIN = "main"
+PRESET = "preset.ini"  # in the root of a repository, as in llama.cpp
 DEFAULT_QUANTS = ("Q4_K_M", "Q8_0")
 
 # Hub id syntax: `-` and `.` only between word characters, which also rules out `..` and hidden folders.
@@ -73,12 +74,13 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The GGUF files of a repository at one commit, to which `revision` led."""
+    """The GGUF files of a repository at one commit, to which `revision` led, and its preset file."""
 
     repo: str
     revision: str
     commit: str
     files: tuple[File, ...]
+    preset: File | None = None
 
 
 @dataclass(frozen=True, slots=True)

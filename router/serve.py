@@ -23,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from router import catalog as catalogs
 from router import engine as engines
-from router import flags, hub, settings
+from router import fetch, flags, hub, settings
 from router import forecast as forecasts
 from router.api.gateway import Gateway
 from router.app import create_app
@@ -31,7 +31,7 @@ from router.catalog import Catalog, ModelSpec
 from router.depot import Depot
 from router.devices import MASKS, Devices
 from router.engine import Engine
-from router.errors import ConfigError, EngineError, UnknownModel
+from router.errors import ConfigError, EngineError, RouterError, UnknownModel
 from router.estimate import Estimator
 from router.flags import Arg, FlagTable
 from router.footprints import Footprints, default_path
@@ -39,6 +39,7 @@ from router.forecast import Forecast
 from router.local import LocalNode
 from router.policy import Device
 from router.pool import Changes, Pool
+from router.repo import Name
 from router.scheduler import Limits
 from router.settings import Settings
 from router.sources import Sources
@@ -69,7 +70,9 @@ class Plan:
     engine: Engine | None
 
     def sources(self) -> Sources:
-        return Sources(self.settings, self.common, self.table, os.environ)
+        preset = _foreign_preset(self.settings, self.common)
+        common = [arg for arg in self.common if not (preset and arg.flag.name == "--hf-repo")]
+        return Sources(self.settings, common, self.table, os.environ, preset)
 
     def catalog(self) -> Catalog:
         """Read the sources. Raises a ConfigError that says where."""
@@ -82,6 +85,24 @@ def read(argv: Sequence[str], environ: Mapping[str, str], *, needs_engine: bool 
     table = engine.table() if engine else known_flags(argv, environ)
     found, common = settings.parse(argv, environ, table)
     return Plan(found, flags.merge(_model_of_environment(environ, table, common), common), table, engine)
+
+
+def _foreign_preset(s: Settings, common: Sequence[Arg]) -> Path | None:
+    """That of the repository on the hub that stands in the place of a model, as in llama.cpp; None where it is one."""
+    repo, root = flags.value_of(common, "--hf-repo"), hub.cache_root(os.environ)
+    if not repo or s.models_preset or flags.value_of(common, "--hf-file") or hub.split(repo) is None:
+        return None
+    name, token = Name.parse(repo), flags.value_of(common, "--hf-token")
+    if hub.find(root, repo) and not hub.preset(root, name):
+        return None
+    try:
+        preset = asyncio.run(fetch.preset(name, root, token=token, offline=s.offline))
+    except RouterError as exc:
+        log.warning("whether %s holds a preset file is not known: %s", repo, exc.message)
+        return None
+    if preset:
+        log.warning("the models are those that %s of %s tells: serve only what you trust", preset.name, repo)
+    return preset
 
 
 def _model_of_environment(environ: Mapping[str, str], table: FlagTable, common: Sequence[Arg]) -> list[Arg]:

@@ -4,6 +4,7 @@ hub."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from router import catalog as catalogs
 from router import hub, presets
@@ -15,13 +16,21 @@ from router.settings import Settings
 
 
 class Sources:
-    """`common` are llama-server's arguments for all children. `wanted` are names on the hub that are models too, here
-    or not. Blocks."""
+    """`common` are llama-server's arguments for all children. `foreign` is a preset file from the hub, which takes the
+    place of the operator's own. `wanted` are names on the hub that are models too, here or not. Blocks."""
 
-    def __init__(self, settings: Settings, common: Sequence[Arg], table: FlagTable, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        common: Sequence[Arg],
+        table: FlagTable,
+        environ: Mapping[str, str],
+        foreign: Path | None = None,
+    ) -> None:
         self._settings = settings
         self._common = common
         self._table = table
+        self._foreign = foreign
         self._cache = hub.Cache(hub.cache_root(environ))
         self._file: PresetFile | None = None
         self._cached: Sequence[CacheEntry] = ()
@@ -29,8 +38,8 @@ class Sources:
 
     def read(self) -> Catalog:
         """All of them. Raises a ConfigError that says where, and leaves what `refresh` takes as it was."""
-        path = self._settings.models_preset
-        file = presets.read(path, self._table) if path else catalogs.NO_PRESETS
+        path = self._foreign or self._settings.models_preset
+        file = presets.read(path, self._table, foreign=bool(self._foreign)) if path else catalogs.NO_PRESETS
         catalog = self._build(file)
         self._file = file
         return catalog

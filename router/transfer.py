@@ -41,6 +41,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status
 
 from router.errors import Forbidden, HubUnavailable, InsufficientDisk, RouterError, UnknownModel, UpstreamFailed
+from router.repo import PRESET
 
 AT_ONCE = 4  # files
 CHUNK = 1 << 20
@@ -89,13 +90,13 @@ def tell(**message: Any) -> None:
 
 
 def listing(repo: str, revision: str) -> dict[str, Any]:
-    """The GGUF files of a repository. A gated one lists them to everybody: there, one is asked for."""
+    """The GGUF files of a repository, and its preset file. A gated one lists them to all: there, one is asked for."""
     timeout = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
     info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=timeout)
     files = [
         [file.rfilename, file.lfs.size if file.lfs else file.size, file.lfs.sha256 if file.lfs else file.blob_id]
         for file in info.siblings or ()
-        if file.rfilename.endswith(".gguf")
+        if file.rfilename.endswith(".gguf") or file.rfilename == PRESET
     ]
     if info.gated and files:
         get_hf_file_metadata(hf_hub_url(repo, str(files[0][0]), revision=info.sha), timeout=timeout)

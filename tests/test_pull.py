@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from router import hub as cache
+from router import presets
+from router.flags import default_table
 from router.pull import duration, shown
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
@@ -183,3 +185,71 @@ def test_lines_for_logs() -> None:  # B-H4
 @pytest.mark.parametrize(("seconds", "told"), [(0.4, "0 s"), (100, "100 s"), (200, "3 min"), (7500, "2 h 5 min")])
 def test_durations(seconds: float, told: str) -> None:
     assert duration(seconds) == told
+
+
+# ---- a preset file in the place of a model
+
+
+def preset(hub: HubServer, text: str) -> None:
+    hub.repos["user/set"] = Repo({"preset.ini": RepoFile(text.encode(), lfs=False), "README.md": RepoFile(b"")})
+
+
+def names(ended: Ended) -> list[str]:
+    return [row["name"] for row in json.loads(ended.out)]
+
+
+def test_a_preset_file_on_the_hub(line: Line, hub: HubServer) -> None:
+    preset(hub, "[*]\nctx-size = 64\n[one]\nhf = user/m:Q8_0\ntemp = 0.5\n[two]\nhf-repo = user/m\n")
+    ended = line.run("list", "--json", "-hf", "user/set")
+    assert (ended.code, names(ended), "serve only what you trust" in ended.err) == (0, ["one", "two"], True)
+    assert hub.gets["user/m/m-Q8_0.gguf"] == 0
+    assert names(line.run("list", "--json", "-hf", "user/set", "--offline")) == ["one", "two"]
+    preset(hub, "[three]\nhf = user/m:Q8_0\n")
+    hub.repos["user/set"].commit = "d" * 40
+    assert names(line.run("list", "--json", "-hf", "user/set")) == ["three"]
+    hub.repos["user/set"].failures = [503] * 9
+    assert names(line.run("list", "--json", "-hf", "user/set")) == ["three"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model = /etc/passwd",
+        "env.LD_PRELOAD = x",
+        "tools = all",
+        "chat-template-file = x",
+        "mmproj = x",
+        "lora = x",
+        "model-url = http://x",
+        "hf-token = x",
+        "media-path = /",
+        "slot-save-path = /",
+        "rpc = x:1",
+        "pin = true",
+        "device = none",
+        "set-params = {}",
+        "priority = 9",
+        "LLAMA_ARG_MODEL = x",
+    ],
+)
+def test_what_a_stranger_may_not_set(text: str) -> None:
+    path = Path("preset.ini")
+    told, problems = presets.parse(f"[a]\nhf-repo = user/m\n{text}\n", default_table(), path, foreign=True)
+    (problem,) = problems
+    assert (problem.line, problem.key) == (3, text.partition(" =")[0])
+    assert "is not taken from the hub" in problem.message
+    assert [arg.flag.name for arg in told.presets[0].args] == ["--hf-repo"]
+
+
+def test_a_preset_file_on_the_hub_with_mistakes(line: Line, hub: HubServer) -> None:
+    preset(hub, "[one]\nhf = user/m:Q8_0\nmodel = /etc/passwd\n")
+    ended = line.run("list", "-hf", "user/set")
+    assert (ended.code, ended.out) == (2, "")
+    assert "preset.ini:3: model is not taken from the hub" in ended.err
+
+
+def test_what_a_stranger_may_set_is_known() -> None:
+    own = {"alias", "tags", "description", "unlisted", "default-params", "load-on-startup", "stop-timeout", "ttl"}
+    flags = {flag.name.lstrip("-") for flag in default_table().flags}
+    assert own < presets.FOREIGN
+    assert flags >= presets.FOREIGN - own
