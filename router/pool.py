@@ -668,7 +668,7 @@ class Pool:
         waiter, run = self._waiters.pop(ticket), self._runs[model]
         assert run.child is not None, "granted without a child"
         if trial := self._trials.of(model, ticket):
-            self._trials.prove(trial)
+            self._trials.prove(trial, self.catalog.resolve(model))  # its files may have come meanwhile
         lease = Lease(model, run.child, run.ended, lambda used: self._release(ticket, run, used))
         if waiter.cancelled():  # its task has not come round yet to say so
             asyncio.get_running_loop().call_soon(lease.release)

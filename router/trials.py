@@ -70,10 +70,10 @@ class Trials:
         del self._trials[trial.base.name]
         return True
 
-    def prove(self, trial: Trial) -> None:
-        """A process serves with it."""
+    def prove(self, trial: Trial, base: ModelSpec) -> None:
+        """A process of the model, as it is by now, serves with it."""
         self.end(trial)
-        self.remember(trial.base, trial.asked)
+        self.remember(base, trial.asked)
 
     def remember(self, base: ModelSpec, asked: Overrides) -> None:
         """What the last load of this model asked for, if that is news."""

@@ -7,14 +7,18 @@ import contextlib
 import math
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from router import errors
+from router import errors, flags
 from router.catalog import Catalog, ModelSpec
 from router.estimate import Need
 from router.footprints import Footprint
+from router.node import Part
+from router.overrides import Wish
 from router.policy import Demand, Device
 from router.pool import Lease, Pool
 from router.scheduler import Limits, State
@@ -500,3 +504,223 @@ async def test_startup_loads_go_as_far_as_the_count_limit() -> None:  # B-L13
         b.pool.catalog = Catalog((spec("a", load_on_startup=True), spec("b", load_on_startup=True)))
         await b.pool.start()
         assert [child.launch.model for child in b.node.alive] == ["a"]
+
+
+# Downloads
+
+
+class FakeHub:
+    """Has a model's files come when the test says so; `catalog` is what the pool's is then."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.gates: dict[str, asyncio.Future[None]] = {}
+        self.begun: list[str] = []
+        self.checks: list[Any] = []
+        self.on_part: Callable[[Part], None] = lambda part: None
+        self.ended = False
+
+    async def fetch(self, spec: ModelSpec, on_part: Callable[[Part], None], check: Any) -> None:
+        self.begun.append(spec.name)
+        self.on_part = on_part
+        on_part(Part("http://hub/file", 5, 10, "0" * 64))
+        gate = self.gates[spec.name] = asyncio.get_running_loop().create_future()
+        await gate
+        await self.arrive(spec.name)
+
+    async def arrive(self, name: str) -> None:
+        """The catalog as it is with the files of this one."""
+        models = [here(name) if spec.name == name else spec for spec in self.pool.catalog.models]
+        await self.pool.replace(Catalog(models))
+
+    def end(self) -> None:
+        self.ended = True
+
+
+def there(name: str, repo: str = "user/m:Q8_0", **more: Any) -> ModelSpec:
+    """A model that is not here yet."""
+    return ModelSpec(name, "preset", flags.parse(["--hf-repo", repo], flags.default_table()), **more)
+
+
+def here(name: str, repo: str = "user--m") -> ModelSpec:
+    path = Path(f"/cache/models--{repo}/snapshots/{'c' * 40}/m-Q8_0.gguf")
+    return ModelSpec(name, "preset", flags.parse(["--model", str(path)], flags.default_table()), model_path=path)
+
+
+@contextlib.asynccontextmanager
+async def hub_bench(*names: str, **more: Any) -> AsyncIterator[tuple[Bench, FakeHub]]:
+    async with bench(*names, **more) as b:
+        b.specs = {name: there(name) for name in names}
+        b.pool.catalog = Catalog(tuple(b.specs.values()))
+        b.pool.hub = hub = FakeHub(b.pool)
+        yield b, hub
+
+
+async def begun(b: Bench, hub: FakeHub, *names: str) -> None:
+    await b.until(lambda: all(name in hub.gates for name in names))
+
+
+async def test_ten_requests_for_a_missing_model_are_one_download_and_one_load() -> None:  # B-H3
+    async with hub_bench("a") as (b, hub), b.pool.feed.subscribe() as news:
+        wishes = [asyncio.create_task(b.lease("a")) for _ in range(10)]
+        await begun(b, hub, "a")
+        status = b.pool.status("a")
+        assert (status.value, status.waiting, status.held) == ("downloading", 10, {})
+        assert status.progress
+        assert status.progress.value == 0.5
+        hub.gates["a"].set_result(None)
+        for wish in wishes:
+            (await wish).release()
+        assert (hub.begun, b.node.loads()) == (["a"], 1)
+        told = [item["event"] for _ in range(5) if (item := await news.next(1))]
+        assert told == ["status_change", "download_progress", "models_reload", "download_finished", "model_status"]
+
+
+async def test_a_failed_download_is_told_as_the_hub_says_it() -> None:  # B-H4
+    async with hub_bench("a") as (b, hub), b.pool.feed.subscribe() as news:
+        wishes = [asyncio.create_task(b.lease("a")) for _ in range(3)]
+        await begun(b, hub, "a")
+        hub.gates["a"].set_exception(errors.HubUnavailable("the hub is busy", retry_after=33.0))
+        for wish in wishes:
+            error = await refused(wish, errors.HubUnavailable)
+            assert (error.message, error.retry_after) == ("the hub is busy", 33.0)
+        assert (b.pool.status("a").failed, b.pool.status("a").failure) == (True, "the hub is busy")
+        events = [item for _ in range(3) if (item := await news.next(1))]
+        assert (events[-1]["event"], events[-1]["data"]["error"]) == ("download_failed", "the hub is busy")
+
+
+async def test_a_download_without_a_model_has_failed() -> None:  # B-H4
+    async with hub_bench("a") as (b, hub):
+        hub.arrive = lambda name: asyncio.sleep(0)  # type: ignore[method-assign]
+        wish = asyncio.create_task(b.lease("a"))
+        await begun(b, hub, "a")
+        hub.gates["a"].set_result(None)
+        assert "still not there" in (await refused(wish, errors.UpstreamFailed)).message
+
+
+async def test_a_defect_of_the_hub_leaves_nothing_behind() -> None:
+    async with hub_bench("a") as (b, hub):
+        wish = asyncio.create_task(b.lease("a"))
+        await begun(b, hub, "a")
+        hub.gates["a"].set_exception(ZeroDivisionError())
+        assert "a defect" in (await refused(wish, errors.RouterError)).message
+        assert b.state("a") is State.FAILED
+
+
+async def test_an_unload_ends_a_download_and_late_news_of_it_are_none() -> None:  # B-L10
+    async with hub_bench("a") as (b, hub):
+        wish = asyncio.create_task(b.lease("a"))
+        await begun(b, hub, "a")
+        late, gate = hub.on_part, hub.gates.pop("a")
+        b.pool.unload("a")
+        await refused(wish, errors.Cancelled)
+        late(Part("http://hub/file", 10, 10, "0" * 64))
+        assert (b.pool.status("a").value, b.pool.parts("a")) == ("unloaded", ())
+        again = asyncio.create_task(b.lease("a"))
+        await begun(b, hub, "a")
+        assert gate.cancelled()
+        late(Part("http://hub/file", 10, 10, "0" * 64))
+        assert [part.done for part in b.pool.parts("a")] == [5]
+        hub.gates["a"].set_result(None)
+        (await again).release()
+
+
+async def test_an_abort_while_the_files_arrive() -> None:
+    async with hub_bench("a") as (b, hub):
+        wish = asyncio.create_task(b.lease("a"))
+        await begun(b, hub, "a")
+        hub.gates["a"].set_result(None)
+        b.pool.unload("a")
+        await refused(wish, errors.Cancelled)
+        await hub.arrive("a")
+        await b.use("a")
+        assert hub.begun == ["a"]
+
+
+async def test_a_preset_that_names_another_repository_during_the_download() -> None:
+    async with hub_bench("a") as (b, hub):
+        wish = asyncio.create_task(b.lease("a"))
+        await begun(b, hub, "a")
+        old = hub.gates.pop("a")
+        await b.pool.replace(Catalog([there("a", "user/other:Q8_0")]))
+        await begun(b, hub, "a")
+        assert old.cancelled()
+        await b.pool.replace(Catalog([there("a", "user/other:Q8_0", priority=1)]))
+        assert not hub.gates["a"].cancelled(), "it is still the same"
+        await b.pool.replace(Catalog([here("a", "user--third")]))
+        (await wish).release()
+        assert hub.gates["a"].cancelled()
+        assert hub.begun == ["a", "a"]
+
+
+async def test_what_another_program_downloads_meanwhile_is_waited_for() -> None:
+    async with hub_bench("a") as (b, hub):
+        wish = asyncio.create_task(b.lease("a"))
+        await begun(b, hub, "a")
+        await hub.arrive("a")
+        assert b.state("a") is State.DOWNLOADING
+        hub.gates["a"].set_result(None)
+        (await wish).release()
+
+
+async def test_a_model_that_goes_from_the_catalog_takes_its_download_along() -> None:
+    async with hub_bench("a", "b") as (b, hub):
+        wish = asyncio.create_task(b.lease("a"))
+        await begun(b, hub, "a")
+        await b.pool.replace(Catalog([there("b")]))
+        await refused(wish, errors.Cancelled)
+        await b.until(lambda: hub.gates["a"].cancelled())
+
+
+async def test_downloads_that_wait_for_others_are_shown_and_bounded() -> None:
+    limits = Limits(margins={RAM: GIB}, downloads_max=1)
+    async with hub_bench("a", "b", "c", limits=limits) as (b, hub):
+        b.pool.QUEUED = 1
+        b.pool.pull("a")
+        await begun(b, hub, "a")
+        before = b.pool.version()
+        b.pool.pull("b")
+        assert b.pool.version() > before
+        assert (b.pool.status("b").value, hub.begun) == ("downloading", ["a"])
+        with pytest.raises(errors.QueueFull):
+            b.pool.pull("c")
+        b.pool.pull("b")  # is not one more
+        b.pool.unload("b")
+        assert b.pool.status("b").value == "unloaded"
+        b.pool.pull("c")
+        hub.gates["a"].set_result(None)
+        await begun(b, hub, "c")
+        assert hub.begun == ["a", "c"]
+
+
+async def test_what_was_only_wanted_goes_with_its_download() -> None:
+    async with hub_bench("a") as (b, hub):
+        wanted = replace(there("user/m:Q8_0"), source="cache")
+        b.pool.catalog = Catalog([*b.pool.catalog.models, wanted])
+        b.pool.pull("user/m:Q8_0")
+        await begun(b, hub, "user/m:Q8_0")
+        b.pool.unload("user/m:Q8_0")
+        assert [spec.name for spec in b.pool.catalog.models] == ["a"]
+
+
+async def test_the_end_takes_the_downloads_along() -> None:
+    async with hub_bench("a", "b", limits=Limits(downloads_max=1)) as (b, hub):
+        wishes = [asyncio.create_task(b.lease(name)) for name in "ab"]
+        await begun(b, hub, "a")
+        await b.pool.close()
+        for wish in wishes:
+            await refused(wish, errors.Cancelled)
+        assert (hub.gates["a"].cancelled(), hub.begun, hub.ended) == (True, ["a"], True)
+        with pytest.raises(errors.Cancelled):
+            b.pool.pull("a")
+
+
+async def test_settings_for_a_model_that_is_not_here_yet() -> None:  # B-L1
+    async with hub_bench("a") as (b, hub):
+        load = asyncio.create_task(b.pool.load("a", Wish({"ctx_size": 512})))
+        await begun(b, hub, "a")
+        hub.gates["a"].set_result(None)
+        assert (await load).status == "loaded"
+        assert "--ctx-size" in b.node.of("a").launch.args
+        assert hub.begun == ["a"]
+        assert b.pool.asked("a").as_json()["ctx_size"] == 512
