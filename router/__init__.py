@@ -9,6 +9,7 @@ compares these lines with the code, both ways.
     policy         PURE: where a model goes, and who must go for it           -> nothing
     scheduler      SANS-I/O: states, leases, the queue; events to effects     -> policy
     node           the border between the pool and a machine                  -> policy
+    lease          the right to use a running child                           -> node
     feed           news for whoever listens                                   -> nothing
     flags          llama-server's arguments as data                           -> errors
     settings       one frozen Settings; one row an option                     -> errors flags
@@ -29,6 +30,7 @@ compares these lines with the code, both ways.
     footprints     what models really took, kept across restarts              -> nothing
     estimate       a model's need from the best source there is               -> catalog engine errors flags footprints gguf memory policy
     overrides      what a load asks for over a model's own settings              -> catalog errors flags kv
+    download       the border between the pool and where missing models come from -> catalog node
     trials         settings that were asked for, until they have proved themselves-> catalog estimate flags overrides
     sources        where the catalog comes from, read again                   -> catalog flags hub presets settings
     forecast       what a model would take, and who would go for it           -> catalog estimate memory policy
@@ -38,13 +40,13 @@ compares these lines with the code, both ways.
     orphans        children do not outlive their router                       -> errors
     process        one child: spawn, drain, ready, stop                       -> crash errors node orphans
     local          this machine as a node                                     -> devices engine errors node orphans policy process
-    pool           the shell: effects, leases, news                           -> catalog errors estimate feed flags footprints node overrides policy scheduler trials
+    pool           the shell: effects, leases, news                           -> catalog download errors estimate feed flags footprints lease node overrides policy scheduler trials
     depot          models that are not here yet: which may be fetched    -> catalog errors fetch flags gguf hub node policy repo sources
     upstream       the HTTP client of the data path                           -> errors node
     api/body       what a request body says to the router                     -> errors
     api/rewrite    PURE: what the router changes in a request                 -> api/body errors presets
     api/proxy      one request through to a child; holds the lease            -> errors node upstream
-    api/conversation streams that go on when their client has left             -> errors pool upstream
+    api/conversation streams that go on when their client has left             -> errors lease upstream
     api/gateway    from a named model to its passage                          -> api/body api/conversation api/proxy api/rewrite catalog depot errors estimate pool upstream
     api/details    what pickers show of a model                               -> catalog
     api/listing    the list of models, kept ready                             -> api/details catalog estimate flags pool presets

@@ -11,16 +11,18 @@ import itertools
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, assert_never
+from typing import Any, assert_never
 
 from router import errors
 from router.catalog import Catalog, ModelSpec
+from router.download import Download, Hub
 from router.estimate import Need
 from router.feed import Feed
 from router.flags import FlagTable, default_table
 from router.footprints import Footprint
+from router.lease import Lease
 from router.node import Address, Child, ChildEvent, Exit, Launch, Node, Part, Progress, Slept, Woke
 from router.overrides import Overrides, Wish
 from router.policy import Allocation, Demand, Reading, Reject, Snapshot, plan, size
@@ -66,42 +68,6 @@ _SENTENCES: Mapping[Refusal, str] = {
 }
 
 
-class Lease:
-    """The right to send one request to a running child; it is not stopped meanwhile. Release it exactly once; a second
-    release does nothing."""
-
-    # How long a child that cannot be reached may take to be gone.
-    MOMENT = 2.0
-
-    __slots__ = ("_ended", "_release", "address", "key", "model", "released", "used")
-
-    def __init__(self, model: str, child: Child, ended: asyncio.Event, release: Callable[[bool], None]) -> None:
-        self.model, self.address, self.key = model, child.address, child.key
-        self.released = False
-        self.used = True
-        self._ended = ended
-        self._release = release
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the child is gone, and with it all that it knew."""
-        return self._ended.is_set()
-
-    async def is_over(self) -> bool:
-        """Whether the child has ended, or does within a moment."""
-        try:
-            async with asyncio.timeout(self.MOMENT):
-                await self._ended.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    def release(self) -> None:
-        if not self.released:
-            self.released = True
-            self._release(self.used)
-
-
 @dataclass(slots=True)
 class Run:
     """One process of one model, from the decision to start it until it is gone. `told` is the progress that the log
@@ -118,34 +84,6 @@ class Run:
     told: float = 0.0
     measured_at: float = 0.0
     info: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Download:
-    """One download under way. `parts` are its files by URL; `told` is when the news told of it last."""
-
-    task: asyncio.Task[None] | None = None
-    parts: dict[str, Part] = field(default_factory=dict)
-    told: float = 0.0
-
-    @property
-    def progress(self) -> Progress:
-        done, total = (sum(getattr(part, name) for part in self.parts.values()) for name in ("done", "total"))
-        payload = {part.url: {"done": part.done, "total": part.total} for part in self.parts.values()}
-        return Progress("download", done / total if total else 0.0, payload)
-
-
-class Hub(Protocol):
-    """Where missing models come from."""
-
-    async def fetch(
-        self, spec: ModelSpec, on_part: Callable[[Part], None], check: Callable[[ModelSpec], Awaitable[None]]
-    ) -> None:
-        """Download what the model lacks, and have the catalog read again: it is there then. `check` is asked as soon as
-        its header is here, and raises if there is no point in going on. Raises RouterErrors."""
-
-    def end(self) -> None:
-        """Refuse whoever waits for the hub."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +129,7 @@ class Pool:
     """`need` tells a model's memory and `learn` is told it; both may block and are called in threads. `table` has the
     engine's flags. `hub` is set by whoever has one; without it a child downloads by itself. `ttl` is the idle time in
     seconds after which a model whose preset says nothing is stopped, None for never. `gone` is told the address of a
-    child that has ended."""
+    child that ends, and again when it has ended."""
 
     # How long an explicit load waits for bad news before it says that the load is under way.
     PATIENCE = 0.25
@@ -776,6 +714,7 @@ class Pool:
         self.evictions += reason.startswith("room for")
         log.info("%s: stopping (%s), frees %s", run.spec.name, reason, _booked(run.allocation.held))
         if run.child is not None:
+            self._gone(run.child.address)  # connections that are kept open would hold it up
             self._keep(asyncio.create_task(self._end(run.child)))
 
     async def _end(self, child: Child) -> None:

@@ -17,10 +17,11 @@ from router import errors, flags
 from router.catalog import Catalog, ModelSpec
 from router.estimate import Need
 from router.footprints import Footprint
+from router.lease import Lease
 from router.node import Part
 from router.overrides import Wish
 from router.policy import Demand, Device
-from router.pool import Lease, Pool
+from router.pool import Pool
 from router.scheduler import Limits, State
 from tests.fakes import GIB, FakeNode
 

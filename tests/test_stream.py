@@ -15,8 +15,8 @@ import pytest
 
 from router.api.conversation import Conversations
 from router.errors import InvalidRequest, UnknownStream
+from router.lease import Lease
 from router.node import Launch
-from router.pool import Lease
 from router.upstream import Upstream
 from tests.conftest import Starter
 from tests.fakes import FakeChild

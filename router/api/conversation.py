@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from router.errors import InvalidRequest, RouterError, UnknownStream, UpstreamFailed
-from router.pool import Lease
+from router.lease import Lease
 from router.upstream import Upstream
 
 Wait = Callable[[], Awaitable[Lease]]

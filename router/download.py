@@ -1,0 +1,39 @@
+"""The border between the pool and where missing models come from, and what is known of a download under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from router.catalog import ModelSpec
+from router.node import Part, Progress
+
+
+@dataclass(slots=True)
+class Download:
+    """One download under way. `parts` are its files by URL; `told` is when the news told of it last."""
+
+    task: asyncio.Task[None] | None = None
+    parts: dict[str, Part] = field(default_factory=dict)
+    told: float = 0.0
+
+    @property
+    def progress(self) -> Progress:
+        done, total = (sum(getattr(part, name) for part in self.parts.values()) for name in ("done", "total"))
+        payload = {part.url: {"done": part.done, "total": part.total} for part in self.parts.values()}
+        return Progress("download", done / total if total else 0.0, payload)
+
+
+class Hub(Protocol):
+    """Where missing models come from."""
+
+    async def fetch(
+        self, spec: ModelSpec, on_part: Callable[[Part], None], check: Callable[[ModelSpec], Awaitable[None]]
+    ) -> None:
+        """Download what the model lacks, and have the catalog read again: it is there then. `check` is asked as soon as
+        its header is here, and raises if there is no point in going on. Raises RouterErrors."""
+
+    def end(self) -> None:
+        """Refuse whoever waits for the hub."""
