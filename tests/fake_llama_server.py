@@ -22,6 +22,7 @@ those that it does not know. Its own options are flags (`--load-seconds 0.1`) or
     --crash-after-seconds S --crash-after-requests N --crash-after-chunks N      ends like --fail
     --first-seconds S --chunk-seconds S       waits before the answer, between the chunks of a stream
     --tokens N                without max_tokens it generates so many; default 5
+    --tool-arguments JSON     offered tools, it calls the first with these, unless a result is the last message
     --sleep-idle-seconds S    sleeps that long after the load, wakes with the next request
     --journal FILE            appends `<monotonic time> <pid> <alias> <event> <detail>`, the event being one of
                               start ready request done gone exit oom
@@ -42,7 +43,7 @@ FLAGS = {"silent", "no-protocol", "mixed-logs", "ignore-sigterm", "ignore-exit",
 VALUES = {
     *("load-seconds", "fail", "exit-code", "stdout-flood", "hold-bytes", "hold-device", "gpu-bytes", "journal"),
     *("crash-after-seconds", "crash-after-requests", "crash-after-chunks", "first-seconds", "chunk-seconds", "tokens"),
-    *("host", "port", "alias", "sleep-idle-seconds", "fit-target", "tensor-split"),
+    *("host", "port", "alias", "sleep-idle-seconds", "fit-target", "tensor-split", "tool-arguments"),
 }
 MIB = 1 << 20
 CONTEXT = 512 * MIB  # of a CUDA context
@@ -304,20 +305,29 @@ class Connection:
         words = [f"{TEXT[n % len(TEXT)]} " for n in range(amount)]
         base = {"id": "chatcmpl-fake", "model": fields.get("model"), "created": 0}
         usage = {"prompt_tokens": 1, "completion_tokens": amount, "total_tokens": amount + 1}
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(words)}
+        deltas: list[dict[str, Any]] = [{"content": word} for word in words]
+        reason = "length"
+        if calls(fields):
+            function = {"name": fields["tools"][0]["function"]["name"], "arguments": options["tool-arguments"]}
+            call = {"id": "call-of-fake", "type": "function", "function": function}
+            message, reason = {"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls"
+            begun = {"index": 0, **call, "function": {**function, "arguments": ""}}
+            rest = [{"index": 0, "function": {"arguments": letter}} for letter in function["arguments"]]
+            deltas = [{"role": "assistant"}, *({"tool_calls": [part]} for part in (begun, *rest))]
         if not fields.get("stream"):
             time.sleep(seconds("chunk-seconds") * amount)
-            message = {"role": "assistant", "content": "".join(words)}
-            choice = {"index": 0, "finish_reason": "length", "message": message, "text": message["content"]}
+            choice = {"index": 0, "finish_reason": reason, "message": message, "text": message["content"]}
             return self.json({**base, "object": "chat.completion", "choices": [choice], "usage": usage})
         self.head(200, "text/event-stream", "Transfer-Encoding: chunked")
-        for word in words:
-            choice = {"index": 0, "finish_reason": None, "delta": {"content": word}, "text": word}
+        for delta in deltas:
+            choice = {"index": 0, "finish_reason": None, "delta": delta, "text": delta.get("content")}
             self.event(json.dumps({**base, "object": "chat.completion.chunk", "choices": [choice]}))
             count["chunks"] += 1
             if count["chunks"] >= number("crash-after-chunks") > 0:
                 crash()
             time.sleep(seconds("chunk-seconds"))
-        last = {"index": 0, "finish_reason": "length", "delta": {}}
+        last = {"index": 0, "finish_reason": reason, "delta": {}}
         self.event(json.dumps({**base, "object": "chat.completion.chunk", "choices": [last], "usage": usage}))
         self.event("[DONE]")
         self.client.sendall(b"0\r\n\r\n")
@@ -335,6 +345,11 @@ class Connection:
         body = json.dumps(answer).encode()
         self.head(status, "application/json", f"Content-Length: {len(body)}")
         self.client.sendall(body)
+
+
+def calls(fields: dict[str, Any]) -> bool:
+    """Whether the answer to this request is a call of a tool."""
+    return "tool-arguments" in options and bool(fields.get("tools")) and fields["messages"][-1]["role"] != "tool"
 
 
 def usage() -> str:
