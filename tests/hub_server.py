@@ -60,7 +60,7 @@ class RepoFile:
 @dataclass
 class Repo:
     """`token` is the one that may read it; without it a `gated` one lists its files only, any other is not there.
-    `failures` are the statuses of the next requests for its list."""
+    `failures` are the statuses of the next requests for its list, which nobody gets until `gate` is set."""
 
     files: dict[str, RepoFile]
     commit: str = COMMIT
@@ -69,6 +69,7 @@ class Repo:
     gated: bool = False
     failures: list[int] = field(default_factory=list)
     retry_after: str | None = None
+    gate: threading.Event | None = None
 
 
 class HubServer:
@@ -98,6 +99,8 @@ class HubServer:
     ) -> None:
         self.is_closing.set()
         for repo in self.repos.values():
+            if repo.gate:
+                repo.gate.set()
             for file in repo.files.values():
                 if file.gate:
                     file.gate.set()
@@ -153,6 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self._repo(name, is_list=what != "auth-check")
         if repo is None:
             return
+        if repo.gate:
+            repo.gate.wait()
         if repo.failures:
             self._fail(repo.failures.pop(0), retry_after=repo.retry_after)
         elif what == "refs":

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from router import hub as cache
@@ -222,7 +225,7 @@ def test_a_download_can_be_given_up(launch: Any, hub: HubServer) -> None:  # B-H
 def test_what_another_program_downloads_is_seen(launch: Any, hub: HubServer, tiny_models: Path) -> None:  # B-H5
     router = launch("--models-dir", str(tiny_models))
     assert router.chat("user/tiny:Q8_0").status_code == 404
-    _store(root_of(router), "user/tiny", (tiny_models / "tiny-a.gguf").read_bytes())
+    _store(root_of(router), "user/tiny", tiny_models / "tiny-a.gguf")
     until(lambda: "user/tiny:Q8_0" in router.listing())
     assert router.chat("user/tiny:Q8_0").status_code == 200
     assert not hub.requests
@@ -243,6 +246,67 @@ def test_a_bad_preset_does_not_lose_a_download(launch: Any, hub: HubServer, tmp_
     assert router.chat("mine").status_code == 200
 
 
+def test_a_hub_that_is_busy_says_when_to_come_again(launch: Any, hub: HubServer) -> None:
+    repo = hub.repos["user/tiny"]
+    repo.failures, repo.retry_after = [429] * 9, "37"
+    router = launch("--hub-allow", "*")
+    for answer in (router.chat("user/tiny"), router.client.post("/models", json={"model": "user/tiny:Q8_0"})):
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "37")
+        assert answer.json()["error"]["type"] == "unavailable_error"
+    asked = hub.requests.total()
+    assert router.chat("user/tiny").status_code == 503
+    assert hub.requests.total() == asked, "what it just said is not asked again"
+    assert router.listing() == {}
+
+
+def test_a_hub_that_hangs_holds_up_nobody_else_nor_the_end(launch: Any, hub: HubServer, tiny_models: Path) -> None:
+    hub.repos["user/tiny"].gate = threading.Event()
+    router = launch("--hub-allow", "*", "--models-dir", str(tiny_models))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(router.chat, f"user/tiny:{quant}") for quant in ("Q8_0", "Q4_K_M", "Q8_0", "Q3_K")]
+        until(lambda: hub.requests.total())
+        assert router.chat("tiny-a").status_code == 200
+        router.process.send_signal(signal.SIGTERM)
+        assert [wait.result().status_code for wait in waiting] == [503] * 4
+    assert router.process.wait(30) == 0
+    until(lambda: not _left(hub))
+
+
+def test_a_disk_that_is_too_small(launch: Any, hub: HubServer) -> None:  # B-H3
+    hub.repos["user/giant"] = Repo({"g-Q8_0.gguf": RepoFile(b"", size=2**60)})
+    router = launch("--hub-allow", "*")
+    for answer in (router.chat("user/giant"), router.client.post("/models", json={"model": "user/giant"})):
+        assert (answer.status_code, answer.json()["error"]["type"]) == (507, "insufficient_storage")
+    assert (hub.gets, router.listing()) == ({}, {})
+
+
+def test_settings_for_a_model_that_is_not_here_yet(launch: Any, hub: HubServer, tmp_path: Path) -> None:  # B-L1
+    ini = tmp_path / "models.ini"
+    ini.write_text("[mine]\nhf-repo = user/tiny:Q8_0\n")
+    router = launch("--models-preset", str(ini))
+    answer = router.client.post("/models/load", json={"model": "mine", "ctx_size": 512})
+    assert (answer.status_code, answer.json()["status"]) == (200, "loaded")
+    assert router.client.get("/models/mine/settings").json()["effective"]["ctx_size"] == 512
+    assert router.loads("mine") == 1
+
+
+def test_a_draft_model_that_is_not_here_is_told_offline(launch: Any, tiny_models: Path, tmp_path: Path) -> None:
+    ini = tmp_path / "models.ini"
+    ini.write_text(f"[mine]\nmodel = {tiny_models / 'tiny-a.gguf'}\nspec-draft-hf = user/draft\n")
+    router = launch("--models-preset", str(ini), "--offline")
+    assert "draft model user/draft is not in the cache" in router.chat("mine").json()["error"]["message"]
+
+
+def test_a_listing_of_two_thousand_models(launch: Any, tmp_path: Path, tiny_models: Path) -> None:  # B-H5 B-C2
+    blob = tiny_models / "tiny-a.gguf"
+    for number in range(2000):
+        _store(tmp_path / "many", f"user/r{number}", blob)
+    router = launch(LLAMA_CACHE=str(tmp_path / "many"))
+    until(lambda: len(router.listing()) == 2000)
+    _store(tmp_path / "many", "user/late", blob)
+    until(lambda: "user/late:Q8_0" in router.listing())
+
+
 def test_downloads_by_the_ollama_api(launch: Any, hub: HubServer) -> None:  # B-H4
     router = launch()
     lines = [
@@ -256,10 +320,21 @@ def test_downloads_by_the_ollama_api(launch: Any, hub: HubServer) -> None:  # B-
     assert router.listing() == {}
 
 
-def _store(root: Path, repo: str, data: bytes) -> None:
+def _store(root: Path, repo: str, file: Path) -> None:
+    """As another program does: the ref last."""
     folder = root / f"models--{Name.parse(repo).repo.replace('/', '--')}"
     snapshot = folder / "snapshots" / ("d" * 40)
     snapshot.mkdir(parents=True)
-    (snapshot / "tiny-Q8_0.gguf").write_bytes(data)
+    (snapshot / "tiny-Q8_0.gguf").symlink_to(file)
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("d" * 40)
+
+
+def _left(hub: HubServer) -> list[int]:
+    """Processes that speak to this hub."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get("HF_ENDPOINT") == hub.url:
+                found.append(process.pid)
+    return found
