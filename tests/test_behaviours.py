@@ -11,6 +11,7 @@ PROMISED = {
     *(f"P{number}" for number in range(1, 9)),
     *(f"C{number}" for number in range(1, 7)),
     *("D2", "D4", "D5", "D6"),
+    *(f"H{number}" for number in range(1, 6)),
 }
 
 
