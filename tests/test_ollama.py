@@ -378,7 +378,7 @@ def test_mistakes(router: Router) -> None:
     assert post("/api/generate", json={"model": "tiny-a", "prompt": "a", "suffix": "b"}) == 501
     assert post("/api/generate", json={"model": "tiny-a", "prompt": "a", "images": ["iVBORw0KGgo="]}) == 400
     assert post("/api/blobs/sha256:00", content=b"x") == 501
-    assert post("/api/pull", json={"model": "a/b"}) == 501
+    assert post("/api/pull", json={"model": "../x", "stream": False}) == 400
     assert post("/api/tags") == 405
     assert error_of(router.client.get("/api/nothing"))
     assert error_of(router.client.request("DELETE", "/api/delete", json={"model": "tiny-a"}))
