@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from enum import Enum
 from itertools import accumulate, pairwise
 from math import inf
@@ -28,10 +28,10 @@ class Device:
     total: int
     index: int = 0
     uuid: str = ""
+    key: str = field(init=False, repr=False, compare=False)
 
-    @property
-    def key(self) -> str:
-        return f"{self.node}/{self.name}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"{self.node}/{self.name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +103,103 @@ class Resident:
     sleeping: bool = False
     half_loaded: bool = False
 
-    def shift(self, key: str, *, there: bool) -> int:
-        """Bytes by which the machine's free memory differs from what is to be had if this one is there, or is gone.
+    @property
+    def is_seen(self) -> bool:
+        """The machine shows what it holds as taken: not while it loads, and not while it sleeps."""
+        return not self.sleeping and self.phase in (Phase.IDLE, Phase.BUSY, Phase.STOPPING)
 
-        What a loading or sleeping one holds the machine does not show. Of one that was stopped while it loaded nobody
-        knows how much shows: it counts in full while it is there, and in full when it is gone.
-        """
-        held = self.held.get(key, 0)
-        is_seen = self.phase in (Phase.IDLE, Phase.BUSY, Phase.STOPPING) and not self.sleeping
-        if there:
-            return -held if not is_seen or self.half_loaded else 0
-        return held if is_seen else 0
+    @property
+    def can_go(self) -> bool:
+        """It can be stopped for others: now, or once it is idle."""
+        return not self.pinned and self.phase in (Phase.IDLE, Phase.BUSY)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """How many are there, and the bytes to be had per device key beside just these: by our own `books`, by what the
+    machine shows (`shown`), and `rooms`, whichever is less. Infinite where nothing is checked."""
+
+    count: int
+    books: Mapping[str, float]
+    shown: Mapping[str, float]
+    rooms: Mapping[str, float]
+
+    def beside(self, residents: Iterable[Resident]) -> World:
+        """These are there too."""
+        return self._moved(residents, 1)
+
+    def without(self, residents: Iterable[Resident]) -> World:
+        """These are gone."""
+        return self._moved(residents, -1)
+
+    def _moved(self, residents: Iterable[Resident], sign: int) -> World:
+        count, books, shown, rooms = self.count, {**self.books}, {**self.shown}, {**self.rooms}
+        for resident in residents:
+            count += sign
+            # Of one that was stopped while it loaded nobody knows how much shows. It counts as if nothing did while it
+            # is there, and as if all did when it is gone: its going makes twice the difference.
+            times = sign * (2 if resident.half_loaded and resident.is_seen else 1)
+            for key, held in resident.held.items():
+                if key in rooms:
+                    books[key] -= sign * held
+                    shown[key] -= times * held
+                    rooms[key] = min(books[key], shown[key])
+        return World(count, books, shown, rooms)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The keys of a machine's RAM, and its GPUs."""
+
+    hosts: tuple[str, ...]
+    gpus: tuple[Device, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What follows from a snapshot, and is asked for again and again.
+
+    There are two worlds: who is there `now`, and who is `staying` once everything that was decided has come about.
+    `going` are those who can be asked to go, in the order in which they are: the idle before the busy, each who was not
+    used for longest first. A model that drains already comes first of the busy, so that a drain once begun is the one
+    that is finished. `empty` are the rooms of the empty machine.
+    """
+
+    nodes: tuple[Node, ...]
+    empty: Mapping[str, float]
+    now: World
+    staying: World
+    going: tuple[Resident, ...]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Sums:
+        devices = [reading.device for reading in snapshot.readings]
+        nodes = []
+        for name in dict.fromkeys(device.node for device in devices):
+            hosts = tuple(d.key for d in devices if d.node == name and d.kind == "host")
+            nodes.append(Node(hosts, tuple(d for d in devices if d.node == name and d.kind == "gpu")))
+        empty = {d.key: d.total - margin if (margin := snapshot.margins.get(d.key, 0)) else inf for d in devices}
+        shown = {
+            r.device.key: empty[r.device.key] - (0 if r.free is None else r.device.total - r.free)
+            for r in snapshot.readings
+        }
+        # What a leaving resident holds counts as free already; what a loading one was promised, or a sleeping one will
+        # take back, counts as taken although the machine does not show it.
+        for resident in snapshot.residents:
+            if resident.is_seen:
+                for key in resident.held.keys() & shown.keys():
+                    shown[key] += resident.held[key]
+        nobody = World(0, empty, shown, {key: min(empty[key], shown[key]) for key in empty})
+        staying = nobody.beside(r for r in snapshot.residents if r.phase is not Phase.STOPPING)
+        now = staying.beside(r for r in snapshot.residents if r.phase is Phase.STOPPING)
+        now = now.without(r for r in snapshot.residents if r.phase is Phase.CLAIMED)
+        going = sorted((r for r in snapshot.residents if r.can_go), key=_turn)
+        return cls(tuple(nodes), empty, now, staying, tuple(going))
+
+
+def _turn(resident: Resident) -> tuple[bool, bool, float, str]:
+    is_busy = resident.phase is Phase.BUSY
+    return is_busy, is_busy and not resident.draining, resident.finished, resident.model
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,29 +207,41 @@ class Snapshot:
     """The whole machine at one moment.
 
     `limit` is the greatest number of processes, 0 for any. `margins` maps device keys to bytes that stay free; a device
-    with margin 0, or none, is not checked.
+    with margin 0, or none, is not checked. `sums` follow from all this, and are made anew for each snapshot; but
+    `sparing` and `after`, which know what they change, hand on what is `known`.
     """
 
     readings: tuple[Reading, ...]
     residents: tuple[Resident, ...] = ()
     limit: int = 0
     margins: Mapping[str, int] = field(default_factory=dict)
+    known: InitVar[Sums | None] = None
+    sums: Sums = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self, known: Sums | None) -> None:
+        object.__setattr__(self, "sums", known or Sums.of(self))
 
     def sparing(self, models: Collection[str]) -> Snapshot:
         """The same machine for one that none of these is to go for."""
         if not models:
             return self
         spared = tuple(replace(r, pinned=True) if r.model in models else r for r in self.residents)
-        return replace(self, residents=spared)
+        going = tuple(r for r in self.sums.going if r.model not in models)
+        return replace(self, residents=spared, known=replace(self.sums, going=going))
 
     def after(self, plan: Plan, model: str) -> Snapshot:
         """What the next in the queue must reckon with: the victims going, and this claim before its own."""
         if isinstance(plan, Reject) or plan.claim is None:
             return self
         victims = plan.victims if isinstance(plan, Evict | Drain) else ()
-        rest = tuple(replace(r, phase=Phase.STOPPING) if r.model in victims else r for r in self.residents)
-        phase = Phase.LOADING if isinstance(plan, Place) else Phase.CLAIMED
-        return replace(self, residents=(*rest, Resident(model, plan.claim.held, phase)))
+        gone = [r for r in self.sums.going if r.model in victims]
+        going = [r for r in self.sums.going if r.model not in victims]
+        rest = [replace(r, phase=Phase.STOPPING) if r.model in victims else r for r in self.residents]
+        new = Resident(model, plan.claim.held, Phase.LOADING if isinstance(plan, Place) else Phase.CLAIMED)
+        now = self.sums.now.beside([new]) if new.phase is Phase.LOADING else self.sums.now
+        staying = self.sums.staying.without(gone).beside([new])
+        sums = replace(self.sums, now=now, staying=staying, going=tuple(going))
+        return replace(self, residents=(*rest, new), known=sums)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,102 +300,60 @@ Plan = Place | Evict | Drain | Wait | Reject
 def plan(snapshot: Snapshot, demand: Demand) -> Plan:
     """Decide for the first in the queue; `Snapshot.after` gives the view of the second.
 
-    There are two worlds: who is there now, and who stays once everything that was decided has come about. To be placed
-    means to fit in both, so that nobody further back takes what one ahead was promised.
+    To be placed means to fit beside those who are there now, and beside those who stay, so that nobody further back
+    takes what one ahead was promised.
     """
-    now = [r for r in snapshot.residents if r.phase is not Phase.CLAIMED]
-    staying = [r for r in snapshot.residents if r.phase is not Phase.STOPPING]
-    loading = _primaries(snapshot, [r for r in now if r.phase is Phase.LOADING])
-    if claim := _fit(snapshot, demand, now, staying, shunned=loading):
-        return Place(claim)
-    if _place(snapshot, demand, _empty_rooms(snapshot)) is None:
-        return Reject(_too_large(snapshot, demand))
-    if claim := _fit(snapshot, demand, staying, shunned=loading):
-        return Wait("models that are stopping still hold the room", claim, stopping=True)
+    now, staying, going = snapshot.sums.now, snapshot.sums.staying, snapshot.sums.going
     if claim := _fit(snapshot, demand, staying):
+        loading = _primaries(snapshot)
+        if apart := _fit(snapshot, demand, now, staying, shunned=loading):
+            return Place(apart)
+        if apart := _fit(snapshot, demand, staying, shunned=loading):
+            return Wait("models that are stopping still hold the room", apart, stopping=True)
         return Wait("another model is loading on the same device", claim)
-    idle = sorted((r for r in staying if r.phase is Phase.IDLE and not r.pinned), key=_recency)
-    if chosen := _victims(snapshot, demand, staying, idle):
+    if chosen := _victims(snapshot, demand, [r for r in going if r.phase is Phase.IDLE]):
         return Evict(*chosen)
-    # A model that drains already comes first, so that a drain once begun is the one that is finished.
-    busy = [r for r in staying if r.phase is Phase.BUSY and not r.pinned]
-    busy.sort(key=lambda r: (not r.draining, *_recency(r)))
-    if chosen := _victims(snapshot, demand, staying, idle + busy):
+    if chosen := _victims(snapshot, demand, going):
         return Drain(*chosen)
-    settled = [r for r in staying if r.pinned or r.phase is Phase.CLAIMED]
-    if claim := _fit(snapshot, demand, settled):
+    if _place(snapshot, demand, snapshot.sums.empty) is None:
+        return Reject(_too_large(snapshot, demand))
+    loads = [r for r in snapshot.residents if r.phase is Phase.LOADING and not r.pinned]
+    if claim := _fit(snapshot, demand, staying.without(going).without(loads)):
         return Wait("another model is loading", claim)
     return Wait("pinned models, other programs or requests further ahead hold the memory or the slots")
 
 
-def _recency(resident: Resident) -> tuple[float, str]:
-    return resident.finished, resident.model
-
-
 def _victims(
-    snapshot: Snapshot, demand: Demand, staying: Sequence[Resident], order: Sequence[Resident]
+    snapshot: Snapshot, demand: Demand, order: Sequence[Resident]
 ) -> tuple[tuple[str, ...], Allocation] | None:
     """The whole set at once: take in order until it fits, then give back, last taken first, whoever was not needed."""
-
-    def without(gone: Sequence[Resident]) -> Allocation | None:
-        return _fit(snapshot, demand, [r for r in staying if r not in gone])
-
+    world = snapshot.sums.staying
     taken: list[Resident] = []
     claim = None
     for candidate in order:
         taken.append(candidate)
-        if claim := without(taken):
+        world = world.without([candidate])
+        if claim := _fit(snapshot, demand, world):
             break
     if claim is None:
         return None
-    for candidate in reversed(taken[:-1]):
-        fewer = [r for r in taken if r is not candidate]
-        if better := without(fewer):
-            taken, claim = fewer, better
+    for candidate in taken[-2::-1]:
+        fuller = world.beside([candidate])
+        if better := _fit(snapshot, demand, fuller):
+            world, claim = fuller, better
+            taken.remove(candidate)
     return tuple(r.model for r in taken), claim
 
 
 def _fit(
-    snapshot: Snapshot, demand: Demand, *worlds: Sequence[Resident], shunned: frozenset[str] = frozenset()
+    snapshot: Snapshot, demand: Demand, *worlds: World, shunned: frozenset[str] = frozenset()
 ) -> Allocation | None:
     """An allocation that holds in every one of these worlds, on none of the shunned devices."""
-    if snapshot.limit and any(len(residents) >= snapshot.limit for residents in worlds):
+    if snapshot.limit and any(world.count >= snapshot.limit for world in worlds):
         return None
-    rooms = [_rooms(snapshot, residents) for residents in worlds]
-    return _place(snapshot, demand, {key: min(room[key] for room in rooms) for key in rooms[0]}, shunned)
-
-
-def _rooms(snapshot: Snapshot, residents: Sequence[Resident]) -> dict[str, float]:
-    """Bytes to be had per device key if just these were there: by the machine and by our own books, whichever is less.
-
-    What a leaving resident holds counts as free already; what a loading one was promised, or a sleeping one will take
-    back, counts as taken although the machine does not show it.
-    """
-    there = {resident.model for resident in residents}
-    booked, shifts = dict[str, int](), dict[str, int]()
-    for resident in residents:
-        for key, count in resident.held.items():
-            booked[key] = booked.get(key, 0) + count
-    for resident in snapshot.residents:
-        for key in resident.held:
-            shifts[key] = shifts.get(key, 0) + resident.shift(key, there=resident.model in there)
-    rooms: dict[str, float] = {}
-    for reading in snapshot.readings:
-        key = reading.device.key
-        margin = snapshot.margins.get(key, 0)
-        if not margin:
-            rooms[key] = inf
-            continue
-        machine = reading.device.total if reading.free is None else reading.free
-        rooms[key] = min(reading.device.total - booked.get(key, 0), machine + shifts.get(key, 0)) - margin
-    return rooms
-
-
-def _empty_rooms(snapshot: Snapshot) -> dict[str, float]:
-    return {
-        r.device.key: r.device.total - margin if (margin := snapshot.margins.get(r.device.key, 0)) else inf
-        for r in snapshot.readings
-    }
+    first, *others = (world.rooms for world in worlds)
+    rooms = {key: min(first[key], *(room[key] for room in others)) for key in first} if others else first
+    return _place(snapshot, demand, rooms, shunned)
 
 
 def _place(
@@ -305,17 +361,15 @@ def _place(
 ) -> Allocation | None:
     """Fewest devices first; among equals the tightest fit, so that large gaps stay whole."""
     options = []
-    for node in dict.fromkeys(reading.device.node for reading in snapshot.readings):
-        devices = [reading.device for reading in snapshot.readings if reading.device.node == node]
-        hosts = [device.key for device in devices if device.kind == "host"]
-        if any(rooms[key] < demand.host for key in hosts):
+    for node in snapshot.sums.nodes:
+        if any(rooms[key] < demand.host for key in node.hosts):
             continue
-        held = dict.fromkeys(hosts, demand.host) if demand.host else {}
+        held = dict.fromkeys(node.hosts, demand.host) if demand.host else {}
         if not demand.split and not demand.fixed:
-            if shunned.isdisjoint(hosts):
-                options.append((0, min((rooms[key] for key in hosts), default=inf), Allocation(held)))
+            if shunned.isdisjoint(node.hosts):
+                options.append((0, min((rooms[key] for key in node.hosts), default=inf), Allocation(held)))
             continue
-        gpus = [d for d in devices if d.kind == "gpu" and (not demand.names or d.name in demand.names)]
+        gpus = [d for d in node.gpus if d.name in demand.names] if demand.names else node.gpus
         place = _as_given if demand.given else _spread
         if claim := place(gpus, demand, rooms, shunned):
             slack = sum(rooms[device.key] for device in claim.devices)
@@ -341,11 +395,13 @@ def _spread(
 ) -> Allocation | None:
     """The fewest devices that can hold it; of those, the window of the sorted rooms that leaves least over, or any
     where layers of different sizes go into no window."""
-    usable = [d for d in gpus if d.key not in shunned and rooms[d.key] >= demand.fixed]
-    if usable and all(rooms[device.key] == inf for device in usable):
+    usable = [d for d in gpus if rooms[d.key] >= demand.fixed and d.key not in shunned]
+    if sum(rooms[d.key] for d in usable) < demand.split + demand.fixed * len(usable):
+        return None
+    usable.sort(key=lambda d: rooms[d.key])
+    if usable and rooms[usable[0].key] == inf:
         # Unchecked: the engine chooses among all, as if alone.
         return Allocation({}, tuple(sorted(usable, key=lambda d: d.index)))
-    usable.sort(key=lambda d: rooms[d.key])
     spare = [rooms[device.key] - demand.fixed for device in usable]
     if not spare or max(demand.layers, default=0) > spare[-1]:
         return None
@@ -428,9 +484,12 @@ def _claim(
     return Allocation(held, tuple(chosen), counts)
 
 
-def _primaries(snapshot: Snapshot, residents: Iterable[Resident]) -> frozenset[str]:
+def _primaries(snapshot: Snapshot) -> frozenset[str]:
     """Where a load under way shuts out a second one: its GPUs, or the RAM if it uses none. Unchecked devices do not."""
-    gpus = {reading.device.key for reading in snapshot.readings if reading.device.kind == "gpu"}
+    residents = [resident for resident in snapshot.residents if resident.phase is Phase.LOADING]
+    if not residents:
+        return frozenset()
+    gpus = {device.key for node in snapshot.sums.nodes for device in node.gpus}
     taken: set[str] = set()
     for resident in residents:
         taken |= gpus.intersection(resident.held) or set(resident.held)
@@ -438,7 +497,7 @@ def _primaries(snapshot: Snapshot, residents: Iterable[Resident]) -> frozenset[s
 
 
 def _too_large(snapshot: Snapshot, demand: Demand) -> str:
-    rooms = _empty_rooms(snapshot)
+    rooms = snapshot.sums.empty
     have = ", ".join(
         f"{r.device.name} {size(r.device.total)} less a margin of {size(snapshot.margins[r.device.key])}"
         for r in snapshot.readings

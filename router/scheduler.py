@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from operator import attrgetter
 
 from router import policy
 from router.policy import (
@@ -40,6 +42,8 @@ class State(Enum):
     SLEEPING = "sleeping"
     STOPPING = "stopping"
     FAILED = "failed"
+
+    __hash__ = object.__hash__  # there is one of each; Enum's own is slow, and every event asks sets of them
 
 
 class Event(Enum):
@@ -255,28 +259,40 @@ class Model:
 @dataclass(slots=True)
 class Entry:
     """The place of one model in the queue: all tickets that wait for it, oldest first, with their arrival times, and
-    again those that are no background tasks.
+    again those that are no background tasks. `began` is when the first of all came.
 
     `blocked` means that it waits for others, not for its own load. `parked` is when its own load or download ended
-    last: no wait before that was too long.
+    last: no wait before that was too long. `order` is the rank by which it stands in the line, None before and after.
     """
 
     model: Model
+    began: float
     demand: Demand = field(default_factory=Demand)
     priority: int = 0
     tickets: dict[int, float] = field(default_factory=dict)
     urgent: dict[int, float] = field(default_factory=dict)
     blocked: bool = False
     parked: float = -math.inf
+    order: tuple[bool, int, float, int] | None = None
 
     @property
     def since(self) -> float:
         return next(iter(self.tickets.values()))
 
     @property
-    def order(self) -> tuple[bool, int, float, int]:
+    def waiting_since(self) -> float:
+        """From when on the wait of its oldest ticket counts."""
+        return max(self.since, self.parked)
+
+    def rank(self) -> tuple[bool, int, float, int] | None:
+        """Whose turn is first; None without tickets."""
+        if not self.tickets:
+            return None
         ticket, since = next(iter((self.urgent or self.tickets).items()))
         return not self.urgent, -self.priority, since, ticket
+
+
+_ORDER = attrgetter("order")
 
 
 class Scheduler:
@@ -291,7 +307,10 @@ class Scheduler:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._models: dict[str, Model] = {}
-        self._queue: dict[str, Entry] = {}
+        self._alive: dict[str, Model] = {}  # those with a process; `_transit` keeps it
+        self._draining: set[str] = set()  # those closed for a drain, and maybe some that are gone; `_drain` keeps it
+        self._queue: dict[str, Entry] = {}  # by when each began
+        self._line: list[Entry] = []  # the same, by whose turn it is; `_line_up` keeps it
         self._waiting: dict[int, Entry] = {}
         self._leased: dict[int, Model] = {}
         self._missing: dict[str, bool] = {}  # to be fetched, in this order; and whether even if nobody waits for it
@@ -301,7 +320,7 @@ class Scheduler:
         self._probing = False  # a reading is on its way
         self._moved = False  # memory was taken or given back since that reading was asked for
         self._changed = False  # there may be something new to decide
-        self._planned_at = 0.0
+        self._look_at = 0.0  # when blocked entries are looked at again
 
     # Questions
 
@@ -314,7 +333,7 @@ class Scheduler:
 
     def snapshot(self, readings: tuple[Reading, ...]) -> Snapshot:
         """The machine as policy sees it, without the claims of those who wait."""
-        residents = tuple(resident for m in self._models.values() if (resident := m.resident()))
+        residents = tuple(resident for m in self._alive.values() if (resident := m.resident()))
         return Snapshot(readings, residents, self.limits.models_max, self.limits.margins)
 
     def waiting(self, name: str) -> int:
@@ -328,15 +347,22 @@ class Scheduler:
 
     def wakeup(self) -> float | None:
         """When `tick` is due if nothing else happens; None for never."""
-        times = [expires for m in self._models.values() if (expires := m.expires) is not None]
-        for entry in self._parked():
-            if self.limits.queue_timeout:
-                times.append(max(entry.since, entry.parked) + self.limits.queue_timeout)
-            if entry.blocked and self._is_startable(entry) and not self._probing:
-                times.append(self._planned_at + self.limits.poll)
-                if (end := entry.since + self.limits.drain_grace) > self._planned_at:
-                    times.append(end)
+        times = [expires for m in self._alive.values() if (expires := m.expires) is not None]
+        if self.limits.queue_timeout and (oldest := self._longest_wait()) is not None:
+            times.append(oldest + self.limits.queue_timeout)
+        if not self._probing and any(entry.blocked and self._is_startable(entry) for entry in self._line):
+            times.append(self._look_at)
         return min(times, default=None)
+
+    def _longest_wait(self) -> float | None:
+        """From when on the longest wait counts."""
+        longest = math.inf
+        for entry in self._queue.values():
+            if entry.began >= longest:
+                break  # and so did all the others
+            if self._is_parked(entry):
+                longest = min(longest, entry.waiting_since)
+        return longest if longest < math.inf else None
 
     # Events: requests
 
@@ -350,13 +376,14 @@ class Scheduler:
             return [Refuse(ticket.id, model.name, *self._backing_off(model, now))]
         entry = self._queue.get(model.name)
         if entry is None:
-            entry = self._queue[model.name] = Entry(model, blocked=model.state in SERVING)
+            entry = self._queue[model.name] = Entry(model, now, blocked=model.state in SERVING)
             self._changed = True
         entry.demand, entry.priority = ticket.demand, ticket.priority
         entry.tickets[ticket.id] = now
         if not ticket.background:
             entry.urgent[ticket.id] = now
         self._waiting[ticket.id] = entry
+        self._line_up(entry)
         effects: list[Effect] = []
         if ticket.missing:
             self._missing.setdefault(model.name, self.limits.finish_loads)
@@ -396,7 +423,7 @@ class Scheduler:
         self.forgive(name)
         effects: list[Effect] = []
         if entry := self._queue.get(name):
-            effects += self._refuse_all(entry, Refusal.CANCELLED, "it was unloaded", 1.0)
+            effects += self._refuse_all(entry.tickets, Refusal.CANCELLED, "it was unloaded", 1.0)
         effects += self._abort(self.model(name))
         return [*effects, *self._close(self.model(name), "unloaded", force=force), *self._advance(now)]
 
@@ -459,7 +486,7 @@ class Scheduler:
         del self._missing[name]
         self._fail(model, State.DOWNLOADING, reason, now)
         entry = self._queue.get(name)
-        effects = self._refuse_all(entry, Refusal.FETCH_FAILED, reason, retry_after) if entry else []
+        effects = self._refuse_all(entry.tickets, Refusal.FETCH_FAILED, reason, retry_after) if entry else []
         return [*effects, *self._advance(now)]
 
     def is_fetching(self, name: str) -> bool:
@@ -576,9 +603,9 @@ class Scheduler:
             self._fail(model, was, reason, now)
             if entry := self._queue.get(name):
                 if was is State.LOADING:
-                    effects += self._refuse_all(entry, Refusal.LOAD_FAILED, reason)
+                    effects += self._refuse_all(entry.tickets, Refusal.LOAD_FAILED, reason)
                 elif now < model.backoff_until:
-                    effects += self._refuse_all(entry, *self._backing_off(model, now))
+                    effects += self._refuse_all(entry.tickets, *self._backing_off(model, now))
         return [*effects, *self._advance(now)]
 
     def slept(self, name: str, run: int) -> None:
@@ -596,54 +623,67 @@ class Scheduler:
     def tick(self, now: float) -> list[Effect]:
         """Time passed: idle models expire, waiting tickets time out, blocked entries are looked at again."""
         effects: list[Effect] = []
-        for model in self._models.values():
-            if model.expires is not None and model.expires <= now:
+        for model in self._alive.values():
+            if (expires := model.expires) is not None and expires <= now:
                 effects.append(self._stop(model, "idle for its time to live"))
-        for entry in list(self._parked()):
-            for ticket, since in list(entry.tickets.items()):
-                if not self.limits.queue_timeout or now < max(since, entry.parked) + self.limits.queue_timeout:
-                    break
-                why = f"it waited {self.limits.queue_timeout:g} s for memory or a free slot"
-                effects.append(self._refuse(ticket, Refusal.QUEUE_TIMEOUT, why, retry_after=5.0))
-        self._changed = self._changed or any(entry.blocked for entry in self._parked())
+        effects += self._time_out(now) if self.limits.queue_timeout else []
+        self._changed = self._changed or any(e.blocked and self._is_parked(e) for e in self._line)
         return [*effects, *self._advance(now)]
+
+    def _time_out(self, now: float) -> list[Effect]:
+        """Refuse whoever has waited too long."""
+        timeout = self.limits.queue_timeout
+        why = f"it waited {timeout:g} s for memory or a free slot"
+        effects: list[Effect] = []
+        for entry in list(itertools.takewhile(lambda e: e.began + timeout <= now, self._queue.values())):
+            if self._is_parked(entry) and entry.waiting_since + timeout <= now:
+                late = [ticket for ticket, since in entry.tickets.items() if since + timeout <= now]
+                effects += self._refuse_all(late, Refusal.QUEUE_TIMEOUT, why, retry_after=5.0)
+        return effects
 
     # What follows
 
     def _advance(self, now: float) -> list[Effect]:
         effects = self._begin() if self._missing else []
-        if not any(self._is_startable(entry) for entry in self._queue.values()):
+        if not any(self._is_startable(entry) for entry in self._line):
             self._changed = False
-            return [*effects, *self._drain(frozenset())]
+            return [*effects, *self._drain(set())]
         if not self._changed or self._probing:
             return effects
         freed = self._freed & self._level.keys() if now - self._freed_at <= self.SETTLE_WINDOW else ()
         self._probing, self._changed, self._moved, self._freed = True, False, False, set()
-        return [*effects, Probe({key: self._expected(key) for key in freed})]
+        expected = self._expected()
+        return [*effects, Probe({key: expected[key] for key in freed})]
 
     def _is_startable(self, entry: Entry) -> bool:
         return entry.model.state in STARTABLE and entry.model.name not in self._missing
 
     def _read(self, readings: Iterable[Reading]) -> None:
-        before = {key: self._expected(key) for key in self._level}
+        before = self._expected()
         self._level = {reading.device.key: reading.free for reading in readings if reading.free is not None}
-        for model in self._models.values():
+        for model in self._alive.values():
             model.seen = model.state in (State.LOADED, State.STOPPING)
-        stopping = {key for m in self._models.values() if m.state is State.STOPPING for key in m.held}
-        for key in stopping & before.keys() & self._level.keys():
+        after = self._expected()
+        stopping = {key for m in self._alive.values() if m.state is State.STOPPING for key in m.held}
+        for key in stopping & before.keys() & after.keys():
             # What they hold may be back already; it counts when their end is told.
-            self._level[key] -= max(0, self._expected(key) - before[key])
+            self._level[key] -= max(0, after[key] - before[key])
 
-    def _expected(self, key: str) -> int:
+    def _expected(self) -> dict[str, int]:
         # Nobody knows what a load has taken so far; a sleeper has nothing, and may take it at any time.
-        return self._level[key] - sum(m.held.get(key, 0) for m in self._models.values() if not m.seen)
+        expected = {**self._level}
+        for model in self._alive.values():
+            if not model.seen:
+                for key in model.held.keys() & expected.keys():
+                    expected[key] -= model.held[key]
+        return expected
 
     def _plan(self, readings: tuple[Reading, ...], now: float) -> list[Effect]:
-        self._planned_at = now
+        self._look_at = now + self.limits.poll
         effects: list[Effect] = []
         drains: set[str] = set()
         snapshot = self.snapshot(readings)
-        startable = sorted(filter(self._is_startable, self._queue.values()), key=lambda e: e.order)
+        startable = [entry for entry in self._line if self._is_startable(entry)]
         behind = False  # room that only a drain will make is not on its way yet
         for entry in startable[: self.LOOKAHEAD]:
             if entry.model.retrying and any(r.phase is Phase.STOPPING for r in snapshot.residents):
@@ -660,31 +700,34 @@ class Scheduler:
                     effects += [self._stop(self._models[victim], why) for victim in victims]
                 case Drain(victims) if now >= entry.since + self.limits.drain_grace:
                     drains.update(name for name in victims if self._models[name].leases or self._models[name].draining)
+                case Drain():
+                    self._look_at = min(self._look_at, entry.since + self.limits.drain_grace)
                 case Reject(reason):
-                    effects += self._refuse_all(entry, Refusal.TOO_LARGE, reason)
+                    effects += self._refuse_all(entry.tickets, Refusal.TOO_LARGE, reason)
         for entry in startable[self.LOOKAHEAD :]:
             entry.blocked = True
         return [*effects, *self._drain(drains), *self._overflow()]
 
     def _evictable(self) -> Iterator[Model]:
-        return (m for m in self._models.values() if m.state in SERVING and not m.leases and not m.pinned)
+        return (m for m in self._alive.values() if m.state in SERVING and not m.leases and not m.pinned)
 
     def _spared(self, entry: Entry, now: float) -> frozenset[str]:
         """The models that do not go for this entry: none, unless it has background tasks alone."""
         if entry.urgent:
             return frozenset()
-        return frozenset(m.name for m in self._models.values() if m.is_fresh(now, self.limits.task_grace))
+        return frozenset(m.name for m in self._alive.values() if m.is_fresh(now, self.limits.task_grace))
 
-    def _parked(self) -> Iterator[Entry]:
-        """The entries that wait for something else than their own load or download."""
-        own = (State.LOADING, State.DOWNLOADING)
-        return (entry for entry in self._queue.values() if entry.model.state not in own)
+    def _is_parked(self, entry: Entry) -> bool:
+        """It waits for something else than its own load or download."""
+        return entry.model.state is not State.LOADING and entry.model.state is not State.DOWNLOADING
 
-    def _drain(self, names: Iterable[str]) -> list[Effect]:
+    def _drain(self, names: set[str]) -> list[Effect]:
         """Close just these models to new work; whoever waited for one that opens again is served."""
         effects: list[Effect] = []
-        for model in self._models.values():
-            was, model.draining = model.draining, model.name in names
+        before, self._draining = self._draining, names
+        for name in sorted(before | names):
+            model = self._models[name]
+            was, model.draining = model.draining, name in names
             if was and model.is_open:
                 effects += self._grant_waiting(model)
         return effects
@@ -692,7 +735,11 @@ class Scheduler:
     def _overflow(self) -> list[Effect]:
         """The newest tickets over the bound of the queue, background tasks first. Who only waits for an own load is not
         in the queue."""
-        parked = [entry for entry in self._parked() if entry.blocked]
+        if len(self._waiting) <= self.limits.queue_max:
+            return []
+        parked = [entry for entry in self._line if entry.blocked and self._is_parked(entry)]
+        if sum(len(entry.tickets) for entry in parked) <= self.limits.queue_max:
+            return []
         waiting = [
             *sorted(ticket for entry in parked for ticket in entry.urgent),
             *sorted(ticket for entry in parked for ticket in entry.tickets.keys() - entry.urgent.keys()),
@@ -705,7 +752,7 @@ class Scheduler:
         if entry is None:
             return []
         tickets, urgent = list(entry.tickets), set(entry.urgent)
-        for ticket in tickets:
+        for ticket in reversed(tickets):  # see `_refuse_all`
             self._drop(ticket)
         return [self._grant(ticket, model, background=ticket not in urgent) for ticket in tickets]
 
@@ -716,8 +763,12 @@ class Scheduler:
         self._leased[ticket] = model
         return Grant(ticket, model.name, model.run)
 
-    def _refuse_all(self, entry: Entry, refusal: Refusal, why: str, retry_after: float | None = None) -> list[Effect]:
-        return [self._refuse(ticket, refusal, why, retry_after) for ticket in list(entry.tickets)]
+    def _refuse_all(
+        self, tickets: Iterable[int], refusal: Refusal, why: str, retry_after: float | None = None
+    ) -> list[Effect]:
+        # The newest goes first: so the entry keeps its place in the line until the last has gone.
+        refused: list[Effect] = [self._refuse(ticket, refusal, why, retry_after) for ticket in reversed([*tickets])]
+        return refused[::-1]
 
     def _refuse(self, ticket: int, refusal: Refusal, why: str, retry_after: float | None = None) -> Refuse:
         name = self._waiting[ticket].model.name
@@ -728,12 +779,24 @@ class Scheduler:
         entry = self._waiting.pop(ticket)
         del entry.tickets[ticket]
         entry.urgent.pop(ticket, None)
+        self._line_up(entry)
         if not entry.tickets:
             name = entry.model.name
             del self._queue[name]
             self._changed = True
             if entry.model.state is not State.DOWNLOADING and not self._missing.get(name, True):
                 del self._missing[name]
+
+    def _line_up(self, entry: Entry) -> None:
+        """Give it the place in the line that it should have, now that its tickets or its priority are others."""
+        rank = entry.rank()
+        if rank == entry.order:
+            return
+        if entry.order is not None:
+            del self._line[bisect_left(self._line, entry.order, key=_ORDER)]
+        entry.order = rank
+        if rank is not None:
+            insort(self._line, entry, key=_ORDER)
 
     def _free(self, model: Model, now: float) -> None:
         self._freed_at = now
@@ -746,7 +809,7 @@ class Scheduler:
     def _spawn(self, model: Model, allocation: Allocation) -> Spawn:
         self._transit(model, Event.SPAWN)
         model.run += 1
-        model.held, model.ready_at = allocation.held, 0.0
+        model.held, model.ready_at, model.seen = allocation.held, 0.0, False
         return Spawn(model.name, model.run, allocation)
 
     def _stop(self, model: Model, reason: str) -> Stop:
@@ -776,3 +839,7 @@ class Scheduler:
             model.state = TRANSITIONS[model.state, event]
         except KeyError:
             raise IllegalTransition(model.name, model.state, event) from None
+        if model.state in STARTABLE or model.state is State.DOWNLOADING:
+            self._alive.pop(model.name, None)
+        else:
+            self._alive[model.name] = model

@@ -472,6 +472,19 @@ class Bench:
             assert not (model.is_open and self.waiting[model.name]), "somebody waits for an open model"
             startable |= bool(self.waiting[model.name]) and model.state in (State.UNLOADED, State.FAILED)
         assert startable or not any(model.draining for model in models), "a drain for nobody"  # B-S8
+        self._check_order()
+
+    def _check_order(self) -> None:
+        """What the scheduler keeps so that it need not look for it."""
+        scheduler = self.scheduler
+        entries = [*scheduler._queue.values()]
+        assert scheduler._line == sorted(entries, key=lambda entry: entry.rank() or ())
+        assert [entry.order for entry in entries] == [entry.rank() for entry in entries]
+        assert entries == sorted(entries, key=lambda entry: entry.began)
+        assert scheduler._alive == {model.name: model for model in scheduler.models() if model.resident()}
+        assert scheduler._draining >= {model.name for model in scheduler.models() if model.draining}
+        parked = [entry.waiting_since for entry in entries if scheduler._is_parked(entry)]
+        assert scheduler._longest_wait() == min(parked, default=None)
 
 
 # The table
