@@ -21,8 +21,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import httpx
-
 from router.crash import explain
 from router.errors import LoadFailed
 from router.node import Address, ChildEvent, Exit, Launch, Progress, Slept, Woke
@@ -247,6 +245,8 @@ class LocalChild:
         await asyncio.sleep(HEALTH_INTERVAL)
         if self._voice:
             return
+        import httpx  # here because it takes a tenth of the time to start, and few builds need it
+
         transport = httpx.AsyncHTTPTransport(uds=str(self._socket), verify=False)
         headers = {"Authorization": f"Bearer {self._key}"}
         async with httpx.AsyncClient(transport=transport, base_url="http://child", headers=headers) as client:
