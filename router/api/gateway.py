@@ -82,7 +82,7 @@ class Gateway:
         async def endpoint(request: Request) -> Response:
             body = await read_body(request, self.body_limit)
             wish = asked(body, request.headers.get("content-type"))
-            spec = await find(wish.model or request.query_params.get("model"))
+            spec = await find(wish.model or _of_query(request, "model"))
             self.may_load(spec, request, self.autoload)
             time_limit = None
             if wish.fields is not None:
@@ -109,7 +109,7 @@ class Gateway:
 
     def may_load(self, spec: ModelSpec, request: Request, default: bool) -> None:
         """Raises NotLoaded."""
-        wish = request.query_params.get("autoload")
+        wish = _of_query(request, "autoload")
         may = default if wish is None else wish in ("1", "true")
         if not may and not self.pool.is_running(spec.name):
             raise NotLoaded(f"model {spec.name!r} is not loaded; POST /models/load loads it, or add ?autoload=true")
@@ -185,6 +185,11 @@ class Gateway:
             time_limit=time_limit,
             conversation=conversation,
         )
+
+
+def _of_query(request: Request, name: str) -> str | None:
+    # Of a query that is empty, which most are, Starlette makes a collection too.
+    return request.query_params.get(name) if request.scope["query_string"] else None
 
 
 def told_in(dialect: Dialect, endpoint: Endpoint) -> Endpoint:
