@@ -26,27 +26,31 @@ class Listing:
         self._catalog: Catalog | None = None
         self._version = -1
         self._whole = b""
-        self._parts: dict[str, tuple[int, bytes]] = {}
+        self._listed: list[ModelSpec] = []
+        self._versions: list[int] = []  # of the parts
+        self._parts: list[bytes] = []  # with the commas between them: some MB are joined once
 
     def whole(self) -> bytes:
         catalog, version = self._pool.catalog, self._pool.version()
         if catalog is not self._catalog:
-            self._catalog, self._version, self._parts = catalog, -1, {}
+            self._catalog, self._version = catalog, -1
+            self._listed = [spec for spec in catalog.models if not spec.unlisted]
+            self._versions, self._parts = [-1] * len(self._listed), [b""] * len(self._listed)
         if version != self._version:
-            parts = b",".join(self._part(spec) for spec in catalog.models if not spec.unlisted)
-            self._whole = b'{"object":"list","data":[' + parts + b"]}"
+            self._renew()
+            self._whole = b"".join((b'{"object":"list","data":[', *self._parts, b"]}"))
             self._version = version
         return self._whole
 
     def one(self, spec: ModelSpec) -> bytes:
         return json.dumps(self._describe(spec)).encode()
 
-    def _part(self, spec: ModelSpec) -> bytes:
-        version = self._pool.version(spec.name)
-        known = self._parts.get(spec.name)
-        if known is None or known[0] != version:
-            known = self._parts[spec.name] = version, self.one(spec)
-        return known[1]
+    def _renew(self) -> None:
+        versions = [self._pool.version(spec.name) for spec in self._listed]
+        for index, (before, now) in enumerate(zip(self._versions, versions, strict=True)):
+            if before != now:
+                self._parts[index] = b"," * (index > 0) + self.one(self._listed[index])
+        self._versions = versions
 
     def _describe(self, spec: ModelSpec) -> dict[str, Any]:
         status, info = self._pool.status(spec.name), spec.info
