@@ -99,15 +99,12 @@ class Depot:
             looking = asyncio.create_task(self._look(spec, resolved, check))
             arriving = fetch.fetch(resolved, self._root, lambda told: on_part(_part(told)), token=token)
             await _both(arriving, looking)
-        except asyncio.CancelledError:
-            self._forget(spec.name)
-            raise
         except RouterError:
             # The repository may have changed since it was listed.
             self._resolving = {key: known for key, known in self._resolving.items() if not known[1].done()}
             raise
         if Name.parse(spec.missing).quant:  # else the listing of the cache leaves it out
-            self._forget(spec.name)
+            self.forget(spec.name)
         await self._refresh()
 
     def end(self) -> None:
@@ -120,14 +117,15 @@ class Depot:
         if name not in self._sources.wanted:
             self._sources.wanted.append(name)
 
-    def _forget(self, name: str) -> None:
+    def forget(self, name: str) -> None:
+        """It is wanted no more, unless somebody asks for it again."""
         if name in self._sources.wanted:
             self._sources.wanted.remove(name)
 
     async def remove(self, spec: ModelSpec) -> int:
         """Delete what the cache has of it; of one that is missing, nothing is wanted any more. The bytes that this
         freed. Raises RouterErrors."""
-        self._forget(spec.name)
+        self.forget(spec.name)
         freed = 0
         if not spec.missing:
             freed = await asyncio.to_thread(hub.remove, self._root, Name.parse(spec.name))

@@ -35,5 +35,8 @@ class Hub(Protocol):
         """Download what the model lacks, and have the catalog read again: it is there then. `check` is asked as soon as
         its header is here, and raises if there is no point in going on. Raises RouterErrors."""
 
+    def forget(self, name: str) -> None:
+        """Nobody wants this model any more."""
+
     def end(self) -> None:
         """Refuse whoever waits for the hub."""

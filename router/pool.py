@@ -234,7 +234,10 @@ class Pool:
             self._drop(name)
 
     def _drop(self, name: str) -> None:
-        """A model that was there only because it was to be downloaded is there no more."""
+        """A model that was there only because it was to be downloaded is there no more, from this moment on: whoever
+        asks for it in the next one wants it anew."""
+        if self.hub:
+            self.hub.forget(name)
         left = [spec for spec in self.catalog.models if spec.name != name or spec.source != "cache" or not spec.missing]
         if len(left) < len(self.catalog):
             with contextlib.suppress(errors.CatalogError):  # it is the default

@@ -518,6 +518,7 @@ class FakeHub:
         self.gates: dict[str, asyncio.Future[None]] = {}
         self.begun: list[str] = []
         self.checks: list[Any] = []
+        self.forgotten: list[str] = []
         self.on_part: Callable[[Part], None] = lambda part: None
         self.ended = False
 
@@ -533,6 +534,9 @@ class FakeHub:
         """The catalog as it is with the files of this one."""
         models = [here(name) if spec.name == name else spec for spec in self.pool.catalog.models]
         await self.pool.replace(Catalog(models))
+
+    def forget(self, name: str) -> None:
+        self.forgotten.append(name)
 
     def end(self) -> None:
         self.ended = True
