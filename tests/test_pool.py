@@ -618,6 +618,7 @@ async def test_an_unload_ends_a_download_and_late_news_of_it_are_none() -> None:
         await begun(b, hub, "a")
         late, gate = hub.on_part, hub.gates.pop("a")
         b.pool.unload("a")
+        assert hub.forgotten == ["a"]  # before anybody can want it again
         await refused(wish, errors.Cancelled)
         late(Part("http://hub/file", 10, 10, "0" * 64))
         assert (b.pool.status("a").value, b.pool.parts("a")) == ("unloaded", ())
