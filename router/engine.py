@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -44,7 +43,9 @@ class Engine:
     def version(self) -> str:
         """One line, such as `version: 11434 (0a1b2c3)`. Raises EngineError when this is no llama-server."""
         if self.kind == EMBEDDED:
-            return f"xllamacpp {importlib.metadata.version('xllamacpp')}"
+            from importlib import metadata  # some ms of every start, for this engine alone
+
+            return f"xllamacpp {metadata.version('xllamacpp')}"
         for line in self._ask("--version").splitlines():
             if line.startswith("version:"):
                 return line

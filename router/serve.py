@@ -9,18 +9,17 @@ import gc
 import itertools
 import logging
 import os
-import re
 import signal
 import socket
 import ssl
 import stat
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from router import catalog as catalogs
 from router import engine as engines
@@ -29,6 +28,7 @@ from router import forecast as forecasts
 from router.api.gateway import Gateway
 from router.app import create_app
 from router.catalog import Catalog, ModelSpec
+from router.connection import Connection
 from router.depot import Depot
 from router.devices import MASKS, Devices
 from router.engine import Engine
@@ -61,6 +61,8 @@ LAST_WORDS = 3
 YOUNG = 10_000
 # Headers of models are read for this many seconds before the router says that it listens; a slow disk may go on.
 FIRST_LOOK = 1.0
+# They are read in a thread for about as many seconds before it is asked whether to go on.
+MOMENT = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +224,7 @@ def _assemble(
     )
     config = uvicorn.Config(
         app,
-        http=Protocol,
+        http=Connection,
         ws="none",
         log_config=None,
         access_log=False,
@@ -281,21 +283,6 @@ def limits_of(s: Settings, devices: Sequence[Device]) -> Limits:
         finish_loads=s.models_finish_loads,
         downloads_max=s.hub_downloads,
     )
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's, deaf to offers of another protocol, as RFC 9110 section 7.8 allows: it would take the body of such a
-    request for that protocol's. Java's HTTP client offers HTTP/2 with whatever it sends."""
-
-    _START = re.compile(rb"[A-Z]+ \S+ HTTP/1\.1\r\n")
-    _OFFER = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
-
-    def data_received(self, data: bytes) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            end = max(0, data.find(b"\r\n\r\n"))
-            if self._OFFER.search(data, 0, end) and self._START.match(data):
-                data = self._OFFER.sub(b"", data[:end]) + data[end:]
-        super().data_received(data)
 
 
 class Server(uvicorn.Server):
@@ -370,12 +357,26 @@ class Server(uvicorn.Server):
 
 
 async def _described(catalog: Catalog) -> Catalog:
-    """One model after the other in a thread, so that it can be cancelled: many headers on a cold disk take long."""
-    models = [await asyncio.to_thread(spec.described) for spec in catalog.models]
+    """With what the models' headers say, read in a thread, and not in one go, so that it can be cancelled: many headers
+    on a cold disk take long."""
+    left, models = iter(catalog.models), list[ModelSpec]()
+    while some := await asyncio.to_thread(_next_described, left):
+        models += some
     for spec in models:
         if spec.info.problem:
             log.warning("%s cannot be served: %s", spec.name, spec.info.problem)
     return Catalog(models, catalog.default_name)
+
+
+def _next_described(left: Iterator[ModelSpec]) -> list[ModelSpec]:
+    """One model, and as many more as are read in a moment: a hop to a thread costs as much as a known header."""
+    end = time.monotonic() + MOMENT
+    described = []
+    for spec in left:
+        described.append(spec.described())
+        if time.monotonic() >= end:
+            break
+    return described
 
 
 def _check_map(pairs: Sequence[tuple[str, str]], catalog: Catalog) -> None:
