@@ -182,7 +182,8 @@ class Pool:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
-        self._versions: Counter[str] = Counter()
+        self._version = 0
+        self._versions: dict[str, int] = {}  # of what has changed, the latest last; `_note` keeps it
         self.loads = 0
         self.evictions = 0
 
@@ -397,9 +398,13 @@ class Pool:
             return self._runs[name].progress
         return self._downloads[name].progress if name in self._downloads else None
 
-    def version(self, name: str = "*") -> int:
-        """Counts the changes of what `status` tells clients of this model, or of any."""
-        return self._versions[name]
+    def version(self) -> int:
+        """Counts the changes of what clients are told of the models."""
+        return self._version
+
+    def changed(self, since: int) -> Iterator[str]:
+        """Of which models something has changed after that version, the latest first."""
+        return itertools.takewhile(lambda name: self._versions[name] > since, reversed(self._versions))
 
     async def snapshot(self) -> Snapshot:
         """The machine now, as policy sees it."""
@@ -535,7 +540,7 @@ class Pool:
         if self._closed:
             raise errors.Cancelled("The router is shutting down.", retry_after=5.0)
         if need is not None:
-            self._needs[spec.name] = need
+            self._know(spec.name, need)
         demand = need.demand if need else Demand()
         ttl = self._ttl_of(spec)
         pinned, missing = spec.pin or ttl == math.inf, self._missing(spec)
@@ -590,6 +595,7 @@ class Pool:
                 spec = self._specs[model]
                 args = (*spec.argv, *self._needs[model].args)
                 run = self._runs[model] = Run(spec, number, args, allocation)
+                self._note(model)
                 self._keep(asyncio.create_task(self._live(run)))
             case Stop(model, _, reason):
                 self._stop(self._runs[model], reason)
@@ -774,9 +780,15 @@ class Pool:
             data["error"] = error
         self.feed.publish(name, event, data)
 
+    def _know(self, name: str, need: Need) -> None:
+        if self._needs.get(name) != need:
+            self._needs[name] = need
+            self._note(name)
+
     def _note(self, name: str) -> None:
-        self._versions[name] += 1
-        self._versions["*"] += 1
+        self._version += 1
+        self._versions.pop(name, None)
+        self._versions[name] = self._version
 
     # Downloads
 
@@ -845,7 +857,7 @@ class Pool:
 
     async def _check_header(self, spec: ModelSpec) -> None:
         need = await asyncio.to_thread(self._need, spec)
-        self._needs[spec.name] = need
+        self._know(spec.name, need)
         await self._check(spec, need)
 
     # The loop

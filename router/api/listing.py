@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +12,7 @@ from router import flags, presets
 from router.api.details import details
 from router.catalog import Catalog, ModelSpec
 from router.estimate import Need
+from router.flags import Arg
 from router.pool import Pool, Status
 
 # Tokens of context in which the tools that Open WebUI sends along with every message, 20 KB of them, leave no room.
@@ -26,35 +28,36 @@ class Listing:
         self._catalog: Catalog | None = None
         self._version = -1
         self._whole = b""
-        self._listed: list[ModelSpec] = []
-        self._versions: list[int] = []  # of the parts
-        self._parts: list[bytes] = []  # with the commas between them: some MB are joined once
+        self._listed: dict[str, ModelSpec] = {}
+        self._parts: dict[str, bytes] = {}  # with the commas between them: some MB are joined once
 
     def whole(self) -> bytes:
         catalog, version = self._pool.catalog, self._pool.version()
         if catalog is not self._catalog:
-            self._catalog, self._version = catalog, -1
-            self._listed = [spec for spec in catalog.models if not spec.unlisted]
-            self._versions, self._parts = [-1] * len(self._listed), [b""] * len(self._listed)
-        if version != self._version:
-            self._renew()
-            self._whole = b"".join((b'{"object":"list","data":[', *self._parts, b"]}"))
-            self._version = version
+            self._listed = {spec.name: spec for spec in catalog.models if not spec.unlisted}
+            self._parts = dict.fromkeys(self._listed, b"")
+            self._renew(self._listed)
+        elif version != self._version:
+            self._renew(self._pool.changed(self._version))
+        else:
+            return self._whole
+        self._whole = b"".join((b'{"object":"list","data":[', *self._parts.values(), b"]}"))
+        self._catalog, self._version = catalog, version
         return self._whole
 
     def one(self, spec: ModelSpec) -> bytes:
         return json.dumps(self._describe(spec)).encode()
 
-    def _renew(self) -> None:
-        versions = [self._pool.version(spec.name) for spec in self._listed]
-        for index, (before, now) in enumerate(zip(self._versions, versions, strict=True)):
-            if before != now:
-                self._parts[index] = b"," * (index > 0) + self.one(self._listed[index])
-        self._versions = versions
+    def _renew(self, names: Iterable[str]) -> None:
+        first = next(iter(self._listed), None)
+        for name in names:
+            if spec := self._listed.get(name):
+                self._parts[name] = b"," * (name != first) + self.one(spec)
 
     def _describe(self, spec: ModelSpec) -> dict[str, Any]:
         status, info = self._pool.status(spec.name), spec.info
-        context = self._context(spec, status)
+        effective = self._pool.effective(spec.name)
+        context = self._context(spec, effective.args, status)
         entry: dict[str, Any] = {
             "id": spec.name,
             "aliases": spec.aliases,
@@ -63,7 +66,7 @@ class Listing:
             "owned_by": "llamacpp",
             "created": self._created,
             "description": spec.description,
-            "status": _status(self._pool.effective(spec.name), status),
+            "status": _status(effective, status),
             "architecture": {
                 "input_modalities": info.input_modalities,
                 "output_modalities": info.output_modalities,
@@ -91,11 +94,11 @@ class Listing:
             entry["meta"] |= status.info.get("meta") or {}
         return entry
 
-    def _context(self, spec: ModelSpec, status: Status) -> dict[str, int | None]:
+    def _context(self, spec: ModelSpec, args: Sequence[Arg], status: Status) -> dict[str, int | None]:
         """In tokens: what the model was trained for, what is asked for (0 and null are automatic), and what one request
         has: as the process tells, or as it is expected."""
         need = self._pool.need(spec.name)
-        asked = flags.value_of(self._pool.effective(spec.name).args, "--ctx-size") or ""
+        asked = flags.value_of(args, "--ctx-size") or ""
         slot = (status.info.get("meta") or {}).get("n_ctx")
         return {
             "trained": spec.info.n_ctx_train,
