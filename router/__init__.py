@@ -53,7 +53,7 @@ compares these lines with the code, both ways.
     api/load       load, unload and settings of one model                        -> api/body api/gateway catalog errors flags overrides pool
     api/metrics    Prometheus metrics of the router                           -> pool
     api/openai     OpenAI's API and llama.cpp's twins of it                   -> api/gateway errors
-    api/anthropic  Anthropic's Messages API                                   -> api/gateway api/openai catalog errors
+    api/anthropic  Anthropic's Messages API                                   -> api/gateway api/openai errors
     api/prompt     PURE: a request of Ollama's API in llama-server's words    -> api/rewrite errors template
     api/reply      llama-server's answers in Ollama's words                   -> api/prompt api/proxy api/rewrite errors upstream
     api/library    Ollama's view of the catalog; names that clients made      -> api/details api/prompt api/reply catalog errors gguf pool
@@ -62,8 +62,9 @@ compares these lines with the code, both ways.
     api/download   models from the hub, by llama.cpp's and Ollama's endpoints -> api/body api/gateway api/ollama api/openai depot errors node repo
     api/stream     llama.cpp's resumable streams                              -> api/body api/conversation api/gateway api/openai api/proxy errors
     app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/download api/gateway api/listing api/native api/ollama api/openai api/proxy api/stream catalog errors forecast pool
+    connection     a client's connection; answers what needs no waiting          -> api/proxy app upstream
     watch          tells when a file has been written                         -> nothing
-    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog depot devices engine errors estimate fetch flags footprints forecast hub local policy pool repo scheduler settings sources upstream watch
+    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog connection depot devices engine errors estimate fetch flags footprints forecast hub local policy pool repo scheduler settings sources upstream watch
     demo           tiny models with random weights, and a first conversation  -> errors
     __main__       the command line                                           -> catalog demo errors flags forecast hub policy pull repo serve settings
 """  # noqa: E501

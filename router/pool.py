@@ -196,6 +196,8 @@ class Pool:
         Who only watches (`used` is False) makes it no more recently used. `ttl` is the idle time in seconds that the
         process has from now on, `math.inf` to pin it, None to leave that as it is. Who asks in the `background` comes
         after all others, and sends no model away that these use."""
+        if ttl is None and (at_once := self.lease_at_once(spec, used=used, background=background)):
+            return at_once
         name, unloads = spec.name, self._unloads[spec.name]
         spec = self.effective(name)
         need = await self._wanted(spec)
@@ -209,6 +211,17 @@ class Pool:
         finally:
             if not self.is_running(spec.name):
                 self._ttls.pop(spec.name, None)
+        lease.used = used
+        return lease
+
+    def lease_at_once(self, spec: ModelSpec, *, used: bool = True, background: bool = False) -> Lease | None:
+        """That of a model that serves, for which nothing needs to be waited for; None for another one."""
+        if self._closed or not self._scheduler.model(spec.name).is_open:
+            return None
+        ticket = self._ticket(self.effective(spec.name), None, background=background)
+        for effect in self._scheduler.acquire(ticket, self._now()):
+            assert isinstance(effect, Grant), "an open model takes whoever comes"
+        lease = self._leased(ticket.id, spec.name)
         lease.used = used
         return lease
 
@@ -541,15 +554,11 @@ class Pool:
             raise errors.Cancelled("The router is shutting down.", retry_after=5.0)
         if need is not None:
             self._know(spec.name, need)
-        demand = need.demand if need else Demand()
-        ttl = self._ttl_of(spec)
-        pinned, missing = spec.pin or ttl == math.inf, self._missing(spec)
-        ticket = Ticket(next(self._ids), spec.name, demand, spec.priority, pinned, ttl, background, missing)
+        ticket = self._ticket(spec, need, background=background)
         waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiters[ticket.id] = waiter
         if trial:
             trial.ticket = ticket.id
-        self._specs[spec.name] = spec
         self._apply(self._scheduler.acquire(ticket, self._now()))
         try:
             return await waiter
@@ -559,6 +568,20 @@ class Pool:
             elif not waiter.cancelled() and not waiter.exception():
                 waiter.result().release()
             raise
+
+    def _ticket(self, spec: ModelSpec, need: Need | None, *, background: bool) -> Ticket:
+        self._specs[spec.name] = spec
+        ttl = self._ttl_of(spec)
+        return Ticket(
+            next(self._ids),
+            spec.name,
+            need.demand if need else Demand(),
+            spec.priority,
+            spec.pin or ttl == math.inf,
+            ttl,
+            background,
+            self._missing(spec),
+        )
 
     def _estimated(self, spec: ModelSpec, task: asyncio.Task[Need]) -> None:
         del self._estimates[spec]
@@ -612,15 +635,19 @@ class Pool:
                 assert_never(effect)
 
     def _grant(self, ticket: int, model: str) -> None:
-        waiter, run = self._waiters.pop(ticket), self._runs[model]
-        assert run.child is not None, "granted without a child"
+        waiter = self._waiters.pop(ticket)
         if trial := self._trials.of(model, ticket):
             self._trials.prove(trial, self.catalog.resolve(model))  # its files may have come meanwhile
-        lease = Lease(model, run.child, run.ended, lambda used: self._release(ticket, run, used))
+        lease = self._leased(ticket, model)
         if waiter.cancelled():  # its task has not come round yet to say so
             asyncio.get_running_loop().call_soon(lease.release)
         else:
             waiter.set_result(lease)
+
+    def _leased(self, ticket: int, model: str) -> Lease:
+        run = self._runs[model]
+        assert run.child is not None, "granted without a child"
+        return Lease(model, run.child, run.ended, lambda used: self._release(ticket, run, used))
 
     def _refuse(self, effect: Refuse) -> None:
         waiter = self._waiters.pop(effect.ticket)
@@ -866,14 +893,21 @@ class Pool:
         return asyncio.get_running_loop().time()
 
     def _set_timer(self) -> None:
+        """Most events only put off what is due; the timer that is set already then finds nothing to do."""
+        when = self._scheduler.wakeup()
+        if when is None or (self._timer and self._timer.when() <= when):
+            return
         if self._timer:
             self._timer.cancel()
-        when = self._scheduler.wakeup()
-        self._timer = None if when is None else asyncio.get_running_loop().call_at(when, self._tick)
+        self._timer = asyncio.get_running_loop().call_at(when, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
-        self._apply(self._scheduler.tick(self._now()))
+        when = self._scheduler.wakeup()
+        if when is not None and when <= self._now():
+            self._apply(self._scheduler.tick(self._now()))
+        else:
+            self._set_timer()
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import httptools
 
@@ -52,25 +52,44 @@ class Upstream:
         self._peers: dict[Address, _Peer] = {}
 
     async def open(
-        self, address: Address, key: str, method: str, target: bytes, headers: Headers, body: bytes
+        self,
+        address: Address,
+        key: str,
+        method: str,
+        target: bytes,
+        headers: Headers,
+        body: bytes,
+        begun: Response | None = None,
     ) -> Response:
-        """Send a request; the answer is returned when its head has come.
+        """Send a request, unless `begin` has; the answer is returned when its head has come.
 
         `headers` are end-to-end ones without host, authorization and content-length, which are added here. A kept
         connection that turns out to be closed is replaced by a new one, once. Raises UpstreamFailed.
         """
+        begun = begun or self.begin(address, key, method, target, headers, body)
+        if begun is not None:
+            try:
+                return await begun.head()
+            except _Stale:
+                pass
+        connection = await _connect(address, self._peer(address))
+        response = connection.ask(_head(key, method, target, headers, body), body, method == "HEAD", self._read_timeout)
+        return await response.head()
+
+    def begin(
+        self, address: Address, key: str, method: str, target: bytes, headers: Headers, body: bytes
+    ) -> Response | None:
+        """Send a request over a kept connection; None where there is none. What comes of it, `open` tells."""
+        connection = self._peer(address).take(asyncio.get_running_loop().time())
+        if connection is None:
+            return None
+        return connection.ask(_head(key, method, target, headers, body), body, method == "HEAD", self._read_timeout)
+
+    def _peer(self, address: Address) -> _Peer:
         peer = self._peers.get(address)
         if peer is None:
             peer = self._peers[address] = _Peer(self._idle_time)
-        head = _head(key, method, target, headers, body)
-        connection = peer.take(asyncio.get_running_loop().time())
-        if connection is not None:
-            try:
-                return await connection.ask(head, body, method == "HEAD", self._read_timeout)
-            except _Stale:
-                pass
-        connection = await _connect(address, peer)
-        return await connection.ask(head, body, method == "HEAD", self._read_timeout)
+        return peer
 
     def forget(self, address: Address) -> None:
         """The child is gone or going: keep no connection to it. Answers under way are not cut."""
@@ -86,11 +105,13 @@ class Upstream:
 class Response:
     """A child's answer. `headers` have lower-case names, end-to-end ones only.
 
-    Whoever opened it must `read` it to its end or `close` it.
+    Whoever opened it must `read` it to its end or `close` it. `arrived` is called, once, when it has come whole, or
+    when that is not to be waited for: it has failed, or is longer than what is held back.
     """
 
     status = 0
     headers: Headers
+    arrived: Callable[[], None] | None = None
 
     def __init__(self, connection: _Connection, bodiless: bool, timeout: float) -> None:
         self.headers = []
@@ -110,7 +131,7 @@ class Response:
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
         self._asked_at = self._loop.time()
-        self._waiting_since = 0.0
+        self._waiting_since = self._asked_at
         self._timer = self._loop.call_later(timeout, self._check_silence)
 
     @property
@@ -118,9 +139,19 @@ class Response:
         """Whether everything has been read."""
         return self._complete and not self._chunks
 
-    async def head(self) -> None:
-        while not self.status:
-            await self._more()
+    async def head(self) -> Response:
+        """Itself, when its head has come. Raises UpstreamFailed."""
+        try:
+            while not self.status:
+                await self._more()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def whole(self) -> bytes | None:
+        """All of the body, if that has come and nothing of it was read."""
+        return b"".join(self._chunks) if self._complete else None
 
     async def read(self) -> bytes:
         """What has come since the last call, waiting if nothing has; b"" at the end. Raises UpstreamFailed."""
@@ -154,11 +185,14 @@ class Response:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        elif self.arrived is not None and (self._complete or self._error or self._paused):
+            arrived, self.arrived = self.arrived, None
+            arrived()
 
     def _check_silence(self) -> None:
         # One lazy timer an answer; time in which nobody waited for the child does not count as silence.
         left = self._timeout
-        if self._waiter is not None:
+        if self._waiter is not None or self.arrived is not None:
             left -= self._loop.time() - self._waiting_since
         if left <= 0:
             self._fail(
@@ -196,6 +230,8 @@ class Response:
         elif self._size > HIGH_WATER and not self._paused:
             self._paused = True
             self._connection.pause()
+        elif self.arrived is not None:
+            self._waiting_since = self._loop.time()
         self._wake()
 
     def lost(self, reused: bool) -> None:
@@ -268,7 +304,7 @@ class _Connection(asyncio.Protocol):
         self._patience: asyncio.TimerHandle | None = None
         self.expires = 0.0
 
-    async def ask(self, head: bytes, body: bytes, bodiless: bool, timeout: float) -> Response:
+    def ask(self, head: bytes, body: bytes, bodiless: bool, timeout: float) -> Response:
         response = self._response = Response(self, bodiless, timeout)
         if self._uses == 0:
             self._patience = self._loop.call_later(PATIENCE, self._peer.starve, self)
@@ -278,11 +314,6 @@ class _Connection(asyncio.Protocol):
         else:  # not copied
             self._transport.write(head)
             self._transport.write(body)
-        try:
-            await response.head()
-        except BaseException:
-            response.close()
-            raise
         return response
 
     def limit(self, keep_alive: bytes) -> None:

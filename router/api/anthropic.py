@@ -9,9 +9,8 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from router.api.gateway import Gateway
+from router.api.gateway import ByBody, Gateway
 from router.api.openai import retry_header
-from router.catalog import ModelSpec
 from router.errors import RouterError
 
 PATHS = ("/v1/messages", "/v1/messages/count_tokens")
@@ -56,10 +55,9 @@ DIALECT = Anthropic()
 
 
 def routes(gateway: Gateway) -> list[Route]:
-    async def find(name: str | None) -> ModelSpec:
-        """A model that has the name, else the one that the first pattern gives."""
+    def alias(name: str | None) -> str | None:
+        """That of a model that has the name, else what the first pattern gives."""
         patterns = () if gateway.knows(name) else gateway.claude_map
-        return await gateway.resolve(next((model for one, model in patterns if fnmatchcase(name or "", one)), name))
+        return next((model for one, model in patterns if fnmatchcase(name or "", one)), name)
 
-    endpoint = gateway.by_body(DIALECT, find)
-    return [Route(path, endpoint, methods=["POST"]) for path in PATHS]
+    return ByBody(gateway, DIALECT, alias).routes(PATHS)

@@ -10,9 +10,10 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from router.api import rewrite
-from router.api.body import asked, asks_for_context, is_unlimited, read_body, with_time_limit
+from router.api.body import Asked, asked, asks_for_context, is_unlimited, read_body, with_time_limit
 from router.api.conversation import HEADER, Conversations, conversation_of
 from router.api.proxy import Dialect, Lease, Passage, refusal, request_id, target_of
 from router.catalog import ModelSpec
@@ -25,7 +26,7 @@ from router.upstream import Upstream
 log = logging.getLogger("router.gateway")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-Find = Callable[[str | None], Awaitable[ModelSpec]]
+Alias = Callable[[str | None], str | None]
 
 # An engine takes 100 headers, some of which are the router's own, and lines of 8,192 bytes (cpp-httplib,
 # CPPHTTPLIB_HEADER_MAX_COUNT and _MAX_LENGTH); what is more it answers with a 400 that says nothing.
@@ -75,23 +76,6 @@ class Gateway:
                 raise
         return self.pool.catalog.resolve(name)
 
-    def by_body(self, dialect: Dialect, find: Find | None = None) -> Endpoint:
-        """An endpoint whose request body (or else its query) names the model, which is found by `find`."""
-        find = find or self.resolve
-
-        async def endpoint(request: Request) -> Response:
-            body = await read_body(request, self.body_limit)
-            wish = asked(body, request.headers.get("content-type"))
-            spec = await find(wish.model or _of_query(request, "model"))
-            self.may_load(spec, request, self.autoload)
-            time_limit = None
-            if wish.fields is not None:
-                self.note_context(spec, wish.fields)
-                body, time_limit = self.prepared(spec, request.scope["path"], wish.fields, body)
-            return self._passage(spec, request, dialect, body, wish.stream, used=True, time_limit=time_limit)
-
-        return told_in(dialect, endpoint)
-
     def by_query(self, dialect: Dialect) -> Endpoint:
         """An endpoint whose query names the model, whatever the body is. It loads nothing unless it says `autoload=1`:
         what watches a server must not wake it."""
@@ -100,7 +84,7 @@ class Gateway:
             spec = self.pool.catalog.resolve(request.query_params.get("model"))
             self.may_load(spec, request, False)
             body = await read_body(request, self.body_limit)
-            return self._passage(spec, request, dialect, body, False, used=False)
+            return self.passage(spec, request, dialect, body, False, used=False)  # type: ignore[return-value]
 
         return told_in(dialect, endpoint)
 
@@ -149,7 +133,7 @@ class Gateway:
                 spec.name,
             )
 
-    def _passage(
+    def passage(
         self,
         spec: ModelSpec,
         request: Request,
@@ -159,7 +143,8 @@ class Gateway:
         *,
         used: bool,
         time_limit: float | None = None,
-    ) -> Response:
+    ) -> Passage:
+        """Raises InvalidRequest."""
         headers, background = request.scope["headers"], self.is_task(request)
         if len(headers) > MOST_HEADERS or any(len(name) + len(value) > LONGEST_HEADER for name, value in headers):
             raise InvalidRequest(
@@ -167,12 +152,12 @@ class Gateway:
                 f"of {LONGEST_HEADER} bytes at most (large cookies are a common cause)."
             )
         wait = partial(self.pool.lease, spec, used=used, background=background)
+        at_once = partial(self.pool.lease_at_once, spec, used=used, background=background)
         conversation = conversation_of(request.headers.get(HEADER, "")) if stream else ""
         lease: Callable[[], Awaitable[Lease]] = (
             self.conversations.begin(conversation, wait, self.upstream) if conversation else wait
         )
-        # Starlette calls whatever an endpoint returns as an ASGI app; a Passage need be no more than that.
-        return Passage(  # type: ignore[return-value]
+        return Passage(
             lease,
             self.upstream,
             dialect,
@@ -184,7 +169,62 @@ class Gateway:
             keepalive=self.keepalive,
             time_limit=time_limit,
             conversation=conversation,
+            at_once=_never if conversation else at_once,
         )
+
+
+def _never() -> None:
+    return None
+
+
+class ByBody:
+    """Endpoints whose request body (or else its query) names the model, or what `alias` makes of the name."""
+
+    def __init__(self, gateway: Gateway, dialect: Dialect, alias: Alias = lambda name: name) -> None:
+        self._gateway = gateway
+        self._alias = alias
+        self._dialect = dialect
+        self.endpoint: Endpoint = told_in(dialect, self._answer)
+
+    def routes(self, paths: Sequence[str]) -> list[Route]:
+        return [ByBodyRoute(path, self) for path in paths]
+
+    async def _answer(self, request: Request) -> Response:
+        body = await read_body(request, self._gateway.body_limit)
+        wish, name = self._asked(request, body)
+        spec = await self._gateway.resolve(name)
+        # Starlette calls whatever an endpoint returns as an ASGI app; a Passage need be no more than that.
+        return self._passage(spec, request, body, wish)  # type: ignore[return-value]
+
+    def at_once(self, request: Request, body: bytes) -> Passage | None:
+        """The passage of a request whose body is there, if nothing about it has to be waited for or refused."""
+        if len(body) > self._gateway.body_limit:
+            return None
+        try:
+            wish, name = self._asked(request, body)
+            return self._passage(self._gateway.pool.catalog.resolve(name), request, body, wish)
+        except RouterError:
+            return None
+
+    def _asked(self, request: Request, body: bytes) -> tuple[Asked, str | None]:
+        wish = asked(body, request.headers.get("content-type"))
+        return wish, self._alias(wish.model or _of_query(request, "model"))
+
+    def _passage(self, spec: ModelSpec, request: Request, body: bytes, wish: Asked) -> Passage:
+        gateway, time_limit = self._gateway, None
+        gateway.may_load(spec, request, gateway.autoload)
+        if wish.fields is not None:
+            gateway.note_context(spec, wish.fields)
+            body, time_limit = gateway.prepared(spec, request.scope["path"], wish.fields, body)
+        return gateway.passage(spec, request, self._dialect, body, wish.stream, used=True, time_limit=time_limit)
+
+
+class ByBodyRoute(Route):
+    """Known to be one, so that its requests can be answered without a task of their own."""
+
+    def __init__(self, path: str, by_body: ByBody) -> None:
+        super().__init__(path, by_body.endpoint, methods=["POST"])
+        self.by_body = by_body
 
 
 def _of_query(request: Request, name: str) -> str | None:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from router.api import metrics
-from router.api.gateway import Gateway, told_in
+from router.api.gateway import ByBody, Gateway, told_in
 from router.api.listing import Listing
 from router.api.load import Load
 from router.api.openai import DIALECT
@@ -57,10 +57,9 @@ class Native:
         self._forecast = forecast
         self._build = build_info(build)
         self._of_child = gateway.by_query(DIALECT)
-        self._of_body = gateway.by_body(DIALECT)
+        self._by_body = ByBody(gateway, DIALECT)
 
     def routes(self) -> list[Route]:
-        by_body, by_query = self._of_body, self._of_child
         load = Load(self._gateway)
         own = (
             ("/health", "GET", self.health),
@@ -80,8 +79,8 @@ class Native:
         )
         return [
             *(Route(path, told_in(DIALECT, endpoint), methods=[method]) for path, method, endpoint in own),
-            *(Route(path, by_body, methods=["POST"]) for path in BY_BODY),
-            *(Route(path, by_query, methods=["GET"]) for path in BY_QUERY),
+            *self._by_body.routes(BY_BODY),
+            *(Route(path, self._of_child, methods=["GET"]) for path in BY_QUERY),
         ]
 
     async def health(self, request: Request) -> Response:
@@ -131,7 +130,7 @@ class Native:
 
     async def scale(self, request: Request) -> Response:
         """The engine wants a list, which can name no model: then `?model=` does."""
-        return await (self._of_child if "model" in request.query_params else self._of_body)(request)
+        return await (self._of_child if "model" in request.query_params else self._by_body.endpoint)(request)
 
     async def models(self, request: Request) -> Response:
         if self._gateway.depot:

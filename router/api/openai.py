@@ -9,7 +9,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from router.api.gateway import Gateway
+from router.api.gateway import ByBody, Gateway
 from router.errors import RouterError, UpstreamFailed
 
 # tools/server/server.cpp of llama.cpp registers each under these paths.
@@ -65,5 +65,4 @@ DIALECT = OpenAI()
 
 
 def routes(gateway: Gateway) -> list[Route]:
-    endpoint = gateway.by_body(DIALECT)
-    return [Route(path, endpoint, methods=["POST"]) for path in PATHS]
+    return ByBody(gateway, DIALECT).routes(PATHS)

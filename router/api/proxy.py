@@ -38,6 +38,9 @@ _NOT_FORWARDED = frozenset(
 _REQUEST_ID = (b"x-request-id", b"request-id")  # as OpenAI's clients and Anthropic's read it
 
 
+Whole = tuple[int, Headers, bytes]  # an answer: status, headers, body
+
+
 class Lease(Protocol):
     """The right to use a running child, which is not stopped before `release`."""
 
@@ -89,7 +92,7 @@ class Passage:
     client asked for events. Until the lease is there it then gets a comment every `keepalive` seconds (0: none); the
     first one fixes the status to 200, and an error after it is told as an event. An answer that is not complete
     `time_limit` seconds after the lease is ended. A `translation` answers instead of the child. With the id of a
-    `conversation` all goes on when the client has left.
+    `conversation` all goes on when the client has left. `at_once` gives a lease that need not be waited for, if it can.
     """
 
     def __init__(
@@ -107,21 +110,69 @@ class Passage:
         time_limit: float | None = None,
         translation: Translation | None = None,
         conversation: str = "",
+        at_once: Callable[[], Lease | None] = lambda: None,
     ) -> None:
         self._lease = lease
+        self._at_once = at_once
         self._upstream = upstream
         self._dialect = dialect
         self._method = method
         self._target = target
         self._headers = headers
+        self._id = request_id(headers)
         self._body = body
+        self._is_stream = stream
         self._keepalive = keepalive if stream else 0.0
         self._time_limit = time_limit
         self._translation = translation
         self._conversation = conversation
+        self._held: Lease | None = None
+        self._asked: Answer | None = None
+
+    # In steps, for whoever does not wait: begin, and when the answer has arrived, take it whole or call the passage.
+
+    def begin(self) -> bool:
+        """Ask the child now, if neither the lease nor a connection has to be waited for. Else call the passage."""
+        lease = self._held = self._at_once()
+        if lease is not None:
+            headers = self._forwarded()
+            self._asked = self._upstream.begin(
+                lease.address, lease.key, self._method, self._target, headers, self._body
+            )
+        return self._asked is not None
+
+    def await_whole(self, arrived: Callable[[], None]) -> bool:
+        """Have it told when the answer has arrived; not of one that is to go on as it comes, or ends by the clock."""
+        assert self._asked is not None
+        if self._is_stream or self._time_limit is not None:
+            return False
+        self._asked.arrived = arrived
+        return True
+
+    def whole(self) -> Whole | None:
+        """The answer that has arrived, if all that is left is to send it. The lease is given back with it."""
+        answer = self._asked
+        assert answer is not None
+        body = answer.whole()
+        is_other = answer.status in (204, 304) or (answer.status >= 400 and self._dialect.retells)
+        if body is None or is_other or _ends(answer.headers):
+            return None
+        self.leave()
+        return answer.status, _answered(answer.headers, self._id), body
+
+    def leave(self) -> None:
+        """The client has left, or has everything."""
+        (lease, answer), self._held, self._asked = (self._held, self._asked), None, None
+        if answer is not None:
+            answer.arrived = None
+            answer.close()
+        if lease is not None:
+            lease.release()
+
+    # As an application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = _Client(send, request_id(self._headers))
+        client = _Client(send, self._id)
         async with contextlib.nullcontext() if self._conversation else _Presence(receive):
             try:
                 await self._serve(client)
@@ -139,10 +190,11 @@ class Passage:
         """A child that has ended, of which the pool has not heard yet, is not the client's concern; but a request that
         ends two of them is."""
         for attempt in (1, 2):
-            lease = await self._grant(client)
+            (held, answer), self._held, self._asked = (self._held, self._asked), None, None
+            lease = held or await self._grant(client)
             try:
                 async with asyncio.timeout(self._time_limit):
-                    await self._answer(lease, client)
+                    await self._answer(lease, client, answer)
                 return
             except TimeoutError:
                 log.warning("%s: request %s has no token limit and is ended", lease.model, client.request_id.decode())
@@ -172,9 +224,9 @@ class Passage:
                 await client.start(200, [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")])
             await client.write(b": loading\n\n")
 
-    async def _answer(self, lease: Lease, client: _Client) -> None:
+    async def _answer(self, lease: Lease, client: _Client, begun: Answer | None) -> None:
         if self._translation is None:
-            await self._relay(lease, client)
+            await self._relay(lease, client, begun)
         else:
             await self._translate(self._translation, lease, client)
 
@@ -190,12 +242,17 @@ class Passage:
                 await client.write(data)
         await client.write(b"", last=True)
 
-    async def _relay(self, lease: Lease, client: _Client) -> None:
+    def _forwarded(self) -> Headers:
         headers = [header for header in end_to_end(self._headers) if header[0] not in _NOT_FORWARDED]
-        headers.append((b"x-request-id", client.request_id))
+        headers.append((b"x-request-id", self._id))
         if self._conversation:
             headers.append((b"x-conversation-id", self._conversation.encode(errors="surrogateescape")))
-        answer = await self._upstream.open(lease.address, lease.key, self._method, self._target, headers, self._body)
+        return headers
+
+    async def _relay(self, lease: Lease, client: _Client, begun: Answer | None) -> None:
+        answer = await self._upstream.open(
+            lease.address, lease.key, self._method, self._target, self._forwarded(), self._body, begun
+        )
         try:
             data = await answer.read()  # before the head goes out: a child that dies here is still a 502
             if answer.status >= 400 and self._dialect.retells:
@@ -228,15 +285,9 @@ class _Client:
 
     async def start(self, status: int, headers: Headers) -> None:
         self._ends = _ends(headers)
-        unsized = self.framed or status in (204, 304)
-        headers = [
-            header
-            for header in headers
-            if not header[0].startswith(b"access-control-")  # the router's own to say
-            and header[0] not in _REQUEST_ID
-            and not (unsized and header[0] == b"content-length")
-        ]
-        headers.extend((name, self.request_id) for name in _REQUEST_ID)
+        headers = _answered(headers, self.request_id)
+        if self.framed or status in (204, 304):
+            headers = [header for header in headers if header[0] != b"content-length"]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         self.started = True  # only now: it may be cancelled while it waits for a slow client
 
@@ -282,6 +333,14 @@ class _Presence:
         if not self._left:
             return False
         return self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
+
+
+def _answered(headers: Headers, request_id: bytes) -> Headers:
+    """A child's headers as the client gets them. What CORS says is the router's own."""
+    own = [
+        header for header in headers if not header[0].startswith(b"access-control-") and header[0] not in _REQUEST_ID
+    ]
+    return [*own, *((name, request_id) for name in _REQUEST_ID)]
 
 
 def _border(data: bytes, ends: tuple[bytes, ...]) -> int:

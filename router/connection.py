@@ -1,0 +1,94 @@
+"""The connection of one client: uvicorn's, which answers by itself what needs no waiting but for the child.
+
+A request whose body came together with its head, to a model that runs, over a connection to its child that is open, and
+whose answer comes whole, meets no task, no coroutine and no message of ASGI's: that is most of what a small request
+would cost. Whatever is otherwise goes the ordinary way, from the point at which it is.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from starlette.types import ASGIApp
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from router.api.proxy import Passage
+from router.app import Direct
+from router.upstream import Headers
+
+
+class Connection(HttpToolsProtocol):
+    """Deaf to offers of another protocol, as RFC 9110 section 7.8 allows: uvicorn would take the body of such a request
+    for that protocol's. Java's HTTP client offers HTTP/2 with whatever it sends."""
+
+    _START = re.compile(rb"[A-Z]+ \S+ HTTP/1\.1\r\n")
+    _OFFER = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
+
+    def __init__(self, config: Config, *args: Any, **options: Any) -> None:
+        super().__init__(config, *args, **options)
+        assert isinstance(config.app, Direct)
+        self._direct = config.app
+        self._unread: tuple[RequestResponseCycle, Any] | None = None  # its body has not come yet
+        self._begun: tuple[RequestResponseCycle, Passage] | None = None  # its answer has not come whole yet
+
+    def data_received(self, data: bytes) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            end = max(0, data.find(b"\r\n\r\n"))
+            if self._OFFER.search(data, 0, end) and self._START.match(data):
+                data = self._OFFER.sub(b"", data[:end]) + data[end:]
+        super().data_received(data)
+        if self._unread is not None:
+            (cycle, app), self._unread = self._unread, None
+            super()._start_asgi_task(cycle, app)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        # When the head has come, or the answer before it has gone.
+        if cycle.more_body and not cycle.waiting_for_100_continue:
+            self._unread = cycle, app
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self._unread is None:
+            return
+        (cycle, app), self._unread = self._unread, None
+        passage = self._direct.passage(cycle.scope, bytes(cycle.body))  # type: ignore[arg-type]
+        if passage is None:
+            super()._start_asgi_task(cycle, app)
+        elif passage.begin() and passage.await_whole(self._arrived):
+            self._begun = cycle, passage
+        else:
+            self._go_on(cycle, passage)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._begun is not None:
+            (_, passage), self._begun = self._begun, None
+            passage.leave()
+
+    def _arrived(self) -> None:
+        assert self._begun is not None
+        (cycle, passage), self._begun = self._begun, None
+        whole = None if self.flow.write_paused else passage.whole()
+        if whole is None:
+            self._go_on(cycle, passage)
+        else:
+            self._answer(cycle, *whole)
+
+    def _go_on(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:
+        super()._start_asgi_task(cycle, self._direct.guarded(app))  # type: ignore[arg-type]
+
+    def _answer(self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> None:
+        lines = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *headers)]
+        if not any(name == b"content-length" for name, _ in headers):
+            lines.append(b"content-length: %d\r\n" % len(body))
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        self.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
