@@ -39,7 +39,8 @@ compares these lines with the code, both ways.
     crash          how a child ended, in a sentence                           -> node
     orphans        children do not outlive their router                       -> errors
     process        one child: spawn, drain, ready, stop                       -> crash errors node orphans
-    local          this machine as a node                                     -> devices engine errors node orphans policy process
+    readahead      files of a start that waits, into the page cache           -> policy
+    local          this machine as a node                                     -> devices engine errors node orphans policy process readahead
     pool           the shell: effects, leases, news                           -> catalog download errors estimate feed flags footprints lease node overrides policy scheduler trials
     depot          models that are not here yet: which may be fetched    -> catalog errors fetch flags gguf hub node policy repo sources
     upstream       the HTTP client of the data path                           -> errors node

@@ -37,7 +37,7 @@ DRAFTS = ("mtp-", "dspark-", "dflash-")
 MODELS = SOURCES - {"--hf-token"}  # flags that say which model it is
 # On the command line these are that one model's, not all models'.
 IDENTITY = MODELS | {"--mmproj", "--mmproj-url", "--alias", "--tags"}
-FILES = {"--model", "--mmproj", "--spec-draft-model"}  # without which it cannot be loaded
+FILES = ("--model", "--spec-draft-model", "--mmproj")  # without which it cannot be loaded; so the engine reads them
 NO_PRESETS = PresetFile(None, Preset("*"), ())
 LONGEST = 200  # characters of a name worth comparing with others
 COMPARED = 500  # names it is compared with; more would hold up everybody else for tens of milliseconds
@@ -116,6 +116,15 @@ class ModelSpec:
             devices=_words(value_of(args, "--device") or ""),
             template=template,
         )
+
+    @property
+    def cached_files(self) -> tuple[Path, ...]:
+        """What its process reads through the page cache as it starts, in this order; nothing with direct I/O, which
+        older builds have a switch for."""
+        if value_of(self.args, "--load-mode") == "dio" or switch_of(self.args, "--direct-io"):
+            return ()
+        named = (value for flag in FILES if (value := value_of(self.args, flag)))
+        return tuple(part for path in named for part in gguf.shards(Path(path)))
 
     @property
     def argv(self) -> tuple[str, ...]:

@@ -93,6 +93,11 @@ class Devices:
             previous, readings = now, await self._sample(min(PROBE_LIMIT, left - SETTLE_STEP))
         return readings
 
+    def spare(self) -> int:
+        """Bytes of RAM that files may take in the page cache without pushing out what processes have mapped. Blocks for
+        less than a millisecond."""
+        return self._ram.spare()
+
     async def footprint(self, pids: Collection[int]) -> Mapping[str, int]:
         """What these processes hold together, by device key. Of RAM that is what they have for themselves: pages of
         files are shared, and the kernel can take them back. A GPU whose driver does not tell is left out."""
@@ -286,10 +291,16 @@ class _Control:
     limit: str
     usage: str
     cache: tuple[str, ...]  # file pages, which the kernel takes back before it kills anyone
+    mapped: str  # those that processes use
 
 
-V1 = _Control("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file"))
-V2 = _Control("memory.max", "memory.current", ("active_file", "inactive_file"))
+V1 = _Control(
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    ("total_active_file", "total_inactive_file"),
+    "total_mapped_file",
+)
+V2 = _Control("memory.max", "memory.current", ("active_file", "inactive_file"), "file_mapped")
 
 
 class _Ram:
@@ -298,34 +309,46 @@ class _Ram:
     def __init__(self, root: Path, cap: int | None) -> None:
         self._meminfo = root / "proc/meminfo"
         self._groups = [*_groups(root)]
-        machine, _ = self._machine()
-        limits = [limit for limit, _ in self._headrooms(machine)]
+        machine, *_ = self._machine()
+        limits = [limit for limit, *_ in self._headrooms(machine)]
         self.total = min([machine, *limits, *([cap] if cap is not None else [])])
 
     def free(self) -> int | None:
         try:
-            machine, available = self._machine()
-            return max(0, min([self.total, available, *(room for _, room in self._headrooms(machine))]))
+            machine, available, _ = self._machine()
+            return max(0, min([self.total, available, *(room for _, room, _ in self._headrooms(machine))]))
         except (OSError, ValueError, KeyError) as error:
             log.debug("RAM cannot be read: %r", error)
             return None
 
-    def _machine(self) -> tuple[int, int]:
-        """Total and available bytes, whatever the limits."""
+    def spare(self) -> int:
+        """What is available counts files that are mapped; here they do not."""
+        try:
+            machine, available, mapped = self._machine()
+            rooms = [room - used for _, room, used in self._headrooms(machine)]
+        except (OSError, ValueError, KeyError) as error:
+            log.debug("RAM cannot be read: %r", error)
+            return 0
+        return max(0, min([available - mapped, *rooms]))
+
+    def _machine(self) -> tuple[int, int, int]:
+        """Total, available and mapped bytes, whatever the limits."""
         if not self._meminfo.exists():  # macOS, Windows
             memory = psutil.virtual_memory()
-            return memory.total, memory.available
+            return memory.total, memory.available, 0
         fields = _fields(self._meminfo)
-        return fields["MemTotal"] * 1024, fields["MemAvailable"] * 1024
+        return fields["MemTotal"] * 1024, fields["MemAvailable"] * 1024, fields.get("Mapped", 0) * 1024
 
-    def _headrooms(self, machine: int) -> Iterator[tuple[int, int]]:
-        """Limit, and what is left of it, for each group that has one. Statistics cost most, so only those read them."""
+    def _headrooms(self, machine: int) -> Iterator[tuple[int, int, int]]:
+        """Limit, what is left of it, and what is mapped, for each group that has one. Statistics cost most, so only
+        those read them."""
         for group, control in self._groups:
             word = _text(group / control.limit)
             if word != "max" and (limit := int(word)) < machine:
                 fields = _fields(group / "memory.stat")
                 cache = sum(fields.get(name, 0) for name in control.cache)
-                yield limit, limit - max(0, int(_text(group / control.usage)) - cache)
+                room = limit - max(0, int(_text(group / control.usage)) - cache)
+                yield limit, room, fields.get(control.mapped, 0)
 
 
 def _groups(root: Path) -> Iterator[tuple[Path, _Control]]:

@@ -18,6 +18,7 @@ from router.node import Child, Launch
 from router.orphans import MARK, Run, Watchdog, tree_of
 from router.policy import Device, Reading
 from router.process import LocalChild
+from router.readahead import ReadAhead
 
 # What a child must not get from the router's environment: where to listen and who may ask, which are the router's
 # to say; what the model is and where it goes, which its arguments and the masks say; and what is meant for the router
@@ -52,12 +53,16 @@ class LocalNode:
         self._margins = margins or {}
         self._watchdog = Watchdog()
         self._serial = itertools.count(1)
+        self._ahead = ReadAhead(devices.spare)
 
     async def probe(self, expected: Mapping[str, int]) -> tuple[Reading, ...]:
         return await self._devices.settle(expected)
 
     async def footprint(self, child: Child) -> Mapping[str, int]:
         return await self._devices.footprint(await asyncio.to_thread(tree_of, child.pid))
+
+    def expect(self, files: Sequence[Path]) -> None:
+        self._ahead.expect(files)
 
     async def spawn(self, launch: Launch) -> LocalChild:
         # The name is short and never used again: a server does not bind to a socket that is there already.
@@ -97,6 +102,7 @@ class LocalNode:
         return ["--fit-target", ",".join(map(str, mib))]
 
     def close(self) -> None:
+        self._ahead.stop()
         self._watchdog.close()
         self._run.close()
 

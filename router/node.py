@@ -6,8 +6,9 @@ crosses is frozen. Memory is `int` bytes, time is `float` seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from router.policy import Device, Reading
@@ -136,6 +137,10 @@ class Node(Protocol):
 
     async def footprint(self, child: Child) -> Mapping[str, int]:
         """Bytes that the child holds now by device key, as far as the machine tells; its process tree counts."""
+
+    def expect(self, files: Sequence[Path]) -> None:
+        """A child that has to wait will read these files when it starts, or none any more: what the machine can do
+        about that beforehand, it does. Returns at once."""
 
     async def spawn(self, launch: Launch) -> Child:
         """Start a child. Raises LoadFailed when the process cannot be created."""

@@ -182,6 +182,7 @@ class Pool:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._coming: ModelSpec | None = None
         self._version = 0
         self._versions: dict[str, int] = {}  # of what has changed, the latest last; `_note` keeps it
         self.loads = 0
@@ -604,7 +605,17 @@ class Pool:
         for name in before ^ self._queued:
             if self.state(name) is not State.DOWNLOADING:  # else its download tells it
                 self._news(name)
+        self._look_ahead()
         self._set_timer()
+
+    def _look_ahead(self) -> None:
+        """Tell the nodes which model is started next, while its start has to wait."""
+        name = self._scheduler.coming()
+        coming = self._specs[name] if name else None
+        if coming is not self._coming:
+            self._coming = coming
+            for node in self._nodes.values():
+                node.expect(coming.cached_files if coming else ())
 
     def _perform(self, effect: Effect) -> None:
         match effect:

@@ -341,6 +341,10 @@ class Scheduler:
         entry = self._queue.get(name)
         return len(entry.tickets) if entry else 0
 
+    def coming(self) -> str | None:
+        """The model whose start waits and has the first turn; None if none waits."""
+        return next((entry.model.name for entry in self._line if self._is_startable(entry)), None)
+
     def is_idle(self) -> bool:
         """No ticket waits and no lease is out."""
         return not self._waiting and not self._leased

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from router.errors import LoadFailed
@@ -82,6 +83,7 @@ class FakeNode:
     children: list[FakeChild] = field(default_factory=list)
     probes: list[Mapping[str, int]] = field(default_factory=list)
     footprints: dict[str, dict[str, int]] = field(default_factory=dict)
+    expected: list[tuple[str, ...]] = field(default_factory=list)
     most_alive: int = 0
 
     @property
@@ -107,6 +109,9 @@ class FakeNode:
     async def footprint(self, child: Child) -> Mapping[str, int]:
         assert isinstance(child, FakeChild)
         return self.footprints.get(child.launch.model, {})
+
+    def expect(self, files: Sequence[Path]) -> None:
+        self.expected.append(tuple(file.name for file in files))
 
     async def spawn(self, launch: Launch) -> FakeChild:
         await asyncio.sleep(0)

@@ -190,6 +190,9 @@ class Node:
     async def footprint(self, child: AnyChild) -> Mapping[str, int]:
         return await self.devices.footprint([child.pid])
 
+    def expect(self, files: Sequence[Path]) -> None:
+        pass
+
     async def spawn(self, launch: Launch) -> Child:
         demand, part, number = self.models[launch.model]
         assert self._pids[number] not in self.claims, "two processes of one model"  # B-L9
