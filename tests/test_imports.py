@@ -25,7 +25,7 @@ DOORS = {
     "xllamacpp": {"embedded"},
     "httpx": {"process", "demo", "__main__"},
     "uvicorn": {"connection", "serve"},
-    "psutil": {"devices", "orphans"},
+    "psutil": {"devices", "orphans", "readahead"},
     "gguf": {"demo"},
     "jinja2": {"template"},
     "cachetools": {"gguf", "estimate", "catalog"},
