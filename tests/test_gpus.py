@@ -29,6 +29,7 @@ from tests.nvml import FakeNvml, Gpu
 from tests.routers import FAKE, Router, until
 
 MIB, GIB = 2**20, 2**30
+IN_VAIN = "did not settle"  # memory was waited for until patience ended, by the router's own log
 
 
 class Event(NamedTuple):
@@ -350,12 +351,11 @@ def test_several_at_once(machine: Make) -> None:  # B-S5 B-D6
     here = machine(Gpu(24 * GIB, reclaim_ms=100), Gpu(16 * GIB, reclaim_ms=100))
     for name, gib in (("a", 10), ("b", 11), ("c", 14), ("wide", 30)):
         here.model(name, gib)
-    router = here.start()
+    router = here.start("--log-level", "debug")
     with here.watched(router):
         ask(router, *"cab", "wide")
     assert here.on(router) == {"wide": [0, 1]}
-    # The memory of one is back before its end is told: that of the others is not waited for in vain.
-    assert here.events("start", "wide")[0].at - here.events("exit")[-1].at < 1
+    assert IN_VAIN not in router.log  # though the memory of one is back before the end of another is told
 
 
 def test_never_a_pinned_one(machine: Make) -> None:  # B-S10
@@ -383,9 +383,8 @@ def test_one_that_can_never_fit(machine: Make) -> None:  # B-S12
     router = here.start()
     with here.watched(router):
         ask(router, "a", "b")
-        before, began = pids(router), time.monotonic()
-        answer = router.chat("huge")
-        assert time.monotonic() - began < 1
+        before = pids(router)
+        answer = router.chat("huge")  # it waits for nothing: the queue is more patient than this client
     assert answer.status_code == 507
     assert "it needs 40.5 GiB of GPU memory" in error(answer)
     assert "CUDA0 8.0 GiB less a margin of 1.0 GiB, CUDA1 12.0 GiB less a margin of 1.0 GiB" in error(answer)
@@ -440,23 +439,25 @@ def test_memory_that_comes_back_late(machine: Make) -> None:  # B-D6
     here = machine(Gpu(24 * GIB, reclaim_ms=800))
     for name, gib in (("a", 12), ("b", 9.5), ("small", 7)):
         here.model(name, gib)
-    router = here.start()
+    router = here.start("--log-level", "debug")
     with here.watched(router):
         ask(router, "a", "small", "b", "small", "a")
     # Nobody else had to go because it was not back yet.
     assert [event.model for event in here.events("exit")] == ["a", "b"]
     for gone, start in zip(here.events("exit"), here.events("start")[2:], strict=True):
-        assert 0.75 < start.at - gone.at < 1.8
+        assert start.at - gone.at > 0.75
+    assert IN_VAIN not in router.log
 
 
 def test_memory_that_comes_back_very_late(machine: Make) -> None:  # B-D6
     here = machine(Gpu(12 * GIB, reclaim_ms=2600))  # later than settling waits
     for name in "ab":
         here.model(name, 8)
-    router = here.start()
+    router = here.start("--log-level", "debug")
     with here.watched(router):
         ask(router, *"ab")
-    assert 2.55 < here.events("start", "b")[0].at - here.events("exit")[0].at < 3.6
+    assert here.events("start", "b")[0].at - here.events("exit")[0].at > 2.55
+    assert IN_VAIN in router.log
 
 
 def test_another_program_takes_the_room_that_was_made(machine: Make) -> None:  # B-S11 B-P4
@@ -506,7 +507,7 @@ def test_waiting_for_another_programs_memory(machine: Make) -> None:  # B-S9
     with here.watched(router), concurrent.futures.ThreadPoolExecutor(1) as pool:
         began = time.monotonic()
         answer = router.chat("a")
-        assert 0.6 <= time.monotonic() - began < 1.6
+        assert time.monotonic() - began >= 0.6
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) >= 1
         assert here.events("start") == []
@@ -548,28 +549,28 @@ def test_a_crash_while_loading(machine: Make) -> None:  # B-P3 B-D6
     here = machine(12)
     here.model("bad", 8, LOAD_SECONDS=0.1, FAIL="error: unknown model architecture: 'new'")
     here.model("good", 9)
-    router = here.start()
+    router = here.start("--log-level", "debug")
     with here.watched(router):
         answer = router.chat("bad")
         assert answer.status_code == 500
         assert "unknown model architecture" in error(answer)
-        began = time.monotonic()
         ask(router, "good")
-        assert time.monotonic() - began < 1.5  # what the load had not taken is not waited for
+    assert IN_VAIN not in router.log  # nor for what the load had not taken
     assert router.listing()["bad"]["status"]["failed"] is True
 
 
 def test_a_crash_while_serving(machine: Make) -> None:  # B-S14 B-C4 B-D6
     here = machine(Gpu(12 * GIB, reclaim_ms=500))
     here.model("a", 8, CRASH_AFTER_CHUNKS=3)
-    router = here.start()
+    router = here.start("--log-level", "debug")
     with here.watched(router):
         ask(router, "a")
         with router.stream("a", 8) as events:
             assert "error" in events.json()[-1]
         ask(router, "a")
     crashed, again = here.events("exit")[0], here.events("start")[1]
-    assert 0.45 < again.at - crashed.at < 1.5
+    assert again.at - crashed.at > 0.45
+    assert IN_VAIN not in router.log
 
 
 def test_a_flood_of_output(machine: Make) -> None:  # B-P2
