@@ -40,7 +40,7 @@ def test_json(body: bytes, wish: tuple[str | None, bool]) -> None:
         ("{}".encode("utf-32-be"), "not valid JSON"),
         (b'{"a": "\xff"}', "not valid JSON"),
         (b"[" * 100_000, "not valid JSON"),
-        (b'{"a": ' + b"1" * 10_000 + b"}", "not valid JSON"),
+        (b'{"max_tokens": ' + b"1" * 10_000 + b"}", "not valid JSON"),
         (b"[]", "object, not a list"),
         (b'"m"', "object, not a string"),
         (b"null", "object, not null"),
@@ -55,6 +55,31 @@ def test_bad_json(body: bytes, told: str) -> None:
     with pytest.raises(InvalidRequest, match=told) as caught:
         asked(body, "application/json")
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        (b'{"model": "a", "model": "m", "messages": [{"model": "b"}]}', {"model": "m"}),
+        (b'{"a": NaN, "model": "m"}', {"a": pytest.approx(float("nan"), nan_ok=True), "model": "m"}),
+        (b'{"a": "\\ud800", "model": "m"}', {"a": "\ud800", "model": "m"}),
+        (b'{"a": ' + b"1" * 10_000 + b', "model": "m"}', {"model": "m"}),
+        (b'{"options": {"num_ctx": 1}, "n_predict": null}', {"options": {"num_ctx": 1}, "n_predict": None}),
+    ],
+)
+def test_what_is_looked_at(body: bytes, fields: dict[str, Any]) -> None:
+    assert asked(body, None).fields == fields
+
+
+def test_what_is_passed_over_is_not_decoded() -> None:
+    body = json.dumps({"messages": [{"content": ["x" * 2**20] * 20}], "n": [[]] * 10_000, "model": "m"}).encode()
+    tracemalloc.start()
+    try:
+        assert asked(body, "application/json").model == "m"
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**17
 
 
 def form(*parts: tuple[str, bytes]) -> bytes:

@@ -22,6 +22,7 @@ DOORS = {
     "subprocess": {"process", "orphans", "engine", "fetch"},
     "starlette": {"app", "api", "connection"},
     "httptools": {"upstream"},
+    "msgspec": {"api"},
     "xllamacpp": {"embedded"},
     "httpx": {"process", "demo", "__main__"},
     "uvicorn": {"connection", "serve"},

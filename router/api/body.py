@@ -1,11 +1,17 @@
-"""What a request body says to the router: which model, whether as a stream, and how long it may generate."""
+"""What a request body says to the router: which model, whether as a stream, and how long it may generate.
+
+Of a JSON body only the fields that the router looks at are made into objects; the rest, which may be megabytes of
+pictures, is passed over.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
+import msgspec
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
@@ -24,6 +30,13 @@ TOKEN_LIMITS = {
     "/messages": ("max_tokens",),
 }
 TIME_LIMIT = "t_max_predict_ms"
+
+_OTHERS = ("num_ctx", "options", "reasoning_effort", "reasoning", "thinking", "chat_template_kwargs")
+_LOOKED_AT = {"model", "stream", TIME_LIMIT, *_OTHERS, *(name for names in TOKEN_LIMITS.values() for name in names)}
+_DECODER: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(
+    TypedDict("_Fields", dict.fromkeys(_LOOKED_AT, Any), total=False)  # type: ignore[operator]
+)
+_EMPTY = re.compile(rb"\s*}")
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -48,7 +61,7 @@ def _too_large(limit: int) -> BodyTooLarge:
 
 
 class Asked(NamedTuple):
-    """`model` is None when the body names none, `fields` when it is no JSON object."""
+    """`model` is None when the body names none, `fields`, those that the router looks at, when it is no JSON object."""
 
     model: str | None
     stream: bool
@@ -58,12 +71,10 @@ class Asked(NamedTuple):
 def asked(body: bytes, content_type: str | None) -> Asked:
     """Read a multipart form where the content type says so, else a JSON object, as llama-server does. Raises
     InvalidRequest."""
-    kind, options = parse_options_header(content_type)
-    if kind == b"multipart/form-data":
-        form = _form_fields(body, options.get(b"boundary", b""))
+    if content_type and "multipart" in content_type.lower() and (form := _form(body, content_type)) is not None:
         model, stream, fields = form.get("model"), form.get("stream") in ("true", "1"), None
     elif body:
-        fields = _json_object(body)
+        fields = _looked_at(body)
         model, stream = fields.get("model"), fields.get("stream") is True
     else:
         model, stream, fields = None, False, None
@@ -87,7 +98,7 @@ def with_time_limit(body: bytes, fields: Mapping[str, Any], seconds: float) -> b
     if TIME_LIMIT in fields:
         return body
     start = body.index(b"{") + 1
-    member = f'"{TIME_LIMIT}":{max(1, round(seconds * 1000))}{"," if fields else ""}'
+    member = f'"{TIME_LIMIT}":{max(1, round(seconds * 1000))}{"" if _EMPTY.match(body, start) else ","}'
     return b"".join((memoryview(body)[:start], member.encode(), memoryview(body)[start:]))
 
 
@@ -97,7 +108,17 @@ def asks_for_context(fields: Mapping[str, Any]) -> bool:
     return "num_ctx" in fields or (isinstance(options, dict) and "num_ctx" in options)
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
+def _looked_at(body: bytes) -> dict[str, Any]:
+    try:
+        if not body.isascii():
+            body.decode()  # what is passed over is not looked at
+        return _DECODER.decode(body)
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        return json_object(body)  # which reads more, and tells better what it cannot read
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """All fields of the body. Raises InvalidRequest."""
     try:
         value = json.loads(body.decode("utf-8-sig"))
     except (ValueError, RecursionError) as exc:
@@ -112,11 +133,15 @@ def _noun(value: Any) -> str:
     return nouns.get(type(value), "a number")
 
 
-def _form_fields(body: bytes, boundary: bytes) -> dict[str, str]:
+def _form(body: bytes, content_type: str) -> dict[str, str] | None:
+    """The fields of a multipart form; None where that is not the content type."""
+    kind, options = parse_options_header(content_type)
+    if kind != b"multipart/form-data":
+        return None
     form = _Form()
     try:
         MultipartParser(
-            boundary,
+            options.get(b"boundary", b""),
             {
                 "on_part_begin": form.begin,
                 "on_header_field": form.header_name,

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from router.api import rewrite
-from router.api.body import Asked, asked, asks_for_context, is_unlimited, read_body, with_time_limit
+from router.api.body import Asked, asked, asks_for_context, is_unlimited, json_object, read_body, with_time_limit
 from router.api.conversation import HEADER, Conversations, conversation_of
 from router.api.proxy import Dialect, Lease, Passage, refusal, request_id, target_of
 from router.catalog import ModelSpec
@@ -101,20 +101,21 @@ class Gateway:
     def prepared(
         self, spec: ModelSpec, path: str, fields: Mapping[str, Any], body: bytes
     ) -> tuple[bytes, float | None]:
-        """The JSON object `body`, which holds `fields`, as this model is to get it, and the seconds after which its
-        answer is ended. Raises InvalidRequest."""
+        """The JSON object `body` as this model is to get it, and the seconds after which its answer is ended. `fields`
+        are at least those of it that the router looks at. Raises InvalidRequest."""
         if spec.filters is not None or spec.info.reasoning is not None:
-            changed = self._rewritten(spec, path.removeprefix("/v1"), fields)
-            if changed is not fields:
+            changed = self._rewritten(spec, path.removeprefix("/v1"), fields, body)
+            if changed is not None:
                 fields, body = changed, rewrite.encode(changed)
         return self.limited(path, fields, body)
 
-    def _rewritten(self, spec: ModelSpec, path: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _rewritten(self, spec: ModelSpec, path: str, fields: Mapping[str, Any], body: bytes) -> rewrite.Fields | None:
+        changed = None
         if spec.filters is not None and path in rewrite.PATHS:
-            fields = rewrite.filtered(path, fields, spec.filters)
+            fields = changed = rewrite.filtered(path, json_object(body), spec.filters)
         if rewrite.asks_to_think(path, fields) and is_silent(self.pool.effective(spec.name)):
-            fields = rewrite.thinking(fields)
-        return fields
+            changed = rewrite.thinking(changed or json_object(body))
+        return changed
 
     def limited(self, path: str, fields: Mapping[str, Any], body: bytes) -> tuple[bytes, float | None]:
         """The JSON object `body`, which holds `fields`, with a limit of time where it has none of tokens, and the

@@ -99,7 +99,7 @@ def asks_to_think(path: str, fields: Mapping[str, Any]) -> bool:
     return is_open and isinstance(wish, str) and wish not in ("", "none")
 
 
-def thinking(fields: Mapping[str, Any]) -> Fields:
+def thinking(fields: Fields) -> Fields:
     """The request, and its wish in the words of the template."""
     return {**fields, "chat_template_kwargs": {**_inner(fields, "chat_template_kwargs"), "enable_thinking": True}}
 
