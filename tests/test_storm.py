@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import selectors
 import subprocess
 import tempfile
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from random import Random
@@ -32,58 +29,13 @@ from router.policy import Demand, Device, Reading
 from router.pool import Pool
 from router.scheduler import Limits
 from router.weights import spread
+from tests.clock import Clock
 from tests.nvml import FakeNvml, Gpu
 
 MIB, GIB = 2**20, 2**30
 CONTEXT = GIB // 2
 MACHINES = {1: (24,), 2: (12, 24), 4: (8, 24, 12, 16), 8: (10, 6, 48, 8, 32, 12, 24, 16)}
 LOADS = 350  # on each machine
-
-
-# A clock that does not wait
-
-
-class Inline(ThreadPoolExecutor):
-    """Runs what it is given at once."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except BaseException as exc:
-            future.set_exception(exc)
-        return future
-
-
-class Clock(asyncio.SelectorEventLoop):
-    """Nobody waits for time to pass; for the threads that ask the driver it does wait."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        super().__init__(Skipping(self))
-        self.set_default_executor(Inline())
-
-    def time(self) -> float:
-        return self.now
-
-
-class Skipping(selectors.DefaultSelector):
-    def __init__(self, clock: Clock) -> None:
-        super().__init__()
-        self._clock = clock
-        self._others = {*threading.enumerate()}
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is not None and timeout <= 0:
-            return super().select(0)
-        while self._others < {*threading.enumerate()}:
-            if events := super().select(0.001):
-                return events
-        if events := super().select(0):
-            return events
-        assert timeout is not None, "whoever waits will wait for ever"
-        self._clock.now += timeout + 1e-9  # no clock stands still just before what it was set for
-        return []
 
 
 # The machine
