@@ -134,6 +134,19 @@ async def test_cgroup_v2_counts_every_level_and_gives_back_file_cache(host: Host
     assert free(await devices.read()) == {"RAM": 9 * GIB}
 
 
+def test_what_is_mapped_is_not_spare(host: Host) -> None:
+    host.write("proc/meminfo", f"MemTotal: {64 << 20} kB\nMemAvailable: {48 << 20} kB\nMapped: {20 << 20} kB")
+    assert host.devices().spare() == 28 * GIB
+    host.write("proc/self/cgroup", "0::/box")
+    host.group_v2("box", 12 * GIB, 8 * GIB, cache=6 * GIB)
+    stat = host.root / "sys/fs/cgroup/box/memory.stat"
+    host.write("sys/fs/cgroup/box/memory.stat", f"{stat.read_text()}file_mapped {5 * GIB}")
+    assert host.devices().spare() == 5 * GIB  # the box's: 12 - (8 - 6) - 5
+    devices = host.devices()
+    (host.root / "proc/meminfo").write_text("")
+    assert devices.spare() == 0
+
+
 async def test_cgroup_over_its_limit_has_nothing_free(host: Host) -> None:
     host.write("proc/self/cgroup", "0::/")
     host.group_v2("", 4 * GIB, 5 * GIB)
