@@ -109,7 +109,7 @@ class Direct:
 
     def _route(self, scope: Scope) -> Route | None:
         route = self._exact.get((scope["method"], scope["path"]))
-        return None if route is None or any(name == b"origin" for name, _ in scope["headers"]) else route
+        return None if route is None or b"origin" in dict(scope["headers"]) else route
 
 
 def _exact(routes: Sequence[Route]) -> dict[tuple[str, str], Route]:

@@ -7,6 +7,7 @@ would cost. Whatever is otherwise goes the ordinary way, from the point at which
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -32,6 +33,7 @@ class Connection(HttpToolsProtocol):
         self._direct = config.app
         self._unread: tuple[RequestResponseCycle, Any] | None = None  # its body has not come yet
         self._begun: tuple[RequestResponseCycle, Passage] | None = None  # its answer has not come whole yet
+        self._idle_since = math.inf
 
     def data_received(self, data: bytes) -> None:
         if self.cycle is None or self.cycle.response_complete:
@@ -65,9 +67,41 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
         if self._begun is not None:
             (_, passage), self._begun = self._begun, None
             passage.leave()
+
+    # Instead of uvicorn's two timers a request there is one a connection, which looks at the clock when it comes.
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = math.inf
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._close_when_idle(self.timeout_keep_alive)
+
+    def _close_when_idle(self, after: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(after, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left <= 0:
+            super().timeout_keep_alive_handler()
+        elif left < math.inf:
+            self._close_when_idle(left)
+
+    # An answer without a task
 
     def _arrived(self) -> None:
         assert self._begun is not None
@@ -82,12 +116,11 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, self._direct.guarded(app))  # type: ignore[arg-type]
 
     def _answer(self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> None:
-        lines = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *headers)]
-        if not any(name == b"content-length" for name, _ in headers):
-            lines.append(b"content-length: %d\r\n" % len(body))
+        headers = [*self.server_state.default_headers, *(h for h in headers if h[0] != b"content-length")]
+        lines = [b"%b: %b\r\n" % header for header in headers]
         if not cycle.keep_alive:
             lines.append(b"connection: close\r\n")
-        self.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
+        self.transport.write(b"".join((STATUS_LINE[status], *lines, b"content-length: %d\r\n\r\n" % len(body), body)))
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()

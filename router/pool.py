@@ -671,8 +671,12 @@ class Pool:
             self._take_back(trial)  # before anybody who waits is started for
 
     def _release(self, ticket: int, run: Run, used: bool) -> None:
-        self._apply(self._scheduler.release(ticket, self._now(), used=used))
-        if self._now() - run.measured_at > self.REMEASURE and not self._scheduler.model(run.spec.name).leases:
+        now = self._now()
+        if effects := self._scheduler.release(ticket, now, used=used):
+            self._apply(effects)
+        else:
+            self._set_timer()
+        if now - run.measured_at > self.REMEASURE and not self._scheduler.model(run.spec.name).leases:
             self._measure(run)
 
     def _measure(self, run: Run) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import httptools
 
@@ -37,8 +37,10 @@ _LIMIT = re.compile(rb"(timeout|max)\s*=\s*(\d{1,9})")
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """The headers (names in lower case) without those that concern one connection only, RFC 9110 section 7.6.1."""
     headers = list(headers)
-    named = {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}
-    dropped = HOP_BY_HOP | named if named else HOP_BY_HOP
+    dropped: Collection[bytes] = HOP_BY_HOP
+    for name, value in headers:
+        if name == b"connection":
+            dropped = {*dropped, *(token.strip().lower() for token in value.split(b","))}
     return [header for header in headers if header[0] not in dropped]
 
 
@@ -113,7 +115,7 @@ class Response:
     headers: Headers
     arrived: Callable[[], None] | None = None
 
-    def __init__(self, connection: _Connection, bodiless: bool, timeout: float) -> None:
+    def __init__(self, connection: _Connection, bodiless: bool, timeout: float, now: float) -> None:
         self.headers = []
         self._connection = connection
         self._bodiless = bodiless
@@ -128,11 +130,9 @@ class Response:
         self._size = 0
         self._paused = False
         self._waiter: asyncio.Future[None] | None = None
-        self._loop = asyncio.get_running_loop()
+        self._loop = connection.loop
         self._timeout = timeout
-        self._asked_at = self._loop.time()
-        self._waiting_since = self._asked_at
-        self._timer = self._loop.call_later(timeout, self._check_silence)
+        self._asked_at = self._waiting_since = now
 
     @property
     def ended(self) -> bool:
@@ -189,8 +189,9 @@ class Response:
             arrived, self.arrived = self.arrived, None
             arrived()
 
-    def _check_silence(self) -> None:
-        # One lazy timer an answer; time in which nobody waited for the child does not count as silence.
+    def check_silence(self) -> float:
+        """How many seconds more the child may be silent; if none, it fails. Time in which nobody waited for the child
+        does not count."""
         left = self._timeout
         if self._waiter is not None or self.arrived is not None:
             left -= self._loop.time() - self._waiting_since
@@ -201,14 +202,12 @@ class Response:
                     "Raise --timeout if the model needs longer."
                 )
             )
-        else:
-            self._timer = self._loop.call_later(left, self._check_silence)
+        return left
 
     def _fail(self, error: UpstreamFailed) -> None:
         if self._error is None and not self._complete:
             self._error = error
             self._parser = None
-            self._timer.cancel()
             self._connection.abort()
             self._wake()
 
@@ -249,7 +248,6 @@ class Response:
     def _finish(self, reusable: bool) -> None:
         self._complete = True
         self._reusable = reusable
-        self._timer.cancel()
 
     # What the parser tells
 
@@ -296,18 +294,22 @@ class _Stale(UpstreamFailed):
 class _Connection(asyncio.Protocol):
     def __init__(self, peer: _Peer) -> None:
         self._peer = peer
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._response: Response | None = None
         self._uses = 0
         self._max_uses = 1_000_000_000
         self._idle_time = peer.idle_time
+        self._keep_alive = b""
         self._patience: asyncio.TimerHandle | None = None
+        self._silence: asyncio.TimerHandle | None = None
         self.expires = 0.0
 
     def ask(self, head: bytes, body: bytes, bodiless: bool, timeout: float) -> Response:
-        response = self._response = Response(self, bodiless, timeout)
+        response = self._response = Response(self, bodiless, timeout, self.loop.time())
         if self._uses == 0:
-            self._patience = self._loop.call_later(PATIENCE, self._peer.starve, self)
+            self._patience = self.loop.call_later(PATIENCE, self._peer.starve, self)
+        if self._silence is None:
+            self._silence = self.loop.call_later(timeout, self._listen)
         self._uses += 1
         if len(body) < HIGH_WATER:
             self._transport.write(head + body)
@@ -318,6 +320,9 @@ class _Connection(asyncio.Protocol):
 
     def limit(self, keep_alive: bytes) -> None:
         """Take note of a Keep-Alive header. `max` may count down or, as httplib's, be the same each time."""
+        if keep_alive == self._keep_alive:
+            return
+        self._keep_alive = keep_alive
         for name, number in _LIMIT.findall(keep_alive.lower()):
             if name == b"max":
                 self._max_uses = min(self._max_uses, int(number))
@@ -328,7 +333,7 @@ class _Connection(asyncio.Protocol):
         self._response = None
         unsent = self._transport.get_write_buffer_size()
         if reusable and not unsent and self._uses < self._max_uses and self._idle_time > 0:
-            self.expires = self._loop.time() + self._idle_time
+            self.expires = self.loop.time() + self._idle_time
             self._peer.keep(self)
         else:
             self.abort()
@@ -345,6 +350,11 @@ class _Connection(asyncio.Protocol):
     def resume(self) -> None:
         if self.is_open():
             self._transport.resume_reading()
+
+    def _listen(self) -> None:
+        """One timer for all the answers of a connection, which looks at the one that is awaited when it comes."""
+        left = self._response.check_silence() if self._response is not None else 0.0
+        self._silence = self.loop.call_later(left, self._listen) if left > 0 else None
 
     def _answered(self) -> None:
         if self._patience is not None:
@@ -364,6 +374,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._answered()
+        if self._silence is not None:
+            self._silence.cancel()
         if self._response is not None:
             self._response.lost(reused=self._uses > 1)
 

@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import json
 import logging
-import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from random import getrandbits
 from types import TracebackType
 from typing import Protocol
 
@@ -376,7 +376,7 @@ def request_id(headers: Headers) -> bytes:
     for name, value in headers:
         if name == b"x-request-id" and 0 < len(value) <= 128 and value.isascii():
             return value
-    return secrets.token_hex(8).encode()
+    return b"%016x" % getrandbits(64)
 
 
 def refusal(dialect: Dialect, exc: RouterError, id: bytes) -> Response:
