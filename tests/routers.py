@@ -21,6 +21,7 @@ import psutil
 
 FAKE = str(Path(__file__).with_name("fake_llama_server.py"))
 PATIENCE = 30.0
+LISTENING = re.compile(r"listening on (https?://[^\s,]+)[\s,]")  # with what follows: a line may come in two parts
 
 
 def _binary() -> str:
@@ -46,8 +47,8 @@ class Router:
     def __init__(self, process: subprocess.Popen[bytes], log: Path, folder: Path) -> None:
         self.process, self.folder = process, folder
         self._log = log
-        until(lambda: re.search(r"listening on (\S+)", self.log) or process.poll() is not None)
-        found = re.search(r"listening on (https?://[^\s,]+)", self.log)
+        until(lambda: LISTENING.search(self.log) or process.poll() is not None)
+        found = LISTENING.search(self.log)
         assert found, f"the router did not start:\n{self.log}"
         self.url = found[1]
         self.client = httpx.Client(base_url=self.url, timeout=PATIENCE)
