@@ -217,12 +217,14 @@ class Pool:
 
     def lease_at_once(self, spec: ModelSpec, *, used: bool = True, background: bool = False) -> Lease | None:
         """That of a model that serves, for which nothing needs to be waited for; None for another one."""
-        if self._closed or not self._scheduler.model(spec.name).is_open:
+        if self._closed:
             return None
-        ticket = self._ticket(self.effective(spec.name), None, background=background)
-        for effect in self._scheduler.acquire(ticket, self._now()):
-            assert isinstance(effect, Grant), "an open model takes whoever comes"
-        lease = self._leased(ticket.id, spec.name)
+        spec = self.effective(spec.name)
+        ticket, (ttl, pinned) = next(self._ids), self._stay(spec)
+        if not self._scheduler.enter(spec.name, ticket, pinned=pinned, ttl=ttl, background=background):
+            return None
+        self._specs[spec.name] = spec
+        lease = self._leased(ticket, spec.name)
         lease.used = used
         return lease
 
@@ -555,11 +557,14 @@ class Pool:
             raise errors.Cancelled("The router is shutting down.", retry_after=5.0)
         if need is not None:
             self._know(spec.name, need)
-        ticket = self._ticket(spec, need, background=background)
+        demand, missing = need.demand if need else Demand(), self._missing(spec)
+        ttl, pinned = self._stay(spec)
+        ticket = Ticket(next(self._ids), spec.name, demand, spec.priority, pinned, ttl, background, missing)
         waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiters[ticket.id] = waiter
         if trial:
             trial.ticket = ticket.id
+        self._specs[spec.name] = spec
         self._apply(self._scheduler.acquire(ticket, self._now()))
         try:
             return await waiter
@@ -570,31 +575,16 @@ class Pool:
                 waiter.result().release()
             raise
 
-    def _ticket(self, spec: ModelSpec, need: Need | None, *, background: bool) -> Ticket:
-        self._specs[spec.name] = spec
-        ttl = self._ttl_of(spec)
-        return Ticket(
-            next(self._ids),
-            spec.name,
-            need.demand if need else Demand(),
-            spec.priority,
-            spec.pin or ttl == math.inf,
-            ttl,
-            background,
-            self._missing(spec),
-        )
-
     def _estimated(self, spec: ModelSpec, task: asyncio.Task[Need]) -> None:
         del self._estimates[spec]
         if not task.cancelled():
             task.exception()  # whoever asked may have left; then nobody else looks at it
 
-    def _ttl_of(self, spec: ModelSpec) -> float | None:
-        if spec.name in self._ttls:
-            return self._ttls[spec.name]
-        if spec.ttl is None:
-            return self._ttl
-        return spec.ttl if spec.ttl > 0 else None
+    def _stay(self, spec: ModelSpec) -> tuple[float | None, bool]:
+        """The idle time after which it is stopped, None for never, and whether it is pinned."""
+        own = self._ttl if spec.ttl is None else spec.ttl if spec.ttl > 0 else None
+        ttl = self._ttls.get(spec.name, own)
+        return ttl, spec.pin or ttl == math.inf
 
     # Effects
 

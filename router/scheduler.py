@@ -370,9 +370,18 @@ class Scheduler:
 
     # Events: requests
 
+    def enter(self, name: str, ticket: int, *, pinned: bool, ttl: float | None, background: bool) -> bool:
+        """A request wants this model, and is granted it if it takes new work: most do, and this costs them little."""
+        model = self._models.get(name)
+        if model is None or not model.is_open:
+            return False
+        model.pinned, model.ttl = pinned, ttl
+        self._lease(ticket, model, background=background)
+        return True
+
     def acquire(self, ticket: Ticket, now: float) -> list[Effect]:
         """A request wants this model. Answered by exactly one Grant or Refuse, now or later, unless cancelled."""
-        model = self._models.setdefault(ticket.model, Model(ticket.model))
+        model = self._models.get(ticket.model) or self._models.setdefault(ticket.model, Model(ticket.model))
         model.pinned, model.ttl = ticket.pinned, ticket.ttl
         if model.is_open:
             return [self._grant(ticket.id, model, background=ticket.background)]
@@ -761,11 +770,14 @@ class Scheduler:
         return [self._grant(ticket, model, background=ticket not in urgent) for ticket in tickets]
 
     def _grant(self, ticket: int, model: Model, *, background: bool) -> Grant:
+        self._lease(ticket, model, background=background)
+        return Grant(ticket, model.name, model.run)
+
+    def _lease(self, ticket: int, model: Model, *, background: bool) -> None:
         model.leases.add(ticket)
         if background:
             model.tasks.add(ticket)
         self._leased[ticket] = model
-        return Grant(ticket, model.name, model.run)
 
     def _refuse_all(
         self, tickets: Iterable[int], refusal: Refusal, why: str, retry_after: float | None = None

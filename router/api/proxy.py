@@ -352,7 +352,7 @@ def _border(data: bytes, ends: tuple[bytes, ...]) -> int:
 
 def _ends(headers: Headers) -> tuple[bytes, ...]:
     """What ends an event or a line; of other answers nothing may be added to."""
-    kind = next((value for name, value in headers if name == b"content-type"), b"")
+    kind = dict(headers).get(b"content-type", b"")
     if kind.startswith(b"text/event-stream"):
         return b"\n\n", b"\r\n\r\n"
     return (b"\n",) if kind.startswith(NDJSON) else ()
@@ -373,10 +373,8 @@ async def as_error(answer: Answer, data: bytes = b"") -> RouterError:
 
 def request_id(headers: Headers) -> bytes:
     """The client's X-Request-Id where it is fit to be repeated, else a new one."""
-    for name, value in headers:
-        if name == b"x-request-id" and 0 < len(value) <= 128 and value.isascii():
-            return value
-    return b"%016x" % getrandbits(64)
+    given = dict(headers).get(b"x-request-id", b"")
+    return given if 0 < len(given) <= 128 and given.isascii() else b"%016x" % getrandbits(64)
 
 
 def refusal(dialect: Dialect, exc: RouterError, id: bytes) -> Response:
