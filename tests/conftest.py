@@ -54,6 +54,15 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(program)
 
 
+@pytest.fixture
+def unmeasured() -> Iterator[None]:
+    """Coverage counts nothing meanwhile: for a long walk over code that other tests cover, it takes most of the time."""
+    trace = sys.gettrace()
+    sys.settrace(None)
+    yield
+    sys.settrace(trace)
+
+
 class Starter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -2077,6 +2077,7 @@ class Walk:
             assert request.refused is expected, request
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_long_walk(shape: str) -> None:
     met: Counter[object] = Counter()

@@ -297,6 +297,7 @@ class Storm:
         assert self.node.claims == {}
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("gpus", MACHINES)
 def test_a_storm_of_loads(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, gpus: int
