@@ -7,6 +7,7 @@ would cost. Whatever is otherwise goes the ordinary way, from the point at which
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from typing import Any
@@ -18,6 +19,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from router.api.proxy import Passage
 from router.app import Direct
 from router.upstream import Headers
+
+log = logging.getLogger("router.connection")
 
 
 class Connection(HttpToolsProtocol):
@@ -57,11 +60,19 @@ class Connection(HttpToolsProtocol):
         if self._unread is None:
             return
         (cycle, app), self._unread = self._unread, None
+        try:
+            self._begin(cycle, app)
+        except Exception as exc:  # which the parser would take for a fault of the client's
+            log.critical("a defect in the router", exc_info=exc)
+            super()._start_asgi_task(cycle, app)
+
+    def _begin(self, cycle: RequestResponseCycle, app: Any) -> None:
         passage = self._direct.passage(cycle.scope, bytes(cycle.body))  # type: ignore[arg-type]
         if passage is None:
             super()._start_asgi_task(cycle, app)
         elif passage.begin() and passage.await_whole(self._arrived):
             self._begun = cycle, passage
+            self.flow.resume_reading()  # a long body has paused it, and whoever leaves is to be heard
         else:
             self._go_on(cycle, passage)
 
@@ -106,11 +117,16 @@ class Connection(HttpToolsProtocol):
     def _arrived(self) -> None:
         assert self._begun is not None
         (cycle, passage), self._begun = self._begun, None
-        whole = None if self.flow.write_paused else passage.whole()
-        if whole is None:
-            self._go_on(cycle, passage)
-        else:
-            self._answer(cycle, *whole)
+        try:
+            whole = None if self.flow.write_paused else passage.whole()
+            if whole is None:
+                self._go_on(cycle, passage)
+            else:
+                self._answer(cycle, *whole)
+        except Exception as exc:  # which the child's connection would be closed for, and the client wait for ever
+            log.critical("a defect in the router", exc_info=exc)
+            passage.leave()
+            self.transport.close()
 
     def _go_on(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:
         super()._start_asgi_task(cycle, self._direct.guarded(app))  # type: ignore[arg-type]
@@ -122,6 +138,11 @@ class Connection(HttpToolsProtocol):
             lines.append(b"connection: close\r\n")
         self.transport.write(b"".join((STATUS_LINE[status], *lines, b"content-length: %d\r\n\r\n" % len(body), body)))
         cycle.response_started = cycle.response_complete = True
+        cycle.on_response = _nothing  # as uvicorn does: it holds this object, which holds the cycle
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+
+def _nothing() -> None:
+    pass
