@@ -1,0 +1,1008 @@
+"""A connection that answers by itself what needs no waiting but for the child: nobody sees which way a request went.
+
+Whether a task was made tells it: uvicorn makes one for each request that goes the ordinary way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import threading
+from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from router.api import anthropic, native, openai
+from router.api.gateway import Gateway
+from router.app import create_app
+from router.catalog import Catalog, ModelSpec
+from router.connection import Connection
+from router.errors import ConfigError
+from router.estimate import Need
+from router.node import Address, Launch
+from router.policy import Demand
+from router.pool import Changes, Pool
+from router.scheduler import Limits
+from router.upstream import HIGH_WATER, Upstream
+from tests.fakes import FakeChild, FakeNode
+from tests.sockets import Flood, Handler, Server, take
+
+CHAT = "/v1/chat/completions"
+DIALECTS = (CHAT, "/v1/messages", "/completion")
+FRAMING = {"content-length", "transfer-encoding"}
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def body_of(**more: Any) -> bytes:
+    return json.dumps({"model": "a", "max_tokens": 4, **more}).encode()
+
+
+def post(path: str, body: bytes, *headers: str, version: str = "1.1") -> bytes:
+    lines = [f"POST {path} HTTP/{version}", "Host: h", "X-Request-Id: mine", *headers, f"Content-Length: {len(body)}"]
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+def answer(status: str, body: bytes = b"", *headers: str, chunked: bool = False) -> bytes:
+    """A child's."""
+    framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
+    lines = [f"HTTP/1.1 {status}", "Keep-Alive: timeout=60, max=1000", *headers, framing]
+    if chunked:
+        half = len(body) // 2
+        body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:half], body[half:]) if part)
+        body += b"0\r\n\r\n"
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+OK = answer("200 OK", b'{"ok": 1}', "Content-Type: application/json")
+EVENTS = answer("200 OK", b"data: 1\n\ndata: [DONE]\n\n", "Content-Type: text/event-stream", chunked=True)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a child got; `tasks` had been made until then."""
+
+    head: bytes
+    body: bytes
+    tasks: int
+
+
+def says(said: bytes) -> Handler:
+    async def act(reader: StreamReader, writer: StreamWriter) -> None:
+        writer.write(said)
+
+    return act
+
+
+class Child:
+    """Does to each request what `act` says."""
+
+    def __init__(self) -> None:
+        self.act = says(OK)
+        self.asked: list[Asked] = []
+        self.tasks: Callable[[], int] = int
+
+    async def __call__(self, reader: StreamReader, writer: StreamWriter) -> None:
+        while True:
+            head, body = await take(reader)
+            self.asked.append(Asked(head, body, self.tasks()))
+            await self.act(reader, writer)
+
+
+async def echoes(child: Child, writer: StreamWriter) -> None:
+    is_stream = json.loads(child.asked[-1].body).get("stream")
+    kind = "text/event-stream" if is_stream else "application/json"
+    text = b"data: %b\n\n" % child.asked[-1].body if is_stream else child.asked[-1].body
+    writer.write(answer("200 OK", text, f"Content-Type: {kind}", chunked=bool(is_stream)))
+
+
+class Works:
+    """An act: works until the test says so, or until the connection is closed."""
+
+    def __init__(self, last: bytes = OK) -> None:
+        self.begun, self.go, self._cut = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._last = last
+
+    async def __call__(self, reader: StreamReader, writer: StreamWriter) -> None:
+        self.begun.set()
+        going, end = asyncio.ensure_future(self.go.wait()), asyncio.ensure_future(reader.read())
+        await asyncio.wait({going, end}, return_when=asyncio.FIRST_COMPLETED)
+        if self.go.is_set():
+            end.cancel()
+            await asyncio.wait({end})
+            writer.write(self._last)
+        else:
+            going.cancel()
+            self._cut.set()
+            raise ConnectionResetError
+
+    async def is_cut(self, patience: float = 2.0) -> None:
+        """Returns once it is told to stop."""
+        try:
+            async with asyncio.timeout(patience):
+                await self._cut.wait()
+        finally:
+            self.go.set()  # whoever is not heard is not to be waited for
+
+
+@dataclass
+class Near(FakeNode):
+    """Its children are all at one address."""
+
+    address: Address = field(default_factory=Address)
+
+    async def spawn(self, launch: Launch) -> FakeChild:
+        child = await super().spawn(launch)
+        child.address = self.address
+        return child
+
+
+class Tasks(set["asyncio.Task[None]"]):
+    """Counts those that were ever made."""
+
+    made = 0
+
+    def add(self, task: asyncio.Task[None]) -> None:
+        self.made += 1
+        super().add(task)
+
+
+class Front:
+    """The real HTTP server, in a thread with uvloop, and the whole application over two models, `a` and `b`."""
+
+    def __init__(self, path: Path, child: Child, server: Server) -> None:
+        self.path, self.child, self.children = str(path), child, server
+        self.tasks = Tasks()
+        self.turns = 0
+        self.may_log_errors = False
+        child.tasks = lambda: self.made
+        self._clients: list[Client] = []
+        self._thread: threading.Thread | None = None
+
+    def start(
+        self,
+        *,
+        keys: tuple[str, ...] = (),
+        read_timeout: float = 60.0,
+        keep_alive: float = 60.0,
+        kind: type[Catalog] = Catalog,
+        **options: Any,
+    ) -> None:
+        """`options` are the gateway's."""
+        upstream = Upstream(read_timeout=read_timeout, idle_time=60.0)
+        models = kind([ModelSpec(name, "models_dir", ()) for name in "ab"])
+        node = Near(address=self.children.address)
+        self.pool = Pool(models, [node], Limits(), lambda spec: Need(Demand()), gone=upstream.forget)
+        app = create_app(Gateway(self.pool, upstream, **options), keys=keys, reload=_reload, forecast=NotImplemented)
+        config = uvicorn.Config(
+            app,
+            loop="uvloop",
+            http=Connection,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=keep_alive,  # type: ignore[arg-type]
+        )
+        self.server = uvicorn.Server(config)
+        self.server.server_state.tasks = self.tasks
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(self.path)
+        listening.listen(64)
+        self._thread = threading.Thread(target=self.server.run, args=([listening],))
+        self._thread.start()
+
+    @property
+    def made(self) -> int:
+        """Tasks for requests of the test."""
+        return self.tasks.made - self.turns
+
+    @property
+    def leases(self) -> int:
+        return self.pool.status("a").leases
+
+    async def client(self) -> Client:
+        self._clients.append(Client(self, *await asyncio.open_unix_connection(self.path)))
+        return self._clients[-1]
+
+    async def ready(self, **options: Any) -> Client:
+        """Starts it; a client, when `a` runs and a connection to its child is kept."""
+        self.start(**options)
+        client = await self.client()
+        await self.warm(client)
+        return client
+
+    async def warm(self, client: Client) -> None:
+        act, self.child.act = self.child.act, says(OK)
+        assert (await client.ask(post(CHAT, body_of()))).status == 200
+        self.child.act = act
+        self.child.asked.clear()
+
+    async def turn(self) -> None:
+        """When this returns, the router has read what was there to be read."""
+        client = await self.client()
+        assert (await client.ask(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")).status == 200
+        self.turns += 1
+
+    async def stop(self) -> None:
+        for client in self._clients:
+            client.leave()
+        self.server.should_exit = True
+        assert self._thread is not None
+        await asyncio.to_thread(self._thread.join)
+
+
+async def _reload() -> Changes:
+    raise ConfigError("nothing to read here")
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def named(self, name: str) -> list[str]:
+        return [value for header, value in self.headers if header == name]
+
+    @property
+    def told(self) -> tuple[int, list[tuple[str, str]], bytes]:
+        """All of it, but the time and how the body was framed."""
+        return self.status, [header for header in self.headers if header[0] not in {"date", *FRAMING}], self.body
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Client:
+    """Of the router."""
+
+    def __init__(self, front: Front, reader: StreamReader, writer: StreamWriter) -> None:
+        self._front = front
+        self._reader = reader
+        self._writer = writer
+        self.patience = 10.0
+
+    def send(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def ask(self, request: bytes) -> Reply:
+        """Sent in one piece."""
+        self.send(request)
+        return await self.reply()
+
+    async def ask_slowly(self, request: bytes) -> Reply:
+        """The ordinary way: the router has read the head when the last byte of the body is sent."""
+        made = self._front.made
+        self.send(request[:-1])
+        await until(lambda: self._front.made > made)
+        self.send(request[-1:])
+        return await self.reply()
+
+    async def reply(self) -> Reply:
+        async with asyncio.timeout(self.patience):
+            first, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[:-2]
+            pairs = (line.partition(": ") for line in lines)
+            headers = tuple((name.lower(), value) for name, _, value in pairs)
+            reply = Reply(int(first.split()[1]), headers, b"")
+            return Reply(reply.status, headers, await self._body(reply))
+
+    async def _body(self, reply: Reply) -> bytes:
+        if reply.status in (100, 204, 304):
+            return b""
+        if lengths := reply.named("content-length"):
+            return await self._reader.readexactly(int(lengths[0]))
+        if not reply.named("transfer-encoding"):
+            return await self._reader.read()
+        parts = []
+        while size := int(await self._reader.readuntil(b"\r\n"), 16):
+            parts.append((await self._reader.readexactly(size + 2))[:-2])
+        await self._reader.readexactly(2)
+        return b"".join(parts)
+
+    async def is_closed(self) -> bool:
+        """Whether the router closes it, and has nothing more to say."""
+        async with asyncio.timeout(self.patience):
+            return await self._reader.read() == b""
+
+    def leave(self) -> None:
+        self._writer.transport.abort()
+
+
+@pytest.fixture
+async def front(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Front]:
+    """Not started yet. Nothing goes wrong in it of which the client is not told."""
+    child, server = Child(), Server(tmp_path / "child")
+    async with server.running(child):
+        front = Front(tmp_path / "front", child, server)
+        yield front
+        await front.stop()
+    errors = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
+    assert not errors or front.may_log_errors
+
+
+# Both ways
+
+
+ANSWERS = {
+    "json": OK,
+    "chunked": answer("200 OK", b'{"a": "bcd"}', "Content-Type: application/json", chunked=True),
+    "empty": answer("200 OK"),
+    "created": answer("201 Created", b"x" * 5000, "Content-Type: text/plain"),
+    "headers": answer(
+        "200 OK", b"{}", "X-One: 1", "X-One: 2", "Set-Cookie: a=b", "X-Odd: \xe4", "ETag: W/y", "X-Empty:"
+    ),
+    "hops": answer("200 OK", b"{}", "Connection: X-Hop", "X-Hop: 1", "TE: x", "Trailer: y", "Upgrade: z", "X-Stays: 1"),
+    "cors": answer("200 OK", b"{}", "Access-Control-Allow-Origin: *", "access-control-max-age: 3", "Vary: Origin"),
+    "ids": answer("200 OK", b"{}", "X-Request-Id: theirs", "Request-Id: theirs"),
+    "date": answer("200 OK", b"{}", "Server: llama.cpp"),
+    "bad": answer("400 Bad", b'{"error": {"code": 400, "message": "no such field", "type": "invalid_request_error"}}'),
+    "lost": answer("404 No", b'{"error": {"code": 404, "message": "not here"}}', "Content-Type: application/json"),
+    "broken": answer("500 Oops", b"<html>", "Retry-After: 3"),
+    "moved": answer("301 Away", b"there", "Location: /elsewhere"),
+    "nothing": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "same": b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n",
+    "events": EVENTS,
+    "lines": answer("200 OK", b'{"a": 1}\n{"b": 2}\n', "Content-Type: application/x-ndjson"),
+    "interim": b"HTTP/1.1 103 Hints\r\nLink: x\r\n\r\n" + OK,
+    "closing": b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+    "rest": answer("200 OK", b"{}") + b"rubbish",
+}
+HANDED_OVER = {"nothing", "same", "events", "lines"}
+RETOLD = {"bad", "lost", "broken"}
+
+
+@pytest.mark.parametrize("path", DIALECTS)
+async def test_both_ways_answer_the_same(front: Front, path: str) -> None:
+    client = await front.ready()
+    request = post(path + "?x=%20y", body_of(more="\u00e4"), "X-A: b")
+    for name, said in ANSWERS.items():
+        front.child.act = says(said)
+        made = front.made
+        short = await client.ask(request)
+        is_retold = path.startswith("/v1/messages") and name in RETOLD
+        assert (name, front.made - made) == (name, int(name in HANDED_OVER or is_retold))
+        assert [asked.tasks for asked in front.child.asked] == [made], "no task was made before the child was asked"
+        await front.warm(client)
+        made = front.made
+        ordinary = await client.ask_slowly(request)
+        assert front.made - made == 1
+        assert (name, short.told) == (name, ordinary.told)
+        assert ("x-request-id", "mine") in short.headers
+        assert front.leases == 0
+        await front.warm(client)
+
+
+async def test_a_length_that_was_told_is_told(front: Front) -> None:
+    client = await front.ready()
+    for name in ("json", "headers", "bad", "empty"):
+        front.child.act = says(ANSWERS[name])
+        reply = await client.ask(post(CHAT, body_of()))
+        assert (name, reply.named("content-length")) == (name, [str(len(reply.body))])
+        assert not reply.named("transfer-encoding")
+        assert len(reply.named("date")) == 1
+
+
+FORM = (
+    b'--XX\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n\0\xff\r\n'
+    b'--XX\r\nContent-Disposition: form-data; name="model"\r\n\r\na\r\n--XX--\r\n'
+)
+MULTIPART = "Content-Type: multipart/form-data; boundary=XX"
+REQUESTS = {
+    **{path: post(path, body_of()) for path in (*openai.PATHS, *anthropic.PATHS, *native.BY_BODY) if "{" not in path},
+    "query": post("/v1/completions?model=b&x=%C3%A4&autoload=1", body_of()),
+    "model in the query": post("/completion?model=a", b'{"max_tokens": 1}'),
+    "form": post("/v1/audio/transcriptions", FORM, MULTIPART),
+    "headers": post(CHAT, body_of(), "X-A: 1", "X-a: 2", "Cookie: \xe4", "Accept: */*", "User-Agent: u", "Empty:"),
+    "own": post(CHAT, body_of(), "Authorization: Bearer x", "X-Api-Key: y", "Accept-Encoding: gzip", "Host: other"),
+    "hops": post(CHAT, body_of(), "Connection: keep-alive, X-Hop", "X-Hop: 1", "Keep-Alive: 5", "TE: x"),
+    "offer": post(CHAT, body_of(), "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: x"),
+    "chunked": (
+        b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nX-Request-Id: mine\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"%x\r\n%b\r\n0\r\n\r\n" % (len(body_of()), body_of())
+    ),
+    "conversation": post(CHAT, body_of(), "X-Conversation-Id: c"),
+    "task": post(CHAT, body_of(), "X-Task: title"),
+    "proxy": post(CHAT, body_of(), "X-Forwarded-For: 10.0.0.1", "X-Forwarded-Proto: https", "Forwarded: for=x"),
+    "spaces": post(CHAT, b' {"model" : "a",\r\n"max_tokens":1,"n":1e400}\n'),
+    "large": post(CHAT, body_of(text="x" * 30_000)),
+}
+
+
+async def test_the_child_gets_the_same_on_both_ways(front: Front) -> None:
+    client = await front.ready(task_header="x-task")
+    for name, request in REQUESTS.items():
+        made = front.made
+        replies = [await client.ask(request)]
+        assert (name, front.made - made) == (name, 0)
+        replies.append(await client.ask_slowly(request))
+        assert (name, front.made - made) == (name, 1)
+        short, ordinary = front.child.asked
+        assert (name, short.head) == (name, ordinary.head)
+        assert (name, short.body) == (name, ordinary.body)
+        assert [reply.status for reply in replies] == [200, 200]
+        front.child.asked.clear()
+    assert front.children.connections == 1
+
+
+async def test_the_body_goes_through_as_it_came(front: Front) -> None:
+    client = await front.ready()
+    body = b' {"model" : "a",\r\n"max_tokens":1, "x": "\\u00e4"}\n'
+    await client.ask(post(CHAT + "?a=%2F&b", body, "X-A: b", "Authorization: Bearer x"))
+    (asked,) = front.child.asked
+    lines = asked.head.decode().split("\r\n")
+    key = front.pool.status("a").pid
+    assert lines[0] == f"POST {CHAT}?a=%2F&b HTTP/1.1"
+    assert sorted(lines[1:-2]) == [
+        f"authorization: Bearer key-{key}",
+        f"content-length: {len(body)}",
+        "host: localhost",
+        "x-a: b",
+        "x-request-id: mine",
+    ]
+    assert asked.body == body
+
+
+async def test_a_request_that_waits_for_100_continue(front: Front) -> None:
+    client = await front.ready()
+    made, request = front.made, post(CHAT, body_of(), "Expect: 100-continue")
+    assert (await client.ask(request)).status == 100
+    first = await client.reply()
+    client.send(request[: -len(body_of())])
+    assert (await client.reply()).status == 100
+    second = await client.ask(body_of())
+    assert front.made - made == 2
+    assert first.told == second.told == (await client.ask(post(CHAT, body_of()))).told
+    assert len({asked.head for asked in front.child.asked}) == 1
+
+
+# Keep-alive
+
+
+async def test_a_hundred_requests_on_one_connection(front: Front) -> None:
+    client = await front.ready()
+    made = front.made
+    front.child.act = lambda reader, writer: echoes(front.child, writer)
+    for number in range(100):
+        assert (await client.ask(post(CHAT, body_of(n=number)))).body == body_of(n=number)
+    assert front.made == made
+    assert front.children.connections == 1
+    assert (front.leases, len(front.server.server_state.connections)) == (0, 1)
+
+
+async def test_whoever_wants_it_closed_has_it_closed(front: Front) -> None:
+    await front.ready()
+    for headers, version in ((["Connection: close"], "1.1"), ([], "1.0"), (["Connection: keep-alive"], "1.0")):
+        for said in (OK, ANSWERS["chunked"]):
+            client, made, front.child.act = await front.client(), front.made, says(said)
+            reply = await client.ask(post(CHAT, body_of(), *headers, version=version))
+            assert reply.status == 200
+            assert reply.named("content-length") == [str(len(reply.body))]
+            assert reply.named("connection") == ["close"]
+            assert await client.is_closed()
+            assert front.made == made
+
+
+async def test_pipelined_requests_are_answered_in_order(front: Front) -> None:
+    client = await front.ready()
+    front.child.act = lambda reader, writer: echoes(front.child, writer)
+    for count in (2, 50):
+        bodies = [body_of(n=number) for number in range(count)]
+        client.send(b"".join(post(CHAT, body) for body in bodies))
+        assert [(await client.reply()).body for _ in bodies] == bodies
+        assert (await client.ask(post(CHAT, bodies[0]))).body == bodies[0]
+        assert [asked.body for asked in front.child.asked] == [*bodies, bodies[0]]
+        front.child.asked.clear()
+
+
+async def test_pipelined_requests_of_all_kinds(front: Front) -> None:
+    client = await front.ready()
+    front.child.act = lambda reader, writer: echoes(front.child, writer)
+    models = b"GET /models HTTP/1.1\r\nHost: h\r\n\r\n"
+    wishes = [body_of(n=1), body_of(n=2, stream=True), None, body_of(n=3), b"{", None, body_of(n=4, stream=True)]
+    for wanted in (wishes, wishes[1:], wishes[2:], wishes[::-1]):
+        client.send(b"".join(models if body is None else post(CHAT, body) for body in wanted))
+        for body in wanted:
+            reply = await client.reply()
+            if body is None:
+                assert [model["id"] for model in reply.json()["data"]] == ["a", "b"]
+            elif body == b"{":
+                assert reply.status == 400
+            else:
+                assert reply.body == (b"data: %b\n\n" % body if b"stream" in body else body)
+    assert front.leases == 0
+
+
+async def test_a_pipelined_request_whose_body_comes_later(front: Front) -> None:
+    client = await front.ready()
+    works = front.child.act = Works()
+    large = post(CHAT, body_of(text="x" * 200_000))
+    client.send(post(CHAT, body_of()) + large[:100])
+    await works.begun.wait()
+    works.go.set()
+    assert (await client.reply()).status == 200
+    client.send(large[100:-1])
+    await front.turn()
+    client.send(large[-1:])
+    assert (await client.reply()).status == 200
+    assert front.child.asked[-1].body == body_of(text="x" * 200_000)
+
+
+async def test_a_connection_that_nobody_uses_is_closed(front: Front) -> None:
+    client = await front.ready(keep_alive=0.3)
+    for _ in range(3):
+        assert (await client.ask(post(CHAT, body_of()))).status == 200
+    assert await client.is_closed()
+
+
+async def test_a_connection_is_in_use_while_its_answer_is_awaited(front: Front) -> None:
+    client = await front.ready(keep_alive=0.1)
+    client = await front.client()
+    works = front.child.act = Works()
+    client.send(post(CHAT, body_of()))
+    with pytest.raises(TimeoutError):
+        await works.is_cut(0.5)
+    assert (await client.reply()).status == 200
+    assert await client.is_closed()
+
+
+# Handing over
+
+
+async def test_an_answer_that_comes_in_pieces_comes_whole(front: Front) -> None:
+    client = await front.ready()
+
+    async def act(reader: StreamReader, writer: StreamWriter) -> None:
+        for place in range(0, len(OK), 30):
+            writer.write(OK[place : place + 30])
+            await front.turn()
+
+    front.child.act = act
+    reply = client.ask(post(CHAT, body_of()))
+    asked = asyncio.create_task(reply)
+    await until(lambda: bool(front.child.asked))
+    assert (await asked).body == b'{"ok": 1}'
+
+
+async def test_large_answers(front: Front) -> None:
+    client = await front.ready()
+    for size in (HIGH_WATER - 1, HIGH_WATER, HIGH_WATER + 1, 8 * HIGH_WATER):
+        body = (b"%06d" * (size // 6 + 1) % tuple(range(size // 6 + 1)))[:size]
+        for chunked in (False, True):
+            front.child.act = says(answer("200 OK", body, chunked=chunked))
+            made = front.made
+            for _ in range(3):
+                assert (await client.ask(post(CHAT, body_of()))).body == body
+            if size != HIGH_WATER + 1:  # which goes either way: whether its last byte comes by itself is up to chance
+                assert front.made - made == (3 if size > HIGH_WATER else 0)
+    assert front.leases == 0
+
+
+async def test_an_answer_without_end_waits_for_its_reader(front: Front) -> None:
+    client = await front.ready()
+    flood = Flood(32 * 2**20)
+    front.child.act = lambda reader, writer: _flooded(flood, reader, writer)
+    client.send(post(CHAT, body_of()))
+    await flood.blocked.wait()
+    assert flood.sent < 4 * 2**20
+    assert len((await client.reply()).body) == flood.size
+
+
+async def _flooded(flood: Flood, reader: StreamReader, writer: StreamWriter) -> None:
+    again = StreamReader()  # it takes the request itself
+    again.feed_data(b"GET / HTTP/1.1\r\n\r\n")
+    await flood(again, writer)
+
+
+async def test_a_kept_connection_that_the_child_closes_is_replaced(front: Front) -> None:
+    client = await front.ready()
+    for path in DIALECTS:
+        first = front.children.connections
+
+        async def act(reader: StreamReader, writer: StreamWriter, first: int = first) -> None:
+            if front.children.connections == first:
+                raise ConnectionResetError
+            writer.write(OK)
+
+        front.child.act = act
+        made = front.made
+        assert (await client.ask(post(path, body_of()))).status == 200
+        assert front.children.connections == first + 1
+        assert [asked.tasks - made for asked in front.child.asked] == [0, 1]
+        assert front.child.asked[0].body == front.child.asked[1].body
+        assert front.leases == 0
+        front.child.asked.clear()
+
+
+async def both(front: Front, client: Client, act: Handler, request: bytes) -> tuple[Reply, Reply]:
+    """The short way, and the ordinary one."""
+    replies = []
+    for way in (Client.ask, Client.ask_slowly):
+        await front.warm(client)
+        front.child.act, made = act, front.made
+        replies.append(await way(client, request))
+        assert front.child.asked[0].tasks - made == (way is Client.ask_slowly)
+    assert front.leases == 0
+    return replies[0], replies[1]
+
+
+def breaks_off(said: bytes) -> Handler:
+    async def act(reader: StreamReader, writer: StreamWriter) -> None:
+        writer.write(said)
+        raise ConnectionResetError
+
+    return act
+
+
+async def test_a_child_that_ends_before_its_answer_is_told_of(front: Front) -> None:
+    client = await front.ready()
+    for path in DIALECTS:
+        for said in (b"H", b"HTTP/1.1 200 OK\r\nContent-", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"):
+            short, ordinary = await both(front, client, breaks_off(said), post(path, body_of()))
+            assert short.told == ordinary.told
+            assert (short.status, b"Send the request again" in short.body) == (502, True)
+            assert ("request_id" in short.json()) == (path == "/v1/messages")
+
+
+async def test_an_answer_that_breaks_off_is_cut(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    client = await front.ready()
+    for way in (Client.ask, Client.ask_slowly):
+        await front.warm(client)
+        front.child.act = breaks_off(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc")
+        with pytest.raises(asyncio.IncompleteReadError) as caught:
+            await way(client, post(CHAT, body_of()))
+        assert caught.value.partial == b"abc"
+        client = await front.client()
+    assert front.leases == 0
+    await until(lambda: not front.tasks)
+    front.may_log_errors = True
+    told = {record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR}
+    assert told == {"ASGI callable returned without completing response."}  # which is how uvicorn comes to cut it
+
+
+async def test_events_that_break_off_end_with_the_error(front: Front) -> None:  # B-C4
+    client = await front.ready()
+    for path in DIALECTS:
+        short, ordinary = await both(front, client, breaks_off(EVENTS[:-20]), post(path, body_of()))
+        assert short.told == ordinary.told
+        first, error, end = short.body.split(b"\n\n")
+        assert (first, end) == (b"data: 1", b"")
+        assert error.startswith(b"event: error" if path == "/v1/messages" else b"data: {")
+        assert b"in the middle of its answer" in error
+
+
+GARBAGE = {
+    "no HTTP": b"SSH-2.0-OpenSSH\r\n",
+    "two framings": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "upgrade": b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nxx",
+    "long head": b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 100_000,
+    "bad chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+}
+
+
+async def test_garbage_is_told_of(front: Front) -> None:
+    client = await front.ready()
+    for name, said in GARBAGE.items():
+        short, ordinary = await both(front, client, says(said), post(CHAT, body_of()))
+        assert (name, short.told) == (name, ordinary.told)
+        assert (name, short.status) == (name, 502)
+
+
+async def test_a_status_that_uvicorn_does_not_know_keeps_nobody_waiting(front: Front) -> None:
+    front.may_log_errors = True
+    client = await front.ready()
+    for status in ("099", "600", "999"):
+        front.child.act = says(answer(f"{status} Odd", b"{}"))
+        client.send(post(CHAT, body_of()))
+        assert await client.is_closed()
+        assert front.leases == 0
+        client = await front.client()
+        await front.warm(client)
+
+
+class Broken(Catalog):
+    def resolve(self, name: str | None) -> ModelSpec:
+        if name == "broken":
+            raise ZeroDivisionError
+        return super().resolve(name)
+
+
+async def test_a_defect_is_told_on_both_ways(front: Front) -> None:
+    client = await front.ready(kind=Broken)
+    front.may_log_errors = True
+    request = post(CHAT, body_of(model="broken"))
+    short, ordinary = await client.ask(request), await (await front.client()).ask_slowly(request)
+    assert short.told == ordinary.told
+    assert (short.status, b"has a defect" in short.body) == (500, True)
+
+
+async def test_silence_is_told_of(front: Front) -> None:
+    client = await front.ready(read_timeout=0.5)
+    for path, said in ((CHAT, b""), ("/v1/messages", b""), (CHAT, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")):
+        works = Works()
+        front.child.act = says(said) if said else works
+        made = front.made
+        reply = await client.ask(post(path, body_of()))
+        assert (reply.status, b"sent nothing for 0.5 s" in reply.body) == (502, True)
+        assert ("request_id" in reply.json()) == (path == "/v1/messages")
+        assert front.child.asked[-1].tasks == made
+        if not said:
+            await works.is_cut()
+        assert front.leases == 0
+        await front.warm(client)
+
+
+# A client that leaves
+
+
+unseen = pytest.mark.xfail(
+    strict=True, raises=TimeoutError, reason="while a request waits for its turn nothing is read, not even the end"
+)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"",
+        b"POST /v1/cha",
+        pytest.param(post(CHAT, body_of()), marks=unseen),
+        pytest.param(b"GET /models HTTP/1.1\r\n\r\n", marks=unseen),
+    ],
+)
+async def test_a_client_that_leaves_stops_the_child(
+    front: Front, more: bytes, caplog: pytest.LogCaptureFixture
+) -> None:  # B-S2
+    await front.ready()
+    client, works = await front.client(), Works()
+    front.child.act = works
+    made = front.made
+    client.send(post(CHAT, body_of()) + more)
+    await works.begun.wait()
+    assert front.leases == 1
+    client.leave()
+    await works.is_cut()
+    await until(lambda: front.leases == 0)
+    await until(lambda: len(front.server.server_state.connections) == 1)
+    assert (front.made, len(front.child.asked)) == (made, 1)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    await front.warm(await front.client())
+
+
+@pytest.mark.xfail(strict=True, raises=TimeoutError, reason="uvicorn tells it to the latest request alone")
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_with_more_requests_that_leaves_after_the_ordinary_way_was_taken(
+    front: Front, stream: bool
+) -> None:  # B-S2
+    front.may_log_errors = True
+    client, works = await front.ready(), Works()
+    front.child.act = works
+    first = post(CHAT, body_of(stream=stream))
+    made = front.made
+    client.send(first[:-1])
+    await until(lambda: front.made > made)
+    client.send(first[-1:] + post(CHAT, body_of()))
+    await works.begun.wait()
+    await front.turn()
+    client.leave()
+    await works.is_cut()
+
+
+async def test_clients_that_leave_at_any_moment(front: Front) -> None:  # B-S2
+    await front.ready()
+    front.child.act = lambda reader, writer: echoes(front.child, writer)
+    for turns in range(60):
+        client = await front.client()
+        client.send(post(CHAT, body_of(n=turns)))
+        for _ in range(turns // 4):
+            await asyncio.sleep(0)
+        client.leave()
+    await until(lambda: len(front.server.server_state.connections) == 1 and front.leases == 0 and not front.tasks)
+    assert (await (await front.client()).ask(post(CHAT, body_of()))).body == body_of()
+
+
+async def test_rubbish_behind_a_request(front: Front) -> None:
+    await front.ready()
+    client, works = await front.client(), Works()
+    front.child.act = works
+    client.send(post(CHAT, body_of()) + b"rubbish\r\n\r\n")
+    assert (await client.reply()).status == 400
+    assert await client.is_closed()
+    await until(lambda: front.leases == 0)
+
+
+# The end of the router
+
+
+async def test_a_request_under_way_at_the_end_is_answered(front: Front) -> None:
+    client = await front.ready()
+    idle, works = await front.client(), Works()
+    await front.turn()
+    front.child.act = works
+    made = front.made
+    client.send(post(CHAT, body_of()))
+    await works.begun.wait()
+    front.server.should_exit = True
+    assert await idle.is_closed()
+    works.go.set()
+    reply = await client.reply()
+    assert (reply.status, reply.named("connection")) == (200, ["close"])
+    assert await client.is_closed()
+    assert front.made == made
+
+
+# What is not for the short way
+
+
+async def test_keys(front: Front) -> None:
+    right, wrong = "Authorization: Bearer sécret", "Authorization: Bearer other"
+    front.start(keys=("sécret",))
+    client = await front.client()
+    for headers, status in (([right], 200), (["X-Api-Key: sécret"], 200), ([wrong], 401), ([], 401), ([right], 200)):
+        for path in DIALECTS:
+            request = post(path, body_of(), *headers)
+            request = request.replace("é".encode("latin-1"), "é".encode())
+            await client.ask(request)
+            made = front.made
+            short = await client.ask(request)
+            assert front.made - made == (status == 401)
+            assert short.told == (await client.ask_slowly(request)).told
+            assert short.status == status
+    assert {asked.head.count(b"authorization") for asked in front.child.asked} == {1}
+    assert not any("sécret".encode() in asked.head for asked in front.child.asked)
+
+
+async def test_a_browser_gets_what_cors_says(front: Front) -> None:
+    client = await front.ready()
+    made = front.made
+    reply = await client.ask(post(CHAT, body_of(), "Origin: http://localhost:3000"))
+    assert front.made - made == 1
+    assert reply.named("access-control-allow-origin") == ["http://localhost:3000"]
+    assert (await client.ask(post(CHAT, body_of(), "Origin: http://elsewhere"))).status == 200
+    plain = await client.ask(post(CHAT, body_of()))
+    assert not [name for name, _ in plain.headers if name.startswith("access-control")]
+
+
+async def test_what_is_refused_is_refused_alike(front: Front) -> None:  # B-C1
+    front.start(body_limit=1000, autoload=False)
+    client = await front.client()
+    assert (await client.ask(post(CHAT + "?autoload=true", body_of()))).status == 200
+    front.child.asked.clear()
+    for path in DIALECTS:
+        for name, status, request in (
+            ("unknown", 404, post(path, body_of(model="c"))),
+            ("none", 400, post(path, b"{}")),
+            ("no name", 400, post(path, body_of(model=7))),
+            ("bad JSON", 400, post(path, b'{"model": "a"')),
+            ("no object", 400, post(path, b"[1]")),
+            ("no UTF-8", 400, post(path, b'{"model": "\xff"}')),
+            ("deep", 400, post(path, b"[" * 900)),
+            ("too large", 413, post(path, body_of(text="x" * 1000))),
+            ("many headers", 400, post(path, body_of(), *(f"X-{number}: 1" for number in range(100)))),
+            ("not loaded", 400, post(path, body_of(model="b"))),
+            ("not to be loaded", 400, post(path + "?autoload=false", body_of(model="b"))),
+        ):
+            made = front.made
+            short, ordinary = await client.ask(request), await client.ask_slowly(request)
+            assert (path, name, short.status) == (path, name, status)
+            assert (path, name, short.told) == (path, name, ordinary.told)
+            assert front.made - made == 2
+    assert not front.child.asked
+    made = front.made
+    assert (await client.ask(post(CHAT + "?autoload=false", body_of()))).status == 200
+    assert front.made == made
+
+
+async def test_a_model_that_does_not_run_is_loaded(front: Front) -> None:  # B-S1
+    client = await front.ready()
+    made = front.made
+    assert (await client.ask(post(CHAT, body_of(model="b")))).status == 200
+    assert front.made - made == 1
+    assert (await client.ask(post(CHAT, body_of(model="b")))).status == 200
+    assert front.made - made == 1
+    unload = post("/models/unload", b'{"model": "b"}')
+    assert (await client.ask(unload)).status == 200
+    await until(lambda: front.pool.status("b").value == "unloaded")
+    assert (await client.ask(post(CHAT, body_of(model="b")))).status == 200
+    assert front.made - made == 3
+
+
+async def test_two_at_once_are_both_answered(front: Front) -> None:
+    """One connection is kept: the other request needs a new one."""
+    first, second = await front.ready(), await front.client()
+    works = front.child.act = Works()
+    made = front.made
+    first.send(post(CHAT, body_of()))
+    await works.begun.wait()
+    second.send(post(CHAT, body_of()))
+    await until(lambda: len(front.child.asked) == 2)
+    assert [asked.tasks - made for asked in front.child.asked] == [0, 1]
+    assert front.leases == 2
+    works.go.set()
+    assert [(await client.reply()).status for client in (first, second)] == [200, 200]
+    assert (front.leases, front.children.connections) == (0, 2)
+
+
+async def test_streams_and_what_has_no_limit_go_on_the_ordinary_way(front: Front) -> None:  # B-L14
+    client = await front.ready(generation_time=60)
+    for body, headers in (
+        (body_of(stream=True), []),
+        (body_of(stream=True), ["X-Conversation-Id: c"]),
+        (b'{"model": "a"}', []),
+        (b'{"model": "a", "max_tokens": -1}', []),
+    ):
+        front.child.act = says(EVENTS if b"stream" in body else OK)
+        made, request = front.made, post(CHAT, body, *headers)
+        short = await client.ask(request)
+        assert front.made - made == 1
+        assert short.told == (await client.ask_slowly(request)).told
+        first, second = front.child.asked
+        assert (first.head, first.body) == (second.head, second.body)
+        assert (b"t_max_predict_ms" in first.body) == (b"stream" not in body)
+        assert (b"x-conversation-id: c" in first.head) == bool(headers)
+        front.child.asked.clear()
+    assert front.leases == 0
+
+
+async def test_what_has_no_limit_is_ended_by_the_clock(front: Front) -> None:  # B-L14
+    client = await front.ready(generation_time=0.1)
+    works = front.child.act = Works()
+    reply = await client.ask(post(CHAT, b'{"model": "a"}'))
+    assert (reply.status, reply.json()["error"]["type"]) == (504, "timeout_error")
+    await works.is_cut()
+    assert front.leases == 0
+
+
+# A client that does not read
+
+
+@pytest.mark.parametrize(("size", "count"), [(20 * 1024, 300), (200 * 1024, 60)])
+async def test_answers_wait_for_their_reader(front: Front, size: int, count: int) -> None:
+    client = await front.ready()
+    front.child.act = says(answer("200 OK", b"x" * size))
+    client.send(post(CHAT, body_of()) * count)
+    assert size * await rests(lambda: len(front.child.asked)) < 4 * 2**20
+    for _ in range(count):
+        assert len((await client.reply()).body) == size
+    assert (len(front.child.asked), front.leases) == (count, 0)
+
+
+@pytest.mark.parametrize(("size", "count"), [(20 * 1024, 300), (200 * 1024, 60)])
+async def test_answers_by_the_short_way_wait_for_their_reader(front: Front, size: int, count: int) -> None:
+    """Each request comes when the one before it was answered, until one is not."""
+    client = await front.ready()
+    front.child.act = says(answer("200 OK", b"x" * size))
+    made = front.made
+    sent = 0
+    while await rests(lambda: len(front.child.asked), sent) == sent:
+        await front.turn()
+        client.send(post(CHAT, body_of()))
+        sent += 1
+    assert front.child.asked[100_000 // size].tasks == made
+    client.send(post(CHAT, body_of()) * (count - sent))
+    assert size * await rests(lambda: len(front.child.asked)) < 4 * 2**20
+    for _ in range(count):
+        assert len((await client.reply()).body) == size
+    assert (len(front.child.asked), front.leases) == (count, 0)
+
+
+async def rests(count: Callable[[], int], wanted: int = 1_000_000) -> int:
+    """That count, when it is as wanted or has not grown for a while."""
+    before, now = -1, count()
+    while before != now < wanted:
+        before = now
+        for _ in range(50):
+            if (now := count()) >= wanted:
+                break
+            await asyncio.sleep(0.005)
+    return now
