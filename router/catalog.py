@@ -24,7 +24,7 @@ from router.errors import CatalogError, GgufError, InvalidRequest, UnknownModel
 from router.flags import SOURCES, Arg, FlagTable, merge, render, switch_of, value_of
 from router.hub import CacheEntry
 from router.presets import Filters, Preset, PresetFile, Problem
-from router.repo import DEFAULT_QUANTS
+from router.repo import DEFAULT_QUANTS, DRAFTS
 from router.template import Reasoning, Template
 
 logger = logging.getLogger("router.catalog")
@@ -33,7 +33,7 @@ _Named = TypeVar("_Named", "ModelSpec", Preset)
 
 Source = Literal["preset", "models_dir", "cache", "command_line"]
 
-DRAFTS = ("mtp-", "dspark-", "dflash-")
+DRAFT_FILES = ("mtp-", "dspark-", "dflash-")
 MODELS = SOURCES - {"--hf-token"}  # flags that say which model it is
 # On the command line these are that one model's, not all models'.
 IDENTITY = MODELS | {"--mmproj", "--mmproj-url", "--alias", "--tags"}
@@ -99,6 +99,11 @@ class ModelSpec:
     def missing(self) -> str | None:
         """The name on the hub of what has to be downloaded before it can be loaded."""
         return None if self.model_path or self.problem else value_of(self.args, "--hf-repo")
+
+    @property
+    def drafting(self) -> str | None:
+        """The kind of drafting for which the repository on the hub may have a draft model beside it."""
+        return _drafting(self.args)
 
     def is_of(self, name: str) -> bool:
         """Its file is one of the repository on the hub that is named so."""
@@ -339,6 +344,14 @@ def _single(own: Sequence[Arg], defaults: Preset) -> Preset | None:
     return replace(defaults, name=name, aliases=aliases, tags=(*defaults.tags, *tags))
 
 
+def _drafting(args: Sequence[Arg]) -> str | None:
+    """What the engine would look for beside the model in its repository (common/arg.cpp)."""
+    if value_of(args, "--spec-draft-model") or value_of(args, "--spec-draft-hf"):
+        return None
+    kinds = _words(value_of(args, "--spec-type") or "")
+    return next((kind for kind in DRAFTS if f"draft-{kind}" in kinds), None)
+
+
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word for part in text.split(",") if (word := part.strip()))
 
@@ -364,7 +377,11 @@ class _Builder:
         if found and not any(arg.flag.name in MODELS for arg in preset.args):
             below += self.args(found)
         own = [arg for arg in own if arg.flag.name not in ("--alias", "--tags")]
-        args, problem = self.located(merge(below, preset.args, own, self.common))
+        args = merge(below, preset.args, own, self.common)
+        if found and found.source == "cache" and (kind := _drafting(args)):
+            entry = hub.find(self.cache_root, preset.name, drafting=kind)
+            args = merge(self.args(replace(found, draft=entry.draft if entry else None)), args)
+        args, problem = self.located(args)
         path, mmproj = value_of(args, "--model"), value_of(args, "--mmproj")
         model_path = Path(path) if path and not problem else None
         return ModelSpec(
@@ -392,10 +409,11 @@ class _Builder:
     def located(self, args: tuple[Arg, ...]) -> tuple[tuple[Arg, ...], str | None]:
         """The arguments with a cached repository turned into its files, and what is wrong with them."""
         repo = value_of(args, "--hf-repo")
-        if repo and (entry := hub.find(self.cache_root, repo, value_of(args, "--hf-file"))):
+        kind = _drafting(args)
+        if repo and (entry := hub.find(self.cache_root, repo, value_of(args, "--hf-file"), drafting=kind)):
             kept = [arg for arg in args if arg.flag.name not in ("--hf-repo", "--hf-file", "--hf-token", "--model")]
             # below what is kept: a projector that was named is the better one
-            args = merge(self.args(_Found("cache", entry.files[0], entry.mmproj)), kept)
+            args = merge(self.args(_Found("cache", entry.files[0], entry.mmproj, entry.draft)), kept)
         elif repo and hub.split(repo) is None:
             return args, f"hf-repo = {_shown(repo)} is no name of the form user/repo or user/repo:quant"
         elif repo and self.offline:
@@ -503,7 +521,7 @@ def _subfolder(folder: Path) -> _Found | None:
     if len(models) > 1:
         logger.warning("%s holds several models; %s is taken: give each a folder of its own", folder, models[0].name)
     projectors = sorted((file for file in files if "mmproj" in file.name), key=lambda file: "-F16." not in file.name)
-    drafts = (file for file in files if file.name.startswith(DRAFTS))
+    drafts = (file for file in files if file.name.startswith(DRAFT_FILES))
     return _Found("models_dir", models[0], next(iter(projectors), None), next(drafts, None))
 
 
@@ -513,7 +531,7 @@ def _is_gguf(file: Path) -> bool:
 
 def _is_model(file: Path) -> bool:
     """Not a companion, and not a shard after the first."""
-    companion = "mmproj" in file.name or file.name.startswith(DRAFTS)
+    companion = "mmproj" in file.name or file.name.startswith(DRAFT_FILES)
     return _is_gguf(file) and not companion and file == gguf.shards(file)[0]
 
 

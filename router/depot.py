@@ -29,7 +29,7 @@ GLANCE = 1.0  # seconds between two looks at the cache that nobody waits for
 PEEK = 1 << 20  # bytes of a file with which its header is looked for first; then with twice as many each time
 OnPart = Callable[[Part], None]
 Check = Callable[[ModelSpec], Awaitable[None]]
-Key = tuple[str, str | None, str | None, bool]
+Key = tuple[str, str | None, str | None, str | None, bool]
 
 
 class Depot:
@@ -91,11 +91,11 @@ class Depot:
 
     async def fetch(self, spec: ModelSpec, on_part: OnPart, check: Check) -> None:
         assert spec.missing is not None
-        token = value_of(spec.args, "--hf-token")
+        file, token = value_of(spec.args, "--hf-file"), value_of(spec.args, "--hf-token")
         if spec.source == "cache":
             self._want(spec.name)  # again, after it was given up
         try:
-            resolved = await self._resolve(Name.parse(spec.missing), value_of(spec.args, "--hf-file"), token=token)
+            resolved = await self._resolve(Name.parse(spec.missing), file, token=token, drafting=spec.drafting)
             looking = asyncio.create_task(self._look(spec, resolved, check))
             arriving = fetch.fetch(resolved, self._root, lambda told: on_part(_part(told)), token=token)
             await _both(arriving, looking)
@@ -134,16 +134,22 @@ class Depot:
         return freed
 
     async def _resolve(
-        self, name: Name, file: str | None, *, token: str | None = None, fallback: bool = False
+        self,
+        name: Name,
+        file: str | None,
+        *,
+        token: str | None = None,
+        drafting: str | None = None,
+        fallback: bool = False,
     ) -> Resolved:
         """The hub is asked once, however many ask for the same; what it said counts for a while."""
-        key = (str(name), file, token, fallback)
+        key = (str(name), file, token, drafting, fallback)
         now = time.monotonic()
         self._resolving = {one: known for one, known in self._resolving.items() if _is_fresh(*known, now)}
         if self._ended:
             raise _ended()
         if key not in self._resolving:
-            task = asyncio.create_task(self._ask(name, file, token, fallback))
+            task = asyncio.create_task(self._ask(name, file, token, drafting, fallback))
             task.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever asked may have left
             self._resolving[key] = now, task
         known = self._resolving[key]
@@ -153,13 +159,21 @@ class Depot:
             if known[1].cancelled():
                 raise _ended() from None
             raise
-        self._resolving.setdefault((resolved.name, file, token, False), known)
+        self._resolving.setdefault((resolved.name, file, token, drafting, False), known)
         return resolved
 
-    async def _ask(self, name: Name, file: str | None, token: str | None, fallback: bool) -> Resolved:
+    async def _ask(
+        self, name: Name, file: str | None, token: str | None, drafting: str | None, fallback: bool
+    ) -> Resolved:
         async with self._asking:
             return await fetch.resolve(
-                name, self._root, file=file, token=token, offline=self._offline, fallback=fallback
+                name,
+                self._root,
+                file=file,
+                token=token,
+                offline=self._offline,
+                fallback=fallback,
+                drafting=drafting,
             )
 
     async def _look(self, spec: ModelSpec, resolved: Resolved, check: Check) -> None:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -59,9 +59,10 @@ async def resolve(
     token: str | None = None,
     offline: bool = False,
     fallback: bool = False,
-    with_draft: bool = False,
+    drafting: str | None = None,
 ) -> Resolved:
-    """The files that a name means, or a `file` of its repository, which fit on the disk of the cache.
+    """The files that a name means, or a `file` of its repository, which fit on the disk of the cache; with the draft
+    model for a kind of `drafting` (see `repo.DRAFTS`), if the repository has one.
 
     With `fallback`, the smallest quant of the repository that fits, if the one that was asked for does not. Offline
     it is what the cache has. Raises UnknownModel, Forbidden (a licence, a token), InsufficientDisk, HubUnavailable.
@@ -70,7 +71,7 @@ async def resolve(
     listing = await asyncio.to_thread(hub.listing, root, name) if offline else await _listing(name, token)
     if listing is None:
         raise UnknownModel(f"{name} is not in the cache {root}, and --offline forbids to download it")
-    resolved = choose(listing, name.quant, file, with_draft=with_draft)
+    resolved = choose(listing, name.quant, file, drafting=drafting)
     if resolved is None:
         there = "the cache" if offline else f"{endpoint(os.environ)}/{name.repo}"
         raise UnknownModel(f"{there} has no model {name}; it has {_told(listing)}")
@@ -145,13 +146,12 @@ def missing(resolved: Resolved, root: Path) -> int:
 
 def _fitting(resolved: Resolved, root: Path, fallback: bool) -> Resolved:
     free = _free(root)
-    others = every(resolved.listing, with_draft=resolved.draft is not None) if fallback else []
+    others = every(resolved.listing) if fallback else []
     for one in (resolved, *(other for other in others if other.bytes < resolved.bytes)):
         if (lacking := missing(one, root)) == 0 or lacking + RESERVE <= free:
-            if one is resolved:
-                return one
-            log.warning("%s would not fit on the disk of %s: %s is taken instead", resolved.name, root, one.name)
-            return replace(one, fell_back=resolved.name)
+            if one is not resolved:
+                log.warning("%s would not fit on the disk of %s: %s is taken instead", resolved.name, root, one.name)
+            return one
     raise InsufficientDisk(
         f"{resolved.name} takes {_mib(missing(resolved, root))} more, and {root} has {_mib(free)} free, of which "
         f"{_mib(RESERVE)} must stay so: make room, or take a smaller quant of {_told(resolved.listing)}"

@@ -29,12 +29,14 @@ TICK = 50_000_000  # ns
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """One model in the cache. `files` are its shards, first one first; `bytes` is their size without the projector."""
+    """One model in the cache. `files` are its shards, first one first; `bytes` is their size without the companions.
+    `draft` is there only if it was asked for."""
 
     name: str
     files: tuple[Path, ...]
     mmproj: Path | None
     bytes: int
+    draft: Path | None = None
 
     @property
     def repo(self) -> str:
@@ -71,16 +73,16 @@ def scan(root: Path) -> tuple[CacheEntry, ...]:
     return _sorted(entry for repo in _repos(root) for entry in _entries(root, repo))
 
 
-def find(root: Path, name: str, file: str | None = None) -> CacheEntry | None:
+def find(root: Path, name: str, file: str | None = None, *, drafting: str | None = None) -> CacheEntry | None:
     """The cached model that `user/repo[:quant][@revision]` means (see `repo.pick`), or the repository's `file` (a
-    path); None if it is not there."""
+    path), with the draft model for a kind of `drafting` (see `repo.DRAFTS`); None if it is not there."""
     parsed = _parsed(name)
     snapshot = _snapshot(root, parsed) if parsed else None
     if parsed is None or snapshot is None:
         return None
     sizes = dict(_files(snapshot))
     first = repos.pick(sizes, parsed.quant) if file is None else repos.named(sizes, file)
-    return _entry(parsed, snapshot, sizes, first) if first else None
+    return _entry(parsed, snapshot, sizes, first, drafting) if first else None
 
 
 class Cache:
@@ -344,16 +346,24 @@ def _entries(root: Path, repo: str) -> Iterator[CacheEntry]:
                     yield entry
 
 
-def _entry(name: Name, snapshot: Path, sizes: Mapping[PurePosixPath, int], first: PurePosixPath) -> CacheEntry | None:
+def _entry(
+    name: Name,
+    snapshot: Path,
+    sizes: Mapping[PurePosixPath, int],
+    first: PurePosixPath,
+    drafting: str | None = None,
+) -> CacheEntry | None:
     files = repos.shards(first, sizes)
     if not files:
         return None
     mmproj = repos.projector(first, sizes)
+    draft = repos.draft(first, sizes, drafting) if drafting else None
     return CacheEntry(
         str(Name(name.repo, repos.tag(first), name.revision)),
         tuple(snapshot / file for file in files),
         snapshot / mmproj if mmproj else None,
         sum(sizes[file] for file in files),
+        snapshot / draft if draft else None,
     )
 
 

@@ -1,7 +1,7 @@
 """PURE: names on the Hugging Face hub, and which files of a repository they mean.
 
 What a file is, its name tells, as in llama.cpp (common/download.cpp): shards end in `-00001-of-00003`, projectors have
-`mmproj` in their names, drafts one of the words below, and the last word of a name is its quant. Paths are relative to
+`mmproj` in their names, drafts a kind of drafting, and the last word of a name is its quant. Paths are relative to
 the repository.
 """
 
@@ -28,8 +28,8 @@ SHOWN = 60  # characters of a wrong name that its error repeats
 
 SHARD = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})")
 QUANT = re.compile(r"[-.]([A-Za-z0-9_]+)$")
-DRAFT = re.compile(r"mtp-|eagle3-|dflash-|dspark-")
-COMPANION = re.compile(rf"mmproj|imatrix|{DRAFT.pattern}")  # no models by themselves
+DRAFTS = ("mtp", "dflash", "eagle3", "dspark")  # kinds of drafting, in the order in which the engine looks for them
+COMPANION = re.compile(rf"mmproj|imatrix|(?:{'|'.join(DRAFTS)})-")  # no models by themselves
 F16 = re.compile(r"(?<![A-Za-z])f16\.gguf$", re.IGNORECASE)
 
 
@@ -85,11 +85,8 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a name means: `files` are the model's shards, first one first; `draft` only if one was asked for.
-
-    `name` is what the cache will list it as. `fell_back` is the name of the one that was asked for and did not fit on
-    the disk, None if it did.
-    """
+    """What a name means: `files` are the model's shards, first one first; `draft` only if one was asked for. `name` is
+    what the cache will list it as."""
 
     listing: Listing
     name: str
@@ -97,7 +94,6 @@ class Resolved:
     files: tuple[File, ...]
     mmproj: File | None = None
     draft: File | None = None
-    fell_back: str | None = None
 
     @property
     def wanted(self) -> tuple[File, ...]:
@@ -109,37 +105,37 @@ class Resolved:
 
 
 def choose(
-    listing: Listing, quant: str | None, file: str | None = None, *, with_draft: bool = False
+    listing: Listing, quant: str | None, file: str | None = None, *, drafting: str | None = None
 ) -> Resolved | None:
     """The model of a repository that a quant (see `pick`) or the path of a `file` means, with its companions; None when
-    there is none."""
+    there is none. `drafting` is one of DRAFTS, for which a draft model comes along."""
     files = {file.path: file for file in listing.files}
     first = pick(files, quant) if file is None else named(files, file)
-    return _assembled(listing, files, first, with_draft) if first else None
+    return _assembled(listing, files, first, drafting) if first else None
 
 
-def every(listing: Listing, *, with_draft: bool = False) -> list[Resolved]:
+def every(listing: Listing) -> list[Resolved]:
     """All models of a repository, the smallest first."""
     files = {file.path: file for file in listing.files}
-    found = filter(None, (_assembled(listing, files, first, with_draft) for first in models(files)))
+    found = filter(None, (_assembled(listing, files, first, None) for first in models(files)))
     return sorted(found, key=lambda one: one.bytes)
 
 
 def _assembled(
-    listing: Listing, files: Mapping[PurePosixPath, File], first: PurePosixPath, with_draft: bool
+    listing: Listing, files: Mapping[PurePosixPath, File], first: PurePosixPath, drafting: str | None
 ) -> Resolved | None:
     paths = shards(first, files)
     if not paths:
         return None
     mmproj = projector(first, files)
-    drafted = draft(first, files) if with_draft else None
+    drafts = draft(first, files, drafting) if drafting else None
     return Resolved(
         listing,
         str(Name(listing.repo, tag(first), listing.revision)),
         tag(first),
         tuple(files[path] for path in paths),
         files[mmproj] if mmproj else None,
-        files[drafted] if drafted else None,
+        files[drafts] if drafts else None,
     )
 
 
@@ -191,9 +187,9 @@ def projector(model: PurePosixPath, paths: Iterable[PurePosixPath]) -> PurePosix
     return min(found, key=lambda path: (-len(path.parts), F16.search(path.name) is None, path.name), default=None)
 
 
-def draft(model: PurePosixPath, paths: Iterable[PurePosixPath]) -> PurePosixPath | None:
-    """The draft model nearest to the model, one of the same quant before others."""
-    found = [path for path in paths if DRAFT.search(path.name) and path.parent in model.parents]
+def draft(model: PurePosixPath, paths: Iterable[PurePosixPath], drafting: str) -> PurePosixPath | None:
+    """The draft model for a kind of drafting that is nearest to the model, one of the same quant before others."""
+    found = [path for path in paths if f"{drafting}-" in path.name and path.parent in model.parents]
     return min(found, key=lambda path: (-len(path.parts), tag(path) != tag(model), path.name), default=None)
 
 

@@ -161,6 +161,18 @@ def test_repository_of_a_preset(build: Build, cache: Path) -> None:
     assert found.resolve("b").model_path == snapshot / "m-Q8_0.gguf"
 
 
+def test_draft_model_of_a_repository(build: Build, cache: Path) -> None:  # B-H1
+    snapshot = put_cached(cache, "user/repo", "m-Q8_0.gguf", "mtp-m-Q8_0.gguf", "mtp-m-Q4_0.gguf")
+    own = put(cache / "own.gguf")
+    drafts = "spec-type = ngram-mod,draft-mtp"
+    preset = f"[user/repo:Q8_0]\n{drafts}\n[a]\nhf-repo = user/repo\n{drafts}\n[b]\nhf-repo = user/repo\n"
+    preset += f"[c]\nhf-repo = user/repo\n{drafts}\nspec-draft-model = {own}\n"
+    preset += "[d]\nhf-repo = user/repo\nspec-type = draft-eagle3\n"
+    found = {spec.name: value_of(spec.args, "--spec-draft-model") for spec in build(preset=preset).models}
+    mtp = str(snapshot / "mtp-m-Q8_0.gguf")
+    assert found == {"user/repo:Q8_0": mtp, "a": mtp, "b": None, "c": str(own), "d": None}
+
+
 def test_repository_that_is_not_here(build: Build) -> None:
     preset = "[a]\nhf-repo = user/repo:Q8_0\n[b]\nhf-repo = ../../etc"
     a, b = build(preset=preset).models

@@ -19,7 +19,7 @@ from router import hub as cache
 from router.repo import Name
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
-from tests.routers import Router, until
+from tests.routers import FAKE, Router, until
 
 MIB = 2**20
 PADDING = 8 * MIB  # so that a file does not come at once
@@ -309,6 +309,20 @@ def test_settings_for_a_model_that_is_not_here_yet(launch: Any, ours: Ours, tmp_
     assert (answer.status_code, answer.json()["status"]) == (200, "loaded")
     assert router.client.get("/models/mine/settings").json()["effective"]["ctx_size"] == 512
     assert router.loads("mine") == 1
+
+
+def test_a_draft_model_comes_along(routers: Starter, hub: HubServer, tiny_models: Path, tmp_path: Path) -> None:  # B-H1
+    data = (tiny_models / "tiny-a.gguf").read_bytes()
+    names = ("m-Q8_0.gguf", "mtp-m-Q8_0.gguf", "mtp-m-Q4_0.gguf", "eagle3-m.gguf")
+    hub.repos["user/drafted"] = Repo({name: RepoFile(data + bytes(n)) for n, name in enumerate(names)})
+    ini = tmp_path / "models.ini"
+    ini.write_text("[mine]\nhf-repo = user/drafted\nspec-type = draft-mtp\n")
+    router = routers("--engine", FAKE, "--models-preset", str(ini), HF_ENDPOINT=hub.url)
+    assert router.chat("mine").status_code == 200
+    command = router.children()[0].cmdline()
+    files = [Path(command[command.index(flag) + 1]).name for flag in ("--model", "--spec-draft-model")]
+    assert files == ["m-Q8_0.gguf", "mtp-m-Q8_0.gguf"]
+    assert [hub.gets[f"user/drafted/{name}"] for name in names] == [1, 1, 0, 0]
 
 
 def test_a_draft_model_that_is_not_here_is_told_offline(launch: Any, tiny_models: Path, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ def listed(*paths: str) -> Listing:
     return Listing("user/m", "main", COMMIT, tuple(files))
 
 
-def chosen(paths: list[str], quant: str | None, *, with_draft: bool = False) -> list[str]:
-    resolved = choose(listed(*paths), quant, with_draft=with_draft)
+def chosen(paths: list[str], quant: str | None, *, drafting: str | None = None) -> list[str]:
+    resolved = choose(listed(*paths), quant, drafting=drafting)
     return [file.path.as_posix() for file in resolved.wanted] if resolved else []
 
 
@@ -81,13 +81,14 @@ def test_all_shards_with_the_projector_and_the_draft() -> None:  # B-H1
     shards = [f"Q8_0/m-Q8_0-{n:05d}-of-00003.gguf" for n in (1, 2, 3)]
     others = ["mmproj-BF16.gguf", "mmproj-F16.gguf", "mtp-m-Q4_0.gguf", "mtp-m-Q8_0.gguf", "Q4_0/m-Q4_0.gguf"]
     assert chosen([*shards[::-1], *others], "Q8_0") == [*shards, "mmproj-F16.gguf"]
-    assert chosen([*shards, *others], "Q8_0", with_draft=True) == [*shards, "mmproj-F16.gguf", "mtp-m-Q8_0.gguf"]
+    assert chosen([*shards, *others], "Q8_0", drafting="mtp") == [*shards, "mmproj-F16.gguf", "mtp-m-Q8_0.gguf"]
+    assert chosen([*shards, *others], "Q8_0", drafting="eagle3") == [*shards, "mmproj-F16.gguf"]
     assert chosen([*shards[:2], *others], "Q8_0") == []
 
 
 def test_companions_are_those_beside_it_or_above() -> None:  # B-H1
     paths = ["a/m-Q8_0.gguf", "b/mmproj-F16.gguf", "mmproj-F32.gguf", "b/dflash-m.gguf"]
-    assert chosen(paths, "Q8_0", with_draft=True) == ["a/m-Q8_0.gguf", "mmproj-F32.gguf"]
+    assert chosen(paths, "Q8_0", drafting="dflash") == ["a/m-Q8_0.gguf", "mmproj-F32.gguf"]
     assert chosen([*paths, "a/mmproj-m-BF16.gguf"], "Q8_0") == ["a/m-Q8_0.gguf", "a/mmproj-m-BF16.gguf"]
 
 
