@@ -56,7 +56,7 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def unmeasured() -> Iterator[None]:
-    """Coverage counts nothing meanwhile: for a long walk over code that other tests cover, it takes most of the time."""
+    """Coverage counts nothing meanwhile: in a long walk over code that other tests cover it takes most of the time."""
     trace = sys.gettrace()
     sys.settrace(None)
     yield
