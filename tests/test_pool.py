@@ -23,6 +23,7 @@ from router.overrides import Wish
 from router.policy import Demand, Device
 from router.pool import Pool
 from router.scheduler import Limits, State
+from tests.clock import Clock
 from tests.fakes import GIB, FakeNode
 
 RAM, CUDA = "local/RAM", "local/CUDA0"
@@ -327,6 +328,225 @@ async def test_an_idle_model_ends_after_its_time_to_live() -> None:  # B-S10
     async with bench("a", ttl=0.02) as b:
         await b.use("a")
         await b.until(lambda: b.state("a") is State.UNLOADED)
+
+
+def test_the_time_to_live_begins_anew_with_each_use() -> None:  # B-S10
+    """The timer is set once and comes too early: it goes on until it is time, whoever used the model and how."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        async with bench("a", "b", ttl=100.0) as b:
+            await b.use("a")
+            begun = loop.time()
+            await asyncio.sleep(90)
+            at_once = b.pool.lease_at_once(b.specs["a"])
+            assert at_once
+            await asyncio.sleep(120)  # in use
+            assert b.state("a") is State.LOADED
+            at_once.release()
+            left = b.pool.status("a").expires_in
+            assert left == pytest.approx(100)
+            await b.use("b")
+            await asyncio.sleep(50)
+            if watcher := b.pool.lease_at_once(b.specs["a"], used=False):
+                watcher.release()
+            gone = [await when(b, name) for name in "ab"]
+            assert gone[0] - begun == pytest.approx(310, abs=1)
+            assert gone[1] >= gone[0]
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(scenario())
+
+
+async def when(b: Bench, name: str) -> float:
+    """Sleeps until it is gone."""
+    while b.state(name) is not State.UNLOADED:
+        await asyncio.sleep(0.25)
+    return asyncio.get_running_loop().time()
+
+
+def test_what_is_due_earlier_is_done_earlier() -> None:  # B-S10 B-C6
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        async with bench("a", "b", ttl=1000.0) as b:
+            await b.use("a")
+            begun = loop.time()
+            (await b.pool.lease(b.specs["b"], ttl=50.0)).release()
+            assert await when(b, "b") - begun == pytest.approx(50, abs=1)
+            (await b.pool.lease(b.specs["a"], ttl=30.0)).release()
+            again = loop.time()
+            assert await when(b, "a") - again == pytest.approx(30, abs=1)
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(scenario())
+
+
+def test_a_timer_with_nothing_left_to_do_does_no_harm() -> None:  # B-S10
+    async def scenario() -> None:
+        async with bench("a", ttl=100.0) as b:
+            await b.use("a")
+            (await b.pool.lease(b.specs["a"], ttl=math.inf)).release()
+            await asyncio.sleep(1000)
+            assert b.state("a") is State.LOADED
+            b.pool.unload("a")
+            await when(b, "a")
+            await b.use("a")
+            await asyncio.sleep(99)
+            assert b.state("a") is State.LOADED
+            await asyncio.sleep(2)
+            assert b.state("a") is State.UNLOADED
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(scenario())
+
+
+async def test_a_lease_at_once_counts_as_any_other() -> None:  # B-S2 B-S10
+    async with bench("a", "b", "c") as b:
+        assert b.pool.lease_at_once(b.specs["a"]) is None
+        assert b.node.loads() == 0
+        await b.use("a")
+        await b.use("b")
+        leases = [b.pool.lease_at_once(b.specs["a"]) for _ in range(3)]
+        first = leases[0]
+        assert first
+        assert (first.model, first.address, first.key) == ("a", b.node.of("a").address, b.node.of("a").key)
+        for left, lease in zip((3, 2, 1), leases, strict=True):
+            assert b.pool.status("a").leases == left
+            assert lease
+            lease.release()
+            lease.release()
+        assert b.pool.status("a").leases == 0
+        await b.use("c")
+        assert [child.launch.model for child in b.node.alive] == ["a", "c"]
+
+
+async def test_who_only_watches_at_once_keeps_no_model() -> None:  # B-S10
+    async with bench("a", "b", "c") as b:
+        await b.use("a")
+        await b.use("b")
+        lease = b.pool.lease_at_once(b.specs["a"], used=False)
+        assert lease
+        lease.release()
+        await b.use("c")
+        assert [child.launch.model for child in b.node.alive] == ["b", "c"]
+
+
+def is_open(b: Bench, name: str) -> bool:
+    """A lease of it can be had at once; it is given back."""
+    lease = b.pool.lease_at_once(b.specs[name], used=False)
+    if lease:
+        lease.release()
+    return lease is not None
+
+
+async def test_a_lease_at_once_keeps_its_model_from_eviction() -> None:  # B-S3 B-S7
+    async with bench("a", "b", need=40 * GIB) as b:
+        await b.use("a")
+        lease = b.pool.lease_at_once(b.specs["a"])
+        assert lease
+        other = asyncio.create_task(b.lease("b"))
+        await b.until(lambda: not is_open(b, "a"))
+        assert b.state("a") is State.LOADED, "it is drained, and takes no new work"
+        lease.release()
+        (await other).release()
+        assert b.state("a") is State.UNLOADED
+
+
+def test_a_lease_at_once_in_the_background_is_a_background_task() -> None:  # B-S10
+    async def scenario() -> None:
+        loop, limits = asyncio.get_running_loop(), Limits(margins={RAM: GIB}, task_grace=1000.0, queue_timeout=0)
+        async with bench("a", "b", need=40 * GIB, limits=limits) as b:
+            (await b.pool.lease(b.specs["a"], background=True)).release()
+            for in_background, pause in ((True, 0), (False, 1000)):
+                lease = b.pool.lease_at_once(b.specs["a"], background=in_background)
+                assert lease
+                lease.release()
+                begun = loop.time()
+                for name in "ba":
+                    (await b.pool.lease(b.specs[name], background=True)).release()
+                assert loop.time() - begun == pytest.approx(pause, abs=20)
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(scenario())
+
+
+async def test_a_pinned_model_stays_pinned() -> None:  # B-S10 B-C6
+    async with bench("a", "b", ttl=500.0) as b:
+        b.specs["a"] = replace(b.specs["a"], pin=True)
+        await b.pool.replace(Catalog(tuple(b.specs.values())))
+        await b.use("a")
+        (await b.pool.lease(b.specs["b"], ttl=math.inf)).release()
+        for name in "ab":
+            lease = b.pool.lease_at_once(b.specs[name])
+            assert lease
+            assert b.pool.status(name).expires_in is None
+            lease.release()
+            assert b.pool.status(name).expires_in is None
+
+
+async def test_none_at_once_of_a_model_that_does_not_serve() -> None:  # B-L10 B-S14
+    async with bench("a") as b:
+        b.node.autoload = False
+        task = asyncio.create_task(b.lease("a"))
+        await b.until(lambda: b.state("a") is State.LOADING and bool(b.node.children))
+        assert not is_open(b, "a"), "loading"
+        b.node.of("a").load()
+        lease = await task
+        assert is_open(b, "a")
+        b.node.of("a").may_stop.clear()
+        b.pool.unload("a")
+        assert b.state("a") is State.LOADED
+        assert not is_open(b, "a"), "closing"
+        lease.release()
+        await b.until(lambda: b.state("a") is State.STOPPING)
+        assert not is_open(b, "a"), "stopping"
+        b.node.of("a").may_stop.set()
+        await b.until(lambda: b.state("a") is State.UNLOADED)
+        assert not is_open(b, "a"), "gone"
+        b.node.autoload = True
+        await b.use("a")
+        b.node.of("a").die()
+        await b.until(lambda: b.state("a") is State.FAILED)
+        assert not is_open(b, "a"), "failed"
+        assert b.node.loads() == 2
+
+
+async def test_none_at_once_after_the_end() -> None:
+    async with bench("a") as b:
+        lease = await b.lease("a")
+        b.pool.end()
+        assert not is_open(b, "a")
+        lease.release()
+
+
+async def test_none_at_once_while_new_settings_wait() -> None:  # B-L9
+    """Whoever comes while the old process ends gets the new one."""
+    async with bench("a") as b:
+        lease = await b.lease("a")
+        load = asyncio.create_task(b.pool.load("a", Wish({"ctx_size": 4096})))
+        await b.until(lambda: not is_open(b, "a"))
+        waiting = asyncio.create_task(b.lease("a"))
+        assert b.state("a") is State.LOADED
+        lease.release()
+        assert (await load).status == "loaded"
+        lease = await waiting
+        assert lease.address == b.node.of("a").address
+        lease.release()
+        assert b.node.loads() == 2
+
+
+async def test_an_old_lease_of_a_process_that_is_gone() -> None:  # B-S2
+    async with bench("a") as b:
+        await b.use("a")
+        old = b.pool.lease_at_once(b.specs["a"])
+        assert old
+        b.node.of("a").die()
+        await b.until(lambda: b.state("a") is State.FAILED)
+        new = await b.lease("a")
+        old.release()
+        assert b.pool.status("a").leases == 1
+        new.release()
+        assert b.pool.status("a").leases == 0
 
 
 async def test_a_request_says_how_long_its_model_stays() -> None:  # B-C6

@@ -14,6 +14,7 @@ import pytest
 from router.errors import UpstreamFailed
 from router.node import Address
 from router.upstream import Response, Upstream
+from tests.clock import Clock
 from tests.sockets import Flood, Handler, Server, take
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -496,6 +497,225 @@ async def test_many_at_once_get_their_own_answers(upstream: Upstream, server: Se
         for _ in range(3):
             await asyncio.gather(*(one(number) for number in range(100)))
         assert server.connections <= 100
+
+
+# Without waiting
+
+
+def begin(upstream: Upstream, server: Server, target: bytes = b"/x") -> Response | None:
+    return upstream.begin(server.address, "secret", "POST", target, [(b"x-a", b"b")], b"{}")
+
+
+async def kept(upstream: Upstream, server: Server, target: bytes = b"/x") -> Response:
+    """Begun on the connection that the request before it has left."""
+    assert await whole(await ask(upstream, server)) == b"ok"
+    begun = begin(upstream, server, target)
+    assert begun is not None
+    return begun
+
+
+class Arrivals:
+    """Counts the calls of `arrived`, and has it waited for."""
+
+    def __init__(self, response: Response) -> None:
+        self.count = 0
+        self.first = asyncio.Event()
+        response.arrived = self
+
+    def __call__(self) -> None:
+        self.count += 1
+        self.first.set()
+
+
+async def test_only_on_a_kept_connection_is_a_request_begun(upstream: Upstream, server: Server) -> None:
+    async with server.running(answering()):
+        assert begin(upstream, server) is None
+        begun = await kept(upstream, server)
+        assert begin(upstream, server) is None, "the one that is kept is in use"
+        assert await whole(await begun.head()) == b"ok"
+        again = begin(upstream, server)
+        assert again is not None
+        assert await whole(await again.head()) == b"ok"
+        upstream.forget(server.address)
+        assert begin(upstream, server) is None
+        assert server.connections == 1
+
+
+async def test_what_was_begun_is_opened_and_not_sent_again(upstream: Upstream, server: Server) -> None:
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        while True:
+            seen.append(await take(reader))
+            writer.write(OK)
+
+    async with server.running(handler):
+        begun = await kept(upstream, server)
+        opened = await upstream.open(server.address, "secret", "POST", b"/x", [(b"x-a", b"b")], b"{}", begun)
+        assert opened is begun
+        assert await whole(opened) == b"ok"
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("is_awaited", [False, True])
+async def test_what_was_begun_on_a_closed_connection_is_sent_again(
+    upstream: Upstream, server: Server, is_awaited: bool
+) -> None:
+    async with server.running(answering(OK, b"")):
+        begun = await kept(upstream, server)
+        if is_awaited:
+            arrivals = Arrivals(begun)
+            await arrivals.first.wait()
+            assert begun.whole() is None
+        opened = await upstream.open(server.address, "secret", "POST", b"/x", [], b"{}", begun)
+        assert await whole(opened) == b"ok"
+        assert server.connections == 2
+
+
+async def test_what_was_begun_and_lost_is_not_sent_again(upstream: Upstream, server: Server) -> None:
+    async with server.running(_breaking(b"HTTP/1.1 ")):
+        begun = await kept(upstream, server)
+        with pytest.raises(UpstreamFailed, match="before it answered"):
+            await upstream.open(server.address, "secret", "POST", b"/x", [], b"{}", begun)
+        assert server.connections == 1
+
+
+def _breaking(second: bytes) -> Handler:
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        await take(reader)
+        writer.write(OK)
+        await take(reader)
+        writer.write(second)
+
+    return handler
+
+
+@pytest.mark.parametrize("bytewise", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        (OK, b"ok"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b""),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+        (CHUNKED + b"3\r\nabc\r\n2\r\nde\r\n0\r\nX-Trailer: 1\r\n\r\n", b"abcde"),
+        (b"HTTP/1.1 103 Hints\r\nLink: x\r\n\r\n" + OK, b"ok"),
+        (b"HTTP/1.1 200 OK\r\n\r\nas long as it takes", b"as long as it takes"),
+    ],
+)
+async def test_an_answer_that_has_arrived_is_whole(
+    upstream: Upstream, server: Server, answer: bytes, body: bytes, bytewise: bool
+) -> None:
+    counts = []
+
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        await take(reader)
+        writer.write(OK)
+        await take(reader)
+        for part in (answer[i : i + 1] for i in range(len(answer))) if bytewise else (answer,):
+            writer.write(part)
+            counts.append(arrivals.count)
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+    async with server.running(handler):
+        response = await kept(upstream, server)
+        arrivals = Arrivals(response)
+        await arrivals.first.wait()
+        assert response.whole() == body
+        assert arrivals.count == 1
+        assert not any(counts), "not before all of it was there"
+        assert await whole(await response.head()) == body
+        response.close()
+        assert arrivals.count == 1
+
+
+async def test_when_an_answer_has_arrived_its_connection_is_free(upstream: Upstream, server: Server) -> None:
+    done = asyncio.Event()
+    asked: list[Response] = []
+
+    def go_on(response: Response | None) -> None:
+        assert response is not None
+        asked.append(response)
+        response.arrived = done.set if len(asked) == 50 else lambda: go_on(begin(upstream, server))
+
+    async with server.running(answering()):
+        go_on(await kept(upstream, server))
+        await asyncio.wait_for(done.wait(), 10)
+        assert [response.whole() for response in asked] == [b"ok"] * 50
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", b"SSH-2.0\r\n", b"HTTP/1.1 2"])
+async def test_a_failure_has_arrived_too(upstream: Upstream, server: Server, said: bytes) -> None:
+    async with server.running(_breaking(said)):
+        response = await kept(upstream, server)
+        arrivals = Arrivals(response)
+        await arrivals.first.wait()
+        assert (arrivals.count, response.whole()) == (1, None)
+        with pytest.raises(UpstreamFailed):
+            await whole(await response.head())
+        assert arrivals.count == 1
+
+
+async def test_a_long_answer_is_not_held_back_whole(upstream: Upstream, server: Server) -> None:
+    flood = Flood(16 * 2**20)
+
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        await take(reader)
+        writer.write(OK)
+        await flood(reader, writer)
+
+    async with server.running(handler):
+        response = await kept(upstream, server)
+        arrivals = Arrivals(response)
+        await arrivals.first.wait()
+        assert response.whole() is None
+        await flood.blocked.wait()
+        assert flood.sent < 4 * 2**20
+        assert len(await whole(await response.head())) == flood.size
+        assert arrivals.count == 1
+
+
+@pytest.mark.parametrize("pause", [60.0, 160.0])
+@pytest.mark.parametrize("is_awaited", [False, True])
+def test_silence_counts_from_the_last_sign_of_this_answer(tmp_path: Path, pause: float, is_awaited: bool) -> None:
+    """One timer serves all the answers of a connection: the one before it, and the time between, are no silence."""
+
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        await take(reader)
+        writer.write(OK)
+        await take(reader)
+        for part in (CHUNKED, b"1\r\na\r\n", b"1\r\nb\r\n", b"0\r\n\r\n"):
+            await asyncio.sleep(pause)
+            writer.write(part)
+
+    async def scenario() -> None:
+        upstream, server, loop = (
+            Upstream(read_timeout=100.0, idle_time=500.0),
+            Server(tmp_path / "s"),
+            asyncio.get_running_loop(),
+        )
+        async with server.running(handler):
+            assert await whole(await ask(upstream, server)) == b"ok"
+            await asyncio.sleep(70)
+            response = begin(upstream, server)
+            assert response is not None
+            if is_awaited:
+                arrivals = Arrivals(response)
+                await arrivals.first.wait()
+                assert (response.whole() is None) == (pause > 100)
+            if pause < 100:
+                assert await whole(await response.head()) == b"ab"
+                assert loop.time() == pytest.approx(70 + 4 * pause)
+            else:
+                with pytest.raises(UpstreamFailed, match="--timeout"):
+                    await response.head()
+                assert loop.time() == pytest.approx(170)
+        await ended(upstream)
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(scenario())
 
 
 @pytest.fixture
