@@ -570,7 +570,10 @@ class Pool:
             return await waiter
         except asyncio.CancelledError:
             if self._waiters.pop(ticket.id, None):
+                was_fetching = self.is_fetching(spec.name)
                 self._apply(self._scheduler.cancel(ticket.id, self._now()))
+                if was_fetching and not self.is_fetching(spec.name):  # it was the last who wanted it
+                    self._drop(spec.name)
             elif not waiter.cancelled() and not waiter.exception():
                 waiter.result().release()
             raise

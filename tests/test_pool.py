@@ -929,6 +929,34 @@ async def test_what_was_only_wanted_goes_with_its_download() -> None:
         assert [spec.name for spec in b.pool.catalog.models] == ["a"]
 
 
+async def test_a_download_that_nobody_waits_for_is_forgotten_where_that_is_set() -> None:  # B-S16
+    limits = Limits(margins={RAM: GIB}, downloads_max=1, finish_loads=False)
+    async with hub_bench("a", "b", "c", limits=limits) as (b, hub):
+        b.pool.catalog = Catalog([replace(spec, source="cache") for spec in b.pool.catalog.models])
+        wishes = [asyncio.create_task(b.lease(name)) for name in "aabc"]
+        await begun(b, hub, "a")
+        await b.until(lambda: b.pool.is_fetching("c"))
+
+        async def leave(wish: asyncio.Task[Lease]) -> None:
+            wish.cancel()
+            await asyncio.wait({wish})
+
+        await leave(wishes[0])
+        assert hub.forgotten == []
+        await leave(wishes[1])
+        assert hub.forgotten == ["a"]
+        await leave(wishes[3])  # has not begun
+        assert hub.forgotten == ["a", "c"]
+        assert [spec.name for spec in b.pool.catalog.models] == ["b"]
+        b.node.autoload = False
+        await begun(b, hub, "b")
+        hub.gates["b"].set_result(None)
+        await b.until(lambda: b.state("b") is State.LOADING)
+        await leave(wishes[2])
+        assert hub.forgotten == ["a", "c"], "its files are here"
+        assert [spec.name for spec in b.pool.catalog.models] == ["b"]
+
+
 async def test_the_end_takes_the_downloads_along() -> None:
     async with hub_bench("a", "b", limits=Limits(downloads_max=1)) as (b, hub):
         wishes = [asyncio.create_task(b.lease(name)) for name in "ab"]
