@@ -8,6 +8,7 @@ compares these lines with the code, both ways.
     errors         the tree of errors: status, code, Retry-After              -> nothing
     policy         PURE: where a model goes, and who must go for it           -> nothing
     scheduler      SANS-I/O: states, leases, the queue; events to effects     -> policy
+    refusals       PURE: why the scheduler refuses, as errors                 -> errors scheduler
     node           the border between the pool and a machine                  -> policy
     lease          the right to use a running child                           -> node
     feed           news for whoever listens                                   -> nothing
@@ -41,7 +42,7 @@ compares these lines with the code, both ways.
     process        one child: spawn, drain, ready, stop                       -> crash errors node orphans
     readahead      files of a start that waits, into the page cache           -> policy
     local          this machine as a node                                     -> devices engine errors node orphans policy process readahead
-    pool           the shell: effects, leases, news                           -> catalog download errors estimate feed flags footprints lease node overrides policy scheduler trials
+    pool           the shell: effects, leases, news                           -> catalog download errors estimate feed flags footprints lease node overrides policy refusals scheduler trials
     depot          models that are not here yet: which may be fetched    -> catalog errors fetch flags gguf hub node policy repo sources
     upstream       the HTTP client of the data path                           -> errors node
     api/body       what a request body says to the router                     -> errors

@@ -26,6 +26,7 @@ from router.lease import Lease
 from router.node import Address, Child, ChildEvent, Exit, Launch, Node, Part, Progress, Slept, Woke
 from router.overrides import Overrides, Wish
 from router.policy import Allocation, Demand, Reading, Reject, Snapshot, plan, size
+from router.refusals import error_of
 from router.scheduler import (
     SERVING,
     Abort,
@@ -46,26 +47,6 @@ from router.scheduler import (
 from router.trials import Differences, Trial, Trials, differences
 
 log = logging.getLogger("router.pool")
-
-_ERRORS: Mapping[Refusal, type[errors.RouterError]] = {
-    Refusal.QUEUE_FULL: errors.QueueFull,
-    Refusal.QUEUE_TIMEOUT: errors.QueueTimeout,
-    Refusal.TOO_LARGE: errors.ModelTooLarge,
-    Refusal.FETCH_FAILED: errors.HubUnavailable,  # if nobody knows better
-    Refusal.LOAD_FAILED: errors.LoadFailed,
-    Refusal.BACKING_OFF: errors.BackingOff,
-    Refusal.CANCELLED: errors.Cancelled,
-}
-_SENTENCES: Mapping[Refusal, str] = {
-    Refusal.QUEUE_FULL: "The server is busy, {model!r} cannot be loaded now: {reason}. Try again in a moment.",
-    Refusal.QUEUE_TIMEOUT: "{model!r} could not be loaded in time: {reason}. Try again later.",
-    Refusal.TOO_LARGE: "{model!r} does not fit on this machine: {reason}. Use a smaller context (-c), a smaller "
-    "quantization or quantized KV cache (-ctk, -ctv), or lower --models-memory-margin.",
-    Refusal.FETCH_FAILED: "{reason}",
-    Refusal.LOAD_FAILED: "{model!r} could not be loaded: {reason}",
-    Refusal.BACKING_OFF: "{model!r} is not started again yet: {reason}",
-    Refusal.CANCELLED: "The request for {model!r} was cancelled: {reason}.",
-}
 
 
 @dataclass(slots=True)
@@ -469,8 +450,7 @@ class Pool:
     def _insist(self, name: str, unloads: int) -> None:
         """Raises Cancelled for what was asked for before an unload; that many were known then."""
         if self._unloads[name] != unloads:
-            text = _SENTENCES[Refusal.CANCELLED].format(model=name, reason="it was unloaded")
-            raise errors.Cancelled(text, retry_after=1.0)
+            raise error_of(Refusal.CANCELLED, name, "it was unloaded", retry_after=1.0)
 
     def _latest(self, run: Run | None) -> ModelSpec | None:
         """With what a process runs that is here to stay."""
@@ -490,12 +470,14 @@ class Pool:
 
     def _renew(self, spec: ModelSpec, need: Need, *, same_files: bool = False) -> None:
         """The model is started with this from now on, for whoever waits too."""
-        self._specs[spec.name], self._needs[spec.name] = spec, need
         self._note(spec.name)
-        missing = self._missing(spec)
-        self._apply(self._scheduler.amend(spec.name, need.demand, self._now(), missing=missing))
-        if not (missing and same_files):
+        self._amend(spec, need)
+        if not (self._missing(spec) and same_files):
             self._apply(self._scheduler.renew(spec.name, self._now()))
+
+    def _amend(self, spec: ModelSpec, need: Need) -> None:
+        self._specs[spec.name], self._needs[spec.name] = spec, need
+        self._apply(self._scheduler.amend(spec.name, need.demand, self._now(), missing=self._missing(spec)))
 
     def _missing(self, spec: ModelSpec) -> bool:
         return self.hub is not None and spec.missing is not None
@@ -507,9 +489,7 @@ class Pool:
             return
         self._note(name)
         if trial.before:
-            self._specs[name], self._needs[name] = trial.before
-            spec, need = trial.before
-            self._apply(self._scheduler.amend(name, need.demand, self._now(), missing=self._missing(spec)))
+            self._amend(*trial.before)
         if (run := self._runs.get(name)) and not differences(run.spec, self.effective(name)):
             self._apply(self._scheduler.keep(name, self._now()))
         if not trial.before and self._scheduler.waiting(name):
@@ -526,7 +506,7 @@ class Pool:
         """Nothing is stopped for what would not fit anyway. Raises ModelTooLarge."""
         found = plan(Snapshot(await self._read({}), margins=self.limits.margins), need.demand)
         if isinstance(found, Reject):
-            raise errors.ModelTooLarge(_SENTENCES[Refusal.TOO_LARGE].format(model=spec.name, reason=found.reason))
+            raise error_of(Refusal.TOO_LARGE, spec.name, found.reason)
 
     async def _known(self, spec: ModelSpec) -> tuple[ModelSpec, Need] | None:
         try:
@@ -657,9 +637,9 @@ class Pool:
         waiter = self._waiters.pop(effect.ticket)
         log.info("%s: a request is refused: %s", effect.model, effect.reason)
         if not waiter.cancelled():
-            text = _SENTENCES[effect.refusal].format(model=effect.model, reason=effect.reason)
             kind = self._failures.get(effect.model) if effect.refusal is Refusal.FETCH_FAILED else None
-            waiter.set_exception((kind or _ERRORS[effect.refusal])(text, retry_after=effect.retry_after))
+            error = error_of(effect.refusal, effect.model, effect.reason, retry_after=effect.retry_after, kind=kind)
+            waiter.set_exception(error)
         if trial := self._trials.of(effect.model, effect.ticket):
             self._take_back(trial)  # before anybody who waits is started for
 
