@@ -42,7 +42,8 @@ compares these lines with the code, both ways.
     process        one child: spawn, drain, ready, stop                       -> crash errors node orphans
     readahead      files of a start that waits, into the page cache           -> policy
     local          this machine as a node                                     -> devices engine errors node orphans policy process readahead
-    pool           the shell: effects, leases, news                           -> catalog download errors estimate feed flags footprints lease node overrides policy refusals scheduler trials
+    run            one process of one model, until it is gone                 -> catalog errors footprints node policy
+    pool           the shell: effects, leases, news                           -> catalog download errors estimate feed flags footprints lease node overrides policy refusals run scheduler trials
     depot          models that are not here yet: which may be fetched    -> catalog errors fetch flags gguf hub node policy repo sources
     upstream       the HTTP client of the data path                           -> errors node
     api/body       what a request body says to the router                     -> errors

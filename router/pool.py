@@ -12,7 +12,7 @@ import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 from router import errors
@@ -23,10 +23,11 @@ from router.feed import Feed
 from router.flags import FlagTable, default_table
 from router.footprints import Footprint
 from router.lease import Lease
-from router.node import Address, Child, ChildEvent, Exit, Launch, Node, Part, Progress, Slept, Woke
+from router.node import Address, ChildEvent, Exit, Node, Part, Progress, Slept, Woke
 from router.overrides import Overrides, Wish
-from router.policy import Allocation, Demand, Reading, Reject, Snapshot, plan, size
+from router.policy import Allocation, Demand, Reading, Reject, Snapshot, plan
 from router.refusals import error_of
+from router.run import Run
 from router.scheduler import (
     SERVING,
     Abort,
@@ -47,24 +48,6 @@ from router.scheduler import (
 from router.trials import Differences, Trial, Trials, differences
 
 log = logging.getLogger("router.pool")
-
-
-@dataclass(slots=True)
-class Run:
-    """One process of one model, from the decision to start it until it is gone. `told` is the progress that the log
-    has told, `measured_at` when its memory was measured last."""
-
-    spec: ModelSpec
-    number: int
-    args: tuple[str, ...]
-    allocation: Allocation
-    child: Child | None = None
-    stop_reason: str | None = None
-    progress: Progress | None = None
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    told: float = 0.0
-    measured_at: float = 0.0
-    info: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +99,6 @@ class Pool:
     PATIENCE = 0.25
     # Seconds after which a run that goes idle is measured again.
     REMEASURE = 30.0
-    # How much further a load must be before the log tells of it again.
-    STRIDE = 0.2
     # Downloads that may wait for others to end.
     QUEUED = 100
     # Seconds between two pieces of news of one download.
@@ -601,7 +582,7 @@ class Pool:
             case Spawn(model, number, allocation):
                 spec = self._specs[model]
                 args = (*spec.argv, *self._needs[model].args)
-                run = self._runs[model] = Run(spec, number, args, allocation)
+                run = self._runs[model] = Run(spec, number, args, allocation, self._node_of(allocation))
                 self._note(model)
                 self._keep(asyncio.create_task(self._live(run)))
             case Stop(model, _, reason):
@@ -658,17 +639,11 @@ class Pool:
         self._keep(asyncio.create_task(self._weigh(run)))
 
     async def _weigh(self, run: Run) -> None:
-        if run.child is None or run.stop_reason is not None:
+        if run.stop_reason is not None:
             return
-        found = await self._node_of(run).footprint(run.child)
-        gpus = {device.key for device in run.allocation.devices}
-        told = [key for key in gpus if found.get(key)]  # not in every container, nor by every driver
-        # Of RAM much is taken only as it is used: there the estimate is the least.
-        booked = self._scheduler.model(run.spec.name).held
-        held = {key: found[key] if key in told else max(count, found.get(key, 0)) for key, count in booked.items()}
+        found = await run.holds()
+        held, footprint = run.weighed(found, self._scheduler.model(run.spec.name).held)
         self._apply(self._scheduler.measured(run.spec.name, run.number, held, self._now()))
-        in_ram = sum(count for key, count in held.items() if key not in gpus)
-        footprint = Footprint(sum(found[key] for key in told), len(told), in_ram)
         await asyncio.to_thread(self._learn, run.spec, footprint)
 
     async def _probe(self, expected: Mapping[str, int]) -> None:
@@ -682,32 +657,7 @@ class Pool:
         """One process, from spawn to exit."""
         name = run.spec.name
         self._news(name, event="model_status")
-        log.info("%s: starting, booked %s", name, _booked(run.allocation.held))
-        started = self._now()
-        try:
-            run.child = await self._node_of(run).spawn(self._launch(run))
-            if run.stop_reason is None:
-                run.info = await run.child.ready()
-                log.info("%s: ready after %.2f s, pid %d", name, self._now() - started, run.child.pid)
-                self.loads += 1
-                self._apply(self._scheduler.ready(name, run.number, self._now()))
-                self._news(name)
-                self._measure(run)
-                exit = await run.child.wait()
-            else:
-                exit = await run.child.stop()
-        except errors.LoadFailed as exc:
-            exit = await run.child.wait() if run.child else Exit(1, exc.message)
-            exit = replace(exit, sentence=exc.message)
-        except Exception as exc:  # a model must not stay "loading" for ever because of a defect
-            log.critical("a defect in the router", exc_info=exc)
-            exit = Exit(1, f"a defect in the router: {exc!r}")
-            if run.child is not None:
-                await run.child.stop()
-        if run.stop_reason is None:
-            log.error("%s: %s", name, exit.sentence)
-        else:
-            log.info("%s: stopped (%s)", name, run.stop_reason)
+        exit = await run.live(self._load_timeout, lambda: self._ready(run), lambda event: self._hear(run, event))
         self._exit_codes[name] = exit.code
         if run.child is not None:
             self._gone(run.child.address)
@@ -717,6 +667,12 @@ class Pool:
             self._ttls.pop(name, None)
         run.ended.set()
         self._news(name, exit.code)
+
+    def _ready(self, run: Run) -> None:
+        self.loads += 1
+        self._apply(self._scheduler.ready(run.spec.name, run.number, self._now()))
+        self._news(run.spec.name)
+        self._measure(run)
 
     def _bury(self, run: Run, exit: Exit) -> None:
         name = run.spec.name
@@ -733,47 +689,23 @@ class Pool:
         self._apply(effects)
 
     def _stop(self, run: Run, reason: str) -> None:
-        run.stop_reason = reason
+        run.dismiss(reason)
         self._note(run.spec.name)
         self.evictions += reason.startswith("room for")
-        log.info("%s: stopping (%s), frees %s", run.spec.name, reason, _booked(run.allocation.held))
         if run.child is not None:
             self._gone(run.child.address)  # connections that are kept open would hold it up
-            self._keep(asyncio.create_task(self._end(run.child)))
-
-    async def _end(self, child: Child) -> None:
-        await child.stop()
-
-    def _launch(self, run: Run) -> Launch:
-        spec = run.spec
-        return Launch(
-            model=spec.name,
-            args=run.args,
-            devices=run.allocation.devices,
-            counts=run.allocation.counts,
-            env=spec.env,
-            stop_timeout=spec.stop_timeout,
-            load_timeout=self._load_timeout,
-            template=spec.template,
-            on_event=lambda event: self._hear(run, event),
-        )
+            self._keep(asyncio.create_task(run.child.stop()))
 
     def _hear(self, run: Run, event: ChildEvent) -> None:
-        name = run.spec.name
         match event:
-            case Progress():
-                run.progress = event
-                if event.value - run.told >= self.STRIDE and event.value < 1:
-                    run.told = event.value
-                    log.info("%s: loading, %.0f %%", name, event.value * 100)
             case Slept():
-                self._scheduler.slept(name, run.number)
+                self._scheduler.slept(run.spec.name, run.number)
             case Woke():
-                self._scheduler.woke(name, run.number)
-        self._news(name)
+                self._scheduler.woke(run.spec.name, run.number)
+        self._news(run.spec.name)
 
-    def _node_of(self, run: Run) -> Node:
-        devices = run.allocation.devices
+    def _node_of(self, allocation: Allocation) -> Node:
+        devices = allocation.devices
         return self._nodes[devices[0].node] if devices else next(iter(self._nodes.values()))
 
     # News
@@ -920,7 +852,3 @@ def _few(names: Sequence[str]) -> str:
 def _shown(state: State) -> str:
     """llama.cpp's clients know neither `stopping` nor `failed`."""
     return "unloaded" if state in (State.STOPPING, State.FAILED) else state.value
-
-
-def _booked(held: Mapping[str, int]) -> str:
-    return ", ".join(f"{size(count)} on {key}" for key, count in held.items()) or "nothing"

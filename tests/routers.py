@@ -93,7 +93,7 @@ class Router:
 
     def loads(self, model: str = "") -> int:
         """How many processes were started, by the log."""
-        return len(re.findall(rf"router\.pool: {re.escape(model) if model else '.*?'}: starting", self.log))
+        return len(re.findall(rf"router\.run: {re.escape(model) if model else '.*?'}: starting", self.log))
 
     def kill(self) -> None:
         self.process.kill()

@@ -430,7 +430,7 @@ def test_log_file_and_level(routers: Starter, tiny_models: Path, tmp_path: Path)
     router.stop()
     assert [line.split()[:2] for line in router.log.splitlines()] == [["llama-router", "is"]]
     told = log.read_text()
-    assert " I router.pool: tiny-a: ready after " in told
+    assert " I router.run: tiny-a: ready after " in told
     quiet = routers(*options, "--log-level", "error")
     assert quiet.chat("tiny-a").status_code == 200
     quiet.stop()
