@@ -43,7 +43,8 @@ compares these lines with the code, both ways.
     readahead      files of a start that waits, into the page cache           -> policy
     local          this machine as a node                                     -> devices engine errors node orphans policy process readahead
     run            one process of one model, until it is gone                 -> catalog errors footprints node policy
-    pool           the shell: effects, leases, news                           -> catalog download errors estimate feed flags footprints lease node overrides policy refusals run scheduler trials
+    status         PURE: a model as clients see it                            -> node run scheduler
+    pool           the shell: effects, leases, news                           -> catalog download errors estimate feed flags footprints lease node overrides policy refusals run scheduler status trials
     depot          models that are not here yet: which may be fetched    -> catalog errors fetch flags gguf hub node policy repo sources
     upstream       the HTTP client of the data path                           -> errors node
     api/body       what a request body says to the router                     -> errors
@@ -52,7 +53,7 @@ compares these lines with the code, both ways.
     api/conversation streams that go on when their client has left             -> errors lease upstream
     api/gateway    from a named model to its passage                          -> api/body api/conversation api/proxy api/rewrite catalog depot errors estimate pool upstream
     api/details    what pickers show of a model                               -> catalog
-    api/listing    the list of models, kept ready                             -> api/details catalog estimate flags pool presets
+    api/listing    the list of models, kept ready                             -> api/details catalog estimate flags pool presets status
     api/load       load, unload and settings of one model                        -> api/body api/gateway catalog errors flags overrides pool
     api/metrics    Prometheus metrics of the router                           -> pool
     api/openai     OpenAI's API and llama.cpp's twins of it                   -> api/gateway errors

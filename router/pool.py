@@ -23,7 +23,7 @@ from router.feed import Feed
 from router.flags import FlagTable, default_table
 from router.footprints import Footprint
 from router.lease import Lease
-from router.node import Address, ChildEvent, Exit, Node, Part, Progress, Slept, Woke
+from router.node import Address, ChildEvent, Exit, Node, Part, Slept, Woke
 from router.overrides import Overrides, Wish
 from router.policy import Allocation, Demand, Reading, Reject, Snapshot, plan
 from router.refusals import error_of
@@ -35,7 +35,6 @@ from router.scheduler import (
     Fetch,
     Grant,
     Limits,
-    Model,
     Probe,
     Refusal,
     Refuse,
@@ -45,6 +44,7 @@ from router.scheduler import (
     Stop,
     Ticket,
 )
+from router.status import Status
 from router.trials import Differences, Trial, Trials, differences
 
 log = logging.getLogger("router.pool")
@@ -57,26 +57,6 @@ class Loaded:
 
     status: str
     changed: Differences = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """A model as clients see it. `value` is one of llama.cpp's words; `held` are bytes by device key; `expires_in` are
-    the seconds until it is stopped if nobody asks for it from now on, None for never. `started` is when the process
-    with this pid began, in seconds since 1970."""
-
-    value: str
-    failed: bool = False
-    failure: str = ""
-    exit_code: int | None = None
-    progress: Progress | None = None
-    info: Mapping[str, Any] = field(default_factory=dict)
-    pid: int | None = None
-    started: float | None = None
-    leases: int = 0
-    waiting: int = 0
-    held: Mapping[str, int] = field(default_factory=dict)
-    expires_in: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,33 +328,16 @@ class Pool:
         return is_there or self._scheduler.waiting(name) > 0 or self._scheduler.is_fetching(name)
 
     def status(self, name: str) -> Status:
-        model, run = self._scheduler.model(name), self._runs.get(name)
-        failed = model.state is State.FAILED
-        child = run.child if run else None
-        return Status(
-            value=State.DOWNLOADING.value if name in self._queued else _shown(model.state),
-            failed=failed,
-            failure=model.failure if failed else "",
-            exit_code=self._exit_codes.get(name) if failed else None,
-            progress=self._progress(model.state, name),
-            info=run.info if run else {},
-            pid=child.pid if child else None,
-            started=child.started if child else None,
-            leases=len(model.leases),
+        download = self._downloads.get(name)
+        return Status.of(
+            self._scheduler.model(name),
+            self._runs.get(name),
+            now=self._now(),
             waiting=self._scheduler.waiting(name),
-            held=model.held,
-            expires_in=self._expires_in(model),
+            download=download.progress if download else None,
+            is_queued=name in self._queued,
+            exit_code=self._exit_codes.get(name),
         )
-
-    def _expires_in(self, model: Model) -> float | None:
-        if model.ttl is None or model.pinned:
-            return None
-        return max(0.0, model.ttl if model.expires is None else model.expires - self._now())
-
-    def _progress(self, state: State, name: str) -> Progress | None:
-        if state is State.LOADING and name in self._runs:
-            return self._runs[name].progress
-        return self._downloads[name].progress if name in self._downloads else None
 
     def version(self) -> int:
         """Counts the changes of what clients are told of the models."""
@@ -715,12 +678,7 @@ class Pool:
     ) -> None:
         """llama.cpp's router begins a load with `model_status`; all that follows is a `status_change`."""
         self._note(name)
-        status = self.status(name)
-        data: dict[str, Any] = {"status": status.value}
-        if status.progress:
-            data["progress"] = status.progress.payload
-        if status.value == "loaded":
-            data["info"] = status.info
+        data = self.status(name).news
         if exit_code is not None:
             data["exit_code"] = exit_code
         if error is not None:
@@ -847,8 +805,3 @@ def _tell(name: str, load: asyncio.Task[Loaded]) -> None:
 
 def _few(names: Sequence[str]) -> str:
     return f" ({', '.join(names[:10])}{', ...' if len(names) > 10 else ''})" if names else ""
-
-
-def _shown(state: State) -> str:
-    """llama.cpp's clients know neither `stopping` nor `failed`."""
-    return "unloaded" if state in (State.STOPPING, State.FAILED) else state.value

@@ -13,7 +13,8 @@ from router.api.details import details
 from router.catalog import Catalog, ModelSpec
 from router.estimate import Need
 from router.flags import Arg
-from router.pool import Pool, Status
+from router.pool import Pool
+from router.status import Status
 
 # Tokens of context in which the tools that Open WebUI sends along with every message, 20 KB of them, leave no room.
 SMALL = 8192
