@@ -6,9 +6,10 @@ machine: it does not depend on what happens to run, so the same model is the sam
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cachetools import LRUCache
@@ -47,6 +48,32 @@ class Need:
     args: tuple[str, ...] = ()
     source: str = "unknown"
     estimate: Estimate | None = None
+
+
+class Estimates:
+    """Those under way, each in a thread: `need` blocks. However many ask for the same model, it is estimated once."""
+
+    def __init__(self, need: Callable[[ModelSpec], Need]) -> None:
+        self._need = need
+        self._tasks: dict[ModelSpec, asyncio.Task[Need]] = {}
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    async def of(self, spec: ModelSpec) -> Need:
+        """Raises LoadFailed for a model that cannot be loaded at all, GgufError."""
+        if spec.problem:
+            raise LoadFailed(f"{spec.name!r} cannot be loaded: {spec.problem}")
+        task = self._tasks.get(spec)
+        if task is None:
+            task = self._tasks[spec] = asyncio.create_task(asyncio.to_thread(self._need, spec))
+            task.add_done_callback(lambda done: self._done(spec, done))
+        return await asyncio.shield(task)
+
+    def _done(self, spec: ModelSpec, task: asyncio.Task[Need]) -> None:
+        del self._tasks[spec]
+        if not task.cancelled():
+            task.exception()  # whoever asked may have left; then nobody else looks at it
 
 
 class Estimator:

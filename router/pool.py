@@ -18,7 +18,7 @@ from typing import Any, assert_never
 from router import errors
 from router.catalog import Catalog, ModelSpec
 from router.download import Download, Hub
-from router.estimate import Need
+from router.estimate import Estimates, Need
 from router.feed import Feed
 from router.flags import FlagTable, default_table
 from router.footprints import Footprint
@@ -101,7 +101,7 @@ class Pool:
         self.feed = Feed()
         self._nodes = {node.name: node for node in nodes}
         self._scheduler = Scheduler(limits)
-        self._need = need
+        self._estimates = Estimates(need)
         self._learn = learn
         self._load_timeout = load_timeout
         self._ttl = ttl
@@ -113,7 +113,6 @@ class Pool:
         self._ttls: dict[str, float] = {}  # as requests wished, for as long as the process lives
         self._waiters: dict[int, asyncio.Future[Lease]] = {}
         self._needs: dict[str, Need] = {}
-        self._estimates: dict[ModelSpec, asyncio.Task[Need]] = {}
         self.hub: Hub | None = None
         self._downloads: dict[str, Download] = {}
         self._queued: frozenset[str] = frozenset()  # of which clients know that they will be downloaded
@@ -264,7 +263,7 @@ class Pool:
             for spec in wanted:
                 with contextlib.suppress(errors.RouterError):
                     needs[spec] = None
-                    needs[spec] = await self._estimate(spec)
+                    needs[spec] = await self._estimates.of(spec)
             changes = self._compare(catalog)
         before = {spec.name: spec for spec in self.catalog.models}  # it may be another one by now
         self.catalog = catalog
@@ -384,7 +383,7 @@ class Pool:
                     self._trials.remember(base, asked)
                     is_same = run and run.child and run.child.address == lease.address
                     return Loaded("already_loaded" if is_same else "loaded")
-                need = await self._estimate(spec)
+                need = await self._estimates.of(spec)
                 await self._check(spec, need)
                 trial = Trial(base, asked, spec, need, await self._known(before))
                 if self._unloads[name] == unloads and self.effective(name) is before and self._runs.get(name) is run:
@@ -454,7 +453,7 @@ class Pool:
 
     async def _known(self, spec: ModelSpec) -> tuple[ModelSpec, Need] | None:
         try:
-            return spec, await self._estimate(spec)
+            return spec, await self._estimates.of(spec)
         except errors.RouterError:
             return None
 
@@ -462,17 +461,7 @@ class Pool:
 
     async def _wanted(self, spec: ModelSpec) -> Need | None:
         """What the model needs; None for one that runs, where it does not matter any more."""
-        return None if self._scheduler.model(spec.name).is_open else await self._estimate(spec)
-
-    async def _estimate(self, spec: ModelSpec) -> Need:
-        """Raises LoadFailed for a model that cannot be loaded at all, GgufError."""
-        if spec.problem:
-            raise errors.LoadFailed(f"{spec.name!r} cannot be loaded: {spec.problem}")
-        task = self._estimates.get(spec)
-        if task is None:
-            task = self._estimates[spec] = asyncio.create_task(asyncio.to_thread(self._need, spec))
-            task.add_done_callback(lambda done: self._estimated(spec, done))
-        return await asyncio.shield(task)
+        return None if self._scheduler.model(spec.name).is_open else await self._estimates.of(spec)
 
     async def _ask(
         self, spec: ModelSpec, need: Need | None, trial: Trial | None = None, *, background: bool = False
@@ -501,11 +490,6 @@ class Pool:
             elif not waiter.cancelled() and not waiter.exception():
                 waiter.result().release()
             raise
-
-    def _estimated(self, spec: ModelSpec, task: asyncio.Task[Need]) -> None:
-        del self._estimates[spec]
-        if not task.cancelled():
-            task.exception()  # whoever asked may have left; then nobody else looks at it
 
     def _stay(self, spec: ModelSpec) -> tuple[float | None, bool]:
         """The idle time after which it is stopped, None for never, and whether it is pinned."""
@@ -639,15 +623,13 @@ class Pool:
 
     def _bury(self, run: Run, exit: Exit) -> None:
         name = run.spec.name
-        trial = self._trials.of(name)
-        is_tried = trial and trial.before and not differences(trial.spec, run.spec)
         effects = self._scheduler.exited(
             name,
             run.number,
             exit.sentence,
             self._now(),
             out_of_memory=exit.out_of_memory,
-            tried_by=trial.ticket if trial and is_tried else None,
+            tried_by=self._trials.tried_by(run.spec),
         )
         self._apply(effects)
 
@@ -727,7 +709,7 @@ class Pool:
             spec = self.effective(name)
             if spec.missing:
                 raise errors.UpstreamFailed(f"{name!r} was downloaded, and is still not there: read the router's log")
-            need = await self._estimate(spec)
+            need = await self._estimates.of(spec)
         except Exception as exc:
             if self._downloads.get(name) is download:  # else it was aborted
                 self._lost(name, exc)
@@ -761,7 +743,7 @@ class Pool:
             self.feed.publish(name, "download_progress", {"progress": download.progress.payload})
 
     async def _check_header(self, spec: ModelSpec) -> None:
-        need = await asyncio.to_thread(self._need, spec)
+        need = await self._estimates.of(spec)
         self._know(spec.name, need)
         await self._check(spec, need)
 

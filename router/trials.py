@@ -42,6 +42,11 @@ class Trials:
         trial = self._trials.get(name)
         return trial if trial and ticket in (None, trial.ticket) else None
 
+    def tried_by(self, spec: ModelSpec) -> int | None:
+        """The ticket of the load that tries just this; None where nobody knows what would hold if it fails."""
+        trial = self._trials.get(spec.name)
+        return trial.ticket if trial and trial.before and not differences(trial.spec, spec) else None
+
     def asked(self, base: ModelSpec) -> Overrides:
         """What is being tried for this model, else what has proved itself."""
         trial = self._trials.get(base.name)
