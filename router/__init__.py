@@ -33,6 +33,7 @@ compares these lines with the code, both ways.
     overrides      what a load asks for over a model's own settings              -> catalog errors flags kv
     download       the border between the pool and where missing models come from -> catalog node
     trials         settings that were asked for, until they have proved themselves-> catalog estimate flags overrides
+    changes        PURE: what a new catalog means for the one before          -> catalog
     sources        where the catalog comes from, read again                   -> catalog flags hub presets settings
     forecast       what a model would take, and who would go for it           -> catalog estimate memory policy
     devices        what memory there is; wait until it settles                -> policy
@@ -44,7 +45,7 @@ compares these lines with the code, both ways.
     local          this machine as a node                                     -> devices engine errors node orphans policy process readahead
     run            one process of one model, until it is gone                 -> catalog errors footprints node policy
     status         PURE: a model as clients see it                            -> node run scheduler
-    pool           the shell: effects, leases, news                           -> catalog download errors estimate feed flags footprints lease node overrides policy refusals run scheduler status trials
+    pool           the shell: effects, leases, news                           -> catalog changes download errors estimate feed flags footprints lease node overrides policy refusals run scheduler status trials
     depot          models that are not here yet: which may be fetched    -> catalog errors fetch flags gguf hub node policy repo sources
     upstream       the HTTP client of the data path                           -> errors node
     api/body       what a request body says to the router                     -> errors
@@ -62,13 +63,13 @@ compares these lines with the code, both ways.
     api/reply      llama-server's answers in Ollama's words                   -> api/prompt api/proxy api/rewrite errors upstream
     api/library    Ollama's view of the catalog; names that clients made      -> api/details api/prompt api/reply catalog errors gguf pool
     api/ollama     Ollama's API                                               -> api/body api/gateway api/library api/openai api/prompt api/proxy api/reply api/rewrite errors repo template
-    api/native     llama.cpp's router dialect                                 -> api/gateway api/listing api/load api/metrics api/openai catalog errors forecast pool
+    api/native     llama.cpp's router dialect                                 -> api/gateway api/listing api/load api/metrics api/openai catalog changes errors forecast pool
     api/download   models from the hub, by llama.cpp's and Ollama's endpoints -> api/body api/gateway api/ollama api/openai depot errors node repo
     api/stream     llama.cpp's resumable streams                              -> api/body api/conversation api/gateway api/openai api/proxy errors
-    app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/download api/gateway api/listing api/native api/ollama api/openai api/proxy api/stream catalog errors forecast pool
+    app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/download api/gateway api/listing api/native api/ollama api/openai api/proxy api/stream catalog changes errors forecast
     connection     a client's connection; answers what needs no waiting          -> api/proxy app upstream
     watch          tells when a file has been written                         -> nothing
-    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog connection depot devices engine errors estimate fetch flags footprints forecast hub local policy pool repo scheduler settings sources upstream watch
+    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog changes connection depot devices engine errors estimate fetch flags footprints forecast hub local policy pool repo scheduler settings sources upstream watch
     demo           tiny models with random weights, and a first conversation  -> errors
     __main__       the command line                                           -> catalog demo errors flags forecast hub policy pull repo serve settings
 """  # noqa: E501

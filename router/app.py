@@ -28,9 +28,9 @@ from router.api.native import Native
 from router.api.ollama import Hub
 from router.api.proxy import Dialect, Passage, refusal, request_id
 from router.catalog import ModelSpec
+from router.changes import Changes
 from router.errors import RouterError, Unauthorized
 from router.forecast import Forecast
-from router.pool import Changes
 
 log = logging.getLogger("router.app")
 

@@ -12,11 +12,12 @@ import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, assert_never
 
 from router import errors
 from router.catalog import Catalog, ModelSpec
+from router.changes import Changes
 from router.download import Download, Hub
 from router.estimate import Estimates, Need
 from router.feed import Feed
@@ -57,16 +58,6 @@ class Loaded:
 
     status: str
     changed: Differences = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What a new catalog meant, by model name."""
-
-    added: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
 
 
 class Pool:
@@ -280,9 +271,8 @@ class Pool:
                     self.unload(name)
                 else:
                     self._renew(self.effective(name), need)
-        told = {kind: getattr(changes, kind) for kind in ("added", "changed", "removed", "kept")}
-        log.info("catalog: %s", "; ".join(f"{len(names)} {kind}{_few(names)}" for kind, names in told.items()))
-        self.feed.publish("*", "models_reload", told)
+        log.info("catalog: %s", changes)
+        self.feed.publish("*", "models_reload", asdict(changes))
         wanted_now = [spec for spec in catalog.models if spec.load_on_startup and spec.name in starting]
         self._keep(asyncio.create_task(self._start(wanted_now)))
         return changes
@@ -297,16 +287,7 @@ class Pool:
         return self._scheduler.is_fetching(before.name) and is_same
 
     def _compare(self, catalog: Catalog) -> Changes:
-        before = {spec.name: spec for spec in self.catalog.models}
-        after = {spec.name: spec for spec in catalog.models}
-        both = [name for name in before if name in after]
-        changed = tuple(name for name in both if self._trials.is_changed(before[name], after[name]))
-        return Changes(
-            tuple(name for name in after if name not in before),
-            changed,
-            tuple(name for name in before if name not in after),
-            tuple(name for name in both if name not in changed),
-        )
+        return Changes.between(self.catalog, catalog, self._trials.is_changed)
 
     # Questions
 
@@ -783,7 +764,3 @@ def _tell(name: str, load: asyncio.Task[Loaded]) -> None:
     """Nobody waits for what comes of this load."""
     if not load.cancelled() and isinstance(exc := load.exception(), errors.RouterError):
         log.error("%s was to be loaded: %s", name, exc.message)
-
-
-def _few(names: Sequence[str]) -> str:
-    return f" ({', '.join(names[:10])}{', ...' if len(names) > 10 else ''})" if names else ""

@@ -28,6 +28,7 @@ from router import forecast as forecasts
 from router.api.gateway import Gateway
 from router.app import create_app
 from router.catalog import Catalog, ModelSpec
+from router.changes import Changes
 from router.connection import Connection
 from router.depot import Depot
 from router.devices import MASKS, Devices
@@ -39,7 +40,7 @@ from router.footprints import Footprints, default_path
 from router.forecast import Forecast
 from router.local import LocalNode
 from router.policy import Device
-from router.pool import Changes, Pool
+from router.pool import Pool
 from router.repo import Name
 from router.scheduler import Limits
 from router.settings import Settings

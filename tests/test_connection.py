@@ -23,12 +23,13 @@ from router.api import anthropic, native, openai
 from router.api.gateway import Gateway
 from router.app import create_app
 from router.catalog import Catalog, ModelSpec
+from router.changes import Changes
 from router.connection import Connection
 from router.errors import ConfigError
 from router.estimate import Need
 from router.node import Address, Launch
 from router.policy import Demand
-from router.pool import Changes, Pool
+from router.pool import Pool
 from router.scheduler import Limits
 from router.upstream import HIGH_WATER, Upstream
 from tests.fakes import FakeChild, FakeNode

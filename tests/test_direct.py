@@ -10,10 +10,11 @@ from starlette.testclient import TestClient
 from router.api.gateway import Gateway
 from router.app import Direct, create_app
 from router.catalog import Catalog, ModelSpec
+from router.changes import Changes
 from router.errors import ConfigError
 from router.estimate import Need
 from router.policy import Demand
-from router.pool import Changes, Pool
+from router.pool import Pool
 from router.scheduler import Limits
 from router.upstream import Upstream
 from tests.fakes import FakeNode

@@ -24,10 +24,11 @@ from router.api.gateway import Gateway
 from router.api.ollama import Hub, Progress
 from router.app import create_app
 from router.catalog import Catalog, ModelSpec
+from router.changes import Changes
 from router.errors import QueueTimeout, UnknownModel
 from router.estimate import Need
 from router.policy import Demand
-from router.pool import Changes, Pool
+from router.pool import Pool
 from router.scheduler import Limits
 from router.upstream import Upstream
 from tests.conftest import Starter

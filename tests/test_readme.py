@@ -12,10 +12,11 @@ from router import errors
 from router.api.gateway import Gateway
 from router.app import create_app
 from router.catalog import Catalog
+from router.changes import Changes
 from router.errors import ConfigError, RouterError
 from router.estimate import Need
 from router.policy import Demand
-from router.pool import Changes, Pool
+from router.pool import Pool
 from router.scheduler import Limits, State
 from router.settings import OPTIONS
 from router.upstream import Upstream

@@ -19,9 +19,10 @@ from router.api.listing import Listing
 from router.api.load import Load
 from router.api.openai import DIALECT
 from router.catalog import ModelSpec
+from router.changes import Changes
 from router.errors import ConfigError, InvalidRequest
 from router.forecast import Forecast
-from router.pool import Changes, Pool
+from router.pool import Pool
 
 BY_BODY = (
     "/completion",
