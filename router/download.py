@@ -10,14 +10,24 @@ from typing import Protocol
 from router.catalog import ModelSpec
 from router.node import Part, Progress
 
+TELLING = 0.2  # seconds between two pieces of news of one download
+
 
 @dataclass(slots=True)
 class Download:
-    """One download under way. `parts` are its files by URL; `told` is when the news told of it last."""
+    """One download under way. `parts` are its files by URL."""
 
     task: asyncio.Task[None] | None = None
     parts: dict[str, Part] = field(default_factory=dict)
-    told: float = 0.0
+    _told: float = field(default=0.0, init=False)  # when the news told of it last
+
+    def take(self, part: Part, now: float) -> bool:
+        """So much of a file is here now. Whether to tell of it: some time after the last news, or when it is whole."""
+        self.parts[part.url] = part
+        if now - self._told < TELLING and part.done != part.total:
+            return False
+        self._told = now
+        return True
 
     @property
     def progress(self) -> Progress:

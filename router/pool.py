@@ -72,8 +72,6 @@ class Pool:
     REMEASURE = 30.0
     # Downloads that may wait for others to end.
     QUEUED = 100
-    # Seconds between two pieces of news of one download.
-    TELLING = 0.2
 
     def __init__(
         self,
@@ -715,11 +713,7 @@ class Pool:
         self._news(name, event="download_failed", error=exc.message)
 
     def _arrived(self, name: str, download: Download, part: Part) -> None:
-        if self._downloads.get(name) is not download:
-            return
-        download.parts[part.url] = part
-        if self._now() - download.told >= self.TELLING or part.done == part.total:
-            download.told = self._now()
+        if self._downloads.get(name) is download and download.take(part, self._now()):
             self._note(name)
             self.feed.publish(name, "download_progress", {"progress": download.progress.payload})
 

@@ -38,7 +38,7 @@ class Run:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     measured_at: float = 0.0
     info: Mapping[str, Any] = field(default_factory=dict)
-    _told: float = 0.0  # the progress that the log has told
+    _told: float = field(default=0.0, init=False)  # the progress that the log has told
 
     async def live(
         self, load_timeout: float, on_ready: Callable[[], None], on_event: Callable[[ChildEvent], None]
