@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from tests.benchmarks import events, listings, plain, traces
+from tests.benchmarks import events, listings, plain, readahead, traces
 from tests.benchmarks.report import ENGINE, OURS, Report, Row, Target, ratios
 from tests.benchmarks.stage import Stage, ask, question
 from tests.benchmarks.traces import DEVICE
@@ -46,6 +46,13 @@ def test_scheduler() -> None:
 def test_listing(stage: Stage) -> None:
     rows = list(listings.measure(stage, 0.03, counts=(5,)))
     assert [row.measure for row in rows[:3]] == ["first", "unchanged", "while one loads"]
+
+
+def test_read_ahead(stage: Stage) -> None:
+    missing: list[str] = []
+    rows = list(readahead.measure(stage, 0, missing, width=256, drain=0.1, rounds=1))
+    assert len(rows) == (0 if missing else 3)
+    assert all(row.values[OURS] > 0 for row in rows)
 
 
 @pytest.mark.parametrize("make", [traces.zipf, traces.sessions, traces.agents])

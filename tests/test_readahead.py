@@ -25,7 +25,7 @@ from tests.test_pool import Bench, bench
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is read ahead elsewhere")
 
-STEPS, LONG = 2, 8  # of a file; of one that is read in part, and the kernel reads some more
+STEPS, LONG = 4, 16  # of a file; of one that is read in part, and the kernel reads some more
 
 
 def cold(path: Path, steps: float = STEPS) -> Path:
@@ -235,7 +235,7 @@ def test_a_router_reads_while_somebody_is_served(
     router = routers("--engine", fake, "--models-dir", str(folder), *flags, FAKE_CHUNK_SECONDS="0.02")
     with router.stream("tiny-a", 100_000) as stream, router.leave("tiny-b"):
         next(stream)
-        until(lambda: resident(folder / "tiny-b.gguf") == 1)
+        until(lambda: "tiny-b.gguf ahead" in router.log)
+        assert resident(folder / "tiny-b.gguf") > 0.9  # it is the kernel's to say how long
         assert router.loads("tiny-b") == 0
         next(stream)
-    assert "tiny-b.gguf ahead" in router.log

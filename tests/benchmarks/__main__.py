@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tests.benchmarks import events, footprint, listings, plain, report, stage, streams, swaps, traces
+from tests.benchmarks import events, footprint, listings, plain, readahead, report, stage, streams, swaps, traces
 from tests.benchmarks.report import Report, Row
 from tests.benchmarks.stage import Stage
 
@@ -25,6 +25,7 @@ PARTS: Mapping[str, Measure] = {
     "requests": plain.measure,
     "streams": streams.measure,
     "swaps": swaps.measure,
+    "readahead": readahead.measure,
     "scheduler": lambda stage, seconds, missing: events.measure(seconds),
     "listing": lambda stage, seconds, missing: listings.measure(stage, seconds),
     "process": footprint.measure,
