@@ -6,6 +6,7 @@ Whether a task was made tells it: uvicorn makes one for each request that goes t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import socket
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 
@@ -32,7 +34,9 @@ from router.policy import Demand
 from router.pool import Pool
 from router.scheduler import Limits
 from router.upstream import HIGH_WATER, Upstream
+from tests.conftest import Starter
 from tests.fakes import FakeChild, FakeNode
+from tests.routers import PATIENCE, Router, chat
 from tests.sockets import Flood, Handler, Server, take
 
 CHAT = "/v1/chat/completions"
@@ -195,6 +199,7 @@ class Front:
             access_log=False,
             server_header=False,
             timeout_keep_alive=keep_alive,  # type: ignore[arg-type]
+            timeout_graceful_shutdown=20,
         )
         self.server = uvicorn.Server(config)
         self.server.server_state.tasks = self.tasks
@@ -214,7 +219,7 @@ class Front:
         return self.pool.status("a").leases
 
     async def client(self) -> Client:
-        self._clients.append(Client(self, *await asyncio.open_unix_connection(self.path)))
+        self._clients.append(Client(*await asyncio.open_unix_connection(self.path), lambda: self.made))
         return self._clients[-1]
 
     async def ready(self, **options: Any) -> Client:
@@ -267,10 +272,10 @@ class Reply:
 
 
 class Client:
-    """Of the router."""
+    """Of the router, which tells how many tasks it `made`."""
 
-    def __init__(self, front: Front, reader: StreamReader, writer: StreamWriter) -> None:
-        self._front = front
+    def __init__(self, reader: StreamReader, writer: StreamWriter, made: Callable[[], int] = int) -> None:
+        self._made = made
         self._reader = reader
         self._writer = writer
         self.patience = 10.0
@@ -285,9 +290,9 @@ class Client:
 
     async def ask_slowly(self, request: bytes) -> Reply:
         """The ordinary way: the router has read the head when the last byte of the body is sent."""
-        made = self._front.made
+        made = self._made()
         self.send(request[:-1])
-        await until(lambda: self._front.made > made)
+        await until(lambda: self._made() > made)
         self.send(request[-1:])
         return await self.reply()
 
@@ -404,6 +409,8 @@ REQUESTS = {
     **{path: post(path, body_of()) for path in (*openai.PATHS, *anthropic.PATHS, *native.BY_BODY) if "{" not in path},
     "query": post("/v1/completions?model=b&x=%C3%A4&autoload=1", body_of()),
     "model in the query": post("/completion?model=a", b'{"max_tokens": 1}'),
+    "whole address": post("http://elsewhere" + CHAT + "?a=b", body_of()),
+    "escapes": post("/v1/chat%2Fcompletions?a=%00", body_of()),
     "form": post("/v1/audio/transcriptions", FORM, MULTIPART),
     "headers": post(CHAT, body_of(), "X-A: 1", "X-a: 2", "Cookie: \xe4", "Accept: */*", "User-Agent: u", "Empty:"),
     "own": post(CHAT, body_of(), "Authorization: Bearer x", "X-Api-Key: y", "Accept-Encoding: gzip", "Host: other"),
@@ -453,6 +460,15 @@ async def test_the_body_goes_through_as_it_came(front: Front) -> None:
         "x-request-id: mine",
     ]
     assert asked.body == body
+
+
+async def test_a_request_without_a_body(front: Front) -> None:
+    client = await front.ready()
+    made = front.made
+    assert (await client.ask(post("/tokenize?model=a", b""))).status == 200
+    assert front.made == made
+    assert front.child.asked[0].head.startswith(b"POST /tokenize?model=a HTTP/1.1\r\n")
+    assert b"\r\ncontent-length: 0\r\n" in front.child.asked[0].head
 
 
 async def test_a_request_that_waits_for_100_continue(front: Front) -> None:
@@ -548,12 +564,11 @@ async def test_a_connection_that_nobody_uses_is_closed(front: Front) -> None:
 
 
 async def test_a_connection_is_in_use_while_its_answer_is_awaited(front: Front) -> None:
-    client = await front.ready(keep_alive=0.1)
-    client = await front.client()
-    works = front.child.act = Works()
+    client, works = await front.ready(keep_alive=1.0), Works()
+    front.child.act = works
     client.send(post(CHAT, body_of()))
     with pytest.raises(TimeoutError):
-        await works.is_cut(0.5)
+        await works.is_cut(1.5)
     assert (await client.reply()).status == 200
     assert await client.is_closed()
 
@@ -778,6 +793,20 @@ async def test_a_client_that_leaves_stops_the_child(
     assert (front.made, len(front.child.asked)) == (made, 1)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     await front.warm(await front.client())
+
+
+async def test_a_client_that_leaves_is_heard_behind_a_long_body(front: Front) -> None:  # B-S2
+    """uvicorn reads no further when it holds 64 KiB."""
+    await front.ready()
+    for _ in range(5):
+        client, works = await front.client(), Works()
+        front.child.act = works
+        client.send(post(CHAT, body_of(text="x" * 150_000)))
+        await works.begun.wait()
+        client.leave()
+        await works.is_cut()
+        await until(lambda: front.leases == 0)
+        await front.warm(await front.client())
 
 
 @pytest.mark.xfail(strict=True, raises=TimeoutError, reason="uvicorn tells it to the latest request alone")
@@ -1007,3 +1036,56 @@ async def rests(count: Callable[[], int], wanted: int = 1_000_000) -> int:
                 break
             await asyncio.sleep(0.005)
     return now
+
+
+# Whole routers
+
+
+@contextlib.asynccontextmanager
+async def whole(routers: Starter, fake: str, models: Path, **environ: str) -> AsyncIterator[tuple[Router, Client]]:
+    """A router with the fake engine, and a client of it when a connection to the child of tiny-a is kept."""
+    router = routers("--engine", fake, "--models-dir", str(models), **environ)
+    url = httpx.URL(router.url)
+    client = Client(*await asyncio.open_connection(url.host, url.port))
+    client.patience = PATIENCE
+    try:
+        assert (await client.ask(post(CHAT, body_of(**chat("tiny-a"))))).status == 200
+        yield router, client
+    finally:
+        client.leave()
+        await asyncio.sleep(0)  # the loop closes the socket in its next turn
+
+
+async def test_a_whole_router_answers_in_order(routers: Starter, fake: str, tiny_models: Path) -> None:
+    async with whole(routers, fake, tiny_models) as (_, client):
+        counts = [1, 3, 2, 5, 4] * 4
+        client.send(b"".join(post(CHAT, body_of(**chat("tiny-a", count))) for count in counts))
+        for count in counts:
+            assert (await client.reply()).json()["usage"]["completion_tokens"] == count
+        reply = await client.ask(post(CHAT, body_of(**chat("tiny-a")), version="1.0"))
+        assert (reply.status, reply.named("connection")) == (200, ["close"])
+        assert await client.is_closed()
+
+
+async def test_a_child_that_ends_under_a_request_is_not_the_clients_concern(
+    routers: Starter, fake: str, tiny_models: Path
+) -> None:  # B-S14
+    async with whole(routers, fake, tiny_models, FAKE_CRASH_AFTER_REQUESTS="1") as (router, client):
+        assert (await client.ask(post(CHAT, body_of(**chat("tiny-a"))))).status == 200
+        assert router.loads() == 2
+
+
+async def test_a_router_that_is_stopped_answers_first(
+    routers: Starter, fake: str, tiny_models: Path, tmp_path: Path
+) -> None:  # B-S3
+    journal = tmp_path / "journal"
+    slow = {"FAKE_FIRST_SECONDS": "0.5", "FAKE_JOURNAL": str(journal)}
+    async with whole(routers, fake, tiny_models, **slow) as (router, client):
+        client.send(post(CHAT, body_of(**chat("tiny-a"))))
+        await until(lambda: journal.read_text().count(" request ") == 2)
+        stopped = asyncio.create_task(asyncio.to_thread(router.stop))
+        reply = await client.reply()
+        assert (reply.status, reply.named("connection")) == (200, ["close"])
+        assert await client.is_closed()
+        assert await stopped == 0
+        assert "a defect" not in router.log
