@@ -65,14 +65,6 @@ def split(name: str) -> tuple[str, str | None] | None:
     return (parsed.repo, parsed.quant) if parsed and parsed.revision == MAIN else None
 
 
-def scan(root: Path) -> tuple[CacheEntry, ...]:
-    """All models in the cache, sorted by name; empty when there is no cache. What cannot be read is left out.
-
-    So is a file whose name tells no quant, as in llama.cpp, which `find` knows, and a model that lacks a shard.
-    """
-    return _sorted(entry for repo in _repos(root) for entry in _entries(root, repo))
-
-
 def find(root: Path, name: str, file: str | None = None, *, drafting: str | None = None) -> CacheEntry | None:
     """The cached model that `user/repo[:quant][@revision]` means (see `repo.pick`), or the repository's `file` (a
     path), with the draft model for a kind of `drafting` (see `repo.DRAFTS`); None if it is not there."""
@@ -86,7 +78,7 @@ def find(root: Path, name: str, file: str | None = None, *, drafting: str | None
 
 
 class Cache:
-    """`scan` for whoever asks often: only repositories that changed are read again. Threads may share it."""
+    """All models in a cache; only repositories that changed are read again. Threads may share it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -97,8 +89,9 @@ class Cache:
         self._entries: tuple[CacheEntry, ...] = ()
 
     def entries(self, max_age: float = 1.0) -> tuple[CacheEntry, ...]:
-        """As `scan`, the same object while nothing changes. Blocks; with a `max_age` in seconds the disk is not even
-        looked at when it was within that time."""
+        """Sorted by name, the same object while nothing changes; empty when there is no cache. Left out is what cannot
+        be read, a file whose name tells no quant, as in llama.cpp, which `find` knows, and a model that lacks a shard.
+        Blocks; with a `max_age` in seconds the disk is not even looked at when it was within that time."""
         with self._lock:
             if self._looked is None or time.monotonic() - self._looked >= max_age:
                 self._look()

@@ -50,7 +50,7 @@ def build(tmp_path: Path, cache: Path) -> Build:
         path.write_text(preset)
         return catalog.build(
             presets.read(path, default_table()) if preset else catalog.NO_PRESETS,
-            hub.scan(cache),
+            hub.Cache(cache).entries(),
             models_dir=models_dir,
             cache_root=cache,
             global_args=parse(flags.split(), default_table()),

@@ -151,7 +151,7 @@ async def test_what_was_fetched_is_found_by_all_tools(serve: Serve, tmp_path: Pa
     told: list[Progress] = []
     await fetch(resolved, root, told.append)
 
-    (entry,) = hub.scan(root)
+    (entry,) = hub.Cache(root).entries()
     assert (entry.name, entry.bytes) == ("user/big:Q8_0", 2 * SIZE - 3)
     assert [file.read_bytes() for file in entry.files] == [DATA[1:], DATA[2:]]
     assert entry.mmproj
@@ -316,7 +316,7 @@ async def test_a_revision_stands_beside_main(serve: Serve, tmp_path: Path) -> No
     for name in ("user/m", "user/m@v1", "user/m:Q8_0@refs/pr/1", f"user/m@{'d' * 40}"):
         await pull(name, tmp_path)
         assert content(tmp_path, name) == DATA
-    listed = [entry.name for entry in hub.scan(tmp_path)]
+    listed = [entry.name for entry in hub.Cache(tmp_path).entries()]
     assert listed == [
         "user/m:Q8_0",
         f"user/m:Q8_0@{'d' * 40}",
@@ -333,7 +333,7 @@ async def test_a_new_commit_hides_nothing_that_did_not_change(serve: Serve, tmp_
         await pull(f"user/m:{quant}", tmp_path)
     server.repos["user/m"] = Repo(files | {"m-Q2_K.gguf": RepoFile(b"changed")}, commit="d" * 40)
     await pull("user/m:Q8_0", tmp_path)
-    assert [entry.name for entry in hub.scan(tmp_path)] == ["user/m:Q4_0", "user/m:Q8_0"]
+    assert [entry.name for entry in hub.Cache(tmp_path).entries()] == ["user/m:Q4_0", "user/m:Q8_0"]
 
 
 async def test_a_disk_that_is_too_small(serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:  # B-H3
@@ -369,7 +369,7 @@ async def test_cancelled_in_the_middle_of_a_file(serve: Serve, tmp_path: Path) -
         with pytest.raises(asyncio.CancelledError):
             await task
         assert not child.is_running()
-        assert hub.scan(tmp_path) == ()
+        assert hub.Cache(tmp_path).entries() == ()
         assert blobs(tmp_path) == ["incomplete"]
         kept = SIZE - fetching.missing(resolved, tmp_path)
         server.repos["user/m"].files["m-Q8_0.gguf"].gate = None
@@ -410,7 +410,7 @@ async def test_killed_in_the_middle_of_a_file(serve: Serve, tmp_path: Path) -> N
     await until(lambda: not child.is_running())
     kept = in_blobs(tmp_path)
     server.repos["user/m"].files["m-Q8_0.gguf"].gate = None
-    assert hub.scan(tmp_path) == ()
+    assert hub.Cache(tmp_path).entries() == ()
     await pull("user/m", tmp_path)
     assert content(tmp_path) == DATA
     assert blobs(tmp_path) == ["blob"]
@@ -481,7 +481,7 @@ async def test_a_damaged_file_is_thrown_away(serve: Serve, tmp_path: Path, chang
     with pytest.raises(UpstreamFailed, match="arrived damaged"):
         await pull("user/m", tmp_path)
     assert blobs(tmp_path) == []
-    assert hub.scan(tmp_path) == ()
+    assert hub.Cache(tmp_path).entries() == ()
 
 
 async def test_a_damaged_part_is_fetched_again(serve: Serve, tmp_path: Path) -> None:  # B-H3
@@ -508,7 +508,7 @@ async def test_a_disk_that_fills_up(serve: Serve, tmp_path: Path) -> None:  # B-
             await fetch(resolved, tmp_path, lambda progress: None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert hub.scan(tmp_path) == ()
+    assert hub.Cache(tmp_path).entries() == ()
     assert blobs(tmp_path) == ["incomplete"]
     await fetch(resolved, tmp_path, lambda progress: None)
     assert content(tmp_path) == DATA

@@ -154,7 +154,7 @@ def test_a_killed_router_leaves_no_child(engine: str, routers: Starter, tiny_mod
     children, foreign = router.children(), bystander.children()
     assert len(children) == 2
     router.kill()
-    gone, alive = psutil.wait_procs(children, timeout=2)
+    gone, alive = psutil.wait_procs(children, timeout=PATIENCE)
     assert not alive
     assert len(gone) == 2
     assert foreign[0].is_running()
@@ -199,5 +199,5 @@ def test_the_router_ends_its_children(engine: str, routers: Starter, tiny_models
     assert router.chat("tiny-a").status_code == 200
     children = router.children()
     assert router.stop() == 0
-    assert not psutil.wait_procs(children, timeout=2)[1]
+    assert not psutil.wait_procs(children, timeout=PATIENCE)[1]
     assert "Traceback" not in router.log
