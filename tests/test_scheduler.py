@@ -1102,7 +1102,7 @@ def test_a_wait_without_a_bound() -> None:
     bench.ask("a")
     bench.run(2)
     waiter = bench.ask("b")
-    bench.run(5000)
+    bench.run(3 * Limits().queue_timeout)
     assert waiter.waits
 
 
@@ -1112,6 +1112,18 @@ def test_a_queue_longer_than_what_is_planned_at_once_comes_to_its_end() -> None:
     bench.run(300)
     assert all(request.granted for request in requests)
     assert len(bench.spawns) == len(requests)
+
+
+def test_the_last_of_those_who_are_planned_for_at_once_may_be_refused() -> None:
+    bench = Bench(9)
+    bench.probe_seconds = lambda: 0.1
+    many = Scheduler.LOOKAHEAD
+    needs = [*[5] * (many - 1), 50, *[5] * many]
+    requests = [bench.ask(f"m{i}", need, serve=0.5) for i, need in enumerate(needs)]
+    bench.run(1.0)
+    assert [i for i, request in enumerate(requests) if request.refused] == [many - 1]
+    bench.run(300.0)
+    assert all(request.granted for i, request in enumerate(requests) if i != many - 1)
 
 
 # Failures
