@@ -25,7 +25,7 @@ from router.policy import size
 log = logging.getLogger("router.readahead")
 
 DELAY = 0.02  # seconds; a start that waits no longer is not worth a thread
-STEP = 4 << 20  # bytes between two looks at whether to go on
+STEP = 16 << 20  # bytes between two looks at whether to go on; each of these has to wait for a busy loop
 RESERVE = 1 << 30  # bytes that are left to whatever else comes
 
 
@@ -81,5 +81,6 @@ def _read(files: Sequence[Path], spare: Callable[[], int], given_up: Event) -> N
                     done += count
     except OSError as error:  # the child will tell
         log.debug("not read ahead: %s", error)
-    took = time.monotonic() - began
-    log.info("read %s of %s ahead in %.2f s", size(done), ", ".join(file.name for file in files), took)
+    if done:
+        took = time.monotonic() - began
+        log.info("read %s of %s ahead in %.2f s", size(done), ", ".join(file.name for file in files), took)

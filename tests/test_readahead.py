@@ -25,7 +25,7 @@ from tests.test_pool import Bench, bench
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is read ahead elsewhere")
 
-STEPS, LONG = 4, 16  # of a file; of one that is read in part, and the kernel reads some more
+STEPS, LONG = 1, 5  # of a file; of one that is read in part, and the kernel reads some more
 
 
 def cold(path: Path, steps: float = STEPS) -> Path:

@@ -25,7 +25,7 @@ from tests.pages import drop, resident
 from tests.shapes import SHAPES
 
 ROUNDS = 3
-DRAIN = 4.0  # seconds for which the victim is busy
+DRAIN = 6.0  # seconds for which the victim is busy
 WIDTH = 4096  # of the model, which then has 2.1 GiB
 FLAGS = ("--models-max", "1", "--models-drain-grace", "0", "-np", "1", "-t", "1")
 PRESET = """
