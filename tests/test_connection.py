@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import socket
@@ -20,9 +21,11 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from router.api import anthropic, native, openai
 from router.api.gateway import Gateway
+from router.api.proxy import Passage
 from router.app import create_app
 from router.catalog import Catalog, ModelSpec
 from router.changes import Changes
@@ -33,7 +36,7 @@ from router.node import Address, Launch
 from router.policy import Demand
 from router.pool import Pool
 from router.scheduler import Limits
-from router.upstream import HIGH_WATER, Upstream
+from router.upstream import HIGH_WATER, Response, Upstream
 from tests.conftest import Starter
 from tests.fakes import FakeChild, FakeNode
 from tests.routers import PATIENCE, Router, chat
@@ -317,6 +320,10 @@ class Client:
         await self._reader.readexactly(2)
         return b"".join(parts)
 
+    async def hears(self, data: bytes) -> None:
+        async with asyncio.timeout(self.patience):
+            await self._reader.readuntil(data)
+
     async def is_closed(self) -> bool:
         """Whether the router closes it, and has nothing more to say."""
         async with asyncio.timeout(self.patience):
@@ -496,6 +503,25 @@ async def test_a_hundred_requests_on_one_connection(front: Front) -> None:
     assert front.made == made
     assert front.children.connections == 1
     assert (front.leases, len(front.server.server_state.connections)) == (0, 1)
+
+
+async def test_a_request_leaves_no_cycle(front: Front) -> None:
+    """Whoever serves has Python look for cycles seldom."""
+    client = await front.ready()
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(20):
+            assert (await client.ask(post(CHAT, body_of()))).status == 200
+            client.leave()
+            client = await front.client()
+        await until(lambda: len(front.server.server_state.connections) == 1)
+        gc.collect()
+        kinds = Connection | Passage | RequestResponseCycle | Response
+        assert not [left for left in gc.garbage if isinstance(left, kinds)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
 
 
 async def test_whoever_wants_it_closed_has_it_closed(front: Front) -> None:
@@ -982,6 +1008,23 @@ async def test_streams_and_what_has_no_limit_go_on_the_ordinary_way(front: Front
         assert (b"x-conversation-id: c" in first.head) == bool(headers)
         front.child.asked.clear()
     assert front.leases == 0
+
+
+async def test_each_event_of_a_stream_comes_when_it_is_told(front: Front) -> None:
+    client = await front.ready()
+    heard = asyncio.Event()
+    told = EVENTS.index(b"data: 1\n\n") + len(b"data: 1\n\n")
+
+    async def act(reader: StreamReader, writer: StreamWriter) -> None:
+        writer.write(EVENTS[:told])
+        await heard.wait()
+        writer.write(EVENTS[told:])
+
+    front.child.act = act
+    client.send(post(CHAT, body_of(stream=True)))
+    await client.hears(b"data: 1\n\n")
+    heard.set()
+    await client.hears(b"data: [DONE]\n\n\r\n0\r\n\r\n")
 
 
 async def test_what_has_no_limit_is_ended_by_the_clock(front: Front) -> None:  # B-L14
