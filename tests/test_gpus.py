@@ -585,8 +585,8 @@ def test_a_flood_of_output(machine: Make) -> None:  # B-P2
 def test_a_load_that_is_silent_for_too_long(machine: Make) -> None:  # B-P1
     here = machine(12)
     here.model("slow", 8, LOAD_SECONDS=60, SILENT=1)
-    here.model("slow-but-telling", 8, LOAD_SECONDS=1.2)
-    router = here.start("--models-load-timeout", "0.5")
+    here.model("slow-but-telling", 8, LOAD_SECONDS=2)
+    router = here.start("--models-load-timeout", "1")
     with here.watched(router):
         answer = router.chat("slow")
         assert answer.status_code == 500
