@@ -489,8 +489,11 @@ class Pool:
         self._set_timer()
 
     def _look_ahead(self) -> None:
-        """Tell the nodes which model is started next, while its start has to wait."""
+        """Tell the nodes which model is started next, while its start has to wait and no other one loads: the disk is
+        that one's."""
         name = self._scheduler.coming()
+        if name and any(self.state(running) is State.LOADING for running in self._runs):
+            name = None
         coming = self._specs[name] if name else None
         if coming is not self._coming:
             self._coming = coming

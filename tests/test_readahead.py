@@ -194,8 +194,8 @@ async def test_while_a_victim_drains() -> None:
         assert b.node.expected == [("b.gguf",)]
         stream.release()
         await asyncio.gather(second, third)
-        # Once b has been started it reads by itself, and c is the next that waits.
-        assert b.node.expected == [("b.gguf",), ("c.gguf",), ()]
+        # Once b has been started it reads by itself; when it has, c is the next that waits.
+        assert b.node.expected == [("b.gguf",), (), ("c.gguf",), ()]
 
 
 async def test_while_a_victim_ends() -> None:
