@@ -11,6 +11,7 @@ from dataclasses import InitVar, dataclass, field, replace
 from enum import Enum
 from itertools import accumulate, pairwise
 from math import inf
+from operator import attrgetter
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,10 @@ class Phase(Enum):
     STOPPING = "stopping"
 
 
+SEEN = (Phase.IDLE, Phase.BUSY, Phase.STOPPING)
+SERVING = (Phase.IDLE, Phase.BUSY)
+
+
 @dataclass(frozen=True, slots=True)
 class Resident:
     """One process, and the bytes booked for it by device key. `finished` is when its last use ended."""
@@ -106,12 +111,16 @@ class Resident:
     @property
     def is_seen(self) -> bool:
         """The machine shows what it holds as taken: not while it loads, and not while it sleeps."""
-        return not self.sleeping and self.phase in (Phase.IDLE, Phase.BUSY, Phase.STOPPING)
+        return not self.sleeping and self.phase in SEEN
 
     @property
     def can_go(self) -> bool:
         """It can be stopped for others: now, or once it is idle."""
-        return not self.pinned and self.phase in (Phase.IDLE, Phase.BUSY)
+        return not self.pinned and self.phase in SERVING
+
+
+def _during(phase: Phase, residents: Iterable[Resident]) -> list[Resident]:
+    return [resident for resident in residents if resident.phase is phase]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,35 +133,29 @@ class World:
     shown: Mapping[str, float]
     rooms: Mapping[str, float]
 
-    def beside(self, residents: Iterable[Resident]) -> World:
-        """These are there too."""
-        return self._moved(residents, 1)
-
-    def without(self, residents: Iterable[Resident]) -> World:
-        """These are gone."""
-        return self._moved(residents, -1)
-
-    def _moved(self, residents: Iterable[Resident], sign: int) -> World:
+    def after(self, *, come: Iterable[Resident] = (), gone: Iterable[Resident] = ()) -> World:
+        """These have come, and those are gone."""
         count, books, shown, rooms = self.count, {**self.books}, {**self.shown}, {**self.rooms}
-        for resident in residents:
-            count += sign
-            # Of one that was stopped while it loaded nobody knows how much shows. It counts as if nothing did while it
-            # is there, and as if all did when it is gone: its going makes twice the difference.
-            times = sign * (2 if resident.half_loaded and resident.is_seen else 1)
-            for key, held in resident.held.items():
-                if key in rooms:
-                    books[key] -= sign * held
-                    shown[key] -= times * held
-                    rooms[key] = min(books[key], shown[key])
+        for sign, residents in ((1, come), (-1, gone)):
+            for resident in residents:
+                count += sign
+                # Of one that was stopped while it loaded nobody knows how much shows. It counts as if nothing did while
+                # it is there, and as if all did when it is gone: its going makes twice the difference.
+                times = sign * (2 if resident.half_loaded and resident.is_seen else 1)
+                for key, held in resident.held.items():
+                    if key in rooms:
+                        books[key] -= sign * held
+                        shown[key] -= times * held
+                        rooms[key] = min(books[key], shown[key])
         return World(count, books, shown, rooms)
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """The keys of a machine's RAM, and its GPUs."""
+    """The keys of a machine's RAM, and its GPUs by key."""
 
     hosts: tuple[str, ...]
-    gpus: tuple[Device, ...]
+    gpus: Mapping[str, Device]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +163,16 @@ class Sums:
     """What follows from a snapshot, and is asked for again and again.
 
     There are two worlds: who is there `now`, and who is `staying` once everything that was decided has come about.
-    `going` are those who can be asked to go, in the order in which they are: the idle before the busy, each who was not
-    used for longest first. A model that drains already comes first of the busy, so that a drain once begun is the one
-    that is finished. `empty` are the rooms of the empty machine.
+    `going` tells where those stand among the residents who can be asked to go, by model, in the order in which they
+    are: the idle before the busy, each who was not used for longest first. A model that drains already comes first of
+    the busy, so that a drain once begun is the one that is finished. `empty` are the rooms of the empty machine.
     """
 
     nodes: tuple[Node, ...]
     empty: Mapping[str, float]
     now: World
     staying: World
-    going: tuple[Resident, ...]
+    going: Mapping[str, int]
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Sums:
@@ -177,27 +180,31 @@ class Sums:
         nodes = []
         for name in dict.fromkeys(device.node for device in devices):
             hosts = tuple(d.key for d in devices if d.node == name and d.kind == "host")
-            nodes.append(Node(hosts, tuple(d for d in devices if d.node == name and d.kind == "gpu")))
+            nodes.append(Node(hosts, {d.key: d for d in devices if d.node == name and d.kind == "gpu"}))
         empty = {d.key: d.total - margin if (margin := snapshot.margins.get(d.key, 0)) else inf for d in devices}
         shown = {
             r.device.key: empty[r.device.key] - (0 if r.free is None else r.device.total - r.free)
             for r in snapshot.readings
         }
-        # What a leaving resident holds counts as free already; what a loading one was promised, or a sleeping one will
-        # take back, counts as taken although the machine does not show it.
+        # What a loading resident was promised, or a sleeping one will take back, counts as taken although the machine
+        # does not show it; what a leaving one holds counts as free already for those who come after it.
+        books, claims = {**empty}, _during(Phase.CLAIMED, snapshot.residents)
         for resident in snapshot.residents:
-            if resident.is_seen:
-                for key in resident.held.keys() & shown.keys():
-                    shown[key] += resident.held[key]
-        nobody = World(0, empty, shown, {key: min(empty[key], shown[key]) for key in empty})
-        staying = nobody.beside(r for r in snapshot.residents if r.phase is not Phase.STOPPING)
-        now = staying.beside(r for r in snapshot.residents if r.phase is Phase.STOPPING)
-        now = now.without(r for r in snapshot.residents if r.phase is Phase.CLAIMED)
-        going = sorted((r for r in snapshot.residents if r.can_go), key=_turn)
-        return cls(tuple(nodes), empty, now, staying, tuple(going))
+            is_hidden = resident.half_loaded or not resident.is_seen
+            for key, held in resident.held.items():
+                if key in books:
+                    books[key] -= held
+                    if is_hidden:
+                        shown[key] -= held
+        rooms = {key: min(books[key], shown[key]) for key in empty}
+        whole = World(len(snapshot.residents), books, shown, rooms)
+        now, staying = whole.after(gone=claims), whole.after(gone=_during(Phase.STOPPING, snapshot.residents))
+        going = sorted(((r, at) for at, r in enumerate(snapshot.residents) if r.can_go), key=_turn)
+        return cls(tuple(nodes), empty, now, staying, {resident.model: at for resident, at in going})
 
 
-def _turn(resident: Resident) -> tuple[bool, bool, float, str]:
+def _turn(standing: tuple[Resident, int]) -> tuple[bool, bool, float, str]:
+    resident, _ = standing
     is_busy = resident.phase is Phase.BUSY
     return is_busy, is_busy and not resident.draining, resident.finished, resident.model
 
@@ -226,7 +233,7 @@ class Snapshot:
         if not models:
             return self
         spared = tuple(replace(r, pinned=True) if r.model in models else r for r in self.residents)
-        going = tuple(r for r in self.sums.going if r.model not in models)
+        going = {model: at for model, at in self.sums.going.items() if model not in models}
         return replace(self, residents=spared, known=replace(self.sums, going=going))
 
     def after(self, plan: Plan, model: str) -> Snapshot:
@@ -234,14 +241,16 @@ class Snapshot:
         if isinstance(plan, Reject) or plan.claim is None:
             return self
         victims = plan.victims if isinstance(plan, Evict | Drain) else ()
-        gone = [r for r in self.sums.going if r.model in victims]
-        going = [r for r in self.sums.going if r.model not in victims]
-        rest = [replace(r, phase=Phase.STOPPING) if r.model in victims else r for r in self.residents]
+        residents, going = [*self.residents], {**self.sums.going}
+        places = [going.pop(victim) for victim in victims]
+        gone = [residents[at] for at in places]
+        for at in places:
+            residents[at] = replace(residents[at], phase=Phase.STOPPING)
         new = Resident(model, plan.claim.held, Phase.LOADING if isinstance(plan, Place) else Phase.CLAIMED)
-        now = self.sums.now.beside([new]) if new.phase is Phase.LOADING else self.sums.now
-        staying = self.sums.staying.without(gone).beside([new])
-        sums = replace(self.sums, now=now, staying=staying, going=tuple(going))
-        return replace(self, residents=(*rest, new), known=sums)
+        now = self.sums.now.after(come=[new]) if new.phase is Phase.LOADING else self.sums.now
+        staying = self.sums.staying.after(come=[new], gone=gone)
+        sums = Sums(self.sums.nodes, self.sums.empty, now, staying, going)
+        return Snapshot(self.readings, (*residents, new), self.limit, self.margins, sums)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,46 +312,50 @@ def plan(snapshot: Snapshot, demand: Demand) -> Plan:
     To be placed means to fit beside those who are there now, and beside those who stay, so that nobody further back
     takes what one ahead was promised.
     """
-    now, staying, going = snapshot.sums.now, snapshot.sums.staying, snapshot.sums.going
+    now, staying = snapshot.sums.now, snapshot.sums.staying
     if claim := _fit(snapshot, demand, staying):
         loading = _primaries(snapshot)
-        if apart := _fit(snapshot, demand, now, staying, shunned=loading):
-            return Place(apart)
-        if apart := _fit(snapshot, demand, staying, shunned=loading):
-            return Wait("models that are stopping still hold the room", apart, stopping=True)
-        return Wait("another model is loading on the same device", claim)
-    if chosen := _victims(snapshot, demand, [r for r in going if r.phase is Phase.IDLE]):
-        return Evict(*chosen)
-    if chosen := _victims(snapshot, demand, going):
-        return Drain(*chosen)
+        apart = _fit(snapshot, demand, staying, shunned=loading) if loading else claim
+        if apart is None:
+            return Wait("another model is loading on the same device", claim)
+        # Most that have to wait fail the first of these, and it costs less.
+        at_once = _fit(snapshot, demand, now, shunned=loading) and _fit(snapshot, demand, now, staying, shunned=loading)
+        if at_once:
+            return Place(at_once)
+        return Wait("models that are stopping still hold the room", apart, stopping=True)
+    if chosen := _victims(snapshot, demand):
+        victims, claim = chosen
+        names = tuple(victim.model for victim in victims)
+        are_idle = all(victim.phase is Phase.IDLE for victim in victims)
+        return Evict(names, claim) if are_idle else Drain(names, claim)
     if _place(snapshot, demand, snapshot.sums.empty) is None:
         return Reject(_too_large(snapshot, demand))
-    loads = [r for r in snapshot.residents if r.phase is Phase.LOADING and not r.pinned]
-    if claim := _fit(snapshot, demand, staying.without(going).without(loads)):
+    going = [snapshot.residents[at] for at in snapshot.sums.going.values()]
+    loads = [r for r in _during(Phase.LOADING, snapshot.residents) if not r.pinned]
+    if claim := _fit(snapshot, demand, staying.after(gone=[*going, *loads])):
         return Wait("another model is loading", claim)
     return Wait("pinned models, other programs or requests further ahead hold the memory or the slots")
 
 
-def _victims(
-    snapshot: Snapshot, demand: Demand, order: Sequence[Resident]
-) -> tuple[tuple[str, ...], Allocation] | None:
+def _victims(snapshot: Snapshot, demand: Demand) -> tuple[Sequence[Resident], Allocation] | None:
     """The whole set at once: take in order until it fits, then give back, last taken first, whoever was not needed."""
     world = snapshot.sums.staying
     taken: list[Resident] = []
     claim = None
-    for candidate in order:
+    for at in snapshot.sums.going.values():
+        candidate = snapshot.residents[at]
         taken.append(candidate)
-        world = world.without([candidate])
+        world = world.after(gone=[candidate])
         if claim := _fit(snapshot, demand, world):
             break
     if claim is None:
         return None
     for candidate in taken[-2::-1]:
-        fuller = world.beside([candidate])
+        fuller = world.after(come=[candidate])
         if better := _fit(snapshot, demand, fuller):
             world, claim = fuller, better
             taken.remove(candidate)
-    return tuple(r.model for r in taken), claim
+    return taken, claim
 
 
 def _fit(
@@ -351,8 +364,9 @@ def _fit(
     """An allocation that holds in every one of these worlds, on none of the shunned devices."""
     if snapshot.limit and any(world.count >= snapshot.limit for world in worlds):
         return None
-    first, *others = (world.rooms for world in worlds)
-    rooms = {key: min(first[key], *(room[key] for room in others)) for key in first} if others else first
+    rooms = worlds[0].rooms
+    if len(worlds) > 1:  # all have the same keys in the same order
+        rooms = dict(zip(rooms, map(min, *(world.rooms.values() for world in worlds)), strict=True))
     return _place(snapshot, demand, rooms, shunned)
 
 
@@ -369,20 +383,25 @@ def _place(
             if shunned.isdisjoint(node.hosts):
                 options.append((0, min((rooms[key] for key in node.hosts), default=inf), Allocation(held)))
             continue
-        gpus = [d for d in node.gpus if d.name in demand.names] if demand.names else node.gpus
+        gpus = node.gpus
+        if demand.names:
+            gpus = {key: device for key, device in gpus.items() if device.name in demand.names}
         place = _as_given if demand.given else _spread
         if claim := place(gpus, demand, rooms, shunned):
             slack = sum(rooms[device.key] for device in claim.devices)
-            options.append((len(claim.devices), slack, replace(claim, held={**held, **claim.held})))
+            options.append((len(claim.devices), slack, replace(claim, held={**held, **claim.held}) if held else claim))
     return min(options, key=lambda option: option[:2])[2] if options else None
 
 
+_index = attrgetter("index")
+
+
 def _as_given(
-    gpus: Sequence[Device], demand: Demand, rooms: Mapping[str, float], shunned: frozenset[str]
+    gpus: Mapping[str, Device], demand: Demand, rooms: Mapping[str, float], shunned: frozenset[str]
 ) -> Allocation | None:
     """Where the user has divided it."""
     order = {name: position for position, name in enumerate(demand.names)}
-    chosen = sorted(gpus, key=lambda d: (order.get(d.name, 0), d.index))[: len(demand.given)]
+    chosen = sorted(gpus.values(), key=lambda d: (order.get(d.name, 0), d.index))[: len(demand.given)]
     needs = [share + demand.fixed for share in demand.given]
     if len(chosen) < len(needs) or any(d.key in shunned for d in chosen):
         return None
@@ -391,31 +410,34 @@ def _as_given(
 
 
 def _spread(
-    gpus: Sequence[Device], demand: Demand, rooms: Mapping[str, float], shunned: frozenset[str]
+    gpus: Mapping[str, Device], demand: Demand, rooms: Mapping[str, float], shunned: frozenset[str]
 ) -> Allocation | None:
     """The fewest devices that can hold it; of those, the window of the sorted rooms that leaves least over, or any
     where layers of different sizes go into no window."""
-    usable = [d for d in gpus if rooms[d.key] >= demand.fixed and d.key not in shunned]
-    if sum(rooms[d.key] for d in usable) < demand.split + demand.fixed * len(usable):
+    split, fixed = demand.split, demand.fixed
+    usable = [key for key in gpus if rooms[key] >= fixed and key not in shunned]
+    if not usable or sum(map(rooms.__getitem__, usable)) < split + fixed * len(usable):
         return None
-    usable.sort(key=lambda d: rooms[d.key])
-    if usable and rooms[usable[0].key] == inf:
+    usable.sort(key=rooms.__getitem__)
+    devices = [gpus[key] for key in usable]
+    if rooms[usable[0]] == inf:
         # Unchecked: the engine chooses among all, as if alone.
-        return Allocation({}, tuple(sorted(usable, key=lambda d: d.index)))
-    spare = [rooms[device.key] - demand.fixed for device in usable]
-    if not spare or max(demand.layers, default=0) > spare[-1]:
+        return Allocation({}, tuple(sorted(devices, key=_index)))
+    spare = [rooms[key] - fixed for key in usable]
+    if max(demand.layers, default=0) > spare[-1]:
         return None
     ends = [*accumulate(demand.layers, initial=0)]
     for count in range(1, len(usable) + 1):
-        if sum(spare[-count:]) < demand.split:
+        if sum(spare[-count:]) < split:
             continue
-        some = _some(usable, count, demand, rooms, ends) if count > 1 and demand.layers else usable[-count:]
+        some = _some(devices, count, demand, rooms, ends) if count > 1 and demand.layers else devices[-count:]
         if not some:
             continue
-        for start in range(len(usable) - count + 1):
-            is_another = not start or spare[start - 1] < spare[start + count - 1]
-            if is_another and sum(spare[start : start + count]) >= demand.split:
-                window = sorted(usable[start : start + count], key=lambda d: d.index)
+        starts = range(len(usable) - count + 1)
+        first = next(start for start in starts if sum(spare[start : start + count]) >= split)
+        for start in starts[first:]:
+            if start == first or spare[start - 1] < spare[start + count - 1]:  # else it is like the one before
+                window = sorted(devices[start : start + count], key=_index)
                 if claim := _divide(window, demand, rooms, ends):
                     return claim
         return _divide(some, demand, rooms, ends)
@@ -428,7 +450,7 @@ def _some(
     """So many devices that hold all layers, in the order of the engine; empty if there are none."""
     # By the number of devices, of those seen so far: how many layers they hold at most, and which devices do.
     best: list[tuple[int, tuple[Device, ...]]] = [(0, ())]
-    for device in sorted(usable, key=lambda d: d.index):
+    for device in sorted(usable, key=_index):
         room = rooms[device.key] - demand.fixed
         longer = [(bisect_right(ends, ends[held] + room) - 1, (*some, device)) for held, some in best[:count]]
         best.append((-1, ()))
@@ -486,10 +508,10 @@ def _claim(
 
 def _primaries(snapshot: Snapshot) -> frozenset[str]:
     """Where a load under way shuts out a second one: its GPUs, or the RAM if it uses none. Unchecked devices do not."""
-    residents = [resident for resident in snapshot.residents if resident.phase is Phase.LOADING]
+    residents = _during(Phase.LOADING, snapshot.residents)
     if not residents:
         return frozenset()
-    gpus = {device.key for node in snapshot.sums.nodes for device in node.gpus}
+    gpus = {key for node in snapshot.sums.nodes for key in node.gpus}
     taken: set[str] = set()
     for resident in residents:
         taken |= gpus.intersection(resident.held) or set(resident.held)

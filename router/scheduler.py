@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -79,6 +79,13 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = {
 
 SERVING = frozenset({State.LOADED, State.SLEEPING})
 STARTABLE = frozenset({State.UNLOADED, State.FAILED})
+SEEN = frozenset({State.LOADED, State.STOPPING})
+PHASES: Mapping[State, Phase] = {
+    State.LOADING: Phase.LOADING,
+    State.LOADED: Phase.IDLE,
+    State.SLEEPING: Phase.IDLE,
+    State.STOPPING: Phase.STOPPING,
+}
 
 RENEWED = "new settings"
 
@@ -236,23 +243,18 @@ class Model:
 
     def resident(self) -> Resident | None:
         """How policy sees it; None without a process."""
-        if self.state is State.LOADING:
-            phase = Phase.LOADING
-        elif self.state is State.STOPPING:
-            phase = Phase.STOPPING
-        elif self.state in SERVING:
-            phase = Phase.BUSY if self.leases else Phase.IDLE
-        else:
+        phase = PHASES.get(self.state)
+        if phase is None:
             return None
         return Resident(
             self.name,
             self.held,
-            phase,
+            Phase.BUSY if self.leases and self.state in SERVING else phase,
             self.finished,
-            pinned=self.pinned,
-            draining=self.draining or bool(self.closing),
+            self.pinned,
+            self.draining or bool(self.closing),
             sleeping=self.state is State.SLEEPING,
-            half_loaded=self.state is State.STOPPING and not self.ready_at,
+            half_loaded=not self.ready_at and self.state is State.STOPPING,
         )
 
 
@@ -351,11 +353,12 @@ class Scheduler:
 
     def wakeup(self) -> float | None:
         """When `tick` is due if nothing else happens; None for never."""
-        times = [expires for m in self._alive.values() if (expires := m.expires) is not None]
-        if self.limits.queue_timeout and (oldest := self._longest_wait()) is not None:
-            times.append(oldest + self.limits.queue_timeout)
-        if not self._probing and any(entry.blocked and self._is_startable(entry) for entry in self._line):
-            times.append(self._look_at)
+        times = [at for m in self._alive.values() if m.ttl is not None and (at := m.expires) is not None]
+        if self._queue:
+            if self.limits.queue_timeout and (oldest := self._longest_wait()) is not None:
+                times.append(oldest + self.limits.queue_timeout)
+            if not self._probing and any(entry.blocked and self._is_startable(entry) for entry in self._line):
+                times.append(self._look_at)
         return min(times, default=None)
 
     def _longest_wait(self) -> float | None:
@@ -508,6 +511,8 @@ class Scheduler:
 
     def queued(self) -> frozenset[str]:
         """The models whose downloads have not begun."""
+        if not self._missing:
+            return frozenset()
         return frozenset(name for name in self._missing if self._models[name].state is not State.DOWNLOADING)
 
     def _abort(self, model: Model) -> list[Effect]:
@@ -519,14 +524,15 @@ class Scheduler:
 
     def _begin(self) -> list[Effect]:
         """As many downloads as may be at once; they hold neither memory nor a slot. The others wait for them."""
-        under_way = sum(self._models[name].state is State.DOWNLOADING for name in self._missing)
-        able = (self._models[name] for name in self._missing if self._models[name].state in STARTABLE)
+        missing = [self._models[name] for name in self._missing]
+        able = (self.limits.downloads_max or 1) - sum(model.state is State.DOWNLOADING for model in missing)
         effects: list[Effect] = []
-        for model in itertools.islice(able, max(0, (self.limits.downloads_max or 1) - under_way)):
-            self._transit(model, Event.FETCH)
-            effects.append(Fetch(model.name))
-        for name in self._missing.keys() & self._queue.keys():
-            self._queue[name].blocked = self._models[name].state is not State.DOWNLOADING
+        for model in missing:
+            if len(effects) < able and model.state in STARTABLE:
+                self._transit(model, Event.FETCH)
+                effects.append(Fetch(model.name))
+            if entry := self._queue.get(model.name):
+                entry.blocked = model.state is not State.DOWNLOADING
         return effects
 
     def _close(self, model: Model, reason: str, *, force: bool = False) -> list[Effect]:
@@ -637,7 +643,7 @@ class Scheduler:
         """Time passed: idle models expire, waiting tickets time out, blocked entries are looked at again."""
         effects: list[Effect] = []
         for model in self._alive.values():
-            if (expires := model.expires) is not None and expires <= now:
+            if model.ttl is not None and (at := model.expires) is not None and at <= now:
                 effects.append(self._stop(model, "idle for its time to live"))
         effects += self._time_out(now) if self.limits.queue_timeout else []
         self._changed = self._changed or any(e.blocked and self._is_parked(e) for e in self._line)
@@ -658,9 +664,9 @@ class Scheduler:
 
     def _advance(self, now: float) -> list[Effect]:
         effects = self._begin() if self._missing else []
-        if not any(self._is_startable(entry) for entry in self._line):
+        if not any(map(self._is_startable, self._line)):
             self._changed = False
-            return [*effects, *self._drain(set())]
+            return [*effects, *self._drain(set())] if self._draining else effects
         if not self._changed or self._probing:
             return effects
         freed = self._freed & self._level.keys() if now - self._freed_at <= self.SETTLE_WINDOW else ()
@@ -675,7 +681,7 @@ class Scheduler:
         before = self._expected()
         self._level = {reading.device.key: reading.free for reading in readings if reading.free is not None}
         for model in self._alive.values():
-            model.seen = model.state in (State.LOADED, State.STOPPING)
+            model.seen = model.state in SEEN
         after = self._expected()
         stopping = {key for m in self._alive.values() if m.state is State.STOPPING for key in m.held}
         for key in stopping & before.keys() & after.keys():
@@ -696,15 +702,18 @@ class Scheduler:
         effects: list[Effect] = []
         drains: set[str] = set()
         snapshot = self.snapshot(readings)
-        startable = [entry for entry in self._line if self._is_startable(entry)]
-        behind = False  # room that only a drain will make is not on its way yet
-        for entry in startable[: self.LOOKAHEAD]:
+        head = list(itertools.islice(filter(self._is_startable, self._line), self.LOOKAHEAD))
+        behind = bisect_right(self._line, head[-1].order, key=_ORDER) if head else 0
+        for entry in self._line[behind:]:
+            entry.blocked = entry.blocked or self._is_startable(entry)
+        draining = False  # room that only a drain will make is not on its way yet
+        for entry in head:
             if entry.model.retrying and any(r.phase is Phase.STOPPING for r in snapshot.residents):
                 continue  # the estimate was too low: whatever is being made free is for this one
             plan = policy.plan(snapshot.sparing(self._spared(entry, now)), entry.demand)
             snapshot = snapshot.after(plan, entry.model.name)
-            behind = behind or isinstance(plan, Drain)
-            entry.blocked = isinstance(plan, Drain) or (isinstance(plan, Wait) and (behind or not plan.stopping))
+            draining = draining or isinstance(plan, Drain)
+            entry.blocked = isinstance(plan, Drain) or (isinstance(plan, Wait) and (draining or not plan.stopping))
             match plan:
                 case Place(claim):
                     effects.append(self._spawn(entry.model, claim))
@@ -717,8 +726,6 @@ class Scheduler:
                     self._look_at = min(self._look_at, entry.since + self.limits.drain_grace)
                 case Reject(reason):
                     effects += self._refuse_all(entry.tickets, Refusal.TOO_LARGE, reason)
-        for entry in startable[self.LOOKAHEAD :]:
-            entry.blocked = True
         return [*effects, *self._drain(drains), *self._overflow()]
 
     def _evictable(self) -> Iterator[Model]:

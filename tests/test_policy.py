@@ -763,5 +763,6 @@ def test_sums_that_are_handed_on_are_those_of_the_machine(case: Case, splits: li
     for number, split in enumerate(splits):
         machine = machine.after(plan(machine, case.demand.resized(split)), f"new {number}")
         assert machine.sums == Sums.of(machine)
+        assert [*machine.sums.going] == [*Sums.of(machine).going]
     fewer = replace(machine, residents=machine.residents[1:])
     assert fewer.sums == Sums.of(fewer)
