@@ -508,6 +508,8 @@ async def test_a_hundred_requests_on_one_connection(front: Front) -> None:
 async def test_a_request_leaves_no_cycle(front: Front) -> None:
     """Whoever serves has Python look for cycles seldom."""
     client = await front.ready()
+    await until(lambda: not front.tasks)
+    assert (await client.ask(post(CHAT, body_of()))).status == 200
     gc.collect()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
