@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, combinations, combinations_with_replacement, pairwise
 
@@ -597,7 +597,10 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(Snapshot(tuple(readings), tuple(residents), limit, margins), demand, others)
 
 
-many = settings(max_examples=300, deadline=None)
+def many(test: Callable[..., None]) -> Callable[..., None]:
+    """On hundreds of machines."""
+    tried: Callable[..., None] = pytest.mark.usefixtures("unmeasured")(settings(max_examples=300, deadline=None)(test))
+    return tried
 
 
 @many
