@@ -163,4 +163,8 @@ def start(folder: Path, *flags: str, **environ: str) -> Router:
             stderr=subprocess.STDOUT,
             env=env,
         )
-    return Router(process, log, folder)
+    try:
+        return Router(process, log, folder)
+    except BaseException:
+        process.kill()
+        raise
