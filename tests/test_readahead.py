@@ -45,8 +45,8 @@ class Gate:
         self._lets = threading.Semaphore(0)
 
     def __call__(self) -> int:
-        self.looks += 1
         self.priority = psutil.Process(threading.get_native_id()).ionice().ioclass
+        self.looks += 1
         assert self._lets.acquire(timeout=10)
         return 1 << 50
 
