@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from operator import attrgetter
+from typing import Any
 
 from router import policy
 from router.policy import (
@@ -203,7 +204,8 @@ class Model:
     granted to it, `tasks` those of them in the background. `ready_at` and `finished` are when it began to serve and
     when its last use ended, `fresh_at` when the last did that was no background task. `seen` means that the last
     reading shows them as taken. `closing` is why it ends with its last lease. `retrying` is set from a load
-    that ran out of memory until the next one has ended.
+    that ran out of memory until the next one has ended. `_resident` is how policy saw it last, made of these `_facts`:
+    of most processes they are the same at the next look.
     """
 
     name: str
@@ -224,6 +226,8 @@ class Model:
     failures: int = 0
     failure: str = ""
     backoff_until: float = 0.0
+    _resident: Resident | None = None
+    _facts: tuple[Any, ...] = ()
 
     @property
     def is_open(self) -> bool:
@@ -246,16 +250,19 @@ class Model:
         phase = PHASES.get(self.state)
         if phase is None:
             return None
-        return Resident(
+        facts = (
             self.name,
             self.held,
             Phase.BUSY if self.leases and self.state in SERVING else phase,
             self.finished,
             self.pinned,
             self.draining or bool(self.closing),
-            sleeping=self.state is State.SLEEPING,
-            half_loaded=not self.ready_at and self.state is State.STOPPING,
+            self.state is State.SLEEPING,
+            not self.ready_at and self.state is State.STOPPING,
         )
+        if facts != self._facts:
+            self._facts, self._resident = facts, Resident(*facts)
+        return self._resident
 
 
 @dataclass(slots=True)

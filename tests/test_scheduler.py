@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from router.policy import Demand, Device, Reading
+from router.policy import Demand, Device, Phase, Reading, Resident
 from router.scheduler import (
     TRANSITIONS,
     Abort,
@@ -20,6 +20,7 @@ from router.scheduler import (
     Grant,
     IllegalTransition,
     Limits,
+    Model,
     Probe,
     Refusal,
     Refuse,
@@ -1124,6 +1125,30 @@ def test_the_last_of_those_who_are_planned_for_at_once_may_be_refused() -> None:
     assert [i for i, request in enumerate(requests) if request.refused] == [many - 1]
     bench.run(300.0)
     assert all(request.granted for i, request in enumerate(requests) if i != many - 1)
+
+
+def test_policy_sees_a_model_as_it_is_now() -> None:
+    model = Model("a", State.LOADED, held={RAM: 5}, ready_at=1.0)
+    first = model.resident()
+    assert first == Resident("a", {RAM: 5}, Phase.IDLE)
+    changes: list[tuple[str, object, dict[str, object]]] = [
+        ("leases", {1}, {"phase": Phase.BUSY}),
+        ("draining", True, {"draining": True}),
+        ("held", {RAM: 4}, {"held": {RAM: 4}}),
+        ("pinned", True, {"pinned": True}),
+        ("finished", 2.0, {"finished": 2.0}),
+        ("leases", set(), {"phase": Phase.IDLE}),
+        ("state", State.SLEEPING, {"sleeping": True}),
+        ("state", State.STOPPING, {"sleeping": False, "phase": Phase.STOPPING}),
+        ("ready_at", 0.0, {"half_loaded": True}),
+    ]
+    expected = first
+    for name, value, seen in changes:
+        setattr(model, name, value)
+        expected = replace(expected, **seen)  # type: ignore[arg-type]
+        assert model.resident() == expected
+    model.state = State.UNLOADED
+    assert model.resident() is None
 
 
 # Failures
