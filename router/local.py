@@ -82,7 +82,7 @@ class LocalNode:
             "LLAMA_SERVER_ROUTER_PORT": "1",  # any value: it makes llama-server a child that speaks the protocol
         }
         files = [Path(file) for file in template[1:]]
-        return await LocalChild.start(launch, command, env, socket, key, self._watchdog, files)
+        return LocalChild.start(launch, command, env, socket, key, self._watchdog, files)
 
     def _write(self, launch: Launch, file: Path) -> list[str]:
         """The chat template as a file, and the arguments that say so."""

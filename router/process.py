@@ -30,29 +30,48 @@ STATE = b"cmd_child_to_router:state:"
 EXIT = b"cmd_router_to_child:exit\n"
 KEPT_LINES = 200
 LONGEST_LINE = 1 << 20
+PIPE_SIZE = 1 << 16  # what Linux lets wait in a pipe
 HEALTH_INTERVAL = 0.05
 # How long the output of a process that is gone may still be on its way.
 LAST_WORDS = 0.2
 
 
-class Drain(asyncio.Protocol):
-    """Cuts one stream into lines; whatever comes counts as a sign of life, with or without a line's end."""
+class Drain:
+    """Cuts one stream into lines; whatever comes counts as a sign of life, with or without a line's end.
 
-    def __init__(self, on_lines: Callable[[Drain, list[bytes]], None]) -> None:
+    It reads the pipe itself because a descriptor is to be closed once: uvloop's transport (0.23) closes it and then the
+    file, which closes the same number again, by then perhaps that of a file of another thread.
+    """
+
+    def __init__(self, pipe: IO[bytes], on_lines: Callable[[Drain, list[bytes]], None]) -> None:
+        self._pipe = pipe
         self._on_lines = on_lines
         self._rest = b""
-        self.closed = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.closed = self._loop.create_future()
+        os.set_blocking(pipe.fileno(), False)
+        self._loop.add_reader(pipe, self._read)
 
-    def data_received(self, data: bytes) -> None:
+    def close(self) -> None:
+        if not self.closed.done():
+            self._loop.remove_reader(self._pipe)
+            self._pipe.close()
+            self.closed.set_result(None)
+            self._on_lines(self, [self._rest] if self._rest else [])
+
+    def _read(self) -> None:
+        data = self._pipe.read(PIPE_SIZE)
+        if data:
+            self._cut(data)
+        elif data is not None:  # None is a false alarm
+            self.close()
+
+    def _cut(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > LONGEST_LINE:
             lines.append(self._rest)
             self._rest = b""
         self._on_lines(self, lines)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._on_lines(self, [self._rest] if self._rest else [])
-        self.closed.set_result(None)
 
 
 class LocalChild:
@@ -74,12 +93,12 @@ class LocalChild:
         self._is_asleep = self._is_stopped = False
         self._served: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
         self._code: asyncio.Future[int] = self._loop.create_future()
-        self._streams: list[tuple[asyncio.BaseTransport, Drain]] = []
+        self._drains = [Drain(pipe, self._read) for pipe in (process.stdout, process.stderr) if pipe]
         self._end = asyncio.create_task(self._bury())
         self._stop: asyncio.Task[Exit] | None = None
 
     @classmethod
-    async def start(
+    def start(
         cls,
         launch: Launch,
         command: list[str],
@@ -99,15 +118,7 @@ class LocalChild:
         watchdog.watch(process.pid)
         child = cls(launch, process, socket, key, files)
         child._end.add_done_callback(lambda _: watchdog.forget(process.pid))
-        try:
-            for pipe in (process.stdout, process.stderr):
-                stream = await child._loop.connect_read_pipe(lambda: Drain(child._read), pipe)
-                child._streams.append(stream)
-        except BaseException:
-            child._signal(signal.SIGKILL)
-            raise
-        finally:  # not before there is somebody to hear its last words
-            threading.Thread(target=child._reap, name=f"reap-{process.pid}", daemon=True).start()
+        threading.Thread(target=child._reap, name=f"reap-{process.pid}", daemon=True).start()
         return child
 
     @property
@@ -177,10 +188,9 @@ class LocalChild:
         """After its end: also what it started, its last words, its socket."""
         code = await self._code
         self._signal(signal.SIGKILL)
-        if self._streams:
-            await asyncio.wait({drain.closed for _, drain in self._streams}, timeout=LAST_WORDS)
-        for transport, _ in self._streams:
-            transport.close()
+        await asyncio.wait({drain.closed for drain in self._drains}, timeout=LAST_WORDS)
+        for drain in self._drains:
+            drain.close()
         self._stdin.close()
         _remove((self._socket, *self._files))
         return explain(self._launch.model, code, self.log, is_stopped=self._is_stopped, is_ready=self._served.done())

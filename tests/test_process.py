@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import io
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ async def start(folder: Path) -> AsyncIterator[Start]:
         argv = [*command, *args, "--host", str(socket)]
         launch = Launch("a-model", args, (), **fields)
         env = {**os.environ, "LLAMA_API_KEY": KEY, "LLAMA_SERVER_ROUTER_PORT": "1", **dict(launch.env)}
-        child = await LocalChild.start(launch, argv, env, socket, KEY, watchdog)
+        child = LocalChild.start(launch, argv, env, socket, KEY, watchdog)
         children.append(child)
         return child
 
@@ -156,7 +157,7 @@ def test_the_whole_life_on_uvloop(folder: Path) -> None:
         watchdog, socket = Watchdog(), folder / "x.sock"
         command = [*FAKE_COMMAND, "--host", str(socket), "--stdout-flood", "5000"]
         env = {**os.environ, "LLAMA_SERVER_ROUTER_PORT": "1"}
-        child = await LocalChild.start(Launch("m", (), ()), command, env, socket, KEY, watchdog)
+        child = LocalChild.start(Launch("m", (), ()), command, env, socket, KEY, watchdog)
         await child.ready()
         exit = await child.stop()
         watchdog.close()
@@ -183,6 +184,70 @@ async def test_the_key_is_not_in_the_log(start: Start) -> None:
     exit = await child.wait()
     assert "my key is ***" in exit.log
     assert KEY not in exit.sentence
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, None]], None]:
+    """Runs it to its end on one kind of loop."""
+    found: Callable[[Coroutine[Any, Any, None]], None] = pytest.importorskip(request.param).run
+    return found
+
+
+class Pipe(io.FileIO):
+    """Notes at its end whether somebody else has closed its descriptor."""
+
+    was_robbed = False
+
+    def close(self) -> None:
+        if not self.closed:
+            try:
+                os.fstat(self.fileno())
+            except OSError:
+                self.was_robbed = True
+        super().close()
+
+
+RUNAWAY = """
+import os, subprocess, sys
+subprocess.Popen(["cat"], stdin=open(sys.argv[1]), start_new_session=True)
+os.write(1, b"1\\n")
+os.write(2, b"2")
+"""
+
+
+def test_each_pipe_is_closed_once(
+    folder: Path, run: Callable[[Coroutine[Any, Any, None]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that is held open, here by a process that has left the group."""
+    real, fifo, socket = io.open, folder / "fifo", folder / "x.sock"
+    pipes: list[Pipe] = []
+
+    def open_watched(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+        if not isinstance(file, int):
+            return real(file, mode, *args, **options)
+        pipes.append(Pipe(file, mode))
+        return pipes[-1]
+
+    async def live() -> None:
+        watchdog, open_ones = Watchdog(), []
+        short = ["/bin/sh", "-c", "echo 1; printf 2 >&2"]
+        commands = [[sys.executable, "-ISc", RUNAWAY, str(fifo)], *[short] * 9]
+        for _ in range(3):
+            start = [LocalChild.start(Launch("m", (), ()), c, os.environ, socket, KEY, watchdog) for c in commands]
+            for exit in await asyncio.gather(*(child.wait() for child in start)):
+                assert sorted(exit.log) == ["1", "2"]
+            open_ones.append(os.listdir("/proc/self/fd"))
+        assert open_ones[1:] == open_ones[:1] * 2
+        watchdog.close()
+
+    os.mkfifo(fifo)
+    monkeypatch.setattr(io, "open", open_watched)  # as subprocess calls it
+    writer = os.open(fifo, os.O_RDWR)
+    run(live())
+    os.close(writer)  # which ends the runaways
+    assert len(pipes) == 3 * 10 * 3 + 1  # one is the watchdog's
+    assert all(pipe.closed for pipe in pipes)
+    assert not any(pipe.was_robbed for pipe in pipes)
 
 
 # Exit
