@@ -367,6 +367,7 @@ from router.node import Launch
 
 class NoDevices:
     def list(self): return ()
+    def spare(self): return 0
     async def read(self): return ()
 
 async def main(root, fake):
