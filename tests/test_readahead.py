@@ -25,7 +25,8 @@ from tests.test_pool import Bench, bench
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is read ahead elsewhere")
 
-STEPS, LONG = 1, 5  # of a file; of one that is read in part, and the kernel reads some more
+# Of a file; of one that is read in part. The kernel reads some MiB more, and may take as many back at any time.
+STEPS, LONG = 1, 5
 
 
 def cold(path: Path, steps: float = STEPS) -> Path:
@@ -73,9 +74,9 @@ async def until_true(condition: Callable[[], object]) -> None:
 
 
 async def test_all_files_come_into_the_page_cache(tmp_path: Path) -> None:
-    files = [cold(tmp_path / "a"), cold(tmp_path / "b", 1.3)]
+    files = [cold(tmp_path / "a", LONG), cold(tmp_path / "b", LONG - 0.7)]
     ReadAhead(lambda: 1 << 50).expect(files)
-    await until_true(lambda: all(resident(file) == 1 for file in files))
+    await until_true(lambda: all(resident(file) > 0.8 for file in files))
     await until_true(lambda: not reading())
 
 
@@ -105,7 +106,7 @@ async def test_what_comes_next_takes_the_place(tmp_path: Path, gate: Gate) -> No
     await until_true(lambda: gate.looks == 1)
     ahead.expect([second])
     gate.let(1000)
-    await until_true(lambda: resident(second) == 1)
+    await until_true(lambda: resident(second) > 0.4)
     assert resident(first) < 0.6
 
 
@@ -116,7 +117,7 @@ async def test_a_start_that_waits_a_moment_only_is_not_worth_it(tmp_path: Path) 
     ahead.expect([])
     assert not reading()
     ahead.expect([after])
-    await until_true(lambda: resident(after) == 1)
+    await until_true(lambda: resident(after) > 0.4)
     assert resident(never) == 0
 
 
@@ -138,7 +139,7 @@ async def test_nothing_where_memory_is_short(tmp_path: Path, room: int) -> None:
 async def test_no_more_than_there_is_room_for(tmp_path: Path) -> None:
     file, after = cold(tmp_path / "a", LONG), cold(tmp_path / "b")
     ReadAhead(lambda: RESERVE + 2 * STEP).expect([file, after])
-    await until_true(lambda: resident(file) >= 2 / LONG)
+    await until_true(lambda: resident(file) > 0.2)
     await until_true(lambda: not reading())
     assert resident(file) < 0.6
     assert resident(after) == 0
@@ -151,7 +152,7 @@ async def test_a_file_that_is_gone_harms_nobody(tmp_path: Path, caplog: pytest.L
         ahead.expect([tmp_path / "gone", file])
         await until_true(lambda: "gone" in caplog.text)
     ahead.expect([file])
-    await until_true(lambda: resident(file) == 1)
+    await until_true(lambda: resident(file) > 0.4)
 
 
 # Which files
@@ -236,6 +237,6 @@ def test_a_router_reads_while_somebody_is_served(
     with router.stream("tiny-a", 100_000) as stream, router.leave("tiny-b"):
         next(stream)
         until(lambda: "tiny-b.gguf ahead" in router.log)
-        assert resident(folder / "tiny-b.gguf") > 0.9  # it is the kernel's to say how long
+        assert resident(folder / "tiny-b.gguf") > 0.8
         assert router.loads("tiny-b") == 0
         next(stream)
