@@ -1029,6 +1029,21 @@ async def test_each_event_of_a_stream_comes_when_it_is_told(front: Front) -> Non
     await client.hears(b"data: [DONE]\n\n\r\n0\r\n\r\n")
 
 
+async def test_the_stream_of_a_conversation_goes_on_when_its_client_has_left(front: Front) -> None:
+    await front.ready()
+    client, works = await front.client(), Works(EVENTS)
+    front.child.act = works
+    client.send(post(CHAT, body_of(stream=True), "X-Conversation-Id: c"))
+    await works.begun.wait()
+    front.child.act = says(EVENTS)
+    other = await front.client()
+    assert (await other.ask(b"GET /v1/stream?conv_id=c HTTP/1.1\r\nHost: h\r\n\r\n")).status == 200
+    client.leave()
+    with pytest.raises(TimeoutError):
+        await works.is_cut(0.3)
+    await until(lambda: front.leases == 0)
+
+
 async def test_what_has_no_limit_is_ended_by_the_clock(front: Front) -> None:  # B-L14
     client = await front.ready(generation_time=0.1)
     works = front.child.act = Works()
