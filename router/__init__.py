@@ -40,7 +40,7 @@ compares these lines with the code, both ways.
     embedded       a child program: xllamacpp behind llama-server's flags     -> nothing
     crash          how a child ended, in a sentence                           -> node
     orphans        children do not outlive their router                       -> errors
-    process        one child: spawn, drain, ready, stop                       -> crash errors node orphans
+    process        one child: spawn, drain, ready, stop                       -> crash errors node orphans upstream
     readahead      files of a start that waits, into the page cache           -> policy
     local          this machine as a node                                     -> devices engine errors node orphans policy process readahead
     run            one process of one model, until it is gone                 -> catalog errors footprints node policy

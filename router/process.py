@@ -22,16 +22,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from router.crash import explain
-from router.errors import LoadFailed
+from router.errors import LoadFailed, UpstreamFailed
 from router.node import Address, ChildEvent, Exit, Launch, Progress, Slept, Woke
 from router.orphans import Watchdog, birth_of
+from router.upstream import Upstream
 
 STATE = b"cmd_child_to_router:state:"
 EXIT = b"cmd_router_to_child:exit\n"
 KEPT_LINES = 200
 LONGEST_LINE = 1 << 20
 PIPE_SIZE = 1 << 16  # what Linux lets wait in a pipe
-HEALTH_INTERVAL = 0.05
+HEALTH_INTERVAL, HEALTH_TIMEOUT = 0.05, 5.0
 # How long the output of a process that is gone may still be on its way.
 LAST_WORDS = 0.2
 
@@ -252,20 +253,24 @@ class LocalChild:
 
     async def _poll(self) -> None:
         """For a build that tells no states."""
-        await asyncio.sleep(HEALTH_INTERVAL)
-        if self._voice:
-            return
-        import httpx  # here because it takes a tenth of the time to start, and few builds need it
-
-        transport = httpx.AsyncHTTPTransport(uds=str(self._socket), verify=False)
-        headers = {"Authorization": f"Bearer {self._key}"}
-        async with httpx.AsyncClient(transport=transport, base_url="http://child", headers=headers) as client:
+        with contextlib.closing(Upstream(read_timeout=HEALTH_TIMEOUT)) as upstream:
+            await asyncio.sleep(HEALTH_INTERVAL)
             while not self._voice:
-                with contextlib.suppress(httpx.HTTPError, ValueError, LookupError):
-                    if (await client.get("/health")).is_success:
-                        self._serve((await client.get("/v1/models")).json()["data"][0])
-                        return
+                with contextlib.suppress(UpstreamFailed, ValueError, LookupError):
+                    await self._get(upstream, b"/health")
+                    self._serve(json.loads(await self._get(upstream, b"/v1/models"))["data"][0])
+                    return
                 await asyncio.sleep(HEALTH_INTERVAL)
+
+    async def _get(self, upstream: Upstream, path: bytes) -> bytes:
+        """The body of the answer. Raises UpstreamFailed, also for a refusal."""
+        body = b""
+        with contextlib.closing(await upstream.open(self.address, self._key, "GET", path, [], b"")) as answer:
+            while not answer.ended:
+                body += await answer.read()
+        if answer.status != 200:
+            raise UpstreamFailed(f"The model's server refused {path.decode()} with {answer.status}.")
+        return body
 
     @property
     def _stdin(self) -> IO[bytes]:

@@ -24,7 +24,7 @@ DOORS = {
     "httptools": {"upstream"},
     "msgspec": {"api"},
     "xllamacpp": {"embedded"},
-    "httpx": {"process", "demo", "__main__"},
+    "httpx": {"demo", "__main__"},
     "uvicorn": {"connection", "serve"},
     "psutil": {"devices", "orphans", "readahead"},
     "gguf": {"demo"},

@@ -31,6 +31,7 @@ FAKE_COMMAND = (sys.executable, "-IS", str(FAKE))
 KEY = "a-secret-of-the-child"
 
 Start = Callable[..., Awaitable[LocalChild]]
+RunLoop = Callable[[Coroutine[Any, Any, None]], None]
 
 
 @pytest.fixture
@@ -60,6 +61,13 @@ async def start(folder: Path) -> AsyncIterator[Start]:
     assert not watchdog._groups
     watchdog.close()
     assert not os.listdir(folder)
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> RunLoop:
+    """Runs it to its end on one kind of loop."""
+    found: RunLoop = pytest.importorskip(request.param).run
+    return found
 
 
 async def until(condition: Callable[[], bool], limit: float = 5.0) -> None:
@@ -101,6 +109,52 @@ async def test_ready_by_health_of_an_older_build(start: Start) -> None:
     child = await start("--no-protocol", "--load-seconds", "0.2", "--alias", "old")
     assert (await child.ready())["id"] == "old"
     assert (await child.stop()).code == 0
+
+
+ANSWERING = """
+import os, socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.bind(sys.argv[1])
+server.listen()
+connection = server.accept()[0]
+connection.recv(65536)
+state = 'cmd_child_to_router:state:{"state":"%s","payload":{"stages":["x"],"current":"x","value":1}}\\n'
+os.write(1, (state % "loading" + state % "ready").encode())
+open(sys.argv[2]).close()
+connection.sendall(b"HTTP/1.1 200 OK\\r\\ncontent-length: 2\\r\\n\\r\\n{}")
+open(sys.argv[3], "w").close()
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2])
+def test_health_is_answered_while_a_state_is_heard(folder: Path, run: RunLoop, rounds: int) -> None:
+    """What it is answered with comes so many rounds of the loop after the state."""
+    socket, go, done = folder / "x.sock", folder / "go", folder / "done"
+    errors: list[object] = []
+
+    async def live() -> None:
+        loop, watchdog = asyncio.get_running_loop(), Watchdog()
+        loop.set_exception_handler(lambda loop, context: errors.append(context))
+
+        def let_answer(left: int) -> None:
+            if left:
+                loop.call_soon(let_answer, left - 1)
+            else:
+                go.open("w").close()
+                done.open().close()
+
+        command = [sys.executable, "-ISc", ANSWERING, *map(str, (socket, go, done))]
+        launch = Launch("m", (), (), on_event=lambda _: let_answer(rounds))
+        child = LocalChild.start(launch, command, os.environ, socket, KEY, watchdog)
+        await child.ready()
+        await child.stop()
+        watchdog.close()
+
+    os.mkfifo(go)
+    os.mkfifo(done)
+    run(live())
+    assert errors == []
 
 
 # B-P1
@@ -186,13 +240,6 @@ async def test_the_key_is_not_in_the_log(start: Start) -> None:
     assert KEY not in exit.sentence
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, None]], None]:
-    """Runs it to its end on one kind of loop."""
-    found: Callable[[Coroutine[Any, Any, None]], None] = pytest.importorskip(request.param).run
-    return found
-
-
 class Pipe(io.FileIO):
     """Notes at its end whether somebody else has closed its descriptor."""
 
@@ -215,9 +262,7 @@ os.write(2, b"2")
 """
 
 
-def test_each_pipe_is_closed_once(
-    folder: Path, run: Callable[[Coroutine[Any, Any, None]], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_pipe_is_closed_once(folder: Path, run: RunLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one that is held open, here by a process that has left the group."""
     real, fifo, socket = io.open, folder / "fifo", folder / "x.sock"
     pipes: list[Pipe] = []
