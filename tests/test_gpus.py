@@ -120,7 +120,9 @@ class Machine:
                     if now[number] > before[number] and now[number] > most:
                         self.problems.append(f"GPU {number}: {now[number]} bytes used of {most}")
                 before = now
-                twice = [name for name, count in Counter(map(alias, router.children())).items() if count > 1]
+                names = Counter(map(alias, router.children()))
+                del names[""]  # those that ended since they were listed: whose they were nobody can say any more
+                twice = [name for name, count in names.items() if count > 1]
                 self.problems += [f"two processes of {name}" for name in twice]
 
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
