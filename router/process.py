@@ -187,7 +187,7 @@ class LocalChild:
 
     async def _bury(self) -> Exit:
         """After its end: also what it started, its last words, its socket."""
-        code = await self._code
+        code = await asyncio.shield(self._code)  # a loop that ends cancels this, not what a thread will set
         self._signal(signal.SIGKILL)
         await asyncio.wait({drain.closed for drain in self._drains}, timeout=LAST_WORDS)
         for drain in self._drains:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
@@ -341,6 +342,31 @@ async def test_a_program_that_is_not_there(start: Start) -> None:
 def test_causes(code: int, line: str, cause: str) -> None:
     exit = crash.explain("m", code, [line], is_stopped=False, is_ready=False)
     assert re.search(cause, exit.sentence), exit.sentence
+
+
+def test_a_child_may_end_after_all_tasks_were_cancelled(folder: Path, run: RunLoop) -> None:
+    """As `asyncio.run` cancels them at its end, while the loop still runs."""
+    errors: list[object] = []
+
+    async def live() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+        watchdog = Watchdog()
+        child = LocalChild.start(Launch("m", (), ()), ["sleep", "60"], os.environ, folder / "x.sock", KEY, watchdog)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        os.kill(child.pid, signal.SIGKILL)
+        await until(lambda: all(thread.name != f"reap-{child.pid}" for thread in threading.enumerate()))
+        await asyncio.sleep(0)  # what the thread has scheduled comes first
+        for drain in child._drains:
+            drain.close()
+        child._stdin.close()
+        watchdog.close()
+
+    run(live())
+    assert errors == []
 
 
 # Stop
