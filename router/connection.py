@@ -1,8 +1,8 @@
 """The connection of one client: uvicorn's, which answers by itself what needs no waiting but for the child.
 
-A request whose body came together with its head, to a model that runs, over a connection to its child that is open, and
-whose answer comes whole, meets no task, no coroutine and no message of ASGI's: that is most of what a small request
-would cost. Whatever is otherwise goes the ordinary way, from the point at which it is.
+A request whose body is no longer than what uvicorn holds of one, to a model that runs, over a connection to its child
+that is open, and whose answer comes whole, meets no task, no coroutine and no message of ASGI's: that is most of what a
+small request would cost. Whatever is otherwise goes the ordinary way, from the point at which it is.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Connection(HttpToolsProtocol):
     """Deaf to offers of another protocol, as RFC 9110 section 7.8 allows: uvicorn would take the body of such a request
     for that protocol's. Java's HTTP client offers HTTP/2 with whatever it sends."""
 
+    _AHEAD = 8  # requests that may wait for the one that is answered, before nothing more is read
     _START = re.compile(rb"[A-Z]+ \S+ HTTP/1\.1\r\n")
     _OFFER = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
@@ -34,6 +35,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, *args, **options)
         assert isinstance(config.app, Direct)
         self._direct = config.app
+        self._served: RequestResponseCycle | None = None
         self._unread: tuple[RequestResponseCycle, Any] | None = None  # its body has not come yet
         self._begun: tuple[RequestResponseCycle, Passage] | None = None  # its answer has not come whole yet
         self._idle_since = math.inf
@@ -44,12 +46,15 @@ class Connection(HttpToolsProtocol):
             if self._OFFER.search(data, 0, end) and self._START.match(data):
                 data = self._OFFER.sub(b"", data[:end]) + data[end:]
         super().data_received(data)
-        if self._unread is not None:
+        if self._unread is not None and self.flow.read_paused:  # uvicorn holds no more of a body
             (cycle, app), self._unread = self._unread, None
             super()._start_asgi_task(cycle, app)
+        if self._begun is not None and len(self.pipeline) < self._AHEAD:
+            self.flow.resume_reading()  # else nobody would hear the client leave
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         # When the head has come, or the answer before it has gone.
+        self._served = cycle
         if cycle.more_body and not cycle.waiting_for_100_continue:
             self._unread = cycle, app
         else:
@@ -60,24 +65,27 @@ class Connection(HttpToolsProtocol):
         if self._unread is None:
             return
         (cycle, app), self._unread = self._unread, None
+        passage = None
         try:
-            self._begin(cycle, app)
+            passage = self._direct.passage(cycle.scope, bytes(cycle.body))  # type: ignore[arg-type]
+            if passage is None:
+                super()._start_asgi_task(cycle, app)
+            elif passage.begin() and passage.await_whole(self._arrived):
+                self._begun = cycle, passage
+                self.flow.resume_reading()  # a long body has paused it
+            else:
+                self._go_on(cycle, passage)
         except Exception as exc:  # which the parser would take for a fault of the client's
             log.critical("a defect in the router", exc_info=exc)
+            if passage is not None:
+                passage.leave()
             super()._start_asgi_task(cycle, app)
-
-    def _begin(self, cycle: RequestResponseCycle, app: Any) -> None:
-        passage = self._direct.passage(cycle.scope, bytes(cycle.body))  # type: ignore[arg-type]
-        if passage is None:
-            super()._start_asgi_task(cycle, app)
-        elif passage.begin() and passage.await_whole(self._arrived):
-            self._begun = cycle, passage
-            self.flow.resume_reading()  # a long body has paused it, and whoever leaves is to be heard
-        else:
-            self._go_on(cycle, passage)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self._served is not None and not self._served.response_complete:  # uvicorn tells the latest one alone
+            self._served.disconnected = True
+            self._served.message_event.set()
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
         if self._begun is not None:

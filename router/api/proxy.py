@@ -330,6 +330,7 @@ class _Presence:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> bool:
         self._watcher.cancel()
+        del self._watcher  # its exception holds a frame that holds this object
         if not self._left:
             return False
         return self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
