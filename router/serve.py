@@ -456,4 +456,6 @@ def _url(scheme: str, sock: socket.socket) -> str:
 
 
 def _say(urls: Sequence[str], end: Callable[[], None]) -> None:
-    print(f"llama-router is listening on {', '.join(urls)}", file=sys.stderr, flush=True)
+    # In one piece: a line of the log may come in between.
+    sys.stderr.write(f"llama-router is listening on {', '.join(urls)}\n")
+    sys.stderr.flush()
