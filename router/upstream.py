@@ -82,7 +82,7 @@ class Upstream:
         self, address: Address, key: str, method: str, target: bytes, headers: Headers, body: bytes
     ) -> Response | None:
         """Send a request over a kept connection; None where there is none. What comes of it, `open` tells."""
-        connection = self._peer(address).take(asyncio.get_running_loop().time())
+        connection = self._peer(address).take()
         if connection is None:
             return None
         return connection.ask(_head(key, method, target, headers, body), body, method == "HEAD", self._read_timeout)
@@ -395,10 +395,10 @@ class _Peer:
         self._idle: list[_Connection] = []  # latest last; closed ones are passed over
         self._retired = False
 
-    def take(self, now: float) -> _Connection | None:
+    def take(self) -> _Connection | None:
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_open() and connection.expires > now:
+            if connection.is_open() and connection.expires > connection.loop.time():
                 return connection
             connection.abort()
         return None
