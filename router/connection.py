@@ -14,6 +14,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from router.api.proxy import Passage
@@ -46,7 +47,7 @@ class Connection(HttpToolsProtocol):
             if self._OFFER.search(data, 0, end) and self._START.match(data):
                 data = self._OFFER.sub(b"", data[:end]) + data[end:]
         super().data_received(data)
-        if self._unread is not None and self.flow.read_paused:  # uvicorn holds no more of a body
+        if self._unread is not None and _is_long(self._unread[0]):
             (cycle, app), self._unread = self._unread, None
             super()._start_asgi_task(cycle, app)
         if self._begun is not None and len(self.pipeline) < self._AHEAD:
@@ -150,6 +151,12 @@ class Connection(HttpToolsProtocol):
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+
+def _is_long(cycle: RequestResponseCycle) -> bool:
+    """More of the body has come, or will, than uvicorn holds."""
+    length: bytes = dict(cycle.scope["headers"]).get(b"content-length", b"0")
+    return max(len(cycle.body), int(length)) > HIGH_WATER_LIMIT
 
 
 def _nothing() -> None:

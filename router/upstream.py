@@ -46,11 +46,14 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 class Upstream:
     """Requests to children. `read_timeout` is how many seconds a child may be silent while its answer is awaited,
-    `idle_time` how many a connection is kept unused, unless the child says less."""
+    `idle_time` how many a connection is kept unused, unless the child says less; `patience`: see _Peer."""
 
-    def __init__(self, *, read_timeout: float = 3600.0, idle_time: float = IDLE_TIME) -> None:
+    def __init__(
+        self, *, read_timeout: float = 3600.0, idle_time: float = IDLE_TIME, patience: float = PATIENCE
+    ) -> None:
         self._read_timeout = read_timeout
         self._idle_time = idle_time
+        self._patience = patience
         self._peers: dict[Address, _Peer] = {}
 
     async def open(
@@ -90,7 +93,7 @@ class Upstream:
     def _peer(self, address: Address) -> _Peer:
         peer = self._peers.get(address)
         if peer is None:
-            peer = self._peers[address] = _Peer(self._idle_time)
+            peer = self._peers[address] = _Peer(self._idle_time, self._patience)
         return peer
 
     def forget(self, address: Address) -> None:
@@ -307,7 +310,7 @@ class _Connection(asyncio.Protocol):
     def ask(self, head: bytes, body: bytes, bodiless: bool, timeout: float) -> Response:
         response = self._response = Response(self, bodiless, timeout, self.loop.time())
         if self._uses == 0:
-            self._patience = self.loop.call_later(PATIENCE, self._peer.starve, self)
+            self._patience = self.loop.call_later(self._peer.patience, self._peer.starve, self)
         if self._silence is None:
             self._silence = self.loop.call_later(timeout, self._listen)
         self._uses += 1
@@ -386,11 +389,12 @@ class _Peer:
     llama-server gives each connection a thread for as long as it lives, idle or not, and in a burst of new ones it
     starts too few: those left over are served when another connection closes, if need be when an idle one times out
     after 5 s (httplib's ThreadPool::enqueue; seen with 16 connections at once). So while a new connection has been
-    waiting for longer than PATIENCE, no idle one is kept.
+    waiting for longer than `patience` seconds, no idle one is kept.
     """
 
-    def __init__(self, idle_time: float) -> None:
+    def __init__(self, idle_time: float, patience: float) -> None:
         self.idle_time = idle_time
+        self.patience = patience
         self.starving: set[_Connection] = set()
         self._idle: list[_Connection] = []  # latest last; closed ones are passed over
         self._retired = False
