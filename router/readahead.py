@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import mmap
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -73,12 +74,14 @@ def _read(files: Sequence[Path], spare: Callable[[], int], given_up: Event) -> N
     began, done = time.monotonic(), 0
     with contextlib.suppress(psutil.Error, OSError):  # the disk is somebody else's first; of this thread alone
         psutil.Process(get_native_id()).ionice(psutil.IOPRIO_CLASS_IDLE)
-    step = bytearray(STEP)
     try:
-        for file in files:
-            with open(file, "rb", buffering=0) as source:
-                while not given_up.is_set() and done + STEP <= spare() - RESERVE and (count := source.readinto(step)):
-                    done += count
+        with mmap.mmap(-1, STEP) as step:  # which goes back to the system, as the heap of a thread that ends does not
+            for file in files:
+                with open(file, "rb", buffering=0) as source:
+                    while not given_up.is_set() and done + STEP <= spare() - RESERVE:
+                        if not (count := source.readinto(step)):
+                            break
+                        done += count
     except OSError as error:  # the child will tell
         log.debug("not read ahead: %s", error)
     if done:
