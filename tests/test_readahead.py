@@ -80,6 +80,16 @@ async def test_all_files_come_into_the_page_cache(tmp_path: Path) -> None:
     await until_true(lambda: not reading())
 
 
+async def test_no_memory_is_kept(tmp_path: Path) -> None:
+    file = cold(tmp_path / "a", LONG)
+    before = psutil.Process().memory_info().rss
+    for _ in range(8):
+        ReadAhead(lambda: 1 << 50).expect([file])
+        await until_true(reading)
+        await until_true(lambda: not reading())
+    assert psutil.Process().memory_info().rss - before < STEP / 2
+
+
 async def test_it_comes_after_all_others_at_the_disk(tmp_path: Path, gate: Gate) -> None:
     ReadAhead(gate).expect([cold(tmp_path / "a")])
     await until_true(lambda: gate.looks)
