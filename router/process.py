@@ -264,10 +264,8 @@ class LocalChild:
 
     async def _get(self, upstream: Upstream, path: bytes) -> bytes:
         """The body of the answer. Raises UpstreamFailed, also for a refusal."""
-        body = b""
-        with contextlib.closing(await upstream.open(self.address, self._key, "GET", path, [], b"")) as answer:
-            while not answer.ended:
-                body += await answer.read()
+        answer = await upstream.open(self.address, self._key, "GET", path, [], b"")
+        body = await answer.rest()
         if answer.status != 200:
             raise UpstreamFailed(f"The model's server refused {path.decode()} with {answer.status}.")
         return body

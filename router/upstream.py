@@ -71,23 +71,26 @@ class Upstream:
         `headers` are end-to-end ones without host, authorization and content-length, which are added here. A kept
         connection that turns out to be closed is replaced by a new one, once. Raises UpstreamFailed.
         """
+        peer = self._peer(address)
         begun = begun or self.begin(address, key, method, target, headers, body)
         if begun is not None:
             try:
                 return await begun.head()
             except _Stale:
                 pass
-        connection = await _connect(address, self._peer(address))
-        response = connection.ask(_head(key, method, target, headers, body), body, method == "HEAD", self._read_timeout)
-        return await response.head()
+        connection = await _connect(address, peer)
+        return await self._ask(connection, key, method, target, headers, body).head()
 
     def begin(
         self, address: Address, key: str, method: str, target: bytes, headers: Headers, body: bytes
     ) -> Response | None:
         """Send a request over a kept connection; None where there is none. What comes of it, `open` tells."""
         connection = self._peer(address).take()
-        if connection is None:
-            return None
+        return None if connection is None else self._ask(connection, key, method, target, headers, body)
+
+    def _ask(
+        self, connection: _Connection, key: str, method: str, target: bytes, headers: Headers, body: bytes
+    ) -> Response:
         return connection.ask(_head(key, method, target, headers, body), body, method == "HEAD", self._read_timeout)
 
     def _peer(self, address: Address) -> _Peer:
@@ -169,6 +172,16 @@ class Response:
             self._paused = False
             self._connection.resume()
         return data
+
+    async def rest(self) -> bytes:
+        """All that has not been read yet. Raises UpstreamFailed."""
+        parts = []
+        try:
+            while not self.ended:
+                parts.append(await self.read())
+        finally:
+            self.close()
+        return b"".join(parts)
 
     def close(self) -> None:
         """Let go. An answer that is not complete is cut off, which tells the child to stop working on it."""

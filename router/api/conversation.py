@@ -189,10 +189,4 @@ async def _ask(upstream: Upstream, lease: Lease, method: str, target: str, body:
     async with asyncio.timeout(2.0):
         headers = [(b"content-type", b"application/json")]
         answer = await upstream.open(lease.address, lease.key, method, target.encode(), headers, body)
-        try:
-            data = b""
-            while not answer.ended:
-                data += await answer.read()
-        finally:
-            answer.close()
-    return answer.status, data
+        return answer.status, await answer.rest()

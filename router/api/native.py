@@ -113,12 +113,7 @@ class Native:
         lease = await self._pool.lease(spec, used=False)
         try:
             answer = await self._gateway.upstream.open(lease.address, lease.key, "GET", b"/props", [], b"")
-            body = b""
-            try:
-                while not answer.ended:
-                    body += await answer.read()
-            finally:
-                answer.close()
+            body = await answer.rest()
         finally:
             lease.release()
         return json.loads(body) if answer.status == 200 else {}

@@ -361,8 +361,7 @@ def _ends(headers: Headers) -> tuple[bytes, ...]:
 
 async def as_error(answer: Answer, data: bytes = b"") -> RouterError:
     """What a child answered instead of what it was asked for; `data` was read already."""
-    while not answer.ended:
-        data += await answer.read()
+    data += await answer.rest()
     try:
         message = str(json.loads(data)["error"]["message"])
     except (ValueError, LookupError, TypeError):

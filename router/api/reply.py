@@ -280,9 +280,6 @@ async def _post(ask: Ask, target: bytes, fields: dict[str, Any]) -> Any:
     try:
         if answer.status != 200:
             raise await as_error(answer)
-        data = b""
-        while not answer.ended:
-            data += await answer.read()
-        return json.loads(data)
+        return json.loads(await answer.rest())
     finally:
         answer.close()
