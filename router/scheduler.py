@@ -391,10 +391,11 @@ class Scheduler:
 
     def acquire(self, ticket: Ticket, now: float) -> list[Effect]:
         """A request wants this model. Answered by exactly one Grant or Refuse, now or later, unless cancelled."""
-        model = self._models.get(ticket.model) or self._models.setdefault(ticket.model, Model(ticket.model))
-        model.pinned, model.ttl = ticket.pinned, ticket.ttl
-        if model.is_open:
-            return [self._grant(ticket.id, model, background=ticket.background)]
+        pinned, ttl = ticket.pinned, ticket.ttl
+        if self.enter(ticket.model, ticket.id, pinned=pinned, ttl=ttl, background=ticket.background):
+            return [Grant(ticket.id, ticket.model, self._models[ticket.model].run)]
+        model = self._models.setdefault(ticket.model, Model(ticket.model))
+        model.pinned, model.ttl = pinned, ttl
         if now < model.backoff_until:
             return [Refuse(ticket.id, model.name, *self._backing_off(model, now))]
         entry = self._queue.get(model.name)
