@@ -78,11 +78,15 @@ def asked(body: bytes, content_type: str | None) -> Asked:
         model, stream = fields.get("model"), fields.get("stream") is True
     else:
         model, stream, fields = None, False, None
+    return Asked(_name(model), stream, fields)
+
+
+def _name(model: Any) -> str | None:
     if model is not None and not isinstance(model, str):
         raise InvalidRequest(f'"model" must be a string, the name of a model, not {_noun(model)}.')
     if model is not None and not model.isprintable():
         raise InvalidRequest('"model" must be the name of a model, without control characters.')
-    return Asked(model, stream, fields)
+    return model
 
 
 def is_unlimited(path: str, fields: Mapping[str, Any]) -> bool:
@@ -115,6 +119,15 @@ def _looked_at(body: bytes) -> dict[str, Any]:
         return _DECODER.decode(body)
     except (ValueError, RecursionError, msgspec.MsgspecError):
         return json_object(body)  # which reads more, and tells better what it cannot read
+
+
+def all_fields(body: bytes) -> dict[str, Any]:
+    """Of a request whose body is JSON, whatever its type is said to be. Raises InvalidRequest."""
+    if not body:
+        raise InvalidRequest("The request body is missing; send a JSON object.")
+    fields = json_object(body)
+    _name(fields.get("model"))
+    return fields
 
 
 def json_object(body: bytes) -> dict[str, Any]:

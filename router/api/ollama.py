@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from router.api import prompt, reply
-from router.api.body import asked, json_object, read_body
+from router.api.body import all_fields, read_body
 from router.api.gateway import Gateway, told_in
 from router.api.library import Found, Library
 from router.api.openai import retry_header
@@ -275,11 +275,7 @@ class Endpoints:
         return self._hub
 
     async def _fields(self, request: Request) -> dict[str, Any]:
-        """The body, which is JSON whatever its type is said to be."""
-        body = await read_body(request, self._gateway.body_limit)
-        if asked(body, "application/json").fields is None:
-            raise InvalidRequest("The request body is missing; send a JSON object.")
-        return json_object(body)
+        return all_fields(await read_body(request, self._gateway.body_limit))
 
 
 async def _pulling(hub: Hub, name: str) -> AsyncIterator[bytes]:
