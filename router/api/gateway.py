@@ -170,12 +170,8 @@ class Gateway:
             keepalive=self.keepalive,
             time_limit=time_limit,
             conversation=conversation,
-            at_once=_never if conversation else at_once,
+            at_once=None if conversation else at_once,
         )
-
-
-def _never() -> None:
-    return None
 
 
 class ByBody:
@@ -229,8 +225,7 @@ class ByBodyRoute(Route):
 
 
 def header(request: Request, name: str) -> str:
-    """The value of a request's header, or nothing. Starlette's collection of them costs several times
-    as much."""
+    """The value of a request's header, or nothing; without the collection that Starlette makes of them."""
     headers: dict[bytes, bytes] = dict(request.scope["headers"])
     return headers.get(name.lower().encode(), b"").decode("latin-1")
 

@@ -110,7 +110,7 @@ class Passage:
         time_limit: float | None = None,
         translation: Translation | None = None,
         conversation: str = "",
-        at_once: Callable[[], Lease | None] = lambda: None,
+        at_once: Callable[[], Lease | None] | None = None,
     ) -> None:
         self._lease = lease
         self._at_once = at_once
@@ -133,7 +133,7 @@ class Passage:
 
     def begin(self) -> bool:
         """Ask the child now, if neither the lease nor a connection has to be waited for. Else call the passage."""
-        lease = self._held = self._at_once()
+        lease = self._held = self._at_once() if self._at_once else None
         if lease is not None:
             headers = self._forwarded()
             self._asked = self._upstream.begin(
