@@ -1,8 +1,8 @@
 """The connection of one client: uvicorn's, which answers by itself what needs no waiting but for the child.
 
-A request whose body is no longer than what uvicorn holds of one, to a model that runs, over a connection to its child
-that is open, and whose answer comes whole, meets no task, no coroutine and no message of ASGI's: that is most of what a
-small request would cost. Whatever is otherwise goes the ordinary way, from the point at which it is.
+A request that comes in one piece, or whose body is no longer than what uvicorn holds of one, to a model that runs, over
+a connection to its child that is open, and whose answer comes whole, meets no task, no coroutine and no message of
+ASGI's. Whatever is otherwise goes the ordinary way, from the point at which it is.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 They are read like any file, and what was read is thrown away: what copies nothing is not enough. Of one
 POSIX_FADV_WILLNEED or MADV_WILLNEED the kernel takes some MiB at most (`force_page_cache_ra`, mm/readahead.c).
 `sendfile` to the null device brings in all for a fraction of the CPU time, but touches nothing: in a virtual machine
-whose host lends it memory page by page, a model that was brought in so took as long to start as one that was not, 5 s
-for 2 GiB, and 0.4 s after it had been read.
+whose host lends it memory page by page, a model that was brought in so took as long to start as one that was not.
 """
 
 from __future__ import annotations

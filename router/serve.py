@@ -58,7 +58,7 @@ GRACE = 5
 # Then their children are ended, and what is left after as many seconds more is cut off without a word.
 LAST_WORDS = 3
 # Objects that are made before cyclic garbage is looked for. A request makes some hundred of them, all of which its end
-# frees without that: at Python's 700 a tenth of the time went there with 64 requests at once.
+# frees without that; at Python's 700 much time would go there with many requests at once.
 YOUNG = 10_000
 # Headers of models are read for this many seconds before the router says that it listens; a slow disk may go on.
 FIRST_LOOK = 1.0
