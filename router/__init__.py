@@ -47,12 +47,14 @@ compares these lines with the code, both ways.
     status         PURE: a model as clients see it                            -> node run scheduler
     pool           the shell: effects, leases, news                           -> catalog changes download errors estimate feed flags footprints lease node overrides policy refusals run scheduler status trials
     depot          models that are not here yet: which may be fetched    -> catalog errors fetch flags gguf hub node policy repo sources
-    upstream       the HTTP client of the data path                           -> errors node
+    heads          heads of messages that come again, found by their bytes    -> nothing
+    upstream       the HTTP client of the data path                           -> errors heads node
     api/body       what a request body says to the router                     -> errors
     api/rewrite    PURE: what the router changes in a request                 -> api/body errors presets
-    api/proxy      one request through to a child; holds the lease            -> errors node upstream
+    api/head       the head of a request, and what follows from it alone      -> upstream
+    api/proxy      one request through to a child; holds the lease            -> api/head errors node upstream
     api/conversation streams that go on when their client has left             -> errors lease upstream
-    api/gateway    from a named model to its passage                          -> api/body api/conversation api/proxy api/rewrite catalog depot errors estimate pool upstream
+    api/gateway    from a named model to its passage                          -> api/body api/conversation api/head api/proxy api/rewrite catalog depot errors estimate pool upstream
     api/details    what pickers show of a model                               -> catalog
     api/listing    the list of models, kept ready                             -> api/details catalog estimate flags pool presets status
     api/load       load, unload and settings of one model                        -> api/body api/gateway catalog errors flags overrides pool
@@ -62,12 +64,12 @@ compares these lines with the code, both ways.
     api/prompt     PURE: a request of Ollama's API in llama-server's words    -> api/rewrite errors template
     api/reply      llama-server's answers in Ollama's words                   -> api/prompt api/proxy api/rewrite errors upstream
     api/library    Ollama's view of the catalog; names that clients made      -> api/details api/prompt api/reply catalog errors gguf pool
-    api/ollama     Ollama's API                                               -> api/body api/gateway api/library api/openai api/prompt api/proxy api/reply api/rewrite errors repo template
-    api/native     llama.cpp's router dialect                                 -> api/gateway api/listing api/load api/metrics api/openai catalog changes errors forecast pool
+    api/ollama     Ollama's API                                               -> api/body api/gateway api/head api/library api/openai api/prompt api/proxy api/reply api/rewrite errors repo template
+    api/native     llama.cpp's router dialect                                 -> api/gateway api/listing api/load api/metrics api/openai catalog changes errors forecast pool upstream
     api/download   models from the hub, by llama.cpp's and Ollama's endpoints -> api/body api/gateway api/ollama api/openai depot errors node repo
-    api/stream     llama.cpp's resumable streams                              -> api/body api/conversation api/gateway api/openai api/proxy errors
-    app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/download api/gateway api/listing api/native api/ollama api/openai api/proxy api/stream catalog changes errors forecast
-    connection     a client's connection; answers what needs no waiting          -> api/proxy app upstream
+    api/stream     llama.cpp's resumable streams                              -> api/body api/conversation api/gateway api/head api/openai api/proxy errors
+    app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/download api/gateway api/head api/listing api/native api/ollama api/openai api/proxy api/stream catalog changes errors forecast heads upstream
+    connection     a client's connection; answers what needs no waiting       -> api/head api/proxy app heads upstream
     watch          tells when a file has been written                         -> nothing
     serve          the assembly: from settings to a router that serves        -> api/gateway app catalog changes connection depot devices engine errors estimate fetch flags footprints forecast hub local policy pool repo scheduler settings sources upstream watch
     demo           tiny models with random weights, and a first conversation  -> errors

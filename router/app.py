@@ -8,6 +8,7 @@ import hmac
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
@@ -22,15 +23,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.api import anthropic, ollama, openai, stream
 from router.api.download import Downloads
-from router.api.gateway import ByBodyRoute, Gateway
+from router.api.gateway import ByBody, ByBodyRoute, Gateway
+from router.api.head import Head
 from router.api.listing import Listing
 from router.api.native import Native
 from router.api.ollama import Hub
-from router.api.proxy import Dialect, Passage, refusal, request_id
+from router.api.proxy import Dialect, refusal, request_id
 from router.catalog import ModelSpec
 from router.changes import Changes
 from router.errors import RouterError, Unauthorized
 from router.forecast import Forecast
+from router.heads import Heads
+from router.upstream import Headers as RawHeaders
 
 log = logging.getLogger("router.app")
 
@@ -77,39 +81,46 @@ async def _lifespan(gateway: Gateway) -> AsyncIterator[None]:
         gateway.upstream.close()
 
 
+class Entrance(NamedTuple):
+    """A head, and who answers what comes with it."""
+
+    head: Head
+    by_body: ByBody
+    keep_alive: bool
+
+
 class Direct:
     """The short way to the endpoint of a path without parameters, for whoever is no browser. It does what the whole
     application does but for the search for the route and CORS."""
 
     def __init__(self, whole: ASGIApp, routes: Sequence[Route], keys: Sequence[str]) -> None:
         self.routes = routes
+        self.entrances: Heads[Entrance | None] = Heads()  # None: the ordinary way
         self._exact = _exact(routes)
         self._keys = Keys(_call, keys)
         self._short = self.guarded(self._keys)
         self._whole = whole
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self._route(scope) if scope["type"] == "http" else None
+        route = self._route(scope["method"], scope["path"], scope["headers"]) if scope["type"] == "http" else None
         if route is None:
             await self._whole(scope, receive, send)
         else:
             scope["endpoint"] = route.endpoint
             await self._short(scope, receive, send)
 
-    def passage(self, scope: Scope, body: bytes) -> Passage | None:
-        """What an endpoint would return for this request, if it need not wait for anything and refuses nothing."""
-        route = self._route(scope)
-        if not isinstance(route, ByBodyRoute) or not self._keys.admit(scope):
-            return None
-        return route.by_body.at_once(Request(scope), body)
+    def by_body(self, head: Head) -> ByBody | None:
+        """Who answers a request of this head, if that needs no more than its body."""
+        route = self._route(head.method, head.path, head.headers)
+        return route.by_body if isinstance(route, ByBodyRoute) and self._keys.admit(head.path, head.headers) else None
 
     def guarded(self, app: ASGIApp) -> ASGIApp:
         """It, with its defects told."""
         return ServerErrorMiddleware(app, handler=_defect)
 
-    def _route(self, scope: Scope) -> Route | None:
-        route = self._exact.get((scope["method"], scope["path"]))
-        return None if route is None or b"origin" in dict(scope["headers"]) else route
+    def _route(self, method: str, path: str, headers: RawHeaders) -> Route | None:
+        route = self._exact.get((method, path))
+        return None if route is None or b"origin" in dict(headers) else route
 
 
 def _exact(routes: Sequence[Route]) -> dict[tuple[str, str], Route]:
@@ -142,14 +153,14 @@ class Keys:
         self._keys = [key.encode() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self.admit(scope):
+        if scope["type"] != "http" or self.admit(scope["path"], scope["headers"]):
             await self._app(scope, receive, send)
             return
         error = Unauthorized("Invalid API key. Send a valid one as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.")
         await _refusal(scope, error)(scope, receive, send)
 
-    def admit(self, scope: Scope) -> bool:
-        return not self._keys or scope["path"] in OPEN_PATHS or self._is_known(Headers(scope=scope))
+    def admit(self, path: str, headers: RawHeaders) -> bool:
+        return not self._keys or path in OPEN_PATHS or self._is_known(Headers(raw=headers))
 
     def _is_known(self, headers: Headers) -> bool:
         given = [_token(headers.get(name, "")) for name in ("authorization", "x-api-key")]
@@ -215,4 +226,4 @@ async def _defect(request: Request, exc: Exception) -> Response:
 
 
 def _refusal(scope: Scope, error: RouterError) -> Response:
-    return refusal(dialect_of(scope["path"]), error, request_id(scope["headers"]))
+    return refusal(dialect_of(scope["path"]), error, request_id(Head.of(scope)))

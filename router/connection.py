@@ -1,8 +1,8 @@
 """The connection of one client: uvicorn's, which answers by itself what needs no waiting but for the child.
 
-A request that comes in one piece, or whose body is no longer than what uvicorn holds of one, to a model that runs, over
-a connection to its child that is open, and whose answer comes whole, meets no task, no coroutine and no message of
-ASGI's. Whatever is otherwise goes the ordinary way, from the point at which it is.
+A small request to a model that runs, over a connection to its child that is open, and whose answer comes whole, meets
+no task, no coroutine and no message of ASGI's, and its head is parsed only if it is another one than those before.
+Whatever is otherwise is given to uvicorn as it came, and goes the ordinary way from the point at which it is.
 """
 
 from __future__ import annotations
@@ -10,77 +10,80 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections.abc import MutableMapping
 from typing import Any
+from urllib.parse import unquote
 
-from starlette.types import ASGIApp
+import httptools
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from router.api.head import Head
 from router.api.proxy import Passage
-from router.app import Direct
+from router.app import Direct, Entrance
+from router.heads import message
 from router.upstream import Headers
 
 log = logging.getLogger("router.connection")
+
+_SPECIAL = frozenset((b"expect", b"transfer-encoding"))
+_START = re.compile(rb"[A-Z]+ \S+ HTTP/1\.1\r\n")
+_OFFER = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
 
 class Connection(HttpToolsProtocol):
     """Deaf to offers of another protocol, as RFC 9110 section 7.8 allows: uvicorn would take the body of such a request
     for that protocol's. Java's HTTP client offers HTTP/2 with whatever it sends."""
 
-    _AHEAD = 8  # requests that may wait for the one that is answered, before nothing more is read
-    _START = re.compile(rb"[A-Z]+ \S+ HTTP/1\.1\r\n")
-    _OFFER = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
-
     def __init__(self, config: Config, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
         assert isinstance(config.app, Direct)
         self._direct = config.app
         self._served: RequestResponseCycle | None = None
-        self._unread: tuple[RequestResponseCycle, Any] | None = None  # its body has not come yet
-        self._begun: tuple[RequestResponseCycle, Passage] | None = None  # its answer has not come whole yet
+        self._is_between = True  # two requests, as far as the parser knows
+        self._parts: list[bytes] = []  # of a request
+        self._missing = 0  # bytes of it
+        self._begun: tuple[bytes, Entrance, Passage] | None = None  # its answer has not come whole yet
         self._idle_since = math.inf
 
     def data_received(self, data: bytes) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            end = max(0, data.find(b"\r\n\r\n"))
-            if self._OFFER.search(data, 0, end) and self._START.match(data):
-                data = self._OFFER.sub(b"", data[:end]) + data[end:]
-        super().data_received(data)
-        if self._unread is not None and _is_long(self._unread[0]):
-            (cycle, app), self._unread = self._unread, None
-            super()._start_asgi_task(cycle, app)
-        if self._begun is not None and len(self.pipeline) < self._AHEAD:
-            self.flow.resume_reading()  # else nobody would hear the client leave
+        if self._missing:
+            self._parts.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return
+            data = self._given()
+        if self._begun is not None:
+            self._go_on()
+        if not (self._is_between and self._is_free() and self._begin(data)):
+            self._hand_over(data)
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        # When the head has come, or the answer before it has gone.
-        self._served = cycle
-        if cycle.more_body and not cycle.waiting_for_100_continue:
-            self._unread = cycle, app
-        else:
-            super()._start_asgi_task(cycle, app)
+    def _is_free(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _given(self) -> bytes:
+        data = b"".join(self._parts)
+        self._parts.clear()
+        self._missing = 0
+        return data
+
+    def _hand_over(self, data: bytes) -> None:
+        """To uvicorn."""
+        super().data_received(_without_offers(data) if self._is_free() else data)
+
+    def on_message_begin(self) -> None:
+        self._is_between = False
+        super().on_message_begin()
 
     def on_message_complete(self) -> None:
+        self._is_between = True
         super().on_message_complete()
-        if self._unread is None:
-            return
-        (cycle, app), self._unread = self._unread, None
-        passage = None
-        try:
-            passage = self._direct.passage(cycle.scope, bytes(cycle.body))  # type: ignore[arg-type]
-            if passage is None:
-                super()._start_asgi_task(cycle, app)
-            elif passage.begin() and passage.await_whole(self._arrived):
-                self._begun = cycle, passage
-                self.flow.resume_reading()  # a long body has paused it
-            else:
-                self._go_on(cycle, passage)
-        except Exception as exc:  # which the parser would take for a fault of the client's
-            log.critical("a defect in the router", exc_info=exc)
-            if passage is not None:
-                passage.leave()
-            super()._start_asgi_task(cycle, app)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, app if cycle.scope["http_version"] == "1.1" else _unchunked(cycle, app))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -90,8 +93,15 @@ class Connection(HttpToolsProtocol):
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
         if self._begun is not None:
-            (_, passage), self._begun = self._begun, None
+            (_, _, passage), self._begun = self._begun, None
             passage.leave()
+
+    def shutdown(self) -> None:
+        if self._begun is not None:
+            self._go_on()
+        elif self._missing:
+            self._hand_over(self._given())
+        super().shutdown()
 
     # Instead of uvicorn's two timers a request there is one a connection, which looks at the clock when it comes.
 
@@ -123,41 +133,142 @@ class Connection(HttpToolsProtocol):
 
     # An answer without a task
 
+    def _begin(self, data: bytes) -> bool:
+        """Whether this is a request that is answered here, as far as can be told before all of it has come."""
+        found = message(data)
+        if found is None:
+            return False
+        known, start, end = found
+        if len(data) > end or end - start > HIGH_WATER_LIMIT:
+            return False
+        try:
+            entrance = self._direct.entrances[known]
+        except KeyError:
+            entrance = self._entrance(data[:start], end - start)
+            self._direct.entrances.learn(known, entrance)
+        if entrance is None:
+            return False
+        self._idle_since = math.inf
+        if len(data) < end:
+            self._parts.append(data)
+            self._missing = end - len(data)
+            return True
+        passage = None
+        try:
+            passage = entrance.by_body.at_once(entrance.head, data[start:])
+            is_awaited = passage is not None and passage.begin() and passage.await_whole(self._arrived)
+        except Exception as exc:  # the connection would be closed for it
+            log.critical("a defect in the router", exc_info=exc)
+            if passage is not None:
+                passage.leave()
+            return False
+        if passage is None:
+            return False
+        self._begun = data, entrance, passage
+        if not is_awaited:
+            self._go_on()
+        return True
+
+    def _entrance(self, head: bytes, length: int) -> Entrance | None:
+        read = _read(_without_offers(head), length)
+        by_body = self._direct.by_body(read[0]) if read else None
+        return Entrance(read[0], by_body, keep_alive=read[1]) if read and by_body else None
+
     def _arrived(self) -> None:
         assert self._begun is not None
-        (cycle, passage), self._begun = self._begun, None
+        _, entrance, passage = self._begun
         try:
             whole = None if self.flow.write_paused else passage.whole()
             if whole is None:
-                self._go_on(cycle, passage)
+                self._go_on()
             else:
-                self._answer(cycle, *whole)
+                self._begun = None
+                self._answer(entrance.keep_alive, *whole)
         except Exception as exc:  # which the child's connection would be closed for, and the client wait for ever
             log.critical("a defect in the router", exc_info=exc)
             passage.leave()
             self.transport.close()
 
-    def _go_on(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:
-        super()._start_asgi_task(cycle, self._direct.guarded(app))  # type: ignore[arg-type]
+    def _go_on(self) -> None:
+        """The ordinary way, with what has been begun."""
+        assert self._begun is not None
+        (data, _, passage), self._begun = self._begun, None
+        self.app = self._direct.guarded(passage)
+        try:
+            self._hand_over(data)
+        finally:
+            self.app = self._direct
 
-    def _answer(self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> None:
-        headers = [*self.server_state.default_headers, *(h for h in headers if h[0] != b"content-length")]
-        lines = [b"%b: %b\r\n" % header for header in headers]
-        if not cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
-        self.transport.write(b"".join((STATUS_LINE[status], *lines, b"content-length: %d\r\n\r\n" % len(body), body)))
-        cycle.response_started = cycle.response_complete = True
-        cycle.on_response = _nothing  # as uvicorn does: it holds this object, which holds the cycle
-        if not cycle.keep_alive:
+    def _answer(self, keep_alive: bool, status: int, lines: bytes, body: bytes) -> None:
+        own = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
+        close = b"" if keep_alive else b"connection: close\r\n"
+        length = b"content-length: %d\r\n\r\n" % len(body)
+        self.transport.write(b"".join((STATUS_LINE[status], own, lines, close, length, body)))
+        if not keep_alive:
             self.transport.close()
         self.on_response_complete()
 
 
-def _is_long(cycle: RequestResponseCycle) -> bool:
-    """More of the body has come, or will, than uvicorn holds."""
-    length: bytes = dict(cycle.scope["headers"]).get(b"content-length", b"0")
-    return max(len(cycle.body), int(length)) > HIGH_WATER_LIMIT
+def _unchunked(cycle: RequestResponseCycle, app: ASGIApp) -> Any:
+    """HTTP/1.0, which nginx speaks to whoever is behind it, knows no chunks: an answer of which the length is not told
+    ends with the connection. uvicorn would send it in chunks."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        is_told = True
+
+        async def unchunked(message: MutableMapping[str, Any]) -> None:
+            nonlocal is_told
+            if message["type"] == "http.response.start":
+                is_told = b"content-length" in dict(message["headers"])
+            if not is_told:
+                cycle.chunked_encoding = False
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, unchunked)
+
+    return answer
 
 
-def _nothing() -> None:
-    pass
+def _without_offers(data: bytes) -> bytes:
+    end = max(0, data.find(b"\r\n\r\n"))
+    if _OFFER.search(data, 0, end) and _START.match(data):
+        return _OFFER.sub(b"", data[:end]) + data[end:]
+    return data
+
+
+class _Reader:
+    """What httptools reads."""
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.headers: Headers = []
+        self.is_complete = False
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self.is_complete = True
+
+
+def _read(data: bytes, length: int) -> tuple[Head, bool] | None:
+    """A head, as uvicorn reads it, and whether the connection is kept after it; None where the request is no HTTP/1.1
+    or more than a body of this length."""
+    reader = _Reader()
+    parser = httptools.HttpRequestParser(reader)
+    try:
+        parser.feed_data(data)
+        url = httptools.parse_url(reader.url)
+    except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        return None
+    is_plain = _SPECIAL.isdisjoint(name for name, _ in reader.headers)
+    is_told = (b"content-length", b"%d" % length) in reader.headers
+    if not (reader.is_complete and is_plain and is_told and url.path and parser.get_http_version() == "1.1"):
+        return None
+    target = url.path + b"?" + url.query if url.query else url.path
+    head = Head(parser.get_method().decode(), unquote(url.path.decode("ascii")), target, reader.headers)
+    return head, parser.should_keep_alive()

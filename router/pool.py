@@ -556,11 +556,14 @@ class Pool:
 
     def _release(self, ticket: int, run: Run, used: bool) -> None:
         now = self._now()
-        if effects := self._scheduler.release(ticket, now, used=used):
+        effects = self._scheduler.release(ticket, now, used=used)
+        if self._scheduler.model(run.spec.name).leases:
+            return  # so there is no effect, and nothing that is waited for
+        if effects:
             self._apply(effects)
         else:
             self._set_timer()
-        if now - run.measured_at > self.REMEASURE and not self._scheduler.model(run.spec.name).leases:
+        if now - run.measured_at > self.REMEASURE:
             self._measure(run)
 
     def _measure(self, run: Run) -> None:

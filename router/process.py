@@ -25,7 +25,7 @@ from router.crash import explain
 from router.errors import LoadFailed, UpstreamFailed
 from router.node import Address, ChildEvent, Exit, Launch, Progress, Slept, Woke
 from router.orphans import Watchdog, birth_of
-from router.upstream import Upstream
+from router.upstream import RequestHead, Upstream
 
 STATE = b"cmd_child_to_router:state:"
 EXIT = b"cmd_router_to_child:exit\n"
@@ -264,7 +264,7 @@ class LocalChild:
 
     async def _get(self, upstream: Upstream, path: bytes) -> bytes:
         """The body of the answer. Raises UpstreamFailed, also for a refusal."""
-        answer = await upstream.open(self.address, self._key, "GET", path, [], b"")
+        answer = await upstream.open(self.address, self._key, RequestHead("GET", path, []))
         body = await answer.rest()
         if answer.status != 200:
             raise UpstreamFailed(f"The model's server refused {path.decode()} with {answer.status}.")

@@ -10,10 +10,12 @@ import asyncio
 import re
 import socket
 from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 import httptools
 
 from router.errors import Unreachable, UpstreamFailed
+from router.heads import Heads, message
 from router.node import Address
 
 Headers = list[tuple[bytes, bytes]]
@@ -44,6 +46,34 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     return [header for header in headers if header[0] not in dropped]
 
 
+class RequestHead:
+    """`headers` are end-to-end ones without host, authorization and content-length, which are added to them."""
+
+    __slots__ = ("_lines", "_start", "is_bodiless", "method")
+
+    def __init__(self, method: str, target: bytes, headers: Headers) -> None:
+        self.method = method
+        self.is_bodiless = method not in ("POST", "PUT", "PATCH")
+        self._start = b"%b %b HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer " % (method.encode(), target)
+        self._lines = b"\r\n" + b"".join([b"%b: %b\r\n" % header for header in headers])
+
+    def encoded(self, key: str, more: Headers, length: int) -> bytes:
+        """With the headers `more` that are this one request's, and a body of `length` bytes."""
+        lines = [self._start, key.encode(), self._lines, *[b"%b: %b\r\n" % header for header in more]]
+        lines.append(b"\r\n" if self.is_bodiless and not length else b"content-length: %d\r\n\r\n" % length)
+        return b"".join(lines)
+
+
+class ResponseHead:
+    """`headers` have lower-case names, end-to-end ones only, but for the length, which is the body's; `keep_alive` is
+    how long the connection is kept, in the child's words."""
+
+    __slots__ = ("headers", "is_last", "keep_alive", "status")
+
+    def __init__(self, status: int, headers: Headers, keep_alive: bytes = b"", *, is_last: bool = False) -> None:
+        self.status, self.headers, self.keep_alive, self.is_last = status, headers, keep_alive, is_last
+
+
 class Upstream:
     """Requests to children. `read_timeout` is how many seconds a child may be silent while its answer is awaited,
     `idle_time` how many a connection is kept unused, unless the child says less; `patience`: see _Peer."""
@@ -60,38 +90,31 @@ class Upstream:
         self,
         address: Address,
         key: str,
-        method: str,
-        target: bytes,
-        headers: Headers,
-        body: bytes,
+        head: RequestHead,
+        body: bytes = b"",
+        more: Headers = [],  # noqa: B006
         begun: Response | None = None,
     ) -> Response:
-        """Send a request, unless `begin` has; the answer is returned when its head has come.
-
-        `headers` are end-to-end ones without host, authorization and content-length, which are added here. A kept
-        connection that turns out to be closed is replaced by a new one, once. Raises UpstreamFailed.
-        """
+        """Send a request, with `more` headers than those of its head, unless `begin` has; the answer is returned when
+        its head has come. A kept connection that turns out to be closed is replaced by a new one, once. Raises
+        UpstreamFailed."""
         peer = self._peer(address)
-        begun = begun or self.begin(address, key, method, target, headers, body)
+        begun = begun or self.begin(address, key, head, body, more)
         if begun is not None:
             try:
-                return await begun.head()
+                return await begun.opened()
             except _Stale:
                 pass
         connection = await _connect(address, peer)
-        return await self._ask(connection, key, method, target, headers, body).head()
+        return await self._ask(connection, key, head, body, more).opened()
 
-    def begin(
-        self, address: Address, key: str, method: str, target: bytes, headers: Headers, body: bytes
-    ) -> Response | None:
+    def begin(self, address: Address, key: str, head: RequestHead, body: bytes, more: Headers) -> Response | None:
         """Send a request over a kept connection; None where there is none. What comes of it, `open` tells."""
         connection = self._peer(address).take()
-        return None if connection is None else self._ask(connection, key, method, target, headers, body)
+        return None if connection is None else self._ask(connection, key, head, body, more)
 
-    def _ask(
-        self, connection: _Connection, key: str, method: str, target: bytes, headers: Headers, body: bytes
-    ) -> Response:
-        return connection.ask(_head(key, method, target, headers, body), body, method == "HEAD", self._read_timeout)
+    def _ask(self, connection: _Connection, key: str, head: RequestHead, body: bytes, more: Headers) -> Response:
+        return connection.ask(head.encoded(key, more, len(body)), body, head.method == "HEAD", self._read_timeout)
 
     def _peer(self, address: Address) -> _Peer:
         peer = self._peers.get(address)
@@ -111,44 +134,54 @@ class Upstream:
 
 
 class Response:
-    """A child's answer. `headers` have lower-case names, end-to-end ones only.
+    """A child's answer.
 
     Whoever opened it must `read` it to its end or `close` it. `arrived` is called, once, when it has come whole, or
     when that is not to be waited for: it has failed, or is longer than what is held back.
     """
 
-    status = 0
-    headers: Headers
+    head: ResponseHead | None = None
     arrived: Callable[[], None] | None = None
 
+    _parser: Any = None
+    _received = 0  # bytes, until the head is complete
+    _interim = False
+    _length: bytes | None = None  # of the body, as it was told
+    _until_close = True
+    _complete = False
+    _reusable = False
+    _error: UpstreamFailed | None = None
+    _size = 0
+    _paused = False
+    _waiter: asyncio.Future[None] | None = None
+
     def __init__(self, connection: _Connection, bodiless: bool, timeout: float, now: float) -> None:
-        self.headers = []
         self._connection = connection
         self._bodiless = bodiless
-        self._parser = httptools.HttpResponseParser(self)
-        self._received = 0  # bytes, until the head is complete
-        self._interim = False
-        self._until_close = True
-        self._complete = False
-        self._reusable = False
-        self._error: UpstreamFailed | None = None
         self._chunks: list[bytes] = []
-        self._size = 0
-        self._paused = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._loop = connection.loop
         self._timeout = timeout
         self._asked_at = self._waiting_since = now
+
+    @property
+    def status(self) -> int:
+        """0 as long as its head has not come."""
+        return self.head.status if self.head else 0
+
+    @property
+    def headers(self) -> Headers:
+        """End-to-end ones, with lower-case names."""
+        own = [] if self._length is None else [(b"content-length", self._length)]
+        return [*self.head.headers, *own] if self.head else []
 
     @property
     def ended(self) -> bool:
         """Whether everything has been read."""
         return self._complete and not self._chunks
 
-    async def head(self) -> Response:
+    async def opened(self) -> Response:
         """Itself, when its head has come. Raises UpstreamFailed."""
         try:
-            while not self.status:
+            while not self.head:
                 await self._more()
         except BaseException:
             self.close()
@@ -191,8 +224,9 @@ class Response:
     async def _more(self) -> None:
         if self._error is not None:
             raise self._error
-        self._waiting_since = self._loop.time()
-        self._waiter = self._loop.create_future()
+        loop = self._connection.loop
+        self._waiting_since = loop.time()
+        self._waiter = loop.create_future()
         try:
             await self._waiter
         finally:
@@ -210,7 +244,7 @@ class Response:
         does not count."""
         left = self._timeout
         if self._waiter is not None or self.arrived is not None:
-            left -= self._loop.time() - self._waiting_since
+            left -= self._connection.loop.time() - self._waiting_since
         if left <= 0:
             self._fail(
                 UpstreamFailed(
@@ -230,35 +264,64 @@ class Response:
     # What the connection tells
 
     def feed(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
-            self._reusable = False
-            self._fail(UpstreamFailed(f"The model's server does not speak HTTP as expected: {exc}."))
-        if not self.status:
-            self._received += len(data)
-            if self._received > HEAD_LIMIT:
-                self._fail(UpstreamFailed(f"The model's server sent a head of more than {HEAD_LIMIT} bytes."))
+        if self._parser is not None or not self._recall(data):
+            self._parse(data)
         if self._complete:
-            self._parser = None  # it refers back to this object
             self._connection.release(self._reusable)
         elif self._size > HIGH_WATER and not self._paused:
             self._paused = True
             self._connection.pause()
         elif self.arrived is not None:
-            self._waiting_since = self._loop.time()
+            self._waiting_since = self._connection.loop.time()
         self._wake()
 
+    def _recall(self, data: bytes) -> bool:
+        """Whether it is a whole answer, and its head one that has come before."""
+        found = message(data)
+        if found is None or found[2] != len(data) or self._bodiless:
+            return False
+        known, start, end = found
+        head = self._connection.heads.get(known)
+        if head is None:
+            return False
+        self.head = head
+        self._connection.limit(head.keep_alive)
+        self._length = b"%d" % (end - start)
+        self.on_body(data[start:])
+        self._finish(reusable=not head.is_last)
+        return True
+
+    def _parse(self, data: bytes) -> None:
+        is_first = self._parser is None
+        if is_first:
+            self._headers: Headers = []
+            self._parser = httptools.HttpResponseParser(self)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            self._reusable = False
+            self._fail(UpstreamFailed(f"The model's server does not speak HTTP as expected: {exc}."))
+        if not self.head:
+            self._received += len(data)
+            if self._received > HEAD_LIMIT:
+                self._fail(UpstreamFailed(f"The model's server sent a head of more than {HEAD_LIMIT} bytes."))
+        if self._complete:
+            self._parser = None  # it refers back to this object
+            if is_first and self.head and self._size and (found := message(data)) and found[2] == len(data):
+                self.head.is_last = not self._reusable
+                if found[1] + self._size == len(data):
+                    self._connection.heads.learn(found[0], self.head)
+
     def lost(self, reused: bool) -> None:
-        if self.status and self._until_close:
+        if self.head and self._until_close:
             self._finish(reusable=False)
             self._wake()
-        elif reused and not self._received and not self.status:
+        elif reused and not self._received and not self.head:
             self._fail(_Stale("The kept connection was closed."))
         else:
-            was_taken = self.status or self._received or self._loop.time() - self._asked_at > ABRUPT
+            was_taken = self.head or self._received or self._connection.loop.time() - self._asked_at > ABRUPT
             kind = UpstreamFailed if was_taken else Unreachable
-            when = "in the middle of its answer" if self.status else "before it answered"
+            when = "in the middle of its answer" if self.head else "before it answered"
             self._fail(kind(f"The model's server ended {when}. Send the request again.", retry_after=1.0))
 
     def _finish(self, reusable: bool) -> None:
@@ -271,23 +334,24 @@ class Response:
         self._reusable = False  # a second answer to one request
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.status:
+        if self.head:
             return  # a trailer
         name = name.lower()
         if name == b"content-length" or (name == b"transfer-encoding" and b"chunked" in value.lower()):
             self._until_close = False
-        elif name == b"keep-alive":
-            self._connection.limit(value)
-        self.headers.append((name, value))
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         self._interim = 100 <= status < 200
+        headers, self._headers = self._headers, []
+        keep_alive = b",".join(value for name, value in headers if name == b"keep-alive")
+        self._connection.limit(keep_alive)
         if self._interim:
-            self.headers = []
             return
-        self.status = status
-        self.headers = end_to_end(self.headers)
+        told = [header for header in end_to_end(headers) if header[0] != b"content-length"]
+        self._length = dict(headers).get(b"content-length")
+        self.head = ResponseHead(status, told, keep_alive)
         if self._bodiless:
             self._finish(self._parser.should_keep_alive())
 
@@ -310,6 +374,7 @@ class _Stale(UpstreamFailed):
 class _Connection(asyncio.Protocol):
     def __init__(self, peer: _Peer) -> None:
         self._peer = peer
+        self.heads = peer.heads
         self.loop = asyncio.get_running_loop()
         self._response: Response | None = None
         self._uses = 0
@@ -408,6 +473,7 @@ class _Peer:
     def __init__(self, idle_time: float, patience: float) -> None:
         self.idle_time = idle_time
         self.patience = patience
+        self.heads: Heads[ResponseHead] = Heads()
         self.starving: set[_Connection] = set()
         self._idle: list[_Connection] = []  # latest last; closed ones are passed over
         self._retired = False
@@ -474,11 +540,3 @@ async def _unix_socket(path: str) -> socket.socket:
     except BaseException:
         sock.close()
         raise
-
-
-def _head(key: str, method: str, target: bytes, headers: Headers, body: bytes) -> bytes:
-    lines = [b"%b %b HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer %b" % (method.encode(), target, key.encode())]
-    lines += [b"%b: %b" % header for header in headers]
-    if body or method in ("POST", "PUT", "PATCH"):
-        lines.append(b"content-length: %d" % len(body))
-    return b"\r\n".join(lines) + b"\r\n\r\n"

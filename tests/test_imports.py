@@ -21,7 +21,7 @@ DOORS = {
     "pynvml": {"devices"},
     "subprocess": {"process", "orphans", "engine", "fetch"},
     "starlette": {"app", "api", "connection"},
-    "httptools": {"upstream"},
+    "httptools": {"upstream", "connection"},
     "msgspec": {"api"},
     "xllamacpp": {"embedded"},
     "httpx": {"demo", "__main__"},

@@ -23,7 +23,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from router.api.body import asked, read_body
-from router.api.proxy import EVENT_LIMIT, Passage, target_of
+from router.api.head import Head
+from router.api.proxy import EVENT_LIMIT, Passage
 from router.demo import write_tiny
 from router.errors import QueueTimeout, RouterError
 from router.node import Address
@@ -129,9 +130,7 @@ class Front:
             self.leases,
             self.upstream,
             Plain(),
-            method=request.method,
-            target=target_of(request),
-            headers=request.scope["headers"],
+            Head.of(request.scope),
             body=body,
             stream=wish.stream,
             keepalive=self.keepalive,
@@ -468,7 +467,7 @@ async def test_the_server_gives_up(child: Server, as_the_client_leaves: bool) ->
     async def send(message: Any) -> None:
         raise AssertionError(message)
 
-    passage = Passage(leases, Upstream(), Plain(), method="GET", target=b"/", headers=[])
+    passage = Passage(leases, Upstream(), Plain(), Head("GET", "/", b"/", []))
     async with child.running(handler):
         task = asyncio.create_task(passage({"type": "http"}, receive, send))
         await asked.wait()
@@ -689,7 +688,7 @@ async def test_a_head_that_did_not_go_out_is_not_begun(child: Server) -> None:  
             await asyncio.Event().wait()
 
     leases = Leases(child.address)
-    passage = Passage(leases, Upstream(), Plain(), method="POST", target=b"/", headers=[], time_limit=0.1)
+    passage = Passage(leases, Upstream(), Plain(), Head("POST", "/", b"/", []), time_limit=0.1)
     async with child.running(endless):
         await asyncio.wait_for(passage({"type": "http"}, receive, send), 5)
     assert [message.get("status") for message in sent] == [200, 504, None]
@@ -719,7 +718,7 @@ async def test_time_is_up_as_the_client_leaves(child: Server, turns: int) -> Non
         raise AssertionError(message)
 
     limit = 0.1
-    passage = Passage(leases, Upstream(), Plain(), method="POST", target=b"/", headers=[], time_limit=limit)
+    passage = Passage(leases, Upstream(), Plain(), Head("POST", "/", b"/", []), time_limit=limit)
     async with child.running(handler):
         await passage({"type": "http"}, receive, send)
     assert leases.released == 1

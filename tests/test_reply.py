@@ -15,7 +15,7 @@ from router.api.prompt import CHAT, RAW
 from router.api.proxy import Ask, Translation
 from router.api.reply import Clock, Embedding, Generation
 from router.errors import RouterError, UpstreamFailed
-from router.upstream import Response, Upstream
+from router.upstream import RequestHead, Response, Upstream
 from tests.sockets import Server, take
 
 TIMINGS = {"cache_n": 2, "prompt_n": 3, "prompt_ms": 1.5, "predicted_n": 4, "predicted_ms": 0.25}
@@ -53,7 +53,7 @@ async def told(tmp_path: Path, translation: Translation, answers: Answers, *, st
 
 def asks(upstream: Upstream, server: Server) -> Ask:
     async def ask(target: bytes, body: bytes) -> Response:
-        return await upstream.open(server.address, "key", "POST", target, [], body)
+        return await upstream.open(server.address, "key", RequestHead("POST", target, []), body)
 
     return ask
 

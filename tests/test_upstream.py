@@ -13,7 +13,7 @@ import pytest
 
 from router.errors import UpstreamFailed
 from router.node import Address
-from router.upstream import Response, Upstream
+from router.upstream import RequestHead, Response, Upstream
 from tests.clock import Clock
 from tests.sockets import Flood, Handler, Server, take
 
@@ -48,7 +48,7 @@ def closing(answer: bytes) -> Handler:
 async def ask(
     upstream: Upstream, server: Server, method: str = "POST", body: bytes = b"{}", target: bytes = b"/x"
 ) -> Response:
-    return await upstream.open(server.address, "secret", method, target, [(b"x-a", b"b")], body)
+    return await upstream.open(server.address, "secret", RequestHead(method, target, [(b"x-a", b"b")]), body)
 
 
 async def whole(response: Response) -> bytes:
@@ -444,11 +444,11 @@ async def test_loopback(upstream: Upstream) -> None:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     address = Address(port=server.sockets[0].getsockname()[1])
-    assert await whole(await upstream.open(address, "k", "GET", b"/", [], b"")) == b"ok"
+    assert await whole(await upstream.open(address, "k", RequestHead("GET", b"/", []))) == b"ok"
     server.close()
     await server.wait_closed()
     with pytest.raises(UpstreamFailed, match="cannot be reached"):
-        await upstream.open(address, "k", "GET", b"/", [], b"")
+        await upstream.open(address, "k", RequestHead("GET", b"/", []))
 
 
 async def test_full_backlog(upstream: Upstream, server: Server) -> None:
@@ -506,7 +506,7 @@ async def test_many_at_once_get_their_own_answers(server: Server) -> None:
 
 
 def begin(upstream: Upstream, server: Server, target: bytes = b"/x") -> Response | None:
-    return upstream.begin(server.address, "secret", "POST", target, [(b"x-a", b"b")], b"{}")
+    return upstream.begin(server.address, "secret", RequestHead("POST", target, [(b"x-a", b"b")]), b"{}", [])
 
 
 async def kept(upstream: Upstream, server: Server, target: bytes = b"/x") -> Response:
@@ -535,10 +535,10 @@ async def test_only_on_a_kept_connection_is_a_request_begun(upstream: Upstream, 
         assert begin(upstream, server) is None
         begun = await kept(upstream, server)
         assert begin(upstream, server) is None, "the one that is kept is in use"
-        assert await whole(await begun.head()) == b"ok"
+        assert await whole(await begun.opened()) == b"ok"
         again = begin(upstream, server)
         assert again is not None
-        assert await whole(await again.head()) == b"ok"
+        assert await whole(await again.opened()) == b"ok"
         upstream.forget(server.address)
         assert begin(upstream, server) is None
         assert server.connections == 1
@@ -554,7 +554,8 @@ async def test_what_was_begun_is_opened_and_not_sent_again(upstream: Upstream, s
 
     async with server.running(handler):
         begun = await kept(upstream, server)
-        opened = await upstream.open(server.address, "secret", "POST", b"/x", [(b"x-a", b"b")], b"{}", begun)
+        head = RequestHead("POST", b"/x", [(b"x-a", b"b")])
+        opened = await upstream.open(server.address, "secret", head, b"{}", begun=begun)
         assert opened is begun
         assert await whole(opened) == b"ok"
     assert len(seen) == 2
@@ -571,7 +572,7 @@ async def test_what_was_begun_on_a_closed_connection_is_sent_again(
             arrivals = Arrivals(begun)
             await arrivals.first.wait()
             assert begun.whole() is None
-        opened = await upstream.open(server.address, "secret", "POST", b"/x", [], b"{}", begun)
+        opened = await upstream.open(server.address, "secret", RequestHead("POST", b"/x", []), b"{}", begun=begun)
         assert await whole(opened) == b"ok"
         assert server.connections == 2
 
@@ -580,7 +581,7 @@ async def test_what_was_begun_and_lost_is_not_sent_again(upstream: Upstream, ser
     async with server.running(_breaking(b"HTTP/1.1 ")):
         begun = await kept(upstream, server)
         with pytest.raises(UpstreamFailed, match="before it answered"):
-            await upstream.open(server.address, "secret", "POST", b"/x", [], b"{}", begun)
+            await upstream.open(server.address, "secret", RequestHead("POST", b"/x", []), b"{}", begun=begun)
         assert server.connections == 1
 
 
@@ -628,7 +629,7 @@ async def test_an_answer_that_has_arrived_is_whole(
         assert response.whole() == body
         assert arrivals.count == 1
         assert not any(counts), "not before all of it was there"
-        assert await whole(await response.head()) == body
+        assert await whole(await response.opened()) == body
         response.close()
         assert arrivals.count == 1
 
@@ -657,7 +658,7 @@ async def test_a_failure_has_arrived_too(upstream: Upstream, server: Server, sai
         await arrivals.first.wait()
         assert (arrivals.count, response.whole()) == (1, None)
         with pytest.raises(UpstreamFailed):
-            await whole(await response.head())
+            await whole(await response.opened())
         assert arrivals.count == 1
 
 
@@ -676,7 +677,7 @@ async def test_a_long_answer_is_not_held_back_whole(upstream: Upstream, server: 
         assert response.whole() is None
         await flood.blocked.wait()
         assert flood.sent < 4 * 2**20
-        assert len(await whole(await response.head())) == flood.size
+        assert len(await whole(await response.opened())) == flood.size
         assert arrivals.count == 1
 
 
@@ -709,11 +710,11 @@ def test_silence_counts_from_the_last_sign_of_this_answer(tmp_path: Path, pause:
                 await arrivals.first.wait()
                 assert (response.whole() is None) == (pause > 100)
             if pause < 100:
-                assert await whole(await response.head()) == b"ab"
+                assert await whole(await response.opened()) == b"ab"
                 assert loop.time() == pytest.approx(70 + 4 * pause)
             else:
                 with pytest.raises(UpstreamFailed, match="--timeout"):
-                    await response.head()
+                    await response.opened()
                 assert loop.time() == pytest.approx(170)
         await ended(upstream)
 

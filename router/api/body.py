@@ -91,9 +91,11 @@ def _name(model: Any) -> str | None:
 
 def is_unlimited(path: str, fields: Mapping[str, Any]) -> bool:
     """Whether a request of this path generates for as long as the model goes on."""
-    names = TOKEN_LIMITS.get(path.removeprefix("/v1"), ())
-    said = next((fields[name] for name in names if fields.get(name) is not None), -1)
-    return bool(names) and not (isinstance(said, int | float) and said >= 0)
+    for name in (names := TOKEN_LIMITS.get(path.removeprefix("/v1"), ())):
+        said = fields.get(name)
+        if said is not None:
+            return not (isinstance(said, (int, float)) and said >= 0)
+    return bool(names)
 
 
 def with_time_limit(body: bytes, fields: Mapping[str, Any], seconds: float) -> bytes:

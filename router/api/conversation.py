@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from router.errors import InvalidRequest, RouterError, UnknownStream, UpstreamFailed
 from router.lease import Lease
-from router.upstream import Upstream
+from router.upstream import RequestHead, Upstream
 
 Wait = Callable[[], Awaitable[Lease]]
 
@@ -188,5 +188,6 @@ async def _ask(upstream: Upstream, lease: Lease, method: str, target: str, body:
     """Of a child that answers such things at once. Raises UpstreamFailed, TimeoutError."""
     async with asyncio.timeout(2.0):
         headers = [(b"content-type", b"application/json")]
-        answer = await upstream.open(lease.address, lease.key, method, target.encode(), headers, body)
+        head = RequestHead(method, target.encode(), headers)
+        answer = await upstream.open(lease.address, lease.key, head, body)
         return answer.status, await answer.rest()

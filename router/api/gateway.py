@@ -15,7 +15,8 @@ from starlette.routing import Route
 from router.api import rewrite
 from router.api.body import Asked, asked, asks_for_context, is_unlimited, json_object, read_body, with_time_limit
 from router.api.conversation import HEADER, Conversations, conversation_of
-from router.api.proxy import Dialect, Lease, Passage, refusal, request_id, target_of
+from router.api.head import LONGEST_HEADER, MOST_HEADERS, Head
+from router.api.proxy import Dialect, Lease, Passage, refusal, request_id
 from router.catalog import ModelSpec
 from router.depot import Depot, is_name
 from router.errors import InvalidRequest, NotLoaded, RouterError, UnknownModel
@@ -27,11 +28,6 @@ log = logging.getLogger("router.gateway")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Alias = Callable[[str | None], str | None]
-
-# An engine takes 100 headers, some of which are the router's own, and lines of 8,192 bytes (cpp-httplib,
-# CPPHTTPLIB_HEADER_MAX_COUNT and _MAX_LENGTH); what is more it answers with a 400 that says nothing.
-MOST_HEADERS = 90
-LONGEST_HEADER = 8000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +77,20 @@ class Gateway:
         what watches a server must not wake it."""
 
         async def endpoint(request: Request) -> Response:
-            spec = self.pool.catalog.resolve(request.query_params.get("model"))
-            self.may_load(spec, request, False)
+            head = Head.of(request.scope)
+            spec = self.pool.catalog.resolve(head.query("model"))
+            self.may_load(spec, head, False)
             body = await read_body(request, self.body_limit)
-            return self.passage(spec, request, dialect, body, False, used=False)  # type: ignore[return-value]
+            return self.passage(spec, head, dialect, body, False, used=False)  # type: ignore[return-value]
 
         return told_in(dialect, endpoint)
 
-    def is_task(self, request: Request) -> bool:
-        return bool(self.task_header and header(request, self.task_header))
+    def is_task(self, head: Head) -> bool:
+        return bool(self.task_header and head.header(self.task_header))
 
-    def may_load(self, spec: ModelSpec, request: Request, default: bool) -> None:
+    def may_load(self, spec: ModelSpec, head: Head, default: bool) -> None:
         """Raises NotLoaded."""
-        wish = _of_query(request, "autoload")
+        wish = head.query("autoload")
         may = default if wish is None else wish in ("1", "true")
         if not may and not self.pool.is_running(spec.name):
             raise NotLoaded(f"model {spec.name!r} is not loaded; POST /models/load loads it, or add ?autoload=true")
@@ -137,24 +134,26 @@ class Gateway:
     def passage(
         self,
         spec: ModelSpec,
-        request: Request,
+        head: Head,
         dialect: Dialect,
         body: bytes,
         stream: bool,
         *,
         used: bool,
         time_limit: float | None = None,
+        at_once: bool = False,
     ) -> Passage:
-        """Raises InvalidRequest."""
-        headers, background = request.scope["headers"], self.is_task(request)
-        if len(headers) > MOST_HEADERS or [h for h in headers if len(h[0]) + len(h[1]) > LONGEST_HEADER]:
+        """With a lease, if it is to hold one `at_once` and there is one that need not be waited for. Raises
+        InvalidRequest."""
+        if head.is_too_much:
             raise InvalidRequest(
                 f"The request's headers are too many or too long; send at most {MOST_HEADERS}, "
                 f"of {LONGEST_HEADER} bytes at most (large cookies are a common cause)."
             )
+        background = self.is_task(head)
         wait = partial(self.pool.lease, spec, used=used, background=background)
-        at_once = partial(self.pool.lease_at_once, spec, used=used, background=background)
-        conversation = conversation_of(header(request, HEADER)) if stream else ""
+        conversation = conversation_of(head.header(HEADER)) if stream else ""
+        is_held = at_once and not conversation
         lease: Callable[[], Awaitable[Lease]] = (
             self.conversations.begin(conversation, wait, self.upstream) if conversation else wait
         )
@@ -162,15 +161,13 @@ class Gateway:
             lease,
             self.upstream,
             dialect,
-            method=request.method,
-            target=target_of(request),
-            headers=headers,
+            head,
             body=body,
             stream=stream,
             keepalive=self.keepalive,
             time_limit=time_limit,
             conversation=conversation,
-            at_once=None if conversation else at_once,
+            held=self.pool.lease_at_once(spec, used=used, background=background) if is_held else None,
         )
 
 
@@ -188,32 +185,35 @@ class ByBody:
 
     async def _answer(self, request: Request) -> Response:
         body = await read_body(request, self._gateway.body_limit)
-        wish, name = self._asked(request, body)
+        head = Head.of(request.scope)
+        wish, name = self._asked(head, body)
         spec = await self._gateway.resolve(name)
         # Starlette calls whatever an endpoint returns as an ASGI app; a Passage need be no more than that.
-        return self._passage(spec, request, body, wish)  # type: ignore[return-value]
+        return self._passage(spec, head, body, wish)  # type: ignore[return-value]
 
-    def at_once(self, request: Request, body: bytes) -> Passage | None:
-        """The passage of a request whose body is there, if nothing about it has to be waited for or refused."""
+    def at_once(self, head: Head, body: bytes) -> Passage | None:
+        """The passage of a request whose body is there, if nothing has to be waited for to make it, or refused."""
         if len(body) > self._gateway.body_limit:
             return None
         try:
-            wish, name = self._asked(request, body)
-            return self._passage(self._gateway.pool.catalog.resolve(name), request, body, wish)
+            wish, name = self._asked(head, body)
+            return self._passage(self._gateway.pool.catalog.resolve(name), head, body, wish, at_once=True)
         except RouterError:
             return None
 
-    def _asked(self, request: Request, body: bytes) -> tuple[Asked, str | None]:
-        wish = asked(body, header(request, "content-type"))
-        return wish, self._alias(wish.model or _of_query(request, "model"))
+    def _asked(self, head: Head, body: bytes) -> tuple[Asked, str | None]:
+        wish = asked(body, head.content_type)
+        return wish, self._alias(wish.model or head.query("model"))
 
-    def _passage(self, spec: ModelSpec, request: Request, body: bytes, wish: Asked) -> Passage:
+    def _passage(self, spec: ModelSpec, head: Head, body: bytes, wish: Asked, *, at_once: bool = False) -> Passage:
         gateway, time_limit = self._gateway, None
-        gateway.may_load(spec, request, gateway.autoload)
+        gateway.may_load(spec, head, gateway.autoload)
         if wish.fields is not None:
             gateway.note_context(spec, wish.fields)
-            body, time_limit = gateway.prepared(spec, request.scope["path"], wish.fields, body)
-        return gateway.passage(spec, request, self._dialect, body, wish.stream, used=True, time_limit=time_limit)
+            body, time_limit = gateway.prepared(spec, head.path, wish.fields, body)
+        return gateway.passage(
+            spec, head, self._dialect, body, wish.stream, used=True, time_limit=time_limit, at_once=at_once
+        )
 
 
 class ByBodyRoute(Route):
@@ -224,17 +224,6 @@ class ByBodyRoute(Route):
         self.by_body = by_body
 
 
-def header(request: Request, name: str) -> str:
-    """The value of a request's header, or nothing; without the collection that Starlette makes of them."""
-    headers: dict[bytes, bytes] = dict(request.scope["headers"])
-    return headers.get(name.lower().encode(), b"").decode("latin-1")
-
-
-def _of_query(request: Request, name: str) -> str | None:
-    # Of a query that is empty, which most are, Starlette makes a collection too.
-    return request.query_params.get(name) if request.scope["query_string"] else None
-
-
 def told_in(dialect: Dialect, endpoint: Endpoint) -> Endpoint:
     """The endpoint with its RouterErrors rendered in this dialect."""
 
@@ -242,6 +231,6 @@ def told_in(dialect: Dialect, endpoint: Endpoint) -> Endpoint:
         try:
             return await endpoint(request)
         except RouterError as exc:
-            return refusal(dialect, exc, request_id(request.scope["headers"]))
+            return refusal(dialect, exc, request_id(Head.of(request.scope)))
 
     return wrapped

@@ -23,6 +23,7 @@ from router.changes import Changes
 from router.errors import ConfigError, InvalidRequest
 from router.forecast import Forecast
 from router.pool import Pool
+from router.upstream import RequestHead
 
 BY_BODY = (
     "/completion",
@@ -112,7 +113,7 @@ class Native:
     async def _props_of(self, spec: ModelSpec) -> dict[str, object]:
         lease = await self._pool.lease(spec, used=False)
         try:
-            answer = await self._gateway.upstream.open(lease.address, lease.key, "GET", b"/props", [], b"")
+            answer = await self._gateway.upstream.open(lease.address, lease.key, RequestHead("GET", b"/props", []))
             body = await answer.rest()
         finally:
             lease.release()

@@ -15,10 +15,11 @@ from starlette.routing import Route
 from router.api import prompt, reply
 from router.api.body import all_fields, read_body
 from router.api.gateway import Gateway, told_in
+from router.api.head import Head
 from router.api.library import Found, Library
 from router.api.openai import retry_header
 from router.api.prompt import Defaults, Fields, Question
-from router.api.proxy import NDJSON, Lease, Passage, Translation, target_of
+from router.api.proxy import NDJSON, Lease, Passage, Translation
 from router.api.reply import Clock, Embedding, Generation, Notice, Tell
 from router.api.rewrite import encode
 from router.errors import InvalidRequest, RouterError, UnknownModel, Unsupported
@@ -68,7 +69,7 @@ class Hub(Protocol):
 class _Call:
     """A request for something that a model does."""
 
-    request: Request
+    head: Head
     fields: Fields
     found: Found
     clock: Clock
@@ -187,7 +188,7 @@ class Endpoints:
 
     async def _call(self, request: Request) -> _Call:
         clock, fields = Clock(), await self._fields(request)
-        return _Call(request, fields, await self._found(_name(fields)), clock)
+        return _Call(Head.of(request.scope), fields, await self._found(_name(fields)), clock)
 
     async def _found(self, name: str | None) -> Found:
         """Also what is not here yet, if it may be downloaded."""
@@ -198,10 +199,10 @@ class Endpoints:
 
     def _passage(self, call: _Call, translation: Translation, time_limit: float | None = None) -> Response:
         spec, ttl = call.found.spec, prompt.keep_alive(call.fields)
-        self._gateway.may_load(spec, call.request, self._gateway.autoload)
+        self._gateway.may_load(spec, call.head, self._gateway.autoload)
 
         async def lease() -> Lease:
-            granted = await self._pool.lease(spec, ttl=ttl, background=self._gateway.is_task(call.request))
+            granted = await self._pool.lease(spec, ttl=ttl, background=self._gateway.is_task(call.head))
             call.clock.loaded()
             return granted
 
@@ -209,9 +210,7 @@ class Endpoints:
             lease,
             self._gateway.upstream,
             DIALECT,
-            method=call.request.method,
-            target=target_of(call.request),
-            headers=call.request.scope["headers"],
+            call.head,
             time_limit=time_limit,
             translation=translation,
         )

@@ -10,17 +10,18 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import lru_cache
 from random import getrandbits
 from types import TracebackType
 from typing import Protocol
 
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from router.api.head import Head
 from router.errors import GenerationTimeout, RouterError, Unreachable, UpstreamFailed
 from router.node import Address
-from router.upstream import Headers, Upstream, end_to_end
+from router.upstream import Headers, RequestHead, ResponseHead, Upstream
 from router.upstream import Response as Answer
 
 log = logging.getLogger("router.proxy")
@@ -28,17 +29,10 @@ log = logging.getLogger("router.proxy")
 NDJSON = b"application/x-ndjson"
 EVENT_LIMIT = 1024 * 1024  # bytes of one event that are held back until it is whole
 
-# Said to the router alone: its address, keys, origins and framing. And events must come uncompressed. A conversation's
-# id makes a llama-server generate on when the client has left, so it is told only where the lease stays as long.
-_NOT_FORWARDED = frozenset(
-    b"host authorization x-api-key origin content-length expect accept-encoding x-request-id x-conversation-id".split()
-)
-
-
 _REQUEST_ID = (b"x-request-id", b"request-id")  # as OpenAI's clients and Anthropic's read it
 
 
-Whole = tuple[int, Headers, bytes]  # an answer: status, headers, body
+Whole = tuple[int, bytes, bytes]  # an answer: status, lines of the head, body
 
 
 class Lease(Protocol):
@@ -92,7 +86,8 @@ class Passage:
     client asked for events. Until the lease is there it then gets a comment every `keepalive` seconds (0: none); the
     first one fixes the status to 200, and an error after it is told as an event. An answer that is not complete
     `time_limit` seconds after the lease is ended. A `translation` answers instead of the child. With the id of a
-    `conversation` all goes on when the client has left. `at_once` gives a lease that need not be waited for, if it can.
+    `conversation` all goes on when the client has left. A lease that is `held` already is not waited for; it is given
+    back when the passage has been called, or left.
     """
 
     def __init__(
@@ -100,45 +95,37 @@ class Passage:
         lease: Callable[[], Awaitable[Lease]],
         upstream: Upstream,
         dialect: Dialect,
+        head: Head,
         *,
-        method: str,
-        target: bytes,
-        headers: Headers,
         body: bytes = b"",
         stream: bool = False,
         keepalive: float = 0.0,
         time_limit: float | None = None,
         translation: Translation | None = None,
         conversation: str = "",
-        at_once: Callable[[], Lease | None] | None = None,
+        held: Lease | None = None,
     ) -> None:
         self._lease = lease
-        self._at_once = at_once
         self._upstream = upstream
         self._dialect = dialect
-        self._method = method
-        self._target = target
-        self._headers = headers
-        self._id = request_id(headers)
+        self._head = head
+        self._id = request_id(head)
         self._body = body
         self._is_stream = stream
         self._keepalive = keepalive if stream else 0.0
         self._time_limit = time_limit
         self._translation = translation
         self._conversation = conversation
-        self._held: Lease | None = None
+        self._held = held
         self._asked: Answer | None = None
 
     # In steps, for whoever does not wait: begin, and when the answer has arrived, take it whole or call the passage.
 
     def begin(self) -> bool:
         """Ask the child now, if neither the lease nor a connection has to be waited for. Else call the passage."""
-        lease = self._held = self._at_once() if self._at_once else None
-        if lease is not None:
-            headers = self._forwarded()
-            self._asked = self._upstream.begin(
-                lease.address, lease.key, self._method, self._target, headers, self._body
-            )
+        if lease := self._held:
+            head, own = self._head.forwarded, self._own_headers()
+            self._asked = self._upstream.begin(lease.address, lease.key, head, self._body, own)
         return self._asked is not None
 
     def await_whole(self, arrived: Callable[[], None]) -> bool:
@@ -153,12 +140,12 @@ class Passage:
         """The answer that has arrived, if all that is left is to send it. The lease is given back with it."""
         answer = self._asked
         assert answer is not None
-        body = answer.whole()
-        is_other = answer.status in (204, 304) or (answer.status >= 400 and self._dialect.retells)
-        if body is None or is_other or _ends(answer.headers):
+        body, head = answer.whole(), answer.head
+        lines = None if head is None else _lines(head)
+        if body is None or head is None or lines is None or (head.status >= 400 and self._dialect.retells):
             return None
         self.leave()
-        return answer.status, _answered(answer.headers, self._id), body
+        return head.status, b"%bx-request-id: %b\r\nrequest-id: %b\r\n" % (lines, self._id, self._id), body
 
     def leave(self) -> None:
         """The client has left, or has everything."""
@@ -233,7 +220,8 @@ class Passage:
     async def _translate(self, translation: Translation, lease: Lease, client: _Client) -> None:
         async def ask(target: bytes, body: bytes) -> Answer:
             headers = [(b"content-type", b"application/json"), (b"x-request-id", client.request_id)]
-            return await self._upstream.open(lease.address, lease.key, "POST", target, headers, body)
+            head = RequestHead("POST", target, headers)
+            return await self._upstream.open(lease.address, lease.key, head, body)
 
         async with contextlib.aclosing(translation(ask)) as told:
             async for data in told:
@@ -242,16 +230,16 @@ class Passage:
                 await client.write(data)
         await client.write(b"", last=True)
 
-    def _forwarded(self) -> Headers:
-        headers = [header for header in end_to_end(self._headers) if header[0] not in _NOT_FORWARDED]
-        headers.append((b"x-request-id", self._id))
+    def _own_headers(self) -> Headers:
+        """What a child is told beside the head."""
+        headers = [(b"x-request-id", self._id)]
         if self._conversation:
             headers.append((b"x-conversation-id", self._conversation.encode(errors="surrogateescape")))
         return headers
 
     async def _relay(self, lease: Lease, client: _Client, begun: Answer | None) -> None:
         answer = await self._upstream.open(
-            lease.address, lease.key, self._method, self._target, self._forwarded(), self._body, begun
+            lease.address, lease.key, self._head.forwarded, self._body, self._own_headers(), begun
         )
         try:
             data = await answer.read()  # before the head goes out: a child that dies here is still a 502
@@ -285,7 +273,7 @@ class _Client:
 
     async def start(self, status: int, headers: Headers) -> None:
         self._ends = _ends(headers)
-        headers = _answered(headers, self.request_id)
+        headers = [*_answered(headers), *((name, self.request_id) for name in _REQUEST_ID)]
         if self.framed or status in (204, 304):
             headers = [header for header in headers if header[0] != b"content-length"]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
@@ -336,12 +324,20 @@ class _Presence:
         return self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
 
 
-def _answered(headers: Headers, request_id: bytes) -> Headers:
+@lru_cache(maxsize=64)
+def _lines(head: ResponseHead) -> bytes | None:
+    """The headers of an answer that is whole, as the client gets them but for its length and id; None of one that is
+    not to be sent at once."""
+    if head.status in (204, 304) or _ends(head.headers):
+        return None
+    return b"".join([b"%b: %b\r\n" % header for header in _answered(head.headers)])
+
+
+def _answered(headers: Headers) -> Headers:
     """A child's headers as the client gets them. What CORS says is the router's own."""
-    own = [
+    return [
         header for header in headers if not header[0].startswith(b"access-control-") and header[0] not in _REQUEST_ID
     ]
-    return [*own, *((name, request_id) for name in _REQUEST_ID)]
 
 
 def _border(data: bytes, ends: tuple[bytes, ...]) -> int:
@@ -371,20 +367,12 @@ async def as_error(answer: Answer, data: bytes = b"") -> RouterError:
     return error
 
 
-def request_id(headers: Headers) -> bytes:
-    """The client's X-Request-Id where it is fit to be repeated, else a new one."""
-    given = dict(headers).get(b"x-request-id", b"")
-    return given if 0 < len(given) <= 128 and given.isascii() else b"%016x" % getrandbits(64)
+def request_id(head: Head) -> bytes:
+    """The client's, else a new one."""
+    return head.request_id or b"%016x" % getrandbits(64)
 
 
 def refusal(dialect: Dialect, exc: RouterError, id: bytes) -> Response:
     response = dialect.error(exc, id.decode())
     response.headers.update({name.decode(): id.decode() for name in _REQUEST_ID})
     return response
-
-
-def target_of(request: Request) -> bytes:
-    """Path and query as the client sent them."""
-    path: bytes = request.scope["raw_path"]
-    query: bytes = request.scope["query_string"]
-    return path + b"?" + query if query else path

@@ -11,8 +11,9 @@ from starlette.routing import Route
 from router.api.body import read_body
 from router.api.conversation import Part
 from router.api.gateway import Gateway, told_in
+from router.api.head import Head
 from router.api.openai import DIALECT
-from router.api.proxy import Passage, target_of
+from router.api.proxy import Passage
 from router.errors import InvalidRequest, Unavailable
 
 
@@ -30,14 +31,8 @@ class Streams:
         async def lease() -> Part:
             return conversation.part()
 
-        return Passage(  # type: ignore[return-value]
-            lease,
-            self._gateway.upstream,
-            DIALECT,
-            method="GET",
-            target=target_of(request),
-            headers=request.scope["headers"],
-        )
+        head = Head.of(request.scope)
+        return Passage(lease, self._gateway.upstream, DIALECT, head)  # type: ignore[return-value]
 
     async def stop(self, request: Request) -> Response:
         await self._conversations.stop(_id(request), self._gateway.upstream)
