@@ -69,7 +69,10 @@ class Pool:
 
     # How long an explicit load waits for bad news before it says that the load is under way.
     PATIENCE = 0.25
-    # Seconds after which a run that goes idle is measured again.
+    # Seconds after which a run is measured that has become ready: an engine takes some of its buffers only with the
+    # first request, and just then there is more to do.
+    MEASURE = 0.5
+    # Seconds after which one that goes idle is measured again.
     REMEASURE = 30.0
     # Downloads that may wait for others to end.
     QUEUED = 100
@@ -567,14 +570,15 @@ class Pool:
             self._measure(run)
 
     def _measure(self, run: Run) -> None:
-        """Ask the machine what the run holds; an engine takes some of its buffers only with the first requests."""
-        run.measured_at = self._now()
-        self._keep(asyncio.create_task(self._weigh(run)))
+        """Ask the machine what the run holds."""
+        if run.stop_reason is None and not run.ended.is_set():
+            run.measured_at = self._now()
+            self._keep(asyncio.create_task(self._weigh(run)))
 
     async def _weigh(self, run: Run) -> None:
-        if run.stop_reason is not None:
-            return
         found = await run.holds()
+        if run.stop_reason is not None:
+            return  # it may have begun to give back
         held, footprint = run.weighed(found, self._scheduler.model(run.spec.name).held)
         self._apply(self._scheduler.measured(run.spec.name, run.number, held, self._now()))
         await asyncio.to_thread(self._learn, run.spec, footprint)
@@ -605,7 +609,8 @@ class Pool:
         self.loads += 1
         self._apply(self._scheduler.ready(run.spec.name, run.number, self._now()))
         self._news(run.spec.name)
-        self._measure(run)
+        run.measured_at = self._now()
+        self._loop.call_later(self.MEASURE, self._measure, run)
 
     def _bury(self, run: Run, exit: Exit) -> None:
         name = run.spec.name

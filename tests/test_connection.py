@@ -465,6 +465,33 @@ async def test_the_body_goes_through_as_it_came(front: Front) -> None:
     assert asked.body == body
 
 
+async def test_a_head_that_comes_again(front: Front) -> None:
+    """From whomever it comes; what is remembered is not the length of the body, and one that differs is another one."""
+    client = await front.ready()
+    front.child.act = lambda reader, writer: echoes(front.child, writer)
+    bodies = [body_of(text="x" * length) for length in (0, 1, 100, 5000)]
+    made = front.made
+    for number, name in enumerate(["Content-Length", "content-length"] * 2):
+        client = await front.client() if number > 1 else client
+        for body in bodies:
+            wish = post(CHAT, body, "X-A: b").replace(b"Content-Length", name.encode())
+            assert (await client.ask(wish)).body == body
+            other = wish.replace(b"X-A: b", b"X-A: c").replace(b"mine", b"ours")
+            reply = await client.ask(other)
+            assert (reply.body, reply.named("x-request-id")) == (body, ["ours"])
+            assert [b"x-a: c" in asked.head for asked in front.child.asked[-2:]] == [False, True]
+    assert front.made == made
+
+
+async def test_what_only_looks_like_a_length_is_none(front: Front) -> None:
+    client = await front.ready()
+    front.child.act = lambda reader, writer: echoes(front.child, writer)
+    for decoy in ("X-Content-Length: %d", "X: Content-Length: %d", "x-content-length: %d"):
+        for more in (0, 0, -3, 50, 0):
+            body = body_of(more=more)
+            assert (await client.ask(post(CHAT, body, decoy % (len(body) + more)))).body == body
+
+
 async def test_a_request_without_a_body(front: Front) -> None:
     client = await front.ready()
     made = front.made

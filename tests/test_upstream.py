@@ -160,9 +160,54 @@ async def test_until_close(upstream: Upstream, server: Server) -> None:
 )
 async def test_what_is_not_kept(upstream: Upstream, server: Server, first: bytes) -> None:
     async with server.running(answering(first)):
-        for _ in range(2):
+        for count in (1, 2, 3):
             assert await whole(await ask(upstream, server)) == b"ok"
-        assert server.connections == 2
+            assert server.connections == count
+
+
+async def test_a_head_that_comes_again(upstream: Upstream, server: Server) -> None:
+    """What is remembered of it is not its length."""
+    heads = (b"HTTP/1.1 200 OK\r\nX-A: b\r\n", b"HTTP/1.1 404 Not Found\r\n", b"HTTP/1.1 200 OK\r\nX-A: c\r\n")
+    said = [(head, b"x" * length) for length in (3, 1, 0, 11, 3) for head in heads]
+    answers = [head + b"Content-Length: %d\r\n\r\n" % len(body) + body for head, body in said]
+    async with server.running(answering(*answers)):
+        for head, body in said:
+            response = await ask(upstream, server)
+            assert (response.status, response.headers[:-1]) == (
+                (404, []) if b"404" in head else (200, [(b"x-a", head[-3:-2])])
+            )
+            assert response.headers[-1] == (b"content-length", b"%d" % len(body))
+            assert await whole(response) == body
+        assert server.connections == 1
+
+
+async def test_an_answer_to_head_has_no_body_though_its_head_comes_again(upstream: Upstream, server: Server) -> None:
+    async with server.running(answering(OK, OK[:-2], OK)):
+        assert await whole(await ask(upstream, server)) == b"ok"
+        response = await ask(upstream, server, "HEAD", b"")
+        assert await whole(response) == b""
+        assert (b"content-length", b"2") in response.headers
+        assert await whole(await ask(upstream, server)) == b"ok"
+        assert server.connections == 1
+
+
+async def test_a_known_head_whose_body_comes_later(upstream: Upstream, server: Server) -> None:
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        while True:
+            await take(reader)
+            writer.write(OK)
+            await take(reader)
+            writer.write(OK[:-1])
+            await begun.wait()
+            writer.write(OK[-1:])
+
+    begun = asyncio.Event()
+    async with server.running(handler):
+        assert await whole(await ask(upstream, server)) == b"ok"
+        response = await ask(upstream, server)
+        assert await response.read() == b"o"
+        begun.set()
+        assert await whole(response) == b"k"
 
 
 async def test_head_answered_with_a_body_is_not_kept(upstream: Upstream, server: Server) -> None:
