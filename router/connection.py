@@ -57,11 +57,9 @@ class Connection(HttpToolsProtocol):
             data = self._given()
         if self._begun is not None:
             self._go_on()
-        if not (self._is_between and self._is_free() and self._begin(data)):
+        is_free = self.cycle is None or self.cycle.response_complete
+        if not (is_free and self._is_between and self._begin(data)):
             self._hand_over(data)
-
-    def _is_free(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
 
     def _given(self) -> bytes:
         data = b"".join(self._parts)
@@ -71,7 +69,8 @@ class Connection(HttpToolsProtocol):
 
     def _hand_over(self, data: bytes) -> None:
         """To uvicorn."""
-        super().data_received(_without_offers(data) if self._is_free() else data)
+        is_free = self.cycle is None or self.cycle.response_complete
+        super().data_received(_without_offers(data) if is_free else data)
 
     def on_message_begin(self) -> None:
         self._is_between = False
@@ -138,24 +137,24 @@ class Connection(HttpToolsProtocol):
         found = message(data)
         if found is None:
             return False
-        known, start, end = found
-        if len(data) > end or end - start > HIGH_WATER_LIMIT:
+        known, length, body = found
+        if len(body) > length or length > HIGH_WATER_LIMIT:
             return False
         try:
             entrance = self._direct.entrances[known]
         except KeyError:
-            entrance = self._entrance(data[:start], end - start)
+            entrance = self._entrance(data[: len(data) - len(body)], length)
             self._direct.entrances.learn(known, entrance)
         if entrance is None:
             return False
         self._idle_since = math.inf
-        if len(data) < end:
+        if len(body) < length:
             self._parts.append(data)
-            self._missing = end - len(data)
+            self._missing = length - len(body)
             return True
         passage = None
         try:
-            passage = entrance.by_body.at_once(entrance.head, data[start:])
+            passage = entrance.by_body.at_once(entrance.head, body)
             is_awaited = passage is not None and passage.begin() and passage.await_whole(self._arrived)
         except Exception as exc:  # the connection would be closed for it
             log.critical("a defect in the router", exc_info=exc)

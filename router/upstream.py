@@ -146,7 +146,7 @@ class Response:
     _parser: Any = None
     _received = 0  # bytes, until the head is complete
     _interim = False
-    _length: bytes | None = None  # of the body, as it was told
+    _length: int | None = None  # of the body, as it was told
     _until_close = True
     _complete = False
     _reusable = False
@@ -170,7 +170,7 @@ class Response:
     @property
     def headers(self) -> Headers:
         """End-to-end ones, with lower-case names."""
-        own = [] if self._length is None else [(b"content-length", self._length)]
+        own = [] if self._length is None else [(b"content-length", b"%d" % self._length)]
         return [*self.head.headers, *own] if self.head else []
 
     @property
@@ -190,7 +190,9 @@ class Response:
 
     def whole(self) -> bytes | None:
         """All of the body, if that has come and nothing of it was read."""
-        return b"".join(self._chunks) if self._complete else None
+        if not self._complete:
+            return None
+        return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
 
     async def read(self) -> bytes:
         """What has come since the last call, waiting if nothing has; b"" at the end. Raises UpstreamFailed."""
@@ -278,17 +280,18 @@ class Response:
     def _recall(self, data: bytes) -> bool:
         """Whether it is a whole answer, and its head one that has come before."""
         found = message(data)
-        if found is None or found[2] != len(data) or self._bodiless:
+        if found is None or self._bodiless:
             return False
-        known, start, end = found
+        known, length, body = found
         head = self._connection.heads.get(known)
-        if head is None:
+        if head is None or len(body) != length:
             return False
         self.head = head
         self._connection.limit(head.keep_alive)
-        self._length = b"%d" % (end - start)
-        self.on_body(data[start:])
-        self._finish(reusable=not head.is_last)
+        self._length = length
+        if body:
+            self._chunks.append(body)
+        self._complete, self._reusable = True, not head.is_last
         return True
 
     def _parse(self, data: bytes) -> None:
@@ -307,10 +310,11 @@ class Response:
                 self._fail(UpstreamFailed(f"The model's server sent a head of more than {HEAD_LIMIT} bytes."))
         if self._complete:
             self._parser = None  # it refers back to this object
-            if is_first and self.head and self._size and (found := message(data)) and found[2] == len(data):
+            if is_first and self.head and self._size and (found := message(data)):
+                known, length, body = found
                 self.head.is_last = not self._reusable
-                if found[1] + self._size == len(data):
-                    self._connection.heads.learn(found[0], self.head)
+                if length == self._size == len(body):
+                    self._connection.heads.learn(known, self.head)
 
     def lost(self, reused: bool) -> None:
         if self.head and self._until_close:
@@ -350,7 +354,8 @@ class Response:
         if self._interim:
             return
         told = [header for header in end_to_end(headers) if header[0] != b"content-length"]
-        self._length = dict(headers).get(b"content-length")
+        length = dict(headers).get(b"content-length")
+        self._length = None if length is None else int(length)
         self.head = ResponseHead(status, told, keep_alive)
         if self._bodiless:
             self._finish(self._parser.should_keep_alive())

@@ -138,13 +138,15 @@ class Passage:
 
     def whole(self) -> Whole | None:
         """The answer that has arrived, if all that is left is to send it. The lease is given back with it."""
-        answer = self._asked
+        lease, answer = self._held, self._asked
+        assert lease is not None
         assert answer is not None
         body, head = answer.whole(), answer.head
         lines = None if head is None else _lines(head)
         if body is None or head is None or lines is None or (head.status >= 400 and self._dialect.retells):
             return None
-        self.leave()
+        self._held = self._asked = None
+        lease.release()
         return head.status, b"%bx-request-id: %b\r\nrequest-id: %b\r\n" % (lines, self._id, self._id), body
 
     def leave(self) -> None:
