@@ -160,7 +160,7 @@ class Keys:
         await _refusal(scope, error)(scope, receive, send)
 
     def admit(self, path: str, headers: RawHeaders) -> bool:
-        return not self._keys or path in OPEN_PATHS or self._is_known(Headers(raw=headers))
+        return not self._keys or path in OPEN_PATHS or self._is_known(Headers(raw=list(headers)))
 
     def _is_known(self, headers: Headers) -> bool:
         given = [_token(headers.get(name, "")) for name in ("authorization", "x-api-key")]

@@ -24,7 +24,6 @@ from router.api.head import Head
 from router.api.proxy import Passage
 from router.app import Direct, Entrance
 from router.heads import message
-from router.upstream import Headers
 
 log = logging.getLogger("router.connection")
 
@@ -241,7 +240,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.url = b""
-        self.headers: Headers = []
+        self.headers: list[tuple[bytes, bytes]] = []
         self.is_complete = False
 
     def on_url(self, url: bytes) -> None:
@@ -262,12 +261,12 @@ def _read(data: bytes, length: int) -> tuple[Head, bool] | None:
     try:
         parser.feed_data(data)
         url = httptools.parse_url(reader.url)
-    except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        path = unquote((url.path or b"").decode("ascii"))
+    except (httptools.HttpParserError, httptools.HttpParserUpgrade, UnicodeDecodeError):
         return None
     is_plain = _SPECIAL.isdisjoint(name for name, _ in reader.headers)
     is_told = (b"content-length", b"%d" % length) in reader.headers
-    if not (reader.is_complete and is_plain and is_told and url.path and parser.get_http_version() == "1.1"):
+    if not (reader.is_complete and is_plain and is_told and path and parser.get_http_version() == "1.1"):
         return None
     target = url.path + b"?" + url.query if url.query else url.path
-    head = Head(parser.get_method().decode(), unquote(url.path.decode("ascii")), target, reader.headers)
-    return head, parser.should_keep_alive()
+    return Head(parser.get_method().decode(), path, target, reader.headers), parser.should_keep_alive()

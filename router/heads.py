@@ -26,12 +26,14 @@ def message(data: bytes) -> tuple[Known, int, bytes] | None:
 
 
 class Heads(dict[Known, T], Generic[T]):
-    """What was made of heads. It forgets all when it is full: heads of which each is another one are not worth being
-    remembered."""
+    """What was made of heads that are not too long. It forgets all when it is full: heads of which each is another one
+    are not worth being remembered."""
 
     MOST = 256
+    LONGEST = 8192  # bytes
 
     def learn(self, head: Known, value: T) -> None:
         if len(self) >= self.MOST:
             self.clear()
-        self[head] = value
+        if sum(map(len, head)) <= self.LONGEST:
+            self[head] = value

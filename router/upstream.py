@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import httptools
@@ -18,7 +18,7 @@ from router.errors import Unreachable, UpstreamFailed
 from router.heads import Heads, message
 from router.node import Address
 
-Headers = list[tuple[bytes, bytes]]
+Headers = Sequence[tuple[bytes, bytes]]
 
 HIGH_WATER = 256 * 1024  # bytes of a body that wait for their reader before the child is made to wait
 HEAD_LIMIT = 64 * 1024  # bytes of a response head, interim responses included
@@ -66,12 +66,12 @@ class RequestHead:
 
 class ResponseHead:
     """`headers` have lower-case names, end-to-end ones only, but for the length, which is the body's; `keep_alive` is
-    how long the connection is kept, in the child's words."""
+    how long the connection is kept, in the child's words, unless it `is_last`."""
 
     __slots__ = ("headers", "is_last", "keep_alive", "status")
 
-    def __init__(self, status: int, headers: Headers, keep_alive: bytes = b"", *, is_last: bool = False) -> None:
-        self.status, self.headers, self.keep_alive, self.is_last = status, headers, keep_alive, is_last
+    def __init__(self, status: int, headers: Headers, keep_alive: bytes) -> None:
+        self.status, self.headers, self.keep_alive, self.is_last = status, headers, keep_alive, False
 
 
 class Upstream:
@@ -92,7 +92,7 @@ class Upstream:
         key: str,
         head: RequestHead,
         body: bytes = b"",
-        more: Headers = [],  # noqa: B006
+        more: Headers = (),
         begun: Response | None = None,
     ) -> Response:
         """Send a request, with `more` headers than those of its head, unless `begin` has; the answer is returned when
@@ -108,7 +108,7 @@ class Upstream:
         connection = await _connect(address, peer)
         return await self._ask(connection, key, head, body, more).opened()
 
-    def begin(self, address: Address, key: str, head: RequestHead, body: bytes, more: Headers) -> Response | None:
+    def begin(self, address: Address, key: str, head: RequestHead, body: bytes, more: Headers = ()) -> Response | None:
         """Send a request over a kept connection; None where there is none. What comes of it, `open` tells."""
         connection = self._peer(address).take()
         return None if connection is None else self._ask(connection, key, head, body, more)
@@ -297,7 +297,7 @@ class Response:
     def _parse(self, data: bytes) -> None:
         is_first = self._parser is None
         if is_first:
-            self._headers: Headers = []
+            self._headers: list[tuple[bytes, bytes]] = []
             self._parser = httptools.HttpResponseParser(self)
         try:
             self._parser.feed_data(data)
@@ -312,8 +312,8 @@ class Response:
             self._parser = None  # it refers back to this object
             if is_first and self.head and self._size and (found := message(data)):
                 known, length, body = found
-                self.head.is_last = not self._reusable
                 if length == self._size == len(body):
+                    self.head.is_last = not self._reusable
                     self._connection.heads.learn(known, self.head)
 
     def lost(self, reused: bool) -> None:

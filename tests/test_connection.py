@@ -483,6 +483,13 @@ async def test_a_head_that_comes_again(front: Front) -> None:
     assert front.made == made
 
 
+@pytest.mark.parametrize("target", ["/v1/ch\xe4t", "http://", "*", "//", "/v1/models", f"{CHAT}#x", "?model=a"])
+async def test_odd_targets(front: Front, target: str) -> None:
+    short = await (await front.ready()).ask(post(target, body_of()))
+    ordinary = await (await front.client()).ask_first(post(target, body_of()))
+    assert short.told == ordinary.told
+
+
 async def test_what_only_looks_like_a_length_is_none(front: Front) -> None:
     client = await front.ready()
     front.child.act = lambda reader, writer: echoes(front.child, writer)

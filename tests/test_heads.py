@@ -126,3 +126,6 @@ def test_it_forgets_all_when_it_is_full() -> None:
         heads.learn(known, number)
         assert heads[known] == number
         assert len(heads) <= Heads.MOST
+    long = (b"a", b"b" * Heads.LONGEST)
+    heads.learn(long, 1)
+    assert long not in heads

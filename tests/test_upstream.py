@@ -191,6 +191,31 @@ async def test_an_answer_to_head_has_no_body_though_its_head_comes_again(upstrea
         assert server.connections == 1
 
 
+async def test_what_comes_behind_a_known_head_is_not_its_body(upstream: Upstream, server: Server) -> None:
+    async with server.running(answering(OK, OK + b"rubbish")):
+        for count in (1, 1, 2):
+            assert await whole(await ask(upstream, server)) == b"ok"
+            assert server.connections == count
+
+
+async def test_a_body_that_looks_like_an_answer(upstream: Upstream, server: Server) -> None:
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        await take(reader)
+        writer.write(OK)
+        await take(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nx" % (1 + len(OK)))
+        await begun.wait()
+        writer.write(OK)
+
+    begun = asyncio.Event()
+    async with server.running(handler):
+        assert await whole(await ask(upstream, server)) == b"ok"
+        response = await ask(upstream, server)
+        assert await response.read() == b"x"
+        begun.set()
+        assert await whole(response) == OK
+
+
 async def test_a_known_head_whose_body_comes_later(upstream: Upstream, server: Server) -> None:
     async def handler(reader: StreamReader, writer: StreamWriter) -> None:
         while True:
@@ -212,9 +237,12 @@ async def test_a_known_head_whose_body_comes_later(upstream: Upstream, server: S
 
 async def test_head_answered_with_a_body_is_not_kept(upstream: Upstream, server: Server) -> None:
     async with server.running(answering()):
-        for _ in range(2):
+        assert await whole(await ask(upstream, server)) == b"ok"
+        for count in (1, 2):
             assert await whole(await ask(upstream, server, "HEAD", b"")) == b""
-        assert server.connections == 2
+            assert server.connections == count
+        assert await whole(await ask(upstream, server)) == b"ok"
+        assert server.connections == 3
 
 
 async def test_keep_alive_max_counts_requests(upstream: Upstream, server: Server) -> None:
