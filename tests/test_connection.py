@@ -617,6 +617,16 @@ async def test_pipelined_requests_are_answered_in_order(front: Front) -> None:
         front.child.asked.clear()
 
 
+async def test_a_pipelined_request_is_no_part_of_the_one_before(front: Front) -> None:
+    """Nor where what stands behind a body would be passed over, as in a form."""
+    client = await front.ready()
+    form = post("/v1/audio/transcriptions", FORM, MULTIPART)
+    assert (await client.ask(form)).status == 200
+    client.send(form + post(CHAT, body_of()))
+    assert [(await client.reply()).status for _ in range(2)] == [200, 200]
+    assert [asked.body for asked in front.child.asked] == [FORM, FORM, body_of()]
+
+
 async def test_pipelined_requests_of_all_kinds(front: Front) -> None:
     client = await front.ready()
     front.child.act = lambda reader, writer: echoes(front.child, writer)
@@ -955,6 +965,20 @@ async def test_a_request_under_way_at_the_end_is_answered(front: Front) -> None:
     assert (reply.status, reply.named("connection")) == (200, ["close"])
     assert await client.is_closed()
     assert front.made - made == 1
+
+
+async def test_a_request_that_has_not_come_whole_at_the_end_is_answered(front: Front) -> None:
+    client = await front.ready()
+    idle = await front.client()
+    await front.turn()
+    head, body = post(CHAT, body_of()).split(b"\r\n\r\n")
+    client.send(head + b"\r\n\r\n" + body[:1])
+    await front.turn()
+    front.server.should_exit = True
+    assert await idle.is_closed()
+    reply = await client.ask(body[1:])
+    assert (reply.status, reply.named("connection")) == (200, ["close"])
+    assert await client.is_closed()
 
 
 # What is not for the short way
