@@ -627,6 +627,35 @@ async def test_a_pipelined_request_is_no_part_of_the_one_before(front: Front) ->
     assert [asked.body for asked in front.child.asked] == [FORM, FORM, body_of()]
 
 
+async def test_a_request_behind_one_that_goes_the_ordinary_way_waits_for_it(front: Front) -> None:
+    client, other, works = await front.ready(), await front.client(), Works()
+    front.child.act = works
+    other.send(post(CHAT, body_of()))
+    await works.begun.wait()
+    front.child.act = says(OK)
+    assert (await client.ask(post(CHAT, body_of()))).status == 200
+    works.go.set()
+    assert (await other.reply()).status == 200
+    assert front.children.connections == 2, "so a second request need not wait for a connection"
+    works = front.child.act = Works(EVENTS)
+    client.send(post(CHAT, body_of(stream=True)))
+    await works.begun.wait()
+    front.child.act = says(OK)
+    client.send(post(CHAT, body_of()))
+    await front.turn()
+    works.go.set()
+    assert b"[DONE]" in (await client.reply()).body
+    assert (await client.reply()).told == (await client.ask(post(CHAT, body_of()))).told
+
+
+async def test_a_request_in_a_head_is_none(front: Front) -> None:
+    client = await front.ready()
+    client.send(b"POST /tokenize HTTP/1.1\r\nHost: h\r\n")
+    await front.turn()
+    assert (await client.ask(post(CHAT, body_of()))).status == 400
+    assert not front.child.asked
+
+
 async def test_pipelined_requests_of_all_kinds(front: Front) -> None:
     client = await front.ready()
     front.child.act = lambda reader, writer: echoes(front.child, writer)
