@@ -627,7 +627,8 @@ async def test_a_pipelined_request_is_no_part_of_the_one_before(front: Front) ->
     assert [asked.body for asked in front.child.asked] == [FORM, FORM, body_of()]
 
 
-async def test_a_request_behind_one_that_goes_the_ordinary_way_waits_for_it(front: Front) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_behind_another_waits_for_it(front: Front, stream: bool) -> None:
     client, other, works = await front.ready(), await front.client(), Works()
     front.child.act = works
     other.send(post(CHAT, body_of()))
@@ -638,7 +639,7 @@ async def test_a_request_behind_one_that_goes_the_ordinary_way_waits_for_it(fron
     assert (await other.reply()).status == 200
     assert front.children.connections == 2, "so a second request need not wait for a connection"
     works = front.child.act = Works(EVENTS)
-    client.send(post(CHAT, body_of(stream=True)))
+    client.send(post(CHAT, body_of(stream=stream)))
     await works.begun.wait()
     front.child.act = says(OK)
     client.send(post(CHAT, body_of()))

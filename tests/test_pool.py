@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import math
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from router.catalog import Catalog, ModelSpec
 from router.estimate import Need
 from router.footprints import Footprint
 from router.lease import Lease
-from router.node import Part
+from router.node import Child, Part
 from router.overrides import Wish
 from router.policy import Demand, Device
 from router.pool import Pool
@@ -170,6 +170,45 @@ async def test_what_a_child_really_holds_is_booked_and_learned(
     assert pool.status("a").held == {**held, RAM: GIB}
     assert learned == [("a", found)]
     lease.release()
+    await pool.close()
+
+
+@dataclass
+class Scale(FakeNode):
+    """Takes its time."""
+
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def footprint(self, child: Child) -> Mapping[str, int]:
+        self.asked.set()
+        await self.go.wait()
+        return await super().footprint(child)
+
+
+async def test_nothing_is_learned_of_one_that_stops_meanwhile() -> None:  # B-D7
+    learned: list[str] = []
+    node = Scale(footprints={"a": {RAM: GIB}})
+    pool = Pool(
+        Catalog((spec("a"),)),
+        [node],
+        Limits(),
+        lambda _: Need(Demand(host=GIB)),
+        learn=lambda s, found: learned.append(s.name),
+    )
+    for is_stopped in (True, False):
+        (await pool.lease(spec("a"))).release()
+        async with asyncio.timeout(10):
+            await node.asked.wait()
+            if is_stopped:
+                pool.unload("a")
+            node.go.set()
+            while pool.state("a") is not State.UNLOADED and not learned:
+                await asyncio.sleep(0.001)
+        assert learned == ([] if is_stopped else ["a"])
+        node.asked.clear()
+        node.go.clear()
+    node.go.set()
     await pool.close()
 
 
