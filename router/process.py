@@ -119,7 +119,7 @@ class LocalChild:
         watchdog.watch(process.pid)
         child = cls(launch, process, socket, key, files)
         child._end.add_done_callback(lambda _: watchdog.forget(process.pid))
-        threading.Thread(target=child._reap, name=f"reap-{process.pid}", daemon=True).start()
+        child._await_end()
         return child
 
     @property
@@ -195,6 +195,19 @@ class LocalChild:
         self._stdin.close()
         _remove((self._socket, *self._files))
         return explain(self._launch.model, code, self.log, is_stopped=self._is_stopped, is_ready=self._served.done())
+
+    def _await_end(self) -> None:
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except (AttributeError, OSError):  # not Linux, an old one, or forbidden
+            threading.Thread(target=self._reap, name=f"reap-{self.pid}", daemon=True).start()
+        else:
+            self._loop.add_reader(descriptor, self._ended, descriptor)
+
+    def _ended(self, descriptor: int) -> None:
+        self._loop.remove_reader(descriptor)
+        os.close(descriptor)
+        self._code.set_result(self._process.wait())
 
     def _reap(self) -> None:
         code = self._process.wait()

@@ -344,8 +344,13 @@ def test_causes(code: int, line: str, cause: str) -> None:
     assert re.search(cause, exit.sentence), exit.sentence
 
 
-def test_a_child_may_end_after_all_tasks_were_cancelled(folder: Path, run: RunLoop) -> None:
+@pytest.mark.parametrize("has_pidfd", [True, False])
+def test_a_child_may_end_after_all_tasks_were_cancelled(
+    folder: Path, run: RunLoop, has_pidfd: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As `asyncio.run` cancels them at its end, while the loop still runs."""
+    if not has_pidfd:
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
     errors: list[object] = []
 
     async def live() -> None:
@@ -357,9 +362,10 @@ def test_a_child_may_end_after_all_tasks_were_cancelled(folder: Path, run: RunLo
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+        assert has_pidfd != any(thread.name == f"reap-{child.pid}" for thread in threading.enumerate())
         os.kill(child.pid, signal.SIGKILL)
-        await until(lambda: all(thread.name != f"reap-{child.pid}" for thread in threading.enumerate()))
-        await asyncio.sleep(0)  # what the thread has scheduled comes first
+        await until(child._code.done)
+        assert child._code.result() == -signal.SIGKILL
         for drain in child._drains:
             drain.close()
         child._stdin.close()
