@@ -28,7 +28,8 @@ from router.heads import message
 log = logging.getLogger("router.connection")
 
 _SPECIAL = frozenset((b"expect", b"transfer-encoding"))
-_START = re.compile(rb"[A-Z]+ \S+ HTTP/1\.1\r\n")
+_LONGEST_START = 16 * 1024  # bytes of a head that are held until it is whole
+_START = re.compile(rb"(?:\r\n)*[A-Z]+ \S+ HTTP/1\.1\r\n")
 _OFFER = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
 
@@ -43,7 +44,7 @@ class Connection(HttpToolsProtocol):
         self._served: RequestResponseCycle | None = None
         self._is_between = True  # two requests, as far as the parser knows
         self._parts: list[bytes] = []  # of a request
-        self._missing = 0  # bytes of it
+        self._missing = 0  # bytes of it, at least
         self._begun: tuple[bytes, Entrance, Passage] | None = None  # its answer has not come whole yet
         self._idle_since = math.inf
 
@@ -60,6 +61,13 @@ class Connection(HttpToolsProtocol):
         if not (is_free and self._is_between and self._begin(data)):
             self._hand_over(data)
 
+    def _hold(self, data: bytes, missing: int) -> bool:
+        """Until so many bytes more have come."""
+        self._idle_since = math.inf
+        self._parts.append(data)
+        self._missing = missing
+        return True
+
     def _given(self) -> bytes:
         data = b"".join(self._parts)
         self._parts.clear()
@@ -69,7 +77,12 @@ class Connection(HttpToolsProtocol):
     def _hand_over(self, data: bytes) -> None:
         """To uvicorn."""
         is_free = self.cycle is None or self.cycle.response_complete
-        super().data_received(_without_offers(data) if is_free else data)
+        super().data_received(_without_offers(data) if is_free and self._is_between else data)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        # An offer that came in pieces or behind another request. Its body would be read as the next request.
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def on_message_begin(self) -> None:
         self._is_between = False
@@ -135,7 +148,8 @@ class Connection(HttpToolsProtocol):
         """Whether this is a request that is answered here, as far as can be told before all of it has come."""
         found = message(data)
         if found is None:
-            return False
+            is_cut = len(data) < _LONGEST_START and b"\r\n\r\n" not in data and _START.match(data)
+            return bool(is_cut) and self._hold(data, 1)
         known, length, body = found
         if len(body) > length or length > HIGH_WATER_LIMIT:
             return False
@@ -146,11 +160,9 @@ class Connection(HttpToolsProtocol):
             self._direct.entrances.learn(known, entrance)
         if entrance is None:
             return False
-        self._idle_since = math.inf
         if len(body) < length:
-            self._parts.append(data)
-            self._missing = length - len(body)
-            return True
+            return self._hold(data, length - len(body))
+        self._idle_since = math.inf
         passage = None
         try:
             passage = entrance.by_body.at_once(entrance.head, body)
@@ -191,6 +203,7 @@ class Connection(HttpToolsProtocol):
         """The ordinary way, with what has been begun."""
         assert self._begun is not None
         (data, _, passage), self._begun = self._begun, None
+        passage.await_nothing()
         self.app = self._direct.guarded(passage)
         try:
             self._hand_over(data)
@@ -219,7 +232,7 @@ def _unchunked(cycle: RequestResponseCycle, app: ASGIApp) -> Any:
             if message["type"] == "http.response.start":
                 is_told = b"content-length" in dict(message["headers"])
             if not is_told:
-                cycle.chunked_encoding = False
+                cycle.keep_alive = cycle.chunked_encoding = False
                 cycle.expected_content_length = len(message.get("body", b""))
             await send(message)
 
@@ -259,7 +272,9 @@ def _read(data: bytes, length: int) -> tuple[Head, bool] | None:
     reader = _Reader()
     parser = httptools.HttpRequestParser(reader)
     try:
-        parser.feed_data(data)
+        parser.feed_data(data[:-1])
+        keep_alive = parser.should_keep_alive()  # where there is no body this is forgotten with the last byte
+        parser.feed_data(data[-1:])
         url = httptools.parse_url(reader.url)
         path = unquote((url.path or b"").decode("ascii"))
     except (httptools.HttpParserError, httptools.HttpParserUpgrade, UnicodeDecodeError):
@@ -269,4 +284,4 @@ def _read(data: bytes, length: int) -> tuple[Head, bool] | None:
     if not (reader.is_complete and is_plain and is_told and path and parser.get_http_version() == "1.1"):
         return None
     target = url.path + b"?" + url.query if url.query else url.path
-    return Head(parser.get_method().decode(), path, target, reader.headers), parser.should_keep_alive()
+    return Head(parser.get_method().decode(), path, target, reader.headers), keep_alive

@@ -10,6 +10,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Callable, Collection, Iterable, Sequence
+from copy import copy
 from typing import Any
 
 import httptools
@@ -225,7 +226,7 @@ class Response:
 
     async def _more(self) -> None:
         if self._error is not None:
-            raise self._error
+            raise copy(self._error)  # one that is raised holds the frames that hold this object
         loop = self._connection.loop
         self._waiting_since = loop.time()
         self._waiter = loop.create_future()
@@ -463,7 +464,8 @@ class _Connection(asyncio.Protocol):
         if self._silence is not None:
             self._silence.cancel()
         if self._response is not None:
-            self._response.lost(reused=self._uses > 1)
+            response, self._response = self._response, None
+            response.lost(reused=self._uses > 1)
 
 
 class _Peer:

@@ -93,6 +93,14 @@ def says(said: bytes) -> Handler:
     return act
 
 
+def breaks_off(said: bytes) -> Handler:
+    async def act(reader: StreamReader, writer: StreamWriter) -> None:
+        writer.write(said)
+        raise ConnectionResetError
+
+    return act
+
+
 class Child:
     """Does to each request what `act` says."""
 
@@ -499,6 +507,54 @@ async def test_what_only_looks_like_a_length_is_none(front: Front) -> None:
             assert (await client.ask(post(CHAT, body, decoy % (len(body) + more)))).body == body
 
 
+EARLY = {
+    "no such path": (b"POST /nowhere HTTP/1.1\r\nHost: h\r\n", 404),
+    "no such method": (b"PUT /health HTTP/1.1\r\nHost: h\r\n", 405),
+    "no key": (b"POST /v1/completions HTTP/1.1\r\nHost: h\r\n", 401),
+}
+
+
+@pytest.mark.parametrize("name", EARLY)
+async def test_a_body_behind_its_answer_is_no_request(front: Front, name: str) -> None:
+    """A proxy in front of us may send the request of another client next, on the same connection."""
+    front.start(keys=("k",) if name == "no key" else ())
+    client = await front.client()
+    start, status = EARLY[name]
+    inner = b"GET /health HTTP/1.1\r\nHost: inner\r\n\r\n"
+    victim = post("/nowhere", inner, "Authorization: Bearer k").removesuffix(inner)
+    offer = b"POST / HTTP/1.1\r\nUpgrade:" + b"a" * (len(victim) - 10) + b"\r\n\r\n"
+    for body in (offer, post(CHAT, body_of())):
+        assert (await client.ask(start + b"Content-Length: %d\r\n\r\n" % len(body))).status == status
+        client.send(body)
+        await front.turn()
+        assert (await client.ask(victim + inner)).status == 404
+        assert (await client.ask(start + b"Content-Length: 0\r\n\r\n")).status == status
+    assert not front.child.asked
+
+
+async def test_the_body_of_an_offer_is_no_request(front: Front) -> None:
+    """Where a proxy passes offers on."""
+    client = await front.ready()
+    inner = b"GET /health HTTP/1.1\r\nHost: inner\r\n\r\n"
+    offer = post(CHAT, inner, "Connection: Upgrade", "Upgrade: h2c").removesuffix(inner)
+    for pieces in ([offer, inner], [b"\r\n" + offer, inner], [offer[:-50], offer[-50:], inner]):
+        for piece in pieces:
+            client.send(piece)
+            await front.turn()
+        assert b"not valid JSON" in (await client.reply()).body
+        assert (await client.ask(post(CHAT, body_of()))).status == 200
+    for pieces in ([offer[:10], offer[10:] + inner], [inner + offer + inner]):
+        client = await front.client()
+        for piece in pieces:
+            client.send(piece)
+            await front.turn()
+        if pieces[0].startswith(inner):
+            assert (await client.reply()).status == 200
+        reply = await client.reply()
+        assert (reply.status, reply.named("connection")) == (400, ["close"])
+        assert await client.is_closed()
+
+
 async def test_a_request_without_a_body(front: Front) -> None:
     client = await front.ready()
     made = front.made
@@ -508,22 +564,24 @@ async def test_a_request_without_a_body(front: Front) -> None:
     assert b"\r\ncontent-length: 0\r\n" in front.child.asked[0].head
 
 
-@pytest.mark.parametrize("is_cut", [False, True])
+@pytest.mark.parametrize("cut", [10, 60, None])
 @pytest.mark.parametrize("size", [1, 7, 100_000])
-async def test_a_request_that_comes_in_pieces(front: Front, size: int, is_cut: bool) -> None:
+async def test_a_request_that_comes_in_pieces(front: Front, size: int, cut: int | None) -> None:
     """Most clients send head and body apart. What is longer than uvicorn holds goes the ordinary way, and so does a
-    request whose head is cut."""
+    request whose first line is cut."""
     client = await front.ready()
     front.child.act = lambda reader, writer: echoes(front.child, writer)
-    for body, count in ((body_of(), int(is_cut)), (body_of(text="x" * 150_000), 1), (body_of(), int(is_cut))):
-        head, _ = post(CHAT, body).split(b"\r\n\r\n")
+    for body, count in ((body_of(), int(cut == 10)), (body_of(text="x" * 150_000), 1), (body_of(), int(cut == 10))):
+        head = post(CHAT, body).removesuffix(body)
         made = front.made
-        if is_cut:
-            client.send(head[:-1])
+        if cut:
+            client.send(head[:cut])
             await front.turn()
-            client.send(head[-1:] + b"\r\n\r\n")
+            client.send(head[cut:-3])
+            await front.turn()
+            client.send(head[-3:])
         else:
-            client.send(head + b"\r\n\r\n")
+            client.send(head)
         for start in range(0, len(body), max(size, len(body) // 30)):
             await front.turn()
             client.send(body[start : start + max(size, len(body) // 30)])
@@ -558,19 +616,24 @@ async def test_a_hundred_requests_on_one_connection(front: Front) -> None:
     assert (front.leases, len(front.server.server_state.connections)) == (0, 1)
 
 
-async def test_a_request_leaves_no_cycle(front: Front) -> None:
+FAILING = [(breaks_off(OK[:20]), 502), (says(b"rubbish\r\n\r\n"), 502)]
+
+
+@pytest.mark.parametrize(("act", "status"), [(says(OK), 200), (says(EVENTS), 200), *FAILING])
+async def test_a_request_leaves_no_cycle(front: Front, act: Handler, status: int) -> None:
     """Whoever serves has Python look for cycles seldom."""
     client = await front.ready()
+    front.child.act = act
     await until(lambda: not front.tasks)
-    assert (await client.ask(post(CHAT, body_of()))).status == 200
+    assert (await client.ask(post(CHAT, body_of()))).status == status
     gc.collect()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
         for _ in range(20):
-            assert (await client.ask(post(CHAT, body_of()))).status == 200
+            assert (await client.ask(post(CHAT, body_of()))).status == status
             client.leave()
             client = await front.client()
-        await until(lambda: len(front.server.server_state.connections) == 1)
+        await until(lambda: len(front.server.server_state.connections) == 1 and not front.tasks)
         gc.collect()
         kinds = Connection | Passage | RequestResponseCycle | Response
         assert not [left for left in gc.garbage if isinstance(left, kinds)]
@@ -593,6 +656,25 @@ async def test_whoever_wants_it_closed_has_it_closed(front: Front) -> None:
             assert reply.named("connection") == ["close"]
             assert await client.is_closed()
             assert front.made - made == int(version == "1.0")
+
+
+async def test_whoever_wants_it_closed_again_has_it_closed_again(front: Front) -> None:
+    """Whatever the length was the first time."""
+    await front.ready()
+    for body in (b"", body_of(), b"", body_of()):
+        client = await front.client()
+        reply = await client.ask(post("/tokenize?model=a", body, "Connection: close"))
+        assert (reply.status, reply.named("connection")) == (200, ["close"])
+        assert await client.is_closed()
+
+
+@pytest.mark.parametrize("version", ["0.9", "2.0"])
+async def test_a_version_that_there_is_not_has_its_end(front: Front, version: str) -> None:
+    client = await front.ready()
+    front.child.act = says(ANSWERS["chunked"])
+    reply = await client.ask(post(CHAT, body_of(), "Connection: keep-alive", version=version))
+    assert (reply.status, reply.body, reply.named("connection")) == (200, b'{"a": "bcd"}', ["close"])
+    assert await client.is_closed()
 
 
 async def test_a_client_that_knows_no_chunks_gets_none(front: Front) -> None:
@@ -649,9 +731,10 @@ async def test_a_request_behind_another_waits_for_it(front: Front, stream: bool)
     assert (await client.reply()).told == (await client.ask(post(CHAT, body_of()))).told
 
 
-async def test_a_request_in_a_head_is_none(front: Front) -> None:
+@pytest.mark.parametrize("start", [b"POST /tokenize HTTP/1.1\r\nHost: h\r\n", b"POST /tokenize HTTP/1.1", b"POST "])
+async def test_a_request_in_a_head_is_none(front: Front, start: bytes) -> None:
     client = await front.ready()
-    client.send(b"POST /tokenize HTTP/1.1\r\nHost: h\r\n")
+    client.send(start)
     await front.turn()
     assert (await client.ask(post(CHAT, body_of()))).status == 400
     assert not front.child.asked
@@ -787,14 +870,6 @@ async def both(front: Front, client: Client, act: Handler, request: bytes) -> tu
     return replies[0], replies[1]
 
 
-def breaks_off(said: bytes) -> Handler:
-    async def act(reader: StreamReader, writer: StreamWriter) -> None:
-        writer.write(said)
-        raise ConnectionResetError
-
-    return act
-
-
 async def test_a_child_that_ends_before_its_answer_is_told_of(front: Front) -> None:
     client = await front.ready()
     for path in DIALECTS:
@@ -896,6 +971,7 @@ async def test_silence_is_told_of(front: Front) -> None:
 # A client that leaves
 
 
+@pytest.mark.parametrize("is_apart", [False, True])
 @pytest.mark.parametrize(
     "more",
     [
@@ -906,19 +982,22 @@ async def test_silence_is_told_of(front: Front) -> None:
     ],
 )
 async def test_a_client_that_leaves_stops_the_child(
-    front: Front, more: bytes, caplog: pytest.LogCaptureFixture
+    front: Front, more: bytes, is_apart: bool, caplog: pytest.LogCaptureFixture
 ) -> None:  # B-S2
     await front.ready()
     client, works = await front.client(), Works()
     front.child.act = works
     made = front.made
-    client.send(post(CHAT, body_of()) + more)
+    client.send(post(CHAT, body_of()) + (b"" if is_apart else more))
     await works.begun.wait()
     assert front.leases == 1
+    if is_apart:
+        client.send(more)
+        await front.turn()
     client.leave()
     await works.is_cut()
     await until(lambda: front.leases == 0)
-    await until(lambda: len(front.server.server_state.connections) == 1)
+    await until(lambda: len(front.server.server_state.connections) == 1 + is_apart)
     assert (front.made - made, len(front.child.asked)) == (int(bool(more)), 1)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     await front.warm(await front.client())
@@ -1196,6 +1275,49 @@ async def test_answers_by_the_short_way_wait_for_their_reader(front: Front, size
     for _ in range(count):
         assert len((await client.reply()).body) == size
     assert (len(front.child.asked), front.leases) == (count, 0)
+
+
+@pytest.mark.parametrize("how", ["more", "end"])
+async def test_a_large_answer_that_is_handed_over_comes_whole(front: Front, how: str) -> None:
+    """To a reader that takes its time."""
+
+    async def act(reader: StreamReader, writer: StreamWriter) -> None:
+        begun.set()
+        await go.wait()
+        writer.write(large)
+
+    large, begun, go = answer("200 OK", b"x" * 4_000_000), asyncio.Event(), asyncio.Event()
+    await front.ready()
+    client, other = await front.client(), await front.client()
+    await front.turn()
+    front.child.act = act
+    client.send(post(CHAT, body_of()))
+    await begun.wait()
+    if how == "more":
+        client.send(b"P")
+        await front.turn()
+    else:
+        front.server.should_exit = True
+        assert await other.is_closed()
+    go.set()
+    async with asyncio.timeout(10):
+        while not any(c.flow.write_paused for c in front.server.server_state.connections):  # type: ignore[union-attr]
+            await asyncio.sleep(0.002)
+    assert len((await client.reply()).body) == 4_000_000
+
+
+async def test_more_from_the_client_and_the_answer_in_one_turn(front: Front) -> None:
+    await front.ready()
+
+    async def act(reader: StreamReader, writer: StreamWriter) -> None:
+        front.child.act = says(OK)
+        writer.write(OK)
+        client.send(post(CHAT, body_of()))
+
+    for _ in range(50):
+        client, front.child.act = await front.client(), act
+        assert [(await client.ask(post(CHAT, body_of()))).status, (await client.reply()).status] == [200, 200]
+        client.leave()
 
 
 async def rests(count: Callable[[], int], wanted: int = 1_000_000) -> int:

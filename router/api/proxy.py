@@ -136,6 +136,11 @@ class Passage:
         self._asked.arrived = arrived
         return True
 
+    def await_nothing(self) -> None:
+        """It is called instead."""
+        if self._asked is not None:
+            self._asked.arrived = None
+
     def whole(self) -> Whole | None:
         """The answer that has arrived, if all that is left is to send it. The lease is given back with it."""
         lease, answer = self._held, self._asked
