@@ -589,6 +589,17 @@ async def test_a_request_that_comes_in_pieces(front: Front, size: int, cut: int 
         assert front.made - made == count
 
 
+async def test_a_head_is_held_only_so_long(front: Front) -> None:
+    client = await front.ready()
+    request = post(CHAT, body_of(), *(f"X-{number}: {'x' * 5000}" for number in range(5)))
+    for cut, count in ((10_000, 0), (20_000, 1)):
+        made = front.made
+        client.send(request[:cut])
+        await front.turn()
+        assert (await client.ask(request[cut:])).status == 200
+        assert front.made - made == count
+
+
 async def test_a_request_that_waits_for_100_continue(front: Front) -> None:
     client = await front.ready()
     made, request = front.made, post(CHAT, body_of(), "Expect: 100-continue")
