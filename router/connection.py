@@ -12,22 +12,19 @@ import math
 import re
 from collections.abc import MutableMapping
 from typing import Any
-from urllib.parse import unquote
 
-import httptools
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from router.api.head import Head
+from router.api.head import read
 from router.api.proxy import Passage
 from router.app import Direct, Entrance
 from router.heads import message
 
 log = logging.getLogger("router.connection")
 
-_SPECIAL = frozenset((b"expect", b"transfer-encoding"))
 _LONGEST_START = 16 * 1024  # bytes of a head that are held until it is whole
 _START = re.compile(rb"(?:\r\n)*[A-Z]+ \S+ HTTP/1\.1\r\n")
 _OFFER = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
@@ -57,9 +54,12 @@ class Connection(HttpToolsProtocol):
             data = self._given()
         if self._begun is not None:
             self._go_on()
-        is_free = self.cycle is None or self.cycle.response_complete
-        if not (is_free and self._is_between and self._begin(data)):
+        if not (self._is_free() and self._begin(data)):
             self._hand_over(data)
+
+    def _is_free(self) -> bool:
+        """Neither a request nor an answer is under way."""
+        return self._is_between and (self.cycle is None or self.cycle.response_complete)
 
     def _hold(self, data: bytes, missing: int) -> bool:
         """Until so many bytes more have come."""
@@ -76,8 +76,7 @@ class Connection(HttpToolsProtocol):
 
     def _hand_over(self, data: bytes) -> None:
         """To uvicorn."""
-        is_free = self.cycle is None or self.cycle.response_complete
-        super().data_received(_without_offers(data) if is_free and self._is_between else data)
+        super().data_received(_without_offers(data) if self._is_free() else data)
 
     def _unsupported_upgrade_warning(self) -> None:
         # An offer that came in pieces or behind another request. Its body would be read as the next request.
@@ -180,9 +179,9 @@ class Connection(HttpToolsProtocol):
         return True
 
     def _entrance(self, head: bytes, length: int) -> Entrance | None:
-        read = _read(_without_offers(head), length)
-        by_body = self._direct.by_body(read[0]) if read else None
-        return Entrance(read[0], by_body, keep_alive=read[1]) if read and by_body else None
+        found = read(_without_offers(head), length)
+        by_body = self._direct.by_body(found[0]) if found else None
+        return Entrance(found[0], by_body, keep_alive=found[1]) if found and by_body else None
 
     def _arrived(self) -> None:
         assert self._begun is not None
@@ -246,42 +245,3 @@ def _without_offers(data: bytes) -> bytes:
     if _OFFER.search(data, 0, end) and _START.match(data):
         return _OFFER.sub(b"", data[:end]) + data[end:]
     return data
-
-
-class _Reader:
-    """What httptools reads."""
-
-    def __init__(self) -> None:
-        self.url = b""
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.is_complete = False
-
-    def on_url(self, url: bytes) -> None:
-        self.url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        self.is_complete = True
-
-
-def _read(data: bytes, length: int) -> tuple[Head, bool] | None:
-    """A head, as uvicorn reads it, and whether the connection is kept after it; None where the request is no HTTP/1.1
-    or more than a body of this length."""
-    reader = _Reader()
-    parser = httptools.HttpRequestParser(reader)
-    try:
-        parser.feed_data(data[:-1])
-        keep_alive = parser.should_keep_alive()  # where there is no body this is forgotten with the last byte
-        parser.feed_data(data[-1:])
-        url = httptools.parse_url(reader.url)
-        path = unquote((url.path or b"").decode("ascii"))
-    except (httptools.HttpParserError, httptools.HttpParserUpgrade, UnicodeDecodeError):
-        return None
-    is_plain = _SPECIAL.isdisjoint(name for name, _ in reader.headers)
-    is_told = (b"content-length", b"%d" % length) in reader.headers
-    if not (reader.is_complete and is_plain and is_told and path and parser.get_http_version() == "1.1"):
-        return None
-    target = url.path + b"?" + url.query if url.query else url.path
-    return Head(parser.get_method().decode(), path, target, reader.headers), keep_alive

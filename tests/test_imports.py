@@ -21,7 +21,7 @@ DOORS = {
     "pynvml": {"devices"},
     "subprocess": {"process", "orphans", "engine", "fetch"},
     "starlette": {"app", "api", "connection"},
-    "httptools": {"upstream", "connection"},
+    "httptools": {"upstream", "api"},
     "msgspec": {"api"},
     "xllamacpp": {"embedded"},
     "httpx": {"demo", "__main__"},

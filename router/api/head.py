@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from functools import cached_property
+from urllib.parse import unquote
 
+import httptools
 from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
@@ -19,6 +21,8 @@ LONGEST_HEADER = 8000
 _NOT_FORWARDED = frozenset(
     b"host authorization x-api-key origin content-length expect accept-encoding x-request-id x-conversation-id".split()
 )
+
+_SPECIAL = frozenset((b"expect", b"transfer-encoding"))
 
 
 class Head:
@@ -70,3 +74,42 @@ class Head:
     def _query(self) -> QueryParams | None:
         query = self.target.partition(b"?")[2]
         return QueryParams(query) if query else None
+
+
+class _Reader:
+    """What httptools reads."""
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.is_complete = False
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self.is_complete = True
+
+
+def read(data: bytes, length: int) -> tuple[Head, bool] | None:
+    """A head, as uvicorn reads it, and whether the connection is kept after it; None where the request is no HTTP/1.1
+    or more than a body of this length."""
+    reader = _Reader()
+    parser = httptools.HttpRequestParser(reader)
+    try:
+        parser.feed_data(data[:-1])
+        keep_alive = parser.should_keep_alive()  # where there is no body this is forgotten with the last byte
+        parser.feed_data(data[-1:])
+        url = httptools.parse_url(reader.url)
+        path = unquote((url.path or b"").decode("ascii"))
+    except (httptools.HttpParserError, httptools.HttpParserUpgrade, UnicodeDecodeError):
+        return None
+    is_plain = _SPECIAL.isdisjoint(name for name, _ in reader.headers)
+    is_told = (b"content-length", b"%d" % length) in reader.headers
+    if not (reader.is_complete and is_plain and is_told and path and parser.get_http_version() == "1.1"):
+        return None
+    target = url.path + b"?" + url.query if url.query else url.path
+    return Head(parser.get_method().decode(), path, target, reader.headers), keep_alive
