@@ -13,7 +13,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, assert_never
 
 from router import errors
@@ -545,7 +545,7 @@ class Pool:
     def _leased(self, ticket: int, model: str) -> Lease:
         run = self._runs[model]
         assert run.child is not None, "granted without a child"
-        return Lease(model, run.child, run.ended, lambda used: self._release(ticket, run, used))
+        return Lease(model, run.child, run.ended, partial(self._release, ticket, run))
 
     def _refuse(self, effect: Refuse) -> None:
         waiter = self._waiters.pop(effect.ticket)

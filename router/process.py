@@ -86,7 +86,8 @@ class LocalChild:
         self._started = birth_of(process.pid)
         self._socket = socket
         self._files = files
-        self._key = key
+        self.address = Address(path=str(socket))
+        self.key = key
         self._loop = asyncio.get_running_loop()
         self._log: deque[bytes] = deque(maxlen=KEPT_LINES)
         self._voice: Drain | None = None
@@ -131,16 +132,8 @@ class LocalChild:
         return self._started
 
     @property
-    def address(self) -> Address:
-        return Address(path=str(self._socket))
-
-    @property
-    def key(self) -> str:
-        return self._key
-
-    @property
     def log(self) -> tuple[str, ...]:
-        return tuple(line.decode(errors="replace").replace(self._key, "***") for line in self._log)
+        return tuple(line.decode(errors="replace").replace(self.key, "***") for line in self._log)
 
     async def ready(self) -> Mapping[str, Any]:
         poll = asyncio.create_task(self._poll())
@@ -277,7 +270,7 @@ class LocalChild:
 
     async def _get(self, upstream: Upstream, path: bytes) -> bytes:
         """The body of the answer. Raises UpstreamFailed, also for a refusal."""
-        answer = await upstream.open(self.address, self._key, RequestHead("GET", path, []))
+        answer = await upstream.open(self.address, self.key, RequestHead("GET", path, []))
         body = await answer.rest()
         if answer.status != 200:
             raise UpstreamFailed(f"The model's server refused {path.decode()} with {answer.status}.")

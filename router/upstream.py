@@ -111,7 +111,7 @@ class Upstream:
 
     def begin(self, address: Address, key: str, head: RequestHead, body: bytes, more: Headers = ()) -> Response | None:
         """Send a request over a kept connection; None where there is none. What comes of it, `open` tells."""
-        connection = self._peer(address).take()
+        connection = (self._peers.get(address) or self._peer(address)).take()
         return None if connection is None else self._ask(connection, key, head, body, more)
 
     def _ask(self, connection: _Connection, key: str, head: RequestHead, body: bytes, more: Headers) -> Response:
@@ -453,7 +453,8 @@ class _Connection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._answered()
+        if self._patience is not None:
+            self._answered()
         if self._response is not None:
             self._response.feed(data)
         else:
@@ -488,7 +489,7 @@ class _Peer:
     def take(self) -> _Connection | None:
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_open() and connection.expires > connection.loop.time():
+            if connection.expires > connection.loop.time() and connection.is_open():
                 return connection
             connection.abort()
         return None
