@@ -10,7 +10,7 @@ from tests.benchmarks.report import ENGINE, LLAMA_CPP, NGINX, OURS, Row, Target
 from tests.benchmarks.stage import Peer, Stage, question
 
 CONNECTIONS = (1, 16, 64)
-ROUNDS = 3
+ROUNDS = 7
 
 
 def measure(
