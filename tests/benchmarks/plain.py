@@ -22,13 +22,19 @@ def measure(
 
 
 def in_turns(
-    stage: Stage, peers: Sequence[Peer], connections: int, seconds: float, body: dict[str, Any], warmup: float = 0.2
+    stage: Stage,
+    peers: Sequence[Peer],
+    connections: int,
+    seconds: float,
+    body: dict[str, Any],
+    warmup: float = 0.2,
+    rounds: int = ROUNDS,
 ) -> dict[str, list[dict[str, Any]]]:
     """Every peer in every round, so that what else the machine does meets all of them."""
     found: dict[str, list[dict[str, Any]]] = {peer.name: [] for peer in peers}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for peer in peers:
-            found[peer.name].append(stage.load(peer, connections, seconds / ROUNDS, body, warmup))
+            found[peer.name].append(stage.load(peer, connections, seconds / rounds, body, warmup))
     return found
 
 

@@ -10,6 +10,7 @@ from tests.benchmarks.report import NGINX, OURS, Row, Target
 from tests.benchmarks.stage import Stage, question
 
 STREAMS = (1, 64, 256)
+ROUNDS = 3  # longer than those of plain requests: all streams of the warm-up end, and begin again, at the same time
 PACE = 50  # tokens a second
 
 
@@ -18,9 +19,9 @@ def measure(stage: Stage, seconds: float, missing: list[str], streams: Sequence[
     for count in streams:
         # The streams last as long as the warm-up, so that they do not all begin at the same time.
         paced = question(stream=True, max_tokens=max(2, int(PACE * seconds / 3)), pace=PACE)
-        yield from _paced(count, in_turns(stage, peers, count, 1.5 * seconds, paced, warmup=seconds / 3))
+        yield from _paced(count, in_turns(stage, peers, count, 1.5 * seconds, paced, warmup=seconds / 3, rounds=ROUNDS))
         flat_out = question(stream=True, max_tokens=500)
-        yield from _flat_out(count, in_turns(stage, peers, count, seconds, flat_out))
+        yield from _flat_out(count, in_turns(stage, peers, count, seconds, flat_out, rounds=ROUNDS))
 
 
 def _paced(count: int, found: dict[str, list[dict[str, Any]]]) -> Iterator[Row]:
