@@ -191,9 +191,7 @@ class Response:
 
     def whole(self) -> bytes | None:
         """All of the body, if that has come and nothing of it was read."""
-        if not self._complete:
-            return None
-        return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        return b"".join(self._chunks) if self._complete else None
 
     async def read(self) -> bytes:
         """What has come since the last call, waiting if nothing has; b"" at the end. Raises UpstreamFailed."""
@@ -201,7 +199,7 @@ class Response:
             if self._complete:
                 return b""
             await self._more()
-        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        data = b"".join(self._chunks)  # of a single one this is no copy
         self._chunks.clear()
         self._size = 0
         if self._paused:

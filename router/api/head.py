@@ -1,4 +1,4 @@
-"""The head of a request: what is said before its body."""
+"""The head of a request: what is said before its body, and how it is read where uvicorn does not."""
 
 from __future__ import annotations
 

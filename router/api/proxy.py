@@ -137,7 +137,7 @@ class Passage:
         return True
 
     def await_nothing(self) -> None:
-        """It is called instead."""
+        """The passage is called instead."""
         if self._asked is not None:
             self._asked.arrived = None
 
@@ -147,15 +147,17 @@ class Passage:
         assert lease is not None
         assert answer is not None
         body, head = answer.whole(), answer.head
-        lines = None if head is None else _lines(head)
-        if body is None or head is None or lines is None or (head.status >= 400 and self._dialect.retells):
+        if body is None or head is None:
+            return None
+        lines = _lines(head)
+        if lines is None or (head.status >= 400 and self._dialect.retells):
             return None
         self._held = self._asked = None
         lease.release()
         return head.status, b"%bx-request-id: %b\r\nrequest-id: %b\r\n" % (lines, self._id, self._id), body
 
     def leave(self) -> None:
-        """The client has left, or has everything."""
+        """The client has left."""
         (lease, answer), self._held, self._asked = (self._held, self._asked), None, None
         if answer is not None:
             answer.arrived = None
