@@ -74,11 +74,11 @@ class Clients:
     def is_full(self, connections: int) -> bool:
         return 0 < self.limits.connections < connections
 
-    def make_room(self, connections: Iterable[object]) -> bool:
+    def make_room(self, connections: Iterable[Any]) -> bool:
         """Close connections on which no request is under way, and tell whether there was one. A sixteenth goes at
         once, so that a flood of connections does not have them searched for each."""
-        waiting = [one for one in connections if isinstance(one, FramedConnection) and one.is_waiting()]
-        for one in heapq.nsmallest(self.limits.connections // 16 + 1, waiting, key=FramedConnection.rank):
+        waiting = [one for one in connections if one.is_waiting()]
+        for one in heapq.nsmallest(self.limits.connections // 16 + 1, waiting, key=lambda one: one.rank()):
             one.transport.abort()
         return bool(waiting)
 
