@@ -12,9 +12,10 @@ compares these lines with the code, both ways.
     node           the border between the pool and a machine                  -> policy
     lease          the right to use a running child                           -> node
     feed           news for whoever listens                                   -> nothing
-    flags          llama-server's arguments as data                           -> errors
+    near           PURE: the names that were probably meant                   -> nothing
+    flags          llama-server's arguments as data                           -> errors near
     settings       one frozen Settings; one row an option                     -> errors flags
-    presets        INI to frozen presets, and where each value came from      -> errors flags
+    presets        INI to frozen presets, and where each value came from      -> errors flags near
     gguf           a model file's header                                      -> errors
     repo           PURE: names on the hub, and which files they mean          -> errors
     hub            the Hugging Face cache on disk                             -> errors repo
@@ -22,7 +23,7 @@ compares these lines with the code, both ways.
     fetch          from a name on the hub to its files in the cache           -> errors hub repo
     pull           a download by the command line, with a bar for each file  -> fetch policy repo
     template       what a chat template can be told                           -> nothing
-    catalog        every model that could run; names to ModelSpec             -> errors flags gguf hub presets repo template
+    catalog        every model that could run; names to ModelSpec             -> errors flags gguf hub near presets repo template
     kv             what a context keeps for each layer                        -> gguf
     compute        the buffers in which a batch is computed                   -> gguf kv
     weights        where the engine puts each tensor                          -> flags gguf kv
@@ -30,7 +31,7 @@ compares these lines with the code, both ways.
     engine         which llama-server, and what it says of itself             -> errors flags
     footprints     what models really took, kept across restarts              -> nothing
     estimate       a model's need from the best source there is               -> catalog engine errors flags footprints gguf memory policy
-    overrides      what a load asks for over a model's own settings              -> catalog errors flags kv
+    overrides      what a load asks for over a model's own settings              -> catalog errors flags kv near
     download       the border between the pool and where missing models come from -> catalog node
     trials         settings that were asked for, until they have proved themselves-> catalog estimate flags overrides
     changes        PURE: what a new catalog means for the one before          -> catalog
@@ -76,7 +77,7 @@ compares these lines with the code, both ways.
     watch          tells when a file has been written                         -> nothing
     serve          the assembly: from settings to a router that serves        -> api/gateway app catalog changes connection depot devices engine errors estimate fetch flags footprints forecast framing hub local openfiles policy pool repo scheduler settings sources tls upstream watch
     demo           tiny models with random weights, and a first conversation  -> errors
-    __main__       the command line                                           -> catalog demo errors flags forecast hub policy pull repo serve settings
+    __main__       the command line                                           -> catalog demo errors flags forecast hub near policy pull repo serve settings
 """  # noqa: E501
 
 __version__ = "0.1.0"

@@ -11,11 +11,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from router.errors import ConfigError, FlagError, PresetError, RouterError, UnknownModel
+from router.near import nearest
 from router.policy import Snapshot, size
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _run(words: list[str]) -> int:
     name = words.pop(0) if words and not words[0].startswith("-") else ""
     command = COMMANDS.get(name or "serve")
     if command is None:
-        near = get_close_matches(name, COMMANDS, n=1)
+        near = nearest(name, COMMANDS)
         hint = f"did you mean {near[0]}?" if near else "llama-router --help tells what there is"
         raise FlagError(f"there is no command {name[:80]!r}; {hint}")
     if {"-h", "--help", "--usage"} & set(words):

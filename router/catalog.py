@@ -13,7 +13,6 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -23,6 +22,7 @@ from router import gguf, hub, presets, template
 from router.errors import CatalogError, GgufError, InvalidRequest, UnknownModel
 from router.flags import SOURCES, Arg, FlagTable, merge, render, switch_of, value_of
 from router.hub import CacheEntry
+from router.near import nearest
 from router.presets import Filters, Preset, PresetFile, Problem
 from router.repo import DEFAULT_QUANTS, DRAFTS
 from router.template import Reasoning, Template
@@ -39,8 +39,6 @@ MODELS = SOURCES - {"--hf-token"}  # flags that say which model it is
 IDENTITY = MODELS | {"--mmproj", "--mmproj-url", "--alias", "--tags"}
 FILES = ("--model", "--spec-draft-model", "--mmproj")  # without which it cannot be loaded; so the engine reads them
 NO_PRESETS = PresetFile(None, Preset("*"), ())
-LONGEST = 200  # characters of a name worth comparing with others
-COMPARED = 500  # names it is compared with; more would hold up everybody else for tens of milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +218,12 @@ class Catalog:
         self.models = tuple(models)
         self.default_name = default_name
         self._names = {spec.name: spec for spec in self.models}
+        self._quants: dict[str, dict[str, ModelSpec]] = {}  # of repositories, in upper case
         for spec in self.models:
             self._names |= dict.fromkeys(spec.aliases, spec)
+            repo, colon, quant = spec.name.partition(":")
+            if colon:
+                self._quants.setdefault(repo, {})[quant.upper()] = spec
         for _, sentence in _clashes(self.models):
             raise CatalogError(sentence)
         self._default = self.models[0] if len(self.models) == 1 else None
@@ -258,17 +260,14 @@ class Catalog:
         if parts is None:
             return None
         repo, quant = parts
-        of_repo = {
-            spec.name.partition(":")[2].upper(): spec for spec in self.models if spec.name.startswith(f"{repo}:")
-        }
+        of_repo = self._quants.get(repo, {})
         if quant is None and of_repo:
             defaults = (of_repo[quant] for quant in DEFAULT_QUANTS if quant in of_repo)
             return next(defaults, next(iter(of_repo.values())))
         return of_repo.get((quant or "").upper())
 
     def _hint(self, name: str, otherwise: str) -> str:
-        listed = [known for known, spec in self._names.items() if not spec.unlisted]
-        near = get_close_matches(name, listed[:COMPARED], n=3) if len(name) <= LONGEST else []
+        near = nearest(name, (known for known, spec in self._names.items() if not spec.unlisted), 3)
         return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 

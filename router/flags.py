@@ -10,11 +10,11 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
 from router.errors import FlagError
+from router.near import nearest
 
 # What is said of flags that are right, but not for the engine at hand: the embedded one, or another build.
 ELSEWHERE = "; this engine lacks it, others have it (--engine PATH)"
@@ -121,7 +121,7 @@ class FlagTable:
     def nearest(self, word: str) -> str | None:
         """The known spelling (for a word with dashes) or INI key (without) that was probably meant."""
         known = self._spellings if word.startswith("-") else self._keys
-        return next(iter(get_close_matches(word, known, n=1)), None)
+        return next(iter(nearest(word, known)), None)
 
     def _lookup(self, spelling: str) -> tuple[Flag, bool] | None:
         return self._spellings.get(spelling.replace("_", "-") if spelling.startswith("--") else spelling)

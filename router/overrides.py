@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from typing import Any
 
 from router.catalog import ModelSpec
 from router.errors import FlagError, InvalidRequest
 from router.flags import GROUPS, OWNED, SOURCES, Arg, FlagTable, default_table, is_of, merge, parse, render, unknown
 from router.kv import BYTES
+from router.near import nearest
 
 OFF = "off"
 # What the engine's own documentation and `--spec-default` advise for each kind (docs/speculative.md, common/arg.cpp).
@@ -115,7 +115,7 @@ def read(body: Mapping[str, Any], table: FlagTable, others: Sequence[str] = ()) 
     known = [field.name for field in fields(Overrides)]
     for key in body:
         if key not in known and key not in others:
-            near = get_close_matches(key, [*known, *others], n=1)
+            near = nearest(key, [*known, *others])
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise InvalidRequest(f"{key[:80]!r} is no setting of a load; {hint}")
     settings = {name: _READ[name](name, body[name]) for name in GROUPS if name in body}

@@ -14,12 +14,12 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from router.errors import PresetError
 from router.flags import DROPPED, ELSEWHERE, OWNED, Arg, Flag, FlagTable, boolean, default_table, merge
+from router.near import nearest
 
 logger = logging.getLogger("router.presets")
 
@@ -289,7 +289,7 @@ class _Reader:
             return _Mistake(f"unknown key {key!r}{ELSEWHERE}")
         bare = key.lstrip("-")
         candidates = [*_OWN, self.table.nearest(bare) or ""]
-        near = next(iter(get_close_matches(bare, candidates, n=1)), None)
+        near = next(iter(nearest(bare, candidates)), None)
         return _Mistake(f"unknown key {key[:80]!r}" + (f"; did you mean {near}?" if near else ""), near)
 
 

@@ -29,6 +29,7 @@ DOORS = {
     "psutil": {"devices", "orphans", "readahead"},
     "gguf": {"demo"},
     "jinja2": {"template"},
+    "rapidfuzz": {"near"},
     "cachetools": {"gguf", "estimate", "catalog"},
 }
 
