@@ -7,6 +7,7 @@ Whatever is otherwise is given to uvicorn as it came, and goes the ordinary way 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import re
@@ -20,13 +21,14 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from router.api.head import read
 from router.api.proxy import Passage
-from router.app import Direct, Entrance
+from router.app import Direct, Entrance, came_over_loopback
 from router.heads import message
 
 log = logging.getLogger("router.connection")
 
 _LONGEST_START = 16 * 1024  # bytes of a head that are held until it is whole
 _START = re.compile(rb"(?:\r\n)*[A-Z]+ \S+ HTTP/1\.1\r\n")
+_AUTHORITY = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
 _OFFER = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
 
@@ -44,6 +46,11 @@ class Connection(HttpToolsProtocol):
         self._missing = 0  # bytes of it, at least
         self._begun: tuple[bytes, Entrance, Passage] | None = None  # its answer has not come whole yet
         self._idle_since = math.inf
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._is_local = came_over_loopback(self.server)
+        self._entrances = self._direct.entrances[self._is_local]
 
     def data_received(self, data: bytes) -> None:
         if self._missing:
@@ -86,6 +93,12 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._is_between = False
         super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if authority := _AUTHORITY.match(self.url):  # stands for the Host, RFC 9112 section 3.2.2; two are none
+            host = (b"host", authority[1].lower())
+            self.headers[:] = [*(header for header in self.headers if (header[0], header[1].lower()) != host), host]
+        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._is_between = True
@@ -153,10 +166,10 @@ class Connection(HttpToolsProtocol):
         if len(body) > length or length > HIGH_WATER_LIMIT:
             return False
         try:
-            entrance = self._direct.entrances[known]
+            entrance = self._entrances[known]
         except KeyError:
             entrance = self._entrance(data[: len(data) - len(body)], length)
-            self._direct.entrances.learn(known, entrance)
+            self._entrances.learn(known, entrance)
         if entrance is None:
             return False
         if len(body) < length:
@@ -180,7 +193,7 @@ class Connection(HttpToolsProtocol):
 
     def _entrance(self, head: bytes, length: int) -> Entrance | None:
         found = read(_without_offers(head), length)
-        by_body = self._direct.by_body(found[0]) if found else None
+        by_body = self._direct.by_body(found[0], self._is_local) if found else None
         return Entrance(found[0], by_body, keep_alive=found[1]) if found and by_body else None
 
     def _arrived(self) -> None:

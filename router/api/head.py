@@ -109,6 +109,7 @@ def read(data: bytes, length: int) -> tuple[Head, bool] | None:
         return None
     is_plain = _SPECIAL.isdisjoint(name for name, _ in reader.headers)
     is_told = (b"content-length", b"%d" % length) in reader.headers
+    is_plain &= reader.url.startswith(b"/")  # no authority before it
     if not (reader.is_complete and is_plain and is_told and path and parser.get_http_version() == "1.1"):
         return None
     target = url.path + b"?" + url.query if url.query else url.path
