@@ -108,17 +108,17 @@ class Direct:
         if scope["type"] != "http":
             await self._whole(scope, receive, send)
             return
-        method, headers = scope["method"], scope["headers"]
+        method, path, headers = scope["method"], scope["path"], scope["headers"]
         named = dict(headers)
         is_local = came_over_loopback(scope.get("server"))
         if method != "POST" or b"origin" in named:
             send = _varied(send)  # an answer that is kept is another one for another page
-        if not self._doors.is_plain(method, scope["query_string"], headers, named, is_local):
+        if not self._doors.is_plain(method, path, scope["query_string"], headers, named, is_local):
             answer, send = self._ask(scope, send, is_local)
             if answer is not None:
                 await answer(scope, receive, send)
                 return
-        route = self._exact.get((method, scope["path"]))
+        route = self._exact.get((method, path))
         if route is None:
             await self._whole(scope, receive, send)
         else:

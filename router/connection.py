@@ -19,7 +19,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from router.api.head import read
+from router.api.head import read, with_host_of
 from router.api.proxy import Passage
 from router.app import Direct, Entrance, came_over_loopback
 from router.heads import message
@@ -28,7 +28,6 @@ log = logging.getLogger("router.connection")
 
 _LONGEST_START = 16 * 1024  # bytes of a head that are held until it is whole
 _START = re.compile(rb"(?:\r\n)*[A-Z]+ \S+ HTTP/1\.1\r\n")
-_AUTHORITY = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
 _OFFER = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
 
@@ -95,9 +94,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        if authority := _AUTHORITY.match(self.url):  # stands for the Host, RFC 9112 section 3.2.2; two are none
-            host = (b"host", authority[1].lower())
-            self.headers[:] = [*(header for header in self.headers if (header[0], header[1].lower()) != host), host]
+        self.headers[:] = with_host_of(self.url, self.headers)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

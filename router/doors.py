@@ -300,6 +300,9 @@ class Origins:
 # Keys
 
 
+KEY_HEADERS = (b"authorization", b"x-api-key")
+
+
 class Keys:
     """`api` opens what generates and reads, and the rest too where there are no `admin` keys; `admin` opens all."""
 
@@ -318,10 +321,17 @@ class Keys:
     def opened(self, headers: Headers) -> Need:
         """The most that the keys in these headers open. A header that comes twice says nothing: whoever stands between
         may have taken the other one."""
-        given = [value for name in (b"authorization", b"x-api-key") if (value := _only(headers, name)) is not None]
-        # Every key is compared, and each in constant time: the answer's timing tells nothing about them.
-        found = [most for token in map(_token, given) for key, most in self._keys if hmac.compare_digest(token, key)]
-        most = max(found, default=OPEN)
+        return self.opened_by([value for name in KEY_HEADERS if (value := _only(headers, name)) is not None])
+
+    def opened_by(self, given: Iterable[bytes]) -> Need:
+        """The most that the keys in these values of headers open."""
+        most = OPEN
+        for value in given:
+            token = _token(value)
+            for key, one in self._keys:
+                # Every key is compared, and each in constant time: the answer's timing tells nothing about them.
+                if hmac.compare_digest(token, key) and one > most:
+                    most = one
         return ADMIN if most is GENERATE and not self.has_admin else most
 
 
@@ -397,17 +407,19 @@ class Doors:
     _known: set[bytes] = field(default_factory=set, init=False)  # hosts that were accepted, as they were written
 
     def is_plain(
-        self, method: str, query: bytes, headers: Headers, named: Mapping[bytes, bytes], is_local: bool
+        self, method: str, path: str, query: bytes, headers: Headers, named: Mapping[bytes, bytes], is_local: bool
     ) -> bool:
         """Whether nothing stands in the way of a request that no browser sent; `named` are its headers by name. A False
         says nothing: `ask` does."""
-        return (
-            not self.keys
-            and _BROWSER.isdisjoint(named)
-            and len(named) == len(headers)
-            and not (query and method != "POST")
-            and (not is_local or named.get(b"host") in self._known)
-        )
+        if not _BROWSER.isdisjoint(named) or len(named) != len(headers) or (query and method != "POST"):
+            return False
+        is_named = not is_local or named.get(b"host") in self._known
+        if not self.keys:
+            return is_named
+        opened = self.keys.opened_by([named[name] for name in KEY_HEADERS if name in named])
+        if opened is OPEN and (self.keys.has_api or not is_named):
+            return False
+        return opened is ADMIN or self.table.need(method, path, query) <= GENERATE
 
     def ask(self, head: Head) -> Verdict:
         """Whether a request is let in, and who may read the answer."""
