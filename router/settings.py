@@ -358,7 +358,7 @@ def _said(option: Option, args: Sequence[Arg], environ: Mapping[str, str]) -> tu
     if option.negatives and opposite != option.env and opposite in environ:
         return "off", opposite
     word = environ.get(option.env)
-    if word is not None and not word.strip() and option.name in _KEY_OPTIONS:
+    if word is not None and not word.strip(", \t\r\n") and option.name in _KEY_OPTIONS:
         # Whoever set it meant to lock the door, and it would stand open.
         raise FlagError(f"{option.env} is empty: give it {option.kind.takes}, or unset it to do without {option.name}")
     return (word, option.env) if word else None
