@@ -13,8 +13,10 @@ compares these lines with the code, both ways.
     lease          the right to use a running child                           -> node
     feed           news for whoever listens                                   -> nothing
     flags          llama-server's arguments as data                           -> errors
-    doors          PURE: who may ask for what: hosts, origins, keys           -> errors
-    settings       one frozen Settings; one row an option                     -> doors errors flags
+    needs          PURE: what each route needs of whoever asks                -> nothing
+    origins        PURE: names of hosts, origins of pages, and who is listed  -> needs
+    doors          PURE: who may ask for what: host, page, type and key       -> errors needs origins
+    settings       one frozen Settings; one row an option                     -> errors flags origins
     presets        INI to frozen presets, and where each value came from      -> errors flags
     gguf           a model file's header                                      -> errors
     repo           PURE: names on the hub, and which files they mean          -> errors
@@ -69,10 +71,10 @@ compares these lines with the code, both ways.
     api/native     llama.cpp's router dialect                                 -> api/gateway api/listing api/load api/metrics api/openai catalog changes errors forecast pool upstream
     api/download   models from the hub, by llama.cpp's and Ollama's endpoints -> api/body api/gateway api/ollama api/openai depot errors node repo
     api/stream     llama.cpp's resumable streams                              -> api/body api/conversation api/gateway api/head api/openai api/proxy errors
-    app            create_app(): routes behind their doors, lifespan         -> api/anthropic api/download api/gateway api/head api/listing api/native api/ollama api/openai api/proxy api/stream catalog changes doors errors forecast heads
+    app            create_app(): routes behind their doors, lifespan         -> api/anthropic api/download api/gateway api/head api/listing api/native api/ollama api/openai api/proxy api/stream catalog changes doors errors forecast heads needs origins
     connection     a client's connection; answers what needs no waiting       -> api/head api/proxy app heads
     watch          tells when a file has been written                         -> nothing
-    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog changes connection depot devices doors engine errors estimate fetch flags footprints forecast hub local policy pool repo scheduler settings sources upstream watch
+    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog changes connection depot devices engine errors estimate fetch flags footprints forecast hub local origins policy pool repo scheduler settings sources upstream watch
     demo           tiny models with random weights, and a first conversation  -> errors
     __main__       the command line                                           -> catalog demo errors flags forecast hub policy pull repo serve settings
 """  # noqa: E501

@@ -27,11 +27,13 @@ from router.api.ollama import Hub
 from router.api.proxy import Dialect, refusal, request_id
 from router.catalog import ModelSpec
 from router.changes import Changes
-from router.doors import Doors, Hosts, Keys, Origins, Preflight, RouteOf, Table, is_loopback
+from router.doors import Doors, Keys, Preflight
 from router.doors import Head as Asker
 from router.errors import RouterError
 from router.forecast import Forecast
 from router.heads import Heads
+from router.needs import RouteOf, Table
+from router.origins import Hosts, Origins, is_loopback
 
 log = logging.getLogger("router.app")
 
@@ -53,9 +55,9 @@ def create_app(
     hub: Hub | None = None,
 ) -> Direct:
     """`keys` open what generates and reads, `admin_keys` everything; where one of the two kinds is missing, see
-    `doors.Keys`. `cors_origins` and `allowed_hosts` are as `doors` reads them, `own_hosts` this machine's names. `hub`
-    is where Ollama's clients download from, and remove, if it is not the gateway's depot. Raises LookupError for a
-    route of which `doors` does not know who may ask for it."""
+    `doors.Keys`. `cors_origins` and `allowed_hosts` are as `origins` reads them, `own_hosts` this machine's names.
+    `hub` is where Ollama's clients download from, and remove, if it is not the gateway's depot. Raises LookupError for
+    a route of which `needs` does not know who may ask for it."""
     native = Native(gateway, Listing(gateway.pool), reload, forecast, build)
     downloads = Downloads(gateway)
     own = [*native.routes(), *stream.routes(gateway), *downloads.routes()]
@@ -148,8 +150,8 @@ class Direct:
         if not isinstance(route, ByBodyRoute):
             return None
         query = head.target.partition(b"?")[2]
-        verdict = self._doors.ask(Asker(head.method, head.path, query, head.headers, is_local=is_local))
-        return None if verdict.refusal or verdict.origin is not None else route.by_body
+        asker = Asker(head.method, head.path, query, head.headers, is_local=is_local)
+        return route.by_body if self._doors.is_always_in(asker) else None
 
     def guarded(self, app: ASGIApp) -> ASGIApp:
         """It, with its defects told."""

@@ -1,304 +1,24 @@
-"""Who may ask for what: hosts, origins, content types and keys, decided from the head of a request alone.
+"""Who may ask for what, decided from the head of a request alone.
 
-PURE. A request comes through three doors, one after the other. **Host**: where nobody needs a key, a name that is not
-ours is how a page reaches a router behind the browser's back (DNS rebinding). **Origin**: what a browser sends says
-which page asks. **Key**: `NEEDS` says what each route needs, and a route that it does not know keeps the application
-from being made. Called from `app`, before the body is read, on both ways of a request.
+PURE. There are four doors, one behind the other. Host: where nobody needs a key, a name that is not ours is how a page
+reaches what its browser keeps from it (DNS rebinding). Page: a browser says whose page asks. Type: a browser sends
+forms and plain text for any page, but JSON only where that was allowed. Key: `needs` says what each route needs. Called
+from `app`, before the body is read, on both ways of a request.
 """
 
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import re
-import socket
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
-from functools import lru_cache
 from typing import NamedTuple
-from urllib.parse import parse_qsl
 
 from router.errors import Forbidden, InvalidRequest, RouterError, Unauthorized, UnsupportedType
+from router.needs import ADMIN, GENERATE, MULTIPART, OPEN, READ, Need, Table
+from router.origins import PORTS, Hosts, Origins, split_host, split_origin
 
 Headers = Sequence[tuple[bytes, bytes]]  # names in lower case
-
-
-class Need(IntEnum):
-    """What a request does, and so which key opens it: each key opens what is below it too."""
-
-    OPEN = 0  # nothing is told that anybody may not know
-    READ = 1  # an API key
-    GENERATE = 2  # an API key; has an effect: a model works, or is loaded
-    ADMIN = 3  # an admin key; has an effect on others: what runs, what there is, what it is called
-
-
-OPEN, READ, GENERATE, ADMIN = Need
-
-# Every route there is, by its method and path. `reload` in the query of a GET makes it ADMIN, `autoload` GENERATE.
-NEEDS: Mapping[str, Need] = {
-    **dict.fromkeys(("GET /health", "GET /v1/health"), OPEN),
-    # llama.cpp's router
-    "GET /models": READ,
-    "GET /v1/models": READ,
-    "GET /v1/models/{name:path}": READ,
-    "GET /models/{name:path}/settings": READ,
-    "GET /models/estimate": READ,
-    "GET /models/sse": READ,
-    "GET /props": READ,
-    "GET /metrics": READ,
-    "GET /slots": READ,
-    "GET /lora-adapters": READ,
-    "GET /v1/stream": READ,
-    "POST /v1/streams/lookup": READ,
-    "DELETE /v1/stream": GENERATE,  # ends an answer that its client asked for
-    "POST /models": ADMIN,
-    "DELETE /models": ADMIN,
-    "POST /models/load": ADMIN,
-    "POST /models/unload": ADMIN,
-    "POST /models/reload": ADMIN,
-    "POST /props": ADMIN,
-    "POST /slots/{slot}": ADMIN,  # saves, restores and erases what other conversations have computed
-    "POST /lora-adapters": ADMIN,  # scales them for everybody
-    # what a model answers
-    **dict.fromkeys(
-        (
-            *("POST /v1/chat/completions", "POST /chat/completions", "POST /v1/chat/completions/control"),
-            *("POST /v1/chat/completions/input_tokens", "POST /chat/completions/input_tokens"),
-            *("POST /v1/completions", "POST /completions", "POST /completion", "POST /infill"),
-            *("POST /v1/responses", "POST /responses"),
-            *("POST /v1/responses/input_tokens", "POST /responses/input_tokens"),
-            *("POST /v1/messages", "POST /v1/messages/count_tokens"),
-            *("POST /v1/embeddings", "POST /embeddings", "POST /embedding"),
-            *("POST /v1/audio/transcriptions", "POST /audio/transcriptions"),
-            *("POST /v1/rerank", "POST /rerank", "POST /v1/reranking", "POST /reranking"),
-            *("POST /tokenize", "POST /detokenize", "POST /apply-template", "POST /v1/systemone"),
-        ),
-        GENERATE,
-    ),
-    # Ollama's
-    "GET /": READ,
-    "GET /api/version": READ,
-    "GET /api/tags": READ,
-    "GET /api/ps": READ,
-    "POST /api/show": READ,
-    "HEAD /api/blobs/{digest}": READ,
-    "POST /api/chat": GENERATE,  # a `keep_alive` of 0 unloads with any key, as its clients are used to
-    "POST /api/generate": GENERATE,
-    "POST /api/embed": GENERATE,
-    "POST /api/embeddings": GENERATE,
-    "POST /api/copy": ADMIN,
-    "POST /api/create": ADMIN,
-    "DELETE /api/delete": ADMIN,
-    "POST /api/pull": ADMIN,
-    "POST /api/blobs/{digest}": ADMIN,
-}
-
-# Where a form is the API.
-MULTIPART = frozenset({"/v1/audio/transcriptions", "/audio/transcriptions"})
-
-
-class RouteOf(NamedTuple):
-    methods: Collection[str]
-    path: str
-    regex: re.Pattern[str]
-
-
-class Table:
-    """The needs of these routes, found the way the application finds routes: the first one that matches. Raises
-    LookupError for a route without a row."""
-
-    def __init__(self, routes: Iterable[RouteOf], needs: Mapping[str, Need] = NEEDS) -> None:
-        self._rows: list[tuple[re.Pattern[str], dict[str, Need]]] = []
-        for methods, path, regex in routes:
-            named = {method for method in methods if method != "HEAD" or "GET" not in methods}
-            if missing := [method for method in named if f"{method} {path}" not in needs]:
-                raise LookupError(f"{missing[0]} {path} has no row in doors.NEEDS: say who may ask for it")
-            row = {method: needs[f"{method} {path}"] for method in named}
-            if "GET" in row:
-                row["HEAD"] = row["GET"]
-            self._rows.append((regex, row))
-        # Most paths are found without the search. Not by the routes' own paths: an earlier pattern may match them.
-        self._exact = {path: self._search(path) for _, path, _ in routes if "{" not in path}
-
-    def methods(self, path: str) -> Mapping[str, Need]:
-        """What may be asked for at a path."""
-        found = self._exact.get(path)
-        return self._search(path) if found is None else found
-
-    def need(self, method: str, path: str, query: bytes) -> Need:
-        """What is no route is told so to whoever may read."""
-        methods = self.methods(path)
-        need = methods.get(method)
-        if need is None:
-            return OPEN if OPEN in methods.values() else READ
-        return max(need, _by_query(query)) if query and method in ("GET", "HEAD") else need
-
-    def _search(self, path: str) -> dict[str, Need]:
-        found: dict[str, Need] = {}
-        for regex, row in self._rows:
-            if regex.match(path):
-                found = {**row, **found}
-        return found
-
-
-def _by_query(query: bytes) -> Need:
-    try:
-        said = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    except ValueError:
-        return ADMIN
-    if any(name == "reload" and value for name, value in said):
-        return ADMIN
-    return GENERATE if any(name == "autoload" and value not in ("", "0", "false") for name, value in said) else OPEN
-
-
-# Hosts
-
-_HOST = re.compile(r"(\[[0-9a-f:.%]+\]|[a-z0-9._-]+)(?::(\d{0,5}))?", re.ASCII)
-# What containers and virtual machines call the machine that they run on. Nobody can own a name below .internal.
-_MACHINE = re.compile(r"host\.[a-z0-9-]+\.internal|[a-z]+\.docker\.internal")
-_PORTS = {"http": "80", "https": "443"}
-
-
-def split_host(value: str) -> tuple[str, str] | None:
-    """The name or address, and the port or nothing, of a `Host`; None where it is none."""
-    found = _HOST.fullmatch(value.lower())
-    if not found:
-        return None
-    name = found[1].strip("[]") if found[1].startswith("[") else found[1].removesuffix(".")
-    return (name, found[2] or "") if name else None
-
-
-def is_address(name: str) -> bool:
-    """Whether no DNS is asked for it, however short it is written (127.1)."""
-    try:
-        ipaddress.ip_address(name.replace("%25", "%"))
-    except ValueError:
-        try:
-            socket.inet_aton(name)
-        except OSError:
-            return False
-    return True
-
-
-@lru_cache(maxsize=64)
-def is_loopback(address: str) -> bool:
-    """Whether an address is loopback, also one of IPv4 told as IPv6."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return (mapped or ip).is_loopback
-
-
-class Hosts:
-    """The names that this router answers to: those of loopback, any address, the machine's `own`, and what is
-    `allowed`: names, `*.example.com` for all below it, or `*`."""
-
-    def __init__(self, allowed: Sequence[str] = (), own: Iterable[str] = ()) -> None:
-        self.is_any = "*" in allowed
-        self._own = {name.lower().removesuffix(".") for name in own}
-        listed = [host_name(word) for word in allowed if word != "*"]
-        self._own.update(name for name in listed if not name.startswith("*."))
-        self._below = tuple(name[1:] for name in listed if name.startswith("*."))
-
-    def accept(self, name: str) -> bool:
-        if self.is_any or name == "localhost" or name.endswith(".localhost") or name in self._own:
-            return True
-        if any(name.endswith(end) and len(name) > len(end) for end in self._below):
-            return True
-        return is_address(name) or _MACHINE.fullmatch(name) is not None
-
-
-def host_name(word: str) -> str:
-    """A name as it is allowed, without a port. Raises ValueError."""
-    below = word.startswith("*.")
-    found = split_host(word[2:] if below else word)
-    if found is None and ":" in word:
-        found = split_host(f"[{word}]")
-    if found is None:
-        raise ValueError(word)
-    return f"*.{found[0]}" if below else found[0]
-
-
-# Origins
-
-_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._~%-]*)(?::(\d{1,5}))?", re.ASCII)
-_PATTERN = re.compile(r"([a-z0-9+.*-]+)://(\[[0-9a-f:.*]+\]|[a-z0-9._~%*-]*)(?::([\d*]{1,5}))?/?", re.ASCII)
-LOOPBACK = tuple(f"{scheme}://{name}:*" for scheme in _PORTS for name in ("localhost", "127.0.0.1", "[::1]"))
-# Programs and extensions that a person installed: those that Ollama allows by default (OLLAMA_ORIGINS).
-_PROGRAMS = ("app", "file", "tauri", "vscode-webview", "vscode-file")
-_EXTENSIONS = ("chrome-extension", "moz-extension", "safari-web-extension")
-DESKTOP = tuple(f"{scheme}://*:*" for scheme in (*_PROGRAMS, *_EXTENSIONS))
-
-
-def split_origin(value: str) -> tuple[str, str, str] | None:
-    """Scheme, host and port of an origin, a port that goes without saying left out; None where it is none."""
-    found = _ORIGIN.fullmatch(value.lower())
-    if not found:
-        return None
-    scheme, host, port = found.groups(default="")
-    if scheme in _PORTS and not host:
-        return None
-    return scheme, host, "" if port == _PORTS.get(scheme) else port
-
-
-def origin_pattern(word: str) -> re.Pattern[str]:
-    """What an origin may look like, written as `split_origin` tells it with `://` and `:` between. A `*` stands for a
-    label of a name, at its front for any number of them; for all of a host; for a number of an address, at its end for
-    several; for any port, or none. Raises ValueError."""
-    found = _PATTERN.fullmatch(word.lower())
-    if not found:
-        raise ValueError(word)
-    scheme, host, port = found.groups(default="")
-    if not host and scheme in _PORTS:
-        raise ValueError(word)
-    told = re.escape(scheme).replace(r"\*", "[a-z0-9+.-]*"), _host_pattern(host)
-    ports = r"\d*" if port == "*" else re.escape("" if port == _PORTS.get(scheme) else port).replace(r"\*", r"\d*")
-    return re.compile("://".join(told) + ":" + ports, re.ASCII)
-
-
-def _host_pattern(host: str) -> str:
-    if host == "*":
-        return r"(?:\[[0-9a-f:.]+\]|[a-z0-9._~%-]*)"
-    if host.startswith("["):
-        return re.escape(host).replace(r"\*", "[0-9a-f:.]*")
-    labels = host.split(".")
-    if all(label == "*" or label.isdigit() for label in labels) and any(map(str.isdigit, labels)):
-        numbers = [r"\d{1,3}" if label == "*" else label for label in labels]
-        return r"\.".join(numbers) + (r"(?:\.\d{1,3})*" if labels[-1] == "*" else "")
-    front, rest = (r"(?:[a-z0-9_-]+\.)+", labels[1:]) if labels[0] == "*" else ("", labels)
-    return front + r"\.".join(re.escape(label).replace(r"\*", "[a-z0-9_~%-]*") for label in rest)
-
-
-class Origins:
-    """Whose pages may ask: `listed` are origins with `*` inside, `localhost` for loopback on any port, `*` for any
-    page, `null` for those that have no origin. With any of them come the desktop programs, which may not do what needs
-    ADMIN."""
-
-    def __init__(self, listed: Sequence[str]) -> None:
-        words = [word for word in listed if word not in ("*", "null", "localhost")]
-        patterns = [origin_pattern(word) for word in (*words, *(LOOPBACK if "localhost" in listed else ()))]
-        self._listed = [*patterns, *([origin_pattern("*://*:*")] if "*" in listed else ())]
-        self._desktop = [origin_pattern(word) for word in DESKTOP] if listed else []
-        self._has_null = "null" in listed
-
-    def most(self, origin: str) -> Need | None:
-        """The most that its pages may ask for; None is nothing."""
-        if origin == "null":
-            return ADMIN if self._has_null else None
-        parts = split_origin(origin)
-        if parts is None:
-            return None
-        told = "{}://{}:{}".format(*parts)
-        if any(pattern.fullmatch(told) for pattern in self._listed):
-            return ADMIN
-        return GENERATE if any(pattern.fullmatch(told) for pattern in self._desktop) else None
-
-
-# Keys
-
 
 KEY_HEADERS = (b"authorization", b"x-api-key")
 
@@ -353,7 +73,7 @@ _BROWSER = frozenset((b"origin", _SITE))
 _JSON = re.compile(rb"(?:application|text)/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE | re.DOTALL)
 _FORM = re.compile(rb"multipart/form-data\s*(?:;.*)?", re.IGNORECASE | re.DOTALL)
 _REFERER = re.compile(r"([a-z][a-z0-9+.-]*://[^/?#@]*)(?:[/?#].*)?", re.IGNORECASE | re.DOTALL)
-_MOST_HOSTS = 256  # that are remembered
+_MOST_KNOWN = 256  # hosts that are remembered
 
 
 class Head(NamedTuple):
@@ -393,11 +113,11 @@ class Preflight(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """A plain client is let through by one look::
+    """All of them. Example::
 
     doors = Doors(table, Hosts(), Origins(["localhost"]), Keys())
-    doors.ask(Head("POST", "/models/load", b"", [(b"origin", b"https://a.b"), ...], is_local=True)).refusal
-    # Forbidden: 403
+    headers = [(b"host", b"localhost"), (b"origin", b"https://evil.example")]
+    doors.ask(Head("POST", "/models/load", b"", headers, is_local=True)).refusal  # Forbidden, 403
     """
 
     table: Table
@@ -420,6 +140,11 @@ class Doors:
         if opened is OPEN and (self.keys.has_api or not is_named):
             return False
         return opened is ADMIN or self.table.need(method, path, query) <= GENERATE
+
+    def is_always_in(self, head: Head) -> bool:
+        """Whether requests of this head are let in whatever the length of their body, which is no part of the head
+        where heads are remembered. Those of browsers may not be."""
+        return not is_of_browser(head.headers) and self.ask(head).refusal is None
 
     def ask(self, head: Head) -> Verdict:
         """Whether a request is let in, and who may read the answer."""
@@ -459,7 +184,7 @@ class Doors:
         if not given and head.is_old:
             return None
         if found and self.hosts.accept(found[0]):
-            if len(self._known) >= _MOST_HOSTS:
+            if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             self._known.add(given[0])
             return None
@@ -540,8 +265,8 @@ METHODS = ("GET", "POST", "DELETE", "OPTIONS")
 
 def _same(page: tuple[str, str, str], host: tuple[str, str]) -> bool:
     scheme, name, port = page
-    port_of_host = "" if host[1] == _PORTS.get(scheme) else host[1]
-    return scheme in _PORTS and (name.strip("[]").removesuffix("."), port) == (host[0], port_of_host)
+    port_of_host = "" if host[1] == PORTS.get(scheme) else host[1]
+    return scheme in PORTS and (name.strip("[]").removesuffix("."), port) == (host[0], port_of_host)
 
 
 def _foreign(origin: str, *, is_desktop: bool = False) -> Forbidden:
@@ -566,9 +291,15 @@ def _unnamed() -> Forbidden:
     )
 
 
+def is_of_browser(headers: Headers) -> bool:
+    """As far as it says so: every browser tells the origin, or the site, of what could have an effect. `Sec-Fetch-Mode`
+    alone is Node's."""
+    return any(name in _BROWSER for name, _ in headers)
+
+
 def _type(head: Head) -> RouterError | None:
     """A browser sends a form or plain text for any page that likes it to, but JSON only where that was allowed."""
-    if head.method in ("GET", "HEAD", "OPTIONS") or not any(name in _BROWSER for name, _ in head.headers):
+    if head.method in ("GET", "HEAD", "OPTIONS") or not is_of_browser(head.headers):
         return None
     types = head.all(b"content-type")
     is_empty = not head.all(b"transfer-encoding") and set(head.all(b"content-length")) <= {b"0"}

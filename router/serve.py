@@ -33,7 +33,6 @@ from router.changes import Changes
 from router.connection import Connection
 from router.depot import Depot
 from router.devices import MASKS, Devices
-from router.doors import is_loopback
 from router.engine import Engine
 from router.errors import ConfigError, EngineError, RouterError, UnknownModel
 from router.estimate import Estimator
@@ -41,6 +40,7 @@ from router.flags import Arg, FlagTable
 from router.footprints import Footprints, default_path
 from router.forecast import Forecast
 from router.local import LocalNode
+from router.origins import is_loopback
 from router.policy import Device
 from router.pool import Pool
 from router.repo import Name

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from router import doors, flags
+from router import flags, origins
 from router.errors import FlagError
 from router.flags import Arg, Flag, FlagTable
 
@@ -77,13 +77,13 @@ def _some_words(word: str) -> tuple[str, ...]:
 
 
 def _hosts(word: str) -> tuple[str, ...]:
-    return tuple(part if part == "*" else doors.host_name(part) for part in _words(word))
+    return tuple(part if part == "*" else origins.host_name(part) for part in _words(word))
 
 
 def _origins(word: str) -> tuple[str, ...]:
     for part in (words := _words(word)):
         if part not in ("*", "null", "localhost"):
-            doors.origin_pattern(part)
+            origins.origin_pattern(part)
     return words
 
 

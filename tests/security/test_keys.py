@@ -13,9 +13,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from router import settings
-from router.doors import ADMIN, GENERATE, NEEDS, OPEN, READ, Doors, Head, Hosts, Keys, Need, Origins, RouteOf, Table
+from router.doors import Doors, Head, Keys
 from router.errors import FlagError
 from router.flags import default_table
+from router.needs import ADMIN, GENERATE, NEEDS, OPEN, READ, Need, RouteOf, Table
+from router.origins import Hosts, Origins
 from router.settings import Settings
 from tests.conftest import Starter
 from tests.routers import Router, start
@@ -272,15 +274,16 @@ def test_each_key_opens_its_own(router: Router) -> None:  # B-T3
         for target in ("/models", "/v1/models", "/props", "/metrics", "/api/tags", "/slots?model=tiny-a", "/"):
             assert ask(router.url, "GET", target, headers).status == is_known
         assert ask(router.url, "GET", "/slots?model=tiny-a&autoload=1", headers).status == is_known
-        for method, target, body in (
+        guarded: tuple[tuple[str, str, bytes | None], ...] = (
             ("POST", "/models/load", b'{"model": "tiny-a"}'),
             ("POST", "/models/load%0A", b'{"model": "tiny-a"}'),
             ("POST", "/models/reload", b""),
             ("GET", "/models?reload=1", None),
             ("HEAD", "/models?%72eload=1", None),
-        ):
+        )
+        for method, target, sent in guarded:
             for is_sent in (False, True) if told != 200 else (True,):
-                assert ask(router.url, method, target, headers, body, is_sent=is_sent).status == told, (key, target)
+                assert ask(router.url, method, target, headers, sent, is_sent=is_sent).status == told, (key, target)
     assert ask(router.url, "GET", "/health").status == 200
     answer = ask(router.url, "POST", "/models/load", [JSON, ("X-Api-Key", "user")], b"{}")
     assert "--admin-key" in answer.message

@@ -22,8 +22,10 @@ from starlette.types import Message, Receive, Scope, Send
 from router.api.head import Head as RequestHead
 from router.api.head import read, with_host_of
 from router.app import Direct, came_over_loopback
-from router.doors import ADMIN, GENERATE, READ, Doors, Head, Hosts, Keys, Origins, Preflight, RouteOf, Table
+from router.doors import Doors, Head, Keys, Preflight
 from router.errors import RouterError
+from router.needs import ADMIN, GENERATE, READ, Need, RouteOf, Table
+from router.origins import Hosts, Origins
 from router.settings import ORIGINS
 from tests.conftest import Starter
 from tests.routers import Router, start
@@ -47,11 +49,11 @@ def doors(
     return Doors(ROUTES, Hosts(allowed, own), Origins(origins), Keys(keys, admin))
 
 
-def head(method: str = "POST", target: str = CHAT, *, local: bool = True, host: str = "localhost", **more: str) -> Head:
+def head(method: str = "POST", target: str = CHAT, *, host: str = "localhost", **more: str) -> Head:
     """`more` are headers; an empty host is none."""
     path, _, query = target.partition("?")
     headers = [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in more.items()]
-    return Head(method, path, query.encode(), [*([(b"host", host.encode())] if host else []), *headers], local)
+    return Head(method, path, query.encode(), [*([(b"host", host.encode())] if host else []), *headers], True)
 
 
 def status(found: Doors, asked: Head) -> int:
@@ -61,7 +63,7 @@ def status(found: Doors, asked: Head) -> int:
 
 # Origins
 
-ALLOWED = {
+ALLOWED: dict[tuple[str, ...], dict[str, Need | None]] = {
     ("localhost",): {
         "http://localhost": ADMIN,
         "http://localhost:3000": ADMIN,
@@ -372,7 +374,7 @@ OWN_PAGES = {
 @pytest.mark.parametrize("origin", OWN_PAGES)
 def test_own_pages(origin: str) -> None:
     host, is_own = OWN_PAGES[origin]
-    asked = head("POST", CHAT, host=host, origin=origin, local=False, **TYPE)
+    asked = head("POST", CHAT, host=host, origin=origin, **TYPE)._replace(is_local=False)
     assert status(doors(), asked) == (200 if is_own else 403)
     assert status(doors(keys=["k"]), head("GET", "/health", host=host, origin=origin)) == 200
     if not is_own and origin.endswith(host):
@@ -443,6 +445,22 @@ def test_a_browser_without_a_type() -> None:
         for kind, told in (("multipart/form-data; boundary=X", 200), ("text/plain", 415), ("multipart/mixed", 415)):
             assert status(doors(), head("POST", path, **page, content_type=kind, content_length="9")) == told
     assert status(doors(), head("GET", "/models", **page, content_type="text/plain")) == 200
+
+
+def test_the_length_of_a_body_is_no_part_of_what_is_remembered(router: Router) -> None:
+    """A page may ask without a body and without a type. With a body under the same head it may not."""
+    page = [("Sec-Fetch-Site", "same-origin")]
+    answers = [ask(router.url, "POST", CHAT, page, body).status for body in (b"", b"", question())]
+    assert answers == [400, 400, 415]
+    no_type = [(b"host", b"localhost"), (b"sec-fetch-site", b"same-origin"), (b"content-length", b"0")]
+    assert APP.by_body(RequestHead("POST", CHAT, CHAT.encode(), no_type), True) is None
+    assert APP.by_body(RequestHead("POST", CHAT, CHAT.encode(), no_type[::2]), True) is not None
+
+
+def test_names_that_are_too_long() -> None:
+    for host in ("a" * 300 + ".localhost", "9" * 60_000):
+        assert status(doors(), head(host=host)) == 403
+    assert Origins(["*"]).most("https://" + "a" * 400) is None
 
 
 # Preflights
