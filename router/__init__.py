@@ -72,9 +72,11 @@ compares these lines with the code, both ways.
     api/download   models from the hub, by llama.cpp's and Ollama's endpoints -> api/body api/gateway api/ollama api/openai depot errors node repo
     api/stream     llama.cpp's resumable streams                              -> api/body api/conversation api/gateway api/head api/openai api/proxy errors
     app            create_app(): routes behind their doors, lifespan         -> api/anthropic api/download api/gateway api/head api/listing api/native api/ollama api/openai api/proxy api/stream catalog changes doors errors forecast heads needs origins
-    connection     a client's connection; answers what needs no waiting       -> api/head api/proxy app heads
+    framing        what a client sends, a request at a time and within bounds -> nothing
+    connection     a client's connection; answers what needs no waiting       -> api/head api/proxy app framing heads
+    openfiles      how many connections the open files allow for              -> nothing
     watch          tells when a file has been written                         -> nothing
-    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog changes connection depot devices engine errors estimate fetch flags footprints forecast hub local origins policy pool repo scheduler settings sources upstream watch
+    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog changes connection depot devices engine errors estimate fetch flags footprints forecast framing hub local openfiles origins policy pool repo scheduler settings sources upstream watch
     demo           tiny models with random weights, and a first conversation  -> errors
     __main__       the command line                                           -> catalog demo errors flags forecast hub policy pull repo serve settings
 """  # noqa: E501

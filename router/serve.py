@@ -18,13 +18,14 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvicorn
 
 from router import catalog as catalogs
 from router import engine as engines
-from router import fetch, flags, hub, settings
+from router import fetch, flags, hub, openfiles, settings
 from router import forecast as forecasts
 from router.api.gateway import Gateway
 from router.app import create_app
@@ -39,6 +40,7 @@ from router.estimate import Estimator
 from router.flags import Arg, FlagTable
 from router.footprints import Footprints, default_path
 from router.forecast import Forecast
+from router.framing import ClientLimits, Clients
 from router.local import LocalNode
 from router.origins import is_loopback
 from router.policy import Device
@@ -62,6 +64,8 @@ LAST_WORDS = 3
 # Objects that are made before cyclic garbage is looked for. A request makes some hundred of them, all of which its end
 # frees without that; at Python's 700 much time would go there with many requests at once.
 YOUNG = 10_000
+# Open files are kept back for as many models where --models-max says no number.
+MANY_MODELS = 16
 # Headers of models are read for this many seconds before the router says that it listens; a slow disk may go on.
 FIRST_LOOK = 1.0
 # Seconds that DNS has to tell this machine's full name.
@@ -235,9 +239,11 @@ def _assemble(
         forecast=forecast,
         build=version,
     )
+    most = openfiles.connections(s.max_connections, openfiles.limit(), s.models_max or MANY_MODELS)
+    clients = Clients(ClientLimits(most, s.client_timeout))
     config = uvicorn.Config(
         app,
-        http=Connection,
+        http=partial(Connection, clients=clients),  # type: ignore[arg-type]
         ws="none",
         log_config=None,
         access_log=False,

@@ -207,6 +207,18 @@ class Settings:
         env="LLAMA_ARG_TIMEOUT",
         shared=True,
     )
+    client_timeout: float = _option(
+        "--client-timeout",
+        SECONDS,
+        "60",
+        "a client has so long for the head of a request, and for a body that comes at less than 1 KiB/s; 0 is any time",
+    )
+    max_connections: int = _option(
+        "--max-connections",
+        COUNT,
+        "0",
+        "clients' connections at once; then idle ones are closed for new ones; 0 is what the open files allow for",
+    )
     max_body_size: int = _option("--max-body-size", MIB, "64", "greatest request body")
     stream_keepalive: float = _option(
         "--stream-keepalive", SECONDS, "0", "send SSE comments this often while a model loads; 0 is off"

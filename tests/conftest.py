@@ -11,6 +11,7 @@ import pytest
 
 from router import demo, flags
 from tests import nvml
+from tests.front import front  # noqa: F401 - a fixture
 from tests.routers import ENGINES, FAKE, Router, start
 
 # A busy machine is no defect, and what CI tries is the same each time; elsewhere it is new each time.
