@@ -14,14 +14,17 @@ compares these lines with the code, both ways.
     feed           news for whoever listens                                   -> nothing
     near           PURE: the names that were probably meant                   -> nothing
     flags          llama-server's arguments as data                           -> errors near
-    settings       one frozen Settings; one row an option                     -> errors flags
+    settings       one frozen Settings; one row an option                     -> errors flags origins
     presets        INI to frozen presets, and where each value came from      -> errors flags near
+    needs          PURE: what each route needs of whoever asks                -> nothing
+    origins        PURE: names of hosts, origins of pages, and who is listed  -> needs
+    doors          PURE: who may ask for what: host, page, type and key       -> errors needs origins
     gguf           a model file's header                                      -> errors
     repo           PURE: names on the hub, and which files they mean          -> errors
     hub            the Hugging Face cache on disk                             -> errors repo
     transfer       a child program: huggingface_hub behind lines of JSON      -> errors repo
     fetch          from a name on the hub to its files in the cache           -> errors hub repo
-    pull           a download by the command line, with a bar for each file  -> fetch policy repo
+    pull           a download by the command line, with a bar for each file   -> fetch policy repo
     template       what a chat template can be told                           -> nothing
     catalog        every model that could run; names to ModelSpec             -> errors flags gguf hub near presets repo template
     kv             what a context keeps for each layer                        -> gguf
@@ -31,8 +34,8 @@ compares these lines with the code, both ways.
     engine         which llama-server, and what it says of itself             -> errors flags
     footprints     what models really took, kept across restarts              -> nothing
     estimate       a model's need from the best source there is               -> catalog engine errors flags footprints gguf memory policy
-    overrides      what a load asks for over a model's own settings              -> catalog errors flags kv near
-    download       the border between the pool and where missing models come from -> catalog node
+    overrides      what a load asks for over a model's own settings           -> catalog errors flags kv near
+    download       the border between the pool and where missing models come from-> catalog node
     trials         settings that were asked for, until they have proved themselves-> catalog estimate flags overrides
     changes        PURE: what a new catalog means for the one before          -> catalog
     sources        where the catalog comes from, read again                   -> catalog flags hub presets settings
@@ -47,18 +50,18 @@ compares these lines with the code, both ways.
     run            one process of one model, until it is gone                 -> catalog errors footprints node policy
     status         PURE: a model as clients see it                            -> node run scheduler
     pool           the shell: effects, leases, news                           -> catalog changes download errors estimate feed flags footprints lease node overrides policy refusals run scheduler status trials
-    depot          models that are not here yet: which may be fetched    -> catalog errors fetch flags gguf hub node policy repo sources
+    depot          models that are not here yet: which may be fetched         -> catalog errors fetch flags gguf hub node policy repo sources
     heads          heads of messages that come again, found by their bytes    -> nothing
     upstream       the HTTP client of the data path                           -> errors heads node
     api/body       what a request body says to the router                     -> errors
     api/rewrite    PURE: what the router changes in a request                 -> api/body errors presets
     api/head       the head of a request, and what follows from it alone      -> upstream
     api/proxy      one request through to a child; holds the lease            -> api/head errors node upstream
-    api/conversation streams that go on when their client has left             -> errors lease upstream
+    api/conversation streams that go on when their client has left            -> errors lease upstream
     api/gateway    from a named model to its passage                          -> api/body api/conversation api/head api/proxy api/rewrite catalog depot errors estimate pool upstream
     api/details    what pickers show of a model                               -> catalog
     api/listing    the list of models, kept ready                             -> api/details catalog estimate flags pool presets status
-    api/load       load, unload and settings of one model                        -> api/body api/gateway catalog errors flags overrides pool
+    api/load       load, unload and settings of one model                     -> api/body api/gateway catalog errors flags overrides pool
     api/metrics    Prometheus metrics of the router                           -> pool
     api/openai     OpenAI's API and llama.cpp's twins of it                   -> api/gateway errors
     api/anthropic  Anthropic's Messages API                                   -> api/gateway api/openai errors
@@ -69,13 +72,13 @@ compares these lines with the code, both ways.
     api/native     llama.cpp's router dialect                                 -> api/gateway api/listing api/load api/metrics api/openai catalog changes errors forecast pool upstream
     api/download   models from the hub, by llama.cpp's and Ollama's endpoints -> api/body api/gateway api/ollama api/openai depot errors node repo
     api/stream     llama.cpp's resumable streams                              -> api/body api/conversation api/gateway api/head api/openai api/proxy errors
-    app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/download api/gateway api/head api/listing api/native api/ollama api/openai api/proxy api/stream catalog changes errors forecast heads upstream
+    app            create_app(): routes behind their doors, lifespan          -> api/anthropic api/download api/gateway api/head api/listing api/native api/ollama api/openai api/proxy api/stream catalog changes doors errors forecast heads needs origins
     framing        what a client sends, a request at a time and within bounds -> nothing
     connection     a client's connection; answers what needs no waiting       -> api/head api/proxy app framing heads
     tls            a connection until its handshake is done                   -> framing
     openfiles      how many connections the open files allow for              -> nothing
     watch          tells when a file has been written                         -> nothing
-    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog changes connection depot devices engine errors estimate fetch flags footprints forecast framing hub local openfiles policy pool repo scheduler settings sources tls upstream watch
+    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog changes connection depot devices engine errors estimate fetch flags footprints forecast framing hub local openfiles origins policy pool repo scheduler settings sources tls upstream watch
     demo           tiny models with random weights, and a first conversation  -> errors
     __main__       the command line                                           -> catalog demo errors flags forecast hub near policy pull repo serve settings
 """  # noqa: E501

@@ -343,7 +343,7 @@ def _at_router(settings: Settings, method: str, path: str, model: str) -> httpx.
     """What the router that runs with these options says in JSON; None where none does."""
     import httpx
 
-    host, certificate, key = settings.host[0], settings.ssl_cert_file, (*settings.api_key, "")[0]
+    host, certificate, key = settings.host[0], settings.ssl_cert_file, (*settings.admin_key, *settings.api_key, "")[0]
     uds, place = (host, "localhost") if host.endswith(".sock") else (None, f"[{host}]" if ":" in host else host)
     url = f"{'https' if certificate else 'http'}://{place}:{settings.port}{path}"
     try:

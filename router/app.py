@@ -1,25 +1,21 @@
-"""The ASGI application: routes, keys, CORS, errors outside any dialect, start and end."""
+"""The ASGI application: routes, who may ask for them, errors outside any dialect, start and end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.api import anthropic, ollama, openai, stream
 from router.api.download import Downloads
@@ -31,42 +27,50 @@ from router.api.ollama import Hub
 from router.api.proxy import Dialect, refusal, request_id
 from router.catalog import ModelSpec
 from router.changes import Changes
-from router.errors import RouterError, Unauthorized
+from router.doors import Doors, Keys, Preflight
+from router.doors import Head as Asker
+from router.errors import RouterError
 from router.forecast import Forecast
 from router.heads import Heads
-from router.upstream import Headers as RawHeaders
+from router.needs import RouteOf, Table
+from router.origins import Hosts, Origins, is_loopback
 
 log = logging.getLogger("router.app")
 
-OPEN_PATHS = frozenset({"/health", "/v1/health"})
-LOOPBACK_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?"
+EXPOSED = (b"access-control-expose-headers", b"x-request-id, request-id")
+_ASKED_HEADERS, _ASKED_NETWORK = b"access-control-request-headers", b"access-control-request-private-network"
 
 
 def create_app(
     gateway: Gateway,
     *,
     keys: Sequence[str] = (),
+    admin_keys: Sequence[str] = (),
     cors_origins: Sequence[str] = ("localhost",),
+    allowed_hosts: Sequence[str] = (),
+    own_hosts: Sequence[str] = (),
     reload: Callable[[], Awaitable[Changes]],
     forecast: Callable[[ModelSpec], Awaitable[Forecast]],
     build: str = "",
     hub: Hub | None = None,
 ) -> Direct:
-    """`keys` are the API keys, any of which opens everything; none means no authentication. `cors_origins` are whole
-    origins, `*`, or `localhost` for loopback on any port. `hub` is where Ollama's clients download from, and remove,
-    if it is not the gateway's depot."""
+    """`keys` open what generates and reads, `admin_keys` everything; where one of the two kinds is missing, see
+    `doors.Keys`. `cors_origins` and `allowed_hosts` are as `origins` reads them, `own_hosts` this machine's names.
+    `hub` is where Ollama's clients download from, and remove, if it is not the gateway's depot. Raises LookupError for
+    a route of which `needs` does not know who may ask for it."""
     native = Native(gateway, Listing(gateway.pool), reload, forecast, build)
     downloads = Downloads(gateway)
     own = [*native.routes(), *stream.routes(gateway), *downloads.routes()]
     routes = [*openai.routes(gateway), *anthropic.routes(gateway), *own]
     routes += ollama.routes(gateway, hub or (downloads if gateway.depot else None))
+    table = Table([RouteOf(route.methods or (), route.path, route.path_regex) for route in routes])
     whole = Starlette(
         routes=routes,
-        middleware=[_cors(cors_origins), Middleware(Keys, keys=keys)],
         exception_handlers={HTTPException: _http_error, ClientDisconnect: _left, Exception: _defect},
         lifespan=lambda app: _lifespan(gateway),
     )
-    return Direct(whole, routes, keys)
+    doors = Doors(table, Hosts(allowed_hosts, own_hosts), Origins(cors_origins), Keys(keys, admin_keys))
+    return Direct(whole, routes, doors)
 
 
 @contextlib.asynccontextmanager
@@ -90,37 +94,74 @@ class Entrance(NamedTuple):
 
 
 class Direct:
-    """The short way to the endpoint of a path without parameters, for whoever is no browser. It does what the whole
-    application does but for the search for the route and CORS."""
+    """The doors, and behind them the short way to the endpoint of a path without parameters, which does what the whole
+    application does but for the search for the route."""
 
-    def __init__(self, whole: ASGIApp, routes: Sequence[Route], keys: Sequence[str]) -> None:
+    def __init__(self, whole: ASGIApp, routes: Sequence[Route], doors: Doors) -> None:
         self.routes = routes
-        self.entrances: Heads[Entrance | None] = Heads()  # None: the ordinary way
+        # By whether the connection came over loopback, which the doors look at. None: the ordinary way.
+        self.entrances: dict[bool, Heads[Entrance | None]] = {False: Heads(), True: Heads()}
         self._exact = _exact(routes)
-        self._keys = Keys(_call, keys)
-        self._short = self.guarded(self._keys)
+        self._doors = doors
+        self._short = self.guarded(_call)
         self._whole = whole
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self._route(scope["method"], scope["path"], scope["headers"]) if scope["type"] == "http" else None
+        if scope["type"] != "http":
+            await self._whole(scope, receive, send)
+            return
+        method, path, headers = scope["method"], scope["path"], scope["headers"]
+        named = dict(headers)
+        is_local = came_over_loopback(scope.get("server"))
+        if method != "POST" or b"origin" in named:
+            send = _varied(send)  # an answer that is kept is another one for another page
+        if not self._doors.is_plain(method, path, scope["query_string"], headers, named, is_local):
+            answer, send = self._ask(scope, send, is_local)
+            if answer is not None:
+                await answer(scope, receive, send)
+                return
+        route = self._exact.get((method, path))
         if route is None:
             await self._whole(scope, receive, send)
         else:
             scope["endpoint"] = route.endpoint
             await self._short(scope, receive, send)
 
-    def by_body(self, head: Head) -> ByBody | None:
-        """Who answers a request of this head, if that needs no more than its body."""
-        route = self._route(head.method, head.path, head.headers)
-        return route.by_body if isinstance(route, ByBodyRoute) and self._keys.admit(head.path, head.headers) else None
+    def _ask(self, scope: Scope, send: Send, is_local: bool) -> tuple[Response | None, Send]:
+        """The answer to whom the doors stay closed, or who only asks whether they do; and how answers are sent."""
+        is_old = scope.get("http_version") == "1.0"
+        asker = Asker(
+            scope["method"], scope["path"], scope["query_string"], scope["headers"], is_local=is_local, is_old=is_old
+        )
+        match self._doors.preflight(asker):
+            case Preflight() as preflight:
+                return _preflight(asker, preflight), send
+            case RouterError() as error:
+                return _refusal(scope, error), send
+        verdict = self._doors.ask(asker)
+        if verdict.origin is not None:
+            send = _telling(send, [(b"access-control-allow-origin", verdict.origin), EXPOSED])
+        return _refusal(scope, verdict.refusal) if verdict.refusal else None, send
+
+    def by_body(self, head: Head, is_local: bool) -> ByBody | None:
+        """Who answers a request of this head, if that needs no more than its body; `is_local` is whether it came over
+        loopback."""
+        route = self._exact.get((head.method, head.path))
+        if not isinstance(route, ByBodyRoute):
+            return None
+        query = head.target.partition(b"?")[2]
+        asker = Asker(head.method, head.path, query, head.headers, is_local=is_local)
+        return route.by_body if self._doors.is_always_in(asker) else None
 
     def guarded(self, app: ASGIApp) -> ASGIApp:
         """It, with its defects told."""
         return ServerErrorMiddleware(app, handler=_defect)
 
-    def _route(self, method: str, path: str, headers: RawHeaders) -> Route | None:
-        route = self._exact.get((method, path))
-        return None if route is None or b"origin" in dict(headers) else route
+
+def came_over_loopback(server: tuple[str, int | None] | None) -> bool:
+    """By the address that a connection came to, as ASGI tells it: a unix socket has no port. Where it is not known it
+    may have."""
+    return server is None or (server[1] is not None and is_loopback(server[0]))
 
 
 def _exact(routes: Sequence[Route]) -> dict[tuple[str, str], Route]:
@@ -145,36 +186,6 @@ async def _call(scope: Scope, receive: Receive, send: Send) -> None:
     await response(scope, receive, send)
 
 
-class Keys:
-    """Nothing but the health check answers without a key, if there are keys."""
-
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
-        self._app = app
-        self._keys = [key.encode() for key in keys]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self.admit(scope["path"], scope["headers"]):
-            await self._app(scope, receive, send)
-            return
-        error = Unauthorized("Invalid API key. Send a valid one as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.")
-        await _refusal(scope, error)(scope, receive, send)
-
-    def admit(self, path: str, headers: RawHeaders) -> bool:
-        return not self._keys or path in OPEN_PATHS or self._is_known(Headers(raw=list(headers)))
-
-    def _is_known(self, headers: Headers) -> bool:
-        given = [_token(headers.get(name, "")) for name in ("authorization", "x-api-key")]
-        # Every key is compared, and each in constant time: the answer's timing tells nothing about them.
-        matches = [hmac.compare_digest(token, key) for token in given for key in self._keys]
-        return any(matches)
-
-
-def _token(header: str) -> bytes:
-    """The key that a header holds. llama-server insists on `Bearer` in neither of the two."""
-    scheme, _, token = header.partition(" ")
-    return (token.strip() if scheme.lower() == "bearer" else header).encode("latin-1")
-
-
 def dialect_of(path: str) -> Dialect:
     """Whose errors a client of this path understands."""
     if path.startswith("/v1/messages"):
@@ -182,16 +193,36 @@ def dialect_of(path: str) -> Dialect:
     return ollama.DIALECT if path == "/" or path.startswith("/api/") else openai.DIALECT
 
 
-def _cors(origins: Sequence[str]) -> Middleware:
-    patterns = [LOOPBACK_ORIGIN if origin == "localhost" else re.escape(origin) for origin in origins]
-    return Middleware(
-        CORSMiddleware,
-        allow_origins=["*"] if "*" in origins else [],
-        allow_origin_regex="|".join(patterns) or None,
-        allow_methods=["GET", "POST", "DELETE", "OPTIONS"],
-        allow_headers=["*"],
-        expose_headers=["x-request-id", "request-id"],
-    )
+def _telling(send: Send, more: Sequence[tuple[bytes, bytes]]) -> Send:
+    """`send`, with these headers more."""
+
+    async def telling(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), *more]
+        await send(message)
+
+    return telling
+
+
+def _varied(send: Send) -> Send:
+    return _telling(send, [(b"vary", b"Origin")])
+
+
+def _preflight(asker: Asker, preflight: Preflight) -> Response:
+    asked = {name: b", ".join(asker.all(name)) for name in (_ASKED_HEADERS, _ASKED_NETWORK)}
+    told = {
+        b"access-control-allow-origin": asker.all(b"origin")[0],
+        b"access-control-allow-methods": ", ".join(preflight.methods).encode(),
+        b"access-control-max-age": b"600",
+        b"vary": b", ".join((b"Access-Control-Request-Method", _ASKED_HEADERS, _ASKED_NETWORK)),
+    }
+    if asked[_ASKED_HEADERS]:
+        told[b"access-control-allow-headers"] = asked[_ASKED_HEADERS]
+    if asked[_ASKED_NETWORK]:
+        told[b"access-control-allow-private-network"] = b"true"
+    response = PlainTextResponse("OK")
+    response.raw_headers += told.items()
+    return response
 
 
 def _plain(status: int, message: str) -> RouterError:

@@ -15,9 +15,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from router.api.head import read
+from router.api.head import read, with_host_of
 from router.api.proxy import Passage
-from router.app import Direct, Entrance
+from router.app import Direct, Entrance, came_over_loopback
 from router.framing import HEAD_BYTES, HEAD_LINES, FramedConnection, Phase, is_plain, without_offers
 from router.heads import message
 
@@ -32,6 +32,15 @@ class Connection(FramedConnection):
         assert isinstance(config.app, Direct)
         self._direct = config.app
         self._begun: tuple[bytes, Entrance, Passage] | None = None  # its answer has not come whole yet
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._is_local = came_over_loopback(self.server)
+        self._entrances = self._direct.entrances[self._is_local]
+
+    def on_headers_complete(self) -> None:
+        self.headers[:] = with_host_of(self.url, self.headers)
+        super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -54,10 +63,10 @@ class Connection(FramedConnection):
             return None
         end = len(data) - len(body)
         try:
-            entrance = self._direct.entrances[known]
+            entrance = self._entrances[known]
         except KeyError:
             entrance = self._entrance(data[:end], length)
-            self._direct.entrances.learn(known, entrance)
+            self._entrances.learn(known, entrance)
         if entrance is None:
             return None
         end += length
@@ -87,7 +96,7 @@ class Connection(FramedConnection):
         if len(head) > HEAD_BYTES or head.count(b"\n") > HEAD_LINES or not is_plain(head):
             return None
         found = read(without_offers(head), length)
-        by_body = self._direct.by_body(found[0]) if found else None
+        by_body = self._direct.by_body(found[0], self._is_local) if found else None
         return Entrance(found[0], by_body, keep_alive=found[1]) if found and by_body else None
 
     def _arrived(self) -> None:

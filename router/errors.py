@@ -10,6 +10,7 @@
     ├── UnknownModel                404  not_found_error
     ├── UnknownStream               404  not_found_error: a conversation without a stream
     ├── BodyTooLarge                413  invalid_request_error
+    ├── UnsupportedType             415  invalid_request_error: a browser sent something else than JSON
     ├── ModelTooLarge               507  insufficient_memory: would not fit on the empty machine
     ├── InsufficientDisk            507  insufficient_storage: what is to be downloaded would not fit on the disk
     ├── Unavailable                 503  unavailable_error, with Retry-After
@@ -85,6 +86,11 @@ class UnknownStream(RouterError):
 
 class BodyTooLarge(RouterError):
     status = 413
+    code = "invalid_request_error"
+
+
+class UnsupportedType(RouterError):
+    status = 415
     code = "invalid_request_error"
 
 

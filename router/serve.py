@@ -14,6 +14,7 @@ import socket
 import ssl
 import stat
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from router.footprints import Footprints, default_path
 from router.forecast import Forecast
 from router.framing import ClientLimits, Clients
 from router.local import LocalNode
+from router.origins import is_loopback
 from router.policy import Device
 from router.pool import Pool
 from router.repo import Name
@@ -68,6 +70,8 @@ YOUNG = 10_000
 MANY_MODELS = 16
 # Headers of models are read for this many seconds before the router says that it listens; a slow disk may go on.
 FIRST_LOOK = 1.0
+# Seconds that DNS has to tell this machine's full name.
+NAME_PATIENCE = 1.0
 # They are read in a thread for about as many seconds before it is asked whether to go on.
 MOMENT = 0.02
 
@@ -227,7 +231,15 @@ def _assemble(
         return await asyncio.to_thread(forecasts.forecast, estimator, spec, await pool.snapshot())
 
     app = create_app(
-        gateway, keys=s.api_key, cors_origins=s.cors_origins, reload=reload, forecast=forecast, build=version
+        gateway,
+        keys=s.api_key,
+        admin_keys=s.admin_key,
+        cors_origins=s.cors_origins,
+        allowed_hosts=s.allowed_hosts,
+        own_hosts=() if s.api_key else (*_names_of_machine(), *s.host),
+        reload=reload,
+        forecast=forecast,
+        build=version,
     )
     most = openfiles.connections(s.max_connections, openfiles.limit(), s.models_max or MANY_MODELS)
     clients = Clients(ClientLimits(most, s.client_timeout))
@@ -247,6 +259,7 @@ def _assemble(
     for device in machine.devices.list():
         log.info("memory: %s, %.1f GiB", device.name, device.total / 2**30)
     urls = [_url(scheme, sock) for sock in sockets]
+    _warn_of_open_doors(s, sockets)
     watched = s.models_preset if s.models_preset_watch else None
     return Server(config, clients, pool, reload, survey, lambda end: announce(urls, end), watched)
 
@@ -417,6 +430,31 @@ def _check_certificate(key: Path | None, certificate: Path | None) -> None:
             f"{certificate} and {key} are no certificate and plain private key that belong together, as PEM "
             f"({exc.reason or 'unreadable'})."
         ) from exc
+
+
+def _names_of_machine() -> list[str]:
+    """What its pages may be called by. Its full name may be DNS's to tell, which is not waited for long."""
+    name = socket.gethostname()
+    full: list[str] = []
+    asking = threading.Thread(target=lambda: full.append(socket.getfqdn(name)), daemon=True)
+    asking.start()
+    asking.join(NAME_PATIENCE)
+    return [name, name.partition(".")[0], f"{name.partition('.')[0]}.local", *full]
+
+
+def _warn_of_open_doors(s: Settings, sockets: Sequence[socket.socket]) -> None:
+    inet = [sock for sock in sockets if sock.family in (socket.AF_INET, socket.AF_INET6)]
+    places = [
+        f"{host} port {port}" for host, port, *_ in (sock.getsockname() for sock in inet) if not is_loopback(host)
+    ]
+    if places and not s.api_key:
+        what = "use its models" if s.admin_key else "use, load and unload its models"
+        log.warning(
+            "NO KEY IS SET, and %s can be reached from other machines: whoever reaches it may %s. Set a key with "
+            "--api-key or LLAMA_API_KEY, or listen on 127.0.0.1 alone with --host.",
+            ", ".join(places),
+            what,
+        )
 
 
 def _bind(hosts: Sequence[str], port: int, stack: contextlib.ExitStack) -> list[socket.socket]:

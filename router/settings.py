@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from router import flags
+from router import flags, origins
 from router.errors import FlagError
 from router.flags import Arg, Flag, FlagTable
 
@@ -76,6 +76,17 @@ def _some_words(word: str) -> tuple[str, ...]:
     return words
 
 
+def _hosts(word: str) -> tuple[str, ...]:
+    return tuple(part if part == "*" else origins.host_name(part) for part in _words(word))
+
+
+def _origins(word: str) -> tuple[str, ...]:
+    for part in (words := _words(word)):
+        if part not in ("*", "null", "localhost"):
+            origins.origin_pattern(part)
+    return words
+
+
 def _pairs(word: str) -> tuple[tuple[str, str], ...]:
     pairs = [part.partition("=")[::2] for part in _words(word)]
     if any(not pattern.strip() or not model.strip() for pattern, model in pairs):
@@ -111,7 +122,8 @@ SWITCH = Kind("", "on or off", _switch)
 TEXT = Kind("NAME", "a name", _text)
 PATH = Kind("PATH", "a path", lambda word: Path(_text(word)).expanduser())
 PATTERNS = Kind("PATTERN,...", "patterns with commas between", _words)
-ORIGINS = Kind("ORIGIN,...", "a list with commas between", _words)
+ORIGINS = Kind("ORIGIN,...", "origins such as https://example.com, with commas between, localhost or *", _origins)
+NAMES = Kind("NAME,...", "names of hosts with commas between, *.example.com or *", _hosts)
 HOSTS = Kind("HOST,...", "an address, or several with commas between", _some_words)
 KEYS = Kind("KEY,...", "a key, or several with commas between", _some_words)
 LEVEL = Kind("LEVEL", "debug, info, warning or error", _level)
@@ -146,7 +158,7 @@ def _option(
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Memory is MiB and time seconds, as they are typed. `api_key` holds the keys of the file too."""
+    """Memory is MiB and time seconds, as they are typed. `api_key` and `admin_key` hold the keys of their files too."""
 
     host: tuple[str, ...] = _option("--host", HOSTS, "127.0.0.1", "addresses to listen on", env="LLAMA_ARG_HOST")
     port: int = _option("--port", PORT, "8080", "port to listen on; 0 takes a free one", env="LLAMA_ARG_PORT")
@@ -155,6 +167,17 @@ class Settings:
     )
     api_key_file: Path | None = _option(
         "--api-key-file", PATH, None, "file with one key a line; # begins a comment", env="LLAMA_ARG_API_KEY_FILE"
+    )
+    admin_key: tuple[str, ...] = _option(
+        "--admin-key",
+        KEYS,
+        None,
+        "keys that also load, unload, reload, download and delete; with none, every key of a client does",
+        secret=True,
+        absent=(),
+    )
+    admin_key_file: Path | None = _option(
+        "--admin-key-file", PATH, None, "file with one admin key a line; # begins a comment"
     )
     ssl_key_file: Path | None = _option(
         "--ssl-key-file", PATH, None, "private key for HTTPS, PEM", env="LLAMA_ARG_SSL_KEY_FILE"
@@ -166,8 +189,15 @@ class Settings:
         "--cors-origins",
         ORIGINS,
         "localhost",
-        "origins whose pages may ask; localhost is any port on loopback, * is any page",
+        "origins whose pages may ask, such as https://*.example.com; localhost is any port on loopback, * is any page",
         env="LLAMA_ARG_CORS_ORIGINS",
+    )
+    allowed_hosts: tuple[str, ...] = _option(
+        "--allowed-hosts",
+        NAMES,
+        None,
+        "names beside this machine's own that a router without a key answers to, such as *.example.com; * is any name",
+        absent=(),
     )
     timeout: int = _option(
         "-to --timeout",
@@ -303,6 +333,8 @@ class Settings:
 
 OPTIONS: tuple[Option, ...] = tuple(f.metadata["option"] for f in fields(Settings))
 
+_KEY_OPTIONS = frozenset({"--api-key", "--api-key-file", "--admin-key", "--admin-key-file"})
+
 # llama-server's flags that mean nothing here, in command lines that people have.
 _WITHOUT_EFFECT = flags.DROPPED | {"--cors-credentials", "--cors-headers", "--cors-methods"}
 
@@ -318,15 +350,16 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], table: FlagTable) -> 
     for option in OPTIONS:
         if said := _said(option, args, environ):
             values[option.field] = _read(option, *said)
-    if path := values.get("api_key_file"):
-        values["api_key"] = (*values.get("api_key", ()), *_keys(path))
+    for kind in ("api_key", "admin_key"):
+        if path := values.get(f"{kind}_file"):
+            values[kind] = (*values.get(kind, ()), *_keys(path, f"--{kind}_file".replace("_", "-")))
     if ("ssl_key_file" in values) != ("ssl_cert_file" in values):
         raise FlagError("HTTPS needs both --ssl-key-file and --ssl-cert-file")
     return Settings(**values), tuple(arg for arg in args if _is_for_children(arg))
 
 
 def _said(option: Option, args: Sequence[Arg], environ: Mapping[str, str]) -> tuple[str, str] | None:
-    """The word and where it was said; None leaves the default. An empty variable says nothing."""
+    """The word and where it was said; None leaves the default. An empty variable says nothing, but for a key's."""
     given = [arg for arg in args if option.name in arg.flag.spellings]
     if given and option.kind is SWITCH:
         return "off" if given[-1].negated else "on", option.name
@@ -337,6 +370,9 @@ def _said(option: Option, args: Sequence[Arg], environ: Mapping[str, str]) -> tu
     if option.negatives and opposite != option.env and opposite in environ:
         return "off", opposite
     word = environ.get(option.env)
+    if word is not None and not word.strip(", \t\r\n") and option.name in _KEY_OPTIONS:
+        # Whoever set it meant to lock the door, and it would stand open.
+        raise FlagError(f"{option.env} is empty: give it {option.kind.takes}, or unset it to do without {option.name}")
     return (word, option.env) if word else None
 
 
@@ -347,16 +383,16 @@ def _read(option: Option, word: str, source: str) -> Any:
         raise FlagError(f"{source} takes {option.kind.takes}, not {word[:80]!r}") from None
 
 
-def _keys(path: Path) -> tuple[str, ...]:
+def _keys(path: Path, flag: str) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise FlagError(f"cannot read --api-key-file {path}: {error.strerror}") from error
+        raise FlagError(f"cannot read {flag} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise FlagError(f"cannot read --api-key-file {path}: it is no text; write one key a line") from error
+        raise FlagError(f"cannot read {flag} {path}: it is no text; write one key a line") from error
     keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
     if not keys:
-        raise FlagError(f"--api-key-file {path} holds no key: write one a line, or leave the flag out")
+        raise FlagError(f"{flag} {path} holds no key: write one a line, or leave the flag out")
     return keys
 
 

@@ -120,7 +120,7 @@ def test_without_a_stream_or_a_name_the_client_that_leaves_ends_it(launch: Calla
     url = httpx.URL(router.url)
     for more, name in (({}, "x-conversation-id: one\r\n"), ({"stream": True}, "")):
         body = json.dumps(chat("tiny-a", CONTEXT - 100, ignore_eos=True, **more)).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\n{name}content-length: {len(body)}\r\n\r\n"
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n{name}content-length: {len(body)}\r\n\r\n"
         with socket.create_connection((url.host, url.port)) as client:
             client.sendall(head.encode() + body)
             until(lambda: is_busy(router))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from urllib.parse import unquote
 
@@ -22,6 +23,7 @@ _NOT_FORWARDED = frozenset(
     b"host authorization x-api-key origin content-length expect accept-encoding x-request-id x-conversation-id".split()
 )
 
+_AUTHORITY = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
 _SPECIAL = frozenset((b"expect", b"transfer-encoding"))
 
 
@@ -94,6 +96,16 @@ class _Reader:
         self.is_complete = True
 
 
+def with_host_of(url: bytes, headers: Headers) -> Headers:
+    """These headers, where a request says the host in its target too: that counts, RFC 9112 section 3.2.2. Another one
+    in `Host` stays beside it, so that there are two."""
+    authority = _AUTHORITY.match(url)
+    if not authority:
+        return headers
+    host = (b"host", authority[1].lower())
+    return [*(header for header in headers if (header[0], header[1].lower()) != host), host]
+
+
 def read(data: bytes, length: int) -> tuple[Head, bool] | None:
     """A head, as uvicorn reads it, and whether the connection is kept after it; None where the request is no HTTP/1.1
     or more than a body of this length."""
@@ -112,4 +124,4 @@ def read(data: bytes, length: int) -> tuple[Head, bool] | None:
     if not (reader.is_complete and is_plain and is_told and path and parser.get_http_version() == "1.1"):
         return None
     target = url.path + b"?" + url.query if url.query else url.path
-    return Head(parser.get_method().decode(), path, target, reader.headers), keep_alive
+    return Head(parser.get_method().decode(), path, target, with_host_of(reader.url, reader.headers)), keep_alive

@@ -136,7 +136,7 @@ async def test_trailers_are_no_headers(front: Front, step: int) -> None:  # B-T4
     key = b"Host: h\r\nAuthorization: Bearer k\r\n"
     assert (await client.ask(post(CHAT, body_of(), "Authorization: Bearer k"))).status == 200
     trailers = ("Authorization: Bearer k", "X-Api-Key: k", "Host: x", "X-Conversation-Id: c", "X-Task: t")
-    for head, status in ((b"Host: h\r\n", 401), (key, 200)):
+    for head, status in ((key, 200), (b"Host: h\r\n", 401)):
         front.child.asked.clear()
         request = chunked(body_of(), *trailers).replace(b"Host: h\r\n", head)
         for start in range(0, len(request), step):
