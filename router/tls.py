@@ -24,6 +24,7 @@ class Handshake(asyncio.Protocol):
     """Stands for a connection until `make` makes the real one, which gets what was encrypted."""
 
     transport: Any
+    _shaking: Any
 
     def __init__(
         self,
@@ -44,12 +45,16 @@ class Handshake(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        transport.pause_reading()  # what comes is for whoever decrypts
         self._connections.add(self)
         if self._clients.is_full(len(self._connections)) and not self._clients.make_room(self._connections - {self}):
             transport.abort()  # there is no way to say why
-        else:
-            self._shaking = self._loop.create_task(self._shake())
+            return
+        seconds = min(HANDSHAKE_SECONDS, self._clients.limits.timeout or HANDSHAKE_SECONDS)
+        # Not in a task: the loop reads as soon as this returns, and what it reads is for whoever decrypts.
+        self._shaking = self._loop.start_tls(
+            transport, self, self._context, server_side=True, ssl_handshake_timeout=seconds
+        )
+        self._shake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_lost = True
@@ -58,16 +63,19 @@ class Handshake(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._early.append(data)
 
-    async def _shake(self) -> None:
-        seconds = min(HANDSHAKE_SECONDS, self._clients.limits.timeout or HANDSHAKE_SECONDS)
+    def _shake(self, _: object = None) -> None:
+        """The next step of the handshake."""
         try:
-            transport = await self._loop.start_tls(
-                self.transport, self, self._context, server_side=True, ssl_handshake_timeout=seconds
-            )
+            awaited: Any = self._shaking.send(None)
+        except StopIteration as end:
+            self._go_on(end.value)
         except (OSError, asyncio.CancelledError):  # it speaks no TLS, is too slow, or has left
-            transport = None
-        finally:
-            self._connections.discard(self)
+            self._go_on(None)
+        else:
+            awaited.add_done_callback(self._shake)
+
+    def _go_on(self, transport: Any) -> None:
+        self._connections.discard(self)
         if transport is None or self._is_lost or self.transport.is_closing():  # uvloop: aborted is as good as done
             self.transport.abort()
             return

@@ -27,7 +27,7 @@ def certificate(tmp_path: Path) -> tuple[str, str]:
 @pytest.fixture
 def router(routers: Starter, fake: str, tiny_models: Path, certificate: tuple[str, str]) -> Router:
     key, cert = certificate
-    flags = ("--ssl-key-file", key, "--ssl-cert-file", cert, "--max-connections", "12", "--client-timeout", "1")
+    flags = ("--ssl-key-file", key, "--ssl-cert-file", cert, "--max-connections", "12", "--client-timeout", "3")
     router = routers("--engine", fake, "--models-dir", str(tiny_models), *flags)
     router.client = httpx.Client(base_url=router.url, verify=False)
     return router
