@@ -393,7 +393,11 @@ class Pool:
                 need = await self._estimates.of(spec)
                 await self._check(spec, need)
                 trial = Trial(base, asked, spec, need, await self._known(before))
-                if self._unloaded.get(name, 0) <= unloads and self.effective(name) is before and self._runs.get(name) is run:
+                if (
+                    self._unloaded.get(name, 0) <= unloads
+                    and self.effective(name) is before
+                    and self._runs.get(name) is run
+                ):
                     await self._try(trial, changed)
                     return Loaded("loaded", changed)
 
