@@ -6,6 +6,7 @@ compares these lines with the code, both ways.
 ::
 
     errors         the tree of errors: status, code, Retry-After              -> nothing
+    budget         bytes that clients may have the router hold for them       -> errors
     policy         PURE: where a model goes, and who must go for it           -> nothing
     scheduler      SANS-I/O: states, leases, the queue; events to effects     -> policy
     refusals       PURE: why the scheduler refuses, as errors                 -> errors scheduler
@@ -53,12 +54,12 @@ compares these lines with the code, both ways.
     depot          models that are not here yet: which may be fetched         -> catalog errors fetch flags gguf hub node policy repo sources
     heads          heads of messages that come again, found by their bytes    -> nothing
     upstream       the HTTP client of the data path                           -> errors heads node
-    api/body       what a request body says to the router                     -> errors
+    api/body       what a request body says to the router                     -> budget errors
     api/rewrite    PURE: what the router changes in a request                 -> api/body errors presets
     api/head       the head of a request, and what follows from it alone      -> upstream
     api/proxy      one request through to a child; holds the lease            -> api/head errors node upstream
     api/conversation streams that go on when their client has left            -> errors lease upstream
-    api/gateway    from a named model to its passage                          -> api/body api/conversation api/head api/proxy api/rewrite catalog depot errors estimate pool upstream
+    api/gateway    from a named model to its passage                          -> api/body api/conversation api/head api/proxy api/rewrite budget catalog depot errors estimate pool upstream
     api/details    what pickers show of a model                               -> catalog
     api/listing    the list of models, kept ready                             -> api/details catalog estimate flags pool presets status
     api/load       load, unload and settings of one model                     -> api/body api/gateway catalog errors flags overrides pool
@@ -71,14 +72,14 @@ compares these lines with the code, both ways.
     api/ollama     Ollama's API                                               -> api/body api/gateway api/head api/library api/openai api/prompt api/proxy api/reply api/rewrite errors repo template
     api/native     llama.cpp's router dialect                                 -> api/gateway api/listing api/load api/metrics api/openai catalog changes errors forecast pool upstream
     api/download   models from the hub, by llama.cpp's and Ollama's endpoints -> api/body api/gateway api/ollama api/openai depot errors node repo
-    api/stream     llama.cpp's resumable streams                              -> api/body api/conversation api/gateway api/head api/openai api/proxy errors
+    api/stream     llama.cpp's resumable streams                              -> api/conversation api/gateway api/head api/openai api/proxy errors
     app            create_app(): routes behind their doors, lifespan          -> api/anthropic api/download api/gateway api/head api/listing api/native api/ollama api/openai api/proxy api/stream catalog changes doors errors forecast heads needs origins
     framing        what a client sends, a request at a time and within bounds -> nothing
     connection     a client's connection; answers what needs no waiting       -> api/head api/proxy app framing heads
     tls            a connection until its handshake is done                   -> framing
     openfiles      how many connections the open files allow for              -> nothing
     watch          tells when a file has been written                         -> nothing
-    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog changes connection depot devices engine errors estimate fetch flags footprints forecast framing hub local openfiles origins policy pool repo scheduler settings sources tls upstream watch
+    serve          the assembly: from settings to a router that serves        -> api/gateway app budget catalog changes connection depot devices engine errors estimate fetch flags footprints forecast framing hub local openfiles origins policy pool repo scheduler settings sources tls upstream watch
     demo           tiny models with random weights, and a first conversation  -> errors
     __main__       the command line                                           -> catalog demo errors flags forecast hub near policy pull repo serve settings
 """  # noqa: E501

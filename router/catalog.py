@@ -236,6 +236,10 @@ class Catalog:
     def __len__(self) -> int:
         return len(self.models)
 
+    def __contains__(self, name: str) -> bool:
+        """Whether a model has this very name, not only as an alias."""
+        return name in self._names and self._names[name].name == name
+
     def resolve(self, name: str | None) -> ModelSpec:
         """The model that a request names; without a name the default one, or the only one.
 

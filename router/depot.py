@@ -13,7 +13,7 @@ from pathlib import Path
 
 from router import fetch, gguf, hub
 from router.catalog import ModelSpec
-from router.errors import Cancelled, ConfigError, GgufError, InvalidRequest, RouterError
+from router.errors import Cancelled, ConfigError, GgufError, HubUnavailable, InvalidRequest, RouterError
 from router.flags import value_of
 from router.node import Part
 from router.policy import size
@@ -24,6 +24,7 @@ log = logging.getLogger("router.depot")
 
 FRESH = 60.0  # seconds that the hub is not asked again what a name means
 FAILED = 5.0  # and where it did not tell
+MOST = 1000  # names that are remembered, of those that clients want or ask for
 AT_ONCE = 4  # questions to the hub
 GLANCE = 1.0  # seconds between two looks at the cache that nobody waits for
 PEEK = 1 << 20  # bytes of a file with which its header is looked for first; then with twice as many each time
@@ -116,6 +117,7 @@ class Depot:
     def _want(self, name: str) -> None:
         if name not in self._sources.wanted:
             self._sources.wanted.append(name)
+            del self._sources.wanted[:-MOST]
 
     def forget(self, name: str) -> None:
         """It is wanted no more, unless somebody asks for it again."""
@@ -149,6 +151,8 @@ class Depot:
         if self._ended:
             raise _ended()
         if key not in self._resolving:
+            if len(self._resolving) >= MOST:
+                raise HubUnavailable("The hub is being asked for too many names. Try again later.", retry_after=FAILED)
             task = asyncio.create_task(self._ask(name, file, token, drafting, fallback))
             task.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever asked may have left
             self._resolving[key] = now, task

@@ -10,8 +10,7 @@ import contextlib
 import itertools
 import logging
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import Any, assert_never
@@ -111,8 +110,9 @@ class Pool:
         self._queued: frozenset[str] = frozenset()  # of which clients know that they will be downloaded
         self._failures: dict[str, type[errors.RouterError]] = {}  # of downloads
         self._trials = Trials(table or default_table())
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._unloads: Counter[str] = Counter()
+        self._turns: dict[str, tuple[asyncio.Lock, int]] = {}  # with how many take their turns
+        self._unloads = 0
+        self._unloaded: dict[str, int] = {}  # which of the unloads was each model's latest
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -133,7 +133,7 @@ class Pool:
         after all others, and sends no model away that these use."""
         if ttl is None and (at_once := self.lease_at_once(spec, used=used, background=background)):
             return at_once
-        name, unloads = spec.name, self._unloads[spec.name]
+        name, unloads = spec.name, self._unloads
         spec = self.effective(name)
         need = await self._wanted(spec)
         while (now := self.effective(spec.name)) is not spec:  # another one was asked for meanwhile
@@ -167,7 +167,7 @@ class Pool:
         Loads of one model take their turns. Without `wait`, return after a moment what is known by then."""
         name = self.catalog.resolve(name).name
         self._scheduler.forgive(name)  # whoever says so knows why it should go well now
-        task = asyncio.create_task(self._load(name, wish or Wish({}), self._unloads[name]))
+        task = asyncio.create_task(self._load(name, wish or Wish({}), self._unloads))
         self._keep(task)
         try:
             await asyncio.wait({task}, timeout=None if wait else self.PATIENCE)
@@ -178,7 +178,8 @@ class Pool:
 
     def unload(self, name: str, *, force: bool = False) -> None:
         """Stop this model once its running requests have ended, at once with `force`; refuse whoever waits for it."""
-        self._unloads[name] += 1
+        self._unloads += 1
+        self._unloaded[name] = self._unloads
         was_fetching = self.is_fetching(name)
         self._apply(self._scheduler.unload(name, self._now(), force=force))
         if was_fetching:
@@ -194,6 +195,7 @@ class Pool:
             with contextlib.suppress(errors.CatalogError):  # it is the default
                 self.catalog = Catalog(left, self.catalog.default_name)
                 self._note(name)
+        self._forget(name)
 
     async def ended(self, name: str, timeout: float) -> bool:
         """Wait until this model has no process, `timeout` seconds at most; whether it has none."""
@@ -260,6 +262,8 @@ class Pool:
             changes = self._compare(catalog)
         before = {spec.name: spec for spec in self.catalog.models}  # it may be another one by now
         self.catalog = catalog
+        for name in changes.added:
+            self._trials.recall(name)
         starting = [name for name in changes.changed if self.is_running(name)] + list(changes.added)
         fetched = [name for name in changes.changed if self._is_fetching(before[name], catalog.resolve(name))]
         for name in (*changes.changed, *changes.removed):
@@ -273,6 +277,8 @@ class Pool:
                     self.unload(name)
                 else:
                     self._renew(self.effective(name), need)
+        for name in self._known_names() | set(changes.removed):
+            self._forget(name)
         log.info("catalog: %s", changes)
         self.feed.publish("*", "models_reload", asdict(changes))
         wanted_now = [spec for spec in catalog.models if spec.load_on_startup and spec.name in starting]
@@ -290,6 +296,24 @@ class Pool:
 
     def _compare(self, catalog: Catalog) -> Changes:
         return Changes.between(self.catalog, catalog, self._trials.is_changed)
+
+    @property
+    def _books(self) -> tuple[dict[str, Any], ...]:
+        """What is kept of each model for as long as the catalog has it."""
+        return self._specs, self._exit_codes, self._ttls, self._needs, self._failures, self._unloaded, self._versions
+
+    def _known_names(self) -> set[str]:
+        return set().union(*self._books, (model.name for model in self._scheduler.models()))
+
+    def _forget(self, name: str) -> None:
+        """Keep nothing of a name that has left the catalog, once nothing runs, waits or is tried under it: clients and
+        reloads make ever new ones."""
+        if name in self.catalog or name in self._turns or name in self._runs or self.is_running(name):
+            return
+        for book in self._books:
+            book.pop(name, None)
+        self._scheduler.forget(name)
+        self._trials.forget(name)
 
     # Questions
 
@@ -349,12 +373,12 @@ class Pool:
         return self._trials.asked(self.catalog.resolve(name))
 
     async def _load(self, name: str, wish: Wish, unloads: int) -> Loaded:
-        async with self._turns[name]:
+        async with self._turn(name):
             while True:
                 self._insist(name, unloads)
                 base, before, run = self.catalog.resolve(name), self.effective(name), self._runs.get(name)
                 if base.name != name:  # what it was a name of is gone: now it means another one
-                    return await self._load(base.name, wish, self._unloads[base.name])
+                    return await self._load(base.name, wish, self._unloads)
                 asked = self.asked(name).patched(wish)
                 spec = asked.over(base, self.table)
                 changed = differences(self._latest(run) or before, spec)
@@ -369,13 +393,30 @@ class Pool:
                 need = await self._estimates.of(spec)
                 await self._check(spec, need)
                 trial = Trial(base, asked, spec, need, await self._known(before))
-                if self._unloads[name] == unloads and self.effective(name) is before and self._runs.get(name) is run:
+                if (
+                    self._unloaded.get(name, 0) <= unloads
+                    and self.effective(name) is before
+                    and self._runs.get(name) is run
+                ):
                     await self._try(trial, changed)
                     return Loaded("loaded", changed)
 
+    @contextlib.asynccontextmanager
+    async def _turn(self, name: str) -> AsyncIterator[None]:
+        lock, users = self._turns.get(name) or (asyncio.Lock(), 0)
+        self._turns[name] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            _, users = self._turns.pop(name)
+            if users > 1:
+                self._turns[name] = lock, users - 1
+            self._forget(name)
+
     def _insist(self, name: str, unloads: int) -> None:
-        """Raises Cancelled for what was asked for before an unload; that many were known then."""
-        if self._unloads[name] != unloads:
+        """Raises Cancelled for what was asked for before an unload; that many there had been then, of any model."""
+        if self._unloaded.get(name, 0) > unloads:
             raise error_of(Refusal.CANCELLED, name, "it was unloaded", retry_after=1.0)
 
     def _latest(self, run: Run | None) -> ModelSpec | None:
@@ -604,6 +645,7 @@ class Pool:
             self._ttls.pop(name, None)
         run.ended.set()
         self._news(name, exit.code)
+        self._forget(name)
 
     def _ready(self, run: Run) -> None:
         self.loads += 1
@@ -723,6 +765,7 @@ class Pool:
         effects = self._scheduler.fetch_failed(name, exc.message, self._now(), retry_after=exc.retry_after)
         self._apply(effects)
         self._news(name, event="download_failed", error=exc.message)
+        self._forget(name)
 
     def _arrived(self, name: str, download: Download, part: Part) -> None:
         if self._downloads.get(name) is download and download.take(part, self._now()):

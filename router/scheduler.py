@@ -316,6 +316,7 @@ class Scheduler:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._models: dict[str, Model] = {}
+        self._latest = 0  # the number of the latest process among models that were forgotten
         self._alive: dict[str, Model] = {}  # those with a process; `_transit` keeps it
         self._draining: set[str] = set()  # those closed for a drain, and maybe some that are gone; `_drain` keeps it
         self._queue: dict[str, Entry] = {}  # by when each began
@@ -394,7 +395,7 @@ class Scheduler:
         pinned, ttl = ticket.pinned, ticket.ttl
         if self.enter(ticket.model, ticket.id, pinned=pinned, ttl=ttl, background=ticket.background):
             return [Grant(ticket.id, ticket.model, self._models[ticket.model].run)]
-        model = self._models.setdefault(ticket.model, Model(ticket.model))
+        model = self._booked(ticket.model)
         model.pinned, model.ttl = pinned, ttl
         if now < model.backoff_until:
             return [Refuse(ticket.id, model.name, *self._backing_off(model, now))]
@@ -483,14 +484,14 @@ class Scheduler:
 
     def fetch(self, name: str, now: float) -> list[Effect]:
         """The model's files are wanted, whether or not anybody waits for it."""
-        self._models.setdefault(name, Model(name))
+        self._booked(name)
         self._missing[name] = True
         self.forgive(name)
         return self._advance(now)
 
     def fetched(self, name: str, demand: Demand, now: float) -> list[Effect]:
         """The files are there, and this is what the model needs."""
-        model = self._models[name]
+        model = self.model(name)
         if model.state is not State.DOWNLOADING:
             return []
         self._transit(model, Event.FETCHED)
@@ -503,7 +504,7 @@ class Scheduler:
 
     def fetch_failed(self, name: str, reason: str, now: float, *, retry_after: float | None = None) -> list[Effect]:
         """The download ended without the files; `reason` tells a person why. The next request tries again."""
-        model = self._models[name]
+        model = self.model(name)
         if model.state is not State.DOWNLOADING:
             return []
         self._transit(model, Event.EXIT)
@@ -550,6 +551,19 @@ class Scheduler:
             model.closing = reason
         return []
 
+    def forget(self, name: str) -> None:
+        """Nothing is kept of a model that has neither a process nor anybody who waits for it."""
+        model = self._models.get(name)
+        if model is None or model.state not in STARTABLE or name in self._queue or name in self._missing:
+            return
+        del self._models[name]
+        self._draining.discard(name)
+        self._latest = max(self._latest, model.run)
+
+    def _booked(self, name: str) -> Model:
+        # Late news of a process must never be taken for news of a later one of that name.
+        return self._models.setdefault(name, Model(name, run=self._latest))
+
     def forgive(self, name: str) -> None:
         """The failures until now do not count."""
         model = self.model(name)
@@ -568,7 +582,7 @@ class Scheduler:
 
     def ready(self, name: str, run: int, now: float) -> list[Effect]:
         """The child serves."""
-        model = self._models[name]
+        model = self.model(name)
         if self._is_stale(model, run):
             return []
         self._transit(model, Event.READY)
@@ -579,7 +593,7 @@ class Scheduler:
 
     def measured(self, name: str, run: int, held: Mapping[str, int], now: float) -> list[Effect]:
         """What the process really holds; from now on the books say so."""
-        model = self._models[name]
+        model = self.model(name)
         if self._is_stale(model, run) or model.held == held:
             return []
         model.held = held
@@ -601,7 +615,7 @@ class Scheduler:
         A load that ran out of memory is tried once more, after every idle model has made room. One that was only a try
         fails the ticket that wanted it (`tried_by`) and nobody else: it is no failure of the model's.
         """
-        model = self._models[name]
+        model = self.model(name)
         if model.run != run:
             return []
         was, retried = model.state, model.retrying
@@ -637,12 +651,12 @@ class Scheduler:
 
     def slept(self, name: str, run: int) -> None:
         """The child freed its weights. It takes them back by itself on the next request, so they stay booked."""
-        model = self._models[name]
+        model = self.model(name)
         if model.run == run and model.state is State.LOADED:  # said twice, or out of turn, it is no news
             self._transit(model, Event.SLEEP)
 
     def woke(self, name: str, run: int) -> None:
-        model = self._models[name]
+        model = self.model(name)
         if model.run == run and model.state is State.SLEEPING:
             self._transit(model, Event.WAKE)
             self._moved = True  # it took its memory back

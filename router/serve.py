@@ -30,6 +30,7 @@ from router import fetch, flags, hub, openfiles, settings
 from router import forecast as forecasts
 from router.api.gateway import Gateway
 from router.app import create_app
+from router.budget import Budget
 from router.catalog import Catalog, ModelSpec
 from router.changes import Changes
 from router.connection import Connection
@@ -217,6 +218,7 @@ def _assemble(
         upstream,
         autoload=s.models_autoload,
         body_limit=s.max_body_size * MIB,
+        budget=Budget(s.models_queue_bytes * MIB),
         keepalive=s.stream_keepalive,
         generation_time=s.max_generation_time,
         claude_map=s.claude_map,

@@ -299,6 +299,9 @@ class Settings:
     models_queue_max: int = _option(
         "--models-queue-max", COUNT, "256", "requests that may wait for a model; 0 lets none wait for another model"
     )
+    models_queue_bytes: int = _option(
+        "--models-queue-bytes", MIB, "1024", "MiB of request bodies that may be held at once; 0 is no bound"
+    )
     models_queue_timeout: float = _option(
         "--models-queue-timeout", SECONDS, "300", "longest wait of a request until its model is ready"
     )

@@ -31,9 +31,13 @@ class Trial:
 class Trials:
     """`table` has the engine's flags."""
 
+    # Models whose settings are remembered although they have left the catalog: they may come back.
+    MOST_LEFT = 1000
+
     def __init__(self, table: FlagTable) -> None:
         self.table = table
         self._proven: dict[str, tuple[str, Overrides]] = {}  # with the origin of the model that they were asked for
+        self._left: dict[str, tuple[str, Overrides]] = {}  # of those that are gone, the latest last
         self._trials: dict[str, Trial] = {}
         self._effective: dict[str, tuple[ModelSpec, Overrides, ModelSpec]] = {}
 
@@ -84,6 +88,20 @@ class Trials:
         """What the last load of this model asked for, if that is news."""
         if self._proven.get(base.name, (base.origin, NOTHING)) != (base.origin, asked):
             self._proven[base.name] = base.origin, asked
+
+    def forget(self, name: str) -> None:
+        """The model has left the catalog, and nothing is tried of it."""
+        self._effective.pop(name, None)
+        proven = self._proven.pop(name, None)
+        if proven and proven[1] != NOTHING:
+            self._left[name] = proven
+            while len(self._left) > self.MOST_LEFT:
+                del self._left[next(iter(self._left))]
+
+    def recall(self, name: str) -> None:
+        """It is back."""
+        if name in self._left:
+            self._proven[name] = self._left.pop(name)
 
     def is_changed(self, before: ModelSpec, after: ModelSpec) -> bool:
         """Whether a model's own settings make another process of it now, as it is or as it is tried."""

@@ -15,9 +15,12 @@ import msgspec
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
+from starlette.types import Scope
 
+from router.budget import Budget, Held
 from router.errors import BodyTooLarge, InvalidRequest
 
+_HELD = "llama_router.held"  # in the scope of a request
 FIELD_LIMIT = 64 * 1024  # bytes of a form field that are kept
 
 # The endpoints that generate, and the fields that limit their tokens: the first one that is not null counts, and a
@@ -39,18 +42,37 @@ _DECODER: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(
 _EMPTY = re.compile(rb"\s*}")
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body. Raises BodyTooLarge as soon as it is known to exceed `limit` bytes, and starlette's
-    ClientDisconnect when the client leaves before its end."""
-    if int(request.headers.get("content-length", 0)) > limit:
+async def read_body(request: Request, limit: int, budget: Budget | None = None) -> bytes:
+    """The whole body. Raises BodyTooLarge as soon as it is known to exceed `limit` bytes, QueueFull as soon as it does
+    not fit into the `budget`, and starlette's ClientDisconnect when the client leaves before its end. What it takes of
+    the budget it has until `give_back`."""
+    length = int(request.headers.get("content-length", 0))
+    if length > limit:
         raise _too_large(limit)
+    held = None
+    if budget is not None:
+        budget.check(length)
+        held = request.scope[_HELD] = request.scope.get(_HELD) or Held(budget)
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
             raise _too_large(limit)
+        if held is not None:
+            held.take(len(chunk))
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def give_back(scope: Scope) -> None:
+    """The body of this request is held no more."""
+    if held := scope.get(_HELD):
+        held.give_back()
+
+
+def is_counted(scope: Scope) -> bool:
+    """It holds a part of the budget."""
+    return _HELD in scope
 
 
 def _too_large(limit: int) -> BodyTooLarge:

@@ -21,10 +21,13 @@ from router.upstream import RequestHead, Upstream
 Wait = Callable[[], Awaitable[Lease]]
 
 HEADER = "x-conversation-id"
+LONGEST = 512  # bytes of an id: a thousand are kept, and each is looked for by each of its beginnings
 
 
 def conversation_of(header: str) -> str:
-    """The id as a query and JSON have it: what Starlette reads as Latin-1 is meant as UTF-8."""
+    """The id as a query and JSON have it: what Starlette reads as Latin-1 is meant as UTF-8. Raises InvalidRequest."""
+    if len(header) > LONGEST:
+        raise InvalidRequest(f"The id of a conversation has at most {LONGEST} bytes; send a shorter X-Conversation-Id.")
     return header.encode("latin-1").decode(errors="surrogateescape")
 
 

@@ -11,12 +11,15 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
+from router.api import body as bodies
 from router.api import rewrite
-from router.api.body import Asked, asked, asks_for_context, is_unlimited, json_object, read_body, with_time_limit
+from router.api.body import Asked, asked, asks_for_context, is_unlimited, json_object, with_time_limit
 from router.api.conversation import HEADER, Conversations, conversation_of
 from router.api.head import LONGEST_HEADER, MOST_HEADERS, Head
 from router.api.proxy import Dialect, Lease, Passage, refusal, request_id
+from router.budget import Budget
 from router.catalog import ModelSpec
 from router.depot import Depot, is_name
 from router.errors import InvalidRequest, NotLoaded, RouterError, UnknownModel
@@ -36,7 +39,8 @@ class Gateway:
     `autoload` tells whether a request may load a model where it does not say so itself. A request without a token limit
     may generate for `generation_time` seconds, 0 for any time: so long by the engine's own clock, which only looks at
     the ends of lines, and twice as long at all. `claude_map` gives names of Anthropic's, by pattern, to models.
-    A request whose `task_header` says something is a background task. `depot` has the models that are not here yet."""
+    A request whose `task_header` says something is a background task. `depot` has the models that are not here yet,
+    `budget` the bytes of bodies that are held for whoever waits."""
 
     pool: Pool
     upstream: Upstream
@@ -47,8 +51,13 @@ class Gateway:
     claude_map: Sequence[tuple[str, str]] = ()
     task_header: str = ""
     depot: Depot | None = None
+    budget: Budget = field(default_factory=Budget)
     conversations: Conversations = field(default_factory=Conversations, init=False)
     _told: set[str] = field(default_factory=set, init=False)  # models whose context was asked for
+
+    async def read(self, request: Request) -> bytes:
+        """The body, which is counted until the request has been answered. Raises BodyTooLarge, QueueFull."""
+        return await bodies.read_body(request, self.body_limit, self.budget)
 
     def knows(self, name: str | None) -> bool:
         """Whether this names a model of the catalog, by itself or by saying nothing."""
@@ -80,7 +89,7 @@ class Gateway:
             head = Head.of(request.scope)
             spec = self.pool.catalog.resolve(head.query("model"))
             self.may_load(spec, head, False)
-            body = await read_body(request, self.body_limit)
+            body = await self.read(request)
             return self.passage(spec, head, dialect, body, False, used=False)  # type: ignore[return-value]
 
         return told_in(dialect, endpoint)
@@ -124,6 +133,8 @@ class Gateway:
     def note_context(self, spec: ModelSpec, fields: Mapping[str, Any]) -> None:
         """Tell the log, once a model, of a wish that changes nothing."""
         if spec.name not in self._told and asks_for_context(fields):
+            if len(self._told) > len(self.pool.catalog):
+                self._told.clear()  # some have left the catalog
             self._told.add(spec.name)
             log.info(
                 "%s: a request's num_ctx changes nothing: the context is fixed when the model loads; "
@@ -184,7 +195,7 @@ class ByBody:
         return [ByBodyRoute(path, self) for path in paths]
 
     async def _answer(self, request: Request) -> Response:
-        body = await read_body(request, self._gateway.body_limit)
+        body = await self._gateway.read(request)
         head = Head.of(request.scope)
         wish, name = self._asked(head, body)
         spec = await self._gateway.resolve(name)
@@ -224,13 +235,33 @@ class ByBodyRoute(Route):
         self.by_body = by_body
 
 
+class _Counted:
+    """An answer whose request holds its body until it has been given, or the client has left."""
+
+    def __init__(self, answer: Response) -> None:
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._answer(scope, receive, send)
+        finally:
+            bodies.give_back(scope)
+
+
 def told_in(dialect: Dialect, endpoint: Endpoint) -> Endpoint:
     """The endpoint with its RouterErrors rendered in this dialect."""
 
     async def wrapped(request: Request) -> Response:
+        is_answered = False
         try:
-            return await endpoint(request)
+            answer = await endpoint(request)
+            is_answered = True
         except RouterError as exc:
             return refusal(dialect, exc, request_id(Head.of(request.scope)))
+        finally:
+            if not is_answered:
+                bodies.give_back(request.scope)
+        # Starlette calls it at once: nothing can come between.
+        return _Counted(answer) if bodies.is_counted(request.scope) else answer  # type: ignore[return-value]
 
     return wrapped

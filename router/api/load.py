@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from router.api.body import asked, read_body
+from router.api.body import asked
 from router.api.gateway import Gateway
 from router.catalog import ModelSpec
 from router.errors import InvalidRequest
@@ -50,7 +50,7 @@ class Load:
         return JSONResponse({**settings(self._pool, spec.name), "status": self._pool.status(spec.name).value})
 
     async def _named(self, request: Request) -> tuple[ModelSpec, dict[str, Any]]:
-        body = await read_body(request, self._gateway.body_limit)
+        body = await self._gateway.read(request)
         name = asked(body, "application/json").model
         if not name:
             raise InvalidRequest('model name is missing from the request; send {"model": "NAME"}')

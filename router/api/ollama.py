@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from router.api import prompt, reply
-from router.api.body import all_fields, read_body
+from router.api.body import all_fields
 from router.api.gateway import Gateway, told_in
 from router.api.head import Head
 from router.api.library import Found, Library
@@ -170,11 +170,12 @@ class Endpoints:
 
     async def embed(self, request: Request) -> Response:
         call = await self._call(request)
+        name, clock = call.name, call.clock
         inputs, truncate = prompt.texts(call.fields), prompt.flag(call.fields, "truncate", True)
 
         def told(vectors: list[list[float]], count: int) -> Mapping[str, Any]:
-            answer = {"model": call.name, "embeddings": vectors}
-            return {**answer, **call.clock.durations(), "prompt_eval_count": count}
+            answer = {"model": name, "embeddings": vectors}
+            return {**answer, **clock.durations(), "prompt_eval_count": count}
 
         embedding = Embedding(inputs, told, truncate, prompt.dimensions(call.fields))
         return self._passage(call, embedding if inputs else Notice(lambda: told([], 0)))
@@ -199,18 +200,20 @@ class Endpoints:
 
     def _passage(self, call: _Call, translation: Translation, time_limit: float | None = None) -> Response:
         spec, ttl = call.found.spec, prompt.keep_alive(call.fields)
-        self._gateway.may_load(spec, call.head, self._gateway.autoload)
+        # Not the call: its fields, many times as large as the body was, must not wait with the request.
+        head, clock = call.head, call.clock
+        self._gateway.may_load(spec, head, self._gateway.autoload)
 
         async def lease() -> Lease:
-            granted = await self._pool.lease(spec, ttl=ttl, background=self._gateway.is_task(call.head))
-            call.clock.loaded()
+            granted = await self._pool.lease(spec, ttl=ttl, background=self._gateway.is_task(head))
+            clock.loaded()
             return granted
 
         return Passage(  # type: ignore[return-value]
             lease,
             self._gateway.upstream,
             DIALECT,
-            call.head,
+            head,
             time_limit=time_limit,
             translation=translation,
         )
@@ -274,7 +277,7 @@ class Endpoints:
         return self._hub
 
     async def _fields(self, request: Request) -> dict[str, Any]:
-        return all_fields(await read_body(request, self._gateway.body_limit))
+        return all_fields(await self._gateway.read(request))
 
 
 async def _pulling(hub: Hub, name: str) -> AsyncIterator[bytes]:

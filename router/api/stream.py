@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from router.api.body import read_body
 from router.api.conversation import Part
 from router.api.gateway import Gateway, told_in
 from router.api.head import Head
@@ -41,7 +40,7 @@ class Streams:
     async def lookup(self, request: Request) -> Response:
         """Of the conversations that the body names, and no others: nobody is told of streams he does not know."""
         try:
-            body = json.loads(await read_body(request, self._gateway.body_limit))
+            body = json.loads(await self._gateway.read(request))
         except (ValueError, RecursionError):
             body = None
         ids = body.get("conversation_ids") if isinstance(body, dict) else None

@@ -1,0 +1,144 @@
+"""What clients send and name takes a bounded amount of memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.types import Message, Scope
+
+from router import errors
+from router.api.body import give_back, read_body
+from router.api.conversation import LONGEST, conversation_of
+from router.budget import Budget, Held
+from router.catalog import Catalog
+from tests.conftest import Starter
+from tests.routers import Router, chat
+from tests.test_pool import Bench, bench, spec
+
+MIB = 1024**2
+
+
+def sizes(owner: object) -> Iterator[tuple[str, int]]:
+    """How many entries each book of an object holds."""
+    for name, value in vars(owner).items():
+        if isinstance(value, (dict, set, list)):
+            yield f"{type(owner).__name__}.{name}", len(value)
+
+
+async def test_books_keep_nothing_of_names_that_have_left() -> None:  # B-T5
+    async with bench("m-0-0") as b:
+        for turn in range(1, 60):
+            for known in b.pool.catalog.models[:2]:
+                await use(b, known.name)
+            names = [f"m-{turn}-{number}" for number in range(20)]
+            await b.pool.replace(Catalog(spec(name) for name in names))
+            for name in names:  # what a listing asks
+                b.pool.effective(name)
+                b.pool.status(name)
+            with contextlib.suppress(errors.RouterError):
+                b.pool.unload(names[-1])
+        await b.until(lambda: not b.pool._runs or all(run in b.pool.catalog for run in b.pool._runs))
+        await b.pool.replace(Catalog([spec("last")]))
+        await b.until(lambda: not b.pool._runs)
+        books = dict((*sizes(b.pool), *sizes(b.pool._scheduler), *sizes(b.pool._trials)))
+        assert {name: size for name, size in books.items() if size > 2} == {}
+
+
+async def use(b: Bench, name: str) -> None:
+    b.node.held.setdefault(name, next(iter(b.node.held.values())))
+    (await b.pool.lease(b.pool.catalog.resolve(name))).release()
+
+
+def request_of(chunks: list[bytes], *headers: tuple[bytes, bytes]) -> Request:
+    left = iter(chunks)
+
+    async def receive() -> Message:
+        chunk = next(left, None)
+        return {"type": "http.request", "body": chunk or b"", "more_body": chunk is not None}
+
+    scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": list(headers), "query_string": b""}
+    return Request(scope, receive)
+
+
+async def test_bodies_are_counted_as_they_come() -> None:  # B-T5
+    budget = Budget(100)
+    first = request_of([b"x" * 30] * 2)
+    assert len(await read_body(first, 1000, budget)) == 60
+    second = request_of([b"x" * 30] * 2)
+    with pytest.raises(errors.QueueFull, match="--models-queue-bytes"):
+        await read_body(second, 1000, budget)
+    assert budget.taken == 90  # until its endpoint has ended
+    give_back(second.scope)
+    give_back(second.scope)
+    assert budget.taken == 60
+    give_back(first.scope)
+    assert budget.taken == 0
+
+
+async def test_a_length_that_does_not_fit_is_refused_before_the_body() -> None:  # B-T5
+    budget, read = Budget(100), []
+
+    async def receive() -> Message:
+        read.append(1)
+        return {"type": "http.request", "body": b""}
+
+    Held(budget).take(50)
+    for length, error in ((51, errors.QueueFull), (101, errors.BodyTooLarge)):
+        scope: Scope = {"type": "http", "method": "POST", "headers": [(b"content-length", b"%d" % length)]}
+        with pytest.raises(error, match="--models-queue-bytes"):
+            await read_body(Request(scope, receive), 1000, budget)
+    assert not read
+
+
+def test_without_a_limit_everything_fits() -> None:  # B-T5
+    held = Held(Budget())
+    held.take(2**40)
+    held.give_back()
+
+
+def test_an_id_of_a_conversation_is_bounded() -> None:  # B-T5 B-T6
+    assert conversation_of("a" * LONGEST)
+    with pytest.raises(errors.InvalidRequest):
+        conversation_of("a::" * LONGEST)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/v1/messages"])
+def test_a_flood_of_waiting_bodies_is_refused_and_given_back(  # B-T5
+    path: str, routers: Starter, tiny_models: Path, fake: str, tmp_path: Path
+) -> None:
+    slow = tmp_path / "llama-server"
+    slow.write_text(f'#!/bin/sh\n[ "$1" = --help ] && exec {fake} --help\nexec {fake} --load-seconds 30 "$@"\n')
+    slow.chmod(0o755)
+    router = routers("--engine", str(slow), "--models-dir", str(tiny_models), "--models-queue-bytes", "16")
+    asyncio.run(flood(router, path))
+
+
+async def flood(router: Router, path: str) -> None:
+    status = 529 if path == "/v1/messages" else 503  # as Anthropic says it
+    body = {**chat("tiny-a"), "messages": [{"role": "user", "content": "x" * 4 * MIB}]}
+    async with httpx.AsyncClient(base_url=router.client.base_url, timeout=60) as client:
+        waiting = [asyncio.create_task(client.post(path, json=body)) for _ in range(10)]
+        refused: list[httpx.Response] = []
+        async with asyncio.timeout(30):
+            while len(refused) < 7:
+                done, _ = await asyncio.wait(waiting, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
+                refused = [task.result() for task in done]
+        for answer in refused:
+            assert (answer.status_code, "retry-after" in answer.headers) == (status, True)
+            assert "--models-queue-bytes" in answer.text
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        async with asyncio.timeout(10):  # they have left: there is room again
+            while True:
+                again = asyncio.create_task(client.post(path, json=body))
+                done, _ = await asyncio.wait([again], timeout=1)
+                again.cancel()
+                if not done:
+                    return
