@@ -71,9 +71,10 @@ compares these lines with the code, both ways.
     app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/download api/gateway api/head api/listing api/native api/ollama api/openai api/proxy api/stream catalog changes errors forecast heads upstream
     framing        what a client sends, a request at a time and within bounds -> nothing
     connection     a client's connection; answers what needs no waiting       -> api/head api/proxy app framing heads
+    tls            a connection until its handshake is done                   -> framing
     openfiles      how many connections the open files allow for              -> nothing
     watch          tells when a file has been written                         -> nothing
-    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog changes connection depot devices engine errors estimate fetch flags footprints forecast framing hub local openfiles policy pool repo scheduler settings sources upstream watch
+    serve          the assembly: from settings to a router that serves        -> api/gateway app catalog changes connection depot devices engine errors estimate fetch flags footprints forecast framing hub local openfiles policy pool repo scheduler settings sources tls upstream watch
     demo           tiny models with random weights, and a first conversation  -> errors
     __main__       the command line                                           -> catalog demo errors flags forecast hub policy pull repo serve settings
 """  # noqa: E501

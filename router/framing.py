@@ -25,6 +25,7 @@ from typing import Any
 import httptools
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 log = logging.getLogger("router.framing")
@@ -73,11 +74,11 @@ class Clients:
     def is_full(self, connections: int) -> bool:
         return 0 < self.limits.connections < connections
 
-    def make_room(self, connections: Iterable[object]) -> bool:
+    def make_room(self, connections: Iterable[Any]) -> bool:
         """Close connections on which no request is under way, and tell whether there was one. A sixteenth goes at
         once, so that a flood of connections does not have them searched for each."""
-        waiting = [one for one in connections if isinstance(one, FramedConnection) and one.is_waiting()]
-        for one in heapq.nsmallest(self.limits.connections // 16 + 1, waiting, key=FramedConnection.rank):
+        waiting = [one for one in connections if one.is_waiting()]
+        for one in heapq.nsmallest(self.limits.connections // 16 + 1, waiting, key=lambda one: one.rank()):
             one.transport.abort()
         return bool(waiting)
 
@@ -136,6 +137,7 @@ class FramedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.flow = self._flow = _Flow(transport)
         self._outlet = _Outlet(transport, self._close_behind_answer)
         self._expect_by(self.loop.time() + self._patience)
         if self._clients.is_full(len(self.connections)) and not self._clients.make_room(self.connections - {self}):
@@ -155,7 +157,7 @@ class FramedConnection(HttpToolsProtocol):
         if self._phase is Phase.HEAD and b"\r\n\r\n" not in b"".join(self._parts):
             self.transport.close()
         elif not self._is_answered():
-            self.cycle.keep_alive = False
+            _make_last(self.cycle)
 
     def data_received(self, data: bytes) -> None:
         if self._parts:
@@ -205,7 +207,7 @@ class FramedConnection(HttpToolsProtocol):
         self._size += len(data)
         self._clients.held += len(data)
         if self._phase is Phase.ANSWER and self._size > AHEAD_BYTES:
-            self.flow.pause_reading()
+            self._flow.stop_reading()
         if self._clients.held > self._clients.limits.held:
             if self._phase is Phase.ANSWER:  # the client has to send them again
                 self._is_last = True
@@ -291,8 +293,8 @@ class FramedConnection(HttpToolsProtocol):
         self._left, self._tail, self._beside = _length(self.headers), b"", 0
         self._expect_by(self.loop.time() + self._patience)
         super().on_headers_complete()
-        if self._is_last:
-            self.cycle.keep_alive = False
+        if self._is_last or not self.cycle.keep_alive or self.cycle.scope["http_version"] != "1.1":
+            _make_last(self.cycle)
 
     def on_chunk_header(self) -> None:
         self._beside = 0
@@ -324,7 +326,7 @@ class FramedConnection(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing() or self._phase is Phase.LINGER:
             return
-        self.flow.resume_reading()
+        self._flow.read_on()
         if self._is_last:
             self._close_behind_answer()
         elif self._phase is Phase.ANSWER:
@@ -354,7 +356,7 @@ class FramedConnection(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._rest = LINGER_BYTES
-        self.flow.resume_reading()
+        self._flow.read_on()
         self._expect_by(self.loop.time() + LINGER_SECONDS)
 
     def _refuse(self, status: int, message: str) -> None:
@@ -400,6 +402,25 @@ class FramedConnection(HttpToolsProtocol):
             self.transport.abort() if self._phase is Phase.LINGER else self.transport.close()
 
 
+class _Flow(FlowControl):
+    """Reading that is stopped goes on only when the connection says so; uvicorn resumes it as soon as an application
+    waits for something."""
+
+    _is_stopped = False
+
+    def stop_reading(self) -> None:
+        self._is_stopped = True
+        self.pause_reading()
+
+    def read_on(self) -> None:
+        self._is_stopped = False
+        self.resume_reading()
+
+    def resume_reading(self) -> None:
+        if not self._is_stopped:
+            super().resume_reading()
+
+
 class _Outlet:
     """What an answer is written to. How it ends is the connection's business."""
 
@@ -411,6 +432,12 @@ def _disconnect(cycle: RequestResponseCycle) -> None:
     if not cycle.response_complete:
         cycle.disconnected = True
         cycle.message_event.set()
+
+
+def _make_last(cycle: RequestResponseCycle) -> None:
+    """Its answer says that the connection ends with it, which uvicorn says by itself only since 0.53."""
+    cycle.keep_alive = False
+    cycle.default_headers = [*cycle.default_headers, (b"connection", b"close")]
 
 
 def _length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
@@ -442,8 +469,8 @@ def _last_if_early(cycle: RequestResponseCycle, app: ASGIApp) -> ASGIApp:
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         async def told(message: MutableMapping[str, Any]) -> None:
-            if cycle.more_body:
-                cycle.keep_alive = False
+            if cycle.more_body and not cycle.response_started:
+                _make_last(cycle)
             await send(message)
 
         await app(scope, receive, told)
@@ -463,7 +490,7 @@ def _unchunked(cycle: RequestResponseCycle, app: ASGIApp) -> ASGIApp:
             if message["type"] == "http.response.start":
                 is_told = b"content-length" in dict(message["headers"])
             if not is_told:
-                cycle.keep_alive = cycle.chunked_encoding = False
+                cycle.chunked_encoding = False
                 cycle.expected_content_length = len(message.get("body", b""))
             await send(message)
 

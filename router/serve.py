@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -47,6 +48,7 @@ from router.repo import Name
 from router.scheduler import Limits
 from router.settings import Settings
 from router.sources import Sources
+from router.tls import Handshake
 from router.upstream import Upstream
 from router.watch import changes
 
@@ -246,7 +248,7 @@ def _assemble(
         log.info("memory: %s, %.1f GiB", device.name, device.total / 2**30)
     urls = [_url(scheme, sock) for sock in sockets]
     watched = s.models_preset if s.models_preset_watch else None
-    return Server(config, pool, reload, survey, lambda end: announce(urls, end), watched)
+    return Server(config, clients, pool, reload, survey, lambda end: announce(urls, end), watched)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +301,7 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
+        clients: Clients,
         pool: Pool,
         reload: Callable[[], Awaitable[object]],
         survey: Callable[[], None],
@@ -306,10 +309,15 @@ class Server(uvicorn.Server):
         watched: Path | None = None,
     ) -> None:
         super().__init__(config)
+        self._clients = clients
         self._pool, self._reload, self._survey, self._listening = pool, reload, survey, listening
         self._watched = watched
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if context := self.config.ssl:
+            self.config.ssl = None  # the loop is not to know of it
+            made: Any = self.config.http_protocol_class
+            self.config.http_protocol_class = partial(Handshake, context, made, self._clients)  # type: ignore[assignment]
         await super().startup(sockets)
         if self.started:
             if hasattr(signal, "SIGHUP"):

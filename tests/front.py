@@ -284,6 +284,11 @@ class Client:
     def send(self, data: bytes) -> None:
         self._writer.write(data)
 
+    async def sent(self) -> None:
+        """Returns when what was sent is on its way. Raises ConnectionError."""
+        async with asyncio.timeout(self.patience):
+            await self._writer.drain()
+
     async def ask(self, request: bytes) -> Reply:
         """Sent in one piece."""
         self.send(request)

@@ -25,7 +25,7 @@ DOORS = {
     "msgspec": {"api"},
     "xllamacpp": {"embedded"},
     "httpx": {"demo", "__main__"},
-    "uvicorn": {"connection", "framing", "serve"},
+    "uvicorn": {"connection", "framing", "serve", "tls"},
     "psutil": {"devices", "orphans", "readahead"},
     "gguf": {"demo"},
     "jinja2": {"template"},
