@@ -177,7 +177,6 @@ POOLING = ("none", "mean", "cls", "last", "rank")  # enum llama_pooling_type
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 
 
-
 def _weight(metadata: Metadata) -> int:
     """In tensors, which are what Metadata holds most of: about 300 bytes each."""
     kept = sum(len(value) for value in metadata.fields.values() if isinstance(value, str | tuple))

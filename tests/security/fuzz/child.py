@@ -17,8 +17,30 @@ from tests.security.fuzz import Found, dice, numbers, pieces
 from tests.security.fuzz.rig import KEY, Rig, parse, rig
 from tests.security.fuzz.wire import BATCH, LAST, ask
 
-PATHS = ("/v1/chat/completions", "/completion", "/v1/messages", "/api/chat", "/api/generate", "/v1/embeddings", "/api/embed")
-VALUES = ("null", "[]", "{}", '"x"', "1", "-1", "1e999", "NaN", "9" * 5000, "[" * 5000, '"\\ud800"', "true", "{\"a\":" * 2000)
+PATHS = (
+    "/v1/chat/completions",
+    "/completion",
+    "/v1/messages",
+    "/api/chat",
+    "/api/generate",
+    "/v1/embeddings",
+    "/api/embed",
+)
+VALUES = (
+    "null",
+    "[]",
+    "{}",
+    '"x"',
+    "1",
+    "-1",
+    "1e999",
+    "NaN",
+    "9" * 5000,
+    "[" * 5000,
+    '"\\ud800"',
+    "true",
+    '{"a":' * 2000,
+)
 EVENTS = (
     b"data: [DONE]\n\n",
     b"data: \n\n",
@@ -56,13 +78,36 @@ def said(rng: random.Random) -> bytes:
     """An answer, more or less."""
     is_stream = rng.random() < 0.5
     body = b"".join(_event(rng) for _ in range(rng.randint(0, 8))) if is_stream else _json(rng)
-    status = rng.choice([b"200 OK"] * 9 + [b"000 x", b"700 x", b"999", b"99 x", b"404 No", b"500 x", b"503 x", b"204 x"])
-    status = rng.choice([status] * 4 + [b"304 x", b"101 Switching", b"200", b"2 x", b"-1 x", b"", b"200 \xff\x01", b"400 x"])
+    status = rng.choice(
+        [b"200 OK"] * 9 + [b"000 x", b"700 x", b"999", b"99 x", b"404 No", b"500 x", b"503 x", b"204 x"]
+    )
+    status = rng.choice(
+        [status] * 4 + [b"304 x", b"101 Switching", b"200", b"2 x", b"-1 x", b"", b"200 \xff\x01", b"400 x"]
+    )
     version = rng.choice([b"HTTP/1.1"] * 9 + [b"HTTP/1.0", b"HTTP/2.0", b"HTTP/9.9", b"ICY", b""])
-    kind = rng.choice([b"text/event-stream" if is_stream else b"application/json"] * 4 + [b"text/html", b"\xff", b"", b"x" * 9000])
+    kind = rng.choice(
+        [b"text/event-stream" if is_stream else b"application/json"] * 4 + [b"text/html", b"\xff", b"", b"x" * 9000]
+    )
     lines = [version + b" " + status, b"Content-Type: " + kind]
-    odd = [b"Connection: close", b"Connection: \xff", b"Upgrade: h2c", b"Content-Encoding: gzip", b"X-\xe4: 1", b"A:", b":", b"A"]
-    odd += [b"X: a\r\n b", b"X: \0", b"X: a\rb", b"Retry-After: x", b"Keep-Alive: timeout=x, max=-1", b"Set-Cookie: a", b"X: " + b"y" * 70_000]
+    odd = [
+        b"Connection: close",
+        b"Connection: \xff",
+        b"Upgrade: h2c",
+        b"Content-Encoding: gzip",
+        b"X-\xe4: 1",
+        b"A:",
+        b":",
+        b"A",
+    ]
+    odd += [
+        b"X: a\r\n b",
+        b"X: \0",
+        b"X: a\rb",
+        b"Retry-After: x",
+        b"Keep-Alive: timeout=x, max=-1",
+        b"Set-Cookie: a",
+        b"X: " + b"y" * 70_000,
+    ]
     odd += [b"X-Request-Id: theirs", b"Date: x", b"Trailer: x", b"Location: /", b"Access-Control-Allow-Origin: *"]
     lines += rng.sample(odd, rng.choice([0, 0, 0, 1, 3])) + [b"H%d: x" % n for n in range(rng.choice([0] * 9 + [3000]))]
     length = b"Content-Length: %d"
@@ -96,7 +141,12 @@ def asked(rng: random.Random) -> bytes:
     fields = {"model": "a", "max_tokens": 4, "stream": stream, "messages": [{"role": "user", "content": "hi"}]}
     body = json.dumps({**fields, "prompt": "hi", "input": "hi"}).encode()
     more = rng.choice([b"", b"", b"", b"Origin: http://localhost\r\n"])
-    head = b"POST %b HTTP/1.1\r\nHost: localhost\r\n%b%bContent-Length: %d\r\n\r\n" % (path.encode(), KEY, more, len(body))
+    head = b"POST %b HTTP/1.1\r\nHost: localhost\r\n%b%bContent-Length: %d\r\n\r\n" % (
+        path.encode(),
+        KEY,
+        more,
+        len(body),
+    )
     return head + body
 
 

@@ -35,8 +35,10 @@ class Defects(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
+        if text == "ASGI callable returned without completing response.":  # uvicorn's word for what was cut off
+            return
         if record.exc_info:
-            text += "\n" + logging.Formatter().formatException(record.exc_info)  # type: ignore[arg-type]
+            text += "\n" + logging.Formatter().formatException(record.exc_info)
         self.texts.append(text)
 
 

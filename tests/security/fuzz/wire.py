@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import h11
 
-from tests.front import CHAT, answer
+from tests.front import answer
 from tests.security.fuzz import Found, dice, numbers, pieces
 from tests.security.fuzz.rig import KEY, PATIENCE, Rig, Told, parse, rig
 
@@ -236,7 +236,9 @@ def bad(rng: random.Random, tag: bytes) -> Meant:
         "lengths differ": _head(tag, told, b"Content-Length: 5"),
         "length and chunks": _head(tag, told, b"Transfer-Encoding: chunked"),
         "chunks and length": _head(tag, b"Transfer-Encoding: chunked", told),
-        "length of no number": _head(tag, b"Content-Length: " + rng.choice([b"x", b"-1", b"+5", b"1 2", b"0x10", b"5,5"])),
+        "length of no number": _head(
+            tag, b"Content-Length: " + rng.choice([b"x", b"-1", b"+5", b"1 2", b"0x10", b"5,5"])
+        ),
         "huge length": _head(tag, b"Content-Length: " + b"9" * rng.choice([19, 20, 40, 4000])),
         "other coding": _head(tag, b"Transfer-Encoding: " + rng.choice([b"chunked, gzip", b"xchunked", b"gzip"])),
         "space in name": _head(tag, b"Content-Length : %d" % len(body)),
@@ -246,10 +248,10 @@ def bad(rng: random.Random, tag: bytes) -> Meant:
         "bare cr": _head(tag, b"X: a\rb", told),
         "method": _head(tag, told, start=rng.choice([b"FROB", b"post", b"P\0ST", b""]) + start[4:]),
         "version": _head(tag, told, start=start[:-3] + rng.choice([b"7.3", b"9.9", b"x", b""])),
-        "target": _head(tag, told, start=b"POST " + rng.choice([b"", b"a b", b"\x80\xff", b"*", b"x:y"]) + b" HTTP/1.1"),
+        "target": _head(tag, told, start=b"POST " + rng.choice([b"", b"a b", b"\x80\xff", b"x:y"]) + b" HTTP/1.1"),
     }
     if rng.random() < 0.25:
-        size = rng.choice([b"xyz", b"-1", b"", b"0x5", b"5 ;", b"f" * 17, b"F" * 16, b"5\n"])
+        size = rng.choice([b"xyz", b"-1", b"", b"0x5", b"5 ;", b"f" * 17, b"5\n"])
         sent = _head(tag, b"Transfer-Encoding: chunked") + size + b"\r\n" + SMUGGLED + b"\r\n0\r\n\r\n"
         return Meant(f"bad chunk {size!r}", sent, "45", ends=True)
     name = rng.choice(list(heads))
@@ -365,9 +367,9 @@ async def one_case(rigs: dict[str, Rig], rng: random.Random, number: int) -> str
             return f"{way}: {wrong}"
         found[way] = [(each.status, each.body if each.status < 300 else b"") for each in told]
     # A refusal ends the connection or not, as it comes before the end of the body or behind it.
-    for one, other in zip(found.get("short", []), found.get("ordinary", []), strict=False):
-        if one != other:
-            return f"the two ways differ: {one!r:.500}\n{other!r:.500}"
+    for short, ordinary in zip(found.get("short", []), found.get("ordinary", []), strict=False):
+        if short != ordinary:
+            return f"the two ways differ: {short!r:.500}\n{ordinary!r:.500}"
     return None
 
 
