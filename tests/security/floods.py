@@ -1,4 +1,4 @@
-"""What one client without a key may cost a router, and what another client notices: `python -m tests.security.floods`."""
+"""What one client without a key may cost a router, and what another one notices: `python -m tests.security.floods`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
 
 @dataclass
 class Cost:
-    """`grown` is the most memory above idle, `kept` what is left of it at the end, in bytes; `waits` are another client's
-    seconds for a health check each."""
+    """`grown` is the most memory above idle, `kept` what is left of it at the end, in bytes; `waits` are the seconds
+    that another client waits for each health check."""
 
     grown: int = 0
     kept: int = 0

@@ -14,6 +14,7 @@ import math
 import random
 import struct
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -80,7 +81,16 @@ ARCHITECTURES = (
         "x" * 99,
     ),
 )
-KEYS = ["block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length", "attention.sliding_window", "attention.sliding_window_pattern", "attention.key_length_mla", "attention.value_length_mla", "attention.shared_kv_layers", "attention.kv_lora_rank", "attention.indexer.key_length", "attention.indexer.types", "expert_used_count", "expert_feed_forward_length", "rope.dimension_count", "ssm.inner_size", "ssm.state_size", "ssm.conv_kernel", "ssm.group_count", "ssm.time_step_rank", "wkv.head_size", "token_shift_count", "shortconv.l_cache", "kda.head_dim", "nextn_predict_layers", "num_loops", "full_attention_interval", "attention.recurrent_layers", "pooling_type", "vocab_size", "leading_dense_block_count"]
+KEYS = """
+    block_count context_length embedding_length feed_forward_length attention.head_count
+    attention.head_count_kv attention.key_length attention.value_length attention.sliding_window
+    attention.sliding_window_pattern attention.key_length_mla attention.value_length_mla
+    attention.shared_kv_layers attention.kv_lora_rank attention.indexer.key_length attention.indexer.types
+    expert_used_count expert_feed_forward_length rope.dimension_count ssm.inner_size ssm.state_size
+    ssm.conv_kernel ssm.group_count ssm.time_step_rank wkv.head_size token_shift_count shortconv.l_cache
+    kda.head_dim nextn_predict_layers num_loops full_attention_interval attention.recurrent_layers
+    pooling_type vocab_size leading_dense_block_count
+""".split()  # noqa: SIM905
 
 
 def _text(value: bytes) -> bytes:
@@ -192,6 +202,12 @@ _NAMES = (
     "none",
 )
 
+REPEATED = (
+    *("{%", "{{", "{#", "(", "[", "-", "not ", "a.", "a|", "'", "{% if a %}", "{% for a in a %}", "{% raw %}", "1."),
+    *("{% set a = [a, a] %}", "{% set a = a ~ a %}", "{% set a = a + a %}", "{% set a = (a, a, a) %}", " \n"),
+    *("{% if a %}{% set b = [b, a] %}{% endif %}", "{% set ns.a = [ns.a, ns.a] %}", "{% macro a(b) %}{% endmacro %}"),
+)
+
 
 def _expression(rng: random.Random, depth: int = 0) -> str:
     def more() -> str:
@@ -199,13 +215,13 @@ def _expression(rng: random.Random, depth: int = 0) -> str:
 
     if depth > 6 or rng.random() < 0.25:
         return rng.choice([*_NAMES, "'low'", "'high'", "1", "1.5", "'\\x'", "[]", "{}", "9" * 50, "1e999", "'\u00df'"])
-    make = rng.choice(
+    make: Callable[[], str] = rng.choice(
         [
             lambda: f"[{more()}, {more()}]",
             lambda: f"({more()}, {more()})",
             lambda: f"{{{more()}: {more()}}}",
             lambda: (
-                f"{more()} {rng.choice(['==', '!=', '<', 'in', 'not in', 'and', 'or', '+', '~', '%', '**', '//'])} {more()}"
+                f"{more()} {rng.choice(['==', '!=', '<', 'in', 'not in', 'and', 'or', '+', '~', '%', '**'])} {more()}"
             ),
             lambda: f"not {more()}",
             lambda: f"-({more()})",
@@ -225,30 +241,7 @@ def _expression(rng: random.Random, depth: int = 0) -> str:
 def _template(rng: random.Random) -> str:
     way = rng.random()
     if way < 0.15:  # one thing very often
-        each = rng.choice(
-            [
-                "{%",
-                "{{",
-                "{#",
-                "(",
-                "[",
-                "-",
-                "not ",
-                "a.",
-                "a|",
-                "'",
-                "{% if a %}",
-                "{% for a in a %}",
-                "{% raw %}",
-                "1.",
-            ]
-            + ["{% set a = [a, a] %}", "{% set a = a ~ a %}", "{% set a = a + a %}", "{% set a = (a, a, a) %}", " \n"]
-            + [
-                "{% if a %}{% set b = [b, a] %}{% endif %}",
-                "{% set ns.a = [ns.a, ns.a] %}",
-                "{% macro a(b) %}{% endmacro %}",
-            ]
-        )
+        each = rng.choice(REPEATED)
         begin, end = rng.choice([("", ""), ("{{ ", " }}"), ("{% set a = [] %}", "{{ a }}{% if a == a %}x{% endif %}")])
         return begin + each * (rng.choice([10, 100, 1000, 70_000]) // len(each) + 1) + end
     parts = []
@@ -260,7 +253,7 @@ def _template(rng: random.Random) -> str:
                     f"{{{{ {value} }}}}",
                     f"{{% set {name} = {value} %}}",
                     f"{{% set ns = namespace({name}={value}) %}}{{% set ns.{name} = {other} %}}",
-                    f"{{% if {value} %}}<think>{{% set {name} = {other} %}}{{% elif {other} %}}b{{% else %}}c{{% endif %}}",
+                    f"{{% if {value} %}}<think>{{% set {name} = {other} %}}{{% elif {other} %}}b{{% endif %}}",
                     f"{{% for {name}, x in {value} %}}{{{{ {other} }}}}{{% else %}}{{% endfor %}}",
                     f"{{% macro {name}(x={other}) %}}{{{{ {value} }}}}{{% endmacro %}}",
                     f"{{% set {name} %}}{{{{ {value} }}}}{{% endset %}}",
