@@ -77,7 +77,7 @@ def _network(metadata: Metadata) -> int:
     inner = max(metadata.integers("feed_forward_length"), default=0)
     names = {tensor.name.split(".", 2)[-1]: tensor for tensor in metadata.tensors if tensor.name.startswith("blk.")}
     up = names.get("ffn_up.weight")
-    gated = "ffn_gate.weight" in names or (up is not None and up.shape[-1] > inner)  # or both in one tensor
+    gated = "ffn_gate.weight" in names or (up is not None and up.shape[-1:] > (inner,))  # or both in one tensor
     dense = (3 if gated else 1) * inner if up else 0
     if not get("expert_used_count"):
         return dense

@@ -6,6 +6,7 @@ against a limit before it is believed; whatever is wrong becomes a GgufError tha
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -130,6 +131,9 @@ def _count(value: Value | None, default: int) -> int:
 # its merges), some thousand tensors. llama.cpp itself stops at 512 layers and 4 dimensions.
 MAX_HEADER = 128 << 20
 MAX_STRING = 8 << 20
+MAX_TEXT = 16 << 20  # bytes of all texts that are kept: names, templates; vocabularies are not
+MAX_ELEMENTS = 1 << 18  # of all arrays that are kept
+MAX_SHAPE = 1 << 63  # elements of a tensor, as in ggml
 MAX_STRINGS = 1 << 21
 MAX_FIELDS = 1 << 16
 MAX_TENSORS = 1 << 17
@@ -172,8 +176,14 @@ POOLING = ("none", "mean", "cls", "last", "rank")  # enum llama_pooling_type
 
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 
-# Sized by tensors, which are what Metadata holds most of: about 300 bytes each.
-_cache: LRUCache[tuple[Path, int, int, int, int], Metadata] = LRUCache(1 << 18, getsizeof=lambda m: 64 + len(m.tensors))
+
+def _weight(metadata: Metadata) -> int:
+    """In tensors, which are what Metadata holds most of: about 300 bytes each."""
+    kept = sum(len(value) for value in metadata.fields.values() if isinstance(value, str | tuple))
+    return 64 + len(metadata.tensors) + len(metadata.fields) + kept // 64
+
+
+_cache: LRUCache[tuple[Path, int, int, int, int], Metadata] = LRUCache(1 << 18, getsizeof=_weight)
 _lock = threading.Lock()
 
 
@@ -192,7 +202,7 @@ def read(path: Path) -> Metadata:
         raise GgufError(f"cannot read the model file {path}: {error.strerror or error}") from error
     except ValueError as error:  # a path with a NUL in it
         raise GgufError(f"{str(path)!r} is not a file name") from error
-    with _lock:
+    with _lock, contextlib.suppress(ValueError):  # one that is larger than the cache
         _cache[key] = metadata
     return metadata
 
@@ -245,7 +255,7 @@ class _Header:
     def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
         self.path, self.file, self.size = path, file, size
         self.data, self.base, self.at = b"", 0, 0  # the window, where it begins in the file, where we are in it
-        self.strings = 0
+        self.strings = self.texts = self.elements = 0
         self.order = "<"
 
     def read(self) -> Metadata:
@@ -309,6 +319,9 @@ class _Header:
             return ArrayInfo("str", count)
         name, code = self.scalar(kind)
         if count <= KEEP:
+            self.elements += count
+            if self.elements > MAX_ELEMENTS:
+                raise self.broken(f"it claims lists of {self.elements} numbers")
             return tuple(self.unpack(f"{count}{code}"))
         self.skip(count * struct.calcsize(f"={code}"))
         return ArrayInfo(name, count)
@@ -336,6 +349,8 @@ class _Header:
         return tensors
 
     def tensor(self, name: str, shape: tuple[int, ...], kind: int, offset: int, following: int) -> Tensor:
+        if math.prod(shape) >= MAX_SHAPE:
+            raise self.broken(f"the tensor {name[:80]!r} has {math.prod(shape)} elements")
         if kind not in TYPES:
             # A newer engine may know the type: what lies before the next tensor is then its size.
             return Tensor(name, shape, f"type {kind}", offset, max(following - offset, 0))
@@ -357,6 +372,9 @@ class _Header:
         length = self.number("Q")
         if length > MAX_STRING:
             raise self.broken(f"it claims a text of {length} bytes")
+        self.texts += length
+        if self.texts > MAX_TEXT:
+            raise self.broken(f"it claims texts of {self.texts} bytes")
         return self.take(length).decode("utf-8", "replace")
 
     def skip_strings(self, count: int) -> None:

@@ -290,7 +290,8 @@ class _Reduction:
                 return self._compare(only.op, self._value(node.expr, names), self._value(only.expr, names))
             case nodes.List() | nodes.Tuple(ctx="load"):
                 items = [self._value(each, names) for each in node.items]
-                if len(items) > SHORT or any(isinstance(each, _Unknown) for each in items):
+                # Of a list in a list only the number is kept: one that holds itself twice, and so on, has no end.
+                if len(items) > SHORT or any(isinstance(each, _Unknown | tuple) for each in items):
                     return self._open("list", *items)
                 return tuple(items)
             case _:

@@ -76,7 +76,7 @@ def _layer(name: str, count: int) -> int:
     """-1 is the input, `count` the output."""
     if name.startswith("blk."):
         number = name[4:].partition(".")[0]
-        return int(number) if number.isdecimal() else count
+        return int(number) if number.isdecimal() and len(number) <= 10 else count
     return -1 if name.startswith(INPUT) else count
 
 

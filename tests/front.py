@@ -24,7 +24,7 @@ from router.changes import Changes
 from router.connection import Connection
 from router.errors import ConfigError
 from router.estimate import Need
-from router.framing import ClientLimits, Clients
+from router.framing import ClientLimits, Clients, FramedConnection
 from router.node import Address, Launch
 from router.policy import Demand
 from router.pool import Pool
@@ -185,6 +185,7 @@ class Front:
         keep_alive: float = 60.0,
         kind: type[Catalog] = Catalog,
         limits: ClientLimits | None = None,
+        connection: type[FramedConnection] = Connection,
         **options: Any,
     ) -> None:
         """`options` are the gateway's."""
@@ -197,7 +198,7 @@ class Front:
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http=partial(Connection, clients=self.clients),  # type: ignore[arg-type]
+            http=partial(connection, clients=self.clients),  # type: ignore[arg-type]
             ws="none",
             log_config=None,
             access_log=False,
