@@ -179,7 +179,8 @@ def preflight(rng: random.Random, tag: bytes) -> Meant:
 
 def origin(rng: random.Random, tag: bytes) -> Meant:
     body = _chat(rng)
-    return Meant("origin", _head(tag, b"Origin: http://localhost:3000", _length(body)) + body, body=body)
+    lines = [b"Origin: http://localhost:3000", b"Content-Type: application/json"]
+    return Meant("origin", _head(tag, *lines, _length(body)) + body, body=body)
 
 
 def old(rng: random.Random, tag: bytes) -> Meant:
