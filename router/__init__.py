@@ -14,7 +14,8 @@ compares these lines with the code, both ways.
     feed           news for whoever listens                                   -> nothing
     flags          llama-server's arguments as data                           -> errors
     settings       one frozen Settings; one row an option                     -> errors flags
-    presets        INI to frozen presets, and where each value came from      -> errors flags
+    allowlist      what may be set from outside: one list                     -> flags
+presets        INI to frozen presets, and where each value came from      -> allowlist errors flags
     gguf           a model file's header                                      -> errors
     repo           PURE: names on the hub, and which files they mean          -> errors
     hub            the Hugging Face cache on disk                             -> errors repo
@@ -30,7 +31,7 @@ compares these lines with the code, both ways.
     engine         which llama-server, and what it says of itself             -> errors flags
     footprints     what models really took, kept across restarts              -> nothing
     estimate       a model's need from the best source there is               -> catalog engine errors flags footprints gguf memory policy
-    overrides      what a load asks for over a model's own settings              -> catalog errors flags kv
+    overrides      what a load asks for over a model's own settings              -> allowlist catalog errors flags kv
     download       the border between the pool and where missing models come from -> catalog node
     trials         settings that were asked for, until they have proved themselves-> catalog estimate flags overrides
     changes        PURE: what a new catalog means for the one before          -> catalog
@@ -54,18 +55,19 @@ compares these lines with the code, both ways.
     api/head       the head of a request, and what follows from it alone      -> upstream
     api/proxy      one request through to a child; holds the lease            -> api/head errors node upstream
     api/conversation streams that go on when their client has left             -> errors lease upstream
-    api/gateway    from a named model to its passage                          -> api/body api/conversation api/head api/proxy api/rewrite catalog depot errors estimate pool upstream
+    api/gateway    from a named model to its passage                          -> api/body api/conversation api/head api/proxy api/rewrite catalog depot errors estimate flags pool upstream
     api/details    what pickers show of a model                               -> catalog
     api/listing    the list of models, kept ready                             -> api/details catalog estimate flags pool presets status
     api/load       load, unload and settings of one model                        -> api/body api/gateway catalog errors flags overrides pool
     api/metrics    Prometheus metrics of the router                           -> pool
     api/openai     OpenAI's API and llama.cpp's twins of it                   -> api/gateway errors
-    api/anthropic  Anthropic's Messages API                                   -> api/gateway api/openai errors
+    api/slots      what requests have written to files, and read              -> api/body api/head catalog errors flags pool
+api/anthropic  Anthropic's Messages API                                   -> api/gateway api/openai errors
     api/prompt     PURE: a request of Ollama's API in llama-server's words    -> api/rewrite errors template
     api/reply      llama-server's answers in Ollama's words                   -> api/prompt api/proxy api/rewrite errors upstream
     api/library    Ollama's view of the catalog; names that clients made      -> api/details api/prompt api/reply catalog errors gguf pool
-    api/ollama     Ollama's API                                               -> api/body api/gateway api/head api/library api/openai api/prompt api/proxy api/reply api/rewrite errors repo template
-    api/native     llama.cpp's router dialect                                 -> api/gateway api/listing api/load api/metrics api/openai catalog changes errors forecast pool upstream
+    api/ollama     Ollama's API                                               -> allowlist api/body api/gateway api/head api/library api/openai api/prompt api/proxy api/reply api/rewrite errors flags repo template
+    api/native     llama.cpp's router dialect                                 -> api/gateway api/listing api/load api/metrics api/openai api/slots catalog changes errors forecast pool upstream
     api/download   models from the hub, by llama.cpp's and Ollama's endpoints -> api/body api/gateway api/ollama api/openai depot errors node repo
     api/stream     llama.cpp's resumable streams                              -> api/body api/conversation api/gateway api/head api/openai api/proxy errors
     app            create_app(): routes, keys, CORS, lifespan                 -> api/anthropic api/download api/gateway api/head api/listing api/native api/ollama api/openai api/proxy api/stream catalog changes errors forecast heads upstream
