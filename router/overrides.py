@@ -213,7 +213,7 @@ def _extra_args(value: object, table: FlagTable, load_args: LoadArgs) -> tuple[A
             "router with --load-args safe"
         )
     words = [str(word) for word in value]
-    known = FlagTable([*table.flags, *(flag for flag in default_table().flags if not table.find(flag.name))])
+    known = FlagTable([*(flag for flag in default_table().flags if not table.find(flag.name)), *table.flags])
     try:
         args = parse(words, known)
     except FlagError as error:

@@ -90,11 +90,13 @@ class Preset:
 
 @dataclass(frozen=True, slots=True)
 class PresetFile:
-    """`defaults` is `[*]` and what stands before any header."""
+    """`defaults` is `[*]` and what stands before any header. A `foreign` one says nothing of models that are not its
+    own."""
 
     path: Path | None
     defaults: Preset
     presets: tuple[Preset, ...]
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ def parse(
         if section.name != "*"
     )
     problems.sort(key=lambda problem: problem.line)
-    return PresetFile(path, defaults, presets), tuple(problems)
+    return PresetFile(path, defaults, presets, foreign), tuple(problems)
 
 
 def ini(name: str, args: Iterable[Arg]) -> str:
@@ -287,7 +289,9 @@ def _check_foreign(line: _Line, flag: Flag | None, section: str) -> None:
     if name not in _REPOSITORIES | _TOLD and not (flag and allowlist.is_safe(flag)):
         raise _Mistake(f"{line.key} is not taken from the hub: copy the file, and name the copy by --models-preset")
     wrong = None
-    if name in ("hf-repo", "spec-draft-hf"):
+    if section == "*" and name in _REPOSITORIES | {"load-on-startup"}:
+        wrong = "is for one model: move it into that model's section"
+    elif name in ("hf-repo", "spec-draft-hf"):
         wrong = None if _REPOSITORY.fullmatch(value) else "takes user/repo or user/repo:quant"
         if name == "hf-repo" and _is_other(section, value):
             wrong = f"takes {section} or another quantization of it, for the section has that repository's name"
@@ -295,8 +299,6 @@ def _check_foreign(line: _Line, flag: Flag | None, section: str) -> None:
         wrong = None if _FILE.fullmatch(value) else "takes the name of a file in the repository"
     elif name == "alias":
         wrong = "takes no names of repositories, which are other models'" if "/" in value else None
-    elif name == "load-on-startup":
-        wrong = "is for a model: move it into that model's section" if section == "*" else None
     elif name == "stop-timeout":
         wrong = None if _seconds(line) <= _LONGEST_STOP else f"takes at most {_LONGEST_STOP:g} seconds"
     elif flag and name not in _TOLD:

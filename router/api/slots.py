@@ -19,6 +19,7 @@ from router.pool import Pool
 
 ACTIONS = (b"save", b"restore", b"erase")
 LONGEST = 128  # bytes of a name
+LONGEST_BODY = 2**16
 _SPECIAL = frozenset('/\\:*?"<>|')  # separators, and what no name on Windows has
 
 
@@ -55,6 +56,8 @@ def action(target: bytes) -> str | None:
 
 def check_name(body: bytes) -> None:
     """Raises InvalidRequest unless the body names one plain file."""
+    if len(body) > LONGEST_BODY:
+        raise InvalidRequest(f'Send nothing but {{"filename": NAME}} and the model; {LONGEST_BODY} bytes are enough.')
     fields = json_object(body)
     name = fields.get("filename")
     if not isinstance(name, str) or not name:
