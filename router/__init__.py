@@ -13,13 +13,20 @@ compares these lines with the code, both ways.
     node           the border between the pool and a machine                  -> policy
     lease          the right to use a running child                           -> node
     feed           news for whoever listens                                   -> nothing
+<<<<<<< HEAD
     near           PURE: the names that were probably meant                   -> nothing
     flags          llama-server's arguments as data                           -> errors near
     settings       one frozen Settings; one row an option                     -> errors flags origins
-    presets        INI to frozen presets, and where each value came from      -> errors flags near
+    presets        INI to frozen presets, and where each value came from      -> allowlist errors flags near
     needs          PURE: what each route needs of whoever asks                -> nothing
     origins        PURE: names of hosts, origins of pages, and who is listed  -> needs
     doors          PURE: who may ask for what: host, page, type and key       -> errors needs origins
+=======
+    flags          llama-server's arguments as data                           -> errors near
+    settings       one frozen Settings; one row an option                     -> errors flags origins
+    allowlist      what may be set from outside: one list                     -> flags
+presets        INI to frozen presets, and where each value came from      -> allowlist errors flags near
+>>>>>>> args2
     gguf           a model file's header                                      -> errors
     repo           PURE: names on the hub, and which files they mean          -> errors
     hub            the Hugging Face cache on disk                             -> errors repo
@@ -35,8 +42,13 @@ compares these lines with the code, both ways.
     engine         which llama-server, and what it says of itself             -> errors flags
     footprints     what models really took, kept across restarts              -> nothing
     estimate       a model's need from the best source there is               -> catalog engine errors flags footprints gguf memory policy
-    overrides      what a load asks for over a model's own settings           -> catalog errors flags kv near
+<<<<<<< HEAD
+    overrides      what a load asks for over a model's own settings           -> allowlist catalog errors flags kv near
     download       the border between the pool and where missing models come from-> catalog node
+=======
+    overrides      what a load asks for over a model's own settings              -> allowlist catalog errors flags kv near
+    download       the border between the pool and where missing models come from -> catalog node
+>>>>>>> args2
     trials         settings that were asked for, until they have proved themselves-> catalog estimate flags overrides
     changes        PURE: what a new catalog means for the one before          -> catalog
     sources        where the catalog comes from, read again                   -> catalog flags hub presets settings
@@ -58,19 +70,25 @@ compares these lines with the code, both ways.
     api/rewrite    PURE: what the router changes in a request                 -> api/body errors presets
     api/head       the head of a request, and what follows from it alone      -> upstream
     api/proxy      one request through to a child; holds the lease            -> api/head errors node upstream
+<<<<<<< HEAD
     api/conversation streams that go on when their client has left            -> errors lease upstream
-    api/gateway    from a named model to its passage                          -> api/body api/conversation api/head api/proxy api/rewrite budget catalog depot errors estimate pool upstream
+    api/gateway    from a named model to its passage                          -> api/body api/conversation api/head api/proxy api/rewrite budget catalog depot errors estimate flags pool upstream
+=======
+    api/conversation streams that go on when their client has left             -> errors lease upstream
+    api/gateway    from a named model to its passage                          -> api/body api/conversation api/head api/proxy api/rewrite budget catalog depot errors estimate flags pool upstream
+>>>>>>> args2
     api/details    what pickers show of a model                               -> catalog
     api/listing    the list of models, kept ready                             -> api/details catalog estimate flags pool presets status
     api/load       load, unload and settings of one model                     -> api/body api/gateway catalog errors flags overrides pool
     api/metrics    Prometheus metrics of the router                           -> pool
     api/openai     OpenAI's API and llama.cpp's twins of it                   -> api/gateway errors
-    api/anthropic  Anthropic's Messages API                                   -> api/gateway api/openai errors
+    api/slots      what requests have written to files, and read              -> api/body api/head catalog errors flags pool
+api/anthropic  Anthropic's Messages API                                   -> api/gateway api/openai errors
     api/prompt     PURE: a request of Ollama's API in llama-server's words    -> api/rewrite errors template
     api/reply      llama-server's answers in Ollama's words                   -> api/prompt api/proxy api/rewrite errors upstream
     api/library    Ollama's view of the catalog; names that clients made      -> api/details api/prompt api/reply catalog errors gguf pool
-    api/ollama     Ollama's API                                               -> api/body api/gateway api/head api/library api/openai api/prompt api/proxy api/reply api/rewrite errors repo template
-    api/native     llama.cpp's router dialect                                 -> api/gateway api/listing api/load api/metrics api/openai catalog changes errors forecast pool upstream
+    api/ollama     Ollama's API                                               -> allowlist api/body api/gateway api/head api/library api/openai api/prompt api/proxy api/reply api/rewrite errors flags repo template
+    api/native     llama.cpp's router dialect                                 -> api/gateway api/listing api/load api/metrics api/openai api/slots catalog changes errors forecast pool upstream
     api/download   models from the hub, by llama.cpp's and Ollama's endpoints -> api/body api/gateway api/ollama api/openai depot errors node repo
     api/stream     llama.cpp's resumable streams                              -> api/conversation api/gateway api/head api/openai api/proxy errors
     app            create_app(): routes behind their doors, lifespan          -> api/anthropic api/download api/gateway api/head api/listing api/native api/ollama api/openai api/proxy api/stream catalog changes doors errors forecast heads needs origins

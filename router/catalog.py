@@ -308,7 +308,8 @@ def build(
     or a preset file give more. `wanted` are names on the hub that are models even if the cache lacks them.
     """
     own = [arg for arg in global_args if arg.flag.name in IDENTITY]
-    single = _single(own, file.defaults)
+    defaults = Preset("*") if file.foreign else file.defaults
+    single = _single(own, defaults)
     found: dict[str, _Found] = {}
     if models_dir or file.path or not single:
         found = {entry.name: _Found("cache", entry.files[0], entry.mmproj) for entry in cached}
@@ -318,6 +319,12 @@ def build(
     common = [arg for arg in global_args if arg.flag.name not in IDENTITY]
     builder = _Builder(table, cache_root, offline, common)
     sections = {preset.name: preset for preset in file.presets}
+    for name in sections:
+        if file.foreign and name in found and found[name].source == "models_dir":
+            raise CatalogError(
+                f"[{name}] of a preset file from the hub is a model of --models-dir: rename that, or copy "
+                "the file, and name the copy by --models-preset"
+            )
     if single:
         sections.pop(single.name, None)
         found.pop(single.name, None)
@@ -325,12 +332,12 @@ def build(
     models += [builder.spec(preset, "preset", (), found.pop(name, None)) for name, preset in sections.items()]
     hidden = {path for preset in file.presets if preset.dedup_cache_models for path in builder.cached(preset)}
     for name, model in found.items():
-        spec = builder.spec(replace(file.defaults, name=name), model.source, (), model)
+        spec = builder.spec(replace(defaults, name=name), model.source, (), model)
         models.append(replace(spec, unlisted=spec.unlisted or (spec.source == "cache" and model.path in hidden)))
     named = {name for spec in models for name in (spec.name, *spec.aliases)}
     for name in wanted:
         if name not in named:
-            models.append(builder.spec(replace(file.defaults, name=name), "cache", builder.arg(name, "--hf-repo")))
+            models.append(builder.spec(replace(defaults, name=name), "cache", builder.arg(name, "--hf-repo")))
     if not models:
         logger.warning("there are no models: give --models-dir, --models-preset, or a Hugging Face cache")
     return Catalog(models, default_name)

@@ -12,9 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from router.errors import FlagError
 from router.near import nearest
+
+# What a load request may set by `extra_args`: what is on the list for all that comes from outside (`allowlist`),
+# whatever the router does not own, or nothing.
+LoadArgs = Literal["safe", "any", "none"]
 
 # What is said of flags that are right, but not for the engine at hand: the embedded one, or another build.
 ELSEWHERE = "; this engine lacks it, others have it (--engine PATH)"
@@ -49,8 +54,8 @@ OWNED = DROPPED | _names("""
     --cache-list --completion-bash --list-devices --usage --version
 """)
 
-# Values of these are nobody's business but the child's.
-SECRETS = _names("--api-key --hf-token")
+# Values of these are nobody's business but the child's: keys, and what may hold keys of other servers.
+SECRETS = _names("--api-key --hf-token --mcp-servers-json")
 
 # What says which model it is: right in a preset or on the command line, wrong in a request for a known model.
 SOURCES = _names("""

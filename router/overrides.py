@@ -11,9 +11,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from router import allowlist
+from router.allowlist import is_jinja
 from router.catalog import ModelSpec
 from router.errors import FlagError, InvalidRequest
-from router.flags import GROUPS, OWNED, SOURCES, Arg, FlagTable, default_table, is_of, merge, parse, render, unknown
+from router.flags import (
+    GROUPS,
+    OWNED,
+    SOURCES,
+    Arg,
+    FlagTable,
+    LoadArgs,
+    default_table,
+    is_of,
+    merge,
+    parse,
+    render,
+    shown,
+    unknown,
+)
 from router.kv import BYTES
 from router.near import nearest
 
@@ -68,7 +84,7 @@ class Overrides:
         asked = [name for name in GROUPS if getattr(self, name) is not None]
         own = [arg for arg in spec.args if not any(self._replaces(name, arg) for name in asked)]
         args = merge(own, parse([word for name in asked for word in self._argv(name)], table), self.extra_args)
-        template = self.chat_template if self.chat_template and _is_jinja(self.chat_template) else None
+        template = self.chat_template if self.chat_template and is_jinja(self.chat_template) else None
         found = spec.over(args, template)
         if found.mmproj_path and self.speculative_type not in (None, OFF):  # the engine drafts for text alone
             return replace(self, speculative_type=OFF).over(spec, table)
@@ -88,12 +104,12 @@ class Overrides:
                 return (f"--{name.replace('_', '-')}", value)
             case "speculative_type":
                 return SPECULATIVE[value].split()
-            case "chat_template" if value and not _is_jinja(value):
+            case "chat_template" if value and not is_jinja(value):
                 return ("--chat-template", value)
         return ()
 
     def as_json(self) -> dict[str, Any]:
-        return {**{name: getattr(self, name) for name in GROUPS}, "extra_args": render(self.extra_args)}
+        return {**{name: getattr(self, name) for name in GROUPS}, "extra_args": render(shown(self.extra_args))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +125,9 @@ class Wish:
         return not self.fields and self.extra_args is None
 
 
-def read(body: Mapping[str, Any], table: FlagTable, others: Sequence[str] = ()) -> Wish:
-    """From the JSON object of a request, which may hold the keys `others` besides. Raises InvalidRequest that names
-    the field, or the flag."""
+def read(body: Mapping[str, Any], table: FlagTable, others: Sequence[str] = (), load_args: LoadArgs = "safe") -> Wish:
+    """From the JSON object of a request, which may hold the keys `others` besides, and of whose settings `load_args`
+    are taken. Raises InvalidRequest that names the field, or the flag."""
     known = [field.name for field in fields(Overrides)]
     for key in body:
         if key not in known and key not in others:
@@ -119,7 +135,9 @@ def read(body: Mapping[str, Any], table: FlagTable, others: Sequence[str] = ()) 
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise InvalidRequest(f"{key[:80]!r} is no setting of a load; {hint}")
     settings = {name: _READ[name](name, body[name]) for name in GROUPS if name in body}
-    extra = None if body.get("extra_args") is None else _extra_args(body["extra_args"], table)
+    if template := settings.get("chat_template"):
+        _check_template(template, load_args)
+    extra = None if body.get("extra_args") is None else _extra_args(body["extra_args"], table, load_args)
     for name, value in settings.items():
         for arg in extra or ():
             if value is not None and is_of(arg.flag, name):
@@ -160,6 +178,22 @@ def _chat_template(name: str, value: object) -> str | None:
     return value
 
 
+def _check_template(template: str, load_args: LoadArgs) -> None:
+    """No engine reads a file here, whatever is allowed."""
+    if is_jinja(template) or template in allowlist.TEMPLATES:
+        return
+    if allowlist.is_like_a_path(template):
+        raise InvalidRequest(
+            "chat_template is Jinja text or the name of a built-in template, no path: send the file's content, or set "
+            "chat-template-file in the model's preset"
+        )
+    if load_args != "any":
+        raise InvalidRequest(
+            f"chat_template: {_shown(template)} is neither Jinja text nor the name of a built-in template; see "
+            "llama-server --help for these (the names of another build are taken with --load-args any)"
+        )
+
+
 _READ: Mapping[str, Callable[[str, object], Any]] = {
     "ctx_size": _count,
     "cache_type_k": _cache_type,
@@ -170,23 +204,46 @@ _READ: Mapping[str, Callable[[str, object], Any]] = {
 }
 
 
-def _extra_args(value: object, table: FlagTable) -> tuple[Arg, ...]:
+def _extra_args(value: object, table: FlagTable, load_args: LoadArgs) -> tuple[Arg, ...]:
     if not isinstance(value, list) or len(value) > MOST_ARGS or not all(_is_word(word) for word in value):
         raise InvalidRequest('extra_args is a list of llama-server\'s arguments, such as ["--top-k", "20"]')
+    if value and load_args == "none":
+        raise InvalidRequest(
+            "extra_args are not taken here (--load-args none): set the flags in the model's preset, or start the "
+            "router with --load-args safe"
+        )
     words = [str(word) for word in value]
-    known = FlagTable([*table.flags, *(flag for flag in default_table().flags if not table.find(flag.name))])
+    known = FlagTable([*(flag for flag in default_table().flags if not table.find(flag.name)), *table.flags])
     try:
         args = parse(words, known)
     except FlagError as error:
         raise InvalidRequest(f"extra_args: {error.message}") from error
     for word, arg in zip(_spelled(words, known), args, strict=True):
         if not OWNED.isdisjoint(arg.flag.spellings):
-            raise InvalidRequest(f"extra_args: {word} belongs to the router, not to a model; leave it out")
+            raise InvalidRequest(
+                f"extra_args: {word} belongs to the router, not to a model; leave it out (no --load-args takes it)"
+            )
         if not SOURCES.isdisjoint(arg.flag.spellings):
-            raise InvalidRequest(f"extra_args: {word} would make it another model; leave it out, and name that model")
+            raise InvalidRequest(
+                f"extra_args: {word} would make it another model; leave it out, and name that model "
+                "(no --load-args takes it)"
+            )
         if not table.find(word):
             raise InvalidRequest(f"extra_args: {unknown(word, table)}")
+        if load_args != "any":
+            _check(word, arg)
     return merge(args)
+
+
+def _check(word: str, arg: Arg) -> None:
+    """Raises InvalidRequest for what is not on the list of what may be set from outside."""
+    if not allowlist.is_safe(arg.flag):
+        raise InvalidRequest(
+            f"extra_args: {word} is not taken over HTTP, only what computes and answers is; set it in the model's "
+            "preset, or start the router with --load-args any"
+        )
+    if wrong := allowlist.fault(arg):
+        raise InvalidRequest(f"extra_args: {word} {wrong}; set more in the model's preset, or with --load-args any")
 
 
 def _is_word(word: object) -> bool:
@@ -206,10 +263,6 @@ def _spelled(words: Sequence[str], table: FlagTable) -> Iterator[str]:
         yield name
         for _ in range(flag.arity - bool(equals)):
             next(left)
-
-
-def _is_jinja(template: str) -> bool:
-    return "{" in template or "\n" in template
 
 
 def _shown(value: object) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from router import allowlist
 from router.errors import PresetError
 from router.flags import DROPPED, ELSEWHERE, OWNED, Arg, Flag, FlagTable, boolean, default_table, merge
 from router.near import nearest
@@ -28,29 +29,16 @@ LARGEST = 2**20  # bytes; a greater file is something else, a model for instance
 # Variables by which the router itself, or the engine's cloud adapters, tell a child what to do.
 _RESERVED_ENV = re.compile(r"AIP_.*|LLAMA_SERVER_.*|(CUDA|HIP|ROCR)_VISIBLE_DEVICES")
 
-# All that a preset file from the hub may set: which repositories, and how a model computes and answers. No paths, no
-# variables, no tools, no addresses, nothing that takes from other models.
-FOREIGN = frozenset(
-    re.findall(
-        r"\S+",
-        """
-        hf-repo hf-file spec-draft-hf alias tags description unlisted default-params load-on-startup stop-timeout
-        ttl ctx-size n-predict keep batch-size ubatch-size parallel kv-unified cont-batching swa-full flash-attn
-        cache-type-k cache-type-v kv-offload ctx-checkpoints checkpoint-min-step cache-ram cache-prompt cache-reuse
-        context-shift n-gpu-layers cpu-moe n-cpu-moe load-mode op-offload fit warmup rope-scaling rope-scale
-        rope-freq-base rope-freq-scale yarn-orig-ctx yarn-ext-factor yarn-attn-factor yarn-beta-slow yarn-beta-fast
-        samplers sampling-seq seed ignore-eos temperature top-k top-p min-p top-n-sigma xtc-probability
-        xtc-threshold typical-p repeat-last-n repeat-penalty presence-penalty frequency-penalty dry-multiplier
-        dry-base dry-allowed-length dry-penalty-last-n dry-sequence-breaker adaptive-target adaptive-decay
-        dynatemp-range dynatemp-exp mirostat mirostat-lr mirostat-ent logit-bias spec-default spec-type
-        spec-draft-n-max spec-draft-n-min spec-draft-p-min spec-draft-p-split n-gpu-layers-draft cache-type-k-draft
-        cache-type-v-draft jinja chat-template chat-template-kwargs reasoning reasoning-format reasoning-effort
-        reasoning-budget reasoning-budget-message reasoning-preserve prefill-assistant skip-chat-parsing special
-        embeddings embd-normalize pooling reranking spm-infill mmproj-auto mmproj-offload image-min-tokens
-        image-max-tokens
-        """,
-    )
+# All that a preset file from the hub may set: what is on the list of what may be set from outside, which repositories,
+# and what tells about a model. No paths, no variables, no tools, no addresses, nothing that takes from other models.
+_REPOSITORIES = frozenset({"hf-repo", "hf-file", "spec-draft-hf"})
+_TOLD = frozenset(
+    {"alias", "tags", "description", "unlisted", "default-params", "load-on-startup", "stop-timeout", "ttl"}
 )
+FOREIGN = frozenset(name.lstrip("-") for name in allowlist.SAFE) | _REPOSITORIES | _TOLD
+_LONGEST_STOP = 60.0  # seconds that a stranger may let others wait until a model of theirs has ended
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?(@[\w./-]+)?", re.ASCII)
+_FILE = re.compile(r"(?!/)(?!.*(?:^|/)\.)[\w./ +@=,()-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +90,13 @@ class Preset:
 
 @dataclass(frozen=True, slots=True)
 class PresetFile:
-    """`defaults` is `[*]` and what stands before any header."""
+    """`defaults` is `[*]` and what stands before any header. A `foreign` one says nothing of models that are not its
+    own."""
 
     path: Path | None
     defaults: Preset
     presets: tuple[Preset, ...]
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +175,7 @@ def parse(
         if section.name != "*"
     )
     problems.sort(key=lambda problem: problem.line)
-    return PresetFile(path, defaults, presets), tuple(problems)
+    return PresetFile(path, defaults, presets, foreign), tuple(problems)
 
 
 def ini(name: str, args: Iterable[Arg]) -> str:
@@ -256,8 +246,8 @@ class _Reader:
         if line.key == "version":  # of the format; reserved upstream
             return None
         found = self.table.by_key(line.key)
-        if self.foreign and (found[0].name.lstrip("-") if found else line.key) not in FOREIGN:
-            raise _Mistake(f"{line.key} is not taken from the hub: copy the file, and name the copy by --models-preset")
+        if self.foreign:
+            _check_foreign(line, found[0] if found else None, section)
         if line.key.startswith("env."):
             return line.key, self._variable(line)
         known = found or default_table().by_key(line.key)
@@ -291,6 +281,35 @@ class _Reader:
         candidates = [*_OWN, self.table.nearest(bare) or ""]
         near = next(iter(nearest(bare, candidates)), None)
         return _Mistake(f"unknown key {key[:80]!r}" + (f"; did you mean {near}?" if near else ""), near)
+
+
+def _check_foreign(line: _Line, flag: Flag | None, section: str) -> None:
+    """What a stranger may not say. `flag` is the one that the key names, if it names one."""
+    name, value = flag.name.lstrip("-") if flag else line.key, line.value
+    if name not in _REPOSITORIES | _TOLD and not (flag and allowlist.is_safe(flag)):
+        raise _Mistake(f"{line.key} is not taken from the hub: copy the file, and name the copy by --models-preset")
+    wrong = None
+    if section == "*" and name in _REPOSITORIES | {"load-on-startup"}:
+        wrong = "is for one model: move it into that model's section"
+    elif name in ("hf-repo", "spec-draft-hf"):
+        wrong = None if _REPOSITORY.fullmatch(value) else "takes user/repo or user/repo:quant"
+        if name == "hf-repo" and _is_other(section, value):
+            wrong = f"takes {section} or another quantization of it, for the section has that repository's name"
+    elif name == "hf-file":
+        wrong = None if _FILE.fullmatch(value) else "takes the name of a file in the repository"
+    elif name == "alias":
+        wrong = "takes no names of repositories, which are other models'" if "/" in value else None
+    elif name == "stop-timeout":
+        wrong = None if _seconds(line) <= _LONGEST_STOP else f"takes at most {_LONGEST_STOP:g} seconds"
+    elif flag and name not in _TOLD:
+        wrong = allowlist.fault(Arg(flag, (value,) if flag.arity else ()))
+    if wrong:
+        raise _Mistake(f"{line.key} {wrong}, as it comes from the hub")
+
+
+def _is_other(section: str, value: str) -> bool:
+    """Whether a section that is named like a repository would be served from another one."""
+    return bool(_REPOSITORY.fullmatch(section)) and re.split("[:@]", section)[0] != re.split("[:@]", value)[0]
 
 
 def _once(key: str, value: object, line: _Line, lines: dict[str, int]) -> None:

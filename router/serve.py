@@ -224,6 +224,7 @@ def _assemble(
         claude_map=s.claude_map,
         task_header=s.task_header,
         depot=depot,
+        load_args=s.load_args,
     )
 
     def survey() -> None:

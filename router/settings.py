@@ -19,7 +19,7 @@ from typing import Any
 
 from router import flags, origins
 from router.errors import FlagError
-from router.flags import Arg, Flag, FlagTable
+from router.flags import Arg, Flag, FlagTable, LoadArgs
 
 logger = logging.getLogger("router.settings")
 
@@ -118,6 +118,12 @@ def _level(word: str) -> str:
     return word.lower()
 
 
+def _load_args(word: str) -> str:
+    if word.lower() not in ("safe", "any", "none"):
+        raise ValueError
+    return word.lower()
+
+
 SWITCH = Kind("", "on or off", _switch)
 TEXT = Kind("NAME", "a name", _text)
 PATH = Kind("PATH", "a path", lambda word: Path(_text(word)).expanduser())
@@ -126,6 +132,7 @@ ORIGINS = Kind("ORIGIN,...", "origins such as https://example.com, with commas b
 NAMES = Kind("NAME,...", "names of hosts with commas between, *.example.com or *", _hosts)
 HOSTS = Kind("HOST,...", "an address, or several with commas between", _some_words)
 KEYS = Kind("KEY,...", "a key, or several with commas between", _some_words)
+LOAD_ARGS = Kind("WHICH", "safe, any or none", _load_args)
 LEVEL = Kind("LEVEL", "debug, info, warning or error", _level)
 PORT = Kind("PORT", "a port, 0 to 65535", _number(int, 0, 65535))
 COUNT = Kind("N", "a whole number, 0 or more", _number(int))
@@ -285,6 +292,13 @@ class Settings:
         None,
         "models for names that Anthropic's clients ask for, as claude-*=NAME; the first pattern that fits counts",
         absent=(),
+    )
+    load_args: LoadArgs = _option(
+        "--load-args",
+        LOAD_ARGS,
+        "safe",
+        "what a load request may set by extra_args: safe is what computes and answers, any is all but the router's "
+        "own, or none",
     )
     models_memory_margin: tuple[int, ...] = _option(
         "--models-memory-margin",

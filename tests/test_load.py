@@ -181,7 +181,7 @@ async def test_a_setting_taken_back_is_the_models_own_again() -> None:
 async def test_inherited_arguments_lose_only_what_is_set_anew(
     before: list[str], now: dict[str, Any], left: list[str]
 ) -> None:  # B-L5
-    asked = read({"extra_args": before}, TABLE)
+    asked = read({"extra_args": before}, TABLE, load_args="any")
     kept = b"".join(word.encode() for word in flags.render(flags.parse(left, TABLE)))
     async with bench() as b:
         overrides = b.pool.asked("a").patched(asked).patched(read(now, TABLE))

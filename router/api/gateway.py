@@ -24,6 +24,7 @@ from router.catalog import ModelSpec
 from router.depot import Depot, is_name
 from router.errors import InvalidRequest, NotLoaded, RouterError, UnknownModel
 from router.estimate import is_silent
+from router.flags import LoadArgs
 from router.pool import Pool
 from router.upstream import Upstream
 
@@ -31,6 +32,7 @@ log = logging.getLogger("router.gateway")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Alias = Callable[[str | None], str | None]
+Check = Callable[[ModelSpec, Head, bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Gateway:
     may generate for `generation_time` seconds, 0 for any time: so long by the engine's own clock, which only looks at
     the ends of lines, and twice as long at all. `claude_map` gives names of Anthropic's, by pattern, to models.
     A request whose `task_header` says something is a background task. `depot` has the models that are not here yet,
-    `budget` the bytes of bodies that are held for whoever waits."""
+    `budget` the bytes of bodies that are held for whoever waits. Of a load's settings, `load_args` are taken."""
 
     pool: Pool
     upstream: Upstream
@@ -52,6 +54,7 @@ class Gateway:
     task_header: str = ""
     depot: Depot | None = None
     budget: Budget = field(default_factory=Budget)
+    load_args: LoadArgs = "safe"
     conversations: Conversations = field(default_factory=Conversations, init=False)
     _told: set[str] = field(default_factory=set, init=False)  # models whose context was asked for
 
@@ -183,11 +186,15 @@ class Gateway:
 
 
 class ByBody:
-    """Endpoints whose request body (or else its query) names the model, or what `alias` makes of the name."""
+    """Endpoints whose request body (or else its query) names the model, or what `alias` makes of the name. `check`
+    raises InvalidRequest for what no child is to see."""
 
-    def __init__(self, gateway: Gateway, dialect: Dialect, alias: Alias = lambda name: name) -> None:
+    def __init__(
+        self, gateway: Gateway, dialect: Dialect, alias: Alias = lambda name: name, check: Check | None = None
+    ) -> None:
         self._gateway = gateway
         self._alias = alias
+        self._check = check
         self._dialect = dialect
         self.endpoint: Endpoint = told_in(dialect, self._answer)
 
@@ -218,6 +225,8 @@ class ByBody:
 
     def _passage(self, spec: ModelSpec, head: Head, body: bytes, wish: Asked, *, at_once: bool = False) -> Passage:
         gateway, time_limit = self._gateway, None
+        if self._check is not None:
+            self._check(spec, head, body)
         gateway.may_load(spec, head, gateway.autoload)
         if wish.fields is not None:
             gateway.note_context(spec, wish.fields)

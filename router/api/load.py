@@ -29,7 +29,7 @@ class Load:
         """With settings it answers when the model serves with them; without, once the load is under way, as llama.cpp
         does. `"wait"` says otherwise."""
         spec, body = await self._named(request)
-        wish = read(body, self._pool.table, others=("model", "wait"))
+        wish = read(body, self._pool.table, others=("model", "wait"), load_args=self._gateway.load_args)
         wait = body.get("wait")
         if wait is not None and not isinstance(wait, bool):
             raise InvalidRequest('"wait" is true or false')

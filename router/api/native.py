@@ -18,6 +18,7 @@ from router.api.gateway import ByBody, Gateway, told_in
 from router.api.listing import Listing
 from router.api.load import Load
 from router.api.openai import DIALECT
+from router.api.slots import Slots
 from router.catalog import ModelSpec
 from router.changes import Changes
 from router.errors import ConfigError, InvalidRequest
@@ -33,7 +34,6 @@ BY_BODY = (
     "/detokenize",
     "/apply-template",
     "/props",
-    "/slots/{slot}",
     "/v1/chat/completions/control",
     "/v1/systemone",
 )
@@ -82,6 +82,7 @@ class Native:
         return [
             *(Route(path, told_in(DIALECT, endpoint), methods=[method]) for path, method, endpoint in own),
             *self._by_body.routes(BY_BODY),
+            *ByBody(self._gateway, DIALECT, check=Slots(self._pool).check).routes(["/slots/{slot}"]),
             *(Route(path, self._of_child, methods=["GET"]) for path in BY_QUERY),
         ]
 

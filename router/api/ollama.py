@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from router.allowlist import is_safe
 from router.api import prompt, reply
 from router.api.body import all_fields
 from router.api.gateway import Gateway, told_in
@@ -23,6 +24,7 @@ from router.api.proxy import NDJSON, Lease, Passage, Translation
 from router.api.reply import Clock, Embedding, Generation, Notice, Tell
 from router.api.rewrite import encode
 from router.errors import InvalidRequest, RouterError, UnknownModel, Unsupported
+from router.flags import default_table
 from router.repo import bare
 from router.template import Reasoning
 
@@ -31,6 +33,10 @@ VERSION = "0.12.6"
 
 # Of /api/create: what makes more of a model than another name with parameters and a system prompt.
 _MORE = ("files", "adapters", "template", "license", "messages", "quantize", "quantization", "modelfile", "path")
+
+
+# Options of Ollama's that are named like flags of the engine, and have no effect here.
+_OTHERS = frozenset({"numa", "main_gpu", "stop"})
 
 
 class Ollama:
@@ -241,7 +247,9 @@ class Endpoints:
         if not name or not origin:
             raise InvalidRequest('Send {"model": NAME, "from": NAME}, and "system" and "parameters" if you like.')
         found = self._library.find(origin)
-        parameters = {**found.defaults.parameters, **prompt.parameters(fields.get("parameters"))}
+        given = prompt.parameters(fields.get("parameters"))
+        _check_parameters(given)
+        parameters = {**found.defaults.parameters, **given}
         defaults = Defaults(prompt.text(fields, "system") or found.defaults.system, parameters)
         self._library.add(name, found, defaults)
         return _statuses(fields, ["writing manifest", "success"])
@@ -313,6 +321,18 @@ def _name(fields: Fields) -> str | None:
     if not name.isprintable():
         raise InvalidRequest('"model" must be the name of a model, without control characters.')
     return name or None
+
+
+def _check_parameters(parameters: Fields) -> None:
+    """Such as are flags of the engine are no parameters of a model unless a load request may set them too. None has an
+    effect; who sends one is to know. Raises InvalidRequest."""
+    for name in parameters.keys() - prompt.OPTIONS.keys() - _OTHERS:
+        flag = default_table().find("--" + name.lstrip("-").replace("_", "-"))
+        if flag and not is_safe(flag):
+            raise InvalidRequest(
+                f"parameter {name[:80]!r} is a flag of llama-server ({flag.name}) that no request may set: set it in "
+                "the model's preset, or load the model with it (POST /models/load, --load-args any)."
+            )
 
 
 def _required(fields: Fields) -> str:
