@@ -14,7 +14,20 @@ from typing import Any
 
 from router.catalog import ModelSpec
 from router.errors import FlagError, InvalidRequest
-from router.flags import GROUPS, OWNED, SOURCES, Arg, FlagTable, default_table, is_of, merge, parse, render, unknown
+from router.flags import (
+    GROUPS,
+    OWNED,
+    SOURCES,
+    Arg,
+    FlagTable,
+    default_table,
+    is_of,
+    merge,
+    parse,
+    render,
+    shown,
+    unknown,
+)
 from router.kv import BYTES
 
 OFF = "off"
@@ -93,7 +106,7 @@ class Overrides:
         return ()
 
     def as_json(self) -> dict[str, Any]:
-        return {**{name: getattr(self, name) for name in GROUPS}, "extra_args": render(self.extra_args)}
+        return {**{name: getattr(self, name) for name in GROUPS}, "extra_args": render(shown(self.extra_args))}
 
 
 @dataclass(frozen=True, slots=True)
