@@ -1,7 +1,8 @@
 """What the router writes for people: its log, and its few words on stderr.
 
 Nobody waits for whoever reads: lines go into a queue with a bound, and a thread of its own writes them. If nobody takes
-them, or the disk is full, lines are lost, which is counted and told, and the router serves on. No text from outside (names, paths, answers) can end a line, or colour, move or turn round what a terminal shows.
+them, or the disk is full, lines are lost, which is counted and told, and the router serves on. No text from outside
+(names, paths, answers) can end a line, or colour, move or turn round what a terminal shows.
 """
 
 from __future__ import annotations
