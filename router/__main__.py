@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -35,6 +36,9 @@ wrong, and nothing was started; 130 interrupted.
 """
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """`help` may go on with the options of serve."""
@@ -50,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.fill_standard_streams()
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
-        _flush()
+        sys.stdout.flush()
         return code
     except ConfigError as exc:
         return _fail(exc, exc.exit_code)
@@ -61,6 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `llama-router list | head`
         _let_go_of_stdout()
         return 0
+    except OSError as exc:
+        if exc.filename is not None or exc.errno not in FULL:
+            raise
+        _let_go_of_stdout()
+        return _fail(RouterError(f"stdout cannot be written ({exc.strerror})."), 1)
     finally:
         logs.flush()
 
@@ -81,17 +90,6 @@ def _run(words: list[str]) -> int:
         print(f"llama-router {__version__}")
         return 0
     return command.run(words)
-
-
-def _flush() -> None:
-    """Raises RouterError for a disk that is full, say; BrokenPipeError goes through."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as exc:
-        _let_go_of_stdout()
-        raise RouterError(f"stdout cannot be written ({exc.strerror}).") from exc
 
 
 def _let_go_of_stdout() -> None:

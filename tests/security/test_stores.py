@@ -36,6 +36,11 @@ def sparse(path: Path) -> None:
         file.truncate(1 << 40)
 
 
+def full_folder(path: Path) -> None:
+    path.mkdir()
+    (path / "x").touch()
+
+
 SPOILT: dict[str, Callable[[Path], None]] = {
     "nothing": text(""),
     "a list": text("[]"),
@@ -59,7 +64,7 @@ SPOILT: dict[str, Callable[[Path], None]] = {
     "too large": text(" " * (LARGEST + 1)),
     "a terabyte of holes": sparse,
     "a folder": lambda path: path.mkdir(),
-    "a folder with files": lambda path: void((path.mkdir(), (path / "x").touch())),
+    "a folder with files": full_folder,
     "a pipe": os.mkfifo,
     "a link to itself": lambda path: path.symlink_to(path),
     "a device": lambda path: path.symlink_to("/dev/zero"),
