@@ -94,9 +94,14 @@ class Lines:
             self._waiting.append(data)
             self._size += len(data)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"log-{self._name}", daemon=True)
-                self._thread.start()
+                self._begin()
             self._changed.notify_all()
+
+    def _begin(self) -> None:
+        thread = threading.Thread(target=self._run, name=f"log-{self._name}", daemon=True)
+        with contextlib.suppress(RuntimeError):  # there are too many threads: the next line tries again
+            thread.start()
+            self._thread = thread
 
     def reopen(self) -> None:
         """Before the next line is written."""
@@ -165,8 +170,18 @@ def _write_all(descriptor: int, data: bytes) -> None:
     while left:
         try:
             left = left[os.write(descriptor, left) :]
-        except BlockingIOError:  # somebody else has made it so
-            select.select([], [descriptor], [], AGAIN)
+        except BlockingIOError:
+            _wait(descriptor)
+
+
+def _wait(descriptor: int) -> None:
+    """For a pipe that is full, and does not wait itself; not with `select`, which knows no large numbers."""
+    if not hasattr(select, "poll"):
+        time.sleep(AGAIN / 20)
+        return
+    ready = select.poll()
+    ready.register(descriptor, select.POLLOUT)
+    ready.poll(AGAIN * 1000)
 
 
 class Handler(logging.Handler):
@@ -199,11 +214,10 @@ def stderr() -> Lines:
 
 
 def say(text: str) -> None:
-    """A line on stderr for whoever has started the program; it is there when this returns, if anybody takes it."""
+    """A line on stderr for whoever has started the program."""
     line = visible(without_credentials(text))
     if _is_stderr_real():
         stderr().put(line)
-        stderr().flush()
     else:  # somebody in this process has taken its place
         print(line, file=sys.stderr, flush=True)
 
@@ -220,7 +234,7 @@ def to_file(path: Path) -> Handler:
 
     def open_() -> int:
         # Without waiting for whoever reads a pipe.
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0), 0o666)
 
     return Handler(Lines(open_, str(path)))
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 HIDDEN = "***"
 # Shorter words are in ordinary text too: to hide them would tell more than it hides.
-SHORTEST = 6
+SHORTEST = 8
 # Variables whose values are secrets, by the last word of their name.
 SECRET = re.compile(r"(?:.*_)?(?:TOKEN|KEY|KEYS|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS)", re.IGNORECASE)
 # What stands between the scheme of a URL and its host. A password may hold an @, which should be written otherwise.

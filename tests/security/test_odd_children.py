@@ -13,6 +13,7 @@ import pytest
 
 from router import process
 from router.answers import DEEPEST, error_message, parsed, understood
+from router.api import reply
 from router.crash import explain
 from router.errors import UpstreamFailed
 from router.node import Launch
@@ -264,6 +265,32 @@ async def test_what_ollamas_vectors_are_made_of(  # B-T8
         assert isinstance(json.loads(reply.body, parse_constant=pytest.fail), dict)
         assert front.leases == 0
     assert "defect" not in caplog.text
+
+
+async def test_answers_that_are_told_whole_have_bounds(  # B-T5
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reply, "ANSWER", 100_000)
+    monkeypatch.setattr(reply, "EVENT", 50_000)
+    monkeypatch.setattr(reply, "VECTORS", 100_000)
+    await front.ready()
+    chunk = b'{"choices": [{"delta": {"content": "%b"}}]}'
+    call = b'{"choices": [{"delta": {"tool_calls": [{"function": {"arguments": "%b"}}]}}]}'
+    for way, said in (
+        ("ollama", stream(*[chunk % (b"x" * 1000)] * 200)),
+        ("ollama stream", stream(*[call % (b"x" * 1000)] * 200)),
+        ("ollama", answer("200 OK", b"data: {" + b"x" * 400_000, "Content-Type: text/event-stream")),
+        ("ollama stream", answer("200 OK", b"data: {" + b"x" * 400_000, "Content-Type: text/event-stream")),
+    ):
+        front.child.act = says(said)
+        status, body = await ask(front, way)
+        assert status == 502
+        assert "more than" in json.loads(body)["error"]
+    front.child.act = says(answer("200 OK", b" " * 200_000, JSON))
+    vectors = await (await front.client()).ask(post("/api/embed", body_of(input="x")))
+    assert (vectors.status, "more than 97 KiB" in vectors.json()["error"]) == (502, True)
+    front.child.act = says(stream(*[chunk % (b"x" * 1000)] * 200, LAST % b"{}"))  # this is told as it comes
+    assert (await ask(front, "ollama stream"))[0] == 200
 
 
 async def test_an_input_is_cut_by_figures_of_any_kind(front: Front) -> None:  # B-T8
