@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -14,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from router import logs
 from router.errors import ConfigError, FlagError, PresetError, RouterError, UnknownModel
 from router.near import nearest
 from router.policy import Snapshot, size
+from router.redaction import without_credentials
 
 if TYPE_CHECKING:
     import httpx
@@ -33,6 +36,9 @@ wrong, and nothing was started; 130 interrupted.
 """
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """`help` may go on with the options of serve."""
@@ -45,10 +51,10 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    logs.fill_standard_streams()
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
-        if sys.stdout:
-            sys.stdout.flush()
+        sys.stdout.flush()
         return code
     except ConfigError as exc:
         return _fail(exc, exc.exit_code)
@@ -57,8 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `llama-router list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_stdout()
         return 0
+    except OSError as exc:
+        if exc.filename is not None or exc.errno not in FULL:
+            raise
+        _let_go_of_stdout()
+        return _fail(RouterError(f"stdout cannot be written ({exc.strerror})."), 1)
+    finally:
+        logs.flush()
 
 
 def _run(words: list[str]) -> int:
@@ -79,8 +92,13 @@ def _run(words: list[str]) -> int:
     return command.run(words)
 
 
+def _let_go_of_stdout() -> None:
+    """Else the interpreter would try to write the rest at its end, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _fail(exc: RouterError, code: int) -> int:
-    print(f"llama-router: {exc}", file=sys.stderr)
+    logs.say(f"llama-router: {exc}")
     return code
 
 
@@ -105,14 +123,11 @@ def _serve(argv: list[str]) -> int:
 def _log(settings: Settings) -> None:
     """The router's own words at the level that was asked for; of the libraries only what is wrong."""
     try:
-        handler = logging.FileHandler(settings.log_file) if settings.log_file else logging.StreamHandler()
+        handler = logs.to_file(Path(settings.log_file)) if settings.log_file else logs.to_stderr()
     except OSError as exc:
         raise ConfigError(f"--log-file {settings.log_file} cannot be written: {exc.strerror}.") from exc
-    logging.basicConfig(
-        level=logging.WARNING,
-        handlers=[handler],
-        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
-    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logs.catch()
     logging.getLogger("router").setLevel(settings.log_level.upper())
 
 
@@ -135,8 +150,8 @@ def _demo(argv: list[str]) -> int:
             try:
                 if not once:
                     print(demo.instructions(url, names), flush=True)
-                failed.extend(demo.converse(url, names, lambda line: print(line, flush=True)))
-            except BrokenPipeError:  # nobody reads it any more
+                failed.extend(demo.converse(url, names, lambda line: print(logs.visible(line), flush=True)))
+            except OSError:  # nobody reads it any more, or the disk is full
                 end()
             if once:
                 end()
@@ -190,7 +205,7 @@ def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> N
 def _cell(column: str, value: Any) -> str:
     if value is None:
         return ""
-    text = size(value) if column == "size" else str(value)
+    text = without_credentials(size(value) if column == "size" else str(value))
     return text if text.isprintable() else ascii(text)  # file names may hold anything
 
 
@@ -210,9 +225,9 @@ def _check(argv: list[str]) -> int:
     else:
         for report in reports:
             for problem in report["problems"]:
-                print(f"{report['file']}:{problem['line']}: {problem['message']}")
+                print(logs.visible(f"{report['file']}:{problem['line']}: {problem['message']}"))
             if not report["problems"]:
-                print(f"{report['file']}: no problems; models: {', '.join(report['models']) or 'none'}")
+                print(logs.visible(f"{report['file']}: no problems; models: {', '.join(report['models']) or 'none'}"))
     return 1 if any(report["problems"] for report in reports) else 0
 
 
@@ -248,17 +263,15 @@ def _pull(argv: list[str]) -> int:
         try:
             resolved = asyncio.run(pull.pull(name, root, fallback=fallback, offline=offline))
         except RouterError as exc:
-            failed += 1
-            print(f"llama-router: {exc}", file=sys.stderr)
+            failed += _fail(exc, 1)
         except KeyboardInterrupt:
-            print(
+            logs.say(
                 f"llama-router: {name} is not all here; what has arrived is kept, and the same command goes on from "
-                "there",
-                file=sys.stderr,
+                "there"
             )
             raise
         else:
-            print(f"{resolved.name}: {size(resolved.bytes)} in {root}", flush=True)
+            print(logs.visible(f"{resolved.name}: {size(resolved.bytes)} in {root}"), flush=True)
     return 1 if failed else 0
 
 
@@ -284,10 +297,9 @@ def _remove(argv: list[str]) -> int:
     root, failed = hub.cache_root(os.environ), 0
     for name in names:
         try:
-            print(f"{name}: removed, which freed {size(_removed(settings, root, name))}", flush=True)
+            print(logs.visible(f"{name}: removed, which freed {size(_removed(settings, root, name))}"), flush=True)
         except RouterError as exc:
-            failed += 1
-            print(f"llama-router: {exc}", file=sys.stderr)
+            failed += _fail(exc, 1)
     return 1 if failed else 0
 
 
@@ -330,7 +342,8 @@ def _estimate(argv: list[str]) -> int:
         machine = serve.Machine.look(plan, plan.engine)
         now = Snapshot(asyncio.run(machine.devices.read()), margins=machine.limits.margins)
         told = forecast.forecast(machine.estimator, spec, now).as_json()
-    print(json.dumps(told, indent=2) if as_json else forecast.table(told))
+    shown = json.dumps(told, indent=2) if as_json else forecast.table(told)
+    print("\n".join(map(logs.visible, shown.splitlines())))
     return 0 if told["fits"] else 1
 
 

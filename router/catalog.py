@@ -20,7 +20,7 @@ from cachetools import LRUCache
 
 from router import gguf, hub, presets, template
 from router.errors import CatalogError, GgufError, InvalidRequest, UnknownModel
-from router.flags import SOURCES, Arg, FlagTable, merge, render, switch_of, value_of
+from router.flags import SOURCES, Arg, FlagTable, merge, render, switch_of, value_of, variable_of
 from router.hub import CacheEntry
 from router.near import nearest
 from router.presets import Filters, Preset, PresetFile, Problem
@@ -131,8 +131,14 @@ class ModelSpec:
 
     @property
     def argv(self) -> tuple[str, ...]:
-        """`args` as the child gets them: its GPUs it gets by the visibility mask."""
-        return tuple(render(arg for arg in self.args if "--device" not in arg.flag.spellings))
+        """`args` as the child gets them: its GPUs it gets by the visibility mask, secrets by `secret_env`."""
+        told = (arg for arg in self.args if "--device" not in arg.flag.spellings and not variable_of(arg))
+        return tuple(render(told))
+
+    @property
+    def secret_env(self) -> tuple[tuple[str, str], ...]:
+        """As variables, which only this user's processes can read."""
+        return tuple((name, arg.values[-1]) for arg in self.args if arg.values and (name := variable_of(arg)))
 
     def described(self) -> ModelSpec:
         """With `info` from the headers. Blocks: it reads files, for some ms, 0.1 s for a large model; what it learns is

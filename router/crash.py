@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from router.node import Exit
 
 LAST = 3
+LONGEST = 500  # characters of a line that are looked at: what is meant stands at its beginning
 
 # What engines write, and what it means; the first row that matches any line wins. Wording of llama.cpp b11434
 # (ggml*.c*, llama-model*.cpp, common/arg.cpp, tools/server/server-http.cpp); seen on the CPU build, the GPU rows read.
@@ -60,6 +61,7 @@ def explain(model: str, code: int, log: Sequence[str], *, is_stopped: bool, is_r
 
 
 def _cause(code: int, log: Sequence[str]) -> tuple[str, bool]:
+    log = [line[:LONGEST] for line in log]
     if any(OUT_OF_MEMORY.search(line) for line in log):
         return "it ran out of memory", True
     for pattern, sentence in CAUSES:

@@ -17,6 +17,7 @@ from router.errors import Cancelled, ConfigError, GgufError, HubUnavailable, Inv
 from router.flags import value_of
 from router.node import Part
 from router.policy import size
+from router.redaction import without_credentials
 from router.repo import Name, Resolved
 from router.sources import Sources
 
@@ -216,7 +217,7 @@ def _is_fresh(began: float, task: asyncio.Task[Resolved], now: float) -> bool:
 
 
 def _part(told: fetch.Progress) -> Part:
-    return Part(told.url, told.done, told.total, told.file.oid)
+    return Part(without_credentials(told.url), told.done, told.total, told.file.oid)
 
 
 async def _both(transfer: Awaitable[None], looking: asyncio.Task[None]) -> None:

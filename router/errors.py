@@ -147,7 +147,9 @@ class UpstreamFailed(RouterError):
 
 
 class Unreachable(UpstreamFailed):
-    pass
+    """`is_deaf`: nobody listens where the child should."""
+
+    is_deaf = False
 
 
 class GenerationTimeout(RouterError):

@@ -25,6 +25,7 @@ from urllib.parse import quote
 
 from router import errors, hub
 from router.errors import HubUnavailable, InsufficientDisk, RouterError, UnknownModel, UpstreamFailed
+from router.redaction import without_credentials
 from router.repo import PRESET, File, Listing, Name, Resolved, choose, every
 
 log = logging.getLogger("router.fetch")
@@ -131,12 +132,17 @@ def is_offline(environ: Mapping[str, str]) -> bool:
 
 
 def endpoint(environ: Mapping[str, str]) -> str:
+    """As it is told: the credentials of one that has some are not for those who read it."""
+    return without_credentials(_endpoint(environ))
+
+
+def _endpoint(environ: Mapping[str, str]) -> str:
     return (environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
 
 
 def url_of(environ: Mapping[str, str], resolved: Resolved, file: File) -> str:
     listing = resolved.listing
-    return f"{endpoint(environ)}/{listing.repo}/resolve/{listing.commit}/{quote(file.path.as_posix())}"
+    return f"{_endpoint(environ)}/{listing.repo}/resolve/{listing.commit}/{quote(file.path.as_posix())}"
 
 
 def missing(resolved: Resolved, root: Path) -> int:

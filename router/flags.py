@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from router.errors import FlagError
 from router.near import nearest
+from router.redaction import without_credentials
 
 # What a load request may set by `extra_args`: what is on the list for all that comes from outside (`allowlist`),
 # whatever the router does not own, or nothing.
@@ -54,8 +55,13 @@ OWNED = DROPPED | _names("""
     --cache-list --completion-bash --list-devices --usage --version
 """)
 
-# Values of these are nobody's business but the child's: keys, and what may hold keys of other servers.
-SECRETS = _names("--api-key --hf-token --mcp-servers-json")
+# Values of these are nobody's business but the child's: keys, and what may hold keys of other servers. With the
+# variables that say the same, whatever a build's help tells of them.
+SECRETS = {
+    "--api-key": "LLAMA_API_KEY",
+    "--hf-token": "HF_TOKEN",
+    "--mcp-servers-json": "LLAMA_ARG_MCP_SERVERS_JSON",
+}
 
 # What says which model it is: right in a preset or on the command line, wrong in a request for a known model.
 SOURCES = _names("""
@@ -275,12 +281,23 @@ def diff(before: Iterable[Arg], after: Iterable[Arg]) -> dict[str, tuple[str | N
 
 
 def _told(name: str, words: str | None) -> str | None:
-    return f"{name} ***" if words and name in SECRETS else words
+    return f"{name} ***" if words and name in SECRETS else words and without_credentials(words)
 
 
 def shown(args: Iterable[Arg]) -> tuple[Arg, ...]:
-    """The arguments without the secret ones."""
-    return tuple(arg for arg in args if arg.flag.name not in SECRETS)
+    """The arguments without the secret ones, and without the credentials of URLs."""
+    return tuple(
+        replace(arg, values=tuple(map(without_credentials, arg.values))) for arg in args if arg.flag.name not in SECRETS
+    )
+
+
+def variable_of(arg: Arg) -> str | None:
+    """The variable by which a child gets what a command line would show to everybody on the machine; None for what
+    anybody may see, or what no variable says."""
+    if arg.flag.name in SECRETS:
+        return SECRETS[arg.flag.name]
+    has_credentials = any(without_credentials(value) != value for value in arg.values)
+    return arg.flag.env if has_credentials else None
 
 
 def _written(args: Iterable[Arg]) -> dict[str, str]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
+import secrets
+import stat
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger("router.footprints")
 
 LIMIT = 1000  # models and flags that are remembered; the oldest go first
+LARGEST = 4 << 20  # bytes of the file; a full one has some 130 KiB
+MOST_BYTES, MOST_GPUS = 1 << 50, 1 << 10  # what no machine has
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,31 @@ def key_of(files: Sequence[Path], args: Sequence[str], build: str) -> str:
 def default_path(environ: Mapping[str, str]) -> Path:
     cache = environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "llama-router" / "footprints.json"
+
+
+def _table(path: Path) -> dict[str, Footprint]:
+    """What a file says. Raises OSError, ValueError, RecursionError: it is another program's to spoil."""
+    # Whatever stands in its place, nobody waits for it.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is no file")
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ValueError(f"it has more than {LARGEST >> 20} MiB")
+    table = json.loads(data)
+    if not isinstance(table, dict):
+        raise ValueError("it holds no table")
+    return {key: _footprint(row) for key, row in list(table.items())[-LIMIT:]}
+
+
+def _footprint(row: Any) -> Footprint:
+    match row:
+        case {"gpu": int(gpu), "gpus": int(gpus), "host": int(host)} if (
+            0 <= gpu < MOST_BYTES and 0 <= gpus < MOST_GPUS and 0 <= host < MOST_BYTES
+        ):
+            return Footprint(int(gpu), int(gpus), int(host))
+    raise ValueError(f"{str(row)[:80]!r} is no footprint")
 
 
 class Footprints:
@@ -62,21 +93,31 @@ class Footprints:
 
     def _read(self) -> dict[str, Footprint]:
         try:
-            table = json.loads(self._path.read_text())
-            return {
-                str(key): Footprint(*(int(row[name]) for name in ("gpu", "gpus", "host"))) for key, row in table.items()
-            }
+            return _table(self._path)
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, TypeError, LookupError, AttributeError) as exc:
-            log.warning("what models took is forgotten: %s cannot be read (%s)", self._path, exc)
+        except (OSError, ValueError, RecursionError) as exc:
+            log.warning(
+                "what models took is forgotten: %s cannot be read (%s); it is %s", self._path, exc, self._put_aside()
+            )
             return {}
 
+    def _put_aside(self) -> str:
+        """For whoever wants to know what was in it. What became of it."""
+        aside = self._path.with_name(f"{self._path.name}.bad")
+        try:
+            self._path.replace(aside)
+        except OSError as exc:
+            return f"left there, as it cannot be renamed ({exc.strerror})"
+        return f"now {aside}"
+
     def _write(self) -> None:
-        fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             fresh.write_text(json.dumps({key: asdict(found) for key, found in self._known.items()}))
             fresh.replace(self._path)  # another router's reader sees the one or the other, never half of it
         except OSError as exc:
+            with contextlib.suppress(OSError):
+                fresh.unlink()
             log.warning("what models took is not kept: %s cannot be written (%s)", self._path, exc)

@@ -15,14 +15,22 @@ class Lease:
     # How long a child that cannot be reached may take to be gone.
     MOMENT = 2.0
 
-    __slots__ = ("_ended", "_release", "address", "key", "model", "released", "used")
+    __slots__ = ("_ended", "_release", "_renounce", "address", "key", "model", "released", "used")
 
-    def __init__(self, model: str, child: Child, ended: asyncio.Event, release: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        model: str,
+        child: Child,
+        ended: asyncio.Event,
+        release: Callable[[bool], None],
+        renounce: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.model, self.address, self.key = model, child.address, child.key
         self.released = False
         self.used = True
         self._ended = ended
         self._release = release
+        self._renounce = renounce
 
     @property
     def has_ended(self) -> bool:
@@ -37,6 +45,11 @@ class Lease:
         except TimeoutError:
             return False
         return True
+
+    def renounce(self) -> bool:
+        """Nobody listens where this child should, though it lives: have it ended once its last requests have. Whether
+        the next lease is of another child."""
+        return self._renounce()
 
     def release(self) -> None:
         if not self.released:

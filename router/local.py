@@ -13,12 +13,13 @@ from pathlib import Path
 
 from router.devices import Devices
 from router.engine import Engine
-from router.errors import LoadFailed
+from router.errors import ConfigError, LoadFailed
 from router.node import Child, Launch
 from router.orphans import MARK, Run, Watchdog, tree_of
 from router.policy import Device, Reading
 from router.process import LocalChild
 from router.readahead import ReadAhead
+from router.redaction import secrets_of
 
 # What a child must not get from the router's environment: where to listen and who may ask, which are the router's
 # to say; what the model is and where it goes, which its arguments and the masks say; and what is meant for the router
@@ -65,6 +66,10 @@ class LocalNode:
         self._ahead.expect(files)
 
     async def spawn(self, launch: Launch) -> LocalChild:
+        try:
+            self._run.renew()
+        except ConfigError as error:
+            raise LoadFailed(f"{launch.model} has no place for its socket: {error.message}") from error
         # The name is short and never used again: a server does not bind to a socket that is there already.
         socket = self._run.folder / f"{next(self._serial)}.sock"
         key = secrets.token_urlsafe(32)
@@ -82,7 +87,7 @@ class LocalNode:
             "LLAMA_SERVER_ROUTER_PORT": "1",  # any value: it makes llama-server a child that speaks the protocol
         }
         files = [Path(file) for file in template[1:]]
-        return LocalChild.start(launch, command, env, socket, key, self._watchdog, files)
+        return LocalChild.start(launch, command, env, socket, key, self._watchdog, files, secrets_of(env))
 
     def _write(self, launch: Launch, file: Path) -> list[str]:
         """The chat template as a file, and the arguments that say so."""

@@ -16,6 +16,7 @@ import logging
 import os
 import secrets
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -122,11 +123,11 @@ class Run:
         """
         with _root_lock(root):
             for folder in root.iterdir():
-                if (folder / "lock").is_file():
+                if _is_ours(folder, 0o022) and (folder / "lock").is_file():
                     _sweep(folder)
             folder = root / secrets.token_hex(4)
             folder.mkdir(mode=0o700)
-            lock = (folder / "lock").open("wb")
+            lock = _lock_file(folder)
             _lock(lock, wait=True)
         return cls(folder, lock)
 
@@ -134,9 +135,60 @@ class Run:
     def mark(self) -> str:
         return str(self.folder)
 
+    def renew(self) -> None:
+        """Make the folder anew if it has gone: whoever cleans up /tmp takes it for old. It keeps its name, which
+        children that live carry as their mark. Raises ConfigError if it cannot be made, or somebody else has."""
+        if _is_ours(self.folder) and _is_same(self._lock, self.folder / "lock"):
+            return
+        with _root_lock(self.folder.parent):
+            try:
+                self.folder.mkdir(mode=0o700, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"{self.folder} cannot be made anew ({error.strerror}).") from error
+            if not _is_ours(self.folder):
+                raise ConfigError(f"{self.folder} must be yours alone, as children's sockets go there: remove it.")
+            lock = _lock_file(self.folder)
+            if not _lock(lock, wait=False):
+                lock.close()
+                raise ConfigError(f"{self.folder} is another router's.")
+            before, self._lock = self._lock, lock
+            before.close()
+
     def close(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if _is_ours(self.folder):
+            shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
+
+
+def _is_ours(folder: Path, forbidden: int = 0o077) -> bool:
+    """Whether it is a folder, no link, of this user, that gives others none of what is `forbidden`."""
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    is_folder = stat.S_ISDIR(status.st_mode)
+    return is_folder and (
+        not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & forbidden)
+    )
+
+
+def _is_same(file: IO[bytes], path: Path) -> bool:
+    """Whether that is the path of the open file, still."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.lstat())
+    except OSError:
+        return False
+
+
+def _lock_file(folder: Path) -> IO[bytes]:
+    """Opened to be locked; nobody waits, and nothing is followed, whatever stands in its place. Raises ConfigError."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        return open(os.open(folder / "lock", flags, 0o600), "r+b", buffering=0)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder / 'lock'} cannot be opened ({error.strerror}). Remove it, or name another --run-dir."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -144,20 +196,24 @@ def _root_lock(root: Path) -> Iterator[None]:
     """Held while a run is opened, so that a folder without its lock yet is not taken for a leftover."""
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = root.lstat()
     except OSError as error:
         raise ConfigError(f"{root} cannot be made ({error.strerror}). Name another --run-dir.") from error
-    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):  # a link has 0o777
+    if not _is_ours(root, 0o022):
         raise ConfigError(f"{root} must be yours alone, as children's sockets go there. Name another --run-dir.")
     if len(os.fsencode(root)) > LONGEST_FOLDER - 9:
         raise ConfigError(f"{root} is too long for the name of a unix socket. Name a shorter --run-dir.")
-    with (root / "lock").open("wb") as lock:
+    with _lock_file(root) as lock:
         _lock(lock, wait=True)
         yield
 
 
 def _sweep(folder: Path) -> None:
-    with (folder / "lock").open("rb") as lock:
+    try:
+        lock = _lock_file(folder)
+    except ConfigError as error:
+        log.warning("what is left of another router is left there: %s", error)
+        return
+    with lock:
         if not _lock(lock, wait=False):
             return  # its router lives
         left = [process for process in psutil.process_iter() if _mark(process) == str(folder)]

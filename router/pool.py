@@ -586,7 +586,15 @@ class Pool:
     def _leased(self, ticket: int, model: str) -> Lease:
         run = self._runs[model]
         assert run.child is not None, "granted without a child"
-        return Lease(model, run.child, run.ended, partial(self._release, ticket, run))
+        return Lease(model, run.child, run.ended, partial(self._release, ticket, run), partial(self._renounce, run))
+
+    def _renounce(self, run: Run) -> bool:
+        """Nobody listens where this child should: it is replaced, for whoever waits too."""
+        name = run.spec.name
+        if self._runs.get(name) is run and run.stop_reason is None and not self._scheduler.model(name).closing:
+            log.error("%s: its socket is gone, though process %d lives: it is ended", name, run.child and run.child.pid)
+            self._apply(self._scheduler.renew(name, self._now()))
+        return True
 
     def _refuse(self, effect: Refuse) -> None:
         waiter = self._waiters.pop(effect.ticket)

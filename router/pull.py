@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from router import fetch
+from router import fetch, logs
 from router.fetch import Progress
 from router.policy import size
 from router.repo import Name, Resolved
@@ -39,7 +39,7 @@ class Bars:
         bar = self._bars.get(told.url)
         if bar is None:
             bar = tqdm(
-                desc=told.file.path.name,
+                desc=logs.visible(told.file.path.name),
                 total=told.total,
                 initial=told.done,  # what was here before is no part of the rate
                 unit="B",
@@ -67,7 +67,7 @@ class Lines:
         if now - self._told >= INTERVAL:
             self._told = now
             held, done = sum(self._held.values()), sum(self._done.values())
-            print(f"{self._name}: {shown(held, done, self._total, now - self._begun)}", file=sys.stderr, flush=True)
+            logs.say(f"{self._name}: {shown(held, done, self._total, now - self._begun)}")
 
 
 def shown(held: int, done: int, total: int, seconds: float) -> str:

@@ -81,7 +81,7 @@ class Run:
             args=self.args,
             devices=self.allocation.devices,
             counts=self.allocation.counts,
-            env=self.spec.env,
+            env=(*self.spec.env, *self.spec.secret_env),
             stop_timeout=self.spec.stop_timeout,
             load_timeout=load_timeout,
             template=self.spec.template,

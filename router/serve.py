@@ -13,7 +13,6 @@ import signal
 import socket
 import ssl
 import stat
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ import uvicorn
 
 from router import catalog as catalogs
 from router import engine as engines
-from router import fetch, flags, hub, openfiles, settings
+from router import fetch, flags, hub, logs, openfiles, settings
 from router import forecast as forecasts
 from router.api.gateway import Gateway
 from router.app import create_app
@@ -373,6 +372,7 @@ class Server(uvicorn.Server):
         self._survey()
 
     def _hang_up(self) -> None:
+        logs.reopen()
         self._rereading = asyncio.ensure_future(self._reread())
 
     async def _watch(self) -> None:
@@ -511,6 +511,4 @@ def _url(scheme: str, sock: socket.socket) -> str:
 
 
 def _say(urls: Sequence[str], end: Callable[[], None]) -> None:
-    # In one piece: a line of the log may come in between.
-    sys.stderr.write(f"llama-router is listening on {', '.join(urls)}\n")
-    sys.stderr.flush()
+    logs.say(f"llama-router is listening on {', '.join(urls)}")

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -41,6 +41,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status
 
 from router.errors import Forbidden, HubUnavailable, InsufficientDisk, RouterError, UnknownModel, UpstreamFailed
+from router.redaction import hider, secrets_of
 from router.repo import PRESET
 
 AT_ONCE = 4  # files
@@ -79,7 +80,8 @@ def main() -> int:
             get([Blob(**file) for file in request["files"]])
     except Exception as error:
         told = explain(error, request["repo"])
-        tell(error=type(told).__name__, message=told.message, retry_after=told.retry_after)
+        hide = hider((*secrets_of(os.environ), *filter(None, [get_token()])))
+        tell(error=type(told).__name__, message=hide(told.message), retry_after=told.retry_after)
         os._exit(1)  # other files are still on their way
     return 0
 

@@ -23,6 +23,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 HIGH_WATER = 256 * 1024  # bytes of a body that wait for their reader before the child is made to wait
 HEAD_LIMIT = 64 * 1024  # bytes of a response head, interim responses included
+WHOLE = 1 << 20  # bytes of an answer that is read whole, where nobody says another number
 CONNECT_TIMEOUT = 10.0
 IDLE_TIME = 4.0  # a second less than llama-server keeps a connection
 PATIENCE = 0.02  # see _Peer
@@ -145,7 +146,7 @@ class Response:
     arrived: Callable[[], None] | None = None
 
     _parser: Any = None
-    _received = 0  # bytes, until the head is complete
+    _received = 0  # bytes, until the head is complete, and then of what is no body
     _interim = False
     _length: int | None = None  # of the body, as it was told
     _until_close = True
@@ -207,15 +208,30 @@ class Response:
             self._connection.resume()
         return data
 
-    async def rest(self) -> bytes:
-        """All that has not been read yet. Raises UpstreamFailed."""
-        parts = []
+    async def rest(self, limit: int = WHOLE) -> bytes:
+        """All that has not been read yet, which may be `limit` bytes. Raises UpstreamFailed."""
+        parts, size = [], 0
         try:
             while not self.ended:
                 parts.append(await self.read())
+                size += len(parts[-1])
+                if size > limit:
+                    raise UpstreamFailed(
+                        f"The model's server sent an answer of more than {shown_size(limit)} where it has to be whole."
+                    )
         finally:
             self.close()
         return b"".join(parts)
+
+    async def beginning(self, limit: int) -> bytes:
+        """What has not been read yet, but not more than that. Raises UpstreamFailed."""
+        data = b""
+        try:
+            while not self.ended and len(data) < limit:
+                data += await self.read()
+        finally:
+            self.close()
+        return data[:limit]
 
     def close(self) -> None:
         """Let go. An answer that is not complete is cut off, which tells the child to stop working on it."""
@@ -294,7 +310,7 @@ class Response:
         return True
 
     def _parse(self, data: bytes) -> None:
-        is_first = self._parser is None
+        is_first, before = self._parser is None, self._size
         if is_first:
             self._headers: list[tuple[bytes, bytes]] = []
             self._parser = httptools.HttpResponseParser(self)
@@ -302,11 +318,16 @@ class Response:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
             self._reusable = False
-            self._fail(UpstreamFailed(f"The model's server does not speak HTTP as expected: {exc}."))
+            said = exc.__context__ if isinstance(exc.__context__, UpstreamFailed) else None
+            self._fail(said or UpstreamFailed(f"The model's server does not speak HTTP as expected: {exc}."))
         if not self.head:
             self._received += len(data)
             if self._received > HEAD_LIMIT:
                 self._fail(UpstreamFailed(f"The model's server sent a head of more than {HEAD_LIMIT} bytes."))
+        elif self._size == before and not self._complete:  # trailers, or what may stand behind the size of a chunk
+            self._received += len(data)
+            if self._received > HEAD_LIMIT:
+                self._fail(UpstreamFailed(f"The model's server sent more than {HEAD_LIMIT} bytes that are no answer."))
         if self._complete:
             self._parser = None  # it refers back to this object
             if is_first and self.head and self._size and (found := message(data)):
@@ -352,6 +373,8 @@ class Response:
         self._connection.limit(keep_alive)
         if self._interim:
             return
+        if not 200 <= status <= 599:
+            raise UpstreamFailed(f"The model's server answered with the status {status:03}, which no answer has.")
         told = [header for header in end_to_end(headers) if header[0] != b"content-length"]
         length = dict(headers).get(b"content-length")
         self._length = None if length is None else int(length)
@@ -511,6 +534,10 @@ class _Peer:
             self._idle.pop().abort()
 
 
+def shown_size(count: int) -> str:
+    return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count >> 10} KiB"
+
+
 async def _connect(address: Address, peer: _Peer) -> _Connection:
     loop = asyncio.get_running_loop()
     try:
@@ -521,10 +548,12 @@ async def _connect(address: Address, peer: _Peer) -> _Connection:
                 sock = await _unix_socket(address.path)
                 _, connection = await loop.create_unix_connection(lambda: _Connection(peer), sock=sock)
     except OSError as exc:
-        raise Unreachable(
+        error = Unreachable(
             f"The model's server cannot be reached ({exc.strerror or type(exc).__name__}). Send the request again.",
             retry_after=1.0,
-        ) from exc
+        )
+        error.is_deaf = isinstance(exc, (FileNotFoundError, NotADirectoryError, ConnectionRefusedError))
+        raise error from exc
     return connection
 
 

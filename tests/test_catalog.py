@@ -295,7 +295,8 @@ def test_a_model_on_the_command_line_beside_others(build: Build, models: Path) -
     found = build(f"-m {path} --mmproj {path} -c 512 --hf-token secret", models_dir=models)
     assert names(found) == ["x", "y"]
     assert found.resolve("x").source == "command_line"
-    assert found.resolve("y").argv == ("--model", str(models / "y.gguf"), "--ctx-size", "512", "--hf-token", "secret")
+    assert found.resolve("y").argv == ("--model", str(models / "y.gguf"), "--ctx-size", "512")
+    assert found.resolve("y").secret_env == (("HF_TOKEN", "secret"),)
 
 
 # ---- names

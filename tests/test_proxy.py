@@ -95,6 +95,10 @@ class Held:
         assert self._held, "the lease is kept until it is known"
         return bool(self._is_over)
 
+    def renounce(self) -> bool:
+        assert self._held, "the lease is kept until it is known"
+        return False
+
     def release(self) -> None:
         assert self._held, "released twice"
         self._held = False

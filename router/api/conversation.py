@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 from urllib.parse import quote
 
+from router.answers import parsed
 from router.errors import InvalidRequest, RouterError, UnknownStream, UpstreamFailed
 from router.lease import Lease
 from router.upstream import RequestHead, Upstream
@@ -55,6 +56,9 @@ class Part:
 
     async def is_over(self) -> bool:
         return await self._common.lease.is_over()
+
+    def renounce(self) -> bool:
+        return self._common.lease.renounce()
 
     def release(self) -> None:
         self._common.give_back()
@@ -184,7 +188,12 @@ async def _kept(upstream: Upstream, lease: Lease, ids: list[str]) -> list[dict[s
         status, data = await _ask(upstream, lease, "POST", "/v1/streams/lookup", body)
     except (UpstreamFailed, TimeoutError):
         return []
-    return list(json.loads(data)) if status == 200 else []
+    try:
+        kept = parsed(data) if status == 200 else []
+    except ValueError:
+        return []
+    entries = kept if isinstance(kept, list) else []
+    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("conversation_id"), str)]
 
 
 async def _ask(upstream: Upstream, lease: Lease, method: str, target: str, body: bytes = b"") -> tuple[int, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from router.answers import object_of, parsed
 from router.api import metrics
 from router.api.gateway import ByBody, Gateway, told_in
 from router.api.listing import Listing
@@ -21,11 +23,14 @@ from router.api.openai import DIALECT
 from router.api.slots import Slots
 from router.catalog import ModelSpec
 from router.changes import Changes
-from router.errors import ConfigError, InvalidRequest
+from router.errors import ConfigError, InvalidRequest, UpstreamFailed
 from router.forecast import Forecast
 from router.pool import Pool
 from router.upstream import RequestHead
 
+log = logging.getLogger("router.native")
+
+PROPS = 8 << 20  # bytes of a child's /props, which may hold a chat template
 BY_BODY = (
     "/completion",
     "/infill",
@@ -115,10 +120,13 @@ class Native:
         lease = await self._pool.lease(spec, used=False)
         try:
             answer = await self._gateway.upstream.open(lease.address, lease.key, RequestHead("GET", b"/props", []))
-            body = await answer.rest()
+            body = await answer.rest(PROPS)
+            return object_of(parsed(body)) if answer.status == 200 else {}
+        except (UpstreamFailed, ValueError) as exc:
+            log.warning("%s: its /props cannot be read: %s", spec.name, exc)
+            return {}
         finally:
             lease.release()
-        return json.loads(body) if answer.status == 200 else {}
 
     async def metrics(self, request: Request) -> Response:
         """The router's own; with `?model=` the child's."""

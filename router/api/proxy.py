@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import lru_cache
@@ -18,6 +17,7 @@ from typing import Protocol
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from router.answers import error_message
 from router.api.head import Head
 from router.errors import GenerationTimeout, RouterError, Unreachable, UpstreamFailed
 from router.node import Address
@@ -27,6 +27,7 @@ from router.upstream import Response as Answer
 log = logging.getLogger("router.proxy")
 
 NDJSON = b"application/x-ndjson"
+ERROR_LIMIT = 256 * 1024  # bytes of an error that a child tells
 EVENT_LIMIT = 1024 * 1024  # bytes of one event that are held back until it is whole
 
 _REQUEST_ID = (b"x-request-id", b"request-id")  # as OpenAI's clients and Anthropic's read it
@@ -49,6 +50,10 @@ class Lease(Protocol):
 
     async def is_over(self) -> bool:
         """Whether the child has ended, or does within a moment."""
+
+    def renounce(self) -> bool:
+        """Nobody listens there, though the child lives: it is to end, once its last requests have. Whether the next
+        lease is of another one."""
 
     def release(self) -> None: ...
 
@@ -198,8 +203,8 @@ class Passage:
                     f"The answer was not complete after {self._time_limit:g} s, twice --max-generation-time. "
                     "Send max_tokens, or raise --max-generation-time."
                 ) from None
-            except Unreachable:
-                if attempt == 2 or not await lease.is_over():
+            except Unreachable as exc:
+                if attempt == 2 or not (await lease.is_over() or (exc.is_deaf and lease.renounce())):
                     raise
             finally:
                 lease.release()
@@ -366,13 +371,10 @@ def _ends(headers: Headers) -> tuple[bytes, ...]:
 
 async def as_error(answer: Answer, data: bytes = b"") -> RouterError:
     """What a child answered instead of what it was asked for; `data` was read already."""
-    data += await answer.rest()
-    try:
-        message = str(json.loads(data)["error"]["message"])
-    except (ValueError, LookupError, TypeError):
-        message = data[:500].decode(errors="replace")
-    error = UpstreamFailed(message)
-    error.status = answer.status
+    data += await answer.beginning(ERROR_LIMIT)
+    error = UpstreamFailed(error_message(data[:ERROR_LIMIT]))
+    if answer.status >= 400:
+        error.status = answer.status
     return error
 
 

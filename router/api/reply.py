@@ -11,14 +11,19 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from router.answers import parsed, sentence, understood
 from router.api.prompt import CHAT
 from router.api.proxy import NDJSON, Ask, as_error
 from router.api.rewrite import encode
 from router.errors import RouterError, UpstreamFailed
 from router.upstream import Response as Answer
+from router.upstream import shown_size
 
 JSON = b"application/json"
-_COUNTS = re.compile(r"\((\d+) tokens\)\D+(\d+)")  # of an input, and what it may have
+EVENT = 8 << 20  # bytes of one event of a child
+ANSWER = 64 << 20  # bytes of events that are told as one answer
+VECTORS = 256 << 20  # bytes of an answer with embeddings
+_COUNTS = re.compile(r"\((\d{1,9}) tokens\)\D+(\d{1,9})")  # of an input, and what it may have
 
 
 class Clock:
@@ -117,13 +122,21 @@ class Generation:
         try:
             if answer.status != 200:
                 raise await as_error(answer)
-            async for chunk in _chunks(answer):
-                part = read(chunk)
-                if (told := self._take(part)) and self.stream:
+            size = 0
+            async for chunk, length in _chunks(answer):
+                with understood():
+                    part = read(chunk)
+                    told = self._take(part)
+                size += length if part.calls or not self.stream else 0
+                if size > ANSWER:
+                    raise UpstreamFailed(f"The model's answer has more than {shown_size(ANSWER)}: set num_predict.")
+                if told:
                     yield told
         finally:
             answer.close()
-        for last in self._end():
+        with understood():
+            lines = self._end()
+        for last in lines:
             yield last
 
     def _take(self, part: Part) -> bytes | None:
@@ -146,9 +159,9 @@ class Generation:
     def _add_call(self, piece: dict[str, Any]) -> None:
         call = self._calls.setdefault(int(piece.get("index", 0)), {"id": "", "name": "", "arguments": ""})
         function = piece.get("function") or {}
-        call["id"] = piece.get("id") or call["id"]
-        call["name"] = function.get("name") or call["name"]
-        call["arguments"] += function.get("arguments") or ""
+        call["id"] = _text(piece.get("id")) or call["id"]
+        call["name"] = _text(function.get("name")) or call["name"]
+        call["arguments"] += _text(function.get("arguments"))
 
     def _end(self) -> list[bytes]:
         if not self._reason:
@@ -175,11 +188,11 @@ def _of_chat(chunk: Mapping[str, Any]) -> Part:
     choice = chunk["choices"][0]
     delta = choice.get("delta") or {}
     return Part(
-        delta.get("content") or "",
-        delta.get("reasoning_content") or "",
+        _text(delta.get("content")),
+        _text(delta.get("reasoning_content")),
         (choice.get("logprobs") or {}).get("content"),
         delta.get("tool_calls"),
-        choice.get("finish_reason"),
+        _text(choice.get("finish_reason")),
         timings,
     )
 
@@ -187,25 +200,35 @@ def _of_chat(chunk: Mapping[str, Any]) -> Part:
 def _of_completion(chunk: Mapping[str, Any]) -> Part:
     reason = (chunk.get("stop_type") or "stop") if chunk.get("stop") else None
     logprobs = chunk.get("completion_probabilities")
-    return Part(chunk.get("content") or "", "", logprobs, None, reason, chunk.get("timings"))
+    return Part(_text(chunk.get("content")), "", logprobs, None, _text(reason), chunk.get("timings"))
 
 
-async def _chunks(answer: Answer) -> AsyncIterator[dict[str, Any]]:
-    """The objects of a stream of events. Raises what the child says went wrong."""
+def _text(value: Any) -> str:
+    """Raises TypeError for what is something else."""
+    if not isinstance(value, str | None):
+        raise TypeError(f"a {type(value).__name__} where text belongs")
+    return value or ""
+
+
+async def _chunks(answer: Answer) -> AsyncIterator[tuple[dict[str, Any], int]]:
+    """The objects of a stream of events, and their bytes. Raises what the child says went wrong."""
     held = b""
     while not answer.ended:
         *lines, held = (held + await answer.read()).split(b"\n")
+        if len(held) > EVENT:
+            raise UpstreamFailed(f"The model's server sent an event of more than {shown_size(EVENT)}.")
         for each in lines:
             if each.startswith(b"data: {"):
-                chunk = json.loads(each[6:])
+                with understood():
+                    chunk = parsed(each[6:])
                 if "error" in chunk:
                     raise _told(chunk["error"])
-                yield chunk
+                yield chunk, len(each)
 
 
 def _told(error: Any) -> RouterError:
     fields = error if isinstance(error, dict) else {"message": error}
-    failure = UpstreamFailed(str(fields.get("message")))
+    failure = UpstreamFailed(sentence(fields.get("message")))
     failure.status = code if isinstance(code := fields.get("code"), int) and 400 <= code < 600 else failure.status
     return failure
 
@@ -213,7 +236,7 @@ def _told(error: Any) -> RouterError:
 def _call(index: int, raw: Mapping[str, str]) -> dict[str, Any] | None:
     """None for one that was cut off, by the limit of tokens."""
     try:
-        arguments = json.loads(raw["arguments"] or "{}")
+        arguments = parsed(raw["arguments"].encode(errors="replace") or b"{}")
     except ValueError:
         return None
     if not isinstance(arguments, dict):
@@ -227,13 +250,21 @@ def _logprob(entry: Mapping[str, Any], alternatives: int) -> dict[str, Any]:
     return {**told, "top_logprobs": [_logprob(other, 0) for other in others]} if others else told
 
 
-def _figures(timings: Mapping[str, float]) -> dict[str, int]:
+def _figures(timings: Mapping[str, Any]) -> dict[str, int]:
+    def told(name: str) -> float:
+        return _number(timings.get(name))
+
     return {
-        "prompt_eval_count": int(timings.get("cache_n", 0) + timings.get("prompt_n", 0)),
-        "prompt_eval_duration": int(timings.get("prompt_ms", 0) * 1e6),
-        "eval_count": int(timings.get("predicted_n", 0)),
-        "eval_duration": int(timings.get("predicted_ms", 0) * 1e6),
+        "prompt_eval_count": int(told("cache_n") + told("prompt_n")),
+        "prompt_eval_duration": int(told("prompt_ms") * 1e6),
+        "eval_count": int(told("predicted_n")),
+        "eval_duration": int(told("predicted_ms") * 1e6),
     }
+
+
+def _number(value: Any) -> float:
+    """0 for what is none, or cannot be: these are figures that nothing hangs on."""
+    return value if isinstance(value, int | float) and 0 <= value < 1e15 else 0
 
 
 @dataclass
@@ -254,20 +285,26 @@ class Embedding:
             limit = _COUNTS.search(exc.message)
             if limit is None or not self.truncate:
                 raise
-            cut = [await self._cut(ask, each, int(limit[2]) - 1) for each in self.inputs]
+            cut = [await self._cut(ask, each, max(1, int(limit[2]) - 1)) for each in self.inputs]
             found = await _post(ask, b"/v1/embeddings", {"input": cut})
-        vectors = [self._shaped(item["embedding"]) for item in sorted(found["data"], key=lambda item: item["index"])]
-        yield line(self.told(vectors, int((found.get("usage") or {}).get("prompt_tokens", 0))))
+        with understood():
+            items = sorted(found["data"], key=lambda item: item["index"])
+            vectors = [self._shaped(item["embedding"]) for item in items]
+            told = line(self.told(vectors, int(_number((found.get("usage") or {}).get("prompt_tokens")))))
+        yield told
 
     async def _cut(self, ask: Ask, each: str, limit: int) -> list[int]:
         """Its first tokens."""
         found = await _post(ask, b"/tokenize", {"content": each, "add_special": True})
-        tokens: list[int] = found["tokens"]
-        return tokens[:limit]
+        with understood():
+            tokens: list[int] = found["tokens"][:limit]
+            sum(tokens)  # of numbers alone there is one
+        return tokens
 
     def _shaped(self, vector: list[float | None]) -> list[float]:
         """JSON has no infinity: the engine says null where a model gave one."""
         whole = [number or 0.0 for number in vector]
+        sum(whole)  # of numbers alone there is one
         if not 0 < self.dimensions < len(whole):
             return whole
         short = whole[: self.dimensions]
@@ -280,6 +317,8 @@ async def _post(ask: Ask, target: bytes, fields: dict[str, Any]) -> Any:
     try:
         if answer.status != 200:
             raise await as_error(answer)
-        return json.loads(await answer.rest())
+        data = await answer.rest(VECTORS)
+        with understood():
+            return parsed(data, is_shallow=False)
     finally:
         answer.close()

@@ -1,0 +1,330 @@
+"""What the router says on stderr and in its log: for people, and never in its own way. B-P13, B-T7"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from router import logs
+from router.logs import Formatter, Lines, visible
+from tests.routers import until
+
+FORBIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+NASTY = "a\x1b[2J\r\nb\x00\x07\x7f\x85\x9b31m\u2028c\u2029\u202edlrow\u2066\udcff\ud800\tz\ufeff"
+
+
+# What a line may hold
+
+
+@pytest.mark.parametrize("character", NASTY)
+def test_what_a_terminal_would_obey_is_shown(character: str) -> None:  # B-T7
+    told = visible(f"<{character}>")
+    assert told.isprintable()
+    assert told.startswith("<")
+    assert (told == f"<{character}>") == character.isprintable()
+
+
+def test_what_people_write_stays() -> None:
+    for text in ("Grüße, мир, 世界, שלום, مرحبا, हिन्दी, 👩‍👩‍👧, é", 'C:\\models\\"a" b', ""):
+        assert visible(text) == text
+
+
+def record(message: str, *args: object, exc: BaseException | None = None) -> str:
+    info = (type(exc), exc, exc.__traceback__) if exc else None
+    return Formatter(logs.FORMAT).format(logging.LogRecord("router.x", 30, "f", 1, message, args, info))
+
+
+def test_a_record_is_one_line() -> None:  # B-T7
+    told = record("model %s: %s", NASTY, "2026-01-01 00:00:00,000 I router.run: forged\n" + NASTY)
+    assert not FORBIDDEN.search(told)
+    assert told.count("\n") == 0
+    assert len(record("%s", "x" * 10_000_000)) < 100_000
+    assert "user:secret" not in record("%s", "http://user:secret@host/x and socks5h://a:b@c:1")
+
+
+def test_only_a_traceback_has_lines_of_its_own() -> None:  # B-T7
+    try:
+        try:
+            raise ValueError(f"one\n2026-01-01 00:00:00,000 I router.run: forged{NASTY}")
+        except ValueError as exc:
+            exc.add_note("a note\nwith lines")
+            raise KeyError("http://user:secret@host\nforged too") from exc
+    except KeyError as exc:
+        told = record("it failed", exc=exc)
+    assert not FORBIDDEN.search(told)
+    assert [line for line in told.splitlines() if "forged" in line and not line.lstrip().startswith("raise ")] == [
+        line for line in told.splitlines() if line.startswith(("ValueError: one\\n", "KeyError: "))
+    ]
+    assert told.count("Traceback (most recent call last):") == 2
+    assert "\n  File " in told
+    assert "secret@" not in told
+
+
+def test_a_call_that_does_not_fit_ends_nothing() -> None:
+    read, write = os.pipe()
+    lines = Lines(lambda: write, "test")
+    logger = logging.Logger("x")
+    logger.addHandler(logs.Handler(lines))
+    logger.warning("%d", "no number")
+    lines.flush()
+    assert b"cannot be told" in os.read(read, 4096)
+    os.close(read)
+    os.close(write)
+
+
+# Where lines go
+
+
+def test_nobody_waits_for_who_reads(monkeypatch: pytest.MonkeyPatch) -> None:  # B-P13
+    monkeypatch.setattr(logs, "MOST", 1 << 20)
+    read, write = os.pipe()
+    lines = Lines(lambda: write, "test")
+    line = "x" * 1023
+    for _ in range(10_000):
+        lines.put(line)
+    lines.flush(0.05)  # which ends
+    got = b""
+    while got.count(b"\n") < 1000:
+        got += os.read(read, 1 << 16)
+    lines.put("the last")
+    while not got.endswith(b"the last\n"):
+        got += os.read(read, 1 << 16)
+    told = re.findall(rb" W router\.logs: (\d+) lines were lost: nobody read them in time\n", got)
+    assert told
+    assert sum(map(int, told)) + got.count(b"\n") - len(told) - 1 == 10_000
+    os.close(read)
+    os.close(write)
+
+
+def test_what_was_lost_is_told_once_somebody_reads_again(tmp_path: Path) -> None:  # B-P13
+    read, write = os.pipe()
+    lines = Lines(lambda: write, "test")
+    os.close(read)
+    for number in range(5):
+        lines.put(str(number))
+        lines.flush()
+    lines._open = lambda: os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    lines.reopen()
+    lines.put("again")
+    lines.flush()
+    until(lambda: (tmp_path / "log").exists() and b"again" in (tmp_path / "log").read_bytes())
+    assert re.fullmatch(
+        rb".* W router\.logs: 5 lines were lost: Broken pipe\nagain\n", (tmp_path / "log").read_bytes(), re.DOTALL
+    )
+
+
+# Real routers
+
+
+class Program:
+    """A router whose stderr and stdout are what a test says."""
+
+    def __init__(self, folder: Path, fake: str, models: Path) -> None:
+        self.folder = folder
+        self.words = ["--engine", fake, "--models-dir", str(models)]
+        self.socket = Path(tempfile.mkdtemp(prefix="lr-")) / "r.sock"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, redirections: str, *flags: str) -> None:
+        """`redirections` are a shell's."""
+        run_dir = tempfile.mkdtemp(prefix="lr-")
+        keep = {k: v for k, v in os.environ.items() if not k.startswith(("LLAMA_", "HF_"))}
+        env = {**keep, "HF_HOME": str(self.folder), "LLAMA_CACHE": str(self.folder), "XDG_CACHE_HOME": str(self.folder)}
+        where = ["--host", str(self.socket), "--run-dir", run_dir, "--log-level", "debug"]
+        command = [sys.executable, "-m", "router", *where, *self.words, *flags]
+        self.process = subprocess.Popen(
+            ["/bin/sh", "-c", f'exec "$@" {redirections}', "sh", *command],
+            stdin=subprocess.DEVNULL,
+            env=env,
+            cwd=os.getcwd(),
+        )
+        until(lambda: self.socket.exists() or self.ended())
+        assert not self.ended()
+        self.client = httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://r", timeout=30)
+        until(self.answers)
+
+    def ended(self) -> bool:
+        assert self.process is not None
+        return self.process.poll() is not None
+
+    def answers(self) -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return self.client.get("/health").status_code == 200
+        return False
+
+    def works(self, rounds: int = 3) -> None:
+        """It loads, serves, says no and unloads: each is told in the log."""
+        for _ in range(rounds):
+            body = {"messages": [{"role": "user", "content": "x"}]}
+            assert self.client.post("/v1/chat/completions", json={"model": "tiny-a", **body}).status_code == 200
+            assert self.client.post("/models/unload", json={"model": "tiny-a"}).status_code == 200
+            assert self.client.post("/v1/chat/completions", json={"model": "nobody", **body}).status_code == 404
+            until(lambda: self.client.get("/models").json()["data"][0]["status"]["value"] == "unloaded")
+
+    def end(self) -> int:
+        assert self.process is not None
+        self.client.close()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(15)
+        finally:
+            self.process.kill()
+
+
+@pytest.fixture
+def program(tmp_path: Path, fake: str, tiny_models: Path) -> Iterator[Program]:
+    program = Program(tmp_path, fake, tiny_models)
+    yield program
+    if program.process is not None and program.process.poll() is None:
+        program.process.kill()
+        program.process.wait()
+
+
+@pytest.mark.parametrize(
+    "redirections",
+    ["2>&-", "2>/dev/full", "2>&- >&-", ">/dev/full 2>/dev/full", "<&- >&- 2>&-", "2>/dev/null >&-", "2</dev/null"],
+)
+def test_a_stderr_that_takes_nothing(program: Program, redirections: str) -> None:  # B-P13
+    program.start(redirections)
+    program.works()
+    assert program.end() == 0
+
+
+@pytest.mark.parametrize("stream", ["2", "1"])
+def test_a_pipe_that_nobody_reads(program: Program, tmp_path: Path, stream: str) -> None:  # B-P13
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):  # full from the beginning
+        while True:
+            os.write(reader, b"x" * 4096)
+    program.start(f"{stream}>{fifo}" + (" 2>&1" if stream == "1" else ""))
+    program.works()
+    begun = time.monotonic()
+    assert program.end() == 0
+    assert time.monotonic() - begun < 14
+    os.close(reader)
+
+
+def test_a_pipe_whose_reader_goes(program: Program, tmp_path: Path) -> None:  # B-P13
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    program.start(f"2>{fifo}")
+    program.works(1)
+    os.close(reader)
+    program.works()
+    assert program.end() == 0
+
+
+def test_what_is_said_at_the_start_and_the_end_is_there(program: Program, tmp_path: Path) -> None:  # B-P13
+    program.start(f"2>{tmp_path / 'err'}")
+    program.works(1)
+    assert program.end() == 0
+    said = (tmp_path / "err").read_text()
+    assert said.count("llama-router is listening on unix:") == 1
+    assert said.index("router.serve: engine:") < said.index("listening on")
+    assert "tiny-a: stopped" in said
+
+
+@pytest.mark.parametrize("target", ["", "/dev/full"])
+def test_errors_of_commands_keep_their_code(tmp_path: Path, target: str) -> None:  # B-P13
+    for redirection, code in ((f"2>{target or '&-'}", 2), (f">{target or '&-'} 2>{target or '&-'}", 2)):
+        shell = f"exec {sys.executable} -m router --no-such-flag {redirection}"
+        done = subprocess.run(["/bin/sh", "-c", shell], stdin=subprocess.DEVNULL, timeout=30, check=False)
+        assert done.returncode == code
+    shell = f"exec {sys.executable} -m router --help >/dev/full"
+    done = subprocess.run(["/bin/sh", "-c", shell], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (1, b"llama-router: stdout cannot be written (No space left on device).\n")
+
+
+# The log file
+
+
+def test_a_log_file_is_opened_anew(program: Program, tmp_path: Path) -> None:  # B-P13
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    file, old = folder / "r.log", folder / "r.log.1"
+    program.start(f"2>{tmp_path / 'err'}", "--log-file", str(file))
+    assert "listening on" in (tmp_path / "err").read_text()
+    program.works(1)
+    assert program.process is not None
+    file.rename(old)
+    program.process.send_signal(signal.SIGHUP)
+    until(file.exists)
+    before = old.read_bytes()
+    program.works(1)
+    until(lambda: file.read_text().count("tiny-a: starting") == 1)
+    assert old.read_bytes() == before
+    assert b"tiny-a: starting" in before
+    # A folder that has gone: what is open goes on, until there is one again.
+    file.unlink()
+    folder.rename(tmp_path / "away")
+    program.process.send_signal(signal.SIGHUP)
+    program.works(1)
+    folder.mkdir()
+    program.process.send_signal(signal.SIGHUP)
+    until(file.exists)
+    program.works(1)
+    until(lambda: "tiny-a: starting" in file.read_text())
+    assert program.end() == 0
+    assert "tiny-a: stopped" in file.read_text()
+
+
+@pytest.mark.parametrize("kind", ["no folder", "a folder", "a pipe", "a link to itself"])
+def test_a_log_file_that_cannot_be_is_told_at_the_start(tmp_path: Path, fake: str, kind: str) -> None:  # B-P13
+    file = tmp_path / "r.log"
+    if kind == "no folder":
+        file = tmp_path / "none" / "r.log"
+    elif kind == "a folder":
+        file.mkdir()
+    elif kind == "a pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to(file)
+    words = [sys.executable, "-m", "router", "--engine", fake, "--log-file", str(file)]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(r"llama-router: --log-file .* cannot be written: .*\n", done.stderr)
+
+
+# Names of files
+
+
+def test_names_of_files_are_told_harmlessly(tmp_path: Path, tiny_models: Path, fake: str) -> None:  # B-T7
+    folder = tmp_path / "models"
+    folder.mkdir()
+    model = (tiny_models / "tiny-a.gguf").read_bytes()
+    for name in ("a\x1b[2J\n2026 forged", "b\u202egnp", "c\udcff", "d\x9b31m", "e\u2028f"):
+        (folder / f"{name}.gguf").write_bytes(model)
+    preset = tmp_path / "p\x1b[31m\nq.ini"
+    preset.write_text("[a\x1b[2J]\nno-such\x1b]0;key = 1\n[*]\n\u202eevil = 2\n")
+    env = {**os.environ, "HF_HOME": str(tmp_path), "LLAMA_CACHE": str(tmp_path), "PYTHONIOENCODING": "utf-8"}
+    for words in (
+        ("list", "--models-dir", str(folder), "--engine", fake),
+        ("check", str(preset)),
+        ("check", str(tmp_path / "none\x1b[2J\r\n")),
+        ("--models-preset", str(tmp_path / "none\x1b[2J\r\n"), "--engine", fake),
+        ("no\x1b[2Jcommand\n",),
+        ("--no\x1b[2Jflag\n",),
+        ("pull", "user/na\x1b[2Jme"),
+        ("estimate", str(folder / "none\x1b[2J\n.gguf"), "--engine", fake),
+    ):
+        command = [sys.executable, "-m", "router", *words]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=60, check=False)
+        told = (done.stdout + done.stderr).decode(errors="surrogateescape")
+        assert told
+        assert not FORBIDDEN.search(told), (words, told)
+        assert "\nforged" not in told
