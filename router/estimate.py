@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from cachetools import LRUCache
 
-from router import flags, gguf, memory, policy
+from router import flags, gguf, memory, policy, threads
 from router.catalog import ModelSpec
 from router.engine import Engine
 from router.errors import GgufError, LoadFailed
@@ -51,22 +51,26 @@ class Need:
 
 
 class Estimates:
-    """Those under way, each in a thread: `need` blocks. However many ask for the same model, it is estimated once."""
+    """Those under way, each in a thread: `need` blocks. However many ask for the same model, it is estimated once.
+    `patience` is in seconds: files whose disk hangs cost their own model alone."""
 
-    def __init__(self, need: Callable[[ModelSpec], Need]) -> None:
+    def __init__(self, need: Callable[[ModelSpec], Need], patience: float = threads.PATIENCE) -> None:
         self._need = need
+        self._patience = patience
         self._tasks: dict[ModelSpec, asyncio.Task[Need]] = {}
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     async def of(self, spec: ModelSpec) -> Need:
-        """Raises LoadFailed for a model that cannot be loaded at all, GgufError."""
+        """Raises LoadFailed for a model that cannot be loaded at all, GgufError, Unanswered."""
         if spec.problem:
             raise LoadFailed(f"{spec.name!r} cannot be loaded: {spec.problem}")
         task = self._tasks.get(spec)
         if task is None:
-            task = self._tasks[spec] = asyncio.create_task(asyncio.to_thread(self._need, spec))
+            what = f"The model file {spec.model_path} of {spec.name!r}"
+            asked = threads.ESTIMATES.run(self._need, spec, patience=self._patience, what=what)
+            task = self._tasks[spec] = asyncio.create_task(asked)
             task.add_done_callback(lambda done: self._done(spec, done))
         return await asyncio.shield(task)
 

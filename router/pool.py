@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import Any, assert_never
 
-from router import errors
+from router import errors, threads
 from router.catalog import Catalog, ModelSpec
 from router.changes import Changes
 from router.download import Download, Hub
@@ -245,7 +245,7 @@ class Pool:
         for spec in self.catalog.models:
             if spec.name not in self._needs and not spec.problem and not self._closed:
                 with contextlib.suppress(errors.RouterError):
-                    need = await asyncio.to_thread(quick, spec)
+                    need = await threads.FILES.run(quick, spec, patience=threads.PATIENCE, what=f"The model file {spec.model_path} of {spec.name!r}")
                     self._needs.setdefault(spec.name, need)
                     self._note(spec.name)
 
@@ -622,7 +622,7 @@ class Pool:
             return  # it may have begun to give back
         held, footprint = run.weighed(found, self._scheduler.model(run.spec.name).held)
         self._apply(self._scheduler.measured(run.spec.name, run.number, held, self._now()))
-        await asyncio.to_thread(self._learn, run.spec, footprint)
+        await threads.RECORDS.run(self._learn, run.spec, footprint)
 
     async def _probe(self, expected: Mapping[str, int]) -> None:
         self._apply(self._scheduler.probed(await self._read(expected), self._now()))
