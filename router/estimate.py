@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from cachetools import LRUCache
 
-from router import flags, gguf, memory, policy, threads
+from router import files, flags, gguf, memory, policy, threads
 from router.catalog import ModelSpec
 from router.engine import Engine
 from router.errors import GgufError, LoadFailed
@@ -30,6 +30,9 @@ log = logging.getLogger("router.estimate")
 PATIENCE = 10.0
 SHORTEST = 4096  # tokens; an automatic context is not shortened below this
 STEP = 256  # what llama.cpp rounds a context to
+# Flags that name a file which the child reads from its begin to its end.
+READ = ("--model", "--mmproj", "--spec-draft-model", "--chat-template-file", "--grammar-file", "--json-schema-file")
+READ_LISTS = ("--lora", "--control-vector")  # of such files, with commas between
 # Flags that decide about thinking, each with the values that leave it open; a level or a budget presumes it.
 THINKING: Mapping[str, tuple[str, ...]] = {
     "--chat-template-kwargs": (),
@@ -109,6 +112,7 @@ class Estimator:
     def need(self, spec: ModelSpec, *, quick: bool = False) -> Need:
         """`quick` reads headers but runs nothing. Raises GgufError, and LoadFailed for a GPU that is not there."""
         args = flags.merge(flags.of_environment({**self._environ, **dict(spec.env)}, self._table), spec.args)
+        _check_files(spec.name, args)
         args, chosen = self._chosen(spec.name, args)
         if spec.model_path is None:  # its child fetches it: nothing is known but where it goes
             names = memory.names(args)
@@ -143,10 +147,10 @@ class Estimator:
             self._footprints.put(self._key(spec), found)
 
     def _key(self, spec: ModelSpec) -> str:
-        files = [path for path in (spec.model_path, spec.mmproj_path) if path]
+        parts = [path for path in (spec.model_path, spec.mmproj_path) if path]
         try:
             said = [*flags.render(spec.args), *(f"{name}={value}" for name, value in spec.env)]
-            return key_of(files, said, self._build)
+            return key_of(parts, said, self._build)
         except OSError as exc:
             raise GgufError(
                 f"{exc.filename} cannot be read ({exc.strerror}). Put it back, or take it out and POST /models/reload."
@@ -248,6 +252,18 @@ class Estimator:
         if not split:
             return Demand(host=demand.host + demand.split + estimate.compute)
         return replace(demand, split=split, host=demand.host + demand.split - split, layers=())
+
+
+def _check_files(model: str, args: Sequence[Arg]) -> None:
+    """Raises LoadFailed for what the child would open and wait for ever."""
+    for arg in args:
+        name, value = arg.flag.name, arg.values[0] if arg.values else ""
+        for path in [value] if name in READ else value.split(",") if name in READ_LISTS else ():
+            if files.is_special(path):
+                raise LoadFailed(
+                    f"{model!r} cannot be loaded: {path} ({name}) is no regular file, but a folder, a pipe or "
+                    "a device. Put a file there, or change the path."
+                )
 
 
 def is_silent(spec: ModelSpec) -> bool:

@@ -8,10 +8,9 @@ does so in `threads`.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
-from pathlib import Path
-from typing import BinaryIO
 
 # What the platform has of: no waiting for a FIFO's writer, no terminal that becomes ours, nothing for our children.
 _FLAGS = os.O_RDONLY
@@ -20,7 +19,7 @@ for _name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
 # Descriptors that whoever started this process has opened, as in `--api-key-file <(program)`.
 _INHERITED = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 _KINDS = (
-    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"),
@@ -36,14 +35,14 @@ class TooLarge(OSError):
     """It is larger than what is read of such files."""
 
 
-def opened(path: str | os.PathLike[str]) -> BinaryIO:
+def opened(path: str | os.PathLike[str]) -> io.FileIO:
     """The regular file, to be read without a buffer. Raises OSError, NotAFile among them, and ValueError for a path
     with a NUL in it."""
     _check(os.stat(path), path)  # so that a device is not even opened
     descriptor = os.open(path, _FLAGS)
     try:
         _check(os.fstat(descriptor), path)
-        return open(descriptor, "rb", buffering=0)  # type: ignore[return-value]
+        return io.FileIO(descriptor, "r")
     except BaseException:
         os.close(descriptor)
         raise
@@ -82,7 +81,7 @@ def is_special(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def _read(file: BinaryIO, most: int) -> bytes:
+def _read(file: io.FileIO, most: int) -> bytes:
     parts, left = [], most
     while left > 0 and (part := file.read(min(left, 1 << 20))):
         parts.append(part)

@@ -11,8 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from router import files
+
 log = logging.getLogger("router.footprints")
 
+LARGEST = 16 << 20  # bytes of the file
 LIMIT = 1000  # models and flags that are remembered; the oldest go first
 
 
@@ -43,6 +46,7 @@ class Footprints:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._writing = threading.Lock()  # not the readers': the disk may hang
         self._known = self._read()
 
     def get(self, key: str) -> Footprint | None:
@@ -57,12 +61,14 @@ class Footprints:
             self._known[key] = greatest
             while len(self._known) > LIMIT:
                 del self._known[next(iter(self._known))]
-            if greatest != known or known is found:
+            is_news = greatest != known or known is found
+        if is_news:
+            with self._writing:
                 self._write()
 
     def _read(self) -> dict[str, Footprint]:
         try:
-            table = json.loads(self._path.read_text())
+            table = json.loads(files.content(self._path, LARGEST))
             return {
                 str(key): Footprint(*(int(row[name]) for name in ("gpu", "gpus", "host"))) for key, row in table.items()
             }
@@ -76,7 +82,9 @@ class Footprints:
         fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_text(json.dumps({key: asdict(found) for key, found in self._known.items()}))
+            with self._lock:
+                table = {key: asdict(found) for key, found in self._known.items()}
+            fresh.write_text(json.dumps(table))
             fresh.replace(self._path)  # another router's reader sees the one or the other, never half of it
         except OSError as exc:
             log.warning("what models took is not kept: %s cannot be written (%s)", self._path, exc)

@@ -93,7 +93,7 @@ class Pool:
         self.feed = Feed()
         self._nodes = {node.name: node for node in nodes}
         self._scheduler = Scheduler(limits)
-        self._estimates = Estimates(need)
+        self._estimates = Estimates(need, min(threads.PATIENCE, load_timeout))
         self._learn = learn
         self._load_timeout = load_timeout
         self._ttl = ttl
@@ -245,7 +245,8 @@ class Pool:
         for spec in self.catalog.models:
             if spec.name not in self._needs and not spec.problem and not self._closed:
                 with contextlib.suppress(errors.RouterError):
-                    need = await threads.FILES.run(quick, spec, patience=threads.PATIENCE, what=f"The model file {spec.model_path} of {spec.name!r}")
+                    what = f"The model file {spec.model_path} of {spec.name!r}"
+                    need = await threads.FILES.run(quick, spec, patience=threads.PATIENCE, what=what)
                     self._needs.setdefault(spec.name, need)
                     self._note(spec.name)
 
