@@ -18,7 +18,7 @@ from typing import Literal, TypeVar
 
 from cachetools import LRUCache
 
-from router import gguf, hub, presets, template
+from router import files, gguf, hub, presets, template
 from router.errors import CatalogError, GgufError, InvalidRequest, UnknownModel
 from router.flags import SOURCES, Arg, FlagTable, merge, render, switch_of, value_of, variable_of
 from router.hub import CacheEntry
@@ -150,8 +150,8 @@ class ModelSpec:
             return Info(problem=self.problem)
         try:
             override = self._override()
-            files = filter(None, (self.model_path, self.mmproj_path))
-            key = (*map(_identity, files), self._serves(), override)
+            parts = filter(None, (self.model_path, self.mmproj_path))
+            key = (*map(_identity, parts), self._serves(), override)
             with _lock:
                 info = _infos.get(key)
             info = info or self._read(override)
@@ -202,9 +202,8 @@ class ModelSpec:
 def _text(path: Path) -> str:
     """As much of a template's file as can matter; nothing of one that cannot be read: the load will tell."""
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return file.read(template.LONGEST + 1)
-    except OSError:
+        return files.start(path, 4 * template.LONGEST + 4).decode(errors="replace")[: template.LONGEST + 1]
+    except (OSError, ValueError):
         return ""
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from router import fetch, gguf, hub
+from router import fetch, gguf, hub, threads
 from router.catalog import ModelSpec
 from router.errors import Cancelled, ConfigError, GgufError, HubUnavailable, InvalidRequest, RouterError
 from router.flags import value_of
@@ -76,7 +76,7 @@ class Depot:
 
     async def look(self) -> bool:
         """Have the catalog made again if another program has changed the cache; whether it was."""
-        if await asyncio.to_thread(self._sources.is_current):
+        if await threads.CATALOG.run(self._sources.is_current):
             return False
         try:
             await self._refresh()
@@ -131,7 +131,7 @@ class Depot:
         self.forget(spec.name)
         freed = 0
         if not spec.missing:
-            freed = await asyncio.to_thread(hub.remove, self._root, Name.parse(spec.name))
+            freed = await threads.CACHE.run(hub.remove, self._root, Name.parse(spec.name))
             log.info("%s: removed, which freed %s", spec.name, size(freed))
         await self._refresh()
         return freed
@@ -192,7 +192,7 @@ class Depot:
                 with contextlib.suppress(OSError, GgufError):
                     if path.stat().st_size >= min(least, first.size):
                         least *= 2
-                        await asyncio.to_thread(gguf.read, path)
+                        await threads.CACHE.run(gguf.read, path)
                         await check(replace(spec, model_path=path, size_bytes=resolved.bytes))
                         return
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from cachetools import LRUCache
 
-from router import flags, gguf, memory, policy
+from router import files, flags, gguf, memory, policy, threads
 from router.catalog import ModelSpec
 from router.engine import Engine
 from router.errors import GgufError, LoadFailed
@@ -30,6 +30,9 @@ log = logging.getLogger("router.estimate")
 PATIENCE = 10.0
 SHORTEST = 4096  # tokens; an automatic context is not shortened below this
 STEP = 256  # what llama.cpp rounds a context to
+# Flags that name a file which the child reads from its begin to its end.
+READ = ("--model", "--mmproj", "--spec-draft-model", "--chat-template-file", "--grammar-file", "--json-schema-file")
+READ_LISTS = ("--lora", "--control-vector")  # of such files, with commas between
 # Flags that decide about thinking, each with the values that leave it open; a level or a budget presumes it.
 THINKING: Mapping[str, tuple[str, ...]] = {
     "--chat-template-kwargs": (),
@@ -51,22 +54,26 @@ class Need:
 
 
 class Estimates:
-    """Those under way, each in a thread: `need` blocks. However many ask for the same model, it is estimated once."""
+    """Those under way, each in a thread: `need` blocks. However many ask for the same model, it is estimated once.
+    `patience` is in seconds: files whose disk hangs cost their own model alone."""
 
-    def __init__(self, need: Callable[[ModelSpec], Need]) -> None:
+    def __init__(self, need: Callable[[ModelSpec], Need], patience: float = threads.PATIENCE) -> None:
         self._need = need
+        self._patience = patience
         self._tasks: dict[ModelSpec, asyncio.Task[Need]] = {}
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     async def of(self, spec: ModelSpec) -> Need:
-        """Raises LoadFailed for a model that cannot be loaded at all, GgufError."""
+        """Raises LoadFailed for a model that cannot be loaded at all, GgufError, Unanswered."""
         if spec.problem:
             raise LoadFailed(f"{spec.name!r} cannot be loaded: {spec.problem}")
         task = self._tasks.get(spec)
         if task is None:
-            task = self._tasks[spec] = asyncio.create_task(asyncio.to_thread(self._need, spec))
+            what = f"The model file {spec.model_path} of {spec.name!r}"
+            asked = threads.ESTIMATES.run(self._need, spec, patience=self._patience, what=what)
+            task = self._tasks[spec] = asyncio.create_task(asked)
             task.add_done_callback(lambda done: self._done(spec, done))
         return await asyncio.shield(task)
 
@@ -105,6 +112,7 @@ class Estimator:
     def need(self, spec: ModelSpec, *, quick: bool = False) -> Need:
         """`quick` reads headers but runs nothing. Raises GgufError, and LoadFailed for a GPU that is not there."""
         args = flags.merge(flags.of_environment({**self._environ, **dict(spec.env)}, self._table), spec.args)
+        _check_files(spec.name, args)
         args, chosen = self._chosen(spec.name, args)
         if spec.model_path is None:  # its child fetches it: nothing is known but where it goes
             names = memory.names(args)
@@ -139,10 +147,10 @@ class Estimator:
             self._footprints.put(self._key(spec), found)
 
     def _key(self, spec: ModelSpec) -> str:
-        files = [path for path in (spec.model_path, spec.mmproj_path) if path]
+        parts = [path for path in (spec.model_path, spec.mmproj_path) if path]
         try:
             said = [*flags.render(spec.args), *(f"{name}={value}" for name, value in spec.env)]
-            return key_of(files, said, self._build)
+            return key_of(parts, said, self._build)
         except OSError as exc:
             raise GgufError(
                 f"{exc.filename} cannot be read ({exc.strerror}). Put it back, or take it out and POST /models/reload."
@@ -244,6 +252,18 @@ class Estimator:
         if not split:
             return Demand(host=demand.host + demand.split + estimate.compute)
         return replace(demand, split=split, host=demand.host + demand.split - split, layers=())
+
+
+def _check_files(model: str, args: Sequence[Arg]) -> None:
+    """Raises LoadFailed for what the child would open and wait for ever."""
+    for arg in args:
+        name, value = arg.flag.name, arg.values[0] if arg.values else ""
+        for path in [value] if name in READ else value.split(",") if name in READ_LISTS else ():
+            if files.is_special(path):
+                raise LoadFailed(
+                    f"{model!r} cannot be loaded: {path} ({name}) is no regular file, but a folder, a pipe or "
+                    "a device. Put a file there, or change the path."
+                )
 
 
 def is_silent(spec: ModelSpec) -> bool:

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from router import errors, hub
+from router import errors, hub, threads
 from router.errors import HubUnavailable, InsufficientDisk, RouterError, UnknownModel, UpstreamFailed
 from router.redaction import without_credentials
 from router.repo import PRESET, File, Listing, Name, Resolved, choose, every
@@ -69,14 +69,14 @@ async def resolve(
     it is what the cache has. Raises UnknownModel, Forbidden (a licence, a token), InsufficientDisk, HubUnavailable.
     """
     offline = offline or is_offline(os.environ)
-    listing = await asyncio.to_thread(hub.listing, root, name) if offline else await _listing(name, token)
+    listing = await threads.CACHE.run(hub.listing, root, name) if offline else await _listing(name, token)
     if listing is None:
         raise UnknownModel(f"{name} is not in the cache {root}, and --offline forbids to download it")
     resolved = choose(listing, name.quant, file, drafting=drafting)
     if resolved is None:
         there = "the cache" if offline else f"{endpoint(os.environ)}/{name.repo}"
         raise UnknownModel(f"{there} has no model {name}; it has {_told(listing)}")
-    return await asyncio.to_thread(_fitting, resolved, root, fallback)
+    return await threads.CACHE.run(_fitting, resolved, root, fallback)
 
 
 async def fetch(
@@ -90,7 +90,7 @@ async def fetch(
     arrived damaged, RouterError when the cache cannot be written.
     """
     files = {url_of(os.environ, resolved, file): file for file in resolved.wanted}
-    held = await asyncio.to_thread(lambda: {url: hub.held(root, resolved.listing, file) for url, file in files.items()})
+    held = await threads.CACHE.run(lambda: {url: hub.held(root, resolved.listing, file) for url, file in files.items()})
     for url, file in files.items():
         on_progress(Progress(url, file, held[url]))
     lacking = {url: file for url, file in files.items() if held[url] < file.size}
@@ -99,7 +99,7 @@ async def fetch(
         request = {"op": "get", "repo": resolved.listing.repo, "files": blobs}
         await _ask(request, token, lambda told: on_progress(Progress(told["url"], files[told["url"]], told["done"])))
     try:
-        await asyncio.to_thread(hub.place, root, resolved)
+        await threads.CACHE.run(hub.place, root, resolved)
     except OSError as error:
         if lacking:  # else it is a cache that may only be read, and all is there
             raise RouterError(f"{root} cannot be written ({error.strerror}: {error.filename})") from error
@@ -108,7 +108,7 @@ async def fetch(
 async def preset(name: Name, root: Path, *, token: str | None = None, offline: bool = False) -> Path | None:
     """The preset file of a repository, which is in the cache then; None if it has none. Where the hub does not tell, or
     may not be asked, it is what the cache has. Raises what `fetch` does."""
-    cached = await asyncio.to_thread(hub.preset, root, name)
+    cached = await threads.CACHE.run(hub.preset, root, name)
     if offline or is_offline(os.environ):
         return cached
     try:
@@ -123,7 +123,7 @@ async def preset(name: Name, root: Path, *, token: str | None = None, offline: b
     if file.size > LARGEST_PRESET:
         raise UpstreamFailed(f"{PRESET} of {name.repo} is no preset file: it is larger than {_mib(LARGEST_PRESET)}")
     await fetch(Resolved(listing, name.repo, None, (file,)), root, lambda told: None, token=token)
-    return await asyncio.to_thread(hub.preset, root, name)
+    return await threads.CACHE.run(hub.preset, root, name)
 
 
 def is_offline(environ: Mapping[str, str]) -> bool:

@@ -8,12 +8,13 @@ import json
 import logging
 import os
 import secrets
-import stat
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from router import files
 
 log = logging.getLogger("router.footprints")
 
@@ -45,15 +46,7 @@ def default_path(environ: Mapping[str, str]) -> Path:
 
 def _table(path: Path) -> dict[str, Footprint]:
     """What a file says. Raises OSError, ValueError, RecursionError: it is another program's to spoil."""
-    # Whatever stands in its place, nobody waits for it.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("it is no file")
-        data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise ValueError(f"it has more than {LARGEST >> 20} MiB")
-    table = json.loads(data)
+    table = json.loads(files.content(path, LARGEST))
     if not isinstance(table, dict):
         raise ValueError("it holds no table")
     return {key: _footprint(row) for key, row in list(table.items())[-LIMIT:]}
@@ -74,6 +67,7 @@ class Footprints:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._writing = threading.Lock()  # not the readers': the disk may hang
         self._known = self._read()
 
     def get(self, key: str) -> Footprint | None:
@@ -88,7 +82,9 @@ class Footprints:
             self._known[key] = greatest
             while len(self._known) > LIMIT:
                 del self._known[next(iter(self._known))]
-            if greatest != known or known is found:
+            is_news = greatest != known or known is found
+        if is_news:
+            with self._writing:
                 self._write()
 
     def _read(self) -> dict[str, Footprint]:
@@ -115,7 +111,9 @@ class Footprints:
         fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_text(json.dumps({key: asdict(found) for key, found in self._known.items()}))
+            with self._lock:
+                table = {key: asdict(found) for key, found in self._known.items()}
+            fresh.write_text(json.dumps(table))
             fresh.replace(self._path)  # another router's reader sees the one or the other, never half of it
         except OSError as exc:
             with contextlib.suppress(OSError):

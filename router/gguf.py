@@ -10,7 +10,6 @@ import contextlib
 import math
 import os
 import re
-import stat
 import struct
 import threading
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from typing import BinaryIO
 
 from cachetools import LRUCache
 
+from router import files
 from router.errors import GgufError
 
 Scalar = int | float | bool | str
@@ -190,14 +190,14 @@ _lock = threading.Lock()
 def read(path: Path) -> Metadata:
     """The header of one file; answered from a cache while the file stays the same. Raises GgufError."""
     try:
-        with open(path, "rb", buffering=0, opener=_open) as file:
+        with files.opened(path) as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise GgufError(f"{path} is not a file; name a .gguf file")
             key = (path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
             with _lock:
                 known = _cache.get(key)
             metadata = known or _Header(path, file, status.st_size).read()
+    except files.NotAFile as error:
+        raise GgufError(f"{path} is not a file ({error.strerror}); name a .gguf file") from error
     except OSError as error:
         raise GgufError(f"cannot read the model file {path}: {error.strerror or error}") from error
     except ValueError as error:  # a path with a NUL in it
@@ -205,11 +205,6 @@ def read(path: Path) -> Metadata:
     with _lock, contextlib.suppress(ValueError):  # one that is larger than the cache
         _cache[key] = metadata
     return metadata
-
-
-def _open(name: str, flags: int) -> int:
-    # without O_NONBLOCK, opening a FIFO waits for a writer
-    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def shards(path: Path) -> tuple[Path, ...]:

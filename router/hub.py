@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from router import files as regular
 from router import repo as repos
 from router.errors import Forbidden, InvalidRequest, RouterError, UnknownModel
 from router.repo import MAIN, PRESET, REVISION, File, Listing, Name, Resolved
@@ -378,7 +379,7 @@ def _refs(folder: Path) -> Iterator[tuple[str, Path]]:
         if not REVISION.fullmatch(ref):
             continue
         try:
-            commit = Path(path).read_text("ascii", "replace").strip()
+            commit = regular.start(path, 100).decode("ascii", "replace").strip()
         except OSError:
             continue
         if COMMIT.fullmatch(commit) and os.path.isdir(folder / "snapshots" / commit):

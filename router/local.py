@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import re
@@ -11,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from router import threads
 from router.devices import Devices
 from router.engine import Engine
 from router.errors import ConfigError, LoadFailed
@@ -60,7 +60,7 @@ class LocalNode:
         return await self._devices.settle(expected)
 
     async def footprint(self, child: Child) -> Mapping[str, int]:
-        return await self._devices.footprint(await asyncio.to_thread(tree_of, child.pid))
+        return await self._devices.footprint(await threads.MACHINE.run(tree_of, child.pid))
 
     def expect(self, files: Sequence[Path]) -> None:
         self._ahead.expect(files)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import Any, assert_never
 
-from router import errors
+from router import errors, threads
 from router.catalog import Catalog, ModelSpec
 from router.changes import Changes
 from router.download import Download, Hub
@@ -93,7 +93,7 @@ class Pool:
         self.feed = Feed()
         self._nodes = {node.name: node for node in nodes}
         self._scheduler = Scheduler(limits)
-        self._estimates = Estimates(need)
+        self._estimates = Estimates(need, min(threads.PATIENCE, load_timeout))
         self._learn = learn
         self._load_timeout = load_timeout
         self._ttl = ttl
@@ -245,7 +245,8 @@ class Pool:
         for spec in self.catalog.models:
             if spec.name not in self._needs and not spec.problem and not self._closed:
                 with contextlib.suppress(errors.RouterError):
-                    need = await asyncio.to_thread(quick, spec)
+                    what = f"The model file {spec.model_path} of {spec.name!r}"
+                    need = await threads.FILES.run(quick, spec, patience=threads.PATIENCE, what=what)
                     self._needs.setdefault(spec.name, need)
                     self._note(spec.name)
 
@@ -630,7 +631,7 @@ class Pool:
             return  # it may have begun to give back
         held, footprint = run.weighed(found, self._scheduler.model(run.spec.name).held)
         self._apply(self._scheduler.measured(run.spec.name, run.number, held, self._now()))
-        await asyncio.to_thread(self._learn, run.spec, footprint)
+        await threads.RECORDS.run(self._learn, run.spec, footprint)
 
     async def _probe(self, expected: Mapping[str, int]) -> None:
         self._apply(self._scheduler.probed(await self._read(expected), self._now()))

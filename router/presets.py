@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from router import allowlist
+from router import allowlist, files
 from router.errors import PresetError
 from router.flags import DROPPED, ELSEWHERE, OWNED, Arg, Flag, FlagTable, boolean, default_table, merge
 from router.near import nearest
@@ -143,8 +143,7 @@ def read(path: Path, table: FlagTable, *, foreign: bool = False) -> PresetFile:
 def examine(path: Path, table: FlagTable, *, foreign: bool = False) -> tuple[PresetFile, tuple[Problem, ...]]:
     """What `parse` gives for a file. Raises PresetError when it cannot be read at all."""
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
+        content = files.start(path, LARGEST + 1)
     except OSError as error:
         raise PresetError(f"cannot read the preset file: {error.strerror}", path=path) from error
     if len(content) > LARGEST:

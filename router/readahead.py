@@ -20,6 +20,7 @@ from threading import Event, Thread, get_native_id
 
 import psutil
 
+from router import files as regular
 from router.policy import size
 
 log = logging.getLogger("router.readahead")
@@ -76,7 +77,7 @@ def _read(files: Sequence[Path], spare: Callable[[], int], given_up: Event) -> N
     try:
         with mmap.mmap(-1, STEP) as step:  # which goes back to the system, as the heap of a thread that ends does not
             for file in files:
-                with open(file, "rb", buffering=0) as source:
+                with regular.opened(file) as source:
                     while not given_up.is_set() and done + STEP <= spare() - RESERVE:
                         if not (count := source.readinto(step)):
                             break

@@ -14,9 +14,8 @@ import socket
 import ssl
 import stat
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,12 @@ import uvicorn
 
 from router import catalog as catalogs
 from router import engine as engines
-from router import fetch, flags, hub, logs, openfiles, settings
+from router import fetch, files, flags, hub, logs, openfiles, settings, threads
 from router import forecast as forecasts
 from router.api.gateway import Gateway
 from router.app import create_app
 from router.budget import Budget
-from router.catalog import Catalog, ModelSpec
+from router.catalog import Catalog, Info, ModelSpec
 from router.changes import Changes
 from router.connection import Connection
 from router.depot import Depot
@@ -57,6 +56,8 @@ from router.watch import changes
 log = logging.getLogger("router.serve")
 
 MIB = 2**20
+LARGEST_PEM = MIB  # bytes of a certificate's file or a key's
+LANES = 4  # headers that are read side by side: one may lie on a disk that hangs
 # Told the URLs that the router listens on, and what ends it.
 Announce = Callable[[Sequence[str], Callable[[], None]], None]
 # Clients that are still served when the router is told to end get this many seconds to finish.
@@ -196,7 +197,7 @@ def _assemble(
 
     async def renewed(read: Callable[[], Catalog]) -> Changes:
         async with reloading:
-            changes = await pool.replace(await _described(await asyncio.to_thread(read)))
+            changes = await pool.replace(await _described(await threads.CATALOG.run(read)))
         survey()
         return changes
 
@@ -230,7 +231,7 @@ def _assemble(
         pool.survey(lambda spec: estimator.need(spec, quick=True))
 
     async def forecast(spec: ModelSpec) -> Forecast:
-        return await asyncio.to_thread(forecasts.forecast, estimator, spec, await pool.snapshot())
+        return await threads.ESTIMATES.run(forecasts.forecast, estimator, spec, await pool.snapshot())
 
     app = create_app(
         gateway,
@@ -388,26 +389,30 @@ class Server(uvicorn.Server):
 
 
 async def _described(catalog: Catalog) -> Catalog:
-    """With what the models' headers say, read in a thread, and not in one go, so that it can be cancelled: many headers
-    on a cold disk take long."""
-    left, models = iter(catalog.models), list[ModelSpec]()
-    while some := await asyncio.to_thread(_next_described, left):
-        models += some
+    """With what the models' headers say, read in threads, and not in one go, so that it can be cancelled: many headers
+    on a cold disk take long, and on one that hangs they cost their own models alone."""
+    models, left = list(catalog.models), iter(range(len(catalog.models)))
+    lanes = [asyncio.create_task(_describe_next(models, left)) for _ in range(LANES)]
+    try:
+        await asyncio.gather(*lanes)
+    finally:
+        for lane in lanes:
+            lane.cancel()
     for spec in models:
         if spec.info.problem:
             log.warning("%s cannot be served: %s", spec.name, spec.info.problem)
     return Catalog(models, catalog.default_name)
 
 
-def _next_described(left: Iterator[ModelSpec]) -> list[ModelSpec]:
-    """One model, and as many more as are read in a moment: a hop to a thread costs as much as a known header."""
-    end = time.monotonic() + MOMENT
-    described = []
-    for spec in left:
-        described.append(spec.described())
-        if time.monotonic() >= end:
-            break
-    return described
+async def _describe_next(models: list[ModelSpec], left: Iterator[int]) -> None:
+    """One lane: one model after the other, in place, as long as any are `left`."""
+    for index in left:
+        spec = models[index]
+        what = f"The model file {spec.model_path} of {spec.name!r}"
+        try:
+            models[index] = await threads.FILES.run(spec.described, patience=threads.PATIENCE, what=what)
+        except threads.Unanswered as exc:
+            models[index] = replace(spec, info=Info(problem=exc.message))
 
 
 def _check_map(pairs: Sequence[tuple[str, str]], catalog: Catalog) -> None:
@@ -423,7 +428,7 @@ def _check_certificate(key: Path | None, certificate: Path | None) -> None:
         return
     for flag, file in (("--ssl-key-file", key), ("--ssl-cert-file", certificate)):
         try:
-            file.read_bytes()
+            files.content(file, LARGEST_PEM)
         except OSError as exc:
             raise ConfigError(f"{flag} {file} cannot be read: {exc.strerror}.") from exc
     try:  # with a pass phrase, since else OpenSSL would ask the terminal for the one of an encrypted key

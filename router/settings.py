@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from router import flags, origins
+from router import files, flags, origins
 from router.errors import FlagError
 from router.flags import Arg, Flag, FlagTable, LoadArgs
 
@@ -400,9 +400,12 @@ def _read(option: Option, word: str, source: str) -> Any:
         raise FlagError(f"{source} takes {option.kind.takes}, not {word[:80]!r}") from None
 
 
+LARGEST_KEYS = 1 << 20  # bytes of a file of keys
+
+
 def _keys(path: Path, flag: str) -> tuple[str, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = files.secret(path, LARGEST_KEYS).decode().splitlines()
     except OSError as error:
         raise FlagError(f"cannot read {flag} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import hashlib
 import math
@@ -10,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from router import gguf
+from router import gguf, threads
 from router.api.details import details
 from router.api.prompt import Defaults
 from router.api.reply import rfc3339
@@ -147,7 +146,7 @@ class Library:
     async def show(self, found: Found, *, verbose: bool) -> dict[str, Any]:
         """Raises GgufError."""
         spec, files = found.spec, await self._read()
-        header = await asyncio.to_thread(gguf.read, spec.model_path) if spec.model_path and not spec.problem else None
+        header = await self._header(spec) if spec.model_path and not spec.problem else None
         template = self._pool.effective(spec.name).template or (header.chat_template if header else None) or ""
         parameters = "\n".join(_lines(found.defaults.parameters))
         return {
@@ -160,6 +159,10 @@ class Library:
             "capabilities": _capabilities(spec),
             "modified_at": rfc3339(_modified(found, files)),
         }
+
+    async def _header(self, spec: ModelSpec) -> Metadata:
+        what = f"The model file {spec.model_path} of {spec.name!r}"
+        return await threads.FILES.run(gguf.read, spec.model_path, patience=threads.PATIENCE, what=what)
 
     def _listed(self) -> Iterator[Found]:
         catalog = self._pool.catalog
@@ -183,7 +186,11 @@ class Library:
         """By model name; looked up once for each catalog."""
         catalog = self._pool.catalog
         if catalog is not self._catalog:
-            files = await asyncio.to_thread(lambda: {spec.name: _file(spec) for spec in catalog.models})
+            files = await threads.FILES.run(
+                lambda: {spec.name: _file(spec) for spec in catalog.models},
+                patience=threads.PATIENCE,
+                what="A model file",
+            )
             self._catalog, self._files = catalog, files
             return files
         return self._files

@@ -1,0 +1,99 @@
+"""Files that others wrote: opened without waiting, only if they are regular, and read no further than a bound.
+
+Opening a FIFO waits for a writer, a device may wait for ever or never end, and a huge file fills the memory. Whoever
+reads a file of a model, a preset or a key, opens it here. A disk may hang all the same: what reads outside the start
+does so in `threads`.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+
+# What the platform has of: no waiting for a FIFO's writer, no terminal that becomes ours, nothing for our children.
+_FLAGS = os.O_RDONLY
+for _name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
+    _FLAGS |= getattr(os, _name, 0)
+# Descriptors that whoever started this process has opened, as in `--api-key-file <(program)`.
+_INHERITED = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
+_KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+class NotAFile(OSError):
+    """It is there, but no regular file; `strerror` says what it is."""
+
+
+class TooLarge(OSError):
+    """It is larger than what is read of such files."""
+
+
+def opened(path: str | os.PathLike[str]) -> io.FileIO:
+    """The regular file, to be read without a buffer. Raises OSError, NotAFile among them, and ValueError for a path
+    with a NUL in it."""
+    _check(os.stat(path), path)  # so that a device is not even opened
+    descriptor = os.open(path, _FLAGS)
+    try:
+        _check(os.fstat(descriptor), path)
+        return io.FileIO(descriptor, "r")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def content(path: str | os.PathLike[str], most: int) -> bytes:
+    """The whole file. Raises what `opened` does, and TooLarge for more than `most` bytes."""
+    data = start(path, most + 1)
+    if len(data) > most:
+        raise TooLarge(errno.EFBIG, f"it is larger than {_size(most)}", os.fspath(path))
+    return data
+
+
+def start(path: str | os.PathLike[str], most: int) -> bytes:
+    """The first `most` bytes of the file. Raises what `opened` does."""
+    with opened(path) as file:
+        return _read(file, most)
+
+
+def secret(path: str | os.PathLike[str], most: int) -> bytes:
+    """As `content`, but also what comes through a descriptor that this process was started with."""
+    if not os.fspath(path).startswith(_INHERITED):
+        return content(path, most)
+    with open(path, "rb", buffering=0) as file:
+        data = _read(file, most + 1)
+    if len(data) > most:
+        raise TooLarge(errno.EFBIG, f"it is larger than {_size(most)}", os.fspath(path))
+    return data
+
+
+def is_special(path: str | os.PathLike[str]) -> bool:
+    """Whether something is there that is no regular file."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _read(file: io.FileIO, most: int) -> bytes:
+    parts, left = [], most
+    while left > 0 and (part := file.read(min(left, 1 << 20))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def _check(status: os.stat_result, path: str | os.PathLike[str]) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((kind for is_one, kind in _KINDS if is_one(status.st_mode)), "something else")
+        raise NotAFile(errno.EINVAL, f"it is {kind}, not a regular file", os.fspath(path))
+
+
+def _size(count: int) -> str:
+    return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count >> 10} KiB"
