@@ -18,13 +18,13 @@ compares these lines with the code, both ways.
     near           PURE: the names that were probably meant                   -> nothing
     flags          llama-server's arguments as data                           -> errors near redaction
     settings       one frozen Settings; one row an option                     -> errors files flags origins
-    presets        INI to frozen presets, and where each value came from      -> allowlist errors files flags near
+    repo           PURE: names on the hub, and which files they mean          -> errors
+    presets        INI to frozen presets, and where each value came from      -> allowlist errors files flags near repo
     needs          PURE: what each route needs of whoever asks                -> nothing
     origins        PURE: names of hosts, origins of pages, and who is listed  -> needs
     doors          PURE: who may ask for what: host, page, type and key       -> errors needs origins
     allowlist      what may be set from outside: one list                     -> flags
     gguf           a model file's header                                      -> errors files
-    repo           PURE: names on the hub, and which files they mean          -> errors
     hub            the Hugging Face cache on disk                             -> errors files repo
     transfer       a child program: huggingface_hub behind lines of JSON      -> errors redaction repo
     fetch          from a name on the hub to its files in the cache           -> errors hub redaction repo threads

@@ -16,7 +16,7 @@ from typing import Any
 
 from router.flags import Arg, Flag, default_table
 
-LONGEST_VALUE = 2**16  # characters; a process takes 128 KiB at most as one argument
+LONGEST_VALUE = 2**16  # bytes; a process takes 128 KiB at most as one argument
 
 SAFE = frozenset(
     f"--{name}"
@@ -65,7 +65,29 @@ TEMPLATES = frozenset(
 # More threads than these only take time from other models.
 _THREADS = max(16, 2 * (os.cpu_count() or 1))
 
-# What a machine has once and for all, lowest and highest: of these a process takes as much as it is told.
+
+def _flags(text: str) -> frozenset[str]:
+    return frozenset(f"--{name}" for name in text.split())
+
+
+# Values of these are words, texts or lists.
+_WORDS = _flags("""
+    flash-attn cache-type-k cache-type-v cache-type-k-draft cache-type-v-draft n-gpu-layers n-gpu-layers-draft
+    load-mode lazy-mode fit rope-scaling samplers sampling-seq dry-sequence-breaker logit-bias grammar json-schema
+    spec-type spec-draft-sampling chat-template chat-template-kwargs reasoning reasoning-format reasoning-effort
+    reasoning-budget-message reverse-prompt pooling
+""")
+# Values of these are numbers with a fraction. All others are whole ones, in digits alone: the engine reads `99999999x`
+# as far as there are digits, and the memory plan would not see it.
+_FRACTIONS = _flags("""
+    rope-scale rope-freq-base rope-freq-scale yarn-ext-factor yarn-attn-factor yarn-beta-slow yarn-beta-fast
+    temperature top-p min-p top-n-sigma xtc-probability xtc-threshold typical-p repeat-penalty presence-penalty
+    frequency-penalty dry-multiplier dry-base adaptive-target adaptive-decay dynatemp-range dynatemp-exp mirostat-lr
+    mirostat-ent slot-prompt-similarity spec-draft-p-min spec-draft-p-split
+""")
+
+# The lowest and the highest; of these a process takes as much of the machine as it is told.
+_WHOLE = (-1, 2**31 - 1)
 _BOUNDS: Mapping[str, tuple[int, int]] = {
     **dict.fromkeys(("--threads", "--threads-batch", "--spec-draft-threads"), (-1, _THREADS)),
     "--spec-draft-threads-batch": (-1, _THREADS),
@@ -74,6 +96,11 @@ _BOUNDS: Mapping[str, tuple[int, int]] = {
     "--ctx-checkpoints": (0, 128),
     **dict.fromkeys(("--batch-size", "--ubatch-size"), (1, 2**16)),
     **dict.fromkeys(("--image-min-tokens", "--image-max-tokens", "--mtmd-batch-max-tokens"), (-1, 2**16)),
+    **dict.fromkeys(("--repeat-last-n", "--dry-penalty-last-n"), (-1, 2**20)),  # each slot keeps so many
+    # It makes a pattern for each, whether the model has so many layers or not.
+    **dict.fromkeys(("--n-cpu-moe", "--n-cpu-ffn", "--spec-draft-n-cpu-moe"), (0, 1024)),
+    "--n-predict": (-2, 2**31 - 1),
+    "--seed": (-1, 2**32 - 1),
     **dict.fromkeys((name for name in SAFE if re.match(r"--(spec-ngram|spec-draft-n-m|draft-)", name)), (0, 2**16)),
 }
 
@@ -88,15 +115,24 @@ def fault(arg: Arg) -> str | None:
     """What is wrong with the values of a flag on the list, as the end of a sentence; None where nothing is."""
     name = next(found.name for word in arg.flag.spellings if (found := default_table().find(word)))
     for value in arg.values:
-        if len(value) > LONGEST_VALUE:
-            return f"takes at most {LONGEST_VALUE} characters"
-        if name in _BOUNDS:
-            low, high = _BOUNDS[name]
-            if not re.fullmatch(r"-?[0-9]{1,9}", value) or not low <= int(value) <= high:
-                return f"takes a whole number from {low} to {high}"
+        if len(value.encode()) > LONGEST_VALUE:
+            return f"takes at most {LONGEST_VALUE} bytes"
+        if name in _FRACTIONS:
+            if not re.fullmatch(r"[+-]?([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})([eE][+-]?[0-9]{1,2})?", value):
+                return "takes a number"
+        elif name not in _WORDS and (wrong := count_fault(name, value)):
+            return wrong
         if wrong := _CHECKS.get(name, _nothing)(value):
             return wrong
     return None
+
+
+def count_fault(name: str, value: str) -> str | None:
+    """What is wrong with a value of a flag that takes a whole number."""
+    low, high = _BOUNDS.get(name, _WHOLE)
+    if re.fullmatch(r"-?[0-9]{1,10}", value) and low <= int(value) <= high:
+        return None
+    return f"takes a whole number from {low} to {high}"
 
 
 def is_jinja(template: str) -> bool:
@@ -105,7 +141,7 @@ def is_jinja(template: str) -> bool:
 
 def is_like_a_path(word: str) -> bool:
     """A file, a folder or an address; no name of a built-in template is like that."""
-    return bool(re.search(r"[/\\:~]|\.\.|\.(jinja2?|j2|tmpl|txt|json)$", word, re.IGNORECASE))
+    return bool(re.search(r"^@|[/\\:~]|\.\.|\.(jinja2?|j2|tmpl|txt|json)$", word, re.IGNORECASE))
 
 
 def _nothing(value: str) -> str | None:

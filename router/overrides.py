@@ -50,6 +50,7 @@ SPECULATIVE: Mapping[str, str] = {
 CACHE_TYPES = tuple(name for name in BYTES if re.fullmatch(r"f32|f16|bf16|q[458]_[01]|iq4_nl", name))
 LONGEST_TEMPLATE = 2**20  # characters
 MOST_ARGS = 1000
+LONGEST_ARGS = 2**20  # bytes, together; a process takes 2 MiB at most, its environment among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,9 @@ def read(body: Mapping[str, Any], table: FlagTable, others: Sequence[str] = (), 
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise InvalidRequest(f"{key[:80]!r} is no setting of a load; {hint}")
     settings = {name: _READ[name](name, body[name]) for name in GROUPS if name in body}
+    slots = settings.get("n_parallel")
+    if slots and load_args != "any" and (wrong := allowlist.count_fault("--parallel", str(slots))):
+        raise InvalidRequest(f"n_parallel {wrong} (more with --load-args any)")
     if template := settings.get("chat_template"):
         _check_template(template, load_args)
     extra = None if body.get("extra_args") is None else _extra_args(body["extra_args"], table, load_args)
@@ -213,6 +217,8 @@ def _extra_args(value: object, table: FlagTable, load_args: LoadArgs) -> tuple[A
             "router with --load-args safe"
         )
     words = [str(word) for word in value]
+    if sum(len(word.encode()) for word in words) > LONGEST_ARGS:
+        raise InvalidRequest(f"extra_args are too long for a process; {LONGEST_ARGS} bytes are enough")
     known = FlagTable([*(flag for flag in default_table().flags if not table.find(flag.name)), *table.flags])
     try:
         args = parse(words, known)

@@ -21,6 +21,7 @@ from router import allowlist, files
 from router.errors import PresetError
 from router.flags import DROPPED, ELSEWHERE, OWNED, Arg, Flag, FlagTable, boolean, default_table, merge
 from router.near import nearest
+from router.repo import MAIN, NAME, bare
 
 logger = logging.getLogger("router.presets")
 
@@ -37,7 +38,6 @@ _TOLD = frozenset(
 )
 FOREIGN = frozenset(name.lstrip("-") for name in allowlist.SAFE) | _REPOSITORIES | _TOLD
 _LONGEST_STOP = 60.0  # seconds that a stranger may let others wait until a model of theirs has ended
-_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?(@[\w./-]+)?", re.ASCII)
 _FILE = re.compile(r"(?!/)(?!.*(?:^|/)\.)[\w./ +@=,()-]+", re.ASCII)
 
 
@@ -294,9 +294,9 @@ def _check_foreign(line: _Line, flag: Flag | None, section: str) -> None:
     if section == "*" and name in _REPOSITORIES | {"load-on-startup"}:
         wrong = "is for one model: move it into that model's section"
     elif name in ("hf-repo", "spec-draft-hf"):
-        wrong = None if _REPOSITORY.fullmatch(value) else "takes user/repo or user/repo:quant"
-        if name == "hf-repo" and _is_other(section, value):
-            wrong = f"takes {section} or another quantization of it, for the section has that repository's name"
+        wrong = None if NAME.fullmatch(value) else "takes user/repo or user/repo:quant"
+        if name == "hf-repo" and not wrong and "/" in section and _repository(section) != _repository(value):
+            wrong = f"takes the repository that {section} is the name of, or the section another name, without a slash"
     elif name == "hf-file":
         wrong = None if _FILE.fullmatch(value) else "takes the name of a file in the repository"
     elif name == "alias":
@@ -309,9 +309,10 @@ def _check_foreign(line: _Line, flag: Flag | None, section: str) -> None:
         raise _Mistake(f"{line.key} {wrong}, as it comes from the hub")
 
 
-def _is_other(section: str, value: str) -> bool:
-    """Whether a section that is named like a repository would be served from another one."""
-    return bool(_REPOSITORY.fullmatch(section)) and re.split("[:@]", section)[0] != re.split("[:@]", value)[0]
+def _repository(name: str) -> tuple[str, str] | None:
+    """The repository and the revision that are meant by a name of the hub's; None for what is none."""
+    found = NAME.fullmatch(bare(name))
+    return (found["repo"], found["revision"] or MAIN) if found else None
 
 
 def _once(key: str, value: object, line: _Line, lines: dict[str, int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from router.pool import Pool
 LATEST = ":latest"  # which Ollama's clients add to a name without a tag
 MOST_ALIASES = 1000
 LONGEST = 200
+LARGEST = 2**16  # bytes, as JSON, of what a name adds to requests: it is kept, for each name
 NEVER = "2300-01-01T00:00:00Z"  # clients read a date that far away as for ever
 _EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
 # What Ollama calls the things that a model can do.
@@ -102,6 +104,10 @@ class Library:
             raise InvalidRequest(f"{name!r} is a model of the operator's and stays as it is; choose another name.")
         if name not in self._aliases and len(self._aliases) >= MOST_ALIASES:
             raise InvalidRequest(f"There are {MOST_ALIASES} names already; delete one first.")
+        if not _is_small(defaults):
+            raise InvalidRequest(
+                f"The system prompt and the parameters of a name take at most {LARGEST} bytes together."
+            )
         made = datetime.datetime.now(datetime.UTC)
         self._aliases[name] = Alias(name, found.spec.name, made, defaults)
 
@@ -194,6 +200,13 @@ class Library:
             self._catalog, self._files = catalog, files
             return files
         return self._files
+
+
+def _is_small(defaults: Defaults) -> bool:
+    try:
+        return len(defaults.system) <= LARGEST and len(json.dumps([defaults.system, defaults.parameters])) <= LARGEST
+    except RecursionError:
+        return False
 
 
 def _file(spec: ModelSpec) -> File:

@@ -31,7 +31,10 @@ class Slots:
 
     def check(self, spec: ModelSpec, head: Head, body: bytes) -> None:
         """Raises InvalidRequest."""
-        if action(head.target) not in ("save", "restore"):
+        verb = action(head.target)
+        if any(name == b"content-type" and b"urlencoded" in value.lower() for name, value in head.headers):
+            _check_form(body)
+        if verb not in ("save", "restore"):
             return
         if value_of(self._pool.effective(spec.name).args, "--slot-save-path") is None:
             raise InvalidRequest(
@@ -57,7 +60,7 @@ def action(target: bytes) -> str | None:
 def check_name(body: bytes) -> None:
     """Raises InvalidRequest unless the body names one plain file."""
     if len(body) > LONGEST_BODY:
-        raise InvalidRequest(f'Send nothing but {{"filename": NAME}} and the model; {LONGEST_BODY} bytes are enough.')
+        raise _too_long()
     fields = json_object(body)
     name = fields.get("filename")
     if not isinstance(name, str) or not name:
@@ -71,6 +74,19 @@ def check_name(body: bytes) -> None:
             f'"filename" is a plain name of at most {LONGEST} bytes: no folders, no full stop at its beginning or end, '
             "no control characters. Files lie in the folder of --slot-save-path."
         )
+
+
+def _check_form(body: bytes) -> None:
+    """Raises InvalidRequest for a form that says what is to be done: to the engine its fields are the query's too, and
+    count for more. JSON that goes by a form's name, as `curl -d` sends it, says nothing."""
+    if len(body) > LONGEST_BODY:
+        raise _too_long()
+    if action(b"?" + body) is not None:
+        raise InvalidRequest("Say what is to be done with the slot in the query, as ?action=save, not in a form.")
+
+
+def _too_long() -> InvalidRequest:
+    return InvalidRequest(f'Send nothing but {{"filename": NAME}} and the model; {LONGEST_BODY} bytes are enough.')
 
 
 def _is_repeated(body: bytes, name: str) -> bool:

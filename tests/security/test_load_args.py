@@ -156,6 +156,19 @@ def test_another_builds_flags() -> None:  # B-T2
         ["--json-schema", '{"properties": {"a": [{"$ref": "file:///etc/passwd"}]}}'],
         ["--json-schema", "/etc/passwd"],
         ["--grammar", "x" * 2**17],
+        ["--grammar", "漢" * 2**15],  # 96 KiB
+        ["--ctx-size", "3000000x"],  # which the engine reads as 3000000
+        ["--ctx-size", "99999999999"],
+        ["--ctx-size", 4096.5],
+        ["--n-predict", "1e9"],
+        ["--temp", "nan"],
+        ["--temp", float("inf")],
+        ["--top-p", "0.5x"],
+        ["--n-cpu-moe", "2000000000"],  # which takes 160 bytes each
+        ["-ncffn", "2000000000"],
+        ["--spec-draft-n-cpu-moe", "2000000000"],
+        ["--repeat-last-n", "2000000000"],  # four bytes each, for each slot
+        ["--dry-penalty-last-n", "2000000000"],
     ],
 )
 def test_values_that_reach_further(extra: list[object]) -> None:  # B-T2
@@ -169,6 +182,17 @@ def test_values_that_reach_further(extra: list[object]) -> None:  # B-T2
         ["-t", 2],
         ["--parallel", "-1"],
         ["--cache-ram", "0"],
+        ["--temp", 0.5],
+        ["--temp", "-1"],
+        ["--top-p", 1],
+        ["--min-p", ".05"],
+        ["--frequency-penalty", 1e-05],
+        ["--seed", 2**32 - 1],
+        ["--n-predict", -2],
+        ["--ctx-size", 2**20],
+        ["--n-gpu-layers", "all"],
+        ["--flash-attn", "auto"],
+        ["--logit-bias", "15043-1"],
         ["--chat-template", "{{ messages }}"],
         ["--chat-template", "llama3"],
         ["--chat-template-kwargs", '{"enable_thinking": false}'],
@@ -180,7 +204,41 @@ def test_values_that_do_not(extra: list[object]) -> None:
     assert taken(extra)
 
 
-PATHS = ("/etc/passwd", "../x", "x/y.jinja", "secret.jinja", "a.txt", "C:\\x", "~/x", "file:///etc/passwd", "http://x")
+def test_arguments_are_short_enough_for_a_process() -> None:  # B-T2
+    """Else what runs would be ended for a start that must fail."""
+    for load_args in ("safe", "any"):
+        assert "too long" in refused(["--reverse-prompt", "x" * 60_000] * 20, load_args)
+
+
+def test_every_number_is_a_plain_one() -> None:  # B-T2
+    """The engine reads `12x` as 12, and the memory plan would not see it."""
+    for flag in TABLE.flags:
+        if flag.name in SAFE - allowlist._WORDS and flag.arity:
+            for value in ("1x", "x", "", " 1", "1 ", "1_0", "٣", "0x1", "inf", "1,1", VALUE, "1" * 40):
+                assert flag.name in refused([flag.name, value])
+            assert taken([flag.name, "1"]) == [flag.name, "1"]
+    assert allowlist._WORDS | allowlist._FRACTIONS | allowlist._CHECKS.keys() <= SAFE
+
+
+def test_slots_have_a_bound_as_a_setting_too() -> None:  # B-T2
+    with pytest.raises(InvalidRequest, match=r"n_parallel takes .* 256 .*--load-args any"):
+        read({"n_parallel": 1_000_000}, TABLE)
+    for count, load_args in ((256, "safe"), (0, "none"), (None, "safe"), (1_000_000, "any")):
+        assert read({"n_parallel": count}, TABLE, load_args=load_args).fields == {"n_parallel": count}  # type: ignore[arg-type]
+
+
+PATHS = (
+    "/etc/passwd",
+    "../x",
+    "x/y.jinja",
+    "secret.jinja",
+    "a.txt",
+    "C:\\x",
+    "~/x",
+    "file:///etc/passwd",
+    "http://x",
+    "@x",
+)
 
 
 @pytest.mark.parametrize("load_args", ["safe", "any", "none"])
@@ -285,6 +343,16 @@ def test_ollamas_create(router: Router) -> None:  # B-T2
     for more in ("files", "adapters", "template", "modelfile", "path"):
         answer = router.client.post("/api/create", json={"model": "other", "from": "plain", more: VALUE})
         assert answer.status_code == 501
+    large: dict[str, Any]
+    for large in (
+        {"system": "x" * 2**17},
+        {"parameters": {"stop": ["x" * 100] * 2000}},
+        {"parameters": {"y": "x" * 2**17}},
+    ):
+        answer = router.client.post("/api/create", json={"model": "mine", "from": "plain", **large})
+        assert (answer.status_code, "65536 bytes" in answer.json()["error"]) == (400, True)
+    system = {"model": "mine", "from": "plain", "system": "x" * 60_000}
+    assert router.client.post("/api/create", json=system).status_code == 200
     router.client.request("DELETE", "/api/delete", json={"model": "mine"})
 
 
@@ -366,6 +434,33 @@ def test_a_query_that_could_mean_two_things_is_refused(router: Router) -> None: 
     assert action(b"/slots/0?model=a&action=restore") == "restore"
 
 
+KINDS = ("application/x-www-form-urlencoded", "application/x-www-form-urlencoded; charset=utf-8", "X-URLENCODED")
+
+
+@pytest.mark.parametrize("engine", ["fake", "llama-server"])
+def test_a_form_says_nothing_of_what_is_to_be_done(
+    engine: str, fake: str, routers: Starter, tiny_models: Path, tmp_path: Path
+) -> None:  # B-T2
+    """To cpp-httplib the fields of a form are the query's, and JSON may be a form as well."""
+    file, folder = tmp_path / "presets.ini", tmp_path / "slots"
+    folder.mkdir()
+    file.write_text(f"[saves]\nmodel = {tiny_models}/tiny-a.gguf\nslot-save-path = {folder}\n")
+    router = routers("--engine", fake if engine == "fake" else ENGINES[engine](), "--models-preset", str(file))
+    for named in ("action", "Action", "%61ction", "+action"):
+        body = json.dumps({"model": "saves", "filename": ".odd", "x": f"&{named}=save&y="}).encode()
+        for kind in KINDS:
+            for query in ("", "action=erase", "action=save"):
+                answer = slot(router, query, body, headers={"content-type": kind})
+                assert (query, answer.status_code) == (query, 400)
+    assert list(folder.iterdir()) == []
+    for kind in KINDS:  # curl -d
+        for verb in ("save", "restore", "erase"):
+            answer = slot(router, f"action={verb}", {"filename": "plain"}, headers={"content-type": kind})
+            assert answer.status_code == 200, answer.text
+    large = b'{"model": "saves", "x": "' + b"&" * 2**20 + b'"}'
+    assert slot(router, "action=erase", large, headers={"content-type": KINDS[0]}).status_code == 400
+
+
 async def test_the_short_way_is_the_same() -> None:  # B-T2
     """A request that is refused is not answered at once: the ordinary way refuses it."""
     spec = ModelSpec("a", "models_dir", flags.parse(("--model", "a.gguf"), TABLE))
@@ -420,6 +515,15 @@ def test_a_stranger_sets_nothing_that_reaches_further() -> None:  # B-T2
         "[*]\nload-on-startup = on",
         "[ggml-org/gemma:Q4_K_M]\nhf-repo = evil/m:Q4_K_M",
         "[ggml-org/gemma]\nLLAMA_ARG_HF_REPO = evil/m",
+        "[ggml-org/gemma:Q4_K_M]\nhf-repo = ggml-org/gemma:Q4_K_M@refs/pr/1",
+        "[ggml-org/gemma:]\nhf-repo = evil/m",
+        "[ggml-org/gemma:Q4 K]\nhf-repo = evil/m",
+        "[ggml-org/gemma:Q4:x]\nhf-repo = evil/m",
+        "[hf.co/ggml-org/gemma]\nhf-repo = evil/m",
+        "[https://huggingface.co/ggml-org/gemma]\nhf-repo = evil/m",
+        "[/ggml-org/gemma]\nhf-repo = evil/m",
+        "[a]\nctx-size = 3000000x",
+        "[a]\nn-cpu-moe = 2000000000",
         "[a]\nhf-repo = ../../etc",
         "[a]\nhf-repo = /etc/passwd",
         "[a]\nhf-repo = https://example.org/m",
@@ -456,6 +560,7 @@ def test_what_a_stranger_may_say() -> None:
         "[*]\nctx-size = 4096\nstop-timeout = 20\n[a]\nhf-repo = user/m:Q8_0\nalias = b, c:d\ntags = x\nthreads = 4\n"
         'load-on-startup = on\nchat-template = chatml\ndefault-params = {"temperature": 0.5}\njinja = on\n'
         "[user/m]\nhf-repo = user/m:Q8_0@main\nhf-file = sub/m-Q8_0.gguf\n[user/m:Q8_0]\nhf = user/m\nno-warmup = on\n"
+        "[hf.co/user/m:Q2_K]\nhf-repo = user/m:Q2_K\n[user/m@v1]\nhf-repo = user/m@v1\ntemp = 0.7\n"
     )
 
 
