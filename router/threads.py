@@ -78,6 +78,11 @@ class Threads:
     def __repr__(self) -> str:
         return f"<Threads {self.name}: {self._count} threads, {len(self._running)} at work, {len(self._line)} waiting>"
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody may still wait for it."""
+        return bool(self._line or self._running)
+
     async def run(
         self,
         function: Callable[..., T],
@@ -119,7 +124,7 @@ class Threads:
         self._count += 1
         try:
             # A daemon: the end of the program does not wait for a disk.
-            threading.Thread(target=self._serve, name=f"router-{self.name}", daemon=True).start()
+            threading.Thread(target=self._serve, name=f"pool-{self.name}", daemon=True).start()
         except RuntimeError:  # the system has no more; those that are there do the work
             self._count -= 1
             if not self._count:
@@ -178,3 +183,4 @@ CACHE = Threads("cache")  # the hub's, which may be large and far
 RECORDS = Threads("records", few=1, most=4)  # what we write ourselves
 MACHINE = Threads("machine", few=1, most=4)  # what the system tells of processes
 PARSERS = Threads("parsers", few=1, most=1)  # large bodies of requests
+ALL = (FILES, ESTIMATES, CATALOG, CACHE, RECORDS, MACHINE, PARSERS)
