@@ -13,12 +13,11 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from router.errors import RouterError, Unavailable
 
 T = TypeVar("T")
-P = ParamSpec("P")
 
 RELIEF = 0.25  # seconds that a job waits before there is one thread more
 PATIENCE = 20.0  # seconds; a disk that sleeps needs ten
