@@ -74,6 +74,10 @@ class Ears:
         ):
             self.heard.extend(news.iter_lines())
 
+    def close(self) -> None:
+        self._client.close()
+        self._news.join(30)
+
     def ask(self, method: str, path: str, body: Any = None) -> httpx.Response:
         answer = self._client.request(method, path, json=body)
         self.heard.append(f"{method} {path}: {answer.headers} {answer.text}")
@@ -181,6 +185,7 @@ def test_secrets_are_nowhere(  # B-T7
         hub.repos.clear()
         ears.chat("user/open:Q4_0")
         assert router.stop() == 0
+        ears.close()
     assert len(secrets) == len(set(secrets)) >= 4
     assert secrets.count(KEY) == 0
     assert set(tokens) == {TOKEN, PRESET_TOKEN}
