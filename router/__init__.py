@@ -74,7 +74,7 @@ compares these lines with the code, both ways.
     api/openai     OpenAI's API and llama.cpp's twins of it                   -> api/gateway errors
     api/slots      what requests have written to files, and read              -> api/body api/head catalog errors flags pool
     api/anthropic  Anthropic's Messages API                                   -> api/gateway api/openai errors
-    api/prompt     PURE: a request of Ollama's API in llama-server's words    -> api/rewrite errors template
+    api/prompt     PURE: a request of Ollama's API in llama-server's words    -> api/body api/rewrite errors template
     api/reply      llama-server's answers in Ollama's words                   -> answers api/prompt api/proxy api/rewrite errors upstream
     api/library    Ollama's view of the catalog; names that clients made      -> api/details api/prompt api/reply catalog errors gguf pool threads
     api/ollama     Ollama's API                                               -> allowlist api/body api/gateway api/head api/library api/openai api/prompt api/proxy api/reply api/rewrite errors flags repo template

@@ -36,7 +36,11 @@ TOKEN_LIMITS = {
 }
 TIME_LIMIT = "t_max_predict_ms"
 
-_OTHERS = ("num_ctx", "options", "reasoning_effort", "reasoning", "thinking", "chat_template_kwargs")
+# How many tokens a sampler looks back. The engine keeps that many for each slot from then on, be there so many or not.
+LOOKS_BACK = ("repeat_last_n", "dry_penalty_last_n")
+FARTHEST = 2**20
+
+_OTHERS = ("num_ctx", "options", "reasoning_effort", "reasoning", "thinking", "chat_template_kwargs", *LOOKS_BACK)
 _LOOKED_AT = {"model", "stream", TIME_LIMIT, *_OTHERS, *(name for names in TOKEN_LIMITS.values() for name in names)}
 _DECODER: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(
     TypedDict("_Fields", dict.fromkeys(_LOOKED_AT, Any), total=False)  # type: ignore[operator]
@@ -119,10 +123,18 @@ def asked(body: bytes, content_type: str | None) -> Asked:
         model, stream, fields = form.get("model"), form.get("stream") in ("true", "1"), None
     elif body:
         fields = _looked_at(body)
+        for name in LOOKS_BACK:
+            check_look_back(name, fields.get(name))
         model, stream = fields.get("model"), fields.get("stream") is True
     else:
         model, stream, fields = None, False, None
     return Asked(_name(model), stream, fields)
+
+
+def check_look_back(name: str, value: Any) -> None:
+    """Raises InvalidRequest."""
+    if isinstance(value, int | float) and value > FARTHEST:
+        raise InvalidRequest(f'"{name}" is at most {FARTHEST}, as the engine keeps that many tokens.')
 
 
 def _name(model: Any) -> str | None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from router.api.body import LOOKS_BACK, check_look_back
 from router.api.rewrite import encode
 from router.errors import InvalidRequest
 from router.template import Reasoning
@@ -196,6 +197,8 @@ def _option(name: str, value: Any) -> Any:
         return stops
     if name not in OPTIONS:
         return value
+    if name in LOOKS_BACK:
+        check_look_back(name, value)
     kind = OPTIONS[name][1]
     if isinstance(value, bool) or not isinstance(value, int | float) or not -(2**53) < value < 2**53:
         raise InvalidRequest(f'option "{name}" must be {"an integer" if kind is int else "a number"}.')

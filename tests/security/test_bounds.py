@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from starlette.requests import Request
 from starlette.types import Message, Scope
 
 from router import errors
-from router.api.body import give_back, read_body
+from router.api import prompt
+from router.api.body import FARTHEST, LOOKS_BACK, asked, give_back, read_body
 from router.api.conversation import LONGEST, conversation_of
 from router.budget import Budget, Held
 from router.catalog import Catalog
@@ -142,3 +144,18 @@ async def flood(router: Router, path: str) -> None:
                 again.cancel()
                 if not done:
                     return
+
+
+@pytest.mark.parametrize("name", LOOKS_BACK)
+@pytest.mark.parametrize("large", [False, True])
+def test_a_request_does_not_make_an_engine_remember_without_bound(name: str, large: bool) -> None:  # B-T5
+    for value, is_fine in ((FARTHEST, True), (-1, True), (None, True), (FARTHEST + 1, False), (1e9, False)):
+        body = json.dumps({"model": "a", name: value, "prompt": "x" * 100_000 * large}).encode()
+        if is_fine:
+            assert asked(body, None).model == "a"
+            continue
+        with pytest.raises(errors.InvalidRequest, match=name):
+            asked(body, None)
+        if name in prompt.OPTIONS:
+            with pytest.raises(errors.InvalidRequest, match=name):
+                prompt.parameters({name: value})
