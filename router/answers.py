@@ -16,10 +16,11 @@ from typing import Any
 from router.errors import UpstreamFailed
 
 DEEPEST = 64  # lists and objects within each other
+MOST = 50_000  # lists and objects in all: to make them takes most of the time, in which nobody else is served
 MESSAGE = 16_384  # characters of an error that a child tells
 
 # A number that may be none any more: a large exponent, or very many digits.
-_HUGE = re.compile(r"[eE]\+?\d{3}|\d{300}")
+_HUGE = re.compile(r"[eE]\+?\d{3}|(?<!\d)\d{300}")
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -27,11 +28,14 @@ def parsed(data: bytes, *, is_shallow: bool = True) -> Any:
     """Raises ValueError. What JSON cannot say is None; a byte that is no UTF-8 is the replacement character. Without
     `is_shallow`, nesting is bounded only by what can be parsed at all: that need not be told again."""
     text = data.decode(errors="replace")
+    count = text.count("[") + text.count("{")
+    if count > MOST:
+        raise ValueError(f"its JSON has more than {MOST} lists and objects")
     try:
-        value = json.loads(text, parse_constant=_nothing, parse_float=_finite if _HUGE.search(text) else None)
+        value = (_FINITE if _HUGE.search(text) else _USUAL).decode(text)
         if _HALF.search(text):
             value = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
-        if is_shallow and text.count("[") + text.count("{") > DEEPEST and _is_deep(value):
+        if is_shallow and count > DEEPEST and _is_deep(value):
             raise ValueError(f"its JSON is nested more than {DEEPEST} times")
     except RecursionError:
         raise ValueError("its JSON is nested too deep") from None
@@ -56,6 +60,10 @@ def _is_deep(value: Any) -> bool:
             return False
         level = [each for one in inner for each in one if isinstance(each, (dict, list))]
     return True
+
+
+_USUAL = json.JSONDecoder(parse_constant=_nothing)
+_FINITE = json.JSONDecoder(parse_constant=_nothing, parse_float=_finite)
 
 
 def object_of(value: Any) -> dict[str, Any]:

@@ -238,6 +238,7 @@ def parse(argv: Sequence[str], table: FlagTable) -> tuple[Arg, ...]:
 
 def unknown(name: str, table: FlagTable) -> str:
     """The sentence for a word that is no flag."""
+    name = name.partition("=")[0]  # the value may be a secret
     near = table.nearest(name)
     kind = "unknown flag" if name.startswith("-") else "unexpected argument"
     if default_table().find(name):

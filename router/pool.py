@@ -558,6 +558,7 @@ class Pool:
                 spec = self._specs[model]
                 args = (*spec.argv, *self._needs[model].args)
                 run = self._runs[model] = Run(spec, number, args, allocation, self._node_of(allocation))
+                run.renounce = partial(self._renounce, run)
                 self._note(model)
                 self._keep(asyncio.create_task(self._live(run)))
             case Stop(model, _, reason):
@@ -587,7 +588,7 @@ class Pool:
     def _leased(self, ticket: int, model: str) -> Lease:
         run = self._runs[model]
         assert run.child is not None, "granted without a child"
-        return Lease(model, run.child, run.ended, partial(self._release, ticket, run), partial(self._renounce, run))
+        return Lease(model, run.child, run.ended, partial(self._release, ticket, run), run.renounce)
 
     def _renounce(self, run: Run) -> bool:
         """Nobody listens where this child should: it is replaced, for whoever waits too."""

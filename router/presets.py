@@ -208,7 +208,10 @@ def _sections(text: str, problems: list[Problem]) -> list[_Section]:
         elif equals:
             sections[-1].lines.append(_Line(number, key.strip(), _value(value)))
         else:
-            problems.append(Problem(number, None, f"expected key = value or [section], not {stripped[:80]!r}"))
+            # Not what stands there: it may be a token.
+            key = re.match(r"[a-z][a-z-]{1,40}(?=\s)", stripped)
+            what = f"an = is missing behind {key[0]}" if key else "this is neither"
+            problems.append(Problem(number, None, f"expected key = value or [section]; {what}"))
     return sections
 
 

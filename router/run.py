@@ -38,6 +38,7 @@ class Run:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     measured_at: float = 0.0
     info: Mapping[str, Any] = field(default_factory=dict)
+    renounce: Callable[[], bool] = lambda: False  # see `Lease`; made once, as every request takes it
     _told: float = field(default=0.0, init=False)  # the progress that the log has told
 
     async def live(

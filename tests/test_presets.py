@@ -175,7 +175,7 @@ def test_what_upstream_strips_is_tolerated(caplog: pytest.LogCaptureFixture) -> 
         ("env.LLAMA_ARG_PORT = 1", ["LLAMA_ARG_PORT", "router"], None),
         ("env.LLAMA_API_KEY = 1", ["LLAMA_API_KEY", "router"], None),
         ("env.CUDA_VISIBLE_DEVICES = 1", ["CUDA_VISIBLE_DEVICES", "device ="], None),
-        ("just words", ["key = value", "just words"], None),
+        ("just words", ["key = value", "behind just"], None),
         ("[unclosed", ["[name]"], None),
         ("[]", ["[name]"], None),
         ("[x] y", ["[name]"], None),

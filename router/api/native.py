@@ -30,7 +30,7 @@ from router.upstream import RequestHead
 
 log = logging.getLogger("router.native")
 
-PROPS = 8 << 20  # bytes of a child's /props, which may hold a chat template
+PROPS = 2 << 20  # bytes of a child's /props, which may hold a chat template
 BY_BODY = (
     "/completion",
     "/infill",

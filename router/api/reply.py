@@ -22,7 +22,7 @@ from router.upstream import shown_size
 JSON = b"application/json"
 EVENT = 8 << 20  # bytes of one event of a child
 ANSWER = 64 << 20  # bytes of events that are told as one answer
-VECTORS = 256 << 20  # bytes of an answer with embeddings
+VECTORS = 128 << 20  # bytes of an answer with embeddings
 _COUNTS = re.compile(r"\((\d{1,9}) tokens\)\D+(\d{1,9})")  # of an input, and what it may have
 
 

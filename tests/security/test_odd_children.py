@@ -153,7 +153,28 @@ async def test_what_is_an_odd_answer_comes_through_or_is_cut(  # B-T8
     assert not any(record.levelno >= logging.CRITICAL for record in caplog.records)
 
 
-DEEP = b"[" * 100_000 + b"]" * 100_000
+@pytest.mark.parametrize("begin", [b"2\r\n{}\r\n0\r\nX: ", b"2;", b"2\r\n{}\r\n2;x="])
+async def test_what_is_no_answer_has_a_bound(front: Front, begin: bytes) -> None:  # B-T5
+    """It would be kept in memory by whoever reads it, for as long as it comes."""
+    await front.ready()
+    front.may_log_errors = True  # uvicorn tells of each cut
+    sent, most = 0, 64 << 20
+
+    async def act(reader: StreamReader, writer: StreamWriter) -> None:
+        nonlocal sent
+        writer.write(CHUNKED + begin)
+        while sent < most:
+            writer.write(b"x" * 65536)
+            await writer.drain()
+            sent += 65536
+
+    front.child.act = act
+    assert (await ask(front, "short"))[0] in (0, 502)
+    assert sent < most // 4
+    assert front.leases == 0
+
+
+DEEP = b"[" * 40_000 + b"]" * 40_000
 NESTED = b"[" * 900 + b"]" * 900
 BODIES: dict[str, bytes] = {
     "a list": b"[1]",
@@ -497,7 +518,9 @@ def test_parsed() -> None:
     assert parsed(b'["\\ud83d\\ude00", "\\ud800"]') == ["\N{GRINNING FACE}", "?"]
     assert parsed(b"[" * DEEPEST + b"]" * DEEPEST)
     assert parsed(b"[" + b"[]," * 5000 + b"1]")[-1] == 1
-    for deep in (b"[" * 65 + b"]" * 65, DEEP, b'{"a":' * 70 + b"1" + b"}" * 70):
+    with pytest.raises(ValueError, match="more than 50000 lists"):
+        parsed(b"[" + b"[]," * 50_000 + b"1]")
+    for deep in (b"[" * 65 + b"]" * 65, DEEP, NESTED, b'{"a":' * 70 + b"1" + b"}" * 70):
         with pytest.raises(ValueError, match="nested"):
             parsed(deep)
 

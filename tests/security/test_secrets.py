@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from router import flags, redaction
+from router import catalog, flags, redaction
+from router.errors import FlagError, PresetError
 from router.redaction import hider, secrets_of, without_credentials
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
@@ -218,6 +219,29 @@ def test_an_unreachable_hub_is_told_without_its_credentials(routers: Starter, tm
         assert answers[0].status_code >= 400
         for said in (router.log, *(answer.text for answer in answers)):
             assert not any(marker in said for marker in MARKERS), said
+
+
+def test_a_preset_that_is_wrong_is_told_without_its_values(tmp_path: Path) -> None:  # B-T7
+    table = flags.default_table()
+    for text in (
+        f"[a]\nhf-token {TOKEN}\n",
+        f"{TOKEN}\n",
+        f"[a]\nhf-tokn = {TOKEN}\nhf-token: {TOKEN}\n",
+        f"[{TOKEN[:3]}\nhft {TOKEN}",
+        f"[a]\nenv. = {TOKEN}\nmodl-url = http://u:{TOKEN}@h/\n",
+    ):
+        (tmp_path / "p.ini").write_text(text)
+        try:
+            _, problems = catalog.examine(tmp_path / "p.ini", table)
+            told = str(problems)
+        except PresetError as exc:
+            told = exc.message
+        assert told
+        assert TOKEN not in told
+    for word in (f"-hft={TOKEN}", f"--hf-tokn={TOKEN}", f"--no={TOKEN}"):
+        with pytest.raises(FlagError) as refused:
+            flags.parse([word], table)
+        assert TOKEN not in refused.value.message
 
 
 # By kind
