@@ -60,7 +60,8 @@ compares these lines with the code, both ways.
     heads          heads of messages that come again, found by their bytes    -> nothing
     answers        PURE: what a child's JSON says, read with suspicion        -> errors
     upstream       the HTTP client of the data path                           -> errors heads node
-    api/body       what a request body says to the router                     -> budget errors
+    api/weight     how much work a body is, before it is read                 -> errors
+    api/body       what a request body says to the router                     -> api/weight budget errors threads
     api/rewrite    PURE: what the router changes in a request                 -> api/body errors presets
     api/head       the head of a request, and what follows from it alone      -> upstream
     api/proxy      one request through to a child; holds the lease            -> answers api/head errors node upstream
@@ -79,7 +80,7 @@ compares these lines with the code, both ways.
     api/ollama     Ollama's API                                               -> allowlist api/body api/gateway api/head api/library api/openai api/prompt api/proxy api/reply api/rewrite errors flags repo template
     api/native     llama.cpp's router dialect                                 -> answers api/gateway api/listing api/load api/metrics api/openai api/slots catalog changes errors forecast pool upstream
     api/download   models from the hub, by llama.cpp's and Ollama's endpoints -> api/body api/gateway api/ollama api/openai depot errors node repo
-    api/stream     llama.cpp's resumable streams                              -> api/conversation api/gateway api/head api/openai api/proxy errors
+    api/stream     llama.cpp's resumable streams                              -> api/body api/conversation api/gateway api/head api/openai api/proxy errors
     app            create_app(): routes behind their doors, lifespan          -> api/anthropic api/download api/gateway api/head api/listing api/native api/ollama api/openai api/proxy api/stream catalog changes doors errors forecast heads needs origins
     framing        what a client sends, a request at a time and within bounds -> nothing
     connection     a client's connection; answers what needs no waiting       -> api/head api/proxy app framing heads

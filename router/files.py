@@ -19,7 +19,6 @@ for _name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
 # Descriptors that whoever started this process has opened, as in `--api-key-file <(program)`.
 _INHERITED = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 _KINDS = (
-    (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"),
@@ -90,7 +89,9 @@ def _read(file: io.FileIO, most: int) -> bytes:
 
 
 def _check(status: os.stat_result, path: str | os.PathLike[str]) -> None:
-    if not stat.S_ISREG(status.st_mode):
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(status.st_mode) and os.fspath(path) != os.devnull:  # which is an empty file to people
         kind = next((kind for is_one, kind in _KINDS if is_one(status.st_mode)), "something else")
         raise NotAFile(errno.EINVAL, f"it is {kind}, not a regular file", os.fspath(path))
 

@@ -13,12 +13,11 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from router.errors import RouterError, Unavailable
 
 T = TypeVar("T")
-P = ParamSpec("P")
 
 RELIEF = 0.25  # seconds that a job waits before there is one thread more
 PATIENCE = 20.0  # seconds; a disk that sleeps needs ten
@@ -78,6 +77,11 @@ class Threads:
     def __repr__(self) -> str:
         return f"<Threads {self.name}: {self._count} threads, {len(self._running)} at work, {len(self._line)} waiting>"
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody may still wait for it."""
+        return bool(self._line or self._running)
+
     async def run(
         self,
         function: Callable[..., T],
@@ -119,7 +123,7 @@ class Threads:
         self._count += 1
         try:
             # A daemon: the end of the program does not wait for a disk.
-            threading.Thread(target=self._serve, name=f"router-{self.name}", daemon=True).start()
+            threading.Thread(target=self._serve, name=f"pool-{self.name}", daemon=True).start()
         except RuntimeError:  # the system has no more; those that are there do the work
             self._count -= 1
             if not self._count:
@@ -178,3 +182,4 @@ CACHE = Threads("cache")  # the hub's, which may be large and far
 RECORDS = Threads("records", few=1, most=4)  # what we write ourselves
 MACHINE = Threads("machine", few=1, most=4)  # what the system tells of processes
 PARSERS = Threads("parsers", few=1, most=1)  # large bodies of requests
+ALL = (FILES, ESTIMATES, CATALOG, CACHE, RECORDS, MACHINE, PARSERS)

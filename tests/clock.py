@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from router import threads
+
 
 class Inline(ThreadPoolExecutor):
     """Runs what it is given at once."""
@@ -20,6 +22,11 @@ class Inline(ThreadPoolExecutor):
         except BaseException as exc:
             future.set_exception(exc)
         return future
+
+
+def _others() -> set[threading.Thread]:
+    """The threads that end with their work."""
+    return {thread for thread in threading.enumerate() if not thread.name.startswith("pool-")}
 
 
 class Clock(asyncio.SelectorEventLoop):
@@ -39,12 +46,12 @@ class Skipping(selectors.DefaultSelector):
     def __init__(self, clock: Clock) -> None:
         super().__init__()
         self._clock = clock
-        self._others = {*threading.enumerate()}
+        self._others = _others()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is not None and timeout <= 0:
             return super().select(0)
-        while not self._clock.hung and self._others < {*threading.enumerate()}:
+        while not self._clock.hung and (self._others < _others() or any(pool.is_busy for pool in threads.ALL)):
             if events := super().select(0.001):
                 return events
         if events := super().select(0):

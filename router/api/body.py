@@ -7,9 +7,9 @@ pictures, is passed over.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple, TypedDict
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import msgspec
 from python_multipart.exceptions import FormParserError
@@ -17,6 +17,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 from starlette.types import Scope
 
+from router import threads
+from router.api import weight
 from router.budget import Budget, Held
 from router.errors import BodyTooLarge, InvalidRequest
 
@@ -39,7 +41,27 @@ _LOOKED_AT = {"model", "stream", TIME_LIMIT, *_OTHERS, *(name for names in TOKEN
 _DECODER: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(
     TypedDict("_Fields", dict.fromkeys(_LOOKED_AT, Any), total=False)  # type: ignore[operator]
 )
-_EMPTY = re.compile(rb"\s*}")
+# The same, but each as it is written: what they hold may be much.
+_RAW_DECODER: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(
+    TypedDict("_RawFields", dict.fromkeys(_LOOKED_AT, msgspec.Raw), total=False)  # type: ignore[operator]
+)
+_ANYTHING = msgspec.json.Decoder()
+
+LARGE = 2**20  # bytes of a body that is not read in the event loop
+# Of a multipart form. OpenAI's have ten fields or so, each with a line or two.
+MOST_PARTS = 1000
+PART_HEAD = 16 * 1024  # bytes
+FORM_PIECE = 256 * 1024  # bytes that the parser gets at a time: it counts a head at its end
+
+T = TypeVar("T")
+
+
+async def apart(size: int, function: Callable[..., T], *args: Any) -> T:
+    """What the function makes of a body of that many bytes. Of a large one it is made in a thread: however long all of
+    it takes, others come between the steps."""
+    if size <= LARGE:
+        return function(*args)
+    return await threads.PARSERS.run(function, *args)
 
 
 async def read_body(request: Request, limit: int, budget: Budget | None = None) -> bytes:
@@ -106,6 +128,8 @@ def asked(body: bytes, content_type: str | None) -> Asked:
 def _name(model: Any) -> str | None:
     if model is not None and not isinstance(model, str):
         raise InvalidRequest(f'"model" must be a string, the name of a model, not {_noun(model)}.')
+    if model is not None and len(model) > FIELD_LIMIT:
+        raise InvalidRequest('"model" must be the name of a model, not a text that long.')
     if model is not None and not model.isprintable():
         raise InvalidRequest('"model" must be the name of a model, without control characters.')
     return model
@@ -126,7 +150,8 @@ def with_time_limit(body: bytes, fields: Mapping[str, Any], seconds: float) -> b
     if TIME_LIMIT in fields:
         return body
     start = body.index(b"{") + 1
-    member = f'"{TIME_LIMIT}":{max(1, round(seconds * 1000))}{"" if _EMPTY.match(body, start) else ","}'
+    is_empty = not fields and body[start:].lstrip().startswith(b"}")
+    member = f'"{TIME_LIMIT}":{max(1, round(seconds * 1000))}{"" if is_empty else ","}'
     return b"".join((memoryview(body)[:start], member.encode(), memoryview(body)[start:]))
 
 
@@ -140,9 +165,17 @@ def _looked_at(body: bytes) -> dict[str, Any]:
     try:
         if not body.isascii():
             body.decode()  # what is passed over is not looked at
-        return _DECODER.decode(body)
+        if len(body) <= weight.LIGHT:
+            return _DECODER.decode(body)
+        return {name: _value(name, raw) for name, raw in _RAW_DECODER.decode(body).items()}
     except (ValueError, RecursionError, msgspec.MsgspecError):
         return json_object(body)  # which reads more, and tells better what it cannot read
+
+
+def _value(name: str, raw: msgspec.Raw) -> Any:
+    text = memoryview(raw)
+    weight.check(text, f'"{name}"')
+    return _ANYTHING.decode(text)
 
 
 def all_fields(body: bytes) -> dict[str, Any]:
@@ -156,13 +189,35 @@ def all_fields(body: bytes) -> dict[str, Any]:
 
 def json_object(body: bytes) -> dict[str, Any]:
     """All fields of the body. Raises InvalidRequest."""
+    weight.check(body)
     try:
-        value = json.loads(body.decode("utf-8-sig"))
+        value = _loaded(body)
     except (ValueError, RecursionError) as exc:
         raise InvalidRequest(f"The request body is not valid JSON: {exc}.") from exc
     if not isinstance(value, dict):
         raise InvalidRequest(f"The request body must be a JSON object, not {_noun(value)}.")
     return value
+
+
+def _loaded(body: bytes) -> Any:
+    """Raises ValueError, RecursionError."""
+    if len(body) > weight.LIGHT:
+        try:
+            if not body.isascii():
+                body.decode()
+            return _ANYTHING.decode(body)
+        except (ValueError, RecursionError, msgspec.MsgspecError):
+            pass  # the other one reads more, and tells better what it cannot read
+        return json.loads(body.decode("utf-8-sig"), parse_constant=_unwritable, parse_float=_finite)
+    return json.loads(body.decode("utf-8-sig"))
+
+
+def _unwritable(word: str) -> float:
+    raise ValueError(f"{word} is no number")
+
+
+def _finite(word: str) -> float:
+    return float(word) if math.isfinite(float(word)) else _unwritable(word)
 
 
 def _noun(value: Any) -> str:
@@ -177,7 +232,7 @@ def _form(body: bytes, content_type: str) -> dict[str, str] | None:
         return None
     form = _Form()
     try:
-        MultipartParser(
+        parser = MultipartParser(
             options.get(b"boundary", b""),
             {
                 "on_part_begin": form.begin,
@@ -186,7 +241,9 @@ def _form(body: bytes, content_type: str) -> dict[str, str] | None:
                 "on_header_end": form.header_end,
                 "on_part_data": form.data,
             },
-        ).write(body)
+        )
+        for start in range(0, len(body), FORM_PIECE):
+            parser.write(body[start : start + FORM_PIECE])
     except FormParserError as exc:
         raise InvalidRequest(f"The multipart form cannot be read: {exc}.") from exc
     return {name.decode(errors="replace"): bytes(value).decode(errors="replace") for name, value in form.fields.items()}
@@ -200,15 +257,27 @@ class _Form:
         self._field: bytearray | None = None
         self._name = b""
         self._value = b""
+        self._parts = self._head = 0
 
     def begin(self) -> None:
         self._field = None
+        self._parts += 1
+        self._head = 0
+        if self._parts > MOST_PARTS:
+            raise InvalidRequest(f"The multipart form has too many parts; send at most {MOST_PARTS}.")
 
     def header_name(self, data: bytes, start: int, end: int) -> None:
+        self._count(end - start)
         self._name += data[start:end]
 
     def header_value(self, data: bytes, start: int, end: int) -> None:
+        self._count(end - start)
         self._value += data[start:end]
+
+    def _count(self, size: int) -> None:
+        self._head += size + 4  # with what comes between
+        if self._head > PART_HEAD:
+            raise InvalidRequest(f"A part of the multipart form has a head of more than {PART_HEAD >> 10} KiB.")
 
     def header_end(self) -> None:
         if self._name.lower() == b"content-disposition":

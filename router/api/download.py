@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from router.api.body import asked
+from router.api.body import apart, asked
 from router.api.gateway import Gateway, told_in
 from router.api.ollama import Progress
 from router.api.openai import DIALECT
@@ -37,7 +37,7 @@ class Downloads:
     async def begin(self, request: Request) -> Response:
         """Answers once it is known what the name means and that there is room; the news tell the rest."""
         body = await self._gateway.read(request)
-        name = asked(body, "application/json").model
+        name = (await apart(len(body), asked, body, "application/json")).model
         if not name:
             raise InvalidRequest('model name is missing from the request; send {"model": "user/repo:QUANT"}')
         found = await self._begin(name)

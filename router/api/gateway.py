@@ -115,7 +115,7 @@ class Gateway:
         if spec.filters is not None or spec.info.reasoning is not None:
             changed = self._rewritten(spec, path.removeprefix("/v1"), fields, body)
             if changed is not None:
-                fields, body = changed, rewrite.encode(changed)
+                fields, body = changed, rewrite.encode(changed, len(body))
         return self.limited(path, fields, body)
 
     def _rewritten(self, spec: ModelSpec, path: str, fields: Mapping[str, Any], body: bytes) -> rewrite.Fields | None:
@@ -204,10 +204,12 @@ class ByBody:
     async def _answer(self, request: Request) -> Response:
         body = await self._gateway.read(request)
         head = Head.of(request.scope)
-        wish, name = self._asked(head, body)
+        wish, name = await bodies.apart(len(body), self._asked, head, body)
         spec = await self._gateway.resolve(name)
+        self._admit(spec, head, body)
+        prepared = await bodies.apart(len(body), self._prepared, spec, head, body, wish)
         # Starlette calls whatever an endpoint returns as an ASGI app; a Passage need be no more than that.
-        return self._passage(spec, head, body, wish)  # type: ignore[return-value]
+        return self._passage(spec, head, prepared, wish)  # type: ignore[return-value]
 
     def at_once(self, head: Head, body: bytes) -> Passage | None:
         """The passage of a request whose body is there, if nothing has to be waited for to make it, or refused."""
@@ -215,7 +217,9 @@ class ByBody:
             return None
         try:
             wish, name = self._asked(head, body)
-            return self._passage(self._gateway.pool.catalog.resolve(name), head, body, wish, at_once=True)
+            spec = self._gateway.pool.catalog.resolve(name)
+            self._admit(spec, head, body)
+            return self._passage(spec, head, self._prepared(spec, head, body, wish), wish, at_once=True)
         except RouterError:
             return None
 
@@ -223,14 +227,24 @@ class ByBody:
         wish = asked(body, head.content_type)
         return wish, self._alias(wish.model or head.query("model"))
 
-    def _passage(self, spec: ModelSpec, head: Head, body: bytes, wish: Asked, *, at_once: bool = False) -> Passage:
-        gateway, time_limit = self._gateway, None
+    def _admit(self, spec: ModelSpec, head: Head, body: bytes) -> None:
+        """Raises InvalidRequest, NotLoaded."""
         if self._check is not None:
             self._check(spec, head, body)
-        gateway.may_load(spec, head, gateway.autoload)
+        self._gateway.may_load(spec, head, self._gateway.autoload)
+
+    def _prepared(self, spec: ModelSpec, head: Head, body: bytes, wish: Asked) -> tuple[bytes, float | None]:
+        """As `Gateway.prepared`. Raises InvalidRequest."""
+        if wish.fields is None:
+            return body, None
+        return self._gateway.prepared(spec, head.path, wish.fields, body)
+
+    def _passage(
+        self, spec: ModelSpec, head: Head, prepared: tuple[bytes, float | None], wish: Asked, *, at_once: bool = False
+    ) -> Passage:
+        gateway, (body, time_limit) = self._gateway, prepared
         if wish.fields is not None:
             gateway.note_context(spec, wish.fields)
-            body, time_limit = gateway.prepared(spec, head.path, wish.fields, body)
         return gateway.passage(
             spec, head, self._dialect, body, wish.stream, used=True, time_limit=time_limit, at_once=at_once
         )

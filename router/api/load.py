@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from router.api.body import asked
+from router.api.body import apart, asked, json_object
 from router.api.gateway import Gateway
 from router.catalog import ModelSpec
 from router.errors import InvalidRequest
@@ -51,10 +50,10 @@ class Load:
 
     async def _named(self, request: Request) -> tuple[ModelSpec, dict[str, Any]]:
         body = await self._gateway.read(request)
-        name = asked(body, "application/json").model
+        name = (await apart(len(body), asked, body, "application/json")).model
         if not name:
             raise InvalidRequest('model name is missing from the request; send {"model": "NAME"}')
-        return await self._gateway.resolve(name), json.loads(body)
+        return await self._gateway.resolve(name), await apart(len(body), json_object, body)
 
 
 def settings(pool: Pool, name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from router.allowlist import is_safe
 from router.api import prompt, reply
-from router.api.body import all_fields
+from router.api.body import all_fields, apart
 from router.api.gateway import Gateway, told_in
 from router.api.head import Head
 from router.api.library import Found, Library
@@ -79,6 +79,7 @@ class _Call:
     fields: Fields
     found: Found
     clock: Clock
+    size: int  # bytes of its body
 
     @property
     def name(self) -> str:
@@ -138,25 +139,25 @@ class Endpoints:
         call = await self._call(request)
         if not call.fields.get("messages"):
             return self._preload(call, reply.as_message)
-        return self._generation(call, prompt.chat, reply.as_message)
+        return await self._generation(call, prompt.chat, reply.as_message)
 
     async def generate(self, request: Request) -> Response:
         call = await self._call(request)
         if not prompt.text(call.fields, "prompt"):
             return self._preload(call, reply.as_response)
-        return self._generation(call, prompt.generate, reply.as_response)
+        return await self._generation(call, prompt.generate, reply.as_response)
 
-    def _generation(
+    async def _generation(
         self, call: _Call, ask: Callable[[Fields, Defaults, Reasoning | None], Question], tell: Tell
     ) -> Response:
         fields, spec = call.fields, call.found.spec
-        question = ask(fields, call.found.defaults, spec.info.reasoning)
+        question = await apart(call.size, ask, fields, call.found.defaults, spec.info.reasoning)
         if question.has_pictures and spec.info.architecture and "vision" not in spec.info.capabilities:
             raise InvalidRequest(f"{spec.name!r} does not see images; it needs a projector (mmproj) that fits.")
         self._gateway.note_context(spec, fields)
-        body, time_limit = self._gateway.prepared(
-            spec, question.target.decode(), question.fields, encode(question.fields)
-        )
+        body = await apart(call.size, encode, question.fields, call.size)
+        path = question.target.decode()
+        body, time_limit = await apart(call.size, self._gateway.prepared, spec, path, question.fields, body)
         stream, alternatives = prompt.flag(fields, "stream", True), prompt.alternatives(fields)
         generation = Generation(call.name, question.target, body, tell, call.clock, stream, alternatives)
         return self._passage(call, generation, time_limit)
@@ -194,8 +195,9 @@ class Endpoints:
         return self._passage(call, embedding if text else Notice(lambda: {"embedding": []}))
 
     async def _call(self, request: Request) -> _Call:
-        clock, fields = Clock(), await self._fields(request)
-        return _Call(Head.of(request.scope), fields, await self._found(_name(fields)), clock)
+        clock, body = Clock(), await self._gateway.read(request)
+        fields = await apart(len(body), all_fields, body)
+        return _Call(Head.of(request.scope), fields, await self._found(_name(fields)), clock, len(body))
 
     async def _found(self, name: str | None) -> Found:
         """Also what is not here yet, if it may be downloaded."""
@@ -285,7 +287,8 @@ class Endpoints:
         return self._hub
 
     async def _fields(self, request: Request) -> dict[str, Any]:
-        return all_fields(await self._gateway.read(request))
+        body = await self._gateway.read(request)
+        return await apart(len(body), all_fields, body)
 
 
 async def _pulling(hub: Hub, name: str) -> AsyncIterator[bytes]:

@@ -10,7 +10,9 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from router.api.body import TOKEN_LIMITS
+import msgspec
+
+from router.api.body import LARGE, TOKEN_LIMITS
 from router.errors import InvalidRequest
 from router.presets import Filters
 
@@ -109,9 +111,20 @@ def _inner(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def encode(fields: Mapping[str, Any]) -> bytes:
-    """Raises InvalidRequest for what JSON has no words for, although Python reads it."""
+def encode(fields: Mapping[str, Any], size: int = 0) -> bytes:
+    """`size` is about how many bytes it will be: what is large is written by what is quick with long texts. Raises
+    InvalidRequest for what JSON has no words for, although Python reads it."""
     try:
+        if size > LARGE and (written := _written(fields)):
+            return written
         return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
     except (ValueError, RecursionError) as exc:
         raise InvalidRequest(f"The request body cannot be passed on as JSON: {exc}.") from exc
+
+
+def _written(fields: Mapping[str, Any]) -> bytes | None:
+    """None for what it does not know how to write, or would write otherwise."""
+    try:
+        return msgspec.json.encode(fields)
+    except (ValueError, TypeError, OverflowError, RecursionError, msgspec.MsgspecError):
+        return None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from router.api.body import apart, json_object
 from router.api.conversation import Part
 from router.api.gateway import Gateway, told_in
 from router.api.head import Head
@@ -39,11 +38,11 @@ class Streams:
 
     async def lookup(self, request: Request) -> Response:
         """Of the conversations that the body names, and no others: nobody is told of streams he does not know."""
+        body = await self._gateway.read(request)
         try:
-            body = json.loads(await self._gateway.read(request))
-        except (ValueError, RecursionError):
-            body = None
-        ids = body.get("conversation_ids") if isinstance(body, dict) else None
+            ids = (await apart(len(body), json_object, body)).get("conversation_ids")
+        except InvalidRequest:
+            ids = None
         names = [id for id in ids if isinstance(id, str) and id] if isinstance(ids, list) else []
         return JSONResponse(await self._conversations.told(names, self._gateway.upstream))
 
