@@ -93,6 +93,9 @@ class Handshake(asyncio.Protocol):
     def rank(self) -> tuple[bool, float]:
         return False, self._since
 
+    def holds(self) -> bool:
+        return False
+
     def shutdown(self) -> None:
         with contextlib.suppress(OSError):
             self.transport.abort()
