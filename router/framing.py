@@ -75,13 +75,15 @@ class Clients:
     def is_full(self, connections: int) -> bool:
         return 0 < self.limits.connections < connections
 
-    def make_room(self, connections: Iterable[Any]) -> bool:
-        """Close connections on which no request is under way, and tell whether there was one. A sixteenth goes at
-        once, so that a flood of connections does not have them searched for each."""
-        waiting = [one for one in connections if one.is_waiting()]
-        for one in heapq.nsmallest(self.limits.connections // 16 + 1, waiting, key=lambda one: one.rank()):
+    def make_room(self, connections: set[Any], newcomer: Any) -> bool:
+        """Close connections on which no request is under way, and tell whether that is enough for the newcomer. A
+        sixteenth goes at once, so that a flood of connections does not have them searched for each."""
+        excess = len(connections) - self.limits.connections
+        waiting = [one for one in connections if one is not newcomer and one.is_waiting()]
+        for one in heapq.nsmallest(max(self.limits.connections // 16 + 1, excess), waiting, key=lambda one: one.rank()):
             one.transport.abort()
-        return bool(waiting)
+            connections.discard(one)
+        return len(connections) <= self.limits.connections
 
     def make_space(self, connections: Iterable[Any]) -> None:
         """Have requests given up until a sixteenth of the bytes is free, those first that began to come first: what is
@@ -169,7 +171,7 @@ class FramedConnection(HttpToolsProtocol):
         self.flow = self._flow = _Flow(transport)
         self._outlet = _Outlet(transport, self._close_behind_answer)
         self._expect_by(self.loop.time() + self._patience)
-        if self._clients.is_full(len(self.connections)) and not self._clients.make_room(self.connections - {self}):
+        if self._clients.is_full(len(self.connections)) and not self._clients.make_room(self.connections, self):
             self._refuse(503, "All connections are in use; try again later. --max-connections allows for more.")
 
     def connection_lost(self, exc: Exception | None) -> None:
