@@ -338,14 +338,11 @@ async def test_who_is_quick_is_served_while_others_hold_all(front: Front) -> Non
     """Unfinished requests make room for the next one, which comes in pieces too; those that began first go first, also
     when a little more of them comes now and then."""
     await front.ready(limits=ClientLimits(held=200_000))
-    others = [await front.client() for _ in range(4)]
-    for size in (48_000, 48_000, 48_000, 55_000):
-        others[0].send(GET + b"X: " + b"x" * size)
-        others.append(others.pop(0))
-        await front.turn()
-    others[0].send(b"x")
-    await front.turn()
-    assert front.clients.held > 190_000
+    others, sent = [await front.client() for _ in range(4)], 0
+    for other, data in zip([*others, others[0]], [GET + b"X: " + b"x" * 48_000] * 4 + [b"x" * 4000], strict=True):
+        other.send(data)
+        sent += len(data)
+        await until(partial(holds, front, sent))
     client = await front.client()
     request = post(CHAT, body_of(text="x" * 20_000))
     client.send(request[:15_000])
@@ -353,6 +350,10 @@ async def test_who_is_quick_is_served_while_others_hold_all(front: Front) -> Non
     client.send(request[15_000:])
     assert (await client.reply()).status == 200
     assert "come whole" in await refused(others[0], 503)
+
+
+def holds(front: Front, size: int) -> bool:
+    return front.clients.held == size
 
 
 def serves(front: Front, count: int) -> bool:
