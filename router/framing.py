@@ -40,6 +40,7 @@ SLOWEST = 1024  # bytes a second: a client that sends a body more slowly runs ou
 # when a connection is closed would take the answer back (RFC 9112 section 9.6).
 LINGER_BYTES = 64 * 2**20
 LINGER_SECONDS = 10.0
+UNREAD_SECONDS = 10.0  # after which a client that reads nothing of its answer may make room for another one
 LASTING_BODY = 64 * 1024  # bytes of a body above which its early answer is the connection's last
 
 # Methods that are uvicorn's own business. All versions that pyproject.toml allows have them as they are used here.
@@ -74,13 +75,24 @@ class Clients:
     def is_full(self, connections: int) -> bool:
         return 0 < self.limits.connections < connections
 
-    def make_room(self, connections: Iterable[Any]) -> bool:
-        """Close connections on which no request is under way, and tell whether there was one. A sixteenth goes at
-        once, so that a flood of connections does not have them searched for each."""
-        waiting = [one for one in connections if one.is_waiting()]
-        for one in heapq.nsmallest(self.limits.connections // 16 + 1, waiting, key=lambda one: one.rank()):
+    def make_room(self, connections: set[Any], newcomer: Any) -> bool:
+        """Close connections on which no request is under way, and tell whether that is enough for the newcomer. A
+        sixteenth goes at once, so that a flood of connections does not have them searched for each."""
+        excess = len(connections) - self.limits.connections
+        waiting = [one for one in connections if one is not newcomer and one.is_waiting()]
+        for one in heapq.nsmallest(max(self.limits.connections // 16 + 1, excess), waiting, key=lambda one: one.rank()):
             one.transport.abort()
-        return bool(waiting)
+            connections.discard(one)
+        return len(connections) <= self.limits.connections
+
+    def make_space(self, connections: Iterable[Any]) -> None:
+        """Have requests given up until a sixteenth of the bytes is free, those first that began to come first: what is
+        sent at once is not kept for long."""
+        holders = [one for one in connections if one.holds()]
+        for one in sorted(holders, key=lambda one: one.held_since):
+            if self.held <= self.limits.held * 15 // 16:
+                return
+            one.give_up()
 
 
 class Phase(enum.Enum):
@@ -105,6 +117,7 @@ class FramedConnection(HttpToolsProtocol):
         self._size = 0
         self._wanted: float = 0  # bytes in all with which it is looked at again
         self._is_timed = False  # a request has begun to come
+        self.held_since = 0.0
         # The body
         self._left: int | None = 0  # bytes of it that are to come; None for chunks
         self._tail = b""  # of the chunks that came, as far as it may begin an empty line
@@ -116,19 +129,37 @@ class FramedConnection(HttpToolsProtocol):
         self._timer_at = math.inf
         self._waiting_since = self.loop.time()
         self._has_answered = False
+        self._unread_since = math.inf  # what is written does not go out
+        self._closing_since = math.inf  # as far as anybody has looked
         self._served: RequestResponseCycle | None = None  # by uvicorn, the latest one
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._phase.name} held={self._size} left={self._left}>"
 
     def is_waiting(self) -> bool:
-        """Whether it waits for a request, or throws away what is left of one."""
+        """Whether it waits for a request, throws away what is left of one, or has an answer that nobody reads."""
+        now, patience = self.loop.time(), min(UNREAD_SECONDS, self._patience)
+        if self.transport.is_closing():  # but not before all is read
+            self._closing_since = min(self._closing_since, now)
+            return now - self._closing_since > patience
         is_between = self._phase is not Phase.ANSWER if self._is_answered() else self._phase is Phase.LINGER
-        return is_between and not self.transport.is_closing()
+        return is_between or now - self._unread_since > patience
 
     def rank(self) -> tuple[bool, float]:
         """The lower, the sooner it is closed: those that never had an answer first, then those silent for longest."""
         return self._has_answered, self._waiting_since
+
+    def holds(self) -> bool:
+        """Whether bytes of a request are kept that has not come whole, or is not due yet."""
+        return self._size > 0 and not self.transport.is_closing()
+
+    def give_up(self) -> None:
+        """What is kept."""
+        if self._phase is Phase.ANSWER:  # the client has to send it again
+            self._is_last = True
+            self._release()
+        else:
+            self._refuse(503, "Too many requests have not come whole; try again later.")
 
     def _is_answered(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -140,7 +171,7 @@ class FramedConnection(HttpToolsProtocol):
         self.flow = self._flow = _Flow(transport)
         self._outlet = _Outlet(transport, self._close_behind_answer)
         self._expect_by(self.loop.time() + self._patience)
-        if self._clients.is_full(len(self.connections)) and not self._clients.make_room(self.connections - {self}):
+        if self._clients.is_full(len(self.connections)) and not self._clients.make_room(self.connections, self):
             self._refuse(503, "All connections are in use; try again later. --max-connections allows for more.")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -151,6 +182,14 @@ class FramedConnection(HttpToolsProtocol):
             _disconnect(self._served)
         if self._timer is not None:
             self._timer.cancel()
+
+    def pause_writing(self) -> None:
+        self._unread_since = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._unread_since = math.inf
+        super().resume_writing()
 
     def shutdown(self) -> None:
         self._is_last = True
@@ -197,8 +236,10 @@ class FramedConnection(HttpToolsProtocol):
     def _keep(self, data: bytes, wanted: float) -> None:
         """Until there are so many bytes in all."""
         if self._phase is Phase.HEAD and not self._is_timed:
-            self._is_timed = True
-            self._expect_by(self.loop.time() + self._patience)
+            self._is_timed, self.held_since = True, self.loop.time()
+            self._expect_by(self.held_since + self._patience)
+        elif self._phase is not Phase.HEAD and not self._parts:
+            self.held_since = self.loop.time()
         self._wanted = wanted
         self._add(data)
 
@@ -209,11 +250,7 @@ class FramedConnection(HttpToolsProtocol):
         if self._phase is Phase.ANSWER and self._size > AHEAD_BYTES:
             self._flow.stop_reading()
         if self._clients.held > self._clients.limits.held:
-            if self._phase is Phase.ANSWER:  # the client has to send them again
-                self._is_last = True
-                self._release()
-            else:
-                self._refuse(503, "Too many requests have not come whole; try again later.")
+            self._clients.make_space(self.connections)
 
     def _release(self) -> bytes:
         data = b"".join(self._parts)

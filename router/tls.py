@@ -46,7 +46,7 @@ class Handshake(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self._connections.add(self)
-        if self._clients.is_full(len(self._connections)) and not self._clients.make_room(self._connections - {self}):
+        if self._clients.is_full(len(self._connections)) and not self._clients.make_room(self._connections, self):
             transport.abort()  # there is no way to say why
             return
         seconds = min(HANDSHAKE_SECONDS, self._clients.limits.timeout or HANDSHAKE_SECONDS)
@@ -92,6 +92,9 @@ class Handshake(asyncio.Protocol):
 
     def rank(self) -> tuple[bool, float]:
         return False, self._since
+
+    def holds(self) -> bool:
+        return False
 
     def shutdown(self) -> None:
         with contextlib.suppress(OSError):

@@ -300,6 +300,25 @@ async def test_nobody_who_is_served_makes_room(front: Front) -> None:  # B-T4
     assert [(await client.reply()).status for client in busy] == [200] * 4
 
 
+async def test_who_reads_no_answers_makes_room(front: Front) -> None:  # B-T4
+    first = await front.ready(limits=ClientLimits(connections=4, timeout=0.3))
+    first.leave()
+    await until(lambda: not connections(front))
+    request = GET + b"\r\n"
+    for _ in range(4):
+        client = await front.client()
+        client.send(request * 3000)
+    await until(lambda: sum(one.flow.write_paused for one in connections(front)) == 4)
+    statuses: list[int] = []
+    while 200 not in statuses:
+        assert len(statuses) < 500, "nobody made room"
+        late = await front.client()
+        statuses.append((await late.ask(request)).status)
+        await asyncio.sleep(0.02)
+    assert set(statuses) <= {200, 503}
+    await until(lambda: len(connections(front)) <= 4)
+
+
 async def test_unfinished_requests_are_kept_only_so_far(front: Front) -> None:  # B-T4
     """Of all clients together."""
     client = await front.ready(limits=ClientLimits(held=200_000))
@@ -308,11 +327,33 @@ async def test_unfinished_requests_are_kept_only_so_far(front: Front) -> None:  
         other.send(GET + b"X: " + b"x" * 40_000)
         await front.turn()
     assert front.clients.held <= 200_000
-    assert "come whole" in await refused(others[-1], 503)
+    assert "come whole" in await refused(others[0], 503)
     assert (await client.ask(post(CHAT, body_of()))).status == 200
     for other in others:
         other.leave()
     await until(lambda: front.clients.held == 0)
+
+
+async def test_who_is_quick_is_served_while_others_hold_all(front: Front) -> None:  # B-T4
+    """Unfinished requests make room for the next one, which comes in pieces too; those that began first go first, also
+    when a little more of them comes now and then."""
+    await front.ready(limits=ClientLimits(held=200_000))
+    others, sent = [await front.client() for _ in range(4)], 0
+    for other, data in zip([*others, others[0]], [GET + b"X: " + b"x" * 48_000] * 4 + [b"x" * 4000], strict=True):
+        other.send(data)
+        sent += len(data)
+        await until(partial(holds, front, sent))
+    client = await front.client()
+    request = post(CHAT, body_of(text="x" * 20_000))
+    client.send(request[:15_000])
+    await front.turn()
+    client.send(request[15_000:])
+    assert (await client.reply()).status == 200
+    assert "come whole" in await refused(others[0], 503)
+
+
+def holds(front: Front, size: int) -> bool:
+    return front.clients.held == size
 
 
 def serves(front: Front, count: int) -> bool:
