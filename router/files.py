@@ -19,7 +19,6 @@ for _name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
 # Descriptors that whoever started this process has opened, as in `--api-key-file <(program)`.
 _INHERITED = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 _KINDS = (
-    (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"),
@@ -76,7 +75,7 @@ def secret(path: str | os.PathLike[str], most: int) -> bytes:
 def is_special(path: str | os.PathLike[str]) -> bool:
     """Whether something is there that is no regular file."""
     try:
-        return not stat.S_ISREG(os.stat(path).st_mode)
+        return not _is_harmless(os.stat(path))
     except (OSError, ValueError):
         return False
 
@@ -89,8 +88,19 @@ def _read(file: io.FileIO, most: int) -> bytes:
     return b"".join(parts)
 
 
+def _is_harmless(status: os.stat_result) -> bool:
+    """A regular file, or the null device, which people name where they want an empty one."""
+    return stat.S_ISREG(status.st_mode) or (stat.S_ISCHR(status.st_mode) and status.st_rdev == _null())
+
+
+def _null() -> int:
+    return os.stat(os.devnull).st_rdev
+
+
 def _check(status: os.stat_result, path: str | os.PathLike[str]) -> None:
-    if not stat.S_ISREG(status.st_mode):
+    if stat.S_ISDIR(status.st_mode):
+        raise NotAFile(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not _is_harmless(status):
         kind = next((kind for is_one, kind in _KINDS if is_one(status.st_mode)), "something else")
         raise NotAFile(errno.EINVAL, f"it is {kind}, not a regular file", os.fspath(path))
 

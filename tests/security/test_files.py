@@ -67,6 +67,11 @@ def test_every_reader_refuses_what_is_no_file(special: tuple[Path, str], tmp_pat
     assert hub.find(tmp_path, "a/b") is None
 
 
+def test_the_null_device_is_an_empty_file() -> None:  # B-T6
+    assert files.content(os.devnull, 10) == b""
+    assert not files.is_special(os.devnull)
+
+
 def test_what_is_too_large_is_refused(tmp_path: Path) -> None:  # B-T6
     path = tmp_path / "x"
     path.write_bytes(b"12345")
