@@ -34,7 +34,7 @@ HEAD_BYTES = 64 * 1024  # of a request's head, and of extensions and trailers at
 HEAD_LINES = 256
 AHEAD_BYTES = 64 * 1024  # of further requests, which are read while an answer is due
 PIECE_BYTES = 64 * 1024  # of a chunked body that the parser gets at once
-PIECES = 64  # of a connection's data that are dealt with before other connections have their turn
+PIECES = 16  # of a connection's data that are dealt with before other connections have their turn
 SLOWEST = 1024  # bytes a second: a client that sends a body more slowly runs out of time
 # A client that is answered before it has sent all of its body may send so much more of it. Bytes that wait to be read
 # when a connection is closed would take the answer back (RFC 9112 section 9.6).
