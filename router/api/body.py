@@ -179,6 +179,8 @@ def _looked_at(body: bytes) -> dict[str, Any]:
             body.decode()  # what is passed over is not looked at
         if len(body) <= weight.LIGHT:
             return _DECODER.decode(body)
+        if len(body) > weight.PASSED_OVER // 2:  # less cannot weigh that much
+            weight.check(body, most=weight.PASSED_OVER)
         return {name: _value(name, raw) for name, raw in _RAW_DECODER.decode(body).items()}
     except (ValueError, RecursionError, msgspec.MsgspecError):
         return json_object(body)  # which reads more, and tells better what it cannot read

@@ -12,15 +12,16 @@ from router.errors import InvalidRequest
 LIGHT = 64 * 1024  # bytes of a body that is parsed at once, whatever it holds
 PIECE = 64 * 1024  # bytes that are counted at a time
 MOST = 1_000_000
+PASSED_OVER = 32 * MOST  # what is passed over costs a thirtieth, and still some ns for each value
 # What each sign weighs, in tens of nanoseconds or so: a value; a list or an object; a member, whose name is made too.
 _WEIGHTS = ((b",", 1), (b"[", 2), (b"{", 2), (b":", 4))
 
 
-def weight(body: bytes | memoryview) -> int:
-    """Of all that the JSON text holds, or a little more than MOST: then the rest was not looked at. Signs within
+def weight(body: bytes | memoryview, most: int = MOST) -> int:
+    """Of all that the JSON text holds, or a little more than `most`: then the rest was not looked at. Signs within
     strings do not count. Of what is no JSON, it is the weight of at least what comes before the first mistake."""
     found, start, is_string = 0, 0, False
-    while start < len(body) and found <= MOST:
+    while start < len(body) and found <= most:
         piece = bytes(body[start : start + PIECE])
         if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # its last sign is half of an escape
             piece = bytes(body[start : start + PIECE + 1])
@@ -34,21 +35,21 @@ def weight(body: bytes | memoryview) -> int:
     return found
 
 
-def check(body: bytes | memoryview, what: str = "The request body") -> None:
+def check(body: bytes | memoryview, what: str = "The request body", most: int = MOST) -> None:
     """Raises InvalidRequest for what is too much to be made into objects."""
-    if len(body) > LIGHT and _bound(body) > MOST and weight(body) > MOST:
+    if len(body) > LIGHT and _bound(body, most) > most and weight(body, most) > most:
         raise InvalidRequest(
             f"{what} holds too many values: lists, objects and numbers are counted, and long texts are not. "
             "Send fewer of them in one request."
         )
 
 
-def _bound(body: bytes | memoryview) -> int:
+def _bound(body: bytes | memoryview, most: int) -> int:
     """No less than its weight, and soon found where there is little in it."""
     found = 0
     for start in range(0, len(body), PIECE):
         piece = bytes(body[start : start + PIECE])
         found += sum(piece.count(sign) * weight for sign, weight in _WEIGHTS)
-        if found > MOST:
+        if found > most:
             break
     return found
