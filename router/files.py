@@ -75,7 +75,7 @@ def secret(path: str | os.PathLike[str], most: int) -> bytes:
 def is_special(path: str | os.PathLike[str]) -> bool:
     """Whether something is there that is no regular file."""
     try:
-        return not stat.S_ISREG(os.stat(path).st_mode)
+        return not _is_harmless(os.stat(path))
     except (OSError, ValueError):
         return False
 
@@ -88,10 +88,19 @@ def _read(file: io.FileIO, most: int) -> bytes:
     return b"".join(parts)
 
 
+def _is_harmless(status: os.stat_result) -> bool:
+    """A regular file, or the null device, which people name where they want an empty one."""
+    return stat.S_ISREG(status.st_mode) or (stat.S_ISCHR(status.st_mode) and status.st_rdev == _null())
+
+
+def _null() -> int:
+    return os.stat(os.devnull).st_rdev
+
+
 def _check(status: os.stat_result, path: str | os.PathLike[str]) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    if not stat.S_ISREG(status.st_mode) and os.fspath(path) != os.devnull:  # which is an empty file to people
+    if not _is_harmless(status):
         kind = next((kind for is_one, kind in _KINDS if is_one(status.st_mode)), "something else")
         raise NotAFile(errno.EINVAL, f"it is {kind}, not a regular file", os.fspath(path))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from router.errors import InvalidRequest
 
 LIGHT = 64 * 1024  # bytes of a body that is parsed at once, whatever it holds
-PIECE = 64 * 1024  # bytes that are counted at a time
+PIECE = 32 * 1024  # bytes that are counted at a time
 MOST = 1_000_000
 PASSED_OVER = 32 * MOST  # what is passed over costs a thirtieth, and still some ns for each value
 # What each sign weighs, in tens of nanoseconds or so: a value; a list or an object; a member, whose name is made too.

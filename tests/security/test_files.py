@@ -47,7 +47,7 @@ def special(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 def test_only_regular_files_are_opened(special: tuple[Path, str]) -> None:  # B-T6
     path, said = special
     for read in (files.opened, lambda path: files.content(path, 10), lambda path: files.start(path, 10)):
-        with pytest.raises(files.NotAFile, match=said):
+        with pytest.raises((files.NotAFile, IsADirectoryError), match=said):
             read(path)
     assert files.is_special(path)
 
@@ -65,6 +65,11 @@ def test_every_reader_refuses_what_is_no_file(special: tuple[Path, str], tmp_pat
     refs.mkdir(parents=True)
     path.rename(refs / "main")
     assert hub.find(tmp_path, "a/b") is None
+
+
+def test_the_null_device_is_an_empty_file() -> None:  # B-T6
+    assert files.content(os.devnull, 10) == b""
+    assert not files.is_special(os.devnull)
 
 
 def test_what_is_too_large_is_refused(tmp_path: Path) -> None:  # B-T6
