@@ -99,7 +99,7 @@ def _null() -> int:
 
 def _check(status: os.stat_result, path: str | os.PathLike[str]) -> None:
     if stat.S_ISDIR(status.st_mode):
-        raise NotAFile(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if not _is_harmless(status):
         kind = next((kind for is_one, kind in _KINDS if is_one(status.st_mode)), "something else")
         raise NotAFile(errno.EINVAL, f"it is {kind}, not a regular file", os.fspath(path))
