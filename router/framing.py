@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 import heapq
 import inspect
+import itertools
 import json
 import logging
 import math
@@ -71,6 +72,7 @@ class Clients:
     def __init__(self, limits: ClientLimits | None = None) -> None:
         self.limits = limits or ClientLimits()
         self.held = 0  # bytes
+        self.next = itertools.count(1).__next__  # numbers what begins to be kept: a loop's clock stands still meanwhile
 
     def is_full(self, connections: int) -> bool:
         return 0 < self.limits.connections < connections
@@ -89,7 +91,7 @@ class Clients:
         """Have requests given up until a sixteenth of the bytes is free, those first that began to come first: what is
         sent at once is not kept for long."""
         holders = [one for one in connections if one.holds()]
-        for one in sorted(holders, key=lambda one: one.held_since):
+        for one in sorted(holders, key=lambda one: one.held_from):
             if self.held <= self.limits.held * 15 // 16:
                 return
             one.give_up()
@@ -117,7 +119,7 @@ class FramedConnection(HttpToolsProtocol):
         self._size = 0
         self._wanted: float = 0  # bytes in all with which it is looked at again
         self._is_timed = False  # a request has begun to come
-        self.held_since = 0.0
+        self.held_from = 0  # which of all that was kept it is
         # The body
         self._left: int | None = 0  # bytes of it that are to come; None for chunks
         self._tail = b""  # of the chunks that came, as far as it may begin an empty line
@@ -236,10 +238,10 @@ class FramedConnection(HttpToolsProtocol):
     def _keep(self, data: bytes, wanted: float) -> None:
         """Until there are so many bytes in all."""
         if self._phase is Phase.HEAD and not self._is_timed:
-            self._is_timed, self.held_since = True, self.loop.time()
-            self._expect_by(self.held_since + self._patience)
+            self._is_timed, self.held_from = True, self._clients.next()
+            self._expect_by(self.loop.time() + self._patience)
         elif self._phase is not Phase.HEAD and not self._parts:
-            self.held_since = self.loop.time()
+            self.held_from = self._clients.next()
         self._wanted = wanted
         self._add(data)
 
