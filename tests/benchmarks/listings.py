@@ -1,8 +1,9 @@
-"""(e) The list of models: the first one, one when nothing has changed, and one while a model loads."""
+"""(e) The list of models: the first one, one when nothing has changed, one while a model loads; and a wrong name."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from statistics import median
 from router import catalog, presets
 from router.api.listing import Listing
 from router.catalog import Catalog
+from router.errors import UnknownModel
 from router.estimate import Need
 from router.flags import default_table
 from router.node import Progress
@@ -71,9 +73,16 @@ async def _in_process(preset: Path, count: int, seconds: float) -> list[Row]:
     loading.cancel()
     await asyncio.wait({loading})
     await pool.close()
+    wrong = timed(lambda: _resolve(models, "modle-0123"), seconds)
     case = f"{count} models"
     head = Row("listing", case, "first", "ms", {OURS: first * 1000})
-    return [head, _row(case, "unchanged", unchanged), _row(case, "while one loads", during)]
+    told = [_row(case, "unchanged", unchanged), _row(case, "while one loads", during)]
+    return [head, *told, _row(case, "a wrong name among them", wrong)]
+
+
+def _resolve(models: Catalog, name: str) -> None:
+    with contextlib.suppress(UnknownModel):
+        models.resolve(name)
 
 
 def _row(case: str, measure: str, took: float) -> Row:
