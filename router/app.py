@@ -123,8 +123,8 @@ class Direct:
                 await answer(scope, receive, send)
                 return
         route = self._exact.get((method, path))
-        if route is None and not path.isprintable():
-            # The pattern of a route ends before a line feed too, and what goes by its path would not know that one.
+        if route is None and path.endswith("\n"):
+            # A route's pattern ends before a line feed too, but tables that are looked into by path do not know that.
             await _refusal(scope, _plain(404, NOWHERE.format(ascii(path[:200]))))(scope, receive, send)
         elif route is None:
             await self._whole(scope, receive, send)

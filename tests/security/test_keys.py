@@ -283,7 +283,8 @@ def test_each_key_opens_its_own(router: Router) -> None:  # B-T3
         )
         for method, target, sent in guarded:
             for is_sent in (False, True) if told != 200 else (True,):
-                assert ask(router.url, method, target, headers, sent, is_sent=is_sent).status == told, (key, target)
+                wanted = 404 if told == 200 and target.endswith("%0A") else told  # which is no path of ours
+                assert ask(router.url, method, target, headers, sent, is_sent=is_sent).status == wanted, (key, target)
     assert ask(router.url, "GET", "/health").status == 200
     answer = ask(router.url, "POST", "/models/load", [JSON, ("X-Api-Key", "user")], b"{}")
     assert "--admin-key" in answer.message
