@@ -136,6 +136,7 @@ class Program:
         self.words = ["--engine", fake, "--models-dir", str(models)]
         self.socket = Path(tempfile.mkdtemp(prefix="lr-")) / "r.sock"
         self.process: subprocess.Popen[bytes] | None = None
+        self.client = httpx.Client()
 
     def start(self, redirections: str, *flags: str) -> None:
         """`redirections` are a shell's."""
@@ -152,6 +153,7 @@ class Program:
         )
         until(lambda: self.socket.exists() or self.ended())
         assert not self.ended()
+        self.client.close()
         self.client = httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://r", timeout=30)
         until(self.answers)
 
@@ -187,6 +189,7 @@ class Program:
 def program(tmp_path: Path, fake: str, tiny_models: Path) -> Iterator[Program]:
     program = Program(tmp_path, fake, tiny_models)
     yield program
+    program.client.close()
     if program.process is not None and program.process.poll() is None:
         program.process.kill()
         program.process.wait()
@@ -258,7 +261,7 @@ def test_a_log_file_is_opened_anew(program: Program, tmp_path: Path) -> None:  #
     folder.mkdir()
     file, old = folder / "r.log", folder / "r.log.1"
     program.start(f"2>{tmp_path / 'err'}", "--log-file", str(file))
-    assert "listening on" in (tmp_path / "err").read_text()
+    until(lambda: "listening on" in (tmp_path / "err").read_text())
     program.works(1)
     assert program.process is not None
     file.rename(old)
