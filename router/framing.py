@@ -88,8 +88,8 @@ class Clients:
         return len(connections) <= self.limits.connections
 
     def make_space(self, connections: Iterable[Any]) -> None:
-        """Have requests given up until a sixteenth of the bytes is free, those first that began to come first: what is
-        sent at once is not kept for long."""
+        """Give up kept requests until a sixteenth of the bytes is free. The oldest go first: a client that sends its
+        request at once is never among them."""
         holders = [one for one in connections if one.holds()]
         for one in sorted(holders, key=lambda one: one.held_from):
             if self.held <= self.limits.held * 15 // 16:
@@ -105,8 +105,10 @@ class Phase(enum.Enum):
 
 
 class FramedConnection(HttpToolsProtocol):
-    """Deaf to offers of another protocol, as RFC 9110 section 7.8 allows: uvicorn would take the body of such a request
-    for that protocol's. Java's HTTP client offers HTTP/2 with whatever it sends."""
+    """One client's connection: a request at a time, each within the limits of `Clients`.
+
+    Offers of another protocol are ignored, as RFC 9110 section 7.8 allows: uvicorn would take the body of such a
+    request for that protocol's. Java's HTTP client offers HTTP/2 with whatever it sends."""
 
     def __init__(self, config: Config, *args: Any, clients: Clients | None = None, **options: Any) -> None:
         super().__init__(config, *args, **options)
