@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any
 from router import logs
 from router.errors import ConfigError, FlagError, PresetError, RouterError, UnknownModel
 from router.near import nearest
-from router.policy import Snapshot, size
 from router.redaction import without_credentials
+from router.scheduling.policy import Snapshot
+from router.units import size
 
 if TYPE_CHECKING:
     import httpx
 
-    from router.catalog import ModelSpec
-    from router.flags import FlagTable
-    from router.repo import Name
+    from router.engine.flags import FlagTable
+    from router.hub.repo import Name
+    from router.models.catalog import ModelSpec
     from router.settings import Settings
 
 EXIT_CODES = """\
@@ -179,7 +180,7 @@ def _list(argv: list[str]) -> int:
 
 
 def _row(spec: ModelSpec) -> dict[str, Any]:
-    from router import flags
+    from router.engine import flags
 
     return {
         "name": spec.name,
@@ -210,7 +211,8 @@ def _cell(column: str, value: Any) -> str:
 
 
 def _check(argv: list[str]) -> int:
-    from router import flags, serve, settings
+    from router import serve, settings
+    from router.engine import flags
 
     engine = next(option.flag for option in settings.OPTIONS if option.name == "--engine")
     takes = flags.FlagTable([engine, flags.Flag("--json", ("--json",), (), 0, None, repeatable=False)])
@@ -232,7 +234,7 @@ def _check(argv: list[str]) -> int:
 
 
 def _report(file: Path, table: FlagTable) -> dict[str, Any]:
-    from router import catalog
+    from router.models import catalog
 
     try:
         found, problems = catalog.examine(file, table)
@@ -251,7 +253,9 @@ def _report(file: Path, table: FlagTable) -> dict[str, Any]:
 def _pull(argv: list[str]) -> int:
     import asyncio
 
-    from router import flags, hub, pull
+    from router.engine import flags
+    from router.hub import cache as hub
+    from router.hub import pull
 
     switches = ("--fallback", "--offline")
     table = flags.FlagTable([flags.Flag(name, (name,), (), 0, None, repeatable=False) for name in switches])
@@ -277,7 +281,7 @@ def _pull(argv: list[str]) -> int:
 
 def _names(words: Sequence[str], command: str) -> list[Name]:
     """Models on the hub. Raises FlagError."""
-    from router.repo import Name, bare
+    from router.hub.repo import Name, bare
 
     if not words:
         raise FlagError(f"name a model on the hub: llama-router {command} user/repo:QUANT")
@@ -289,7 +293,8 @@ def _names(words: Sequence[str], command: str) -> list[Name]:
 
 def _remove(argv: list[str]) -> int:
     """By the router that runs with these options, if one has the model: it lets its last requests end."""
-    from router import hub, serve
+    from router import serve
+    from router.hub import cache as hub
 
     count = next((index for index, word in enumerate(argv) if word.startswith("-")), len(argv))
     names = _names(argv[:count], "rm")
@@ -305,7 +310,7 @@ def _remove(argv: list[str]) -> int:
 
 def _removed(settings: Settings, root: Path, name: Name) -> int:
     """Bytes that this freed."""
-    from router import hub
+    from router.hub import cache as hub
 
     there = hub.exact(root, name)
     answer = _at_router(settings, "DELETE", "/models", str(there))
@@ -320,7 +325,8 @@ def _estimate(argv: list[str]) -> int:
     """By the router that runs with these options, if one does: it knows who would have to go."""
     import asyncio
 
-    from router import forecast, serve
+    from router import serve
+    from router.memory import forecast
 
     as_json, argv = _switch("--json", argv)
     if not argv or argv[0].startswith("-"):

@@ -22,36 +22,40 @@ from typing import Any
 
 import uvicorn
 
-from router import catalog as catalogs
-from router import engine as engines
-from router import fetch, files, flags, hub, logs, openfiles, settings, threads
-from router import forecast as forecasts
-from router.api.gateway import Gateway
-from router.app import create_app
-from router.budget import Budget
-from router.catalog import Catalog, Info, ModelSpec
-from router.changes import Changes
-from router.connection import Connection
-from router.depot import Depot
-from router.devices import MASKS, Devices
-from router.engine import Engine
+from router import files, logs, settings, threads
+from router.access.origins import is_loopback
+from router.api.app import create_app
+from router.engine import discovery as engines
+from router.engine import flags
+from router.engine.discovery import Engine
+from router.engine.flags import Arg, FlagTable
 from router.errors import ConfigError, EngineError, RouterError, UnknownModel
-from router.estimate import Estimator
-from router.flags import Arg, FlagTable
-from router.footprints import Footprints, default_path
-from router.forecast import Forecast
-from router.framing import ClientLimits, Clients
-from router.local import LocalNode
-from router.origins import is_loopback
-from router.policy import Device
-from router.pool import Pool
-from router.repo import Name
-from router.scheduler import Limits
+from router.hub import cache as hub
+from router.hub import fetch
+from router.hub.repo import Name
+from router.memory import forecast as forecasts
+from router.memory.estimate import Estimator
+from router.memory.footprints import Footprints, default_path
+from router.memory.forecast import Forecast
+from router.models import catalog as catalogs
+from router.models.catalog import Catalog, Info, ModelSpec
+from router.models.changes import Changes
+from router.models.sources import Sources
+from router.node.devices import MASKS, Devices
+from router.node.local import LocalNode
+from router.pool.depot import Depot
+from router.pool.pool import Pool
+from router.proxy.budget import Budget
+from router.proxy.gateway import Gateway
+from router.scheduling.policy import Device
+from router.scheduling.scheduler import Limits
+from router.server import openfiles
+from router.server.connection import Connection
+from router.server.framing import ClientLimits, Clients
+from router.server.tls import Handshake
 from router.settings import Settings
-from router.sources import Sources
-from router.tls import Handshake
-from router.upstream import Upstream
 from router.watch import changes
+from router.wire.upstream import Upstream
 
 log = logging.getLogger("router.serve")
 
@@ -88,9 +92,19 @@ class Plan:
     engine: Engine | None
 
     def sources(self) -> Sources:
-        preset = _foreign_preset(self.settings, self.common)
-        common = [arg for arg in self.common if not (preset and arg.flag.name == "--hf-repo")]
-        return Sources(self.settings, common, self.table, os.environ, preset)
+        s = self.settings
+        foreign = _foreign_preset(s, self.common)
+        common = [arg for arg in self.common if not (foreign and arg.flag.name == "--hf-repo")]
+        return Sources(
+            common,
+            self.table,
+            os.environ,
+            preset=s.models_preset,
+            foreign=foreign,
+            models_dir=s.models_dir,
+            default_name=s.models_default,
+            offline=s.offline,
+        )
 
     def catalog(self) -> Catalog:
         """Read the sources. Raises a ConfigError that says where."""

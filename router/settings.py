@@ -17,9 +17,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from router import files, flags, origins
+from router import files
+from router.access import origins
+from router.engine import flags
+from router.engine.flags import Arg, Flag, FlagTable, LoadArgs
 from router.errors import FlagError
-from router.flags import Arg, Flag, FlagTable, LoadArgs
 
 logger = logging.getLogger("router.settings")
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from router import demo, flags
+from router import demo
+from router.engine import flags
 from tests import nvml
 from tests.front import front  # noqa: F401 - a fixture
 from tests.routers import ENGINES, FAKE, Router, start

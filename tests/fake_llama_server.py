@@ -355,7 +355,7 @@ def calls(fields: dict[str, Any]) -> bool:
 def usage() -> str:
     """llama-server's flags in its own layout."""
     lines = []
-    with open(os.path.join(os.path.dirname(__file__), "../router/flags.tsv")) as table:
+    with open(os.path.join(os.path.dirname(__file__), "../router/engine/flags.tsv")) as table:
         for row in filter(lambda row: not row.startswith("#"), table):
             positive, negative, arity, env = row.rstrip("\n").split("\t")
             head = ", ".join([*positive.split(), *negative.split()])

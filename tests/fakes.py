@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from router.errors import LoadFailed
-from router.node import Address, Child, Exit, Launch
-from router.policy import Device, Reading
+from router.node.border import Child, Exit, Launch
+from router.scheduling.policy import Device, Reading
+from router.wire.address import Address
 
 GIB = 2**30
 

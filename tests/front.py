@@ -17,19 +17,20 @@ from typing import Any
 import pytest
 import uvicorn
 
-from router.api.gateway import Gateway
-from router.app import create_app
-from router.catalog import Catalog, ModelSpec
-from router.changes import Changes
-from router.connection import Connection
+from router.api.app import create_app
 from router.errors import ConfigError
-from router.estimate import Need
-from router.framing import ClientLimits, Clients, FramedConnection
-from router.node import Address, Launch
-from router.policy import Demand
-from router.pool import Pool
-from router.scheduler import Limits
-from router.upstream import Upstream
+from router.memory.estimate import Need
+from router.models.catalog import Catalog, ModelSpec
+from router.models.changes import Changes
+from router.node.border import Launch
+from router.pool.pool import Pool
+from router.proxy.gateway import Gateway
+from router.scheduling.policy import Demand
+from router.scheduling.scheduler import Limits
+from router.server.connection import Connection
+from router.server.framing import ClientLimits, Clients, FramedConnection
+from router.wire.address import Address
+from router.wire.upstream import Upstream
 from tests.fakes import FakeChild, FakeNode
 from tests.sockets import Handler, Server, take
 

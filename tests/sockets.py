@@ -8,7 +8,7 @@ from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-from router.node import Address
+from router.wire.address import Address
 
 Handler = Callable[[StreamReader, StreamWriter], Awaitable[None]]
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from router import settings
-from router.flags import default_table
+from router.engine.flags import default_table
 
 ROOT = Path(__file__).parents[1]
 KNOWN = {"ARG", "FROM", "COPY", "RUN", "ENV", "VOLUME", "EXPOSE", "USER", "HEALTHCHECK", "ENTRYPOINT"}

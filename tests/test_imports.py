@@ -1,57 +1,75 @@
-"""The import map in `router/__init__.py` equals the imports; each foreign library has one door."""
+"""The maps in the docstrings of `router` and of its packages equal the imports; arrows point one way; each foreign
+library has one door; modules and classes stay small."""
 
 from __future__ import annotations
 
 import ast
+import statistics
 from pathlib import Path
+
+import pytest
 
 import router
 
 ROOT = Path(router.__file__).parent
-MODULES = {
-    str(path.relative_to(ROOT).with_suffix("")): ast.parse(path.read_text())
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
+SOURCES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
     for path in sorted(ROOT.rglob("*.py"))
     if path.name != "__init__.py"
 }
+MODULES = {name: ast.parse(path.read_text()) for name, path in SOURCES.items()}
 
-# Where else than through its door a library must not be named. Types of starlette cross from app into api.
+# What every module may use: the map of `router` leaves it out of the arrows of all that stands above it.
+GROUND = {"errors", "units", "files", "threads", "redaction", "near", "logs", "watch"}
+ASSEMBLY = {"serve", "__main__"}  # they know everything
+
+# Where else than through its door a library must not be imported: a package, or one module of it.
 DOORS = {
-    "huggingface_hub": {"transfer"},
-    "httpx2": {"transfer"},
-    "pynvml": {"devices"},
-    "subprocess": {"process", "orphans", "engine", "fetch"},
-    "starlette": {"app", "api", "framing"},
-    "httptools": {"upstream", "api", "framing"},
-    "msgspec": {"api"},
-    "xllamacpp": {"embedded"},
+    "huggingface_hub": {"hub.transfer"},
+    "httpx2": {"hub.transfer"},
+    "pynvml": {"node.devices"},
+    "subprocess": {"node", "engine.discovery", "hub.fetch"},
+    "starlette": {"api", "proxy", "server"},
+    "httptools": {"wire", "proxy", "server"},
+    "msgspec": {"proxy", "api"},
+    "xllamacpp": {"engine.embedded"},
     "httpx": {"demo", "__main__"},
-    "uvicorn": {"connection", "framing", "serve", "tls"},
-    "psutil": {"devices", "orphans", "readahead"},
+    "uvicorn": {"server", "serve"},
+    "psutil": {"node"},
     "gguf": {"demo"},
-    "jinja2": {"template"},
+    "jinja2": {"models.template"},
     "rapidfuzz": {"near"},
-    "cachetools": {"gguf", "estimate", "catalog"},
+    "cachetools": {"models", "memory"},
 }
 
+MAX_LINES = 900
+MEDIAN_LINES = 200
+MAX_METHODS = 80
 
-def declared() -> dict[str, set[str]]:
-    """Lines `name  what it is  -> other modules` of the map."""
-    assert router.__doc__
-    lines = [line.split("->") for line in router.__doc__.splitlines() if "->" in line]
-    return {left.split()[0]: set(right.split()) - {"nothing"} for left, right in lines}
+
+def declared(docstring: str | None) -> dict[str, list[str]]:
+    """Lines `    name  what it is  -> other names` of a map, from top to bottom."""
+    assert docstring
+    lines = [line.rsplit("->", 1) for line in docstring.splitlines() if "->" in line]
+    return {left.split()[0]: [name for name in right.split() if name != "nothing"] for left, right in lines}
+
+
+def package_map(package: str) -> dict[str, list[str]]:
+    return declared(ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text())))
 
 
 def imported(tree: ast.Module) -> set[str]:
-    """Modules of this package that a module imports, by their path below it."""
+    """Modules of `router` that a module imports, by their dotted name below it."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "router":
             base = node.module.split(".")[1:]
             for alias in node.names:
-                path = "/".join([*base, alias.name])
-                names.add(path if path in MODULES else "/".join(base))
+                path = ".".join([*base, alias.name])
+                names.add(path if path in MODULES else ".".join(base))
         elif isinstance(node, ast.Import):
-            names |= {alias.name.replace(".", "/")[7:] for alias in node.names if alias.name.startswith("router.")}
+            names |= {alias.name.removeprefix("router.") for alias in node.names if alias.name.startswith("router.")}
     return names - {""}
 
 
@@ -65,19 +83,69 @@ def foreign(tree: ast.Module) -> set[str]:
     return names
 
 
-def test_the_map_equals_the_imports() -> None:
-    assert declared() == {name: imported(tree) for name, tree in MODULES.items()}
+def assert_downwards(graph: dict[str, list[str]]) -> None:
+    names = list(graph)
+    for name, others in graph.items():
+        above = [other for other in others if names.index(other) >= names.index(name)]
+        assert not above, f"{name} imports {above}, which the map lists below it"
+
+
+def test_the_first_map_equals_the_imports_between_packages() -> None:
+    heads = {name.split(".")[0] for name in MODULES}
+    actual: dict[str, set[str]] = {head: set() for head in heads}
+    for name, tree in MODULES.items():
+        head = name.split(".")[0]
+        actual[head] |= {other.split(".")[0] for other in imported(tree)} - {head}
+    graph = declared(router.__doc__)
+    for name in ASSEMBLY:
+        assert graph.pop(name) == ["everything"]
+        del actual[name]
+    assert {name: set(others) for name, others in graph.items()} == {
+        name: others if name in GROUND else others - GROUND for name, others in actual.items()
+    }
+    assert_downwards(graph)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_says_where_to_begin_and_maps_its_modules(package: str) -> None:
+    prefix = f"{package}."
+    actual = {
+        name.removeprefix(prefix): {other.removeprefix(prefix) for other in imported(tree) if other.startswith(prefix)}
+        for name, tree in MODULES.items()
+        if name.startswith(prefix)
+    }
+    graph = package_map(package)
+    assert {name: set(others) for name, others in graph.items()} == actual
+    assert_downwards(graph)
+    docstring = (ROOT / package / "__init__.py").read_text()
+    assert "Stands on" in docstring
+    assert "Begin with" in docstring
 
 
 def test_each_library_has_one_door() -> None:
     for library, doors in DOORS.items():
         users = {name for name, tree in MODULES.items() if library in foreign(tree)}
-        strangers = {name for name in users if name not in doors and name.split("/")[0] not in doors}
+        assert users, f"nothing imports {library} any more"
+        strangers = {name for name in users if not any(name == door or name.startswith(f"{door}.") for door in doors)}
         assert not strangers, f"{library} is imported by {strangers}"
 
 
-def test_policy_and_scheduler_are_pure() -> None:
+def test_scheduling_and_access_are_pure() -> None:
     effects = {"asyncio", "time", "logging", "os", "socket", "subprocess", "threading", "random", "datetime"}
-    for name in ("policy", "scheduler"):
-        assert not foreign(MODULES[name]) & effects
-        assert not [node for node in ast.walk(MODULES[name]) if isinstance(node, ast.Await | ast.AsyncFunctionDef)]
+    for name, tree in MODULES.items():
+        if name.startswith(("scheduling.", "access.")):
+            assert not foreign(tree) & effects - ({"socket"} if name == "access.origins" else set()), name  # inet_aton
+            assert not [node for node in ast.walk(tree) if isinstance(node, ast.Await | ast.AsyncFunctionDef)], name
+
+
+def test_modules_and_classes_stay_small() -> None:
+    lines = {name: len(path.read_text().splitlines()) for name, path in SOURCES.items()}
+    assert not {name: count for name, count in lines.items() if count > MAX_LINES}
+    assert statistics.median(lines.values()) < MEDIAN_LINES
+    methods = {
+        f"{name}.{node.name}": sum(isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef) for item in node.body)
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    }
+    assert not {name: count for name, count in methods.items() if count > MAX_METHODS}

@@ -9,17 +9,17 @@ from pathlib import Path
 from starlette.routing import Route
 
 from router import errors
-from router.api.gateway import Gateway
-from router.app import create_app
-from router.catalog import Catalog
-from router.changes import Changes
+from router.api.app import create_app
 from router.errors import ConfigError, RouterError
-from router.estimate import Need
-from router.policy import Demand
-from router.pool import Pool
-from router.scheduler import Limits, State
+from router.memory.estimate import Need
+from router.models.catalog import Catalog
+from router.models.changes import Changes
+from router.pool.pool import Pool
+from router.proxy.gateway import Gateway
+from router.scheduling.policy import Demand
+from router.scheduling.scheduler import Limits, State
 from router.settings import OPTIONS
-from router.upstream import Upstream
+from router.wire.upstream import Upstream
 from tests.fakes import FakeNode
 
 README = Path(__file__).parents[1].joinpath("README.md").read_text()

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from router import flags, settings
+from router import settings
+from router.engine import flags
+from router.engine.flags import FlagTable, default_table, render
 from router.errors import FlagError
-from router.flags import FlagTable, default_table, render
 from router.settings import OPTIONS, Settings
 
 TABLE = default_table()

@@ -9,9 +9,9 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from router.api.gateway import ByBody, Gateway
 from router.api.openai import retry_header
 from router.errors import RouterError
+from router.proxy.gateway import ByBody, Gateway
 
 PATHS = ("/v1/messages", "/v1/messages/count_tokens")
 

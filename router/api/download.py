@@ -8,14 +8,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from router.api.body import apart, asked
-from router.api.gateway import Gateway, told_in
 from router.api.ollama import Progress
 from router.api.openai import DIALECT
-from router.depot import Depot
 from router.errors import InvalidRequest, RouterError, Unavailable, Unsupported, UpstreamFailed
-from router.node import Part
-from router.repo import bare
+from router.hub.repo import bare
+from router.node.border import Part
+from router.pool.depot import Depot
+from router.proxy.body import apart, asked
+from router.proxy.gateway import Gateway, told_in
 
 
 class Downloads:

@@ -10,14 +10,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from router import gguf, threads
+from router import threads
 from router.api.details import details
 from router.api.prompt import Defaults
 from router.api.reply import rfc3339
-from router.catalog import Catalog, ModelSpec
 from router.errors import InvalidRequest, UnknownModel
-from router.gguf import ArrayInfo, Metadata, Value
-from router.pool import Pool
+from router.models import gguf
+from router.models.catalog import Catalog, ModelSpec
+from router.models.gguf import ArrayInfo, Metadata, Value
+from router.pool.pool import Pool
 
 LATEST = ":latest"  # which Ollama's clients add to a name without a tag
 MOST_ALIASES = 1000

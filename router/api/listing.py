@@ -8,13 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from router import flags, presets
 from router.api.details import details
-from router.catalog import Catalog, ModelSpec
-from router.estimate import Need
-from router.flags import Arg
-from router.pool import Pool
-from router.status import Status
+from router.engine import flags
+from router.engine.flags import Arg
+from router.memory.estimate import Need
+from router.models import presets
+from router.models.catalog import Catalog, ModelSpec
+from router.pool.pool import Pool
+from router.pool.status import Status
 
 # Tokens of context in which the tools that Open WebUI sends along with every message, 20 KB of them, leave no room.
 SMALL = 8192

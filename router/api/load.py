@@ -7,13 +7,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from router.api.body import apart, asked, json_object
-from router.api.gateway import Gateway
-from router.catalog import ModelSpec
+from router.engine.flags import render, shown, switch_of, value_of
 from router.errors import InvalidRequest
-from router.flags import render, shown, switch_of, value_of
-from router.overrides import OFF, read
-from router.pool import Pool
+from router.models.catalog import ModelSpec
+from router.pool.overrides import OFF, read
+from router.pool.pool import Pool
+from router.proxy.body import apart, asked, json_object
+from router.proxy.gateway import Gateway
 
 
 class Load:

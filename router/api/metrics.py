@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from router.pool import Pool
+from router.pool.pool import Pool
 
 
 def render(pool: Pool) -> str:

@@ -14,19 +14,19 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from router.answers import object_of, parsed
 from router.api import metrics
-from router.api.gateway import ByBody, Gateway, told_in
 from router.api.listing import Listing
 from router.api.load import Load
 from router.api.openai import DIALECT
 from router.api.slots import Slots
-from router.catalog import ModelSpec
-from router.changes import Changes
 from router.errors import ConfigError, InvalidRequest, UpstreamFailed
-from router.forecast import Forecast
-from router.pool import Pool
-from router.upstream import RequestHead
+from router.memory.forecast import Forecast
+from router.models.catalog import ModelSpec
+from router.models.changes import Changes
+from router.pool.pool import Pool
+from router.proxy.gateway import ByBody, Gateway, told_in
+from router.wire.answers import object_of, parsed
+from router.wire.upstream import RequestHead
 
 log = logging.getLogger("router.native")
 

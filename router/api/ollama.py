@@ -12,21 +12,21 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from router.allowlist import is_safe
 from router.api import prompt, reply
-from router.api.body import all_fields, apart
-from router.api.gateway import Gateway, told_in
-from router.api.head import Head
 from router.api.library import Found, Library
 from router.api.openai import retry_header
 from router.api.prompt import Defaults, Fields, Question
-from router.api.proxy import NDJSON, Lease, Passage, Translation
 from router.api.reply import Clock, Embedding, Generation, Notice, Tell
-from router.api.rewrite import encode
+from router.engine.allowlist import is_safe
+from router.engine.flags import default_table
 from router.errors import InvalidRequest, RouterError, UnknownModel, Unsupported
-from router.flags import default_table
-from router.repo import bare
-from router.template import Reasoning
+from router.hub.repo import bare
+from router.models.template import Reasoning
+from router.proxy.body import all_fields, apart
+from router.proxy.gateway import Gateway, told_in
+from router.proxy.head import Head
+from router.proxy.proxied_request import NDJSON, Lease, Passage, Translation
+from router.proxy.rewrite import encode
 
 # The version of Ollama's API that this is like: its clients compare it, and take nothing but numbers and dots.
 VERSION = "0.12.6"

@@ -9,8 +9,8 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from router.api.gateway import ByBody, Gateway
 from router.errors import RouterError, UpstreamFailed
+from router.proxy.gateway import ByBody, Gateway
 
 # tools/server/server.cpp of llama.cpp registers each under these paths.
 PATHS = (

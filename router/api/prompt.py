@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from router.api.body import LOOKS_BACK, check_look_back
-from router.api.rewrite import encode
 from router.errors import InvalidRequest
-from router.template import Reasoning
+from router.models.template import Reasoning
+from router.proxy.body import LOOKS_BACK, check_look_back
+from router.proxy.rewrite import encode
 
 Fields = Mapping[str, Any]
 

@@ -11,13 +11,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from router.answers import parsed, sentence, understood
 from router.api.prompt import CHAT
-from router.api.proxy import NDJSON, Ask, as_error
-from router.api.rewrite import encode
 from router.errors import RouterError, UpstreamFailed
-from router.upstream import Response as Answer
-from router.upstream import shown_size
+from router.proxy.proxied_request import NDJSON, Ask, as_error
+from router.proxy.rewrite import encode
+from router.wire.answers import parsed, sentence, understood
+from router.wire.upstream import Response as Answer
+from router.wire.upstream import shown_size
 
 JSON = b"application/json"
 EVENT = 8 << 20  # bytes of one event of a child

@@ -10,12 +10,12 @@ import json
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from router.api.body import json_object
-from router.api.head import Head
-from router.catalog import ModelSpec
+from router.engine.flags import value_of
 from router.errors import InvalidRequest
-from router.flags import value_of
-from router.pool import Pool
+from router.models.catalog import ModelSpec
+from router.pool.pool import Pool
+from router.proxy.body import json_object
+from router.proxy.head import Head
 
 ACTIONS = (b"save", b"restore", b"erase")
 LONGEST = 128  # bytes of a name

@@ -6,13 +6,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from router.api.body import apart, json_object
-from router.api.conversation import Part
-from router.api.gateway import Gateway, told_in
-from router.api.head import Head
 from router.api.openai import DIALECT
-from router.api.proxy import Passage
 from router.errors import InvalidRequest, Unavailable
+from router.proxy.body import apart, json_object
+from router.proxy.conversation import Part
+from router.proxy.gateway import Gateway, told_in
+from router.proxy.head import Head
+from router.proxy.proxied_request import Passage
 
 
 class Streams:

@@ -19,10 +19,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from router import engine, gguf, memory
-from router.engine import Engine
-from router.flags import default_table, parse, value_of
-from router.memory import MIB
+from router.engine import discovery as engine
+from router.engine.discovery import Engine
+from router.engine.flags import default_table, parse, value_of
+from router.memory import demand as memory
+from router.memory.demand import MIB
+from router.models import gguf
 from tests.shapes import PROJECTOR, SHAPES, Shape
 
 CASES = (

@@ -13,8 +13,8 @@ from itertools import pairwise
 from random import Random
 from statistics import mean, quantiles
 
-from router.policy import Demand, Device, Reading
-from router.scheduler import Effect, Grant, Limits, Probe, Refuse, Scheduler, Spawn, Stop, Ticket
+from router.scheduling.policy import Demand, Device, Reading
+from router.scheduling.scheduler import Effect, Grant, Limits, Probe, Refuse, Scheduler, Spawn, Stop, Ticket
 from tests.benchmarks.report import OURS, Row, Target
 
 GIB = 2**30

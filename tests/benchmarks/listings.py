@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
-from router import catalog, presets
 from router.api.listing import Listing
-from router.catalog import Catalog
+from router.engine.flags import default_table
 from router.errors import UnknownModel
-from router.estimate import Need
-from router.flags import default_table
-from router.node import Progress
-from router.policy import Demand
-from router.pool import Pool
-from router.scheduler import Limits
+from router.memory.estimate import Need
+from router.models import catalog, presets
+from router.models.catalog import Catalog
+from router.node.border import Progress
+from router.pool.pool import Pool
+from router.scheduling.policy import Demand
+from router.scheduling.scheduler import Limits
 from tests.benchmarks.report import OURS, Row, Target
 from tests.benchmarks.stage import Stage
 from tests.fakes import FakeNode

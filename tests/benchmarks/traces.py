@@ -21,8 +21,8 @@ from functools import partial
 from random import Random
 from statistics import mean
 
-from router.policy import Demand, Device, Reading, Snapshot
-from router.scheduler import Effect, Grant, Limits, Probe, Refuse, Scheduler, Spawn, Stop, Ticket
+from router.scheduling.policy import Demand, Device, Reading, Snapshot
+from router.scheduling.scheduler import Effect, Grant, Limits, Probe, Refuse, Scheduler, Spawn, Stop, Ticket
 from tests.benchmarks.report import Row
 
 GB = 10**9

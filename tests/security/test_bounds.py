@@ -15,13 +15,13 @@ from starlette.types import Message, Scope
 
 from router import errors
 from router.api import prompt
-from router.api.body import FARTHEST, LOOKS_BACK, asked, give_back, read_body
-from router.api.conversation import LONGEST, conversation_of
-from router.budget import Budget, Held
-from router.catalog import Catalog
+from router.models.catalog import Catalog
+from router.proxy.body import FARTHEST, LOOKS_BACK, asked, give_back, read_body
+from router.proxy.budget import Budget, Held
+from router.proxy.conversation import LONGEST, conversation_of
 from tests.conftest import Starter
+from tests.pool.test_pool import Bench, bench, spec
 from tests.routers import Router, chat
-from tests.test_pool import Bench, bench, spec
 
 MIB = 1024**2
 

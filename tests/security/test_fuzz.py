@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from router import memory, template
 from router.errors import GgufError
-from router.gguf import MAX_ELEMENTS, MAX_TEXT, read
-from router.template import Template
+from router.memory import demand as memory
+from router.models import template
+from router.models.gguf import MAX_ELEMENTS, MAX_TEXT, read
+from router.models.template import Template
 from tests.security.fuzz import child, wire
 
 SEED = 1 if os.environ.get("CI") else random.randrange(10**6)

@@ -11,21 +11,22 @@ from typing import Any
 import httpx
 import pytest
 
-from router import allowlist, flags, presets
-from router.allowlist import SAFE
-from router.api.gateway import ByBody, Gateway
-from router.api.head import Head
 from router.api.openai import DIALECT
 from router.api.slots import Slots, action
-from router.catalog import Catalog, ModelSpec, build
+from router.engine import allowlist, flags
+from router.engine.allowlist import SAFE
+from router.engine.flags import Flag, FlagTable, LoadArgs
 from router.errors import CatalogError, InvalidRequest
-from router.estimate import Need
-from router.flags import Flag, FlagTable, LoadArgs
-from router.overrides import Overrides, read
-from router.policy import Demand
-from router.pool import Pool
-from router.scheduler import Limits
-from router.upstream import Upstream
+from router.memory.estimate import Need
+from router.models import presets
+from router.models.catalog import Catalog, ModelSpec, build
+from router.pool.overrides import Overrides, read
+from router.pool.pool import Pool
+from router.proxy.gateway import ByBody, Gateway
+from router.proxy.head import Head
+from router.scheduling.policy import Demand
+from router.scheduling.scheduler import Limits
+from router.wire.upstream import Upstream
 from tests.conftest import Starter
 from tests.fakes import FakeNode
 from tests.routers import ENGINES, Router, start

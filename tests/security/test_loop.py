@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.api import weight
-from router.api.body import all_fields, asked, json_object
 from router.errors import InvalidRequest
+from router.proxy import weight
+from router.proxy.body import all_fields, asked, json_object
 from tests.conftest import Starter
 from tests.routers import Router
 

@@ -14,8 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
-from router import catalog, flags, redaction
+from router import redaction
+from router.engine import flags
 from router.errors import FlagError, PresetError
+from router.models import catalog
 from router.redaction import hider, secrets_of, without_credentials
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
@@ -193,7 +195,7 @@ def test_secrets_are_nowhere(  # B-T7
     assert credentials or {f"Bearer {TOKEN}", f"Bearer {PRESET_TOKEN}"} <= asked
     assert watch.looks > 20
     assert any("--alias by-url" in line for line in watch.seen)
-    assert any("router.transfer" in line for line in watch.seen)
+    assert any("router.hub.transfer" in line for line in watch.seen)
     # The fake engine tells what it was asked with, which a real one does not.
     heard = re.sub(r'"authorization": "Bearer [^"]*"', "", "\n".join(ears.heard))
     assert "download_progress" in heard

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from router import hub
-from router.footprints import LARGEST, Footprint, Footprints
-from router.orphans import Run
-from router.repo import Name
+from router.hub import cache as hub
+from router.hub.repo import Name
+from router.memory.footprints import LARGEST, Footprint, Footprints
+from router.node.orphans import Run
 from tests.conftest import Starter
 
 GOOD = '{"gpu": 1, "gpus": 1, "host": 1}'

@@ -18,10 +18,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from router import demo, flags, gguf, memory, presets, template
+from router import demo
 from router.api.details import details
-from router.catalog import ModelSpec
+from router.engine import flags
 from router.errors import RouterError
+from router.memory import demand as memory
+from router.models import gguf, presets, template
+from router.models.catalog import ModelSpec
 from tests.security.fuzz import Found, dice, numbers
 
 SECONDS = 10.0  # for one case, on a busy machine too

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import h11
 
-from router.connection import Connection
-from router.framing import FramedConnection
+from router.server.connection import Connection
+from router.server.framing import FramedConnection
 from tests.front import CHAT, OK, Child, Front, body_of, post
 from tests.sockets import Server
 

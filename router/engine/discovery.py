@@ -1,0 +1,165 @@
+"""Which llama-server: a binary that is here, or the embedded one; and what it says about itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from router.engine.flags import FlagTable, parse_help
+from router.errors import EngineError
+
+EMBEDDED = "embedded"
+INSTALL = (
+    "Install one with `pip install 'llama-router[embedded]'`, put llama-server of llama.cpp on PATH, "
+    "or name it with --engine PATH."
+)
+LIBRARY_PATH = {"darwin": "DYLD_LIBRARY_PATH", "win32": "PATH"}.get(sys.platform, "LD_LIBRARY_PATH")
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """`command` starts a child when llama-server's flags are appended; `env` holds what must be set for it."""
+
+    kind: str
+    command: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def help(self) -> str:
+        """The whole `--help`; which flags this build knows. Raises EngineError."""
+        return self._ask("--help")
+
+    def table(self) -> FlagTable:
+        """The flags of this build. Raises EngineError."""
+        return parse_help(self.help())
+
+    def version(self) -> str:
+        """One line, such as `version: 11434 (0a1b2c3)`. Raises EngineError when this is no llama-server."""
+        if self.kind == EMBEDDED:
+            from importlib import metadata  # some ms of every start, for this engine alone
+
+            return f"xllamacpp {metadata.version('xllamacpp')}"
+        for line in self._ask("--version").splitlines():
+            if line.startswith("version:"):
+                return line
+        raise EngineError(f"{self.command[0]} does not answer --version as llama-server does. {INSTALL}")
+
+    def sees_gpus(self) -> bool:
+        """Whether this build could use a GPU here. Raises EngineError.
+
+        It prints a line for each device that is not the CPU, or `(none)`; GPUs are numbered, other accelerators (BLAS)
+        are not (common/arg.cpp, `common_print_available_devices`).
+        """
+        return re.search(r"^ +[A-Za-z]+\d+: ", self._ask("--list-devices"), re.MULTILINE) is not None
+
+    def measure(self, args: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> str | None:
+        """The table that llama-fit-params, which lies beside llama-server, prints for these memory flags.
+
+        None where there is no such program, or it fails or takes longer than `timeout` seconds. `env` is for the
+        visibility mask: the program opens a context on every GPU that it sees.
+        """
+        name = "llama-fit-params.exe" if sys.platform == "win32" else "llama-fit-params"
+        program = Path(self.command[0]).with_name(name)
+        if self.kind == EMBEDDED or not program.is_file():
+            return None
+        try:
+            result = _run([str(program), *args, "-fitp", "on"], {**self.env, **(env or {})}, timeout)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return result.stdout if result.returncode == 0 else None
+
+    def _ask(self, flag: str) -> str:
+        return _answer(self.command, flag, tuple(self.env.items()), _identity(self.command[0]))
+
+
+def _identity(program: str) -> tuple[int, ...]:
+    try:
+        status = os.stat(program)
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=8)
+def _answer(command: tuple[str, ...], flag: str, env: tuple[tuple[str, str], ...], identity: tuple[int, ...]) -> str:
+    """What the program says of itself; it is asked once, however many want to know, until it is another program."""
+    program = command[0]
+    try:
+        result = _run([*command, flag], dict(env), timeout=60)
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(f"{program} {flag} gave no answer for a minute: is it llama-server?") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise EngineError(f"{program} cannot be run ({reason}): is it built for this machine? {INSTALL}") from error
+    if result.returncode:
+        last = (result.stderr.strip() or result.stdout.strip() or "no output").splitlines()[-1]
+        raise EngineError(f"{program} {flag} ended with code {result.returncode}: {last}. {INSTALL}")
+    return result.stdout + result.stderr
+
+
+def find(choice: str | None, environ: Mapping[str, str]) -> Engine:
+    """`choice` (`--engine`: a path, a name on PATH, or `embedded`), LLAMA_SERVER_PATH, PATH, then the embedded one.
+
+    A named one is never replaced by another. Raises EngineError when there is none, or it is not executable; whether
+    it is a llama-server at all is what `version` tells.
+    """
+    if choice == EMBEDDED:
+        return _embedded()
+    for source, named in (("--engine", choice), ("LLAMA_SERVER_PATH", environ.get("LLAMA_SERVER_PATH"))):
+        if named:
+            return _binary(_locate(named, environ, source), environ)
+    if path := shutil.which("llama-server", path=environ.get("PATH")):
+        return _binary(Path(path), environ)
+    if importlib.util.find_spec("xllamacpp"):
+        return _embedded()
+    raise EngineError(f"There is no engine: no llama-server on PATH and no xllamacpp. {INSTALL}")
+
+
+def _embedded() -> Engine:
+    if not importlib.util.find_spec("xllamacpp"):
+        raise EngineError("The embedded engine needs xllamacpp: pip install 'llama-router[embedded]'.")
+    return Engine(EMBEDDED, (sys.executable, "-m", "router.engine.embedded"), {"GGML_NO_BACKTRACE": "1"})
+
+
+def _locate(named: str, environ: Mapping[str, str], source: str) -> Path:
+    path = Path(named).expanduser()
+    if os.path.dirname(named) or path.is_dir():
+        path = path.absolute()  # Path drops the ./ by which a path is known from a name to look for
+    if path.is_dir():
+        path /= "llama-server"
+    if found := shutil.which(path, path=environ.get("PATH")):
+        return Path(found)
+    if path.exists():
+        raise EngineError(f"{source}: {path} is not executable. Try `chmod +x {path}`.")
+    raise EngineError(f"{source}: there is no {path}. {INSTALL}")
+
+
+def _binary(path: Path, environ: Mapping[str, str]) -> Engine:
+    # Builds bring their libraries in the program's own folder, and a symbolic link to the program is common.
+    folders = [str(path.resolve().parent), environ.get(LIBRARY_PATH, "")]
+    library_path = os.pathsep.join(folder for folder in folders if folder)
+    return Engine(
+        "llama-server",
+        (str(path.absolute()),),
+        {LIBRARY_PATH: library_path, "GGML_NO_BACKTRACE": "1"},
+    )
+
+
+def _run(argv: list[str], env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env={**os.environ, **env},
+        timeout=timeout,
+        check=False,
+    )

@@ -1,0 +1,8 @@
+"""What happened, for whoever listens.
+
+Stands on nothing. Begin with `feed`.
+
+::
+
+    feed  news for whoever listens -> nothing
+"""

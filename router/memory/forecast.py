@@ -1,0 +1,117 @@
+"""What a model would take, told device by device, and who would have to go for it now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from router.memory import demand as memory
+from router.memory.estimate import Estimator, Need
+from router.models.catalog import ModelSpec
+from router.scheduling import policy
+from router.scheduling.policy import Allocation, Drain, Evict, Place, Reject, Snapshot, Wait
+from router.units import size
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Bytes on one device. `fixed` is what a process takes whatever its model; the parts are estimates, `total` is
+    what would be booked."""
+
+    name: str
+    weights: int
+    kv: int
+    compute: int
+    fixed: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """`devices` are the GPUs it would go to, `host` the RAM. `source` tells whose figures these are: "footprint",
+    "engine" or "header". `context` is what it would get, `max_context` the longest that fits the empty machine.
+    `verdict` is a sentence; `evicts` are those who would be stopped for it."""
+
+    model: str
+    devices: tuple[Share, ...]
+    host: Share
+    source: str
+    context: int
+    max_context: int
+    fits: bool
+    verdict: str
+    evicts: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def forecast(estimator: Estimator, spec: ModelSpec, now: Snapshot) -> Forecast:
+    """Blocks: reads headers and runs the engine's measure. Raises GgufError."""
+    need = estimator.need(spec)
+    plan = policy.plan(now, need.demand)
+    empty = policy.plan(estimator.empty, need.demand)
+    claim = None if isinstance(plan, Reject) else plan.claim
+    claim = claim or (empty.claim if isinstance(empty, Place) else Allocation({}))
+    verdict, evicts = _verdict(plan)
+    return Forecast(
+        model=spec.name,
+        devices=tuple(_gpus(need, claim)),
+        host=_host(need, claim),
+        source=need.source,
+        context=need.estimate.n_ctx if need.estimate else 0,
+        max_context=estimator.longest(spec),
+        fits=not isinstance(plan, Reject),
+        verdict=verdict,
+        evicts=evicts,
+    )
+
+
+def _verdict(plan: policy.Plan) -> tuple[str, tuple[str, ...]]:
+    match plan:
+        case Place():
+            return "It fits now.", ()
+        case Evict(victims):
+            return f"It fits once these idle models have gone: {', '.join(victims)}.", victims
+        case Drain(victims):
+            return f"It fits once these models, some of them busy, have gone: {', '.join(victims)}.", victims
+        case Wait(reason):
+            return f"It would wait: {reason}.", ()
+        case Reject(reason):
+            return f"It does not fit on this machine: {reason}.", ()
+
+
+def _gpus(need: Need, claim: Allocation) -> Iterator[Share]:
+    estimate = need.estimate
+    for device in claim.devices:
+        held = claim.held.get(device.key, 0)
+        if estimate is None or not need.demand.split:
+            yield Share(device.name, 0, 0, 0, held, held)
+            continue
+        split = max(0, held - need.demand.fixed)
+        kv = (estimate.kv - estimate.kv_host) * split // need.demand.split
+        yield Share(device.name, split - kv, kv, estimate.compute, estimate.fixed, held)
+
+
+def _host(need: Need, claim: Allocation) -> Share:
+    estimate, total = need.estimate, need.demand.host
+    if estimate is None:
+        return Share("RAM", 0, 0, 0, total, total)
+    fixed = memory.PROCESS + estimate.prompts
+    if claim.devices:
+        kv, compute = estimate.kv_host, estimate.staging
+    else:
+        kv, compute = estimate.kv, estimate.compute
+    return Share("RAM", max(0, total - kv - compute - fixed), kv, compute, fixed, total)
+
+
+def table(told: dict[str, Any]) -> str:
+    """`as_json` for a person."""
+    columns = ("weights", "kv", "compute", "fixed", "total")
+    rows = [["device", *columns]]
+    rows += [[row["name"], *(size(row[column]) for column in columns)] for row in [*told["devices"], told["host"]]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.rjust, row, widths)) for row in rows]
+    facts = f"By the {told['source']}; context {told['context']}, the longest that fits is {told['max_context']}."
+    return "\n".join([*lines, "", facts, told["verdict"]])

@@ -1,0 +1,79 @@
+"""How a child ended, told in a sentence: code or signal, the likely cause, its last lines."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Sequence
+
+from router.node.border import Exit
+
+LAST = 3
+LONGEST = 500  # characters of a line that are looked at: what is meant stands at its beginning
+
+# What engines write, and what it means; the first row that matches any line wins. Wording of llama.cpp b11434
+# (ggml*.c*, llama-model*.cpp, common/arg.cpp, tools/server/server-http.cpp); seen on the CPU build, the GPU rows read.
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|insufficient memory|OutOf(Device|Host)Memory|bad_alloc|(unable|failed) to allocate .*buffer",
+    re.IGNORECASE,
+)
+CAUSES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), sentence)
+    for pattern, sentence in (
+        (r"error: invalid argument: (.+)", "this engine does not know the argument {0}"),
+        (r'error while handling argument "(.+?)": (?:error: )?(.+)', "it refused the value of {0} ({1})"),
+        (r"^error: (--?[a-z].*)", "it refused an argument ({0})"),  # the embedded engine
+        (r"error while loading shared libraries: (.+)", "a library is missing ({0})"),
+        (r"couldn't bind .*hostname: ([^,]+)", "it could not listen on {0}: the address is taken or not allowed"),
+        (r"unknown model architecture: '(.*?)'", "it does not know the architecture {0}; a newer engine may"),
+        (r"failed to load multimodal model, '(.*?)'", "the projector {0} cannot be loaded or is not this model's"),
+        (r"failed to load lora adapter '(.*?)'", "the LoRA adapter {0} cannot be loaded"),
+        (r"chat template is not supported", "it cannot use the chat template"),
+        (r"failed to open GGUF file '(.*?)' \((.+)\)", "the file {0} cannot be opened ({1})"),
+        (r"invalid magic|failed to read magic", "the model file is not a GGUF"),
+        (
+            r"failed to read key-value|failed to read tensor|not within the file bounds|tensor '.*' not found"
+            r"|wrong number of tensors|corrupted|failed to load model from",
+            "the model file is damaged or incomplete; download it again",
+        ),
+        (r"^[\d.]+ E (.+)", "it said: {0}"),  # the first line that it marks as an error; what follows is the aftermath
+    )
+)
+SIGNALS = {
+    "SIGKILL": "something killed it, most often the kernel when RAM runs out",
+    "SIGILL": "the engine was built for another processor",
+    "SIGABRT": "the engine gave up on an internal error",
+    "SIGSEGV": "the engine crashed; a damaged file or a bug",
+    "SIGBUS": "the engine crashed; a model file that was changed or cut while it was in use, or a full disk",
+}
+
+
+def explain(model: str, code: int, log: Sequence[str], *, is_stopped: bool, is_ready: bool) -> Exit:
+    """`is_stopped`: we asked for it. `is_ready`: it had been serving."""
+    if is_stopped:
+        return Exit(code, f"{model} was stopped", tuple(log))
+    how = f"ended with code {code}" if code >= 0 else f"was ended by {_name(-code)}"
+    when = "while it served" if is_ready else "while it loaded"
+    cause, out_of_memory = _cause(code, log)
+    lines = " | ".join(line[:200] for line in [line for line in log if line.strip()][-LAST:])
+    sentence = f"{model} {how} {when}: {cause}. {f'Last lines: {lines}' if lines else 'It wrote nothing.'}"
+    return Exit(code, sentence, tuple(log), out_of_memory)
+
+
+def _cause(code: int, log: Sequence[str]) -> tuple[str, bool]:
+    log = [line[:LONGEST] for line in log]
+    if any(OUT_OF_MEMORY.search(line) for line in log):
+        return "it ran out of memory", True
+    for pattern, sentence in CAUSES:
+        for line in log:
+            if match := pattern.search(line):
+                return sentence.format(*(group.strip() for group in match.groups())), False
+    name = _name(-code) if code < 0 else ""
+    return SIGNALS.get(name, "it gave no reason"), name == "SIGKILL"
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

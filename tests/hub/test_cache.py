@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from router.errors import Forbidden, UnknownModel
+from router.hub.cache import Cache, CacheEntry, cache_root, find, remove, split
+from router.hub.repo import Name
+from tests.audit import looked
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def cached(root: Path, repo: str, *files: str, commit: str = COMMIT, ref: str = "main") -> Path:
+    """A repository in the cache as huggingface_hub leaves it: links into `blobs`."""
+    folder = root / f"models--{repo.replace('/', '--')}"
+    (folder / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
+    (folder / "refs" / ref).write_text(commit)
+    (folder / "blobs").mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(files):
+        blob = folder / "blobs" / f"{commit}-{number}"
+        blob.write_bytes(bytes(100 + number))
+        link = folder / "snapshots" / commit / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(blob)
+    return folder
+
+
+def scan(root: Path) -> tuple[CacheEntry, ...]:
+    return Cache(root).entries()
+
+
+def names(entries: tuple[CacheEntry, ...]) -> list[str]:
+    return [entry.name for entry in entries]
+
+
+def test_cache_root_follows_llama_cpp_s_order() -> None:
+    environ = {
+        "LLAMA_CACHE": "/1",
+        "HF_HUB_CACHE": "/2",
+        "HUGGINGFACE_HUB_CACHE": "/3",
+        "HF_HOME": "/4",
+        "XDG_CACHE_HOME": "/5",
+        "HOME": "/6",
+    }
+    seen = []
+    for variable in list(environ):
+        seen.append(cache_root(environ).as_posix())
+        del environ[variable]
+    assert seen == ["/1", "/2", "/3", "/4/hub", "/5/huggingface/hub", "/6/.cache/huggingface/hub"]
+    assert cache_root({"LLAMA_CACHE": "", "HOME": "/6"}) == Path("/6/.cache/huggingface/hub")
+
+
+def test_scan(tmp_path: Path) -> None:
+    cached(
+        tmp_path,
+        "user/Model-GGUF",
+        "Model-Q8_0.gguf",
+        "Model-UD-Q4_K_XL.gguf",
+        "mmproj-F16.gguf",
+        "imatrix-Q4_0.gguf",
+        "mtp-Model-Q8_0.gguf",
+        "sub/Model-Q8_0.gguf",
+        "README.md",
+        "untagged.gguf",
+    )
+    cached(tmp_path, "other/x.i1-GGUF", "x.i1-q4_k_m.gguf")
+    (tmp_path / "datasets--a--b").mkdir()
+    (tmp_path / "models--broken").mkdir()
+    entries = scan(tmp_path)
+    assert names(entries) == ["other/x.i1-GGUF:Q4_K_M", "user/Model-GGUF:Q4_K_XL", "user/Model-GGUF:Q8_0"]
+    assert [entry.mmproj and entry.mmproj.name for entry in entries] == [None, "mmproj-F16.gguf", "mmproj-F16.gguf"]
+    assert (entries[2].repo, entries[2].files[0].name, entries[2].bytes) == ("user/Model-GGUF", "Model-Q8_0.gguf", 100)
+
+
+def test_no_cache(tmp_path: Path) -> None:
+    assert scan(tmp_path / "missing") == ()
+    assert find(tmp_path / "missing", "a/b") is None
+
+
+def test_shards_are_one_entry(tmp_path: Path) -> None:  # B-H1
+    shards = [f"Q4_K_M/big-Q4_K_M-{n:05d}-of-00003.gguf" for n in (1, 2, 3)]
+    cached(tmp_path, "user/big", *shards, "Q8_0/big-Q8_0-00002-of-00002.gguf")
+    (entry,) = scan(tmp_path)
+    assert entry.name == "user/big:Q4_K_M"
+    assert [file.name for file in entry.files] == [Path(shard).name for shard in shards]
+    assert entry.bytes == 100 + 101 + 102
+
+
+@pytest.mark.parametrize(
+    ("files", "quant", "expected"),
+    [
+        (["m-BF16.gguf", "m-F16.gguf"], ":f16", "m-F16.gguf"),
+        (["m-BF16.gguf"], ":F16", None),
+        (["m-Q4_K_M.gguf"], ":Q4_K", None),
+        (["m-Q4_K_M.gguf"], ":K_M", None),
+        (["m-UD-Q4_K_XL.gguf", "n-Q4_K_M.gguf"], ":UD-Q4_K_XL", "m-UD-Q4_K_XL.gguf"),
+        (["m-UD-Q4_K_XL.gguf"], ":Q4_K_XL", "m-UD-Q4_K_XL.gguf"),
+        (["m-Q2_K.gguf", "m-Q4_K_M.gguf", "m-Q8_0.gguf"], "", "m-Q4_K_M.gguf"),
+        (["m-Q8_0.gguf", "m-Q2_K.gguf"], "", "m-Q8_0.gguf"),
+        (["m-Q6_K.gguf", "m-Q2_K.gguf"], "", "m-Q2_K.gguf"),
+        (["m-Q2_K.gguf"], ":Q8_0", None),
+        (["m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"], ":q8_0", "m-Q8_0-00001-of-00002.gguf"),
+    ],
+)
+def test_find(tmp_path: Path, files: list[str], quant: str, expected: str | None) -> None:  # B-H1
+    cached(tmp_path, "user/m", *files)
+    entry = find(tmp_path, f"user/m{quant}")
+    assert (entry and entry.files[0].name) == expected
+
+
+def test_find_by_file(tmp_path: Path) -> None:
+    cached(tmp_path, "user/m", "a/model.gguf", "m-Q6_K.gguf")
+    assert names(scan(tmp_path)) == ["user/m:Q6_K"]
+    for found in (find(tmp_path, "user/m"), find(tmp_path, "user/m:Q6_K", "a/model.gguf")):
+        assert found is not None
+        assert found.files[0].name == "model.gguf"
+    assert find(tmp_path, "user/m", "model-Q2_K.gguf") is None
+
+
+def test_projector_is_the_nearest_then_f16(tmp_path: Path) -> None:  # B-H1
+    cached(
+        tmp_path,
+        "user/v",
+        "v-Q4_K_M.gguf",
+        "mmproj-BF16.gguf",
+        "mmproj-F16.gguf",
+        "mmproj-F32.gguf",
+        "sub/v-Q8_0.gguf",
+        "sub/mmproj-v-bf16.gguf",
+        "other/mmproj-F16.gguf",
+    )
+    found = {entry.name: entry.mmproj for entry in scan(tmp_path)}
+    assert found["user/v:Q4_K_M"] is not None
+    assert found["user/v:Q4_K_M"].name == "mmproj-F16.gguf"
+    assert found["user/v:Q8_0"] is not None
+    assert found["user/v:Q8_0"].name == "mmproj-v-bf16.gguf"
+
+
+def test_commit_of_main(tmp_path: Path) -> None:
+    cached(tmp_path, "user/m", "m-Q2_K.gguf", commit="a" * 40, ref="branch")
+    cached(tmp_path, "user/m", "m-Q8_0.gguf", commit="b" * 40)
+    assert names(scan(tmp_path)) == ["user/m:Q2_K@branch", "user/m:Q8_0"]
+    folder = cached(tmp_path, "user/m", commit="../../../x")
+    assert names(scan(tmp_path)) == ["user/m:Q2_K", "user/m:Q2_K@branch"]
+    shutil.rmtree(folder / "refs")
+    assert scan(tmp_path) == ()
+
+
+def test_file_whose_blob_is_gone(tmp_path: Path) -> None:
+    folder = cached(tmp_path, "user/m", "m-Q2_K.gguf", "m-Q8_0.gguf")
+    (folder / "blobs" / f"{COMMIT}-0").unlink()
+    assert names(scan(tmp_path)) == ["user/m:Q8_0"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "a", "a/", "/a", "../a", "a/..", "a/../b", "a/b/c", "a/.b", "a/b:", "a/b:../c", "a/b:*", "a/b\n"),
+        *("a/b\0", "ä/b", "a--b/c", "-a/b", "a/b:" + "q" * 300),
+    ],
+)
+def test_names_that_are_none(tmp_path: Path, name: str) -> None:  # B-H2
+    assert split(name) is None
+    assert find(tmp_path, name) is None
+
+
+def test_what_a_large_cache_costs(tmp_path: Path) -> None:
+    for number in range(100):
+        cached(tmp_path, f"user/m{number}", "m-Q4_K_M.gguf", "m-Q8_0.gguf", "mmproj-F16.gguf")
+    with looked(tmp_path) as paths:
+        assert len(scan(tmp_path)) == 200
+    assert len(paths) == 1 + 100 * 7  # not more of each the more there are
+
+
+def test_every_ref_but_main_stands_in_the_name(tmp_path: Path) -> None:  # B-H1
+    cached(tmp_path, "user/m", "m-Q2_K.gguf", ref="refs/pr/1")
+    cached(tmp_path, "user/m", "m-Q8_0.gguf", commit="b" * 40)
+    (tmp_path / "models--user--m" / "refs" / ".left.tmp").write_text(COMMIT)
+    assert names(scan(tmp_path)) == ["user/m:Q2_K@refs/pr/1", "user/m:Q8_0"]
+    assert split("user/m@refs/pr/1") is None
+    for revision in ("refs/pr/1", COMMIT):
+        entry = find(tmp_path, f"user/m@{revision}")
+        assert entry
+        assert (entry.name, entry.repo) == (f"user/m:Q2_K@{revision}", "user/m")
+    assert find(tmp_path, "user/m:Q2_K") is None
+    assert find(tmp_path, "user/m@v2") is None
+    assert remove(tmp_path, Name.parse("user/m@refs/pr/1")) == 100
+    assert names(scan(tmp_path)) == ["user/m:Q8_0"]
+
+
+def test_a_model_that_lacks_a_shard_is_not_listed(tmp_path: Path) -> None:  # B-H1
+    cached(tmp_path, "user/m", "m-Q8_0-00001-of-00003.gguf", "m-Q8_0-00003-of-00003.gguf")
+    assert scan(tmp_path) == ()
+    assert find(tmp_path, "user/m") is None
+
+
+def left(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir())
+
+
+def test_remove_frees_the_blobs_of_one_model(tmp_path: Path) -> None:
+    files = ("Q8_0/m-Q8_0-00001-of-00002.gguf", "Q8_0/m-Q8_0-00002-of-00002.gguf", "m-Q2_K.gguf", "mmproj-F16.gguf")
+    folder = cached(tmp_path, "user/m", *files)
+    assert remove(tmp_path, Name.parse("user/m:q8_0")) == 100 + 101
+    assert names(scan(tmp_path)) == ["user/m:Q2_K"]
+    assert left(folder / "blobs") == [f"{COMMIT}-2", f"{COMMIT}-3"]
+    assert left(folder / "snapshots" / COMMIT) == ["m-Q2_K.gguf", "mmproj-F16.gguf"]
+    assert not (folder / "snapshots" / COMMIT / "Q8_0").exists()
+
+
+def test_remove_of_the_last_model_takes_its_companions(tmp_path: Path) -> None:
+    folder = cached(tmp_path, "user/m", "m-Q8_0.gguf", "mmproj-F16.gguf")
+    other = cached(tmp_path, "user/other", "o-Q8_0.gguf", "README.md")
+    (tmp_path / ".locks" / folder.name).mkdir(parents=True)
+    assert remove(tmp_path, Name.parse("user/m:Q8_0")) == 201
+    assert remove(tmp_path, Name.parse("user/other:Q8_0")) == 100
+    assert not folder.exists()
+    assert not (tmp_path / ".locks" / folder.name).exists()
+    assert left(other / "snapshots" / COMMIT) == ["README.md"]
+
+
+def test_remove_leaves_a_download_alone(tmp_path: Path) -> None:
+    folder = cached(tmp_path, "user/m", "m-Q8_0.gguf")
+    (folder / "blobs" / "other.incomplete").write_bytes(b"part")
+    assert remove(tmp_path, Name.parse("user/m:Q8_0")) == 100
+    assert left(folder / "blobs") == ["other.incomplete"]
+    assert scan(tmp_path) == ()
+
+
+def test_remove_of_a_repository(tmp_path: Path) -> None:
+    cached(tmp_path, "user/m", "m-Q8_0.gguf", "m-Q2_K.gguf", "README.md")
+    cached(tmp_path, "user/mm", "m-Q8_0.gguf")
+    assert remove(tmp_path, Name.parse("user/m")) == 303
+    assert names(scan(tmp_path)) == ["user/mm:Q8_0"]
+    for name in ("user/m", "user/m:Q8_0", "user/mm:Q2_K"):
+        with pytest.raises(UnknownModel):
+            remove(tmp_path, Name.parse(name))
+
+
+def test_remove_leaves_what_others_use(tmp_path: Path) -> None:
+    """Another file of the same content, another ref; but not a commit that no ref names any more."""
+    folder = cached(tmp_path, "user/m", "m-Q8_0.gguf", "m-Q2_K.gguf", "m-Q4_0.gguf", ref="old")
+    blobs = [folder / "blobs" / f"{COMMIT}-{number}" for number in range(3)]
+    main = folder / "snapshots" / ("b" * 40)
+    main.mkdir()
+    (folder / "refs" / "main").write_text("b" * 40)
+    for name, blob in zip(
+        ("m-Q8_0.gguf", "m-Q2_K.gguf", "copy-Q2_K.gguf", "m-Q4_0.gguf"), blobs[:2] + blobs[1:], strict=True
+    ):
+        (main / name).symlink_to(blob)
+    assert remove(tmp_path, Name.parse("user/m:Q8_0")) == 0
+    assert names(scan(tmp_path))[-1] == "user/m:Q8_0@old"
+    (folder / "refs" / "old").unlink()
+    assert remove(tmp_path, Name.parse("user/m:Q4_0")) == 102
+    (main / "m-Q8_0.gguf").symlink_to(blobs[0])
+    assert remove(tmp_path, Name.parse("user/m:Q8_0")) == 100
+    assert remove(tmp_path, Name.parse("user/m:Q2_K")) == 0
+    assert names(scan(tmp_path)) == ["user/m:Q2_K"]
+    assert remove(tmp_path, Name.parse("user/m:Q2_K")) == 101
+
+
+def test_remove_touches_nothing_outside(tmp_path: Path) -> None:  # B-H2
+    outside, root = tmp_path / "outside", tmp_path / "cache"
+    precious = outside / "blobs" / "precious-Q8_0.gguf"
+    precious.parent.mkdir(parents=True)
+    precious.write_bytes(b"precious")
+    folder = cached(root, "user/m", "m-Q2_K.gguf")
+    snapshot = folder / "snapshots" / COMMIT
+    (snapshot / "m-Q8_0.gguf").symlink_to(precious)
+    (snapshot / "sub").symlink_to(precious.parent)
+    (folder / "snapshots" / ("d" * 40)).symlink_to(precious.parent)
+    (precious.parent / "m-Q2_K.gguf").write_bytes(b"precious too")
+    (snapshot / "m-Q4_0.gguf").symlink_to(folder / "blobs" / ".." / ".." / ".." / "outside" / "blobs" / precious.name)
+    for quant in ("Q8_0", "Q4_0", "Q2_K"):
+        if find(root, f"user/m:{quant}"):
+            remove(root, Name("user/m", quant))
+    assert left(outside) == ["blobs/m-Q2_K.gguf", "blobs/precious-Q8_0.gguf"]
+
+    (root / "models--user--link").symlink_to(cached(outside, "user/link", "l-Q8_0.gguf"))
+    for name in ("user/link", "user/link:Q8_0"):
+        with pytest.raises(Forbidden, match="is a link"):
+            remove(root, Name.parse(name))
+    blobs = cached(root, "user/far", "f-Q8_0.gguf", "f-Q2_K.gguf") / "blobs"
+    blobs.rename(outside / "far")
+    blobs.symlink_to(outside / "far")
+    assert remove(root, Name.parse("user/far:Q8_0")) == 0
+    assert "user/far:Q2_K" in names(scan(root))
+    assert len(left(outside / "far")) == 2
+
+
+def test_an_unchanged_cache_is_not_read_again(tmp_path: Path) -> None:  # B-H5
+    for number in range(20):
+        cached(tmp_path, f"user/m{number}", "m-Q4_K_M.gguf", "sub/m-Q8_0.gguf")
+    cache = Cache(tmp_path)
+    settle(tmp_path)
+    first = cache.entries(max_age=0)
+    assert first == scan(tmp_path)
+    assert len(first) == 40
+    assert cache.entries(max_age=0) is first
+    assert cache.entries() is first
+
+    cached(tmp_path, "user/new", "n-Q8_0.gguf")
+    assert len(cache.entries(max_age=0)) == 41
+    assert len(cache.entries(max_age=60)) == 41
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "snapshots" / COMMIT / "m-Q2_K.gguf").symlink_to(folder / "blobs" / f"{COMMIT}-0"),
+        lambda folder: (folder / "snapshots" / COMMIT / "sub" / "s-Q2_K.gguf").symlink_to(
+            folder / "blobs" / f"{COMMIT}-0"
+        ),
+        lambda folder: (folder / "snapshots" / COMMIT / "m-Q8_0.gguf").unlink(),
+        lambda folder: (folder / "blobs" / f"{COMMIT}-0").unlink(),
+        lambda folder: (folder / "refs" / "main").write_text("b" * 40),
+        lambda folder: (folder / "refs" / "v1").write_text(COMMIT),
+        shutil.rmtree,
+    ],
+)
+def test_whatever_changes_in_the_cache_is_seen(tmp_path: Path, change: Callable[[Path], object]) -> None:  # B-H5
+    folder = cached(tmp_path, "user/m", "m-Q8_0.gguf", "sub/m-Q4_0.gguf")
+    (folder / "snapshots" / ("b" * 40)).mkdir()
+    cache = Cache(tmp_path)
+    settle(tmp_path)
+    before = cache.entries(max_age=0)
+    change(folder)
+    assert cache.entries(max_age=0) == scan(tmp_path)
+    assert cache.entries(max_age=0) != before
+
+
+def test_changes_in_quick_succession_are_seen(tmp_path: Path) -> None:  # B-H5
+    """Faster than the clock by which the file system tells the time of a change."""
+    cache = Cache(tmp_path)
+    for number in range(50):
+        cached(tmp_path, f"user/m{number % 2}", f"m-Q{number}_0.gguf")
+        assert len(cache.entries(max_age=0)) == number + 1
+
+
+def settle(root: Path) -> None:
+    """All of it a while ago, so that a change has another time."""
+    for path in [root, *root.rglob("*")]:
+        os.utime(path, (1, 1), follow_symlinks=False)

@@ -1,0 +1,233 @@
+"""What templates can be told, in the styles of the families; and that a hostile one ends in an answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from router.models import template
+from router.models.template import LONGEST, Reasoning, Template, read
+from tests.conftest import Starter
+
+CHATML = """
+{%- for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}<|im_end|>{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+%s{% endif %}"""
+
+
+def chatml(generation: str = "") -> str:
+    return CHATML.replace("%s", generation)
+
+
+QWEN3 = chatml("{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>{% endif %}")
+SMALL = chatml(
+    "{% if enable_thinking is defined and enable_thinking is true %}<think>{% else %}<think></think>{% endif %}"
+)
+GLM = chatml("{{ '<think></think>' if (enable_thinking is defined and not enable_thinking) else '' }}")
+DEEPSEEK = "{% if not thinking is defined %}{% set thinking = false %}{% endif %}" + chatml(
+    "{% if not thinking %}</think>{% else %}<think>{% endif %}"
+)
+GPT_OSS = """
+{%- macro system() %}Reasoning: {{ reasoning_effort }}
+{%- endmacro %}
+{%- if reasoning_effort is not defined %}{% set reasoning_effort = "medium" %}{% endif %}
+{{- system() }}{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endfor %}"""
+DISTILL = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}" + chatml("<think>\n")
+LLAMA = """
+{%- if tools is not none and tools_in_user_message %}{% for t in tools %}{{ t | tojson }}{% endfor %}{% endif %}
+{%- for m in messages %}{% if 'tool_calls' in m %}{{ m.tool_calls[0].function.name }}{% endif %}{% endfor %}"""
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning"),
+    [
+        (QWEN3, Reasoning("enable_thinking", True)),
+        (SMALL, Reasoning("enable_thinking", False)),
+        (GLM, Reasoning("enable_thinking", True)),
+        (DEEPSEEK, Reasoning("thinking", False)),
+        (GPT_OSS, Reasoning("reasoning_effort", "medium")),
+        (DISTILL, Reasoning("always", True)),
+        (chatml(), None),
+        (LLAMA, None),
+        ("", None),
+    ],
+)
+def test_families(text: str, reasoning: Reasoning | None) -> None:  # B-C2
+    assert read(text) == Template("tools" in text, reasoning)
+
+
+@pytest.mark.parametrize(
+    ("generation", "default"),
+    [
+        ("{% if enable_thinking %}<think>{% endif %}", False),
+        ("{% if not enable_thinking %}</think>{% endif %}", False),
+        ("{% if enable_thinking is not false %}<think>{% endif %}", True),
+        ("{% if enable_thinking is undefined or enable_thinking %}<think>{% endif %}", True),
+        ("{% if enable_thinking | default(true) %}<think>{% endif %}", True),
+        ("{% if enable_thinking | default(false) %}<think>{% endif %}", False),
+        ("{% if not (enable_thinking | default(none)) %}</think>{% endif %}", False),
+        ("{% if enable_thinking | d('', true) %}<think>{% endif %}", False),
+        ("{% if enable_thinking == false %}</think>{% endif %}", True),
+        ("{% if enable_thinking != false %}<think>{% endif %}", True),
+        ("{% if enable_thinking is sameas true %}<think>{% endif %}", False),
+        ("{% if enable_thinking in [true, 'on'] %}<think>{% endif %}", False),
+        ("{% if messages and loop_depth > 1 and enable_thinking %}<think>{% endif %}", False),
+        ("{% if loud or not enable_thinking %}</think>{% endif %}", False),
+        ("{% if a %}{% elif enable_thinking is defined and not enable_thinking %}</think>{% endif %}", True),
+        ("{% set on = enable_thinking if enable_thinking is defined else true %}{% if on %}<think>{% endif %}", True),
+        ("{% set how = '/' ~ 'a' if enable_thinking else 'b' %}{{ how | upper }}", False),
+        ("{% set ns = namespace(on=enable_thinking | default(true)) %}{% if ns.on %}<think>{% endif %}", True),
+        (
+            "{% set ns = namespace(on=0) %}{% set ns.on = enable_thinking or false %}{% if ns.on %}<think>{% endif %}",
+            False,
+        ),
+        (
+            "{% set on = enable_thinking is defined and enable_thinking %}{% for m in messages %}{{ on }}{% endfor %}",
+            False,
+        ),
+        ("{% if x %}{% set t = enable_thinking | default(true) %}{% else %}{% set t = true %}{% endif %}{{ t }}", True),
+        ("{% with x = 1 %}{% if enable_thinking %}<think>{% endif %}{% endwith %}", False),
+        # Silence is neither: it leaves the choice to the model, or to what was said.
+        ("{% if enable_thinking is defined %}{{ '/think' if enable_thinking else '/no_think' }}{% endif %}", None),
+        (
+            "{% set n = namespace(on=enable_thinking) %}{% for m in mm %}{% set n.on = m %}{% endfor %}{{ n.on }}",
+            None,
+        ),
+    ],
+)
+def test_the_switchs_default(generation: str, default: bool | None) -> None:
+    reasoning = read(chatml(generation)).reasoning
+    assert reasoning == Reasoning("enable_thinking", default)
+
+
+@pytest.mark.parametrize(
+    ("text", "levels", "default"),
+    [
+        ("{% if reasoning_effort == 'high' %}a{% elif reasoning_effort == 'low' %}b{% endif %}", ("high", "low"), None),
+        (
+            "{% set e = reasoning_effort | default('low') %}{% if e in ['low', 'max'] %}{{ e }}{% endif %}",
+            ("low", "max"),
+            "low",
+        ),
+        ("{% if (reasoning_effort or 'high') | lower == 'low' %}brief{% endif %}", ("low", "high"), "high"),
+        (
+            "{% if reasoning_effort is defined and reasoning_effort is not none %}{{ reasoning_effort }}{% endif %}",
+            (),
+            None,
+        ),
+        ("{{ reasoning_strength if reasoning_strength is defined else 'high' }}", (), "high"),
+        ("{% if reasoning_effort is eq('none') %}</think>{% else %}<think>{% endif %}", ("none",), None),
+    ],
+)
+def test_levels(text: str, levels: tuple[str, ...], default: str | None) -> None:
+    assert read(text).reasoning == Reasoning("reasoning_effort", default, levels)
+
+
+def test_a_switch_and_levels() -> None:
+    both = "{% if enable_thinking %}{% if reasoning_effort == 'max' %}hard{% endif %}<think>{% endif %}"
+    assert read(both).reasoning == Reasoning("enable_thinking", False, ("max",))
+
+
+def test_one_switch_that_is_said_by_another() -> None:
+    text = "{% set thinking = thinking if thinking is defined else enable_thinking | default(true) %}"
+    assert read(text + "{% if thinking %}<think>{% endif %}").reasoning == Reasoning("enable_thinking", True)
+
+
+@pytest.mark.parametrize("name", sorted(template.PRESERVES))
+def test_thoughts_that_can_be_kept(name: str) -> None:
+    text = QWEN3 + f"{{% if {name} %}}{{{{ messages[0].reasoning_content }}}}{{% endif %}}"
+    assert read(text).reasoning == Reasoning("enable_thinking", True, preserve=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% for m in messages %}{{ m.thinking }}{% endfor %}",  # a field of a message
+        "{% set thinking = messages[0].thoughts %}{{ thinking }}",  # a name of its own
+        "{% set a, enable_thinking = messages %}{{ enable_thinking }}",
+        "{% set reasoning_effort = enable_thinking %}",  # nothing comes of it
+        "{# enable_thinking, <think> and tools #}",
+        "{% set tools %}a{% endset %}{{ tools }}",
+    ],
+)
+def test_what_is_no_switch(text: str) -> None:
+    assert read(text) == Template()
+
+
+def test_tags_of_training_and_loops_are_known() -> None:
+    text = "{% for m in messages %}{% if m %}{% continue %}{% endif %}{% generation %}x{% endgeneration %}{% endfor %}"
+    assert read(text + QWEN3).reasoning == Reasoning("enable_thinking", True)
+
+
+@pytest.mark.parametrize(
+    "text", ["{% shout %}%s{% endshout %}", "{% if %}%s", "{{ " + "(" * 5000 + "%s", "{{ " + "9" * 5000 + " }}%s"]
+)
+def test_what_no_parser_takes_is_told_by_its_words(text: str) -> None:
+    unknown = text.replace("%s", "{% if tools and enable_thinking and clear_thinking %}")
+    assert read(unknown) == Template(True, Reasoning("enable_thinking", None, preserve=True))
+    assert read(text.replace("%s", "{{ reasoning_effort }}")).reasoning == Reasoning("reasoning_effort", None)
+    assert read(text.replace("%s", "<think>")).reasoning == Reasoning("always", True)
+    assert read(text.replace("%s", "")).reasoning is None
+
+
+def test_a_template_that_is_too_long_is_told_by_its_words() -> None:
+    assert read(QWEN3 + " " * LONGEST).reasoning == Reasoning("enable_thinking", None)
+    assert read(" " * LONGEST + QWEN3).reasoning is None
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "{% set a = a ~ a %}",  # would double each time
+        "{% set a = [a, a] %}",
+        "{% set a %}{{ a }}{{ a }}{% endset %}",
+        "{% if a %}{% set a = b %}{% endif %}",
+        "{% macro a() %}{{ a() }}{% endmacro %}",
+        "{{ 'x' * 10 ** 12 }}",
+        "{{ range(10 ** 12) | list }}",
+        "{{ a.__class__.__mro__[1].__subclasses__() }}",
+    ],
+)
+def test_nothing_is_rendered(piece: str) -> None:
+    """An answer comes, in time and memory that the length alone bounds."""
+    count = (LONGEST - len(QWEN3)) // len(piece)
+    assert read(piece * count + QWEN3).reasoning == Reasoning("enable_thinking", True)
+
+
+@pytest.mark.parametrize("text", ["{% if a %}" * 3000 + "{% endif %}" * 3000, "{{ a" + ".a" * 20000 + " }}"])
+def test_deep_nesting_ends(text: str) -> None:
+    assert read(text + QWEN3).reasoning == Reasoning("enable_thinking", None)
+
+
+def test_the_authors_default_counts(engine: str, routers: Starter, tiny_models: Path, tmp_path: Path) -> None:
+    (tmp_path / "small.jinja").write_text(SMALL)
+    (tmp_path / "large.jinja").write_text(QWEN3)
+    (tmp_path / "models.ini").write_text(
+        f"[*]\nmodel = {tiny_models}/tiny-a.gguf\n"
+        f"[small]\nchat-template-file = {tmp_path}/small.jinja\n"
+        f"[large]\nchat-template-file = {tmp_path}/large.jinja\n"
+        f"[asked]\nchat-template-file = {tmp_path}/small.jinja\nreasoning = on\n"
+        "[plain]\n"
+    )
+    router = routers("--engine", engine, "--models-preset", str(tmp_path / "models.ini"))
+    listing = router.listing()
+    told = {"control": "enable_thinking", "default": False, "levels": [], "preserve": False}
+    assert [listing[name]["reasoning"] for name in ("small", "large", "plain")] == [
+        told,
+        {**told, "default": True},
+        None,
+    ]
+    assert "thinking" in listing["small"]["capabilities"]
+    assert "thinking" not in listing["plain"]["capabilities"]
+
+    def prompt(model: str, **kwargs: bool) -> str:
+        body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "chat_template_kwargs": kwargs}
+        return str(router.client.post("/apply-template", json=body).raise_for_status().json()["prompt"])
+
+    assert prompt("small").endswith("<think></think>")
+    assert prompt("small", enable_thinking=True).endswith("<think>")
+    assert prompt("asked").endswith("<think>")
+    assert prompt("large").endswith("assistant\n")
+    assert router.listing()["small"]["reasoning"] == told

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from router.engine.discovery import Engine
+from router.node.border import Launch, Node
+from router.node.devices import Devices
+from router.node.local import LocalNode, masks
+from router.node.orphans import MARK
+from router.scheduling.policy import Device
+from tests.node.test_process import FAKE_COMMAND, ask, folder
+
+__all__ = ["folder"]
+
+CUDA = [Device("local", f"CUDA{n}", "gpu", 100, index) for n, index in enumerate((2, 0))]
+ROCM = [Device("local", f"ROCm{n}", "gpu", 100, index) for n, index in enumerate((0, 1))]
+RAM = Device("local", "RAM", "host", 100)
+
+ENGINE = Engine("llama-server", FAKE_COMMAND, {"LD_LIBRARY_PATH": "/engine"})
+ENVIRON = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/home",
+    "LLAMA_ARG_THREADS": "3",
+    "LLAMA_API_KEY": "the router's",
+    "LLAMA_ARG_HOST": "0.0.0.0",
+    "LLAMA_ARG_DEVICE": "CUDA1",
+    "LLAMA_ARG_API_KEY_FILE": "x",
+    "LLAMA_ARG_API_PREFIX": "/x",
+    "LLAMA_ARG_MODELS_DIR": "x",
+    "LLAMA_ARG_MODEL": "x",
+    "LLAMA_ARG_SSL_KEY_FILE": "x",
+    "LLAMA_ROUTER_ENGINE": "x",
+    "LLAMA_SERVER_PATH": "x",
+    "AIP_HTTP_PORT": "1",
+}
+
+
+@pytest.fixture
+def devices() -> Devices:
+    return Devices({})
+
+
+@pytest.fixture
+async def node(folder: Path, devices: Devices) -> AsyncIterator[LocalNode]:
+    node = LocalNode(ENGINE, devices, folder / "run", ENVIRON)
+    yield node
+    node.close()
+    assert [path.name for path in (folder / "run").iterdir()] == ["lock"]
+
+
+# B-P6
+async def test_arguments_and_environment_of_a_child(node: Node, folder: Path) -> None:
+    env = (("MINE", "1"), ("LLAMA_API_KEY", "not mine"), ("LLAMA_ARG_DEVICE", "CUDA1"))
+    launch = Launch("a/b:Q4", ("--threads", "1"), (), env=env)
+    one, two = await node.spawn(launch), await node.spawn(launch)
+    await one.ready()
+    process = psutil.Process(one.pid)
+    argv, environ = process.cmdline(), process.environ()
+    assert argv[-6:] == ["--threads", "1", "--host", one.address.path, "--alias", "a/b:Q4"]
+    assert one.key not in " ".join(argv)
+    assert one.key != two.key
+    assert environ.pop("LLAMA_API_KEY") == one.key
+    assert environ.pop(MARK).startswith(str(folder / "run"))
+    assert environ.pop("LLAMA_SERVER_ROUTER_PORT")
+    left = {"PATH": "/usr/bin:/bin", "HOME": "/home", "LLAMA_ARG_THREADS": "3"}
+    assert environ.items() >= {**left, "MINE": "1", "LD_LIBRARY_PATH": "/engine"}.items()
+    assert not environ.keys() & (ENVIRON.keys() - left.keys())
+    assert Path(str(one.address.path)).parent.stat().st_mode & 0o077 == 0
+    assert (await ask(one, "/props")).status_code == 200
+    await one.stop()
+    await two.stop()
+
+
+async def test_a_child_divides_as_booked(node: Node) -> None:
+    child = await node.spawn(Launch("m", (), (), counts=(3, 14)))
+    argv = psutil.Process(child.pid).cmdline()
+    assert argv[argv.index("--tensor-split") + 1] == "3,14"
+    await child.stop()
+
+
+# B-P6
+async def test_the_key_is_needed(node: Node) -> None:
+    child = await node.spawn(Launch("m", (), ()))
+    await child.ready()
+    transport = httpx.AsyncHTTPTransport(uds=child.address.path, verify=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://child") as client:
+        assert (await client.get("/props")).status_code == 401
+    await child.stop()
+
+
+async def test_it_tells_what_is_free(node: Node, devices: Devices) -> None:
+    for expected in ({}, {"local/RAM": 2**60}):
+        assert tuple(reading.device for reading in await node.probe(expected)) == devices.list()
+
+
+# B-P8
+@pytest.mark.parametrize(
+    ("chosen", "present", "expected"),
+    [
+        ([], [RAM], {}),
+        ([CUDA[0]], [*CUDA, RAM], {"CUDA_VISIBLE_DEVICES": "2"}),
+        ([*CUDA], [*CUDA, RAM], {"CUDA_VISIBLE_DEVICES": "2,0"}),
+        ([RAM], [*CUDA, RAM], {"CUDA_VISIBLE_DEVICES": "-1"}),
+        ([ROCM[1]], [*ROCM, RAM], {"ROCR_VISIBLE_DEVICES": "1", "HIP_VISIBLE_DEVICES": "0"}),
+        ([], [*ROCM, RAM], {"ROCR_VISIBLE_DEVICES": "0", "HIP_VISIBLE_DEVICES": "-1"}),
+    ],
+)
+def test_masks(chosen: list[Device], present: list[Device], expected: dict[str, str]) -> None:
+    order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if present[0] in CUDA else {}
+    assert masks(chosen, present) == expected | order

@@ -1,0 +1,252 @@
+"""Files come into the page cache while a start waits; what is there tells the kernel (mincore)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from router.engine import flags
+from router.models.catalog import Catalog, ModelSpec
+from router.node.readahead import RESERVE, STEP, ReadAhead
+from router.scheduling.scheduler import State
+from tests.conftest import Starter
+from tests.fakes import GIB
+from tests.pages import drop, resident
+from tests.pool.test_pool import Bench, bench
+from tests.routers import until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is read ahead elsewhere")
+
+# Of a file; of one that is read in part. The kernel reads some MiB more, and may take as many back at any time.
+STEPS, LONG = 1, 5
+
+
+def cold(path: Path, steps: float = STEPS) -> Path:
+    path.write_bytes(b"\1" * int(steps * STEP))
+    drop(path)
+    if resident(path):
+        pytest.skip(f"{path.parent} is in memory")
+    return path
+
+
+class Gate:
+    """Memory enough, but each look at it waits until it is let through."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.priority: object = None
+        self._lets = threading.Semaphore(0)
+
+    def __call__(self) -> int:
+        self.priority = psutil.Process(threading.get_native_id()).ionice().ioclass
+        self.looks += 1
+        assert self._lets.acquire(timeout=10)
+        return 1 << 50
+
+    def let(self, times: int = 1) -> None:
+        self._lets.release(times)
+
+
+@pytest.fixture
+async def gate() -> AsyncIterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.let(1000)
+    await until_true(lambda: not reading())
+
+
+def reading() -> bool:
+    return any(thread.name == "read-ahead" for thread in threading.enumerate())
+
+
+async def until_true(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def test_all_files_come_into_the_page_cache(tmp_path: Path) -> None:
+    files = [cold(tmp_path / "a", LONG), cold(tmp_path / "b", LONG - 0.7)]
+    ReadAhead(lambda: 1 << 50).expect(files)
+    await until_true(lambda: all(resident(file) > 0.8 for file in files))
+    await until_true(lambda: not reading())
+
+
+async def test_no_memory_is_kept(tmp_path: Path) -> None:
+    file = cold(tmp_path / "a", LONG)
+    before = psutil.Process().memory_info().rss
+    for _ in range(8):
+        ReadAhead(lambda: 1 << 50).expect([file])
+        await until_true(reading)
+        await until_true(lambda: not reading())
+    assert psutil.Process().memory_info().rss - before < STEP / 2
+
+
+async def test_it_comes_after_all_others_at_the_disk(tmp_path: Path, gate: Gate) -> None:
+    ReadAhead(gate).expect([cold(tmp_path / "a")])
+    await until_true(lambda: gate.looks)
+    assert gate.priority == psutil.IOPRIO_CLASS_IDLE
+    assert psutil.Process().ionice().ioclass != psutil.IOPRIO_CLASS_IDLE
+
+
+async def test_given_up(tmp_path: Path, gate: Gate) -> None:
+    file = cold(tmp_path / "a", LONG)
+    ahead = ReadAhead(gate)
+    ahead.expect([file])
+    gate.let()
+    await until_true(lambda: gate.looks == 2)
+    ahead.expect([])
+    gate.let(1000)
+    await until_true(lambda: not reading())
+    assert 0 < resident(file) < 0.6
+
+
+async def test_what_comes_next_takes_the_place(tmp_path: Path, gate: Gate) -> None:
+    first, second = cold(tmp_path / "a", LONG), cold(tmp_path / "b")
+    ahead = ReadAhead(gate)
+    ahead.expect([first])
+    await until_true(lambda: gate.looks == 1)
+    ahead.expect([second])
+    gate.let(1000)
+    await until_true(lambda: resident(second) > 0.4)
+    assert resident(first) < 0.6
+
+
+async def test_a_start_that_waits_a_moment_only_is_not_worth_it(tmp_path: Path) -> None:
+    never, after = cold(tmp_path / "a"), cold(tmp_path / "b")
+    ahead = ReadAhead(lambda: 1 << 50)
+    ahead.expect([never])
+    ahead.expect([])
+    assert not reading()
+    ahead.expect([after])
+    await until_true(lambda: resident(after) > 0.4)
+    assert resident(never) == 0
+
+
+@pytest.mark.parametrize("room", [0, RESERVE, RESERVE + STEP - 1])
+async def test_nothing_where_memory_is_short(tmp_path: Path, room: int) -> None:
+    short, after = cold(tmp_path / "a"), cold(tmp_path / "b")
+    looked = threading.Event()
+
+    def spare() -> int:
+        looked.set()
+        return room
+
+    ReadAhead(spare).expect([short, after])
+    await until_true(looked.is_set)
+    await until_true(lambda: not reading())
+    assert resident(short) == resident(after) == 0
+
+
+async def test_no_more_than_there_is_room_for(tmp_path: Path) -> None:
+    file, after = cold(tmp_path / "a", LONG), cold(tmp_path / "b")
+    ReadAhead(lambda: RESERVE + 2 * STEP).expect([file, after])
+    await until_true(lambda: resident(file) > 0.2)
+    await until_true(lambda: not reading())
+    assert resident(file) < 0.6
+    assert resident(after) == 0
+
+
+async def test_a_file_that_is_gone_harms_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = cold(tmp_path / "b")
+    ahead = ReadAhead(lambda: 1 << 50)
+    with caplog.at_level("DEBUG", "router.readahead"):
+        ahead.expect([tmp_path / "gone", file])
+        await until_true(lambda: "gone" in caplog.text)
+    ahead.expect([file])
+    await until_true(lambda: resident(file) > 0.4)
+
+
+# Which files
+
+
+def named(name: str, *argv: str) -> ModelSpec:
+    return ModelSpec(name, "preset", tuple(flags.parse(argv, flags.default_table())))
+
+
+def test_all_files_of_a_model_in_the_order_of_the_engine() -> None:
+    spec = named("m", "--mmproj", "p.gguf", "-md", "d.gguf", "-m", "m-00001-of-00002.gguf", "-c", "4096")
+    found = [file.name for file in spec.cached_files]
+    assert found == ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "d.gguf", "p.gguf"]
+
+
+def test_direct_io_goes_by_the_page_cache() -> None:
+    assert not named("m", "-m", "m.gguf", "--load-mode", "dio").cached_files
+    assert named("m", "-m", "m.gguf", "--load-mode", "none").cached_files
+    assert not named("m", "-hf", "user/repo").cached_files
+
+
+# When
+
+
+@contextlib.asynccontextmanager
+async def with_files(*names: str) -> AsyncIterator[Bench]:
+    """A pool with room for one of these models."""
+    async with bench(*names, need=40 * GIB) as b:
+        b.specs = {name: named(name, "-m", f"{name}.gguf") for name in names}
+        b.pool.catalog = Catalog(b.specs.values())
+        yield b
+
+
+async def test_while_a_victim_drains() -> None:
+    async with with_files("a", "b", "c") as b:
+        stream = await b.lease("a")
+        b.node.expected.clear()
+        second, third = (asyncio.create_task(b.use(name)) for name in "bc")
+        await b.until(lambda: b.pool.status("c").waiting == 1 and b.node.expected != [])
+        assert b.node.expected == [("b.gguf",)]
+        stream.release()
+        await asyncio.gather(second, third)
+        # Once b has been started it reads by itself; when it has, c is the next that waits.
+        assert b.node.expected == [("b.gguf",), (), ("c.gguf",), ()]
+
+
+async def test_while_a_victim_ends() -> None:
+    async with with_files("a", "b") as b:
+        await b.use("a")
+        b.node.of("a").may_stop.clear()
+        b.node.expected.clear()
+        waiting = asyncio.create_task(b.use("b"))
+        await b.until(lambda: b.state("a") is State.STOPPING)
+        assert b.node.expected == [("b.gguf",)]
+        b.node.of("a").may_stop.set()
+        await waiting
+        assert b.node.expected[-1] == ()
+
+
+async def test_until_nobody_waits() -> None:
+    async with with_files("a", "b") as b:
+        stream = await b.lease("a")
+        waiting = asyncio.create_task(b.lease("b"))
+        await b.until(lambda: b.node.expected[-1] == ("b.gguf",))
+        waiting.cancel()
+        await b.until(lambda: b.node.expected[-1] == ())
+        stream.release()
+
+
+def test_a_router_reads_while_somebody_is_served(
+    routers: Starter, fake: str, tiny_models: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    shutil.copytree(tiny_models, folder)
+    with (folder / "tiny-b.gguf").open("ab") as file:
+        file.write(b"\0" * (64 << 20))
+    drop(folder / "tiny-b.gguf")
+    if resident(folder / "tiny-b.gguf"):
+        pytest.skip(f"{folder} is in memory")
+    flags = ("--models-max", "1", "--models-drain-grace", "0")
+    router = routers("--engine", fake, "--models-dir", str(folder), *flags, FAKE_CHUNK_SECONDS="0.02")
+    with router.stream("tiny-a", 100_000) as stream, router.leave("tiny-b"):
+        next(stream)
+        until(lambda: "tiny-b.gguf ahead" in router.log)
+        assert resident(folder / "tiny-b.gguf") > 0.8
+        assert router.loads("tiny-b") == 0
+        next(stream)

@@ -1,0 +1,165 @@
+"""What the router changes in a request, and that it changes nothing else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.errors import InvalidRequest
+from router.models.presets import Filters
+from router.proxy.rewrite import CHAT, MESSAGES, PATHS, RESPONSES, asks_to_think, encode, filtered, thinking
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+WORDS = ("messages", "system", "instructions", "reasoning_effort", "reasoning", "thinking", "chat_template_kwargs")
+NAMES = st.sampled_from((*WORDS, "max_tokens", "n_predict", "max_output_tokens", "temperature", "other"))
+FIELDS = st.dictionaries(NAMES, JSON)
+CHATS, MESSAGE, RESPONSE = "/chat/completions", "/messages", "/responses"
+
+
+def forced(**values: Any) -> tuple[tuple[str, str], ...]:
+    return tuple((name, json.dumps(value)) for name, value in values.items())
+
+
+def test_forced_before_said_before_default() -> None:
+    filters = Filters(forced(top_p=0.5), forced(temperature=0.1, seed=1, top_p=1), ("min_p",))
+    said = {"top_p": 0.9, "temperature": 0.7, "min_p": 0.1, "seed": None, "user": "me"}
+    assert filtered(CHATS, said, filters) == {"top_p": 0.5, "temperature": 0.7, "seed": 1, "user": "me"}
+    assert said == {"top_p": 0.9, "temperature": 0.7, "min_p": 0.1, "seed": None, "user": "me"}
+
+
+def test_a_dropped_field_leaves_room_for_the_default() -> None:
+    filters = Filters((), forced(temperature=0.1), ("temperature",))
+    assert filtered(CHATS, {"temperature": 2}, filters) == {"temperature": 0.1}
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/completion", "/responses", "/messages", "/infill"])
+@pytest.mark.parametrize("name", ["n_predict", "max_tokens", "max_completion_tokens", "max_output_tokens"])
+@pytest.mark.parametrize("said", ["n_predict", "max_tokens", "max_completion_tokens", "max_output_tokens"])
+def test_the_limit_of_tokens_is_one_by_whatever_name(path: str, name: str, said: str) -> None:
+    assert filtered(path, {said: 7}, Filters(forced(**{name: 3}))) == {"max_tokens": 3}
+    assert filtered(path, {said: 7}, Filters((), forced(**{name: 3}))) == {said: 7}
+    assert filtered(path, {}, Filters((), forced(**{name: 3}))) == {"max_tokens": 3}
+    assert filtered(path, {said: 7}, Filters(dropped=(name,))) == {}
+
+
+USER = {"role": "user", "content": "hi"}
+SYSTEM = Filters(system="Be brief.")
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "becomes"),
+    [
+        (CHATS, {"messages": [USER]}, {"messages": [{"role": "system", "content": "Be brief."}, USER]}),
+        (CHATS, {"messages": []}, {"messages": [{"role": "system", "content": "Be brief."}]}),
+        (
+            CHATS,
+            {"messages": [{"role": "developer", "name": "n", "content": "Go."}, USER]},
+            {"messages": [{"role": "developer", "name": "n", "content": "Be brief.\n\nGo."}, USER]},
+        ),
+        (
+            CHATS,
+            {"messages": [{"role": "system", "content": [{"type": "text", "text": "Go."}]}]},
+            {
+                "messages": [
+                    {
+                        "role": "system",
+                        "content": [{"type": "text", "text": "Be brief.\n\n"}, {"type": "text", "text": "Go."}],
+                    }
+                ]
+            },
+        ),
+        (CHATS, {"messages": [{"role": "system"}]}, {"messages": [{"role": "system", "content": "Be brief."}]}),
+        (CHATS, {"messages": "text"}, {"messages": "text"}),
+        (CHATS, {}, {}),
+        (MESSAGE, {"messages": [USER]}, {"messages": [USER], "system": "Be brief."}),
+        (MESSAGE, {"system": "Go."}, {"system": "Be brief.\n\nGo."}),
+        (
+            MESSAGE,
+            {"system": [{"type": "text", "text": "Go.", "cache_control": {}}]},
+            {
+                "system": [
+                    {"type": "text", "text": "Be brief.\n\n"},
+                    {"type": "text", "text": "Go.", "cache_control": {}},
+                ]
+            },
+        ),
+        (MESSAGE, {"system": None}, {"system": "Be brief."}),
+        (MESSAGE, {"system": 5}, {"system": 5}),
+        (RESPONSE, {"input": "hi"}, {"input": "hi", "instructions": "Be brief."}),
+        (RESPONSE, {"input": "hi", "instructions": "Go."}, {"input": "hi", "instructions": "Be brief.\n\nGo."}),
+        ("/completion", {"prompt": "hi"}, {"prompt": "hi"}),
+    ],
+)
+def test_the_prefix_in_each_dialect(path: str, fields: dict[str, Any], becomes: dict[str, Any]) -> None:
+    assert filtered(path, fields, SYSTEM) == becomes
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "wants"),
+    [
+        (CHATS, {"reasoning_effort": "low"}, True),
+        (CHATS, {"reasoning_effort": "none"}, False),
+        (CHATS, {"reasoning_effort": ""}, False),
+        (CHATS, {"reasoning_effort": None}, False),
+        (CHATS, {"reasoning_effort": 5}, False),
+        (CHATS, {}, False),
+        (CHATS, {"thinking": {"type": "enabled"}}, False),
+        (CHATS, {"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}}, False),
+        (CHATS, {"reasoning_effort": "low", "chat_template_kwargs": {"other": 1}}, True),
+        (CHATS, {"reasoning_effort": "low", "chat_template_kwargs": "text"}, False),
+        (RESPONSE, {"reasoning": {"effort": "high"}}, True),
+        (RESPONSE, {"reasoning": {"effort": "none"}}, False),
+        (RESPONSE, {"reasoning": {}}, False),
+        (RESPONSE, {"reasoning": "high"}, False),
+        (MESSAGE, {"thinking": {"type": "enabled", "budget_tokens": 1024}}, True),
+        (MESSAGE, {"thinking": {"type": "adaptive"}}, True),
+        (MESSAGE, {"thinking": {"type": "disabled"}}, False),
+        (MESSAGE, {"thinking": []}, False),
+        ("/completion", {"reasoning_effort": "low"}, False),
+    ],
+)
+def test_a_wish_to_think(path: str, fields: dict[str, Any], wants: bool) -> None:
+    assert asks_to_think(path, fields) is wants
+
+
+def test_the_wish_joins_what_else_the_template_is_told() -> None:
+    told = thinking({"reasoning_effort": "low", "chat_template_kwargs": {"other": 1}})
+    assert told["chat_template_kwargs"] == {"other": 1, "enable_thinking": True}
+    assert not asks_to_think(CHATS, told)
+
+
+@given(path=st.sampled_from(sorted(PATHS)), fields=FIELDS, values=FIELDS, dropped=st.lists(NAMES), system=st.text())
+def test_whatever_a_client_sends(
+    path: str, fields: dict[str, Any], values: dict[str, Any], dropped: list[str], system: str
+) -> None:
+    """It is JSON again, what nobody named is as it was, and what is forced is there."""
+    filters = Filters(forced(**values), (), tuple(dropped), system)
+    after = json.loads(encode(thinking(filtered(path, fields, filters))))
+    if "other" not in {*values, *dropped}:
+        assert after.get("other") == fields.get("other")
+    for name in {"temperature", "other"} & values.keys():
+        assert after[name] == values[name]
+    asks_to_think(path, fields)
+
+
+@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1e999}', '{"a": -Infinity}'])
+def test_what_is_no_json_goes_no_further(text: str) -> None:
+    with pytest.raises(InvalidRequest):
+        encode(json.loads(text))
+
+
+def test_lone_surrogates_go_through() -> None:
+    assert json.loads(encode(json.loads('{"a": "\\ud800"}'))) == {"a": "\ud800"}
+
+
+def test_each_dialect_has_its_way() -> None:
+    assert not CHAT & MESSAGES
+    assert not RESPONSES & (CHAT | MESSAGES)

@@ -1,0 +1,419 @@
+"""What a client may take before anything is known of it: bytes, lines, time, connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from router.server import openfiles
+from router.server.framing import AHEAD_BYTES, HEAD_BYTES, HEAD_LINES, LINGER_BYTES, ClientLimits, FramedConnection
+from tests.front import CHAT, EVENTS, OK, Client, Front, Works, body_of, echoes, post, says, until
+
+GET = b"GET /models HTTP/1.1\r\nHost: h\r\n"
+CHUNKED = b"POST %b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n" % CHAT.encode()
+READ = 256 * 1024  # bytes that uvloop reads at once
+
+
+def connections(front: Front) -> list[FramedConnection]:
+    return [one for one in front.server.server_state.connections if isinstance(one, FramedConnection)]
+
+
+async def refused(client: Client, status: int) -> str:
+    """The message; fails if the connection stays."""
+    reply = await client.reply()
+    assert (reply.status, reply.named("connection"), reply.named("content-type")) == (
+        status,
+        ["close"],
+        ["application/json"],
+    )
+    error = reply.json()["error"]
+    assert error["code"] == status
+    assert await client.is_closed()
+    return str(error["message"])
+
+
+def chunked(body: bytes, *trailers: str) -> bytes:
+    lines = "".join(f"{line}\r\n" for line in trailers).encode()
+    return CHUNKED + b"\r\n%x\r\n%b\r\n0\r\n%b\r\n" % (len(body), body, lines)
+
+
+# Heads
+
+
+LONG_HEADS: dict[str, Callable[[int], bytes]] = {
+    "one line": lambda size: post(CHAT, body_of(), "X-A: " + "x" * size),
+    "lines": lambda size: post(CHAT, body_of(), *["X-A: " + "x" * 995] * (size // 1000)),
+    "target": lambda size: b"GET /models?x=%b HTTP/1.1\r\nHost: h\r\n\r\n" % (b"x" * size),
+    "a name": lambda size: GET + b"x" * size + b": 1\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("step", [1 << 30, 1000, 60_000])
+@pytest.mark.parametrize("kind", ["one line", "lines", "target", "a name"])
+async def test_a_head_that_is_too_long_is_refused(front: Front, kind: str, step: int) -> None:  # B-T4
+    client = await front.ready()
+    request = LONG_HEADS[kind](HEAD_BYTES + 1000)
+    for start in range(0, len(request), step):
+        client.send(request[start : start + step])
+        await asyncio.sleep(0)
+    assert "64 KiB" in await refused(client, 431)
+    assert (await (await front.client()).ask(LONG_HEADS[kind](6000))).status == 200
+
+
+async def test_a_head_of_too_many_lines_is_refused(front: Front) -> None:  # B-T4
+    await front.ready()
+    for request in (post(CHAT, body_of(), *["A:"] * HEAD_LINES), GET + b"A:\r\n" * HEAD_LINES + b"\r\n"):
+        client = await front.client()
+        client.send(request)
+        assert "256 lines" in await refused(client, 431)
+    assert (await (await front.client()).ask(GET + b"A:\r\n" * (HEAD_LINES - 10) + b"\r\n")).status == 200
+
+
+async def test_a_head_without_end_is_not_kept(front: Front) -> None:  # B-T4
+    client = await front.ready()
+    client.send(GET)
+    most = 0
+    for _ in range(100):
+        client.send(b"X: " + b"x" * 10_000 + b"\r\n")
+        await asyncio.sleep(0)
+        most = max(most, front.clients.held)
+    assert "64 KiB" in await refused(client, 431)
+    assert most <= HEAD_BYTES + READ
+    assert front.clients.held == 0
+
+
+STRANGERS = {
+    "TLS": bytes.fromhex("1603010200010001fc0303") + b"\x00" * 50,
+    "a line": b"hello\r\n",
+    "lower case": b"get / HTTP/1.1\r\n",
+    "no version": b"GET /\r\n",
+    "bare line feeds": b"GET / HTTP/1.1\nHost: h\n\n",
+    "a bare line feed": GET + b"A: b\nC: d\r\n\r\n",
+    "a bare carriage return": GET + b"A: b\rC: d\r\n\r\n",
+    "line feeds at the end": b"GET / HTTP/1.1\r\nHost: h\n\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "a space in a name": GET + b"A : b\r\n\r\n",
+    "a folded line": post(CHAT, body_of(), "A: b\r\n c"),
+    "two lengths": post(CHAT, body_of(), "Content-Length: 3"),
+    "two framings": post(CHAT, body_of(), "Transfer-Encoding: chunked"),
+    "odd framing": post(CHAT, b"", "Transfer-Encoding: chunked, gzip").replace(b"Content-Length: 0\r\n", b""),
+    "a negative length": post(CHAT, b"").replace(b"Length: 0", b"Length: -1"),
+    "a length that is none": post(CHAT, b"").replace(b"Length: 0", b"Length: 0x5"),
+    "a huge length": post(CHAT, b"").replace(b"Length: 0", b"Length: 99999999999999999999"),
+    "a tunnel": b"CONNECT h:443 HTTP/1.1\r\nHost: h\r\n\r\n",
+    "no chunk": CHUNKED + b"\r\nzz\r\n",
+    "a huge chunk": CHUNKED + b"\r\nfffffffffffffffff\r\n",
+    "a trailer that is framing": chunked(body_of(), "Content-Length: 3"),
+    "a chunk that is longer": CHUNKED + b"\r\n1\r\nabc\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+async def test_what_is_no_request_is_refused_at_once(front: Front, kind: str) -> None:  # B-T4
+    await front.ready()
+    for cut in (0, 1, len(STRANGERS[kind]) - 1):
+        client = await front.client()
+        client.send(STRANGERS[kind][:cut])
+        await front.turn()
+        client.send(STRANGERS[kind][cut:])
+        assert "no HTTP/1.1 request" in await refused(client, 400)
+    assert not front.child.asked
+
+
+# Chunks
+
+
+@pytest.mark.parametrize("step", [1 << 30, 1, 7])
+async def test_trailers_are_no_headers(front: Front, step: int) -> None:  # B-T4
+    front.start(keys=("k",))
+    client = await front.client()
+    key = b"Host: h\r\nAuthorization: Bearer k\r\n"
+    assert (await client.ask(post(CHAT, body_of(), "Authorization: Bearer k"))).status == 200
+    trailers = ("Authorization: Bearer k", "X-Api-Key: k", "Host: x", "X-Conversation-Id: c", "X-Task: t")
+    for head, status in ((key, 200), (b"Host: h\r\n", 401)):
+        front.child.asked.clear()
+        request = chunked(body_of(), *trailers).replace(b"Host: h\r\n", head)
+        for start in range(0, len(request), step):
+            client.send(request[start : start + step])
+            await asyncio.sleep(0)
+        assert (await client.reply()).status == status
+        assert [asked.body for asked in front.child.asked] == [body_of()] * (status == 200)
+        assert not any(b"conversation" in asked.head or b"x-task" in asked.head for asked in front.child.asked)
+
+
+ENDLESS = {
+    "trailers": b"0\r\n" + b"A: b\r\n" * 200_000,
+    "a trailer": b"0\r\nA: " + b"b" * 2**20,
+    "an extension": b"1;" + b"a" * 2**20,
+    "a size": b"0" * 2**20,
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+async def test_what_stands_beside_chunks_is_bounded(front: Front, kind: str) -> None:  # B-T4
+    client = await front.ready()
+    client.send(CHUNKED + b"\r\n" + ENDLESS[kind])
+    assert re.search("too long|no HTTP/1.1", await refused(client, 400))
+    assert front.leases == 0
+
+
+@pytest.mark.parametrize("step", [1 << 30, 1, 3, 5])
+async def test_a_body_of_chunks_ends_where_the_next_request_begins(front: Front, step: int) -> None:
+    """Also one that holds empty lines, at its own ends too."""
+    client = await front.ready()
+    front.child.act = lambda reader, writer: echoes(front.child, writer)
+    bodies = [body_of(x=1), body_of() + b"\r\n\r\n" * 20, b"\r\n\r\n" + body_of(), body_of() + b"\r"]
+    requests = [chunked(body, *trailers) for body in bodies for trailers in ((), ("A: b",), ("A: b", "C: d"))]
+    data = b"".join(requests) + post(CHAT, body_of(last=True))
+    for start in range(0, len(data), step):
+        client.send(data[start : start + step])
+        await asyncio.sleep(0)
+    wanted = [body for body in bodies for _ in range(3)]
+    assert [(await client.reply()).body for _ in wanted] == wanted
+    assert (await client.reply()).body == body_of(last=True)
+    assert front.leases == 0
+
+
+# Reading ahead
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_no_more_than_so_much_is_read_ahead(front: Front, stream: bool) -> None:  # B-T4
+    client, works = await front.ready(), Works(EVENTS if stream else OK)
+    front.child.act = works
+    count = 1000
+    client.send(post(CHAT, body_of(stream=stream)))
+    await works.begun.wait()
+    front.child.act = says(OK)
+    client.send(post(CHAT, body_of(text="x" * 2000)) * count)
+    await until(lambda: any(one.flow.read_paused for one in connections(front)))
+    assert AHEAD_BYTES < front.clients.held <= AHEAD_BYTES + READ
+    assert len(front.child.asked) == 1
+    works.go.set()
+    assert [(await client.reply()).status for _ in range(count + 1)] == [200] * (count + 1)
+    assert (front.clients.held, front.leases) == (0, 0)
+
+
+async def test_small_requests_of_one_do_not_hold_up_another(front: Front) -> None:  # B-T4
+    """They take turns."""
+    first, second = await front.ready(), await front.client()
+    first.send(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n" * 5000)
+    before = front.server.server_state.total_requests
+    assert (await second.ask(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")).status == 200
+    assert front.server.server_state.total_requests - before < 4000
+    assert [(await first.reply()).status for _ in range(5000)] == [200] * 5000
+
+
+# Time
+
+
+LONG = body_of(text="x" * 1000)
+SLOW = {
+    "nothing": b"",
+    "an empty line": b"\r\n",
+    "a head": GET,
+    "half a line": b"GET /mod",
+    "a small body": post(CHAT, LONG)[:-500],
+    "a large body": post(CHAT, body_of(text="x" * 100_000))[:-500],
+    "chunks": chunked(LONG)[:-500],
+    "trailers": chunked(LONG)[:-2] + b"A: b\r\n",
+    "a form": post("/v1/audio/transcriptions", LONG, "Content-Type: multipart/form-data; boundary=XX")[:-500],
+}
+
+
+@pytest.mark.parametrize("drips", [False, True])
+@pytest.mark.parametrize("kind", SLOW)
+async def test_a_request_has_its_time(front: Front, kind: str, drips: bool) -> None:  # B-T4
+    """Whether or not a byte comes now and then."""
+    front.start(limits=ClientLimits(timeout=0.4))
+    client = await front.client()
+    client.send(SLOW[kind])
+
+    async def drip() -> None:
+        while True:
+            client.send(b"A")
+            await asyncio.sleep(0.05)
+
+    dripping = asyncio.create_task(drip() if drips else asyncio.sleep(0))
+    if kind == "nothing" and not drips:
+        assert await client.is_closed()
+    else:
+        assert "--client-timeout" in await refused(client, 408)
+    dripping.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await dripping
+    assert (front.leases, front.child.asked) == (0, [])
+
+
+async def test_a_body_that_comes_steadily_has_more_time(front: Front) -> None:
+    client = await front.ready(limits=ClientLimits(timeout=0.5))
+    front.child.act = lambda reader, writer: echoes(front.child, writer)
+    body = body_of(text="x" * 200_000)
+    request = post(CHAT, body)
+    for start in range(0, len(request), 10_000):
+        client.send(request[start : start + 10_000])
+        await asyncio.sleep(0.05)
+    assert (await client.reply()).body == body
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_has_all_the_time(front: Front, stream: bool) -> None:
+    client, works = await front.ready(limits=ClientLimits(timeout=0.2)), Works(EVENTS if stream else OK)
+    front.child.act = works
+    client.send(post(CHAT, body_of(stream=stream)))
+    with pytest.raises(TimeoutError):
+        await works.is_cut(1.0)
+    assert (await client.reply()).status == 200
+
+
+# Connections
+
+
+async def test_silent_connections_make_room(front: Front) -> None:  # B-T4
+    first = await front.ready(limits=ClientLimits(connections=16))
+    silent = [await front.client() for _ in range(30)]
+    for one in silent[-5:]:
+        one.send(GET)
+    latest = await front.client()
+    assert (await latest.ask(GET + b"\r\n")).status == 200
+    assert (await first.ask(GET + b"\r\n")).status == 200, "it has been answered before"
+    assert len(connections(front)) <= 16
+
+
+async def test_nobody_who_is_served_makes_room(front: Front) -> None:  # B-T4
+    works = front.child.act = Works()
+    await front.ready(limits=ClientLimits(connections=4))
+    busy = []
+    for count in range(1, 5):
+        busy.append(await front.client())
+        busy[-1].send(post(CHAT, body_of()))
+        await until(partial(serves, front, count))
+    late = await front.client()
+    assert "--max-connections" in await refused(late, 503)
+    works.go.set()
+    assert [(await client.reply()).status for client in busy] == [200] * 4
+
+
+async def test_who_reads_no_answers_makes_room(front: Front) -> None:  # B-T4
+    first = await front.ready(limits=ClientLimits(connections=4, timeout=0.3))
+    first.leave()
+    await until(lambda: not connections(front))
+    request = GET + b"\r\n"
+    for _ in range(4):
+        client = await front.client()
+        client.send(request * 3000)
+    await until(lambda: sum(one.flow.write_paused for one in connections(front)) == 4)
+    statuses: list[int] = []
+    while 200 not in statuses:
+        assert len(statuses) < 500, "nobody made room"
+        late = await front.client()
+        statuses.append((await late.ask(request)).status)
+        await asyncio.sleep(0.02)
+    assert set(statuses) <= {200, 503}
+    await until(lambda: len(connections(front)) <= 4)
+
+
+async def test_unfinished_requests_are_kept_only_so_far(front: Front) -> None:  # B-T4
+    """Of all clients together."""
+    client = await front.ready(limits=ClientLimits(held=200_000))
+    others = [await front.client() for _ in range(10)]
+    for other in others:
+        other.send(GET + b"X: " + b"x" * 40_000)
+        await front.turn()
+    assert front.clients.held <= 200_000
+    assert "come whole" in await refused(others[0], 503)
+    assert (await client.ask(post(CHAT, body_of()))).status == 200
+    for other in others:
+        other.leave()
+    await until(lambda: front.clients.held == 0)
+
+
+async def test_who_is_quick_is_served_while_others_hold_all(front: Front) -> None:  # B-T4
+    """Unfinished requests make room for the next one, which comes in pieces too; those that began first go first, also
+    when a little more of them comes now and then."""
+    await front.ready(limits=ClientLimits(held=200_000))
+    others, sent = [await front.client() for _ in range(4)], 0
+    for other, data in zip([*others, others[0]], [GET + b"X: " + b"x" * 48_000] * 4 + [b"x" * 4000], strict=True):
+        other.send(data)
+        sent += len(data)
+        await until(partial(holds, front, sent))
+    client = await front.client()
+    request = post(CHAT, body_of(text="x" * 20_000))
+    client.send(request[:15_000])
+    await front.turn()
+    client.send(request[15_000:])
+    assert (await client.reply()).status == 200
+    assert "come whole" in await refused(others[0], 503)
+
+
+def holds(front: Front, size: int) -> bool:
+    return front.clients.held == size
+
+
+def serves(front: Front, count: int) -> bool:
+    return front.leases == count
+
+
+@pytest.mark.parametrize(
+    ("wanted", "files", "models", "most"),
+    [
+        (0, 65_536, 4, 4096),
+        (0, 256, 4, 84),
+        (50, 256, 4, 50),
+        (500, 256, 4, 84),
+        (0, 64, 4, 8),
+        (9000, 65_536, 4, 9000),
+    ],
+)
+def test_files_are_kept_back(wanted: int, files: int, models: int, most: int) -> None:  # B-T4
+    assert openfiles.connections(wanted, files, models) == most
+
+
+# Early answers
+
+
+@pytest.mark.parametrize("size", [1000, 100_000, 20 * 2**20])
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+@pytest.mark.parametrize(("path", "status"), [(CHAT, 401), ("/v1/messages", 401), ("/nowhere", 401)])
+async def test_an_early_answer_can_be_read(front: Front, path: str, status: int, framing: str, size: int) -> None:
+    """By a client that first sends everything, and then reads."""
+    front.start(keys=("k",))
+    await front.turn()
+    body = b"x" * size
+
+    def talk() -> bytes:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(20)
+            client.connect(front.path)
+            request = post(path, body) if framing == "length" else chunked(body).replace(CHAT.encode(), path.encode())
+            client.sendall(request)
+            said = b""
+            while b"}" not in said and (data := client.recv(65536)):
+                said += data
+            return said
+
+    said = await asyncio.to_thread(talk)
+    assert said.startswith(b"HTTP/1.1 %d " % status)
+    assert size < 2**20 or b"\r\nconnection: close\r\n" in said
+
+
+async def test_what_comes_behind_an_early_answer_is_bounded(front: Front) -> None:  # B-T4
+    front.start(keys=("k",))
+    client = await front.client()
+    client.send(post(CHAT, b"").replace(b"Length: 0", b"Length: 9999999999"))
+    assert (await client.reply()).status == 401
+    with pytest.raises(ConnectionError):
+        await floods(client, 2 * LINGER_BYTES)
+    await until(lambda: not connections(front))
+
+
+async def floods(client: Client, size: int) -> None:
+    for _ in range(size // 2**20):
+        client.send(b"x" * 2**20)
+        await client.sent()

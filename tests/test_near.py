@@ -1,0 +1,55 @@
+"""What was probably meant, among thousands of names and whatever somebody sent."""
+
+from __future__ import annotations
+
+import difflib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.errors import UnknownModel
+from router.models.catalog import Catalog, ModelSpec
+from router.near import LONGEST, MOST, nearest
+
+NAMES = tuple(f"org/some-model-{number:04}-instruct-GGUF:Q4_K_M" for number in range(2000))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("org/some-model-1234-instruct-GGUF:Q4_KM", NAMES[1234]),
+        ("org/some-modl-0042-instruct-GGUF:Q4_K_M", NAMES[42]),
+        ("some-model-1999-instruct-GGUF:Q4_K_M", NAMES[1999]),
+        ("org/some-model-0007-instruct-GGUF", NAMES[7]),
+    ],
+)
+def test_a_typo_among_thousands_that_are_alike(wrong: str, meant: str) -> None:  # B-T6
+    assert meant in nearest(wrong, NAMES, 3)
+
+
+@pytest.mark.parametrize("name", ["x" * (LONGEST + 1), "x" * 10**6, "\ud800" * 50, "nothing like it", "\0", ""])
+def test_what_is_like_nothing(name: str) -> None:  # B-T6
+    assert nearest(name, NAMES) == []
+
+
+def test_no_more_are_looked_at_than_so_many() -> None:  # B-T6
+    names = iter([str(number) for number in range(2 * MOST)])
+    nearest("org", names)
+    assert next(names) == str(MOST)
+
+
+@given(st.sampled_from(NAMES), st.integers(0, 40), st.characters(codec="ascii", categories=["L", "N"]))
+def test_one_letter_is_found_as_difflib_finds_it(name: str, place: int, letter: str) -> None:  # B-T6
+    wrong = name[:place] + letter + name[place + 1 :]
+    family = (*NAMES[:50], name)
+    assert name in (nearest(wrong, family, 3) + difflib.get_close_matches(wrong, family, n=1))
+    assert nearest(wrong, [name]) == [name] == difflib.get_close_matches(wrong, [name])
+
+
+def test_a_wrong_name_is_told_which_was_meant() -> None:  # B-C1
+    catalog = Catalog([ModelSpec(name, "models_dir", ()) for name in NAMES])
+    with pytest.raises(UnknownModel, match="did you mean"):
+        catalog.resolve(NAMES[3].replace("model", "modle"))
+    with pytest.raises(UnknownModel, match="GET /v1/models"):
+        catalog.resolve("z" * 5000)

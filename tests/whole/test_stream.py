@@ -1,0 +1,235 @@
+"""Streams that go on when their client has left, on the real engines; both keep them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from router.errors import InvalidRequest, UnknownStream
+from router.node.border import Launch
+from router.pool.lease import Lease
+from router.proxy.conversation import Conversations
+from router.wire.upstream import Upstream
+from tests.conftest import Starter
+from tests.fakes import FakeChild
+from tests.routers import Router, chat, until
+
+CONTEXT = 65536
+
+
+@pytest.fixture
+def launch(engine: str, routers: Starter, tiny_models: Path) -> Callable[..., Router]:
+    flags = ("--engine", engine, "--models-dir", str(tiny_models), "--ctx-size", str(CONTEXT), "--slots")
+    return lambda *more: routers(*flags, *more)
+
+
+def say(tokens: int, **more: Any) -> dict[str, Any]:
+    return chat("tiny-a", tokens, stream=True, ignore_eos=True, **more)
+
+
+def begin(router: Router, id: str, tokens: int, model: str = "tiny-a") -> bytes:
+    """Ask for a stream, read some of it, and leave; what was read."""
+    body = {**say(tokens), "model": model}
+    headers = [(b"x-conversation-id", id.encode())]
+    with router.client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
+        assert response.status_code == 200
+        return next(response.iter_raw())
+
+
+def follow(router: Router, id: str, start: int = 0) -> httpx.Response:
+    return router.client.get("/v1/stream", params={"conv_id": id, "from": start})
+
+
+def lookup(router: Router, *ids: str) -> dict[str, Any]:
+    response = router.client.post("/v1/streams/lookup", json={"conversation_ids": ids})
+    assert response.status_code == 200, response.text
+    entries = response.json()
+    return {entry["conversation_id"]: entry for entry in entries}
+
+
+def text(stream: bytes) -> str:
+    events = [line[6:] for line in stream.decode().splitlines() if line.startswith("data: ")]
+    assert events.pop() == "[DONE]"
+    return "".join(c["delta"].get("content") or "" for event in events for c in json.loads(event)["choices"])
+
+
+def is_busy(router: Router, model: str = "tiny-a") -> bool:
+    slots = router.client.get("/slots", params={"model": model})
+    return slots.status_code == 200 and any(slot["is_processing"] for slot in slots.json())
+
+
+def test_it_is_read_on_by_whoever_comes_back(launch: Callable[..., Router]) -> None:  # B-S3
+    """Nothing of it is lost, and no eviction cuts it off; one that asks for another model waits until it is done."""
+    router = launch("--models-max", "1", "--models-drain-grace", "0")
+    whole = router.client.post("/v1/chat/completions", json=say(2000)).content
+    with ThreadPoolExecutor() as pool:
+        read = begin(router, "org/één & two", 2000)
+        assert lookup(router, "org/één & two", "other").keys() == {"org/één & two"}
+        other = pool.submit(router.chat, "tiny-b")
+        answers = list(pool.map(lambda start: follow(router, "org/één & two", start), (0, len(read))))
+        assert other.result().status_code == 200
+    assert [a.status_code for a in answers] == [200, 200]
+    assert answers[0].headers["content-type"].startswith("text/event-stream")
+    assert text(answers[0].content) == text(whole)
+    assert answers[0].content[len(read) :] == answers[1].content
+    assert router.loads() == 2
+    gone = follow(router, "org/één & two")
+    assert (gone.status_code, gone.json()["error"]["type"]) == (404, "not_found_error")
+    assert lookup(router, "org/één & two") == {}
+    assert router.loads() == 2, "nothing is loaded for a stream that is gone"
+
+
+def test_it_is_stopped(launch: Callable[..., Router]) -> None:
+    router = launch()
+    begin(router, "long", CONTEXT - 100)
+    begin(router, "long::b", CONTEXT - 100)
+    assert lookup(router, "long").keys() == {"long", "long::b"}
+    assert is_busy(router)
+    for _ in range(2):
+        answer = router.client.delete("/v1/stream", params={"conv_id": "long"})
+        assert (answer.status_code, answer.content) == (204, b"")
+        router.client.delete("/v1/stream", params={"conv_id": "long::b"})
+    until(lambda: not is_busy(router))
+    until(lambda: 'model_requests_active{model="tiny-a"} 0' in router.client.get("/metrics").text)
+    assert follow(router, "long").status_code == 404
+
+
+def test_another_request_of_the_conversation_ends_the_one_before(launch: Callable[..., Router]) -> None:
+    """On whatever model that was."""
+    router = launch()
+    begin(router, "one", CONTEXT - 100)
+    begin(router, "one", CONTEXT - 100, "tiny-b")
+    until(lambda: not is_busy(router))
+    assert is_busy(router, "tiny-b")
+    begin(router, "one", 4, "tiny-b")
+    until(lambda: not is_busy(router, "tiny-b"))
+    assert text(follow(router, "one").content)
+
+
+def test_without_a_stream_or_a_name_the_client_that_leaves_ends_it(launch: Callable[..., Router]) -> None:
+    router = launch()
+    assert router.chat("tiny-a").status_code == 200
+    url = httpx.URL(router.url)
+    for more, name in (({}, "x-conversation-id: one\r\n"), ({"stream": True}, "")):
+        body = json.dumps(chat("tiny-a", CONTEXT - 100, ignore_eos=True, **more)).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n{name}content-length: {len(body)}\r\n\r\n"
+        with socket.create_connection((url.host, url.port)) as client:
+            client.sendall(head.encode() + body)
+            until(lambda: is_busy(router))
+        until(lambda: not is_busy(router))
+    assert lookup(router, "one") == {}
+
+
+def test_the_ends_of_a_stream(launch: Callable[..., Router]) -> None:
+    router = launch()
+    for method in ("GET", "DELETE"):
+        assert router.client.request(method, "/v1/stream").status_code == 400
+    assert follow(router, "nobody").status_code == 404
+    assert router.client.delete("/v1/stream", params={"conv_id": "nobody"}).status_code == 204
+    for content in (b"", b"{", b"[]", b'{"conversation_ids": 5}', b'{"conversation_ids": [1, null, ""]}', b"\xff"):
+        assert router.client.post("/v1/streams/lookup", content=content).json() == []
+    begin(router, "short", 4)
+    until(lambda: lookup(router, "short")["short"]["is_done"])
+    assert router.client.get("/v1/stream", params={"conv_id": "short", "from": "x"}).status_code == 400
+    failed = router.client.post(
+        "/v1/chat/completions", json={**say(4), "max_tokens": "many"}, headers={"x-conversation-id": "bad"}
+    )
+    assert failed.status_code == 400
+    assert follow(router, "bad").status_code == 404
+
+
+def test_while_its_model_loads(routers: Starter, fake: str, tiny_models: Path) -> None:
+    """Whoever asks for the stream is to come again; a stop is told to the client that waits, and the next one."""
+    router = routers("--engine", fake, "--models-dir", str(tiny_models), FAKE_LOAD_SECONDS="600")
+    with ThreadPoolExecutor() as pool:
+        ask = pool.submit(
+            lambda: router.client.post("/v1/chat/completions", json=say(4), headers={"x-conversation-id": "one"})
+        )
+        until(lambda: follow(router, "one").status_code == 503)
+        answer = follow(router, "one")
+        assert (answer.headers["retry-after"], answer.json()["error"]["type"]) == ("1", "unavailable_error")
+        second = pool.submit(
+            lambda: router.client.post("/v1/chat/completions", json=say(4), headers={"x-conversation-id": "one"})
+        )
+        assert ask.result().status_code == 400, "another request of the conversation has taken its place"
+        assert router.client.delete("/v1/stream?conv_id=one").status_code == 204
+        answer = second.result()
+        assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+        assert "cancelled" in answer.json()["error"]["message"]
+    assert follow(router, "one").status_code == 404
+    assert router.client.post("/models/unload", json={"model": "tiny-a"}).status_code == 200
+
+
+def test_a_load_that_fails_leaves_no_stream(routers: Starter, fake: str, tiny_models: Path) -> None:
+    router = routers("--engine", fake, "--models-dir", str(tiny_models), FAKE_FAIL="out of luck")
+    for _ in range(2):
+        answer = router.client.post("/v1/chat/completions", json=say(4), headers={"x-conversation-id": "one"})
+        assert answer.status_code >= 500
+        assert follow(router, "one").status_code == 404
+
+
+# What is remembered
+
+
+class Asked:
+    """Leases of one child, and how many were given back."""
+
+    def __init__(self) -> None:
+        self.given_back = 0
+        self.ended = asyncio.Event()
+        self._child = FakeChild(Launch("a", (), ()), autoload=True)
+
+    def _release(self, used: bool) -> None:
+        self.given_back += 1
+
+    async def __call__(self) -> Lease:
+        return Lease("a", self._child, self.ended, self._release)
+
+
+async def test_a_lease_is_given_back_by_the_last_who_has_a_part_in_it() -> None:  # B-S2
+    asked, known, upstream = Asked(), Conversations(), Upstream()
+    generating = await known.begin("one", asked, upstream)()
+    follower, another = known.find("one").part(), known.find("one").part()
+    generating.release()
+    follower.release()
+    assert asked.given_back == 0
+    again = await known.begin("two", asked, upstream)()  # of another stream, or the second try of this one
+    another.release()
+    assert asked.given_back == 1
+    again.release()
+    assert asked.given_back == 2
+    late = known.find("one").part()
+    late.release()
+    assert asked.given_back == 2
+    asked.ended.set()
+    with pytest.raises(UnknownStream):
+        known.find("one").part()
+
+
+async def test_a_stop_in_the_moment_of_the_grant() -> None:  # B-S2
+    asked, known, upstream = Asked(), Conversations(), Upstream()
+    waiting = asyncio.ensure_future(known.begin("one", asked, upstream)())
+    while (inner := known.find("one")._waiting) is None or not inner.done():
+        await asyncio.sleep(0)
+    await known.stop("one", upstream)
+    with pytest.raises(InvalidRequest, match="cancelled"):
+        await waiting
+    assert asked.given_back == 1
+
+
+async def test_the_oldest_that_ended_are_forgotten() -> None:
+    asked, known, upstream = Asked(), Conversations(), Upstream()
+    running = [await known.begin(str(n), asked, upstream)() for n in range(3)]
+    for number in range(3, known.MOST + 3):
+        (await known.begin(str(number), asked, upstream)()).release()
+    assert [n for n in range(known.MOST + 3) if str(n) not in known._known] == [3, 4, 5]
+    for part in running:
+        part.release()
