@@ -18,5 +18,5 @@ Stands on proxy and pool. Begin with `app`, then `openai`, the shortest dialect.
     native     llama.cpp's router dialect                       -> listing load metrics openai slots
     download   downloads, by llama.cpp's and Ollama's endpoints -> openai ollama
     stream     llama.cpp's resumable streams                    -> openai
-    app        create_app(): routes, doors, lifespan            -> listing openai anthropic ollama native download stream
+    app        create_app(): routes and doors                   -> listing openai anthropic ollama native download stream
 """
