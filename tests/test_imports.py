@@ -38,7 +38,7 @@ DOORS = {
     "uvicorn": {"server", "serve"},
     "psutil": {"node"},
     "gguf": {"demo"},
-    "jinja2": {"models.template"},
+    "jinja2": {"models.template", "models.reduction"},
     "rapidfuzz": {"near"},
     "cachetools": {"models", "memory"},
 }

@@ -28,8 +28,8 @@ from router.api.native import Native
 from router.api.ollama import Hub
 from router.errors import RouterError
 from router.memory.forecast import Forecast
-from router.models.catalog import ModelSpec
 from router.models.changes import Changes
+from router.models.spec import ModelSpec
 from router.proxy.gateway import ByBody, ByBodyRoute, Gateway
 from router.proxy.head import Head
 from router.proxy.proxied_request import Dialect, refusal, request_id

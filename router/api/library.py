@@ -16,8 +16,9 @@ from router.api.prompt import Defaults
 from router.api.reply import rfc3339
 from router.errors import InvalidRequest, UnknownModel
 from router.models import gguf
-from router.models.catalog import Catalog, ModelSpec
-from router.models.gguf import ArrayInfo, Metadata, Value
+from router.models.catalog import Catalog
+from router.models.metadata import ArrayInfo, Metadata, Value
+from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 
 LATEST = ":latest"  # which Ollama's clients add to a name without a tag

@@ -18,8 +18,8 @@ from router.hub import cache as hub
 from router.hub import fetch
 from router.hub.repo import Name, Resolved
 from router.models import gguf
-from router.models.catalog import ModelSpec
 from router.models.sources import Sources
+from router.models.spec import ModelSpec
 from router.node.border import Part
 from router.redaction import without_credentials
 from router.units import size

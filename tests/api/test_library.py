@@ -11,7 +11,8 @@ from router.api.library import MOST_ALIASES, Library
 from router.api.prompt import Defaults
 from router.errors import InvalidRequest, UnknownModel
 from router.memory.estimate import Need
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 from router.scheduling.policy import Demand
 from router.scheduling.scheduler import Limits

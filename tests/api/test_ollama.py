@@ -24,8 +24,9 @@ from router.api.app import create_app
 from router.api.ollama import Hub, Progress
 from router.errors import QueueTimeout, UnknownModel
 from router.memory.estimate import Need
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import Catalog
 from router.models.changes import Changes
+from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 from router.proxy.gateway import Gateway
 from router.scheduling.policy import Demand

@@ -17,7 +17,7 @@ from router.errors import GgufError, LoadFailed
 from router.memory.demand import CONTEXT
 from router.memory.estimate import SHORTEST, STEP, Estimator, Need
 from router.memory.footprints import Footprint, Footprints
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.scheduling import policy
 from router.scheduling.policy import Demand, Device, Place, Reading, Snapshot
 from tests.conftest import Starter
