@@ -33,7 +33,7 @@ from router.models.changes import Changes
 from router.proxy.gateway import ByBody, ByBodyRoute, Gateway
 from router.proxy.head import Head
 from router.proxy.proxied_request import Dialect, refusal, request_id
-from router.wire.head_cache import Heads
+from router.wire.head_cache import HeadCache
 
 log = logging.getLogger("router.app")
 
@@ -102,7 +102,7 @@ class Direct:
     def __init__(self, whole: ASGIApp, routes: Sequence[Route], doors: Doors) -> None:
         self.routes = routes
         # By whether the connection came over loopback, which the doors look at. None: the ordinary way.
-        self.entrances: dict[bool, Heads[Entrance | None]] = {False: Heads(), True: Heads()}
+        self.entrances: dict[bool, HeadCache[Entrance | None]] = {False: HeadCache(), True: HeadCache()}
         self._exact = _exact(routes)
         self._doors = doors
         self._short = self.guarded(_call)

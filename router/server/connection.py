@@ -19,7 +19,7 @@ from router.api.app import Direct, Entrance, came_over_loopback
 from router.proxy.head import read, with_host_of
 from router.proxy.proxied_request import Passage
 from router.server.framing import HEAD_BYTES, HEAD_LINES, FramedConnection, Phase, is_plain, without_offers
-from router.wire.head_cache import message
+from router.wire.head_cache import split_message
 
 log = logging.getLogger("router.connection")
 
@@ -55,7 +55,7 @@ class Connection(FramedConnection):
     def _begin(self, data: bytes) -> int | None:
         """Begin a request that is answered here: how many bytes it has, 0 if these are kept until all have come. None
         for another request."""
-        found = message(data)
+        found = split_message(data)
         if found is None:
             return None
         known, length, body = found
@@ -66,7 +66,7 @@ class Connection(FramedConnection):
             entrance = self._entrances[known]
         except KeyError:
             entrance = self._entrance(data[:end], length)
-            self._entrances.learn(known, entrance)
+            self._entrances.remember(known, entrance)
         if entrance is None:
             return None
         end += length
