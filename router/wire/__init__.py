@@ -14,12 +14,12 @@ How one request goes through the parts:
 
 ::
 
-    address       where a child can be reached                        -> nothing
-    child_json    PURE: what a child's JSON says, read with suspicion -> nothing
-    headers       header fields, and which of them may cross a proxy  -> nothing
-    head_cache    heads that were seen before, found by their bytes   -> nothing
-    request_head  the head of a request, encoded once for many bodies -> headers
-    response      an answer of a child: from bytes to head and body   -> headers head_cache
-    connection    connections to a child, and which of them are kept  -> address head_cache response
-    upstream  the HTTP client of the data path -> x
+    address       where a child can be reached                      -> nothing
+    child_json    PURE: a child's JSON, read with suspicion         -> nothing
+    headers       header fields, and which may cross a proxy        -> nothing
+    head_cache    heads that were seen before, found by their bytes -> nothing
+    request_head  the head of a request, encoded once               -> headers
+    response      an answer: from bytes to head and body            -> headers head_cache
+    connection    connections to a child, and which are kept        -> address head_cache response
+    upstream      the HTTP client of the data path                  -> address headers request_head response connection
 """
