@@ -520,9 +520,7 @@ async def test_large_answers(front: Front) -> None:
             made = front.made
             for _ in range(3):
                 assert (await client.ask(post(CHAT, body_of()))).body == body
-            if (
-                size != HIGH_WATER_BYTES + 1
-            ):  # it goes either way: the last byte may come by itself
+            if size != HIGH_WATER_BYTES + 1:  # it goes either way: the last byte may come by itself
                 assert front.made - made == (3 if size > HIGH_WATER_BYTES else 0)
     assert front.leases == 0
 
