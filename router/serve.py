@@ -41,8 +41,9 @@ from router.models import catalog as catalogs
 from router.models.catalog import Catalog, Info, ModelSpec
 from router.models.changes import Changes
 from router.models.sources import Sources
-from router.node.devices import MASKS, Devices
+from router.node.devices import Devices
 from router.node.local import LocalNode
+from router.node.visibility import MASK_VARIABLES
 from router.pool.depot import Depot
 from router.pool.pool import Pool
 from router.proxy.budget import Budget
@@ -305,7 +306,7 @@ def _devices(engine: Engine, memory_limit: int | None) -> Devices:
     if len(found.list()) == 1 or engine.sees_gpus():
         return found
     log.warning("this engine sees no GPU: it was built for the CPU, or its GPU libraries are missing; using RAM alone")
-    return Devices({**os.environ, **dict.fromkeys(MASKS, "")}, limit)
+    return Devices({**os.environ, **dict.fromkeys(MASK_VARIABLES, "")}, limit)
 
 
 def limits_of(s: Settings, devices: Sequence[Device]) -> Limits:

@@ -22,7 +22,7 @@ from router.errors import ConfigError
 from router.memory.estimate import Need
 from router.models.catalog import Catalog, ModelSpec
 from router.models.changes import Changes
-from router.node.border import Launch
+from router.node.interface import Launch
 from router.pool.pool import Pool
 from router.proxy.gateway import Gateway
 from router.scheduling.policy import Demand

@@ -28,7 +28,7 @@ ASSEMBLY = {"serve", "__main__"}  # they know everything
 DOORS = {
     "huggingface_hub": {"hub.transfer"},
     "httpx2": {"hub.transfer"},
-    "pynvml": {"node.devices"},
+    "pynvml": {"node.nvidia"},
     "subprocess": {"node", "engine.discovery", "hub.fetch"},
     "starlette": {"api", "proxy", "server"},
     "httptools": {"wire", "proxy", "server"},

@@ -12,7 +12,7 @@ from router.api.ollama import Progress
 from router.api.openai import DIALECT
 from router.errors import InvalidRequest, RouterError, Unavailable, Unsupported, UpstreamFailed
 from router.hub.repo import bare
-from router.node.border import Part
+from router.node.interface import Part
 from router.pool.depot import Depot
 from router.proxy.body import apart, asked
 from router.proxy.gateway import Gateway, told_in

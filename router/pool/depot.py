@@ -20,7 +20,7 @@ from router.hub.repo import Name, Resolved
 from router.models import gguf
 from router.models.catalog import ModelSpec
 from router.models.sources import Sources
-from router.node.border import Part
+from router.node.interface import Part
 from router.redaction import without_credentials
 from router.units import size
 

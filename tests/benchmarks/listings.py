@@ -16,7 +16,7 @@ from router.errors import UnknownModel
 from router.memory.estimate import Need
 from router.models import catalog, presets
 from router.models.catalog import Catalog
-from router.node.border import Progress
+from router.node.interface import LoadProgress
 from router.pool.pool import Pool
 from router.scheduling.policy import Demand
 from router.scheduling.scheduler import Limits
@@ -68,7 +68,7 @@ async def _in_process(preset: Path, count: int, seconds: float) -> list[Row]:
     while not node.children:
         await asyncio.sleep(0)
     progress = node.of(models.models[0].name).launch.on_event
-    during = timed(listing.whole, seconds, lambda: progress(Progress("text_model", 0.5)))
+    during = timed(listing.whole, seconds, lambda: progress(LoadProgress("text_model", 0.5)))
     assert b'"progress"' in listing.whole(), "nothing has changed"
     loading.cancel()
     await asyncio.wait({loading})

@@ -18,7 +18,7 @@ from router.engine import flags
 from router.memory.estimate import Need
 from router.memory.footprints import Footprint
 from router.models.catalog import Catalog, ModelSpec
-from router.node.border import Child, Part
+from router.node.interface import Child, Part
 from router.pool.lease import Lease
 from router.pool.overrides import Wish
 from router.pool.pool import Pool

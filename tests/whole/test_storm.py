@@ -23,9 +23,9 @@ from router import errors
 from router.memory.estimate import Need
 from router.memory.weights import spread
 from router.models.catalog import Catalog, ModelSpec
-from router.node.border import Child as AnyChild
-from router.node.border import Exit, Launch
 from router.node.devices import Devices
+from router.node.interface import Child as AnyChild
+from router.node.interface import Exit, Launch
 from router.pool.pool import Pool
 from router.scheduling.policy import Demand, Device, Reading
 from router.scheduling.scheduler import Limits
@@ -143,7 +143,7 @@ class Node:
     async def footprint(self, child: AnyChild) -> Mapping[str, int]:
         return await self.devices.footprint([child.pid])
 
-    def expect(self, files: Sequence[Path]) -> None:
+    def prefetch(self, files: Sequence[Path]) -> None:
         pass
 
     async def spawn(self, launch: Launch) -> Child:
