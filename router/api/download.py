@@ -11,7 +11,7 @@ from starlette.routing import Route
 from router.api.ollama import Progress
 from router.api.openai import DIALECT
 from router.errors import InvalidRequest, RouterError, Unavailable, Unsupported, UpstreamFailed
-from router.hub.repo import bare
+from router.hub.names import without_host
 from router.node.border import Part
 from router.pool.depot import Depot
 from router.proxy.body import apart, asked
@@ -66,7 +66,7 @@ class Downloads:
     async def remove(self, name: str) -> int:
         """From the cache, once its last requests have ended; a download is given up. The bytes that this freed. Raises
         RouterErrors."""
-        spec = self._pool.catalog.resolve(bare(name))
+        spec = self._pool.catalog.resolve(without_host(name))
         if spec.source != "cache":
             raise InvalidRequest(f"{spec.name!r} was not downloaded into the cache; remove its file or its section")
         self._pool.unload(spec.name)
@@ -84,7 +84,7 @@ class Downloads:
 
     async def _begin(self, name: str) -> str:
         """The catalog's name for it, which is there or on its way."""
-        found = await self._depot.find(bare(name))
+        found = await self._depot.find(without_host(name))
         spec = self._pool.catalog.resolve(found)
         if spec.repo_to_download:
             try:

@@ -20,7 +20,7 @@ from router.api.reply import Clock, Embedding, Generation, Notice, Tell
 from router.engine.allowlist import is_safe
 from router.engine.flags import default_table
 from router.errors import InvalidRequest, RouterError, UnknownModel, Unsupported
-from router.hub.repo import bare
+from router.hub.names import without_host
 from router.models.template import Reasoning
 from router.proxy.body import all_fields, apart
 from router.proxy.gateway import Gateway, told_in
@@ -204,7 +204,7 @@ class Endpoints:
         try:
             return self._library.find(name)
         except UnknownModel:
-            return Found(await self._gateway.resolve(bare(name or "")))
+            return Found(await self._gateway.resolve(without_host(name or "")))
 
     def _passage(self, call: _Call, translation: Translation, time_limit: float | None = None) -> Response:
         spec, ttl = call.found.spec, prompt.keep_alive(call.fields)
