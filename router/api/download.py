@@ -86,7 +86,7 @@ class Downloads:
         """The catalog's name for it, which is there or on its way."""
         found = await self._depot.find(bare(name))
         spec = self._pool.catalog.resolve(found)
-        if spec.missing:
+        if spec.repo_to_download:
             try:
                 self._pool.pull(spec.name)
             except RouterError:

@@ -89,27 +89,27 @@ class ModelSpec:
     info: Info = Info()
 
     @property
-    def origin(self) -> str:
+    def identity(self) -> str:
         """Which model this is, whatever its flags: the file, in the cache of whatever revision, or what is fetched."""
         if self.model_path is None:
             return " ".join(render(arg for arg in self.args if arg.flag.name in MODELS))
         return re.sub(r"/snapshots/[^/]+/", "/", str(self.model_path))
 
     @property
-    def missing(self) -> str | None:
+    def repo_to_download(self) -> str | None:
         """The name on the hub of what has to be downloaded before it can be loaded."""
         return None if self.model_path or self.problem else value_of(self.args, "--hf-repo")
 
     @property
-    def drafting(self) -> str | None:
+    def draft_kind(self) -> str | None:
         """The kind of drafting for which the repository on the hub may have a draft model beside it."""
         return _drafting(self.args)
 
-    def is_of(self, name: str) -> bool:
+    def is_from_repo(self, name: str) -> bool:
         """Its file is one of the repository on the hub that is named so."""
         return self.model_path is not None and hub.is_in(self.model_path, name)
 
-    def over(self, args: Sequence[Arg], template: str | None = None) -> ModelSpec:
+    def with_args(self, args: Sequence[Arg], template: str | None = None) -> ModelSpec:
         """The same model with other arguments. Its `info` may no longer be right: that of the file is."""
         if switch_of(args, "--mmproj-auto") is False:
             args = [arg for arg in args if arg.flag.name != "--mmproj"]
@@ -123,7 +123,7 @@ class ModelSpec:
         )
 
     @property
-    def cached_files(self) -> tuple[Path, ...]:
+    def files_to_prefetch(self) -> tuple[Path, ...]:
         """What its process reads through the page cache as it starts, in this order; nothing with direct I/O, which
         older builds have a switch for."""
         if value_of(self.args, "--load-mode") == "dio" or switch_of(self.args, "--direct-io"):

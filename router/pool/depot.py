@@ -95,12 +95,14 @@ class Depot:
             self._looking = asyncio.create_task(self.look())
 
     async def fetch(self, spec: ModelSpec, on_part: OnPart, check: Check) -> None:
-        assert spec.missing is not None
+        assert spec.repo_to_download is not None
         file, token = value_of(spec.args, "--hf-file"), value_of(spec.args, "--hf-token")
         if spec.source == "cache":
             self._want(spec.name)  # again, after it was given up
         try:
-            resolved = await self._resolve(Name.parse(spec.missing), file, token=token, drafting=spec.drafting)
+            resolved = await self._resolve(
+                Name.parse(spec.repo_to_download), file, token=token, drafting=spec.draft_kind
+            )
             looking = asyncio.create_task(self._look(spec, resolved, check))
             arriving = fetch.fetch(resolved, self._root, lambda told: on_part(_part(told)), token=token)
             await _both(arriving, looking)
@@ -108,7 +110,7 @@ class Depot:
             # The repository may have changed since it was listed.
             self._resolving = {key: known for key, known in self._resolving.items() if not known[1].done()}
             raise
-        if Name.parse(spec.missing).quant:  # else the listing of the cache leaves it out
+        if Name.parse(spec.repo_to_download).quant:  # else the listing of the cache leaves it out
             self.forget(spec.name)
         await self._refresh()
 
@@ -133,7 +135,7 @@ class Depot:
         freed. Raises RouterErrors."""
         self.forget(spec.name)
         freed = 0
-        if not spec.missing:
+        if not spec.repo_to_download:
             freed = await threads.CACHE.run(hub.remove, self._root, Name.parse(spec.name))
             log.info("%s: removed, which freed %s", spec.name, size(freed))
         await self._refresh()

@@ -86,7 +86,7 @@ class Overrides:
         own = [arg for arg in spec.args if not any(self._replaces(name, arg) for name in asked)]
         args = merge(own, parse([word for name in asked for word in self._argv(name)], table), self.extra_args)
         template = self.chat_template if self.chat_template and is_jinja(self.chat_template) else None
-        found = spec.over(args, template)
+        found = spec.with_args(args, template)
         if found.mmproj_path and self.speculative_type not in (None, OFF):  # the engine drafts for text alone
             return replace(self, speculative_type=OFF).over(spec, table)
         return found

@@ -182,7 +182,11 @@ class Pool:
         asks for it in the next one wants it anew."""
         if self.hub:
             self.hub.forget(name)
-        left = [spec for spec in self.catalog.models if spec.name != name or spec.source != "cache" or not spec.missing]
+        left = [
+            spec
+            for spec in self.catalog.models
+            if spec.name != name or spec.source != "cache" or not spec.repo_to_download
+        ]
         if len(left) < len(self.catalog):
             with contextlib.suppress(errors.CatalogError):  # it is the default
                 self.catalog = Catalog(left, self.catalog.default_name)
@@ -284,7 +288,11 @@ class Pool:
 
     def _is_fetching(self, before: ModelSpec, after: ModelSpec) -> bool:
         """The model is being downloaded, and is still that one, or has arrived."""
-        is_same = after.missing == before.missing if after.missing else after.is_of(before.missing or "")
+        is_same = (
+            after.repo_to_download == before.repo_to_download
+            if after.repo_to_download
+            else after.is_from_repo(before.repo_to_download or "")
+        )
         return self._scheduler.downloads.is_wanted(before.name) and is_same
 
     def _compare(self, catalog: Catalog) -> Changes:
@@ -440,7 +448,7 @@ class Pool:
         self._apply(self._scheduler.set_demand(spec.name, need.demand, self._now(), missing=self._missing(spec)))
 
     def _missing(self, spec: ModelSpec) -> bool:
-        return self.hub is not None and spec.missing is not None
+        return self.hub is not None and spec.repo_to_download is not None
 
     def _take_back(self, trial: Trial) -> None:
         """It has failed: what held before it holds again."""
@@ -536,7 +544,7 @@ class Pool:
         if coming is not self._coming:
             self._coming = coming
             for node in self._nodes.values():
-                node.expect(coming.cached_files if coming else ())
+                node.expect(coming.files_to_prefetch if coming else ())
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -742,7 +750,7 @@ class Pool:
                 self.effective(name), lambda part: self._arrived(name, download, part), self._check_header
             )
             spec = self.effective(name)
-            if spec.missing:
+            if spec.repo_to_download:
                 raise errors.UpstreamFailed(f"{name!r} was downloaded, and is still not there: read the router's log")
             need = await self._estimates.of(spec)
         except Exception as exc:

@@ -86,8 +86,8 @@ class Trials:
 
     def remember(self, base: ModelSpec, asked: Overrides) -> None:
         """What the last load of this model asked for, if that is news."""
-        if self._proven.get(base.name, (base.origin, NOTHING)) != (base.origin, asked):
-            self._proven[base.name] = base.origin, asked
+        if self._proven.get(base.name, (base.identity, NOTHING)) != (base.identity, asked):
+            self._proven[base.name] = base.identity, asked
 
     def forget(self, name: str) -> None:
         """The model has left the catalog, and nothing is tried of it."""
@@ -111,7 +111,7 @@ class Trials:
 
     def _remembered(self, base: ModelSpec) -> Overrides:
         origin, asked = self._proven.get(base.name, ("", NOTHING))
-        return asked if asked is not NOTHING and origin == base.origin else NOTHING
+        return asked if asked is not NOTHING and origin == base.identity else NOTHING
 
 
 def differences(before: ModelSpec, after: ModelSpec) -> Differences:

@@ -174,14 +174,14 @@ def named(name: str, *argv: str) -> ModelSpec:
 
 def test_all_files_of_a_model_in_the_order_of_the_engine() -> None:
     spec = named("m", "--mmproj", "p.gguf", "-md", "d.gguf", "-m", "m-00001-of-00002.gguf", "-c", "4096")
-    found = [file.name for file in spec.cached_files]
+    found = [file.name for file in spec.files_to_prefetch]
     assert found == ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "d.gguf", "p.gguf"]
 
 
 def test_direct_io_goes_by_the_page_cache() -> None:
-    assert not named("m", "-m", "m.gguf", "--load-mode", "dio").cached_files
-    assert named("m", "-m", "m.gguf", "--load-mode", "none").cached_files
-    assert not named("m", "-hf", "user/repo").cached_files
+    assert not named("m", "-m", "m.gguf", "--load-mode", "dio").files_to_prefetch
+    assert named("m", "-m", "m.gguf", "--load-mode", "none").files_to_prefetch
+    assert not named("m", "-hf", "user/repo").files_to_prefetch
 
 
 # When
