@@ -21,18 +21,19 @@ from router.access.doors import Doors, Keys, Preflight
 from router.access.doors import Head as Asker
 from router.access.needs import RouteOf, Table
 from router.access.origins import Hosts, Origins, is_loopback
-from router.api import anthropic, ollama, openai, stream
+from router.api import anthropic, openai, stream
+from router.api.dialects import dialect_of
 from router.api.download import Downloads
 from router.api.listing import Listing
-from router.api.native import Native
-from router.api.ollama import Hub
+from router.api.native import NativeEndpoints
+from router.api.ollama import endpoints as ollama
 from router.errors import RouterError
 from router.memory.forecast import Forecast
 from router.models.catalog import ModelSpec
 from router.models.changes import Changes
 from router.proxy.gateway import ByBody, ByBodyRoute, Gateway
 from router.proxy.head import Head
-from router.proxy.proxied_request import Dialect, refusal, request_id
+from router.proxy.proxied_request import refusal, request_id
 from router.wire.head_cache import Heads
 
 log = logging.getLogger("router.app")
@@ -54,17 +55,19 @@ def create_app(
     reload: Callable[[], Awaitable[Changes]],
     forecast: Callable[[ModelSpec], Awaitable[Forecast]],
     build: str = "",
-    hub: Hub | None = None,
 ) -> Direct:
     """`keys` open what generates and reads, `admin_keys` everything; where one of the two kinds is missing, see
     `doors.Keys`. `cors_origins` and `allowed_hosts` are as `origins` reads them, `own_hosts` this machine's names.
-    `hub` is where Ollama's clients download from, and remove, if it is not the gateway's depot. Raises LookupError for
-    a route of which `needs` does not know who may ask for it."""
-    native = Native(gateway, Listing(gateway.pool), reload, forecast, build)
+    Raises LookupError for a route of which `needs` does not know who may ask for it."""
     downloads = Downloads(gateway)
-    own = [*native.routes(), *stream.routes(gateway), *downloads.routes()]
-    routes = [*openai.routes(gateway), *anthropic.routes(gateway), *own]
-    routes += ollama.routes(gateway, hub or (downloads if gateway.depot else None))
+    native = NativeEndpoints(gateway, Listing(gateway.pool), downloads, reload, forecast, build)
+    routes = [
+        *openai.routes(gateway),
+        *anthropic.routes(gateway),
+        *native.routes(),
+        *stream.routes(gateway),
+        *ollama.routes(gateway, downloads if gateway.depot else None),
+    ]
     table = Table([RouteOf(route.methods or (), route.path, route.path_regex) for route in routes])
     whole = Starlette(
         routes=routes,
@@ -189,13 +192,6 @@ async def _call(scope: Scope, receive: Receive, send: Send) -> None:
     except ClientDisconnect as exc:
         response = await _left(request, exc)
     await response(scope, receive, send)
-
-
-def dialect_of(path: str) -> Dialect:
-    """Whose errors a client of this path understands."""
-    if path.startswith("/v1/messages"):
-        return anthropic.DIALECT
-    return ollama.DIALECT if path == "/" or path.startswith("/api/") else openai.DIALECT
 
 
 def _telling(send: Send, more: Sequence[tuple[bytes, bytes]]) -> Send:
