@@ -191,7 +191,7 @@ class Front:
     ) -> None:
         """`options` are the gateway's."""
         self.clients = Clients(limits)
-        upstream = Upstream(read_timeout=read_timeout, idle_time=60.0)
+        upstream = Upstream(read_timeout=read_timeout, idle_timeout=60.0)
         models = kind([ModelSpec(name, "models_dir", ()) for name in "ab"])
         node = Near(address=self.children.address)
         self.pool = Pool(models, [node], Limits(), lambda spec: Need(Demand()), gone=upstream.forget)

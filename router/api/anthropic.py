@@ -1,4 +1,4 @@
-"""Anthropic's Messages API, which llama-server speaks itself. `--claude-map` gives Anthropic's model names to models."""
+"""Anthropic's Messages API, which llama-server speaks itself. `--claude-map` maps Anthropic's model names."""
 
 from __future__ import annotations
 

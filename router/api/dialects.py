@@ -1,7 +1,7 @@
 """How each API's errors look: OpenAI's (llama.cpp's are the same), Anthropic's and Ollama's.
 
 A RouterError has a status, a code and a message; a dialect gives it the shape that the API's clients parse. Routes pass
-their dialect to the gateway. `dialect_of` is for errors that no route makes: unknown paths, wrong methods, missing keys.
+their dialect to the gateway. `dialect_of` is for errors outside any route: unknown paths, wrong methods, missing keys.
 """
 
 from __future__ import annotations

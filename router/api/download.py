@@ -47,7 +47,7 @@ class Downloads:
         It returns once the hub has said what the name means and the files are known to fit on the disk."""
         model = await self._depot.find(bare(name))
         spec = self._pool.catalog.resolve(model)
-        if spec.missing:
+        if spec.repo_to_download:
             try:
                 self._pool.pull(spec.name)
             except RouterError:

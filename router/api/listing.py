@@ -20,8 +20,8 @@ from router.models.catalog import Catalog, ModelSpec
 from router.pool.pool import Pool
 from router.pool.status import Status
 
-# Open WebUI sends its built-in tools, about 20 KB, with every message. In a context of fewer tokens than this they leave
-# no room for the conversation.
+# Open WebUI sends its built-in tools, about 20 KB, with every message. In a smaller context (in tokens) they leave no
+# room for the conversation.
 MIN_TOKENS_FOR_TOOLS = 8192
 
 

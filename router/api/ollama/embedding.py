@@ -13,7 +13,7 @@ from router.api.ollama.reply import JSON, line
 from router.errors import UpstreamFailed
 from router.proxy.proxied_request import Ask, as_error
 from router.proxy.rewrite import encode
-from router.wire.answers import parsed, understood
+from router.wire.child_json import blame_child, parse_json
 
 MAX_EMBEDDINGS_BYTES = 128 << 20  # of an answer of the child
 
@@ -51,7 +51,7 @@ class Embedding:
             limit = max(1, int(counts[2]) - 1)
             cut = [await self._first_tokens(ask, each, limit) for each in self.inputs]
             found = await _post(ask, b"/v1/embeddings", {"input": cut})
-        with understood():
+        with blame_child():
             items = sorted(found["data"], key=lambda item: item["index"])
             vectors = [self._vector(item["embedding"]) for item in items]
             answer = line(self.make_answer(vectors, int(count_of((found.get("usage") or {}).get("prompt_tokens")))))
@@ -59,7 +59,7 @@ class Embedding:
 
     async def _first_tokens(self, ask: Ask, text: str, limit: int) -> list[int]:
         found = await _post(ask, b"/tokenize", {"content": text, "add_special": True})
-        with understood():
+        with blame_child():
             tokens: list[int] = found["tokens"][:limit]
             sum(tokens)  # raises unless all are numbers
         return tokens
@@ -80,8 +80,8 @@ async def _post(ask: Ask, target: bytes, fields: dict[str, Any]) -> Any:
     try:
         if answer.status != 200:
             raise await as_error(answer)
-        data = await answer.rest(MAX_EMBEDDINGS_BYTES)
-        with understood():
-            return parsed(data, is_shallow=False)
+        data = await answer.read_all(MAX_EMBEDDINGS_BYTES)
+        with blame_child():
+            return parse_json(data, limit_depth=False)
     finally:
         answer.close()

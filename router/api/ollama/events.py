@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, NamedTuple
 
 from router.errors import RouterError, UpstreamFailed
-from router.wire.answers import parsed, sentence, understood
-from router.wire.upstream import Response as Answer
-from router.wire.upstream import shown_size
+from router.units import limit_size
+from router.wire.child_json import blame_child, parse_json, printable
+from router.wire.response import Response as Answer
 
 MAX_EVENT_BYTES = 8 << 20
 
@@ -32,14 +32,14 @@ async def event_objects(answer: Answer) -> AsyncIterator[tuple[dict[str, Any], i
 
     Raises the error that the child reports in an event, and UpstreamFailed for an event that makes no sense."""
     held = b""
-    while not answer.ended:
+    while not answer.is_at_end:
         *lines, held = (held + await answer.read()).split(b"\n")
         if len(held) > MAX_EVENT_BYTES:
-            raise UpstreamFailed(f"The model's server sent an event of more than {shown_size(MAX_EVENT_BYTES)}.")
+            raise UpstreamFailed(f"The model's server sent an event of more than {limit_size(MAX_EVENT_BYTES)}.")
         for each in lines:
             if each.startswith(b"data: {"):
-                with understood():
-                    event = parsed(each[6:])
+                with blame_child():
+                    event = parse_json(each[6:])
                 if "error" in event:
                     raise _reported_error(event["error"])
                 yield event, len(each)
@@ -81,6 +81,6 @@ def count_of(value: Any) -> float:
 
 def _reported_error(error: Any) -> RouterError:
     fields = error if isinstance(error, dict) else {"message": error}
-    failure = UpstreamFailed(sentence(fields.get("message")))
+    failure = UpstreamFailed(printable(fields.get("message")))
     failure.status = code if isinstance(code := fields.get("code"), int) and 400 <= code < 600 else failure.status
     return failure

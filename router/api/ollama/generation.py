@@ -15,8 +15,8 @@ from router.api.ollama.prompt import CHAT
 from router.api.ollama.reply import JSON, AnswerFields, RequestClock, head, line
 from router.errors import UpstreamFailed
 from router.proxy.proxied_request import NDJSON, Ask, as_error
-from router.wire.answers import parsed, understood
-from router.wire.upstream import shown_size
+from router.units import limit_size
+from router.wire.child_json import blame_child, parse_json
 
 MAX_ANSWER_BYTES = 64 << 20  # of the events that are collected into one answer
 
@@ -57,19 +57,19 @@ class Generation:
                 raise await as_error(answer)
             collected_bytes = 0
             async for event, size in event_objects(answer):
-                with understood():
+                with blame_child():
                     delta = delta_of(event)
                     now = self._take(delta)
                 collected_bytes += size if delta.calls or not self.stream else 0
                 if collected_bytes > MAX_ANSWER_BYTES:
                     raise UpstreamFailed(
-                        f"The model's answer has more than {shown_size(MAX_ANSWER_BYTES)}: set num_predict."
+                        f"The model's answer has more than {limit_size(MAX_ANSWER_BYTES)}: set num_predict."
                     )
                 if now:
                     yield now
         finally:
             answer.close()
-        with understood():
+        with blame_child():
             lines = self._last_lines()
         for last in lines:
             yield last
@@ -119,7 +119,7 @@ class Generation:
 def _tool_call(index: int, raw: Mapping[str, str]) -> dict[str, Any] | None:
     """None for a call that the limit of tokens cut off: its arguments are not a JSON object."""
     try:
-        arguments = parsed(raw["arguments"].encode(errors="replace") or b"{}")
+        arguments = parse_json(raw["arguments"].encode(errors="replace") or b"{}")
     except ValueError:
         return None
     if not isinstance(arguments, dict):

@@ -1,7 +1,7 @@
 """PURE: the messages of an Ollama chat as OpenAI's messages, with images and tool calls.
 
-OpenAI's messages give each tool call an id, and each tool result the id of its call. Ollama's messages may lack both, so
-they are made here. Every mistake of the client is an InvalidRequest.
+OpenAI's messages give each tool call an id, and each tool result the id of its call. Ollama's messages may lack both,
+so they are made here. Every mistake of the client is an InvalidRequest.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""PURE: a request of /api/chat or /api/generate in llama-server's words. Every mistake of the client is an InvalidRequest.
+"""PURE: a request of /api/chat or /api/generate in llama-server's words.
 
+Every mistake of the client is an InvalidRequest.
 Ollama's fields are those of its docs/api.md and api/types.go, the engine's those of tools/server/README.md and
 server-schema.cpp of llama.cpp.
 """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from starlette.testclient import TestClient
 
-from router.api.app import Direct, create_app
+from router.api.app import create_app
 from router.errors import ConfigError
 from router.memory.estimate import Need
 from router.models.catalog import Catalog, ModelSpec
@@ -16,6 +16,7 @@ from router.pool.pool import Pool
 from router.proxy.gateway import Gateway
 from router.scheduling.policy import Demand
 from router.scheduling.scheduler import Limits
+from router.server.fast_path import FastPathApp
 from router.wire.upstream import Upstream
 from tests.fakes import FakeNode
 
@@ -25,7 +26,7 @@ OWN = {"x-request-id": "mine"}
 STREAMS = {"/models/sse"}  # has no end
 
 
-def application(keys: Sequence[str] = ()) -> Direct:
+def application(keys: Sequence[str] = ()) -> FastPathApp:
     models = [ModelSpec(name, "models_dir", ()) for name in "ab"]
     pool = Pool(Catalog(models), [FakeNode()], Limits(), lambda spec: Need(Demand()))
 
