@@ -15,5 +15,12 @@ and checks no more than the size.)
 
     error    {"error": NAME, "message": TEXT, "retry_after": SECONDS or null}
 
-`transfer_process` starts it. `__main__` reads the request, `download` gets files, `failures` explains errors.
+Stands on `repo` alone. Begin with `__main__`, which reads the request. `transfer_process` starts this program.
+
+::
+
+    reports   the lines of JSON on stdout                  -> nothing
+    failures  the hub's exceptions, as errors of the router -> nothing
+    download  files grow beside their place, are checked, and take it -> reports failures
+    __main__  lists a repository or downloads files        -> reports failures download
 """
