@@ -5,8 +5,8 @@ that clients may set is a word in `allowlist`. `discovery` chooses the program; 
 
 ::
 
-    flags      llama-server's arguments as data                -> nothing
-    allowlist  which flags a request may set, and their values -> flags
-    discovery  which llama-server, and what it can do          -> flags
+    flags      llama-server's arguments as data                            -> nothing
+    allowlist  which flags a request may set, and their values             -> flags
+    discovery  which llama-server, and what it can do                      -> flags
     embedded   a program of its own: xllamacpp behind llama-server's flags -> nothing
 """

@@ -6,16 +6,17 @@ a name to files) and `fetch` (from files to the cache). The catalog reads `cache
 
 ::
 
-    names             PURE: user/repo:quant@revision                 -> nothing
-    repo              PURE: which files of a repository are a model  -> names
-    progress          how far a download is                          -> nothing
-    layout            where things lie in the cache on disk          -> names
-    cache             the models in the cache                        -> names repo layout
-    snapshots         what the cache has of a repository, and places -> names repo layout
-    removal           deletes models from the cache                  -> names repo layout cache
+    names             PURE: user/repo:quant@revision                             -> nothing
+    repo              PURE: which files of a repository are a model              -> names
+    progress          how far a download is                                      -> nothing
+    layout            where things lie in the cache on disk                      -> names
+    cache             the models in the cache                                    -> names repo layout
+    snapshots         what the cache has of a repository, and places             -> names repo layout
+    removal           deletes models from the cache                              -> names repo layout cache
     transfer          a program of its own: huggingface_hub behind lines of JSON -> repo
-    transfer_process  starts that program, and passes its answers on -> nothing
-    resolve           from a name to files that fit on the disk      -> names repo snapshots transfer_process
-    fetch             from files on the hub to files in the cache    -> names repo progress layout snapshots
-    pull              `llama-router pull`: bars, or lines for logs   -> names repo progress resolve fetch
+    transfer_process  starts that program, and passes its answers on             -> nothing
+
+    resolve  a name becomes files that fit on the disk -> names repo snapshots transfer_process
+    fetch    files on the hub become files on disk     -> names repo progress layout snapshots transfer_process resolve
+    pull     `llama-router pull`: bars, or lines       -> names repo progress resolve fetch
 """

@@ -19,8 +19,8 @@ Stands on `repo` alone. Begin with `__main__`, which reads the request. `transfe
 
 ::
 
-    reports   the lines of JSON on stdout                  -> nothing
-    failures  the hub's exceptions, as errors of the router -> nothing
+    reports   the lines of JSON on stdout                             -> nothing
+    failures  the hub's exceptions, as errors of the router           -> nothing
     download  files grow beside their place, are checked, and take it -> reports failures
-    __main__  lists a repository or downloads files        -> reports failures download
+    __main__  lists a repository or downloads files                   -> reports failures download
 """
