@@ -31,8 +31,8 @@ from router.engine.discovery import Engine
 from router.engine.flags import Arg, FlagTable
 from router.errors import ConfigError, EngineError, RouterError, UnknownModel
 from router.hub import cache as hub
-from router.hub import fetch
-from router.hub.repo import Name
+from router.hub import fetch, snapshots
+from router.hub.names import Name
 from router.memory import forecast as forecasts
 from router.memory.estimate import Estimator
 from router.memory.footprints import Footprints, default_path
@@ -48,8 +48,8 @@ from router.pool.depot import Depot
 from router.pool.pool import Pool
 from router.proxy.budget import Budget
 from router.proxy.gateway import Gateway
-from router.scheduling.policy import Device
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Device
 from router.server import openfiles
 from router.server.connection import Connection
 from router.server.framing import ClientLimits, Clients
@@ -126,7 +126,7 @@ def _foreign_preset(s: Settings, common: Sequence[Arg]) -> Path | None:
     if not repo or s.models_preset or flags.value_of(common, "--hf-file") or hub.split(repo) is None:
         return None
     name, token = Name.parse(repo), flags.value_of(common, "--hf-token")
-    if hub.find(root, repo) and not hub.preset(root, name):
+    if hub.find(root, repo) and not snapshots.preset(root, name):
         return None
     try:
         preset = asyncio.run(fetch.preset(name, root, token=token, offline=s.offline))

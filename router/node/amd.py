@@ -10,7 +10,7 @@ from pathlib import Path
 from router.node.gpus import Gpu
 from router.node.kernel_files import read_text
 from router.node.visibility import visible_indices
-from router.scheduling.policy import Device
+from router.scheduling.resources import Device
 
 log = logging.getLogger("router.devices")
 

@@ -15,7 +15,7 @@ from router.node.gpus import Gpus
 from router.node.host_memory import HostMemory, private_bytes
 from router.node.nvidia import nvidia_gpus
 from router.node.settling import READ_LIMIT_S, settled_readings
-from router.scheduling.policy import Device, Reading
+from router.scheduling.resources import Device, Reading
 
 
 class Devices:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 from threading import Thread
 from typing import NamedTuple, Protocol
 
-from router.scheduling.policy import Device
+from router.scheduling.resources import Device
 
 log = logging.getLogger("router.devices")
 

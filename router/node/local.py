@@ -25,7 +25,7 @@ from router.node.run_directory import MARK, RunDirectory
 from router.node.visibility import masks_for
 from router.node.watchdog import Watchdog
 from router.redaction import secrets_of
-from router.scheduling.policy import Reading
+from router.scheduling.resources import Reading
 
 # Variables of the router's environment that a child must not get:
 # - where to listen and which keys are valid: the router decides that;

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from router.scheduling.policy import Reading
+from router.scheduling.resources import Reading
 
 log = logging.getLogger("router.devices")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from router.scheduling.policy import Device
+from router.scheduling.resources import Device
 
 log = logging.getLogger("router.devices")
 

@@ -20,8 +20,8 @@ from router.models.catalog import Catalog, ModelSpec
 from router.node.interface import LoadProgress
 from router.pool.lease import Lease
 from router.pool.pool import Pool
-from router.scheduling.policy import Demand
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
 from tests.conftest import Starter
 from tests.fakes import GIB, FakeNode
 
@@ -118,7 +118,7 @@ async def life(seed: int) -> AsyncIterator[Life]:
 
 
 def entries(listing: Listing) -> list[dict[str, Any]]:
-    return [{**entry, "created": 0} for entry in json.loads(listing.whole())["data"]]
+    return [{**entry, "created": 0} for entry in json.loads(listing.render())["data"]]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -127,7 +127,7 @@ async def test_a_list_that_is_kept_says_what_a_new_one_does(seed: int) -> None:
         for _ in range(150):
             await it.step()
             assert entries(it.listing) == entries(Listing(it.pool))
-            assert it.listing.whole() is it.listing.whole()
+            assert it.listing.render() is it.listing.render()
     assert entries(it.listing) == entries(Listing(it.pool))
 
 

@@ -13,7 +13,7 @@ from router.node.interface import Launch, Node
 from router.node.local import LocalNode
 from router.node.run_directory import MARK
 from router.node.visibility import masks_for
-from router.scheduling.policy import Device
+from router.scheduling.resources import Device
 from tests.node.test_process import FAKE_COMMAND, ask, folder
 
 __all__ = ["folder"]

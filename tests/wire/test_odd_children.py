@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from router.api import reply
+from router.api.ollama import embedding, events, generation
 from router.errors import UpstreamFailed
 from router.node.child_log import MAX_LINE_BYTES, MAX_LINES, MAX_LOG_BYTES, ChildLog, shorten
 from router.node.child_protocol import STATE_PREFIX, model_info
@@ -291,9 +291,9 @@ async def test_what_ollamas_vectors_are_made_of(  # B-T8
 async def test_answers_that_are_told_whole_have_bounds(  # B-T5
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reply, "ANSWER", 100_000)
-    monkeypatch.setattr(reply, "EVENT", 50_000)
-    monkeypatch.setattr(reply, "VECTORS", 100_000)
+    monkeypatch.setattr(generation, "MAX_ANSWER_BYTES", 100_000)
+    monkeypatch.setattr(events, "MAX_EVENT_BYTES", 50_000)
+    monkeypatch.setattr(embedding, "MAX_EMBEDDINGS_BYTES", 100_000)
     await front.ready()
     chunk = b'{"choices": [{"delta": {"content": "%b"}}]}'
     call = b'{"choices": [{"delta": {"tool_calls": [{"function": {"arguments": "%b"}}]}}]}'
