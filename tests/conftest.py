@@ -15,6 +15,8 @@ from tests import nvml
 from tests.front import front  # noqa: F401 - a fixture
 from tests.routers import ENGINES, FAKE, Router, start
 
+pytest_plugins = ["tests.behaviours"]
+
 # A busy machine is no defect, and what CI tries is the same each time; elsewhere it is new each time.
 SLOW = (hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture)
 hypothesis.settings.register_profile("default", deadline=None, suppress_health_check=SLOW)

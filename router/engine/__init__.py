@@ -1,11 +1,12 @@
 """llama-server as data and as a program: its flags, which binary there is, and the embedded one.
 
-Stands on the ground alone (errors, near, redaction). Begin with `flags`: every argument is a row of `flags.tsv`.
+Stands on the ground alone (errors, near, redaction). Begin with `flags`: every argument is a row of `flags.tsv`. A flag
+that clients may set is a word in `allowlist`. `discovery` chooses the program; it is the only module that runs one.
 
 ::
 
-    flags      llama-server's arguments as data                       -> nothing
-    allowlist  what may be set from outside: one list                 -> flags
-    discovery  which llama-server, and what it says of itself         -> flags
-    embedded   a child program: xllamacpp behind llama-server's flags -> nothing
+    flags      llama-server's arguments as data                            -> nothing
+    allowlist  which flags a request may set, and their values             -> flags
+    discovery  which llama-server, and what it can do                      -> flags
+    embedded   a program of its own: xllamacpp behind llama-server's flags -> nothing
 """

@@ -11,7 +11,7 @@ import re
 
 from router.engine import allowlist
 from router.engine.flags import Arg, Flag
-from router.hub.repo import MAIN, NAME, bare
+from router.hub.names import MAIN, NAME, without_host
 from router.models.ini import DEFAULTS, Line, Mistake
 from router.models.own_keys import read_seconds
 
@@ -59,5 +59,5 @@ def _fault(name: str, line: Line, flag: Flag | None, section: str) -> str | None
 
 def _repository(name: str) -> tuple[str, str] | None:
     """The repository and the revision that a name of the hub means; None if it is no such name."""
-    found = NAME.fullmatch(bare(name))
+    found = NAME.fullmatch(without_host(name))
     return (found["repo"], found["revision"] or MAIN) if found else None

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.types import Message, Scope
 
 from router import errors
-from router.api import prompt
+from router.api.ollama import options
 from router.models.catalog import Catalog
 from router.proxy.body import FARTHEST, LOOKS_BACK, asked, give_back, read_body
 from router.proxy.budget import Budget, Held
@@ -156,6 +156,6 @@ def test_a_request_does_not_make_an_engine_remember_without_bound(name: str, lar
             continue
         with pytest.raises(errors.InvalidRequest, match=name):
             asked(body, None)
-        if name in prompt.OPTIONS:
+        if name in options.OPTIONS:
             with pytest.raises(errors.InvalidRequest, match=name):
-                prompt.parameters({name: value})
+                options.checked_options({name: value})

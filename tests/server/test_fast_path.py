@@ -1,0 +1,63 @@
+"""The short way to an endpoint answers as the whole application does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from starlette.testclient import TestClient
+
+from router.api.app import create_app
+from router.errors import ConfigError
+from router.memory.estimate import Need
+from router.models.catalog import Catalog
+from router.models.changes import Changes
+from router.models.spec import ModelSpec
+from router.pool.pool import Pool
+from router.proxy.gateway import Gateway
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
+from router.server.fast_path import FastPathApp
+from router.wire.upstream import Upstream
+from tests.fakes import FakeNode
+
+BROWSER = {"origin": "http://localhost:3000"}  # it goes the whole way
+OF_CORS = {"access-control-allow-origin", "access-control-expose-headers", "vary"}
+OWN = {"x-request-id": "mine"}
+STREAMS = {"/models/sse"}  # has no end
+
+
+def application(keys: Sequence[str] = ()) -> FastPathApp:
+    models = [ModelSpec(name, "models_dir", ()) for name in "ab"]
+    pool = Pool(Catalog(models), [FakeNode()], Limits(), lambda spec: Need(Demand()))
+
+    async def reload() -> Changes:
+        raise ConfigError("a preset is bad")
+
+    return create_app(Gateway(pool, Upstream()), keys=keys, reload=reload, forecast=NotImplemented)
+
+
+def answer(client: TestClient, method: str, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    response = client.request(method, path, headers={**OWN, **headers}, follow_redirects=False)
+    told = {name: value for name, value in response.headers.items() if name not in OF_CORS}
+    return response.status_code, told, response.content
+
+
+@pytest.mark.parametrize("keys", [(), ("secret",)])
+def test_both_ways_answer_the_same(keys: Sequence[str]) -> None:
+    app = application(keys)
+    paths = sorted({route.path for route in app.routes} - STREAMS)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        for path in [*paths, "/nowhere", "/health/", "/v1/models/a", "/v1/chat/completions%0A"]:
+            for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"):
+                assert answer(client, method, path) == answer(client, method, path, **BROWSER), (method, path)
+
+
+def test_a_defect_is_told_on_both_ways() -> None:
+    """Nobody forecasts here."""
+    client = TestClient(application(), raise_server_exceptions=False)
+    told = answer(client, "GET", "/models/estimate?model=a")
+    assert told == answer(client, "GET", "/models/estimate?model=a", **BROWSER)
+    assert (told[0], b"has a defect" in told[2]) == (500, True)
+    with pytest.raises(TypeError):  # uvicorn is told it too
+        TestClient(application()).get("/models/estimate?model=a")
