@@ -34,7 +34,7 @@ from router.hub import cache as hub
 from router.hub import fetch, snapshots
 from router.hub.names import Name
 from router.memory import forecast as forecasts
-from router.memory.estimate import Estimator
+from router.memory.estimator import Estimator
 from router.memory.footprints import Footprints, default_path
 from router.memory.forecast import Forecast
 from router.models.catalog import Catalog

@@ -29,7 +29,7 @@ from router.engine.flags import (
     unknown,
 )
 from router.errors import FlagError, InvalidRequest
-from router.memory.kv import BYTES
+from router.memory.kv import BYTES_PER_ELEMENT
 from router.models.spec import ModelSpec
 from router.near import nearest
 
@@ -47,7 +47,7 @@ SPECULATIVE: Mapping[str, str] = {
     "--spec-ngram-mod-n-max 64",
     **{f"draft-{kind}": f"--spec-type draft-{kind}" for kind in ("simple", "mtp", "eagle3", "dflash", "dspark")},
 }
-CACHE_TYPES = tuple(name for name in BYTES if re.fullmatch(r"f32|f16|bf16|q[458]_[01]|iq4_nl", name))
+CACHE_TYPES = tuple(name for name in BYTES_PER_ELEMENT if re.fullmatch(r"f32|f16|bf16|q[458]_[01]|iq4_nl", name))
 LONGEST_TEMPLATE = 2**20  # characters
 MOST_ARGS = 1000
 LONGEST_ARGS = 2**20  # bytes, together; a process takes 2 MiB at most, its environment among them

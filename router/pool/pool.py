@@ -18,8 +18,8 @@ from typing import Any, assert_never
 from router import errors, threads
 from router.engine.flags import FlagTable, default_table
 from router.events.feed import Feed
-from router.memory.estimate import Estimates, Need
 from router.memory.footprints import Footprint
+from router.memory.need import Need, SharedEstimates
 from router.models.catalog import Catalog
 from router.models.changes import Changes
 from router.models.spec import ModelSpec
@@ -86,7 +86,7 @@ class Pool:
         self.feed = Feed()
         self._nodes = {node.name: node for node in nodes}
         self._scheduler = Scheduler(limits)
-        self._estimates = Estimates(need, min(threads.PATIENCE, load_timeout))
+        self._estimates = SharedEstimates(need, min(threads.PATIENCE, load_timeout))
         self._learn = learn
         self._load_timeout = load_timeout
         self._ttl = ttl
@@ -256,7 +256,7 @@ class Pool:
             for spec in wanted:
                 with contextlib.suppress(errors.RouterError):
                     needs[spec] = None
-                    needs[spec] = await self._estimates.of(spec)
+                    needs[spec] = await self._estimates.need(spec)
             changes = self._compare(catalog)
         before = {spec.name: spec for spec in self.catalog.models}  # it may be another one by now
         self.catalog = catalog
@@ -392,7 +392,7 @@ class Pool:
                     self._trials.remember(base, asked)
                     is_same = run and run.child and run.child.address == lease.address
                     return Loaded("already_loaded" if is_same else "loaded")
-                need = await self._estimates.of(spec)
+                need = await self._estimates.need(spec)
                 await self._check(spec, need)
                 trial = Trial(base, asked, spec, need, await self._known(before))
                 if (
@@ -479,7 +479,7 @@ class Pool:
 
     async def _known(self, spec: ModelSpec) -> tuple[ModelSpec, Need] | None:
         try:
-            return spec, await self._estimates.of(spec)
+            return spec, await self._estimates.need(spec)
         except errors.RouterError:
             return None
 
@@ -487,7 +487,7 @@ class Pool:
 
     async def _wanted(self, spec: ModelSpec) -> Need | None:
         """What the model needs; None for one that runs, where it does not matter any more."""
-        return None if self._scheduler.model(spec.name).is_open else await self._estimates.of(spec)
+        return None if self._scheduler.model(spec.name).is_open else await self._estimates.need(spec)
 
     async def _ask(
         self, spec: ModelSpec, need: Need | None, trial: Trial | None = None, *, background: bool = False
@@ -753,7 +753,7 @@ class Pool:
             spec = self.effective(name)
             if spec.repo_to_download:
                 raise errors.UpstreamFailed(f"{name!r} was downloaded, and is still not there: read the router's log")
-            need = await self._estimates.of(spec)
+            need = await self._estimates.need(spec)
         except Exception as exc:
             if self._downloads.get(name) is download:  # else it was aborted
                 self._lost(name, exc)
@@ -784,7 +784,7 @@ class Pool:
             self.feed.publish(name, "download_progress", {"progress": download.progress.payload})
 
     async def _check_header(self, spec: ModelSpec) -> None:
-        need = await self._estimates.of(spec)
+        need = await self._estimates.need(spec)
         self._know(spec.name, need)
         await self._check(spec, need)
 

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from router.engine.flags import LoadArgs
 from router.errors import InvalidRequest, NotLoaded, RouterError, UnknownModel
-from router.memory.estimate import is_silent
+from router.memory.implied_args import is_thinking_off
 from router.models.spec import ModelSpec
 from router.pool.depot import Depot, is_name
 from router.pool.pool import Pool
@@ -122,7 +122,7 @@ class Gateway:
         changed = None
         if spec.filters is not None and path in rewrite.PATHS:
             fields = changed = rewrite.filtered(path, json_object(body), spec.filters)
-        if rewrite.asks_to_think(path, fields) and is_silent(self.pool.effective(spec.name)):
+        if rewrite.asks_to_think(path, fields) and is_thinking_off(self.pool.effective(spec.name)):
             changed = rewrite.thinking(changed or json_object(body))
         return changed
 

@@ -16,7 +16,7 @@ import pytest
 
 from router import errors
 from router.engine import flags
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.spec import Info, ModelSpec
 from router.pool.overrides import read
@@ -775,7 +775,7 @@ class Walk:
         pool, runs = self.bench.pool, self.bench.pool._runs
         alive = {child.launch.model for child in self.bench.node.alive}
         serve = all(pool.state(name) is State.LOADED for name in runs)
-        return alive == runs.keys() and serve and len(pool._tasks) == len(runs) and not pool._estimates
+        return alive == runs.keys() and serve and len(pool._tasks) == len(runs) and not pool._estimates._tasks
 
     def check(self) -> None:
         pool = self.bench.pool

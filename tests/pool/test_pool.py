@@ -15,8 +15,8 @@ import pytest
 
 from router import errors
 from router.engine import flags
-from router.memory.estimate import Need
 from router.memory.footprints import Footprint
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.node.interface import Child, Part

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.memory.weights import spread
+from router.memory.weights import split_by_shares
 from router.scheduling.policy import Drain, Evict, Place, Plan, Reject, Wait, after_plan, plan
 from router.scheduling.resources import Allocation, Demand, Device, Reading
 from router.scheduling.snapshot import Phase, Resident, Snapshot, Totals
@@ -626,7 +626,7 @@ def test_a_claim_is_the_whole_demand_on_the_fewest_devices(case: Case) -> None:
             assert shares == [*demand.user_split]
         elif demand.layers and len(shares) > 1:  # what the child's --tensor-split makes of it
             assert sum(claim.layer_counts) == len(demand.layers)
-            assert shares == [*spread(demand.layers, claim.layer_counts)]
+            assert shares == [*split_by_shares(demand.layers, claim.layer_counts)]
             assert min(claim.layer_counts) > 0
         else:
             assert claim.layer_counts == ()

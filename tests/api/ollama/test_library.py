@@ -11,7 +11,7 @@ from router.api.ollama.library import Library
 from router.api.ollama.names import MAX_ALIASES, Names
 from router.api.ollama.options import AliasDefaults
 from router.errors import InvalidRequest, UnknownModel
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.pool.pool import Pool
