@@ -57,8 +57,8 @@ class Part:
     async def is_over(self) -> bool:
         return await self._common.lease.is_over()
 
-    def renounce(self) -> bool:
-        return self._common.lease.renounce()
+    def report_unreachable(self) -> bool:
+        return self._common.lease.report_unreachable()
 
     def release(self) -> None:
         self._common.give_back()

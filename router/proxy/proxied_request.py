@@ -51,7 +51,7 @@ class Lease(Protocol):
     async def is_over(self) -> bool:
         """Whether the child has ended, or does within a moment."""
 
-    def renounce(self) -> bool:
+    def report_unreachable(self) -> bool:
         """Nobody listens there, though the child lives: it is to end, once its last requests have. Whether the next
         lease is of another one."""
 
@@ -204,7 +204,7 @@ class Passage:
                     "Send max_tokens, or raise --max-generation-time."
                 ) from None
             except Unreachable as exc:
-                if attempt == 2 or not (await lease.is_over() or (exc.is_deaf and lease.renounce())):
+                if attempt == 2 or not (await lease.is_over() or (exc.is_deaf and lease.report_unreachable())):
                     raise
             finally:
                 lease.release()
