@@ -28,8 +28,8 @@ Packages::
     memory      what a model needs, in bytes          -> scheduling engine models
     pool        acts: leases, loads, effects          -> scheduling engine wire events node hub models memory
     proxy       what every dialect shares             -> engine wire models memory pool
-    api         the words of each dialect             -> engine access wire node hub models memory pool proxy
-    server      the client's side of a socket         -> wire proxy api
+    server      the client's side of a socket         -> access wire proxy
+    api         the words of each dialect             -> engine access wire node hub models memory pool proxy server
 
 The assembly::
 

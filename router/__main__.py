@@ -19,7 +19,7 @@ from router import logs
 from router.errors import ConfigError, FlagError, PresetError, RouterError, UnknownModel
 from router.near import nearest
 from router.redaction import without_credentials
-from router.scheduling.policy import Snapshot
+from router.scheduling.snapshot import Snapshot
 from router.units import size
 
 if TYPE_CHECKING:

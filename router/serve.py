@@ -47,8 +47,8 @@ from router.pool.depot import Depot
 from router.pool.pool import Pool
 from router.proxy.budget import Budget
 from router.proxy.gateway import Gateway
-from router.scheduling.policy import Device
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Device
 from router.server import openfiles
 from router.server.connection import Connection
 from router.server.framing import ClientLimits, Clients

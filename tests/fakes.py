@@ -11,7 +11,7 @@ from typing import Any
 
 from router.errors import LoadFailed
 from router.node.border import Child, Exit, Launch
-from router.scheduling.policy import Device, Reading
+from router.scheduling.resources import Device, Reading
 from router.wire.address import Address
 
 GIB = 2**30

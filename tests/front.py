@@ -25,8 +25,8 @@ from router.models.changes import Changes
 from router.node.border import Launch
 from router.pool.pool import Pool
 from router.proxy.gateway import Gateway
-from router.scheduling.policy import Demand
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
 from router.server.connection import Connection
 from router.server.framing import ClientLimits, Clients, FramedConnection
 from router.wire.address import Address
@@ -191,7 +191,7 @@ class Front:
     ) -> None:
         """`options` are the gateway's."""
         self.clients = Clients(limits)
-        upstream = Upstream(read_timeout=read_timeout, idle_time=60.0)
+        upstream = Upstream(read_timeout=read_timeout, idle_timeout=60.0)
         models = kind([ModelSpec(name, "models_dir", ()) for name in "ab"])
         node = Near(address=self.children.address)
         self.pool = Pool(models, [node], Limits(), lambda spec: Need(Demand()), gone=upstream.forget)

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from tests.benchmarks import events, listings, plain, readahead, traces
+from tests.benchmarks import behaviour, events, listings, plain, readahead, traces
 from tests.benchmarks.report import ENGINE, OURS, Report, Row, Target, ratios
 from tests.benchmarks.stage import Stage, ask, question
 from tests.benchmarks.traces import DEVICE
@@ -89,3 +89,24 @@ def test_report() -> None:
     assert told["rows"][0]["machine"] == {"cores": "2"}
     assert told["rows"][0]["ratios"] == {ENGINE: 1.5}
     assert ratios({ENGINE: 1.0}) == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "is_well_formed"),
+    [
+        (b'data: {"a": 1}\n\ndata: [DONE]\n\n', True),
+        (b'data: {"a": 1}\n\ndata: {"error": {"code": 502}}\n\n', True),
+        (b'event: error\ndata: {"error": {}}\n\n', True),
+        (b'data: {"a": 1}\n\n', False),
+        (b'data: {"a": 1}\n\nproxy error: Failed to read connection', False),
+        (b'data: {"a": 1}\n\ndata: {"err', False),
+        (b"", False),
+    ],
+)
+def test_streams_that_end_well_and_badly(body: bytes, is_well_formed: bool) -> None:
+    plain_answer = b"HTTP/1.1 200 OK\r\n\r\n" + body
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:9], body[9:]) if part)
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
+    assert behaviour.is_well_formed(plain_answer) is is_well_formed
+    assert behaviour.is_well_formed(chunked + b"0\r\n\r\n") is is_well_formed
+    assert not behaviour.is_well_formed(chunked), "an answer without its last chunk was cut"

@@ -16,8 +16,9 @@ from router.models.catalog import Catalog
 from router.models.changes import Changes
 from router.pool.pool import Pool
 from router.proxy.gateway import Gateway
-from router.scheduling.policy import Demand
-from router.scheduling.scheduler import Limits, State
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
+from router.scheduling.states import State
 from router.settings import OPTIONS
 from router.wire.upstream import Upstream
 from tests.fakes import FakeNode

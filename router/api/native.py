@@ -25,8 +25,8 @@ from router.models.catalog import ModelSpec
 from router.models.changes import Changes
 from router.pool.pool import Pool
 from router.proxy.gateway import ByBody, Gateway, told_in
-from router.wire.answers import object_of, parsed
-from router.wire.upstream import RequestHead
+from router.wire.child_json import object_or_empty, parse_json
+from router.wire.request_head import RequestHead
 
 log = logging.getLogger("router.native")
 
@@ -120,8 +120,8 @@ class Native:
         lease = await self._pool.lease(spec, used=False)
         try:
             answer = await self._gateway.upstream.open(lease.address, lease.key, RequestHead("GET", b"/props", []))
-            body = await answer.rest(PROPS)
-            return object_of(parsed(body)) if answer.status == 200 else {}
+            body = await answer.read_all(PROPS)
+            return object_or_empty(parse_json(body)) if answer.status == 200 else {}
         except (UpstreamFailed, ValueError) as exc:
             log.warning("%s: its /props cannot be read: %s", spec.name, exc)
             return {}

@@ -15,9 +15,9 @@ from router.api.prompt import CHAT
 from router.errors import RouterError, UpstreamFailed
 from router.proxy.proxied_request import NDJSON, Ask, as_error
 from router.proxy.rewrite import encode
-from router.wire.answers import parsed, sentence, understood
-from router.wire.upstream import Response as Answer
-from router.wire.upstream import shown_size
+from router.units import limit_size
+from router.wire.child_json import blame_child, parse_json, printable
+from router.wire.response import Response as Answer
 
 JSON = b"application/json"
 EVENT = 8 << 20  # bytes of one event of a child
@@ -124,17 +124,17 @@ class Generation:
                 raise await as_error(answer)
             size = 0
             async for chunk, length in _chunks(answer):
-                with understood():
+                with blame_child():
                     part = read(chunk)
                     told = self._take(part)
                 size += length if part.calls or not self.stream else 0
                 if size > ANSWER:
-                    raise UpstreamFailed(f"The model's answer has more than {shown_size(ANSWER)}: set num_predict.")
+                    raise UpstreamFailed(f"The model's answer has more than {limit_size(ANSWER)}: set num_predict.")
                 if told:
                     yield told
         finally:
             answer.close()
-        with understood():
+        with blame_child():
             lines = self._end()
         for last in lines:
             yield last
@@ -213,14 +213,14 @@ def _text(value: Any) -> str:
 async def _chunks(answer: Answer) -> AsyncIterator[tuple[dict[str, Any], int]]:
     """The objects of a stream of events, and their bytes. Raises what the child says went wrong."""
     held = b""
-    while not answer.ended:
+    while not answer.is_at_end:
         *lines, held = (held + await answer.read()).split(b"\n")
         if len(held) > EVENT:
-            raise UpstreamFailed(f"The model's server sent an event of more than {shown_size(EVENT)}.")
+            raise UpstreamFailed(f"The model's server sent an event of more than {limit_size(EVENT)}.")
         for each in lines:
             if each.startswith(b"data: {"):
-                with understood():
-                    chunk = parsed(each[6:])
+                with blame_child():
+                    chunk = parse_json(each[6:])
                 if "error" in chunk:
                     raise _told(chunk["error"])
                 yield chunk, len(each)
@@ -228,7 +228,7 @@ async def _chunks(answer: Answer) -> AsyncIterator[tuple[dict[str, Any], int]]:
 
 def _told(error: Any) -> RouterError:
     fields = error if isinstance(error, dict) else {"message": error}
-    failure = UpstreamFailed(sentence(fields.get("message")))
+    failure = UpstreamFailed(printable(fields.get("message")))
     failure.status = code if isinstance(code := fields.get("code"), int) and 400 <= code < 600 else failure.status
     return failure
 
@@ -236,7 +236,7 @@ def _told(error: Any) -> RouterError:
 def _call(index: int, raw: Mapping[str, str]) -> dict[str, Any] | None:
     """None for one that was cut off, by the limit of tokens."""
     try:
-        arguments = parsed(raw["arguments"].encode(errors="replace") or b"{}")
+        arguments = parse_json(raw["arguments"].encode(errors="replace") or b"{}")
     except ValueError:
         return None
     if not isinstance(arguments, dict):
@@ -287,7 +287,7 @@ class Embedding:
                 raise
             cut = [await self._cut(ask, each, max(1, int(limit[2]) - 1)) for each in self.inputs]
             found = await _post(ask, b"/v1/embeddings", {"input": cut})
-        with understood():
+        with blame_child():
             items = sorted(found["data"], key=lambda item: item["index"])
             vectors = [self._shaped(item["embedding"]) for item in items]
             told = line(self.told(vectors, int(_number((found.get("usage") or {}).get("prompt_tokens")))))
@@ -296,7 +296,7 @@ class Embedding:
     async def _cut(self, ask: Ask, each: str, limit: int) -> list[int]:
         """Its first tokens."""
         found = await _post(ask, b"/tokenize", {"content": each, "add_special": True})
-        with understood():
+        with blame_child():
             tokens: list[int] = found["tokens"][:limit]
             sum(tokens)  # of numbers alone there is one
         return tokens
@@ -317,8 +317,8 @@ async def _post(ask: Ask, target: bytes, fields: dict[str, Any]) -> Any:
     try:
         if answer.status != 200:
             raise await as_error(answer)
-        data = await answer.rest(VECTORS)
-        with understood():
-            return parsed(data, is_shallow=False)
+        data = await answer.read_all(VECTORS)
+        with blame_child():
+            return parse_json(data, limit_depth=False)
     finally:
         answer.close()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from router.scheduling.policy import Device, Reading
+from router.scheduling.resources import Device, Reading
 from router.wire.address import Address
 
 

@@ -19,7 +19,7 @@ from typing import Protocol
 import psutil
 import pynvml
 
-from router.scheduling.policy import Device, Reading
+from router.scheduling.resources import Device, Reading
 
 log = logging.getLogger("router.devices")
 

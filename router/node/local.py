@@ -19,7 +19,7 @@ from router.node.orphans import MARK, Run, Watchdog, tree_of
 from router.node.process import LocalChild
 from router.node.readahead import ReadAhead
 from router.redaction import secrets_of
-from router.scheduling.policy import Device, Reading
+from router.scheduling.resources import Device, Reading
 
 # What a child must not get from the router's environment: where to listen and who may ask, which are the router's
 # to say; what the model is and where it goes, which its arguments and the masks say; and what is meant for the router

@@ -26,8 +26,9 @@ from router.node.crash import explain
 from router.node.orphans import Watchdog, birth_of
 from router.redaction import hider
 from router.wire.address import Address
-from router.wire.answers import object_of, parsed, sentence
-from router.wire.upstream import RequestHead, Upstream
+from router.wire.child_json import object_or_empty, parse_json, printable
+from router.wire.request_head import RequestHead
+from router.wire.upstream import Upstream
 
 STATE = b"cmd_child_to_router:state:"
 EXIT = b"cmd_router_to_child:exit\n"
@@ -278,7 +279,7 @@ class LocalChild:
 
     def _hear(self, text: bytes) -> bool:
         try:
-            message = parsed(text)
+            message = parse_json(text)
         except ValueError:
             return False
         match message:
@@ -290,7 +291,7 @@ class LocalChild:
             }:
                 done = stages.index(stage) if stage in stages else 0
                 part = min(1.0, max(0.0, value))
-                self._tell(Progress(sentence(stage, 80), (done + part) / max(1, len(stages)), message["payload"]))
+                self._tell(Progress(printable(stage, 80), (done + part) / max(1, len(stages)), message["payload"]))
             case {"state": "downloading", "payload": {"downloaded": int(done), "total": int(total)}}:
                 part = min(max(0, done), total) / total if total > 0 else 0.0
                 self._tell(Progress("download", part, message["payload"]))
@@ -334,7 +335,7 @@ class LocalChild:
             while not self._voice:
                 with contextlib.suppress(UpstreamFailed, ValueError):
                     await self._get(upstream, b"/health")
-                    match parsed(await self._get(upstream, b"/v1/models")):
+                    match parse_json(await self._get(upstream, b"/v1/models")):
                         case {"data": [info, *_]}:
                             self._serve(model_info(info))
                             return
@@ -343,7 +344,7 @@ class LocalChild:
     async def _get(self, upstream: Upstream, path: bytes) -> bytes:
         """The body of the answer. Raises UpstreamFailed, also for a refusal."""
         answer = await upstream.open(self.address, self.key, RequestHead("GET", path, []))
-        body = await answer.rest(MODEL_INFO)
+        body = await answer.read_all(MODEL_INFO)
         if answer.status != 200:
             raise UpstreamFailed(f"The model's server refused {path.decode()} with {answer.status}.")
         return body
@@ -356,8 +357,8 @@ class LocalChild:
 
 def model_info(told: Any) -> Mapping[str, Any]:
     """What a child says of its model, as far as it makes sense; others rely on its shape."""
-    info = dict(object_of(told))
-    meta = dict(object_of(info.pop("meta", None)))
+    info = dict(object_or_empty(told))
+    meta = dict(object_or_empty(info.pop("meta", None)))
     context = meta.get("n_ctx")
     if "n_ctx" in meta and not (type(context) is int and 0 < context < 1 << 40):
         del meta["n_ctx"]

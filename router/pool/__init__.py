@@ -32,9 +32,9 @@ Processes, and books on models::
     keep_alive          how long a model stays without requests          -> nothing
     unload_generations  an unload cancels what came before it            -> nothing
 
-What all parts share::
+The ground of the parts::
 
-    core  the scheduler, the catalog, the books -> settings_store launch_plans nodes task_set keep_alive unload_generations
+    core  what all parts share -> settings_store launch_plans nodes task_set keep_alive unload_generations
 
 The parts::
 

@@ -16,7 +16,7 @@ from router.errors import LoadFailed
 from router.memory.footprints import Footprint
 from router.models.catalog import ModelSpec
 from router.node.border import Child, ChildEvent, Exit, Launch, Node, Progress
-from router.scheduling.policy import Allocation
+from router.scheduling.resources import Allocation
 from router.units import size
 
 log = logging.getLogger("router.run")
@@ -98,7 +98,7 @@ class ChildRun:
             model=self.spec.name,
             args=self.args,
             devices=self.allocation.devices,
-            counts=self.allocation.counts,
+            counts=self.allocation.layer_counts,
             env=(*self.spec.env, *self.spec.secret_env),
             stop_timeout=self.spec.stop_timeout,
             load_timeout=load_timeout,

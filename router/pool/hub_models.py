@@ -105,13 +105,12 @@ class HubModels:
     async def fetch(self, spec: ModelSpec, on_progress: OnProgress, check_header: CheckHeader) -> None:
         """See `DownloadSource`."""
         assert spec.repo_to_download is not None
+        name = Name.parse(spec.repo_to_download)
         file, token = value_of(spec.args, "--hf-file"), value_of(spec.args, "--hf-token")
         if spec.source == "cache":
             self._want(spec.name)  # an unload may have dropped it
         try:
-            resolved = await self._names.resolve(
-                Name.parse(spec.repo_to_download), file, token=token, drafting=spec.draft_kind
-            )
+            resolved = await self._names.resolve(name, file, token=token, drafting=spec.draft_kind)
             checking = asyncio.create_task(self._check_header(spec, resolved, check_header))
             transfer = fetch.fetch(resolved, self._root, lambda told: on_progress(_progress(told)), token=token)
             await _transfer_while(transfer, checking)
@@ -119,7 +118,7 @@ class HubModels:
             # The repository may have changed since it was listed.
             self._names.forget_answers()
             raise
-        if Name.parse(spec.repo_to_download).quant:  # without a quant, the listing of the cache leaves it out
+        if name.quant:  # without a quant, the listing of the cache leaves it out
             self.forget(spec.name)
         await self._refresh()
 

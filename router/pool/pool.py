@@ -32,23 +32,13 @@ from router.pool.measurements import REMEASURE_S, Measurements
 from router.pool.processes import Processes
 from router.pool.settings_loads import SettingsLoads
 from router.pool.status import Status
-from router.scheduling.policy import Demand, Snapshot
+from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refusal, Refuse, Spawn, Stop
+from router.scheduling.limits import Limits
 from router.scheduling.refusals import error_of
-from router.scheduling.scheduler import (
-    SERVING,
-    Abort,
-    Effect,
-    Fetch,
-    Grant,
-    Limits,
-    Probe,
-    Refusal,
-    Refuse,
-    Spawn,
-    State,
-    Stop,
-    Ticket,
-)
+from router.scheduling.resources import Demand
+from router.scheduling.snapshot import Snapshot
+from router.scheduling.states import SERVING, State
+from router.scheduling.waiting_line import Ticket
 from router.wire.address import Address
 
 log = logging.getLogger("router.pool")
@@ -172,7 +162,7 @@ class Pool:
             return None
         spec = self._core.effective(spec.name)
         ticket, (ttl, pinned) = next(self._ids), self._core.keep_alive.idle_policy(spec)
-        if not self._scheduler.enter(spec.name, ticket, pinned=pinned, ttl=ttl, background=background):
+        if not self._scheduler.lease_if_open(spec.name, ticket, pinned=pinned, ttl=ttl, background=background):
             return None
         self._core.plans.specs[spec.name] = spec
         lease = self._leased(ticket, spec.name)
@@ -230,7 +220,7 @@ class Pool:
         """Whether there is a process or a download of this model, or one is about to start."""
         state = self.state(name)
         is_there = state in SERVING or state in (State.LOADING, State.DOWNLOADING)
-        return is_there or self._scheduler.waiting(name) > 0 or self._scheduler.is_fetching(name)
+        return is_there or self._scheduler.waiting(name) > 0 or self._scheduler.downloads.is_wanted(name)
 
     def status(self, name: str) -> Status:
         return Status.of(
@@ -348,7 +338,7 @@ class Pool:
                 self._core.tasks.start(self._probe(expected))
             case Spawn():
                 self.processes.spawn(effect)
-            case Stop(model, _, reason):
+            case Stop(model, reason):
                 self.processes.stop(model, reason)
             case Fetch(model):
                 self.downloads.start(model)

@@ -8,7 +8,8 @@ from typing import Any
 
 from router.node.border import Progress
 from router.pool.child_run import ChildRun
-from router.scheduling.scheduler import Model, State
+from router.scheduling.books import ModelRecord
+from router.scheduling.states import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Status:
     @classmethod
     def of(
         cls,
-        model: Model,
+        model: ModelRecord,
         run: ChildRun | None,
         *,
         now: float,
@@ -85,7 +86,7 @@ def _word(state: State) -> str:
     return "unloaded" if state in (State.STOPPING, State.FAILED) else state.value
 
 
-def _expires_in(model: Model, now: float) -> float | None:
+def _expires_in(model: ModelRecord, now: float) -> float | None:
     if model.ttl is None or model.pinned:
         return None
     return max(0.0, model.ttl if model.expires is None else model.expires - now)

@@ -16,8 +16,9 @@ from urllib.parse import quote
 
 from router.errors import InvalidRequest, RouterError, UnknownStream, UpstreamFailed
 from router.pool.lease import Lease
-from router.wire.answers import parsed
-from router.wire.upstream import RequestHead, Upstream
+from router.wire.child_json import parse_json
+from router.wire.request_head import RequestHead
+from router.wire.upstream import Upstream
 
 Wait = Callable[[], Awaitable[Lease]]
 
@@ -189,7 +190,7 @@ async def _kept(upstream: Upstream, lease: Lease, ids: list[str]) -> list[dict[s
     except (UpstreamFailed, TimeoutError):
         return []
     try:
-        kept = parsed(data) if status == 200 else []
+        kept = parse_json(data) if status == 200 else []
     except ValueError:
         return []
     entries = kept if isinstance(kept, list) else []
@@ -202,4 +203,4 @@ async def _ask(upstream: Upstream, lease: Lease, method: str, target: str, body:
         headers = [(b"content-type", b"application/json")]
         head = RequestHead(method, target.encode(), headers)
         answer = await upstream.open(lease.address, lease.key, head, body)
-        return answer.status, await answer.rest()
+        return answer.status, await answer.read_all()

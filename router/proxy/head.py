@@ -10,7 +10,8 @@ import httptools
 from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
-from router.wire.upstream import Headers, RequestHead, end_to_end
+from router.wire.headers import Headers, end_to_end
+from router.wire.request_head import RequestHead
 
 # An engine takes 100 headers, some of which are the router's own, and lines of 8,192 bytes (cpp-httplib,
 # CPPHTTPLIB_HEADER_MAX_COUNT and _MAX_LENGTH); what is more it answers with a 400 that says nothing.

@@ -20,9 +20,12 @@ from starlette.types import Receive, Scope, Send
 from router.errors import GenerationTimeout, RouterError, Unreachable, UpstreamFailed
 from router.proxy.head import Head
 from router.wire.address import Address
-from router.wire.answers import error_message
-from router.wire.upstream import Headers, RequestHead, ResponseHead, Upstream
-from router.wire.upstream import Response as Answer
+from router.wire.child_json import error_message
+from router.wire.headers import Headers
+from router.wire.request_head import RequestHead
+from router.wire.response import Response as Answer
+from router.wire.response import ResponseHead
+from router.wire.upstream import Upstream
 
 log = logging.getLogger("router.proxy")
 
@@ -130,7 +133,7 @@ class Passage:
         """Ask the child now, if neither the lease nor a connection has to be waited for. Else call the passage."""
         if lease := self._held:
             head, own = self._head.forwarded, self._own_headers()
-            self._asked = self._upstream.begin(lease.address, lease.key, head, self._body, own)
+            self._asked = self._upstream.send(lease.address, lease.key, head, self._body, own)
         return self._asked is not None
 
     def await_whole(self, arrived: Callable[[], None]) -> bool:
@@ -138,20 +141,20 @@ class Passage:
         assert self._asked is not None
         if self._is_stream or self._time_limit is not None:
             return False
-        self._asked.arrived = arrived
+        self._asked.on_complete = arrived
         return True
 
     def await_nothing(self) -> None:
         """The passage is called instead."""
         if self._asked is not None:
-            self._asked.arrived = None
+            self._asked.on_complete = None
 
     def whole(self) -> Whole | None:
         """The answer that has arrived, if all that is left is to send it. The lease is given back with it."""
         lease, answer = self._held, self._asked
         assert lease is not None
         assert answer is not None
-        body, head = answer.whole(), answer.head
+        body, head = answer.complete_body(), answer.head
         if body is None or head is None:
             return None
         lines = _lines(head)
@@ -165,7 +168,7 @@ class Passage:
         """The client has left."""
         (lease, answer), self._held, self._asked = (self._held, self._asked), None, None
         if answer is not None:
-            answer.arrived = None
+            answer.on_complete = None
             answer.close()
         if lease is not None:
             lease.release()
@@ -263,7 +266,7 @@ class Passage:
                 await client.start(answer.status, answer.headers)
             elif not _ends(answer.headers):
                 raise await as_error(answer, data)
-            while not answer.ended:
+            while not answer.is_at_end:
                 await client.write(data)
                 data = await answer.read()
             await client.write(data, last=True)
@@ -371,7 +374,7 @@ def _ends(headers: Headers) -> tuple[bytes, ...]:
 
 async def as_error(answer: Answer, data: bytes = b"") -> RouterError:
     """What a child answered instead of what it was asked for; `data` was read already."""
-    data += await answer.beginning(ERROR_LIMIT)
+    data += await answer.read_up_to(ERROR_LIMIT)
     error = UpstreamFailed(error_message(data[:ERROR_LIMIT]))
     if answer.status >= 400:
         error.status = answer.status

@@ -1,11 +1,14 @@
-"""The client's side of a socket: bounds, TLS, and the fast path.
+"""The client's side of a socket: limits, TLS, who may ask, and the fast path.
 
-Stands on api (for the routes) and proxy. Begin with `framing`, then `connection`.
+Stands on access and proxy. Begin with `framing`, then `connection`.
 
 ::
 
-    framing     what a client sends, a request at a time and within bounds -> nothing
-    connection  a client's connection; answers what needs no waiting       -> framing
-    tls         a connection until its handshake is done                   -> framing
-    openfiles   how many connections the open files allow for              -> nothing
+    cors            CORS headers of answers                                                   -> nothing
+    error_handlers  errors outside any endpoint, in the dialect of the path                   -> nothing
+    fast_path       the ASGI app that uvicorn calls: origin, key, then the endpoint           -> cors error_handlers
+    framing         what a client sends, a request at a time and within limits                -> nothing
+    connection      a client's connection; answers small requests to running models by itself -> fast_path framing
+    tls             a connection until its handshake is done                                  -> framing
+    openfiles       how many connections the open files allow for                             -> nothing
 """

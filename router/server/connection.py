@@ -15,11 +15,11 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from router.api.app import Direct, Entrance, came_over_loopback
 from router.proxy.head import read, with_host_of
 from router.proxy.proxied_request import Passage
+from router.server.fast_path import CachedRoute, FastPathApp, came_over_loopback
 from router.server.framing import HEAD_BYTES, HEAD_LINES, FramedConnection, Phase, is_plain, without_offers
-from router.wire.head_cache import message
+from router.wire.head_cache import split_message
 
 log = logging.getLogger("router.connection")
 
@@ -29,14 +29,14 @@ class Connection(FramedConnection):
 
     def __init__(self, config: Config, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
-        assert isinstance(config.app, Direct)
+        assert isinstance(config.app, FastPathApp)
         self._direct = config.app
-        self._begun: tuple[bytes, Entrance, Passage] | None = None  # its answer has not come whole yet
+        self._begun: tuple[bytes, CachedRoute, Passage] | None = None  # its answer has not come whole yet
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._is_local = came_over_loopback(self.server)
-        self._entrances = self._direct.entrances[self._is_local]
+        self._entrances = self._direct.cached_routes[self._is_local]
 
     def on_headers_complete(self) -> None:
         self.headers[:] = with_host_of(self.url, self.headers)
@@ -55,7 +55,7 @@ class Connection(FramedConnection):
     def _begin(self, data: bytes) -> int | None:
         """Begin a request that is answered here: how many bytes it has, 0 if these are kept until all have come. None
         for another request."""
-        found = message(data)
+        found = split_message(data)
         if found is None:
             return None
         known, length, body = found
@@ -66,7 +66,7 @@ class Connection(FramedConnection):
             entrance = self._entrances[known]
         except KeyError:
             entrance = self._entrance(data[:end], length)
-            self._entrances.learn(known, entrance)
+            self._entrances.remember(known, entrance)
         if entrance is None:
             return None
         end += length
@@ -92,12 +92,12 @@ class Connection(FramedConnection):
             self._hand_over()
         return end
 
-    def _entrance(self, head: bytes, length: int) -> Entrance | None:
+    def _entrance(self, head: bytes, length: int) -> CachedRoute | None:
         if len(head) > HEAD_BYTES or head.count(b"\n") > HEAD_LINES or not is_plain(head):
             return None
         found = read(without_offers(head), length)
         by_body = self._direct.by_body(found[0], self._is_local) if found else None
-        return Entrance(found[0], by_body, keep_alive=found[1]) if found and by_body else None
+        return CachedRoute(found[0], by_body, keep_alive=found[1]) if found and by_body else None
 
     def _arrived(self) -> None:
         assert self._begun is not None
@@ -120,7 +120,7 @@ class Connection(FramedConnection):
         (data, _, passage), self._begun = self._begun, None
         passage.await_nothing()
         self._phase = Phase.HEAD
-        self.app = self._direct.guarded(passage)
+        self.app = self._direct.with_error_handler(passage)
         try:
             self._feed(without_offers(data))
         finally:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Address(NamedTuple):
-    """Where a child listens: a unix socket path, or host and port on loopback."""
+    """Where a child listens: `path` of a unix socket, or `host` and `port` on loopback if `path` is None."""
 
     path: str | None = None
     host: str = "127.0.0.1"

@@ -1,19 +1,26 @@
-"""Heads of HTTP/1.1 messages that come again: a client, and a child too, says the same before every body, but for the
-body's length. What was made of a head is found by its bytes, and nothing is parsed twice."""
+"""Message heads that were seen before, found by their bytes.
+
+A client sends the same head before every body, except for the body's length, and so does a child. The cache keeps what
+was made of a head, and its key leaves the length out: such a head is parsed once. The client's side uses it
+for requests (`server.connection`), the child's side for responses (`response`).
+"""
 
 from __future__ import annotations
 
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-Known = tuple[bytes, bytes]  # a head, without the digits of the length that stand between
+HeadKey = tuple[bytes, bytes]  # the head before and after the digits of its Content-Length
 
 
-def message(data: bytes) -> tuple[Known, int, bytes] | None:
-    """What begins these data: its head, the length of the body, and what has come of that, or more. None where the head
-    has not come whole, or does not tell a length the way clients and engines write it.
+def split_message(data: bytes) -> tuple[HeadKey, int, bytes] | None:
+    """Split the begin of an HTTP/1.1 message into the key of its head, its Content-Length, and what follows the head.
 
-    Of equal heads the lengths stand in the same place: it is the first one that is meant, and no digits make another.
+    The bytes that follow may be fewer than the length, or more. Returns None if the head is incomplete, or does not
+    give a length in the way that clients and engines write it.
+
+    Two heads with the same key have their length in the same place: the first Content-Length counts, and because digits
+    alone are left out, no value of the length can turn one header into another.
     """
     head, end, body = data.partition(b"\r\n\r\n")
     before, name, rest = head.partition(b"\r\nContent-Length: ")
@@ -25,15 +32,20 @@ def message(data: bytes) -> tuple[Known, int, bytes] | None:
     return (before, after), int(digits), body
 
 
-class Heads(dict[Known, T], Generic[T]):
-    """What was made of heads that are not too long. It forgets all when it is full: heads of which each is another one
-    are not worth being remembered."""
+class HeadCache(dict[HeadKey, T], Generic[T]):
+    """What was made of each head; a head that is too long is not kept.
 
-    MOST = 256
-    LONGEST = 8192  # bytes
+    A full cache is emptied: if there are that many distinct heads, none of them is worth remembering.
+    """
 
-    def learn(self, head: Known, value: T) -> None:
-        if len(self) >= self.MOST:
+    MAX_HEADS = 256
+    MAX_KEY_BYTES = 8192
+
+    def __repr__(self) -> str:
+        return f"<HeadCache {len(self)} heads>"
+
+    def remember(self, key: HeadKey, value: T) -> None:
+        if len(self) >= self.MAX_HEADS:
             self.clear()
-        if sum(map(len, head)) <= self.LONGEST:
-            self[head] = value
+        if sum(map(len, key)) <= self.MAX_KEY_BYTES:
+            self[key] = value

@@ -19,10 +19,10 @@ from router.access.origins import Hosts, Origins
 from router.engine.flags import default_table
 from router.errors import FlagError
 from router.settings import Settings
-from tests.api.test_direct import application
 from tests.conftest import Starter
 from tests.routers import Router, start
 from tests.security.asking import JSON, Pairs, ask, question
+from tests.server.test_fast_path import application
 
 CHAT = "/v1/chat/completions"
 ROUTES = application().routes

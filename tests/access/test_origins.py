@@ -22,15 +22,17 @@ from starlette.types import Message, Receive, Scope, Send
 from router.access.doors import Doors, Head, Keys, Preflight
 from router.access.needs import ADMIN, GENERATE, READ, Need, RouteOf, Table
 from router.access.origins import Hosts, Origins
-from router.api.app import Direct, came_over_loopback
+from router.api.app import dialect_of
 from router.errors import RouterError
 from router.proxy.head import Head as RequestHead
 from router.proxy.head import read, with_host_of
+from router.server.error_handlers import ErrorHandlers
+from router.server.fast_path import FastPathApp, came_over_loopback
 from router.settings import ORIGINS
-from tests.api.test_direct import application
 from tests.conftest import Starter
 from tests.routers import Router, start
 from tests.security.asking import JSON, Answer, Pairs, ask, question
+from tests.server.test_fast_path import application
 
 CHAT = "/v1/chat/completions"
 FOREIGN = "https://evil.example"
@@ -576,16 +578,16 @@ def test_a_foreign_page_never_has_an_effect(
     pairs.insert(place, (b"origin", origin.encode()))
     headers = [(b"host", b"localhost:8080"), *pairs]
     app = Recorder()
-    direct = Direct(app, [], doors(keys=keys[0], admin=keys[1]))
+    direct = FastPathApp(app, [], doors(keys=keys[0], admin=keys[1]), ErrorHandlers(dialect_of))
     scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": headers}
     scope |= {"server": address, "raw_path": path.encode()}
     asyncio.run(_run(direct, scope))
     assert not app.reached or (method in ("GET", "HEAD") and path in ("/health", "/v1/health") and not query)
-    found = Direct(app, APP.routes, doors(keys=keys[0], admin=keys[1]))
+    found = FastPathApp(app, APP.routes, doors(keys=keys[0], admin=keys[1]), ErrorHandlers(dialect_of))
     assert found.by_body(RequestHead(method, path, path.encode(), headers), address[0] == "127.0.0.1") is None
 
 
-async def _run(app: Direct, scope: dict[str, Any]) -> None:
+async def _run(app: FastPathApp, scope: dict[str, Any]) -> None:
     await app(scope, _never, _nowhere)
 
 

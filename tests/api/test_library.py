@@ -13,8 +13,8 @@ from router.errors import InvalidRequest, UnknownModel
 from router.memory.estimate import Need
 from router.models.catalog import Catalog, ModelSpec
 from router.pool.pool import Pool
-from router.scheduling.policy import Demand
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
 from tests.fakes import FakeNode
 
 

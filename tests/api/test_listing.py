@@ -20,8 +20,8 @@ from router.models.catalog import Catalog, ModelSpec
 from router.node.border import Progress
 from router.pool.lease import Lease
 from router.pool.pool import Pool
-from router.scheduling.policy import Demand
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
 from tests.conftest import Starter
 from tests.fakes import GIB, FakeNode
 

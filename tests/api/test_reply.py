@@ -15,7 +15,9 @@ from router.api.prompt import CHAT, RAW
 from router.api.reply import Clock, Embedding, Generation
 from router.errors import RouterError, UpstreamFailed
 from router.proxy.proxied_request import Ask, Translation
-from router.wire.upstream import RequestHead, Response, Upstream
+from router.wire.request_head import RequestHead
+from router.wire.response import Response
+from router.wire.upstream import Upstream
 from tests.sockets import Server, take
 
 TIMINGS = {"cache_n": 2, "prompt_n": 3, "prompt_ms": 1.5, "predicted_n": 4, "predicted_ms": 0.25}

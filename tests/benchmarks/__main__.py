@@ -15,7 +15,19 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tests.benchmarks import events, footprint, listings, plain, readahead, report, stage, streams, swaps, traces
+from tests.benchmarks import (
+    behaviour,
+    events,
+    footprint,
+    listings,
+    plain,
+    readahead,
+    report,
+    stage,
+    streams,
+    swaps,
+    traces,
+)
 from tests.benchmarks.report import Report, Row
 from tests.benchmarks.stage import Stage
 
@@ -29,6 +41,7 @@ PARTS: Mapping[str, Measure] = {
     "scheduler": lambda stage, seconds, missing: events.measure(seconds),
     "listing": lambda stage, seconds, missing: listings.measure(stage, seconds),
     "process": footprint.measure,
+    "behaviour": behaviour.measure,
     "traces": lambda stage, seconds, missing: traces.measure(),
 }
 LONGEST = 480.0  # seconds after which no further part begins

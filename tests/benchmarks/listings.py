@@ -18,8 +18,8 @@ from router.models import catalog, presets
 from router.models.catalog import Catalog
 from router.node.border import Progress
 from router.pool.pool import Pool
-from router.scheduling.policy import Demand
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
 from tests.benchmarks.report import OURS, Row, Target
 from tests.benchmarks.stage import Stage
 from tests.fakes import FakeNode

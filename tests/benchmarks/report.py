@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import re
@@ -81,6 +82,8 @@ def _line(row: Row, case: int, measure: int) -> str:
 
 
 def _number(value: float) -> str:
+    if math.isinf(value):
+        return "never"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

@@ -44,8 +44,8 @@ MODEL = "user/m/m-Q8_0.gguf"
 # What another process runs to get a model: python -c SCRIPT NAME ROOT
 SCRIPT = """
 import asyncio, pathlib, sys
-from router.fetch import fetch, resolve
-from router.repo import Name
+from router.hub.fetch import fetch, resolve
+from router.hub.repo import Name
 async def main():
     root = pathlib.Path(sys.argv[2])
     await fetch(await resolve(Name.parse(sys.argv[1]), root), root, lambda progress: None)
@@ -206,7 +206,7 @@ async def test_progress_is_told_in_between_but_not_for_each_chunk(serve: Serve, 
 
 
 def test_the_serving_process_never_imports_the_client() -> None:
-    code = "import sys, router.serve, router.fetch; sys.exit('huggingface_hub' in sys.modules)"
+    code = "import sys, router.serve, router.hub.fetch; sys.exit('huggingface_hub' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -13,7 +13,7 @@ import pynvml
 import pytest
 
 from router.node.devices import Devices
-from router.scheduling.policy import Reading
+from router.scheduling.resources import Reading
 from tests import nvml
 from tests.clock import Clock
 from tests.nvml import FakeNvml, Gpu
@@ -276,7 +276,7 @@ def test_the_pretended_driver_lists_the_processes_that_live(gpus: FakeNvml, prog
 def test_a_process_of_its_own_sees_the_gpus_and_ends_though_the_driver_hangs(gpus: FakeNvml) -> None:
     code = (
         "import asyncio, os, sys\n"
-        "from router.devices import Devices\n"
+        "from router.node.devices import Devices\n"
         "devices = Devices(os.environ)\n"
         "print([d.name for d in devices.list()], flush=True)\n"
         "sys.stdin.readline()\n"

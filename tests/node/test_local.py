@@ -12,7 +12,7 @@ from router.node.border import Launch, Node
 from router.node.devices import Devices
 from router.node.local import LocalNode, masks
 from router.node.orphans import MARK
-from router.scheduling.policy import Device
+from router.scheduling.resources import Device
 from tests.node.test_process import FAKE_COMMAND, ask, folder
 
 __all__ = ["folder"]

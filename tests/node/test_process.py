@@ -440,9 +440,9 @@ async def test_a_cancelled_waiter_leaves_the_child_alone(start: Start) -> None:
 ROUTER = """
 import asyncio, sys
 from pathlib import Path
-from router.engine import Engine
-from router.local import LocalNode
-from router.node import Launch
+from router.engine.discovery import Engine
+from router.node.border import Launch
+from router.node.local import LocalNode
 
 class NoDevices:
     def list(self): return ()

@@ -16,7 +16,7 @@ import pytest
 from router.engine import flags
 from router.models.catalog import Catalog, ModelSpec
 from router.node.readahead import RESERVE, STEP, ReadAhead
-from router.scheduling.scheduler import State
+from router.scheduling.states import State
 from tests.conftest import Starter
 from tests.fakes import GIB
 from tests.pages import drop, resident

@@ -24,8 +24,8 @@ from router.pool.overrides import Overrides, read
 from router.pool.pool import Pool
 from router.proxy.gateway import ByBody, Gateway
 from router.proxy.head import Head
-from router.scheduling.policy import Demand
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
 from router.wire.upstream import Upstream
 from tests.conftest import Starter
 from tests.fakes import FakeNode

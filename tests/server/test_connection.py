@@ -21,7 +21,7 @@ from router.api import anthropic, native, openai
 from router.models.catalog import Catalog, ModelSpec
 from router.proxy.proxied_request import Passage
 from router.server.connection import Connection
-from router.wire.upstream import HIGH_WATER, Response
+from router.wire.response import HIGH_WATER_BYTES, Response
 from tests.conftest import Starter
 from tests.front import (
     CHAT,
@@ -513,15 +513,15 @@ async def test_an_answer_that_comes_in_pieces_comes_whole(front: Front) -> None:
 
 async def test_large_answers(front: Front) -> None:
     client = await front.ready()
-    for size in (HIGH_WATER - 1, HIGH_WATER, HIGH_WATER + 1, 8 * HIGH_WATER):
+    for size in (HIGH_WATER_BYTES - 1, HIGH_WATER_BYTES, HIGH_WATER_BYTES + 1, 8 * HIGH_WATER_BYTES):
         body = (b"%06d" * (size // 6 + 1) % tuple(range(size // 6 + 1)))[:size]
         for chunked in (False, True):
             front.child.act = says(answer("200 OK", body, chunked=chunked))
             made = front.made
             for _ in range(3):
                 assert (await client.ask(post(CHAT, body_of()))).body == body
-            if size != HIGH_WATER + 1:  # which goes either way: whether its last byte comes by itself is up to chance
-                assert front.made - made == (3 if size > HIGH_WATER else 0)
+            if size != HIGH_WATER_BYTES + 1:  # it goes either way: the last byte may come by itself
+                assert front.made - made == (3 if size > HIGH_WATER_BYTES else 0)
     assert front.leases == 0
 
 

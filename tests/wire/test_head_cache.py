@@ -1,4 +1,4 @@
-"""Heads that come again."""
+"""HeadCache that come again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from router.wire.head_cache import Heads, message
+from router.wire.head_cache import HeadCache, split_message
 
 
 @pytest.mark.parametrize("name", ["Content-Length", "content-length"])
@@ -18,7 +18,7 @@ def test_a_message(name: str) -> None:
         head = f"POST /x HTTP/1.1\r\nHost: h\r\n{name}: 12\r\n{after}\r\n".encode()
         known = (b"POST /x HTTP/1.1\r\nHost: h", after[:-2].encode())
         for body in (b"", b"Content-Length: 3\r\n\r\n"):
-            assert message(head + body) == (known, 12, body)
+            assert split_message(head + body) == (known, 12, body)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_message(name: str) -> None:
     ],
 )
 def test_what_is_none(head: str) -> None:
-    assert message(head.encode()) is None
+    assert split_message(head.encode()) is None
 
 
 NAMES = st.sampled_from(
@@ -93,7 +93,7 @@ def test_equal_heads_differ_in_the_length_alone(lines: list[tuple[bytes, bytes, 
     """And a parser reads the same in them: so what was read once need not be read again."""
     one = front(head_of((name, number, end) for name, number, _, end in lines))
     other = front(head_of((name, number, end) for name, _, number, end in lines))
-    first, second = message(one), message(other)
+    first, second = split_message(one), split_message(other)
     if first and second and first[0] == second[0]:
         lengths = [b"%d" % found[1] for found in (first, second)]
         at = place(one)
@@ -120,12 +120,12 @@ def read(head: bytes) -> list[tuple[bytes, bytes]] | None:
 
 
 def test_it_forgets_all_when_it_is_full() -> None:
-    heads: Heads[int] = Heads()
-    for number in range(3 * Heads.MOST):
+    heads: HeadCache[int] = HeadCache()
+    for number in range(3 * HeadCache.MAX_HEADS):
         known = (b"%d" % number, b"")
-        heads.learn(known, number)
+        heads.remember(known, number)
         assert heads[known] == number
-        assert len(heads) <= Heads.MOST
-    long = (b"a", b"b" * Heads.LONGEST)
-    heads.learn(long, 1)
+        assert len(heads) <= HeadCache.MAX_HEADS
+    long = (b"a", b"b" * HeadCache.MAX_KEY_BYTES)
+    heads.remember(long, 1)
     assert long not in heads

@@ -17,8 +17,8 @@ from router.node import process
 from router.node.border import Launch
 from router.node.crash import explain
 from router.node.process import KEPT_BYTES, KEPT_LINES, KEPT_OF_LINE, STATE, Log, model_info
-from router.wire.answers import DEEPEST, error_message, parsed, understood
-from router.wire.upstream import HEAD_LIMIT
+from router.wire.child_json import MAX_DEPTH, blame_child, error_message, parse_json
+from router.wire.response import MAX_HEAD_BYTES
 from tests.front import CHAT, OK, Front, answer, body_of, post, says
 from tests.sockets import Handler
 
@@ -66,8 +66,8 @@ BROKEN: dict[str, bytes] = {
     "a newline alone": b"\n\n\n\n{}\n",
     "HTTP/9.9": b"HTTP/9.9 200 OK\r\nContent-Length: 2\r\n\r\n{}",
     "101": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n\x81\x02{}",
-    "endless 1xx": b"HTTP/1.1 102 Processing\r\n\r\n" * (HEAD_LIMIT // 20),
-    "a header without end": HEAD + b"X: " + b"x" * (2 * HEAD_LIMIT),
+    "endless 1xx": b"HTTP/1.1 102 Processing\r\n\r\n" * (MAX_HEAD_BYTES // 20),
+    "a header without end": HEAD + b"X: " + b"x" * (2 * MAX_HEAD_BYTES),
     "NUL in a header": HEAD + b"X: a\0b\r\nContent-Length: 2\r\n\r\n{}",
     "CR in a header": HEAD + b"X: a\rb\r\nContent-Length: 2\r\n\r\n{}",
     "a blank in a name": HEAD + b"X Y: a\r\nContent-Length: 2\r\n\r\n{}",
@@ -119,8 +119,8 @@ ODD: dict[str, tuple[bytes, set[int]]] = {
     "shorter than told": (HEAD + b"Content-Length: 200\r\n\r\n{}", {0, 502}),
     "trailers": (CHUNKED + b"2\r\n{}\r\n0\r\nX-A: 1\r\nX-B: 2\r\n\r\n", {200}),
     "trailers with a length": (CHUNKED + b"2\r\n{}\r\n0\r\nContent-Length: 9\r\n\r\n", {0, 200, 502}),
-    "endless trailers": (CHUNKED + b"2\r\n{}\r\n0\r\nX-A: " + b"x" * 40 * HEAD_LIMIT, {0, 502}),
-    "a chunk's endless extension": (CHUNKED + b"2;" + b"x" * 40 * HEAD_LIMIT, {0, 502}),
+    "endless trailers": (CHUNKED + b"2\r\n{}\r\n0\r\nX-A: " + b"x" * 40 * MAX_HEAD_BYTES, {0, 502}),
+    "a chunk's endless extension": (CHUNKED + b"2;" + b"x" * 40 * MAX_HEAD_BYTES, {0, 502}),
     "a chunk without size": (CHUNKED + b"x\r\n{}\r\n0\r\n\r\n", {0, 502}),
     "a huge chunk": (CHUNKED + b"f" * 40 + b"\r\n{}", {0, 502}),
     "kept for ever": (answer("200 OK", b"{}", JSON, "Keep-Alive: timeout=999999999999, max=999999999999"), {200}),
@@ -513,16 +513,16 @@ def test_a_cause_is_looked_for_in_bounded_time() -> None:  # B-T6
 
 
 def test_parsed() -> None:
-    assert parsed(b'{"a": [NaN, Infinity, -Infinity, 1e999, -1e999, 1.5]}') == {"a": [None] * 5 + [1.5]}
-    assert parsed(b'"\xff"') == "\N{REPLACEMENT CHARACTER}"
-    assert parsed(b'["\\ud83d\\ude00", "\\ud800"]') == ["\N{GRINNING FACE}", "?"]
-    assert parsed(b"[" * DEEPEST + b"]" * DEEPEST)
-    assert parsed(b"[" + b"[]," * 5000 + b"1]")[-1] == 1
+    assert parse_json(b'{"a": [NaN, Infinity, -Infinity, 1e999, -1e999, 1.5]}') == {"a": [None] * 5 + [1.5]}
+    assert parse_json(b'"\xff"') == "\N{REPLACEMENT CHARACTER}"
+    assert parse_json(b'["\\ud83d\\ude00", "\\ud800"]') == ["\N{GRINNING FACE}", "?"]
+    assert parse_json(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH)
+    assert parse_json(b"[" + b"[]," * 5000 + b"1]")[-1] == 1
     with pytest.raises(ValueError, match="more than 50000 lists"):
-        parsed(b"[" + b"[]," * 50_000 + b"1]")
+        parse_json(b"[" + b"[]," * 50_000 + b"1]")
     for deep in (b"[" * 65 + b"]" * 65, DEEP, NESTED, b'{"a":' * 70 + b"1" + b"}" * 70):
         with pytest.raises(ValueError, match="nested"):
-            parsed(deep)
+            parse_json(deep)
 
 
 def test_what_is_not_understood_is_the_childs_failure() -> None:
@@ -534,7 +534,7 @@ def test_what_is_not_understood_is_the_childs_failure() -> None:
         OverflowError(),
         RecursionError(),
     ):
-        with pytest.raises(UpstreamFailed, match="makes no sense"), understood():
+        with pytest.raises(UpstreamFailed, match="makes no sense"), blame_child():
             raise fault
     assert error_message(b'{"error": {"message": ""}}') == ""
     assert model_info(None) == {}

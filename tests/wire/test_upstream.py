@@ -13,7 +13,9 @@ import pytest
 
 from router.errors import UpstreamFailed
 from router.wire.address import Address
-from router.wire.upstream import RequestHead, Response, Upstream
+from router.wire.request_head import RequestHead
+from router.wire.response import Response
+from router.wire.upstream import Upstream
 from tests.clock import Clock
 from tests.sockets import Flood, Handler, Server, take
 
@@ -55,7 +57,7 @@ async def whole(response: Response) -> bytes:
     parts = []
     while part := await response.read():
         parts.append(part)
-    assert response.ended
+    assert response.is_at_end
     return b"".join(parts)
 
 
@@ -241,7 +243,7 @@ async def test_keep_alive_max_counts_requests(upstream: Upstream, server: Server
 
 
 async def test_idle_connection_expires(server: Server) -> None:
-    upstream, loop = Upstream(idle_time=0.02), asyncio.get_running_loop()
+    upstream, loop = Upstream(idle_timeout=0.02), asyncio.get_running_loop()
     async with server.running(answering()):
         assert await whole(await ask(upstream, server)) == b"ok"
         over = asyncio.Event()
@@ -324,7 +326,7 @@ async def test_death_in_the_middle(upstream: Upstream, server: Server, answer: b
         assert await response.read() == b"abc"
         with pytest.raises(UpstreamFailed, match="middle"):
             await response.read()
-        assert not response.ended
+        assert not response.is_at_end
 
 
 @pytest.mark.parametrize(
@@ -544,7 +546,7 @@ async def test_idle_connections_do_not_starve_new_ones(upstream: Upstream, serve
 
 
 async def test_many_at_once_get_their_own_answers(server: Server) -> None:
-    upstream = Upstream(patience=60.0)  # however busy the machine is
+    upstream = Upstream(first_byte_grace=60.0)  # however busy the machine is
 
     async def handler(reader: StreamReader, writer: StreamWriter) -> None:
         while True:
@@ -566,7 +568,7 @@ async def test_many_at_once_get_their_own_answers(server: Server) -> None:
 
 
 def begin(upstream: Upstream, server: Server, target: bytes = b"/x") -> Response | None:
-    return upstream.begin(server.address, "secret", RequestHead("POST", target, [(b"x-a", b"b")]), b"{}", [])
+    return upstream.send(server.address, "secret", RequestHead("POST", target, [(b"x-a", b"b")]), b"{}", [])
 
 
 async def kept(upstream: Upstream, server: Server, target: bytes = b"/x") -> Response:
@@ -583,7 +585,7 @@ class Arrivals:
     def __init__(self, response: Response) -> None:
         self.count = 0
         self.first = asyncio.Event()
-        response.arrived = self
+        response.on_complete = self
 
     def __call__(self) -> None:
         self.count += 1
@@ -595,10 +597,10 @@ async def test_only_on_a_kept_connection_is_a_request_begun(upstream: Upstream, 
         assert begin(upstream, server) is None
         begun = await kept(upstream, server)
         assert begin(upstream, server) is None, "the one that is kept is in use"
-        assert await whole(await begun.opened()) == b"ok"
+        assert await whole(await begun.wait_for_head()) == b"ok"
         again = begin(upstream, server)
         assert again is not None
-        assert await whole(await again.opened()) == b"ok"
+        assert await whole(await again.wait_for_head()) == b"ok"
         upstream.forget(server.address)
         assert begin(upstream, server) is None
         assert server.connections == 1
@@ -615,7 +617,7 @@ async def test_what_was_begun_is_opened_and_not_sent_again(upstream: Upstream, s
     async with server.running(handler):
         begun = await kept(upstream, server)
         head = RequestHead("POST", b"/x", [(b"x-a", b"b")])
-        opened = await upstream.open(server.address, "secret", head, b"{}", begun=begun)
+        opened = await upstream.open(server.address, "secret", head, b"{}", sent=begun)
         assert opened is begun
         assert await whole(opened) == b"ok"
     assert len(seen) == 2
@@ -631,8 +633,8 @@ async def test_what_was_begun_on_a_closed_connection_is_sent_again(
         if is_awaited:
             arrivals = Arrivals(begun)
             await arrivals.first.wait()
-            assert begun.whole() is None
-        opened = await upstream.open(server.address, "secret", RequestHead("POST", b"/x", []), b"{}", begun=begun)
+            assert begun.complete_body() is None
+        opened = await upstream.open(server.address, "secret", RequestHead("POST", b"/x", []), b"{}", sent=begun)
         assert await whole(opened) == b"ok"
         assert server.connections == 2
 
@@ -641,7 +643,7 @@ async def test_what_was_begun_and_lost_is_not_sent_again(upstream: Upstream, ser
     async with server.running(_breaking(b"HTTP/1.1 ")):
         begun = await kept(upstream, server)
         with pytest.raises(UpstreamFailed, match="before it answered"):
-            await upstream.open(server.address, "secret", RequestHead("POST", b"/x", []), b"{}", begun=begun)
+            await upstream.open(server.address, "secret", RequestHead("POST", b"/x", []), b"{}", sent=begun)
         assert server.connections == 1
 
 
@@ -686,10 +688,10 @@ async def test_an_answer_that_has_arrived_is_whole(
         response = await kept(upstream, server)
         arrivals = Arrivals(response)
         await arrivals.first.wait()
-        assert response.whole() == body
+        assert response.complete_body() == body
         assert arrivals.count == 1
         assert not any(counts), "not before all of it was there"
-        assert await whole(await response.opened()) == body
+        assert await whole(await response.wait_for_head()) == body
         response.close()
         assert arrivals.count == 1
 
@@ -701,12 +703,12 @@ async def test_when_an_answer_has_arrived_its_connection_is_free(upstream: Upstr
     def go_on(response: Response | None) -> None:
         assert response is not None
         asked.append(response)
-        response.arrived = done.set if len(asked) == 50 else lambda: go_on(begin(upstream, server))
+        response.on_complete = done.set if len(asked) == 50 else lambda: go_on(begin(upstream, server))
 
     async with server.running(answering()):
         go_on(await kept(upstream, server))
         await asyncio.wait_for(done.wait(), 10)
-        assert [response.whole() for response in asked] == [b"ok"] * 50
+        assert [response.complete_body() for response in asked] == [b"ok"] * 50
         assert server.connections == 1
 
 
@@ -716,9 +718,9 @@ async def test_a_failure_has_arrived_too(upstream: Upstream, server: Server, sai
         response = await kept(upstream, server)
         arrivals = Arrivals(response)
         await arrivals.first.wait()
-        assert (arrivals.count, response.whole()) == (1, None)
+        assert (arrivals.count, response.complete_body()) == (1, None)
         with pytest.raises(UpstreamFailed):
-            await whole(await response.opened())
+            await whole(await response.wait_for_head())
         assert arrivals.count == 1
 
 
@@ -734,10 +736,10 @@ async def test_a_long_answer_is_not_held_back_whole(upstream: Upstream, server: 
         response = await kept(upstream, server)
         arrivals = Arrivals(response)
         await arrivals.first.wait()
-        assert response.whole() is None
+        assert response.complete_body() is None
         await flood.blocked.wait()
         assert flood.sent < 4 * 2**20
-        assert len(await whole(await response.opened())) == flood.size
+        assert len(await whole(await response.wait_for_head())) == flood.size
         assert arrivals.count == 1
 
 
@@ -756,7 +758,7 @@ def test_silence_counts_from_the_last_sign_of_this_answer(tmp_path: Path, pause:
 
     async def scenario() -> None:
         upstream, server, loop = (
-            Upstream(read_timeout=100.0, idle_time=500.0),
+            Upstream(read_timeout=100.0, idle_timeout=500.0),
             Server(tmp_path / "s"),
             asyncio.get_running_loop(),
         )
@@ -768,13 +770,13 @@ def test_silence_counts_from_the_last_sign_of_this_answer(tmp_path: Path, pause:
             if is_awaited:
                 arrivals = Arrivals(response)
                 await arrivals.first.wait()
-                assert (response.whole() is None) == (pause > 100)
+                assert (response.complete_body() is None) == (pause > 100)
             if pause < 100:
-                assert await whole(await response.opened()) == b"ab"
+                assert await whole(await response.wait_for_head()) == b"ab"
                 assert loop.time() == pytest.approx(70 + 4 * pause)
             else:
                 with pytest.raises(UpstreamFailed, match="--timeout"):
-                    await response.opened()
+                    await response.wait_for_head()
                 assert loop.time() == pytest.approx(170)
         await ended(upstream)
 

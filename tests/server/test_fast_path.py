@@ -7,15 +7,16 @@ from collections.abc import Sequence
 import pytest
 from starlette.testclient import TestClient
 
-from router.api.app import Direct, create_app
+from router.api.app import create_app
 from router.errors import ConfigError
 from router.memory.estimate import Need
 from router.models.catalog import Catalog, ModelSpec
 from router.models.changes import Changes
 from router.pool.pool import Pool
 from router.proxy.gateway import Gateway
-from router.scheduling.policy import Demand
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
+from router.server.fast_path import FastPathApp
 from router.wire.upstream import Upstream
 from tests.fakes import FakeNode
 
@@ -25,7 +26,7 @@ OWN = {"x-request-id": "mine"}
 STREAMS = {"/models/sse"}  # has no end
 
 
-def application(keys: Sequence[str] = ()) -> Direct:
+def application(keys: Sequence[str] = ()) -> FastPathApp:
     models = [ModelSpec(name, "models_dir", ()) for name in "ab"]
     pool = Pool(Catalog(models), [FakeNode()], Limits(), lambda spec: Need(Demand()))
 
