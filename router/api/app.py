@@ -42,13 +42,13 @@ def create_app(
 ) -> FastPathApp:
     """`keys` open what generates and reads, `admin_keys` everything; where one of the two kinds is missing, see
     `doors.Keys`. `cors_origins` and `allowed_hosts` are as `origins` reads them, `own_hosts` this machine's names.
-    `hub` is where Ollama's clients download from, and remove, if it is not the gateway's depot. Raises LookupError for
-    a route of which `needs` does not know who may ask for it."""
+    `hub` is where Ollama's clients download from, and remove, if it is not the gateway's hub_models. Raises
+    LookupError for a route of which `needs` does not know who may ask for it."""
     native = Native(gateway, Listing(gateway.pool), reload, forecast, build)
     downloads = Downloads(gateway)
     own = [*native.routes(), *stream.routes(gateway), *downloads.routes()]
     routes = [*openai.routes(gateway), *anthropic.routes(gateway), *own]
-    routes += ollama.routes(gateway, hub or (downloads if gateway.depot else None))
+    routes += ollama.routes(gateway, hub or (downloads if gateway.hub_models else None))
     table = Table([RouteOf(route.methods or (), route.path, route.path_regex) for route in routes])
     errors = ErrorHandlers(dialect_of)
     whole = Starlette(
@@ -66,7 +66,7 @@ def create_app(
 
 @contextlib.asynccontextmanager
 async def _lifespan(gateway: Gateway) -> AsyncIterator[None]:
-    starting = asyncio.create_task(gateway.pool.start())
+    starting = asyncio.create_task(gateway.pool.exchange.load_on_startup())
     try:
         yield
     finally:

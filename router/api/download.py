@@ -12,8 +12,8 @@ from router.api.ollama import Progress
 from router.api.openai import DIALECT
 from router.errors import InvalidRequest, RouterError, Unavailable, Unsupported, UpstreamFailed
 from router.hub.repo import bare
-from router.node.border import Part
-from router.pool.depot import Depot
+from router.pool.download_source import FileProgress
+from router.pool.hub_models import HubModels
 from router.proxy.body import apart, asked
 from router.proxy.gateway import Gateway, told_in
 
@@ -52,9 +52,9 @@ class Downloads:
     async def pull(self, name: str) -> AsyncIterator[Progress]:
         async with self._pool.feed.subscribe() as news:
             found = await self._begin(name)
-            told: dict[str, Part] = {}
-            while self._pool.is_fetching(found):
-                for part in self._pool.parts(found):
+            told: dict[str, FileProgress] = {}
+            while self._pool.downloads.is_fetching(found):
+                for part in self._pool.downloads.files(found):
                     if told.get(part.url) != part:
                         told[part.url] = part
                         yield Progress(f"sha256:{part.oid}", part.total, part.done)
@@ -70,26 +70,26 @@ class Downloads:
         if spec.source != "cache":
             raise InvalidRequest(f"{spec.name!r} was not downloaded into the cache; remove its file or its section")
         self._pool.unload(spec.name)
-        if not await self._pool.ended(spec.name, self.PATIENCE):
+        if not await self._pool.processes.wait_until_ended(spec.name, self.PATIENCE):
             raise Unavailable(f"{spec.name!r} still serves requests; try again when they have ended.", retry_after=5.0)
-        freed = await self._depot.remove(spec)
+        freed = await self._hub_models.remove(spec)
         self._pool.feed.publish(spec.name, "model_remove", {})
         return freed
 
     @property
-    def _depot(self) -> Depot:
-        if self._gateway.depot is None:
+    def _hub_models(self) -> HubModels:
+        if self._gateway.hub_models is None:
             raise Unsupported("Models cannot be downloaded or removed here.")
-        return self._gateway.depot
+        return self._gateway.hub_models
 
     async def _begin(self, name: str) -> str:
         """The catalog's name for it, which is there or on its way."""
-        found = await self._depot.find(bare(name))
+        found = await self._hub_models.find(bare(name))
         spec = self._pool.catalog.resolve(found)
         if spec.repo_to_download:
             try:
-                self._pool.pull(spec.name)
+                self._pool.downloads.pull(spec.name)
             except RouterError:
-                await self._depot.remove(spec)
+                await self._hub_models.remove(spec)
                 raise
         return spec.name

@@ -34,13 +34,13 @@ class Listing:
         self._parts: dict[str, bytes] = {}  # with the commas between them: some MB are joined once
 
     def whole(self) -> bytes:
-        catalog, version = self._pool.catalog, self._pool.version()
+        catalog, version = self._pool.catalog, self._pool.change_log.version
         if catalog is not self._catalog:
             self._listed = {spec.name: spec for spec in catalog.models if not spec.unlisted}
             self._parts = dict.fromkeys(self._listed, b"")
             self._renew(self._listed)
         elif version != self._version:
-            self._renew(self._pool.changed(self._version))
+            self._renew(self._pool.change_log.since(self._version))
         else:
             return self._whole
         self._whole = b"".join((b'{"object":"list","data":[', *self._parts.values(), b"]}"))

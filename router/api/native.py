@@ -139,8 +139,8 @@ class Native:
         return await (self._of_child if "model" in request.query_params else self._by_body.endpoint)(request)
 
     async def models(self, request: Request) -> Response:
-        if self._gateway.depot:
-            self._gateway.depot.glance()
+        if self._gateway.hub_models:
+            self._gateway.hub_models.refresh_soon()
         listed = self._listing.whole()
         if request.query_params.get("reload"):
             told = json.dumps(asdict(await self._reread())).encode()

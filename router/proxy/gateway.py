@@ -17,7 +17,7 @@ from router.engine.flags import LoadArgs
 from router.errors import InvalidRequest, NotLoaded, RouterError, UnknownModel
 from router.memory.estimate import is_silent
 from router.models.catalog import ModelSpec
-from router.pool.depot import Depot, is_name
+from router.pool.hub_models import HubModels, is_name
 from router.pool.pool import Pool
 from router.proxy import body as bodies
 from router.proxy import rewrite
@@ -41,8 +41,8 @@ class Gateway:
     `autoload` tells whether a request may load a model where it does not say so itself. A request without a token limit
     may generate for `generation_time` seconds, 0 for any time: so long by the engine's own clock, which only looks at
     the ends of lines, and twice as long at all. `claude_map` gives names of Anthropic's, by pattern, to models.
-    A request whose `task_header` says something is a background task. `depot` has the models that are not here yet,
-    `budget` the bytes of bodies that are held for whoever waits. Of a load's settings, `load_args` are taken."""
+    A request whose `task_header` says something is a background task. `hub_models` has the models that are not here
+    yet, `budget` the bytes of bodies that are held for whoever waits. Of a load's settings, `load_args` are taken."""
 
     pool: Pool
     upstream: Upstream
@@ -52,7 +52,7 @@ class Gateway:
     generation_time: float = 0.0
     claude_map: Sequence[tuple[str, str]] = ()
     task_header: str = ""
-    depot: Depot | None = None
+    hub_models: HubModels | None = None
     budget: Budget = field(default_factory=Budget)
     load_args: LoadArgs = "safe"
     conversations: Conversations = field(default_factory=Conversations, init=False)
@@ -76,11 +76,11 @@ class Gateway:
         try:
             return self.pool.catalog.resolve(name)
         except UnknownModel:
-            if self.depot is None or not name:
+            if self.hub_models is None or not name:
                 raise
-            if self.depot.allows(name):
-                name = await self.depot.find(name)
-            elif not is_name(name) or not await self.depot.look():
+            if self.hub_models.allows(name):
+                name = await self.hub_models.find(name)
+            elif not is_name(name) or not await self.hub_models.refresh_if_changed():
                 raise
         return self.pool.catalog.resolve(name)
 

@@ -18,9 +18,10 @@ from router import errors
 from router.engine import flags
 from router.memory.estimate import Need
 from router.models.catalog import Catalog, Info, ModelSpec
-from router.pool.overrides import read
-from router.pool.pool import Loaded, Pool
-from router.pool.trials import differences
+from router.pool.pool import Pool
+from router.pool.settings_loads import Loaded
+from router.pool.settings_patch import read_patch
+from router.pool.settings_store import differences
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand
 from router.scheduling.states import State
@@ -69,7 +70,7 @@ class Bench:
         self.slow_estimates().set()
 
     async def load(self, name: str = "a", **body: Any) -> Loaded:
-        return await self.pool.load(name, read(body, TABLE))
+        return await self.pool.settings.load(name, read_patch(body, TABLE))
 
     def argv(self, name: str = "a") -> list[str]:
         """Of the youngest process, without what says which model it is."""
@@ -183,12 +184,12 @@ async def test_a_setting_taken_back_is_the_models_own_again() -> None:
 async def test_inherited_arguments_lose_only_what_is_set_anew(
     before: list[str], now: dict[str, Any], left: list[str]
 ) -> None:  # B-L5
-    asked = read({"extra_args": before}, TABLE, load_args="any")
+    asked = read_patch({"extra_args": before}, TABLE, load_args="any")
     kept = b"".join(word.encode() for word in flags.render(flags.parse(left, TABLE)))
     async with bench() as b:
-        overrides = b.pool.asked("a").patched(asked).patched(read(now, TABLE))
+        overrides = b.pool.settings.requested("a").apply_patch(asked).apply_patch(read_patch(now, TABLE))
         assert b"".join(word.encode() for word in flags.render(overrides.extra_args)) == kept
-        assert overrides.patched(read({}, TABLE)) == overrides
+        assert overrides.apply_patch(read_patch({}, TABLE)) == overrides
 
 
 async def test_an_inherited_context_and_ten_bare_loads_are_one_process() -> None:  # B-L5
@@ -204,7 +205,7 @@ async def test_extra_arguments_replace_the_field_that_set_the_same() -> None:  #
         await b.load(ctx_size=8192, cache_type_k="q8_0")
         await b.load(extra_args=["-c", "4096"])
         assert b.argv() == ["--cache-type-k", "q8_0", "--ctx-size", "4096"]
-        assert b.pool.asked("a").ctx_size is None
+        assert b.pool.settings.requested("a").ctx_size is None
 
 
 async def test_settings_stay_with_their_model() -> None:  # B-L4
@@ -222,11 +223,11 @@ async def test_a_name_that_means_another_file_now_inherits_nothing() -> None:  #
 
     async with bench(cached("1")) as b:
         await b.load("u/r", ctx_size=4096)
-        await b.pool.replace(Catalog([cached("2")]))  # another revision of the same
-        assert b.pool.asked("u/r").ctx_size == 4096
+        await b.pool.exchange.replace(Catalog([cached("2")]))  # another revision of the same
+        assert b.pool.settings.requested("u/r").ctx_size == 4096
         other = ModelSpec("u/r:Q4_K_M", "preset", flags.parse(("--model", "other.gguf"), TABLE))
-        await b.pool.replace(Catalog([other]))
-        assert b.pool.asked("u/r").ctx_size is None
+        await b.pool.exchange.replace(Catalog([other]))
+        assert b.pool.settings.requested("u/r").ctx_size is None
 
 
 async def test_an_omitted_quantization_that_means_the_loaded_one_is_the_same() -> None:  # B-L4
@@ -244,7 +245,7 @@ async def test_a_failed_load_leaves_the_old_settings() -> None:  # B-L8
         b.node.of("a").die(1, "it ended with code 1")
         with pytest.raises(errors.LoadFailed, match="it ended with code 1"):
             await trial
-        assert b.pool.asked("a").ctx_size == 4096
+        assert b.pool.settings.requested("a").ctx_size == 4096
         b.node.autoload = True
         await b.use()
         assert b.argv() == ["--ctx-size", "4096"]
@@ -366,9 +367,9 @@ async def test_a_new_preset_keeps_what_was_asked_over_it() -> None:  # B-L13
     async with bench(spec("a", "--ctx-size", "2048")) as b:
         await b.load(ctx_size=8192)
         child = b.node.of("a")
-        changes = await b.pool.replace(Catalog([spec("a", "--ctx-size", "1024")]))
+        changes = await b.pool.exchange.replace(Catalog([spec("a", "--ctx-size", "1024")]))
         assert (changes.kept, child.is_alive) == (("a",), True)
-        changes = await b.pool.replace(Catalog([spec("a", "--seed", "1")]))
+        changes = await b.pool.exchange.replace(Catalog([spec("a", "--seed", "1")]))
         assert changes.changed == ("a",)
         await b.use()
         assert b.argv() == ["--seed", "1", "--ctx-size", "8192"]
@@ -383,7 +384,7 @@ async def test_a_new_preset_cancels_the_load_it_changes_and_serves_the_others() 
         request = asyncio.create_task(b.use())
         await b.until(lambda: b.pool.status("a").waiting == 2)
         b.node.autoload = True
-        await b.pool.replace(Catalog([spec("a", "--seed", "1")]))
+        await b.pool.exchange.replace(Catalog([spec("a", "--seed", "1")]))
         with pytest.raises(errors.Cancelled, match="changed meanwhile"):
             await load
         assert (await request).launch.args[2:] == ("--seed", "1")
@@ -391,14 +392,14 @@ async def test_a_new_preset_cancels_the_load_it_changes_and_serves_the_others() 
 
 async def test_what_a_new_preset_wants_at_startup_is_started() -> None:  # B-L13
     async with bench(spec("a", load_on_startup=True), spec("b")) as b:
-        await b.pool.start()
+        await b.pool.exchange.load_on_startup()
         await b.use("b")
         after = [
             spec("a", "--seed", "1", load_on_startup=True),
             spec("b", "--seed", "1"),
             spec("c", load_on_startup=True),
         ]
-        await b.pool.replace(Catalog(after))
+        await b.pool.exchange.replace(Catalog(after))
         await b.until(lambda: [b.pool.state(name) for name in "ac"] == [State.LOADED] * 2)
         await b.until(lambda: b.pool.state("b") is State.UNLOADED)
 
@@ -458,7 +459,7 @@ async def test_settings_that_served_for_a_moment_are_remembered() -> None:  # B-
     async with bench() as b:
         b.node.brief = True
         assert (await b.load(ctx_size=4096)).status == "loaded"
-        assert b.pool.asked("a").ctx_size == 4096
+        assert b.pool.settings.requested("a").ctx_size == 4096
 
 
 async def test_a_process_that_dies_as_a_load_joins_it_is_no_defect() -> None:
@@ -493,7 +494,7 @@ async def test_a_new_preset_counts_for_what_a_load_takes_back() -> None:  # B-L1
         load = asyncio.create_task(b.load(ctx_size=None))
         await b.until(lambda: b.node.loads() == 2)
         b.node.autoload = True
-        await b.pool.replace(Catalog([spec("a", "--ctx-size", "1024")]))
+        await b.pool.exchange.replace(Catalog([spec("a", "--ctx-size", "1024")]))
         with pytest.raises(errors.Cancelled, match="changed meanwhile"):
             await load
         await b.use()
@@ -506,9 +507,9 @@ async def test_a_new_preset_during_a_load_without_news_is_looked_at_again() -> N
         load = asyncio.create_task(b.load(ctx_size=0))  # as it is, but asked for
         await b.until(lambda: b.node.loads() == 1)
         b.node.autoload = True
-        await b.pool.replace(Catalog([spec("a", "--ctx-size", "1024")]))
+        await b.pool.exchange.replace(Catalog([spec("a", "--ctx-size", "1024")]))
         await load
-        assert b.pool.asked("a").ctx_size == 0
+        assert b.pool.settings.requested("a").ctx_size == 0
         assert b.argv() == []
 
 
@@ -516,7 +517,7 @@ async def test_a_new_preset_is_booked_with_what_was_asked_meanwhile() -> None:  
     async with bench() as b:
         await b.use()
         release = b.slow_estimates()
-        replaced = asyncio.create_task(b.pool.replace(Catalog([spec("a", "--seed", "1")])))
+        replaced = asyncio.create_task(b.pool.exchange.replace(Catalog([spec("a", "--seed", "1")])))
         await b.until(lambda: b.estimating == 1)
         b.fast_estimates()
         await b.load(ctx_size=4096)
@@ -531,10 +532,10 @@ async def test_what_a_load_asked_of_another_file_is_gone_with_the_next_load() ->
     async with bench() as b:
         await b.load(ctx_size=4096)
         here, there = spec("a"), ModelSpec("a", "models_dir", flags.parse(("--model", "other.gguf"), TABLE))
-        await b.pool.replace(Catalog([there]))
+        await b.pool.exchange.replace(Catalog([there]))
         await b.load()
-        await b.pool.replace(Catalog([here]))
-        assert b.pool.asked("a").ctx_size is None
+        await b.pool.exchange.replace(Catalog([here]))
+        assert b.pool.settings.requested("a").ctx_size is None
 
 
 async def test_a_name_that_means_another_model_by_now_takes_the_turn_of_that() -> None:  # B-L9
@@ -542,7 +543,7 @@ async def test_a_name_that_means_another_model_by_now_takes_the_turn_of_that() -
         release = b.slow_estimates()
         late = asyncio.create_task(b.load("a", ctx_size=4096))
         await b.until(lambda: b.estimating == 1)
-        await b.pool.replace(Catalog([spec("b", aliases=("a",))]))
+        await b.pool.exchange.replace(Catalog([spec("b", aliases=("a",))]))
         b.fast_estimates()
         b.node.autoload = False
         load = asyncio.create_task(b.load("b", ctx_size=8192))
@@ -556,15 +557,15 @@ async def test_a_name_that_means_another_model_by_now_takes_the_turn_of_that() -
         b.node.autoload = True
         first.load()
         assert [(await load).status, (await late).status] == ["loaded", "loaded"]
-        assert b.pool.asked("b").ctx_size == 4096
+        assert b.pool.settings.requested("b").ctx_size == 4096
 
 
 async def test_what_comes_of_a_load_that_nobody_waits_for_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     async with bench() as b:
         release = b.slow_estimates()
-        loaded = await b.pool.load("a", read({"ctx_size": HUGE}, TABLE), wait=False)
+        loaded = await b.pool.settings.load("a", read_patch({"ctx_size": HUGE}, TABLE), wait=False)
         assert loaded.status == "loading"
-        left = asyncio.create_task(b.pool.load("a", read({"ctx_size": HUGE + 1}, TABLE)))
+        left = asyncio.create_task(b.pool.settings.load("a", read_patch({"ctx_size": HUGE + 1}, TABLE)))
         await asyncio.sleep(0)
         left.cancel()
         await asyncio.wait({left})
@@ -595,7 +596,7 @@ async def test_what_comes_of_a_load_that_nobody_waits_for_is_in_the_log(caplog: 
 )
 def test_bad_settings_are_told_by_name(body: dict[str, Any], words: str) -> None:
     with pytest.raises(errors.InvalidRequest, match=words.replace("(", r"\(")):
-        read(body, TABLE)
+        read_patch(body, TABLE)
 
 
 OWNED = """
@@ -611,13 +612,13 @@ OWNED = """
 def test_flags_that_the_router_owns_are_refused(word: str) -> None:  # B-L7
     name, _, value = word.partition("=")
     with pytest.raises(errors.InvalidRequest, match=rf"(^| |'){name}\b") as caught:
-        read({"extra_args": [name, value] if value else [name]}, TABLE)
+        read_patch({"extra_args": [name, value] if value else [name]}, TABLE)
     assert caught.value.status == 400
 
 
 def test_a_switch_does_not_eat_the_next_word() -> None:  # B-L6
     words = ["--jinja", "--no-warmup", "--spec-default", "--temperature=-1", "--seed", "-1", "--no-jinja"]
-    wish = read({"extra_args": words}, TABLE)
+    wish = read_patch({"extra_args": words}, TABLE)
     assert wish.extra_args is not None
     assert flags.render(wish.extra_args) == [
         "--no-jinja",
@@ -671,8 +672,8 @@ class Walk:
         self.keep(self._used(self.name(), self.random.choice([0, 1, 30])))
 
     def load(self) -> None:
-        wish = read(self.random.choice(self.WISHES), TABLE)
-        self.keep(self.bench.pool.load(self.name(), wish, wait=self.random.random() < 0.8))
+        wish = read_patch(self.random.choice(self.WISHES), TABLE)
+        self.keep(self.bench.pool.settings.load(self.name(), wish, wait=self.random.random() < 0.8))
 
     def unload(self) -> None:
         self.bench.pool.unload(self.name(), force=self.random.random() < 0.3)
@@ -688,7 +689,7 @@ class Walk:
         models = [self._model(name) for name in names]
         if "c" not in names and models:
             models[-1] = replace(models[-1], aliases=("c",))
-        await self.bench.pool.replace(Catalog(models))
+        await self.bench.pool.exchange.replace(Catalog(models))
 
     def _model(self, name: str) -> ModelSpec:
         file = self.random.choice([name, name, name, f"{name}2"])
@@ -757,16 +758,16 @@ class Walk:
         """What one load asks for is kept if it succeeds, and nothing else."""
         pool, node = self.bench.pool, self.bench.node
         for model in pool.catalog.models:
-            wish = read(self.random.choice(self.WISHES), TABLE)
-            asked = pool.asked(model.name)
-            load = asyncio.create_task(pool.load(model.name, wish))
+            wish = read_patch(self.random.choice(self.WISHES), TABLE)
+            asked = pool.settings.requested(model.name)
+            load = asyncio.create_task(pool.settings.load(model.name, wish))
             while not load.done():
                 for child in node.children:
                     child.may_stop.set()
                 await asyncio.sleep(0.001)
             failed = load.exception()
             assert failed is None or isinstance(failed, errors.RouterError)
-            assert pool.asked(model.name) == (asked if failed else asked.patched(wish))
+            assert pool.settings.requested(model.name) == (asked if failed else asked.apply_patch(wish))
         await self.bench.until(self.is_quiet)
 
     def is_quiet(self) -> bool:

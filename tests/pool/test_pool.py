@@ -18,10 +18,10 @@ from router.engine import flags
 from router.memory.estimate import Need
 from router.memory.footprints import Footprint
 from router.models.catalog import Catalog, ModelSpec
-from router.node.border import Child, Part
+from router.node.border import Child, FileProgress
 from router.pool.lease import Lease
-from router.pool.overrides import Wish
 from router.pool.pool import Pool
+from router.pool.settings_patch import SettingsPatch
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand, Device
 from router.scheduling.states import State
@@ -112,7 +112,7 @@ async def test_two_models_that_do_not_fit_together_are_all_served() -> None:  # 
         await asyncio.gather(*(b.use(name, 0.01) for name in "ababab"))
         assert b.node.most_alive == 1
         assert b.node.loads() <= 3
-        assert b.pool.evictions == b.node.loads() - 1
+        assert b.pool.processes.evictions == b.node.loads() - 1
 
 
 async def test_the_least_recently_finished_goes() -> None:  # B-S10
@@ -136,7 +136,7 @@ async def test_who_only_watches_keeps_no_model() -> None:  # B-S10
 async def test_an_explicit_load_forgives_the_failures() -> None:  # B-S14
     async with bench("a") as b:
         for _ in range(3):
-            await b.pool.load("a")
+            await b.pool.settings.load("a")
             b.node.of("a").die()
             await b.until(lambda: b.state("a") is State.FAILED)
         assert b.node.loads() == 3
@@ -514,7 +514,7 @@ def test_a_lease_at_once_in_the_background_is_a_background_task() -> None:  # B-
 async def test_a_pinned_model_stays_pinned() -> None:  # B-S10 B-C6
     async with bench("a", "b", ttl=500.0) as b:
         b.specs["a"] = replace(b.specs["a"], pin=True)
-        await b.pool.replace(Catalog(tuple(b.specs.values())))
+        await b.pool.exchange.replace(Catalog(tuple(b.specs.values())))
         await b.use("a")
         (await b.pool.lease(b.specs["b"], ttl=math.inf)).release()
         for name in "ab":
@@ -564,7 +564,7 @@ async def test_none_at_once_while_new_settings_wait() -> None:  # B-L9
     """Whoever comes while the old process ends gets the new one."""
     async with bench("a") as b:
         lease = await b.lease("a")
-        load = asyncio.create_task(b.pool.load("a", Wish({"ctx_size": 4096})))
+        load = asyncio.create_task(b.pool.settings.load("a", SettingsPatch({"ctx_size": 4096})))
         await b.until(lambda: not is_open(b, "a"))
         waiting = asyncio.create_task(b.lease("a"))
         assert b.state("a") is State.LOADED
@@ -637,7 +637,7 @@ async def test_a_steady_stream_on_one_model_does_not_starve_another() -> None:  
 
 async def test_an_explicit_load_and_unload() -> None:
     async with bench("a") as b:
-        await b.pool.load("a")
+        await b.pool.settings.load("a")
         assert b.pool.is_running("a")
         b.pool.unload("a")
         await b.until(lambda: b.state("a") is State.UNLOADED)
@@ -645,7 +645,7 @@ async def test_an_explicit_load_and_unload() -> None:
 
 async def test_an_explicit_load_tells_its_failure() -> None:
     async with bench("a", need=64 * GIB) as b:
-        await refused(b.pool.load("a"), errors.ModelTooLarge)
+        await refused(b.pool.settings.load("a"), errors.ModelTooLarge)
 
 
 async def test_unload_lets_running_requests_end_and_refuses_waiting_ones() -> None:  # B-L10
@@ -717,7 +717,7 @@ async def test_a_new_catalog_ends_only_what_changed() -> None:  # B-L13
         await b.use("a")
         await b.use("b")
         changed = spec("b", env=(("X", "1"),))
-        changes = await b.pool.replace(Catalog((b.specs["a"], changed, spec("c"))))
+        changes = await b.pool.exchange.replace(Catalog((b.specs["a"], changed, spec("c"))))
         assert (changes.added, changes.changed, changes.kept) == (("c",), ("b",), ("a",))
         await b.until(lambda: b.state("b") is State.UNLOADED)
         assert b.state("a") is State.LOADED
@@ -729,7 +729,7 @@ async def test_whoever_waits_for_what_a_new_catalog_changed_gets_the_new_one() -
         wish = asyncio.create_task(b.lease("b"))
         await b.until(lambda: b.pool.status("b").waiting == 1)
         changed = spec("b", env=(("X", "1"),))
-        await b.pool.replace(Catalog((b.specs["a"], changed)))
+        await b.pool.exchange.replace(Catalog((b.specs["a"], changed)))
         assert not wish.done()
         lease.release()
         (await wish).release()
@@ -751,7 +751,7 @@ async def test_a_catalog_that_is_replaced_during_an_estimate_counts() -> None:  
     pool = Pool(Catalog((old, kept)), [node], Limits(), need)
     wish = asyncio.create_task(pool.lease(old))
     await asyncio.to_thread(asked.wait, 5)
-    await pool.replace(Catalog((new,)))
+    await pool.exchange.replace(Catalog((new,)))
     (await pool.lease(new)).release()
     answer.set()
     (await wish).release()
@@ -764,7 +764,7 @@ async def test_startup_loads_go_as_far_as_the_count_limit() -> None:  # B-L13
     limits = Limits(models_max=1)
     async with bench("a", "b", limits=limits) as b:
         b.pool.catalog = Catalog((spec("a", load_on_startup=True), spec("b", load_on_startup=True)))
-        await b.pool.start()
+        await b.pool.exchange.load_on_startup()
         assert [child.launch.model for child in b.node.alive] == ["a"]
 
 
@@ -780,13 +780,13 @@ class FakeHub:
         self.begun: list[str] = []
         self.checks: list[Any] = []
         self.forgotten: list[str] = []
-        self.on_part: Callable[[Part], None] = lambda part: None
+        self.on_part: Callable[[FileProgress], None] = lambda part: None
         self.ended = False
 
-    async def fetch(self, spec: ModelSpec, on_part: Callable[[Part], None], check: Any) -> None:
+    async def fetch(self, spec: ModelSpec, on_part: Callable[[FileProgress], None], check: Any) -> None:
         self.begun.append(spec.name)
         self.on_part = on_part
-        on_part(Part("http://hub/file", 5, 10, "0" * 64))
+        on_part(FileProgress("http://hub/file", 5, 10, "0" * 64))
         gate = self.gates[spec.name] = asyncio.get_running_loop().create_future()
         await gate
         await self.arrive(spec.name)
@@ -794,7 +794,7 @@ class FakeHub:
     async def arrive(self, name: str) -> None:
         """The catalog as it is with the files of this one."""
         models = [here(name) if spec.name == name else spec for spec in self.pool.catalog.models]
-        await self.pool.replace(Catalog(models))
+        await self.pool.exchange.replace(Catalog(models))
 
     def forget(self, name: str) -> None:
         self.forgotten.append(name)
@@ -818,7 +818,7 @@ async def hub_bench(*names: str, **more: Any) -> AsyncIterator[tuple[Bench, Fake
     async with bench(*names, **more) as b:
         b.specs = {name: there(name) for name in names}
         b.pool.catalog = Catalog(tuple(b.specs.values()))
-        b.pool.hub = hub = FakeHub(b.pool)
+        b.pool.downloads.source = hub = FakeHub(b.pool)
         yield b, hub
 
 
@@ -881,13 +881,13 @@ async def test_an_unload_ends_a_download_and_late_news_of_it_are_none() -> None:
         b.pool.unload("a")
         assert hub.forgotten == ["a"]  # before anybody can want it again
         await refused(wish, errors.Cancelled)
-        late(Part("http://hub/file", 10, 10, "0" * 64))
-        assert (b.pool.status("a").value, b.pool.parts("a")) == ("unloaded", ())
+        late(FileProgress("http://hub/file", 10, 10, "0" * 64))
+        assert (b.pool.status("a").value, b.pool.downloads.files("a")) == ("unloaded", ())
         again = asyncio.create_task(b.lease("a"))
         await begun(b, hub, "a")
         assert gate.cancelled()
-        late(Part("http://hub/file", 10, 10, "0" * 64))
-        assert [part.done for part in b.pool.parts("a")] == [5]
+        late(FileProgress("http://hub/file", 10, 10, "0" * 64))
+        assert [part.done for part in b.pool.downloads.files("a")] == [5]
         hub.gates["a"].set_result(None)
         (await again).release()
 
@@ -909,12 +909,12 @@ async def test_a_preset_that_names_another_repository_during_the_download() -> N
         wish = asyncio.create_task(b.lease("a"))
         await begun(b, hub, "a")
         old = hub.gates.pop("a")
-        await b.pool.replace(Catalog([there("a", "user/other:Q8_0")]))
+        await b.pool.exchange.replace(Catalog([there("a", "user/other:Q8_0")]))
         await begun(b, hub, "a")
         assert old.cancelled()
-        await b.pool.replace(Catalog([there("a", "user/other:Q8_0", priority=1)]))
+        await b.pool.exchange.replace(Catalog([there("a", "user/other:Q8_0", priority=1)]))
         assert not hub.gates["a"].cancelled(), "it is still the same"
-        await b.pool.replace(Catalog([here("a", "user--third")]))
+        await b.pool.exchange.replace(Catalog([here("a", "user--third")]))
         (await wish).release()
         assert hub.gates["a"].cancelled()
         assert hub.begun == ["a", "a"]
@@ -934,7 +934,7 @@ async def test_a_model_that_goes_from_the_catalog_takes_its_download_along() -> 
     async with hub_bench("a", "b") as (b, hub):
         wish = asyncio.create_task(b.lease("a"))
         await begun(b, hub, "a")
-        await b.pool.replace(Catalog([there("b")]))
+        await b.pool.exchange.replace(Catalog([there("b")]))
         await refused(wish, errors.Cancelled)
         await b.until(lambda: hub.gates["a"].cancelled())
 
@@ -942,19 +942,19 @@ async def test_a_model_that_goes_from_the_catalog_takes_its_download_along() -> 
 async def test_downloads_that_wait_for_others_are_shown_and_bounded() -> None:
     limits = Limits(margins={RAM: GIB}, downloads_max=1)
     async with hub_bench("a", "b", "c", limits=limits) as (b, hub):
-        b.pool.QUEUED = 1
-        b.pool.pull("a")
+        b.pool.downloads.MAX_QUEUED = 1
+        b.pool.downloads.pull("a")
         await begun(b, hub, "a")
-        before = b.pool.version()
-        b.pool.pull("b")
-        assert b.pool.version() > before
+        before = b.pool.change_log.version
+        b.pool.downloads.pull("b")
+        assert b.pool.change_log.version > before
         assert (b.pool.status("b").value, hub.begun) == ("downloading", ["a"])
         with pytest.raises(errors.QueueFull):
-            b.pool.pull("c")
-        b.pool.pull("b")  # is not one more
+            b.pool.downloads.pull("c")
+        b.pool.downloads.pull("b")  # is not one more
         b.pool.unload("b")
         assert b.pool.status("b").value == "unloaded"
-        b.pool.pull("c")
+        b.pool.downloads.pull("c")
         hub.gates["a"].set_result(None)
         await begun(b, hub, "c")
         assert hub.begun == ["a", "c"]
@@ -964,7 +964,7 @@ async def test_what_was_only_wanted_goes_with_its_download() -> None:
     async with hub_bench("a") as (b, hub):
         wanted = replace(there("user/m:Q8_0"), source="cache")
         b.pool.catalog = Catalog([*b.pool.catalog.models, wanted])
-        b.pool.pull("user/m:Q8_0")
+        b.pool.downloads.pull("user/m:Q8_0")
         await begun(b, hub, "user/m:Q8_0")
         b.pool.unload("user/m:Q8_0")
         assert [spec.name for spec in b.pool.catalog.models] == ["a"]
@@ -976,7 +976,7 @@ async def test_a_download_that_nobody_waits_for_is_forgotten_where_that_is_set()
         b.pool.catalog = Catalog([replace(spec, source="cache") for spec in b.pool.catalog.models])
         wishes = [asyncio.create_task(b.lease(name)) for name in "aabc"]
         await begun(b, hub, "a")
-        await b.until(lambda: b.pool.is_fetching("c"))
+        await b.until(lambda: b.pool.downloads.is_fetching("c"))
 
         async def leave(wish: asyncio.Task[Lease]) -> None:
             wish.cancel()
@@ -1007,15 +1007,15 @@ async def test_the_end_takes_the_downloads_along() -> None:
             await refused(wish, errors.Cancelled)
         assert (hub.gates["a"].cancelled(), hub.begun, hub.ended) == (True, ["a"], True)
         with pytest.raises(errors.Cancelled):
-            b.pool.pull("a")
+            b.pool.downloads.pull("a")
 
 
 async def test_settings_for_a_model_that_is_not_here_yet() -> None:  # B-L1
     async with hub_bench("a") as (b, hub):
-        load = asyncio.create_task(b.pool.load("a", Wish({"ctx_size": 512})))
+        load = asyncio.create_task(b.pool.settings.load("a", SettingsPatch({"ctx_size": 512})))
         await begun(b, hub, "a")
         hub.gates["a"].set_result(None)
         assert (await load).status == "loaded"
         assert "--ctx-size" in b.node.of("a").launch.args
         assert hub.begun == ["a"]
-        assert b.pool.asked("a").as_json()["ctx_size"] == 512
+        assert b.pool.settings.requested("a").as_json()["ctx_size"] == 512

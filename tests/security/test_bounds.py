@@ -39,14 +39,14 @@ async def test_books_keep_nothing_of_names_that_have_left() -> None:  # B-T5
             for known in b.pool.catalog.models[:2]:
                 await use(b, known.name)
             names = [f"m-{turn}-{number}" for number in range(20)]
-            await b.pool.replace(Catalog(spec(name) for name in names))
+            await b.pool.exchange.replace(Catalog(spec(name) for name in names))
             for name in names:  # what a listing asks
                 b.pool.effective(name)
                 b.pool.status(name)
             with contextlib.suppress(errors.RouterError):
                 b.pool.unload(names[-1])
         await b.until(lambda: not b.pool._runs or all(run in b.pool.catalog for run in b.pool._runs))
-        await b.pool.replace(Catalog([spec("last")]))
+        await b.pool.exchange.replace(Catalog([spec("last")]))
         await b.until(lambda: not b.pool._runs)
         books = dict((*sizes(b.pool), *sizes(b.pool._scheduler), *sizes(b.pool._trials)))
         assert {name: size for name, size in books.items() if size > 2} == {}
