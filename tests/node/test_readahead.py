@@ -14,13 +14,14 @@ import psutil
 import pytest
 
 from router.engine import flags
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import ModelSpec
 from router.node.readahead import RESERVE, STEP, ReadAhead
 from router.scheduling.states import State
 from tests.conftest import Starter
 from tests.fakes import GIB
 from tests.pages import drop, resident
-from tests.pool.test_pool import Bench, bench
+from tests.pool import bench as benches
+from tests.pool.bench import Bench, bench
 from tests.routers import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is read ahead elsewhere")
@@ -190,9 +191,7 @@ def test_direct_io_goes_by_the_page_cache() -> None:
 @contextlib.asynccontextmanager
 async def with_files(*names: str) -> AsyncIterator[Bench]:
     """A pool with room for one of these models."""
-    async with bench(*names, need=40 * GIB) as b:
-        b.specs = {name: named(name, "-m", f"{name}.gguf") for name in names}
-        b.pool.catalog = Catalog(b.specs.values())
+    async with bench(*(named(name, "-m", f"{name}.gguf") for name in names), need=40 * GIB) as b:
         yield b
 
 
@@ -201,7 +200,7 @@ async def test_while_a_victim_drains() -> None:
         stream = await b.lease("a")
         b.node.expected.clear()
         second, third = (asyncio.create_task(b.use(name)) for name in "bc")
-        await b.until(lambda: b.pool.status("c").waiting == 1 and b.node.expected != [])
+        await benches.until(lambda: b.pool.status("c").waiting == 1 and b.node.expected != [])
         assert b.node.expected == [("b.gguf",)]
         stream.release()
         await asyncio.gather(second, third)
@@ -215,7 +214,7 @@ async def test_while_a_victim_ends() -> None:
         b.node.of("a").may_stop.clear()
         b.node.expected.clear()
         waiting = asyncio.create_task(b.use("b"))
-        await b.until(lambda: b.state("a") is State.STOPPING)
+        await benches.until(lambda: b.state("a") is State.STOPPING)
         assert b.node.expected == [("b.gguf",)]
         b.node.of("a").may_stop.set()
         await waiting
@@ -226,9 +225,9 @@ async def test_until_nobody_waits() -> None:
     async with with_files("a", "b") as b:
         stream = await b.lease("a")
         waiting = asyncio.create_task(b.lease("b"))
-        await b.until(lambda: b.node.expected[-1] == ("b.gguf",))
+        await benches.until(lambda: b.node.expected[-1] == ("b.gguf",))
         waiting.cancel()
-        await b.until(lambda: b.node.expected[-1] == ())
+        await benches.until(lambda: b.node.expected[-1] == ())
         stream.release()
 
 

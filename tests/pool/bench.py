@@ -46,6 +46,10 @@ async def refused(wish: Awaitable[object], error: type[errors.RouterError]) -> e
     return caught.value
 
 
+def _always(host: int) -> Callable[[ModelSpec], Need]:
+    return lambda _: Need(Demand(host=host))
+
+
 class Bench:
     """A pool over a fake node with 64 GiB. A model needs 30 GiB, so that two fit; `need` says otherwise."""
 
@@ -58,8 +62,9 @@ class Bench:
         **more: Any,
     ) -> None:
         self.specs = {each.name: each for each in (spec(m) if isinstance(m, str) else m for m in models)}
-        taken, estimate = (need, lambda _: Need(Demand(host=taken))) if isinstance(need, int) else (held, need)
-        self.node = FakeNode(held={name: {RAM: taken} for name in self.specs})
+        estimate = need if callable(need) else _always(need)
+        held = held if callable(need) else need
+        self.node = FakeNode(held={name: {RAM: held} for name in self.specs})
         limits = limits or Limits(margins={RAM: GIB}, drain_grace=0.05)
         self.pool = Pool(Catalog(tuple(self.specs.values())), [self.node], limits, estimate, **more)
 
