@@ -15,8 +15,9 @@ from dataclasses import asdict
 
 from router import errors, threads
 from router.memory.estimate import Need
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import Catalog
 from router.models.changes import Changes
+from router.models.spec import ModelSpec
 from router.pool.core import Core
 from router.pool.downloads import Downloads
 from router.pool.lease import Lease

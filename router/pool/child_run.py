@@ -14,8 +14,8 @@ from typing import Any
 
 from router.errors import LoadFailed
 from router.memory.footprints import Footprint
-from router.models.catalog import ModelSpec
-from router.node.border import Child, ChildEvent, Exit, Launch, Node, Progress
+from router.models.spec import ModelSpec
+from router.node.interface import Child, ChildEvent, Exit, Launch, LoadProgress, Node
 from router.scheduling.resources import Allocation
 from router.units import size
 
@@ -42,7 +42,7 @@ class ChildRun:
     node: Node
     child: Child | None = None
     stop_reason: str | None = None
-    progress: Progress | None = None
+    progress: LoadProgress | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     measured_at: float = 0.0
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class ChildRun:
 
     def _launch(self, load_timeout: float, on_event: Callable[[ChildEvent], None]) -> Launch:
         def handle(event: ChildEvent) -> None:
-            if isinstance(event, Progress):
+            if isinstance(event, LoadProgress):
                 self._note_progress(event)
             on_event(event)
 
@@ -106,7 +106,7 @@ class ChildRun:
             on_event=handle,
         )
 
-    def _note_progress(self, progress: Progress) -> None:
+    def _note_progress(self, progress: LoadProgress) -> None:
         self.progress = progress
         if progress.value - self._logged >= LOGGED_STEP and progress.value < 1:
             self._logged = progress.value

@@ -17,8 +17,9 @@ from router.errors import RouterError
 from router.events.change_log import ChangeLog
 from router.events.feed import Feed
 from router.memory.estimate import Estimates, Need
-from router.models.catalog import Catalog, ModelSpec
-from router.node.border import Node
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
+from router.node.interface import Node
 from router.pool.keep_alive import KeepAlive
 from router.pool.launch_plans import LaunchPlans
 from router.pool.nodes import Nodes

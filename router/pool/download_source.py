@@ -6,23 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Protocol
 
-from router.models.catalog import ModelSpec
+from router.hub.progress import DownloadProgress
+from router.models.spec import ModelSpec
 
-
-@dataclass(frozen=True, slots=True)
-class FileProgress:
-    """How much of one file of a download is here, in bytes. `oid` identifies its content."""
-
-    url: str
-    done: int
-    total: int
-    oid: str = ""
-
-
-OnProgress = Callable[[FileProgress], None]
+OnProgress = Callable[[DownloadProgress], None]
 # Raises a RouterError if the model will not fit; `model_path` is the file that arrives.
 CheckHeader = Callable[[ModelSpec], Awaitable[None]]
 

@@ -12,10 +12,11 @@ import logging
 from dataclasses import dataclass, field
 
 from router import errors
-from router.models.catalog import ModelSpec
-from router.node.border import Progress
+from router.hub.progress import DownloadProgress
+from router.models.spec import ModelSpec
+from router.node.interface import LoadProgress
 from router.pool.core import STATUS_CHANGE, Core
-from router.pool.download_source import DownloadSource, FileProgress
+from router.pool.download_source import DownloadSource
 from router.scheduling.states import State
 
 log = logging.getLogger("router.pool")
@@ -28,10 +29,10 @@ class Download:
     """One running download. `files` are its files by URL."""
 
     task: asyncio.Task[None] | None = None
-    files: dict[str, FileProgress] = field(default_factory=dict)
+    files: dict[str, DownloadProgress] = field(default_factory=dict)
     _published_at: float = field(default=0.0, init=False)
 
-    def update(self, file: FileProgress, now: float) -> bool:
+    def update(self, file: DownloadProgress, now: float) -> bool:
         """Note how much of this file is here. Returns whether to publish it: a while after the last time, or when the
         file is complete."""
         self.files[file.url] = file
@@ -41,11 +42,11 @@ class Download:
         return True
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> LoadProgress:
         done = sum(file.done for file in self.files.values())
         total = sum(file.total for file in self.files.values())
         payload = {file.url: {"done": file.done, "total": file.total} for file in self.files.values()}
-        return Progress("download", done / total if total else 0.0, payload)
+        return LoadProgress("download", done / total if total else 0.0, payload)
 
 
 class Downloads:
@@ -86,12 +87,12 @@ class Downloads:
         """Whether the model's files must be downloaded before it can be started."""
         return self.source is not None and spec.repo_to_download is not None
 
-    def files(self, name: str) -> tuple[FileProgress, ...]:
+    def files(self, name: str) -> tuple[DownloadProgress, ...]:
         """The files of a running download."""
         download = self.running.get(name)
         return tuple(download.files.values()) if download else ()
 
-    def progress(self, name: str) -> Progress | None:
+    def progress(self, name: str) -> LoadProgress | None:
         """How far a running download is."""
         download = self.running.get(name)
         return download.progress if download else None
@@ -163,7 +164,7 @@ class Downloads:
         core.publish(name, "download_failed", {"error": exc.message})
         core.forget(name)
 
-    def _on_progress(self, name: str, download: Download, file: FileProgress) -> None:
+    def _on_progress(self, name: str, download: Download, file: DownloadProgress) -> None:
         # A download that was aborted may still report.
         if self.running.get(name) is download and download.update(file, self._core.now()):
             self._core.change_log.publish(name, "download_progress", {"progress": download.progress.payload})

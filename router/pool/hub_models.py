@@ -19,15 +19,16 @@ from pathlib import Path
 from router import threads
 from router.engine.flags import value_of
 from router.errors import ConfigError, GgufError, InvalidRequest, RouterError
-from router.hub import cache as hub
-from router.hub import fetch
-from router.hub.repo import Name, Resolved
+from router.hub import removal
+from router.hub.fetch import fetch
+from router.hub.layout import blob_path, partial_path
+from router.hub.names import Name
+from router.hub.repo import Resolved
 from router.models import gguf
-from router.models.catalog import ModelSpec
 from router.models.sources import Sources
-from router.pool.download_source import CheckHeader, FileProgress, OnProgress
+from router.models.spec import ModelSpec
+from router.pool.download_source import CheckHeader, OnProgress
 from router.pool.hub_names import HubNames
-from router.redaction import without_credentials
 from router.units import size
 
 log = logging.getLogger("router.depot")
@@ -112,7 +113,7 @@ class HubModels:
         try:
             resolved = await self._names.resolve(name, file, token=token, drafting=spec.draft_kind)
             checking = asyncio.create_task(self._check_header(spec, resolved, check_header))
-            transfer = fetch.fetch(resolved, self._root, lambda told: on_progress(_progress(told)), token=token)
+            transfer = fetch(resolved, self._root, on_progress, token=token)
             await _transfer_while(transfer, checking)
         except RouterError:
             # The repository may have changed since it was listed.
@@ -142,7 +143,7 @@ class HubModels:
         self.forget(spec.name)
         freed = 0
         if not spec.repo_to_download:
-            freed = await threads.CACHE.run(hub.remove, self._root, Name.parse(spec.name))
+            freed = await threads.CACHE.run(removal.remove, self._root, Name.parse(spec.name))
             log.info("%s: removed, which freed %s", spec.name, size(freed))
         await self._refresh()
         return freed
@@ -150,11 +151,11 @@ class HubModels:
     async def _check_header(self, spec: ModelSpec, resolved: Resolved, check_header: CheckHeader) -> None:
         """Read the header of the file that arrives, as soon as it is complete, and check the model with it."""
         first = resolved.files[0]
-        blob = hub.blob_of(self._root, resolved.listing.repo, first.oid)
+        blob = blob_path(self._root, resolved.listing.repo, first.oid)
         least = FIRST_HEADER_BYTES
         while True:
             await asyncio.sleep(HEADER_INTERVAL_S)
-            for path in (hub.part_of(blob), blob):
+            for path in (partial_path(blob), blob):
                 with contextlib.suppress(OSError, GgufError):
                     if path.stat().st_size >= min(least, first.size):
                         least *= 2
@@ -170,10 +171,6 @@ def is_name(name: str) -> bool:
     except InvalidRequest:
         return False
     return True
-
-
-def _progress(told: fetch.Progress) -> FileProgress:
-    return FileProgress(without_credentials(told.url), told.done, told.total, told.file.oid)
 
 
 async def _transfer_while(transfer: Awaitable[None], checking: asyncio.Task[None]) -> None:

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 from router.errors import Cancelled, HubUnavailable
-from router.hub import fetch
-from router.hub.repo import Name, Resolved
+from router.hub.names import Name
+from router.hub.repo import Resolved
+from router.hub.resolve import resolve
 
 RESOLVE_TTL_S = 60.0  # an answer of the hub counts for so long
 FAILURE_TTL_S = 5.0  # and so long an error
@@ -46,7 +47,7 @@ class HubNames:
         drafting: str | None = None,
         fallback: bool = False,
     ) -> Resolved:
-        """What `hub.fetch.resolve` returns and raises, from an answer that is not too old."""
+        """What `hub.resolve.resolve` returns and raises, from an answer that is not too old."""
         key = (str(name), file, token, drafting, fallback)
         now = time.monotonic()
         self._answers = {known: answer for known, answer in self._answers.items() if _is_fresh(answer, now)}
@@ -85,7 +86,7 @@ class HubNames:
         self, name: Name, file: str | None, token: str | None, drafting: str | None, fallback: bool
     ) -> Resolved:
         async with self._queries:
-            return await fetch.resolve(
+            return await resolve(
                 name,
                 self._root,
                 file=file,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 
 
 class KeepAlive:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from router.events.change_log import ChangeLog
 from router.memory.estimate import Need
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 
 
 class LaunchPlans:

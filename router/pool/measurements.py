@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from router import threads
 from router.memory.footprints import Footprint
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.pool.child_run import ChildRun
 from router.pool.core import Core
 

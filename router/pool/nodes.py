@@ -7,8 +7,8 @@ import itertools
 from collections.abc import Iterable, Mapping
 
 from router.memory.estimate import Need
-from router.models.catalog import ModelSpec
-from router.node.border import Node
+from router.models.spec import ModelSpec
+from router.node.interface import Node
 from router.scheduling.effects import Refusal
 from router.scheduling.policy import Reject, plan
 from router.scheduling.refusals import error_of
@@ -55,4 +55,4 @@ class Nodes:
         if spec is not self._prefetched:
             self._prefetched = spec
             for node in self._nodes.values():
-                node.expect(spec.files_to_prefetch if spec else ())
+                node.prefetch(spec.files_to_prefetch if spec else ())

@@ -21,8 +21,9 @@ from router import errors
 from router.engine.flags import FlagTable, default_table
 from router.memory.estimate import Need
 from router.memory.footprints import Footprint
-from router.models.catalog import Catalog, ModelSpec
-from router.node.border import Node
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
+from router.node.interface import Node
 from router.pool.catalog_exchange import CatalogExchange
 from router.pool.child_run import ChildRun
 from router.pool.core import Core

@@ -12,8 +12,8 @@ from asyncio import wait_for
 from collections.abc import Callable
 from functools import partial
 
-from router.models.catalog import ModelSpec
-from router.node.border import ChildEvent, Exit, Slept, Woke
+from router.models.spec import ModelSpec
+from router.node.interface import ChildEvent, Exit, Slept, Woke
 from router.pool.child_run import ChildRun
 from router.pool.core import LOAD_BEGINS, STATUS_CHANGE, Core
 from router.pool.measurements import Measurements

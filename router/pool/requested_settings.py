@@ -13,7 +13,7 @@ from typing import Any
 
 from router.engine.allowlist import is_jinja
 from router.engine.flags import GROUPS, Arg, FlagTable, is_of, merge, parse, render, shown
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.pool.settings_patch import OFF, SPECULATIVE, SettingsPatch
 
 

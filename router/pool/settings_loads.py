@@ -20,7 +20,7 @@ from functools import partial
 from router import errors
 from router.engine.flags import FlagTable
 from router.memory.estimate import Need
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.pool.core import Core
 from router.pool.downloads import Downloads
 from router.pool.lease import Lease

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from router.engine.flags import FlagTable, diff
 from router.memory.estimate import Need
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.pool.requested_settings import RequestedSettings
 
 NOTHING = RequestedSettings()

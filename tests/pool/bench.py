@@ -13,9 +13,11 @@ import pytest
 
 from router import errors
 from router.engine import flags
+from router.hub.progress import DownloadProgress
 from router.memory.estimate import Need
-from router.models.catalog import Catalog, ModelSpec
-from router.pool.download_source import CheckHeader, FileProgress, OnProgress
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
+from router.pool.download_source import CheckHeader, OnProgress
 from router.pool.lease import Lease
 from router.pool.pool import Pool
 from router.pool.settings_loads import Loaded
@@ -188,7 +190,7 @@ class FakeHub:
     async def fetch(self, spec: ModelSpec, on_progress: OnProgress, check_header: CheckHeader) -> None:
         self.begun.append(spec.name)
         self.on_progress = on_progress
-        on_progress(FileProgress("http://hub/file", 5, 10, "0" * 64))
+        on_progress(DownloadProgress("http://hub/file", 5, 10, "0" * 64))
         gate = self.gates[spec.name] = asyncio.get_running_loop().create_future()
         await gate
         await self.arrive(spec.name)

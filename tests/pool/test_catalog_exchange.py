@@ -9,7 +9,8 @@ import pytest
 
 from router import errors
 from router.memory.estimate import Need
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from router import errors
+from router.hub.progress import DownloadProgress
 from router.models.catalog import Catalog
-from router.pool.download_source import FileProgress
 from router.pool.lease import Lease
 from router.pool.settings_patch import SettingsPatch
 from router.scheduling.limits import Limits
@@ -79,12 +79,12 @@ async def test_an_unload_aborts_a_download_and_its_late_progress_is_ignored() ->
         b.pool.unload("a")
         assert hub.forgotten == ["a"]  # before anybody can want it again
         await refused(wish, errors.Cancelled)
-        late(FileProgress("http://hub/file", 10, 10, "0" * 64))
+        late(DownloadProgress("http://hub/file", 10, 10, "0" * 64))
         assert (b.pool.status("a").value, b.pool.downloads.files("a")) == ("unloaded", ())
         again = asyncio.create_task(b.lease("a"))
         await hub.until_begun("a")
         assert gate.cancelled()
-        late(FileProgress("http://hub/file", 10, 10, "0" * 64))
+        late(DownloadProgress("http://hub/file", 10, 10, "0" * 64))
         assert [part.done for part in b.pool.downloads.files("a")] == [5]
         hub.gates["a"].set_result(None)
         (await again).release()

@@ -11,7 +11,7 @@ import pytest
 from router.memory.estimate import Need
 from router.memory.footprints import Footprint
 from router.models.catalog import Catalog
-from router.node.border import Child
+from router.node.interface import Child
 from router.pool.pool import Pool
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand, Device

@@ -13,7 +13,8 @@ import pytest
 
 from router import errors
 from router.engine import flags
-from router.models.catalog import Catalog, Info, ModelSpec
+from router.models.catalog import Catalog
+from router.models.spec import Info, ModelSpec
 from router.pool.settings_patch import read_patch
 from router.pool.settings_store import differences
 from router.scheduling.states import State

@@ -10,7 +10,8 @@ import pytest
 
 from router import errors
 from router.engine import flags
-from router.models.catalog import Catalog, Info, ModelSpec
+from router.models.catalog import Catalog
+from router.models.spec import Info, ModelSpec
 from router.pool.settings_patch import read_patch
 from router.scheduling.states import State
 from tests.fakes import GIB
@@ -403,6 +404,4 @@ async def test_a_failure_that_no_client_waits_for_is_logged(caplog: pytest.LogCa
         left.cancel()
         await asyncio.wait({left})
         release.set()
-        await until(
-            lambda: len([r for r in caplog.records if "could not load a: 'a' does not fit" in r.message]) == 2
-        )
+        await until(lambda: len([r for r in caplog.records if "could not load a: 'a' does not fit" in r.message]) == 2)
