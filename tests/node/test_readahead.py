@@ -24,7 +24,6 @@ from tests.pool.test_pool import Bench, bench
 from tests.routers import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is read ahead elsewhere")
-
 # Of a file; of one that is read in part. The kernel reads some MiB more, and may take as many back at any time.
 STEPS, LONG = 1, 5
 
