@@ -11,7 +11,8 @@ from starlette.routing import Route
 
 from router.api.openai import retry_header
 from router.errors import RouterError
-from router.proxy.gateway import ByBody, Gateway
+from router.proxy.endpoints import ModelFromBody
+from router.proxy.gateway import Gateway
 
 PATHS = ("/v1/messages", "/v1/messages/count_tokens")
 
@@ -33,7 +34,7 @@ class Anthropic:
     """`{"type": "error", "error": {"type", "message"}, "request_id"}`, in a stream as `event: error`. The engine tells
     its own errors in OpenAI's shape."""
 
-    retells = True
+    rewrites_upstream_errors = True
 
     def error(self, exc: RouterError, request_id: str) -> Response:
         return JSONResponse(error_object(exc, request_id), _status(exc), headers=retry_header(exc))
@@ -58,7 +59,7 @@ DIALECT = Anthropic()
 def routes(gateway: Gateway) -> list[Route]:
     def alias(name: str | None) -> str | None:
         """That of a model that has the name, else what the first pattern gives."""
-        patterns = () if gateway.knows(name) else gateway.claude_map
+        patterns = () if gateway.has_model(name) else gateway.claude_map
         return next((model for one, model in patterns if fnmatchcase(name or "", one)), name)
 
-    return ByBody(gateway, DIALECT, alias).routes(PATHS)
+    return ModelFromBody(gateway, DIALECT, alias).routes(PATHS)

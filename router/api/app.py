@@ -22,7 +22,7 @@ from router.memory.forecast import Forecast
 from router.models.catalog import ModelSpec
 from router.models.changes import Changes
 from router.proxy.gateway import Gateway
-from router.proxy.proxied_request import Dialect
+from router.proxy.protocols import Dialect
 from router.server.error_handlers import ErrorHandlers, on_disconnect
 from router.server.fast_path import FastPathApp
 

@@ -14,8 +14,10 @@ from router.errors import InvalidRequest, RouterError, Unavailable, Unsupported,
 from router.hub.repo import bare
 from router.node.border import Part
 from router.pool.depot import Depot
-from router.proxy.body import apart, asked
-from router.proxy.gateway import Gateway, told_in
+from router.proxy.body import in_thread_if_large
+from router.proxy.endpoints import with_dialect_errors
+from router.proxy.gateway import Gateway
+from router.proxy.routing import routing_fields
 
 
 class Downloads:
@@ -30,14 +32,14 @@ class Downloads:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/models", told_in(DIALECT, self.begin), methods=["POST"]),
-            Route("/models", told_in(DIALECT, self.delete), methods=["DELETE"]),
+            Route("/models", with_dialect_errors(DIALECT, self.begin), methods=["POST"]),
+            Route("/models", with_dialect_errors(DIALECT, self.delete), methods=["DELETE"]),
         ]
 
     async def begin(self, request: Request) -> Response:
         """Answers once it is known what the name means and that there is room; the news tell the rest."""
-        body = await self._gateway.read(request)
-        name = (await apart(len(body), asked, body, "application/json")).model
+        body = await self._gateway.read_body(request)
+        name = (await in_thread_if_large(len(body), routing_fields, body, "application/json")).model
         if not name:
             raise InvalidRequest('model name is missing from the request; send {"model": "user/repo:QUANT"}')
         found = await self._begin(name)

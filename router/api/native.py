@@ -24,7 +24,8 @@ from router.memory.forecast import Forecast
 from router.models.catalog import ModelSpec
 from router.models.changes import Changes
 from router.pool.pool import Pool
-from router.proxy.gateway import ByBody, Gateway, told_in
+from router.proxy.endpoints import ModelFromBody, model_from_query, with_dialect_errors
+from router.proxy.gateway import Gateway
 from router.wire.child_json import object_or_empty, parse_json
 from router.wire.request_head import RequestHead
 
@@ -63,8 +64,8 @@ class Native:
         self._reload = reload
         self._forecast = forecast
         self._build = build_info(build)
-        self._of_child = gateway.by_query(DIALECT)
-        self._by_body = ByBody(gateway, DIALECT)
+        self._of_child = model_from_query(gateway, DIALECT)
+        self._by_body = ModelFromBody(gateway, DIALECT)
 
     def routes(self) -> list[Route]:
         load = Load(self._gateway)
@@ -85,9 +86,9 @@ class Native:
             ("/lora-adapters", "POST", self.scale),
         )
         return [
-            *(Route(path, told_in(DIALECT, endpoint), methods=[method]) for path, method, endpoint in own),
+            *(Route(path, with_dialect_errors(DIALECT, endpoint), methods=[method]) for path, method, endpoint in own),
             *self._by_body.routes(BY_BODY),
-            *ByBody(self._gateway, DIALECT, check=Slots(self._pool).check).routes(["/slots/{slot}"]),
+            *ModelFromBody(self._gateway, DIALECT, check=Slots(self._pool).check).routes(["/slots/{slot}"]),
             *(Route(path, self._of_child, methods=["GET"]) for path in BY_QUERY),
         ]
 

@@ -22,11 +22,15 @@ from router.engine.flags import default_table
 from router.errors import InvalidRequest, RouterError, UnknownModel, Unsupported
 from router.hub.repo import bare
 from router.models.template import Reasoning
-from router.proxy.body import all_fields, apart
-from router.proxy.gateway import Gateway, told_in
+from router.proxy.body import in_thread_if_large
+from router.proxy.client_response import NDJSON
+from router.proxy.endpoints import with_dialect_errors
+from router.proxy.gateway import Gateway
 from router.proxy.head import Head
-from router.proxy.proxied_request import NDJSON, Lease, Passage, Translation
-from router.proxy.rewrite import encode
+from router.proxy.protocols import Lease, Translation
+from router.proxy.proxied_request import ProxiedRequest
+from router.proxy.rewrite import encode_json
+from router.proxy.routing import all_fields
 
 # The version of Ollama's API that this is like: its clients compare it, and take nothing but numbers and dots.
 VERSION = "0.12.6"
@@ -42,7 +46,7 @@ _OTHERS = frozenset({"numa", "main_gpu", "stop"})
 class Ollama:
     """`{"error": MESSAGE}`, in a stream as its last line."""
 
-    retells = False
+    rewrites_upstream_errors = False
 
     def error(self, exc: RouterError, request_id: str) -> Response:
         return _json({"error": exc.message}, exc.status, retry_header(exc))
@@ -112,7 +116,7 @@ class Endpoints:
             ("/api/blobs/{digest}", "HEAD", self.has_blob),
             ("/api/blobs/{digest}", "POST", self.take_blob),
         )
-        return [Route(path, told_in(DIALECT, endpoint), methods=[method]) for path, method, endpoint in own]
+        return [Route(path, with_dialect_errors(DIALECT, endpoint), methods=[method]) for path, method, endpoint in own]
 
     # What there is
 
@@ -151,13 +155,15 @@ class Endpoints:
         self, call: _Call, ask: Callable[[Fields, Defaults, Reasoning | None], Question], tell: Tell
     ) -> Response:
         fields, spec = call.fields, call.found.spec
-        question = await apart(call.size, ask, fields, call.found.defaults, spec.info.reasoning)
+        question = await in_thread_if_large(call.size, ask, fields, call.found.defaults, spec.info.reasoning)
         if question.has_pictures and spec.info.architecture and "vision" not in spec.info.capabilities:
             raise InvalidRequest(f"{spec.name!r} does not see images; it needs a projector (mmproj) that fits.")
-        self._gateway.note_context(spec, fields)
-        body = await apart(call.size, encode, question.fields, call.size)
+        self._gateway.log_ignored_context(spec, fields)
+        body = await in_thread_if_large(call.size, encode_json, question.fields, call.size)
         path = question.target.decode()
-        body, time_limit = await apart(call.size, self._gateway.prepared, spec, path, question.fields, body)
+        body, time_limit = await in_thread_if_large(
+            call.size, self._gateway.prepare_body, spec, path, question.fields, body
+        )
         stream, alternatives = prompt.flag(fields, "stream", True), prompt.alternatives(fields)
         generation = Generation(call.name, question.target, body, tell, call.clock, stream, alternatives)
         return self._passage(call, generation, time_limit)
@@ -195,9 +201,9 @@ class Endpoints:
         return self._passage(call, embedding if text else Notice(lambda: {"embedding": []}))
 
     async def _call(self, request: Request) -> _Call:
-        clock, body = Clock(), await self._gateway.read(request)
-        fields = await apart(len(body), all_fields, body)
-        return _Call(Head.of(request.scope), fields, await self._found(_name(fields)), clock, len(body))
+        clock, body = Clock(), await self._gateway.read_body(request)
+        fields = await in_thread_if_large(len(body), all_fields, body)
+        return _Call(Head.from_scope(request.scope), fields, await self._found(_name(fields)), clock, len(body))
 
     async def _found(self, name: str | None) -> Found:
         """Also what is not here yet, if it may be downloaded."""
@@ -210,14 +216,14 @@ class Endpoints:
         spec, ttl = call.found.spec, prompt.keep_alive(call.fields)
         # Not the call: its fields, many times as large as the body was, must not wait with the request.
         head, clock = call.head, call.clock
-        self._gateway.may_load(spec, head, self._gateway.autoload)
+        self._gateway.check_may_load(spec, head, self._gateway.autoload)
 
         async def lease() -> Lease:
-            granted = await self._pool.lease(spec, ttl=ttl, background=self._gateway.is_task(head))
+            granted = await self._pool.lease(spec, ttl=ttl, background=self._gateway.is_background(head))
             clock.loaded()
             return granted
 
-        return Passage(  # type: ignore[return-value]
+        return ProxiedRequest(  # type: ignore[return-value]
             lease,
             self._gateway.upstream,
             DIALECT,
@@ -287,8 +293,8 @@ class Endpoints:
         return self._hub
 
     async def _fields(self, request: Request) -> dict[str, Any]:
-        body = await self._gateway.read(request)
-        return await apart(len(body), all_fields, body)
+        body = await self._gateway.read_body(request)
+        return await in_thread_if_large(len(body), all_fields, body)
 
 
 async def _pulling(hub: Hub, name: str) -> AsyncIterator[bytes]:

@@ -10,7 +10,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from router.errors import RouterError, UpstreamFailed
-from router.proxy.gateway import ByBody, Gateway
+from router.proxy.endpoints import ModelFromBody
+from router.proxy.gateway import Gateway
 
 # tools/server/server.cpp of llama.cpp registers each under these paths.
 PATHS = (
@@ -38,7 +39,7 @@ PATHS = (
 class OpenAI:
     """`{"error": {"code", "message", "type", "param"}}`: llama-server's object, and OpenAI's `param`."""
 
-    retells = False
+    rewrites_upstream_errors = False
 
     def error(self, exc: RouterError, request_id: str) -> Response:
         return JSONResponse({"error": error_object(exc)}, exc.status, headers=retry_header(exc))
@@ -65,4 +66,4 @@ DIALECT = OpenAI()
 
 
 def routes(gateway: Gateway) -> list[Route]:
-    return ByBody(gateway, DIALECT).routes(PATHS)
+    return ModelFromBody(gateway, DIALECT).routes(PATHS)

@@ -15,8 +15,8 @@ from typing import Any
 
 from router.errors import InvalidRequest
 from router.models.template import Reasoning
-from router.proxy.body import LOOKS_BACK, check_look_back
-from router.proxy.rewrite import encode
+from router.proxy.rewrite import encode_json
+from router.proxy.routing import LOOK_BACK_FIELDS, check_look_back
 
 Fields = Mapping[str, Any]
 
@@ -197,7 +197,7 @@ def _option(name: str, value: Any) -> Any:
         return stops
     if name not in OPTIONS:
         return value
-    if name in LOOKS_BACK:
+    if name in LOOK_BACK_FIELDS:
         check_look_back(name, value)
     kind = OPTIONS[name][1]
     if isinstance(value, bool) or not isinstance(value, int | float) or not -(2**53) < value < 2**53:
@@ -307,7 +307,7 @@ class _Calls:
                 raise InvalidRequest(wrong)
             arguments = function.get("arguments") or {}
             if not isinstance(arguments, str):
-                arguments = encode(arguments).decode()
+                arguments = encode_json(arguments).decode()
             self._count += 1
             # Nine letters and digits, which is what some templates (Mistral's) insist on.
             name, identity = function["name"], text(call, "id") or f"call{self._count:05d}"

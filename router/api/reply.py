@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 from router.api.prompt import CHAT
 from router.errors import RouterError, UpstreamFailed
-from router.proxy.proxied_request import NDJSON, Ask, as_error
-from router.proxy.rewrite import encode
+from router.proxy.client_response import NDJSON
+from router.proxy.error_response import read_upstream_error
+from router.proxy.protocols import PostToChild
+from router.proxy.rewrite import encode_json
 from router.units import limit_size
 from router.wire.child_json import blame_child, parse_json, printable
 from router.wire.response import Response as Answer
@@ -89,7 +91,7 @@ class Notice:
     def __init__(self, told: Callable[[], Mapping[str, Any]]) -> None:
         self._told = told
 
-    async def __call__(self, ask: Ask) -> AsyncGenerator[bytes]:
+    async def __call__(self, ask: PostToChild) -> AsyncGenerator[bytes]:
         yield line(self._told())
 
 
@@ -116,12 +118,12 @@ class Generation:
     def media_type(self) -> bytes:
         return NDJSON if self.stream else JSON
 
-    async def __call__(self, ask: Ask) -> AsyncGenerator[bytes]:
+    async def __call__(self, ask: PostToChild) -> AsyncGenerator[bytes]:
         read = _of_chat if self.target == CHAT else _of_completion
         answer = await ask(self.target, self.body)
         try:
             if answer.status != 200:
-                raise await as_error(answer)
+                raise await read_upstream_error(answer)
             size = 0
             async for chunk, length in _chunks(answer):
                 with blame_child():
@@ -278,7 +280,7 @@ class Embedding:
     dimensions: int = 0
     media_type = JSON
 
-    async def __call__(self, ask: Ask) -> AsyncGenerator[bytes]:
+    async def __call__(self, ask: PostToChild) -> AsyncGenerator[bytes]:
         try:
             found = await _post(ask, b"/v1/embeddings", {"input": self.inputs})
         except UpstreamFailed as exc:
@@ -293,7 +295,7 @@ class Embedding:
             told = line(self.told(vectors, int(_number((found.get("usage") or {}).get("prompt_tokens")))))
         yield told
 
-    async def _cut(self, ask: Ask, each: str, limit: int) -> list[int]:
+    async def _cut(self, ask: PostToChild, each: str, limit: int) -> list[int]:
         """Its first tokens."""
         found = await _post(ask, b"/tokenize", {"content": each, "add_special": True})
         with blame_child():
@@ -312,11 +314,11 @@ class Embedding:
         return [number / norm for number in short]
 
 
-async def _post(ask: Ask, target: bytes, fields: dict[str, Any]) -> Any:
-    answer = await ask(target, encode(fields))
+async def _post(ask: PostToChild, target: bytes, fields: dict[str, Any]) -> Any:
+    answer = await ask(target, encode_json(fields))
     try:
         if answer.status != 200:
-            raise await as_error(answer)
+            raise await read_upstream_error(answer)
         data = await answer.read_all(VECTORS)
         with blame_child():
             return parse_json(data, limit_depth=False)

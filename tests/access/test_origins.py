@@ -25,7 +25,7 @@ from router.access.origins import Hosts, Origins
 from router.api.app import dialect_of
 from router.errors import RouterError
 from router.proxy.head import Head as RequestHead
-from router.proxy.head import read, with_host_of
+from router.proxy.head import parse_head, with_host_of
 from router.server.error_handlers import ErrorHandlers
 from router.server.fast_path import FastPathApp, came_over_loopback
 from router.settings import ORIGINS
@@ -257,7 +257,7 @@ def test_the_host_of_a_whole_address_counts() -> None:
     ):
         headers = with_host_of(url, [(b"host", host) for host in hosts])
         assert status(doors(), Head("POST", "/x", b"", headers, True)) == expected, (url, hosts)
-    found = read(b"POST http://evil/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n", 1)
+    found = parse_head(b"POST http://evil/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n", 1)
     assert found
     assert [value for name, value in found[0].headers if name == b"host"] == [b"localhost", b"evil"]
 
@@ -455,8 +455,8 @@ def test_the_length_of_a_body_is_no_part_of_what_is_remembered(router: Router) -
     answers = [ask(router.url, "POST", CHAT, page, body).status for body in (b"", b"", question())]
     assert answers == [400, 400, 415]
     no_type = [(b"host", b"localhost"), (b"sec-fetch-site", b"same-origin"), (b"content-length", b"0")]
-    assert APP.by_body(RequestHead("POST", CHAT, CHAT.encode(), no_type), True) is None
-    assert APP.by_body(RequestHead("POST", CHAT, CHAT.encode(), no_type[::2]), True) is not None
+    assert APP.endpoint_for(RequestHead("POST", CHAT, CHAT.encode(), no_type), True) is None
+    assert APP.endpoint_for(RequestHead("POST", CHAT, CHAT.encode(), no_type[::2]), True) is not None
 
 
 def test_names_that_are_too_long() -> None:
@@ -584,7 +584,7 @@ def test_a_foreign_page_never_has_an_effect(
     asyncio.run(_run(direct, scope))
     assert not app.reached or (method in ("GET", "HEAD") and path in ("/health", "/v1/health") and not query)
     found = FastPathApp(app, APP.routes, doors(keys=keys[0], admin=keys[1]), ErrorHandlers(dialect_of))
-    assert found.by_body(RequestHead(method, path, path.encode(), headers), address[0] == "127.0.0.1") is None
+    assert found.endpoint_for(RequestHead(method, path, path.encode(), headers), address[0] == "127.0.0.1") is None
 
 
 async def _run(app: FastPathApp, scope: dict[str, Any]) -> None:

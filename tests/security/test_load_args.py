@@ -22,7 +22,8 @@ from router.models import presets
 from router.models.catalog import Catalog, ModelSpec, build
 from router.pool.overrides import Overrides, read
 from router.pool.pool import Pool
-from router.proxy.gateway import ByBody, Gateway
+from router.proxy.endpoints import ModelFromBody
+from router.proxy.gateway import Gateway
 from router.proxy.head import Head
 from router.scheduling.policy import Demand
 from router.scheduling.scheduler import Limits
@@ -470,14 +471,14 @@ async def test_the_short_way_is_the_same() -> None:  # B-T2
     try:
         gateway = Gateway(pool, upstream)
         (await pool.lease(spec)).release()
-        guarded = ByBody(gateway, DIALECT, check=Slots(pool).check)
+        guarded = ModelFromBody(gateway, DIALECT, check=Slots(pool).check)
         body = b'{"model": "a", "filename": "s"}'
         for query, is_passed in ((b"save", False), (b"restore", False), (b"erase", True)):
             head = Head("POST", "/slots/0", b"/slots/0?action=" + query, [(b"content-type", b"application/json")])
-            passage = guarded.at_once(head, body)
+            passage = guarded.try_now(head, body)
             assert (query, passage is not None) == (query, is_passed)
             if passage is not None:
-                passage.leave()
+                passage.abort()
     finally:
         await pool.close()
         upstream.close()
