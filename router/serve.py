@@ -31,8 +31,8 @@ from router.engine.discovery import Engine
 from router.engine.flags import Arg, FlagTable
 from router.errors import ConfigError, EngineError, RouterError, UnknownModel
 from router.hub import cache as hub
-from router.hub import fetch
-from router.hub.repo import Name
+from router.hub import fetch, snapshots
+from router.hub.names import Name
 from router.memory import forecast as forecasts
 from router.memory.estimate import Estimator
 from router.memory.footprints import Footprints, default_path
@@ -41,14 +41,15 @@ from router.models import catalog as catalogs
 from router.models.catalog import Catalog, Info, ModelSpec
 from router.models.changes import Changes
 from router.models.sources import Sources
-from router.node.devices import MASKS, Devices
+from router.node.devices import Devices
 from router.node.local import LocalNode
+from router.node.visibility import MASK_VARIABLES
 from router.pool.depot import Depot
 from router.pool.pool import Pool
 from router.proxy.budget import Budget
 from router.proxy.gateway import Gateway
-from router.scheduling.policy import Device
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Device
 from router.server import openfiles
 from router.server.connection import Connection
 from router.server.framing import ClientLimits, Clients
@@ -125,7 +126,7 @@ def _foreign_preset(s: Settings, common: Sequence[Arg]) -> Path | None:
     if not repo or s.models_preset or flags.value_of(common, "--hf-file") or hub.split(repo) is None:
         return None
     name, token = Name.parse(repo), flags.value_of(common, "--hf-token")
-    if hub.find(root, repo) and not hub.preset(root, name):
+    if hub.find(root, repo) and not snapshots.preset(root, name):
         return None
     try:
         preset = asyncio.run(fetch.preset(name, root, token=token, offline=s.offline))
@@ -305,7 +306,7 @@ def _devices(engine: Engine, memory_limit: int | None) -> Devices:
     if len(found.list()) == 1 or engine.sees_gpus():
         return found
     log.warning("this engine sees no GPU: it was built for the CPU, or its GPU libraries are missing; using RAM alone")
-    return Devices({**os.environ, **dict.fromkeys(MASKS, "")}, limit)
+    return Devices({**os.environ, **dict.fromkeys(MASK_VARIABLES, "")}, limit)
 
 
 def limits_of(s: Settings, devices: Sequence[Device]) -> Limits:

@@ -26,7 +26,9 @@ from router.models import gguf
 from router.models.catalog import ModelSpec
 from router.models.gguf import Metadata
 from router.scheduling import policy
-from router.scheduling.policy import Demand, Device, Place, Reading, Snapshot
+from router.scheduling.policy import Place
+from router.scheduling.resources import Demand, Device, Reading
+from router.scheduling.snapshot import Snapshot
 from router.units import size
 
 log = logging.getLogger("router.estimate")
@@ -245,7 +247,7 @@ class Estimator:
         """Weights that fit nowhere are left to the engine, which fills the GPUs and keeps the rest in RAM, unless the
         user has said how many layers or how to split them."""
         demand = estimate.demand
-        asked = demand.given or flags.value_of(args, "--gpu-layers") not in (None, "auto", "-1")
+        asked = demand.user_split or flags.value_of(args, "--gpu-layers") not in (None, "auto", "-1")
         if asked or not estimate.offloaded or self._spread(demand) is not None:
             return demand
         rooms = [

@@ -22,7 +22,7 @@ from starlette.types import Message, Receive, Scope, Send
 from router.access.doors import Doors, Head, Keys, Preflight
 from router.access.needs import ADMIN, GENERATE, READ, Need, RouteOf, Table
 from router.access.origins import Hosts, Origins
-from router.api.app import dialect_of
+from router.api.dialects import dialect_of
 from router.errors import RouterError
 from router.proxy.head import Head as RequestHead
 from router.proxy.head import parse_head, with_host_of

@@ -16,10 +16,10 @@ from router.errors import UnknownModel
 from router.memory.estimate import Need
 from router.models import catalog, presets
 from router.models.catalog import Catalog
-from router.node.border import Progress
+from router.node.interface import LoadProgress
 from router.pool.pool import Pool
-from router.scheduling.policy import Demand
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
 from tests.benchmarks.report import OURS, Row, Target
 from tests.benchmarks.stage import Stage
 from tests.fakes import FakeNode
@@ -61,15 +61,15 @@ async def _in_process(preset: Path, count: int, seconds: float) -> list[Row]:
     pool = Pool(models, [node], Limits(margins={}), lambda spec: Need(Demand(host=1)))
     listing = Listing(pool)
     began = time.perf_counter()
-    listing.whole()
+    listing.render()
     first = time.perf_counter() - began
-    unchanged = timed(listing.whole, seconds)
+    unchanged = timed(listing.render, seconds)
     loading = asyncio.create_task(pool.lease(models.models[0]))
     while not node.children:
         await asyncio.sleep(0)
     progress = node.of(models.models[0].name).launch.on_event
-    during = timed(listing.whole, seconds, lambda: progress(Progress("text_model", 0.5)))
-    assert b'"progress"' in listing.whole(), "nothing has changed"
+    during = timed(listing.render, seconds, lambda: progress(LoadProgress("text_model", 0.5)))
+    assert b'"progress"' in listing.render(), "nothing has changed"
     loading.cancel()
     await asyncio.wait({loading})
     await pool.close()

@@ -13,7 +13,7 @@ import pynvml
 import pytest
 
 from router.node.devices import Devices
-from router.scheduling.policy import Reading
+from router.scheduling.resources import Reading
 from tests import nvml
 from tests.clock import Clock
 from tests.nvml import FakeNvml, Gpu

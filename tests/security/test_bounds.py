@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.types import Message, Scope
 
 from router import errors
-from router.api import prompt
+from router.api.ollama import options
 from router.models.catalog import Catalog
 from router.proxy.body import read_body, release_body
 from router.proxy.budget import Budget, Reservation
@@ -157,6 +157,6 @@ def test_a_request_does_not_make_an_engine_remember_without_bound(name: str, lar
             continue
         with pytest.raises(errors.InvalidRequest, match=name):
             routing_fields(body, None)
-        if name in prompt.OPTIONS:
+        if name in options.OPTIONS:
             with pytest.raises(errors.InvalidRequest, match=name):
-                prompt.parameters({name: value})
+                options.checked_options({name: value})

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from router.api.openai import DIALECT
+from router.api.dialects import OPENAI
 from router.api.slots import Slots, action
 from router.engine import allowlist, flags
 from router.engine.allowlist import SAFE
@@ -25,8 +25,8 @@ from router.pool.pool import Pool
 from router.proxy.endpoints import ModelFromBody
 from router.proxy.gateway import Gateway
 from router.proxy.head import Head
-from router.scheduling.policy import Demand
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
 from router.wire.upstream import Upstream
 from tests.conftest import Starter
 from tests.fakes import FakeNode
@@ -471,7 +471,7 @@ async def test_the_short_way_is_the_same() -> None:  # B-T2
     try:
         gateway = Gateway(pool, upstream)
         (await pool.lease(spec)).release()
-        guarded = ModelFromBody(gateway, DIALECT, check=Slots(pool).check)
+        guarded = ModelFromBody(gateway, OPENAI, check=Slots(pool).check)
         body = b'{"model": "a", "filename": "s"}'
         for query, is_passed in ((b"save", False), (b"restore", False), (b"erase", True)):
             head = Head("POST", "/slots/0", b"/slots/0?action=" + query, [(b"content-type", b"application/json")])

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from router.api import prompt
-from router.api.prompt import CHAT, INFILL, RAW, Defaults
+from router.api.ollama import prompt
+from router.api.ollama.fields import MAX_KEEP_ALIVE_S, embedding_inputs, keep_alive
+from router.api.ollama.options import OPTIONS, AliasDefaults
+from router.api.ollama.prompt import CHAT, INFILL, RAW
 from router.errors import InvalidRequest
 from router.models.template import Control, Reasoning
 
@@ -18,8 +20,8 @@ HI = [{"role": "user", "content": "hi"}]
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n....").decode()
 
 
-def chat(defaults: Defaults | None = None, **fields: Any) -> dict[str, Any]:
-    return prompt.chat({"messages": HI, **fields}, defaults or Defaults()).fields
+def chat(defaults: AliasDefaults | None = None, **fields: Any) -> dict[str, Any]:
+    return prompt.chat({"messages": HI, **fields}, defaults or AliasDefaults()).fields
 
 
 def test_options_under_the_engines_names() -> None:
@@ -28,7 +30,7 @@ def test_options_under_the_engines_names() -> None:
     options |= {"mirostat": 2, "mirostat_tau": 3, "mirostat_eta": 0.2, "num_predict": 9, "num_keep": 4, "stop": "x"}
     options |= {"num_ctx": 1 << 20, "num_gpu": 99, "num_thread": 1, "penalize_newline": True, "of_no_meaning": [1]}
     named = {"num_predict": "n_predict", "num_keep": "n_keep"}
-    kept = {name: value for name, value in options.items() if name in prompt.OPTIONS}
+    kept = {name: value for name, value in options.items() if name in OPTIONS}
     told = {named.get(name, name): value for name, value in kept.items()}
     assert chat(options=options) == {"messages": HI, **told, "stop": ["x"], "stream": True}
 
@@ -69,7 +71,7 @@ def test_pictures() -> None:
     assert [part["type"] for part in parts] == ["image_url", "image_url", "text"]
     urls = [part["image_url"]["url"] for part in parts[:2]]
     assert urls == [f"data:image/png;base64,{PNG}", f"data:image/jpeg;base64,{jpeg}"]
-    generated = prompt.generate({"prompt": "what?", "images": [PNG]}, Defaults()).fields["messages"][0]["content"]
+    generated = prompt.generate({"prompt": "what?", "images": [PNG]}, AliasDefaults()).fields["messages"][0]["content"]
     assert generated == [parts[0], parts[2]]
 
 
@@ -127,7 +129,7 @@ def test_thinking_as_the_template_allows(
     control: Control, levels: tuple[str, ...], said: bool | str, told: dict[str, Any]
 ) -> None:
     reasoning = Reasoning(control, None, levels)
-    asked = prompt.generate({"prompt": "x", "think": said}, Defaults(), reasoning).fields
+    asked = prompt.generate({"prompt": "x", "think": said}, AliasDefaults(), reasoning).fields
     switch = {"chat_template_kwargs": {"enable_thinking": said is not False}}
     thinking = {name: asked[name] for name in ("chat_template_kwargs", "reasoning_effort") if name in asked}
     assert thinking == {**switch, **told}
@@ -138,12 +140,14 @@ def test_formats() -> None:
     assert [chat(format=value).get("response_format") for value in ("", None)] == [None, None]
     shapes = [chat(format=value)["response_format"]["json_schema"]["schema"] for value in ("json", schema)]
     assert shapes == [{"type": "object"}, schema]
-    assert prompt.generate({"prompt": "x", "raw": True, "format": schema}, Defaults()).fields["json_schema"] == schema
+    assert (
+        prompt.generate({"prompt": "x", "raw": True, "format": schema}, AliasDefaults()).fields["json_schema"] == schema
+    )
 
 
 def test_ways_to_generate() -> None:
     ways: list[dict[str, Any]] = [{}, {"raw": True}, {"suffix": "end"}, {"suffix": "end", "raw": True}]
-    asked = [prompt.generate({"prompt": "begin", **way}, Defaults()) for way in ways]
+    asked = [prompt.generate({"prompt": "begin", **way}, AliasDefaults()) for way in ways]
     assert [question.target for question in asked] == [CHAT, RAW, INFILL, INFILL]
     assert asked[0].fields["messages"] == [{"role": "user", "content": "begin"}]
     assert asked[1].fields["prompt"] == "begin"
@@ -151,11 +155,11 @@ def test_ways_to_generate() -> None:
     mistakes: list[dict[str, Any]] = [{"template": "{{ .Prompt }}"}, {"raw": True, "images": [PNG]}, {"raw": 1}]
     for wrong in mistakes:
         with pytest.raises(InvalidRequest):
-            prompt.generate({"prompt": "begin", **wrong}, Defaults())
+            prompt.generate({"prompt": "begin", **wrong}, AliasDefaults())
 
 
 def test_defaults_of_a_name_come_below_the_request() -> None:
-    own = Defaults("Be brief.", {"seed": 1, "top_k": 2})
+    own = AliasDefaults("Be brief.", {"seed": 1, "top_k": 2})
     told = chat(own, options={"seed": 3})
     assert (told["seed"], told["top_k"], told["messages"][0]) == (3, 2, {"role": "system", "content": "Be brief."})
     said = {"role": "system", "content": "Be long."}
@@ -170,23 +174,28 @@ def test_defaults_of_a_name_come_below_the_request() -> None:
     [
         *((0, 0), (-1, math.inf), (2.5, 2.5), ("0", 0), ("-1", math.inf), ("300", 300), ("5m", 300), ("1h30m", 5400)),
         *(("1.5h", 5400), ("500ms", 0.5), ("10ns", 1e-8), ("-5m", math.inf), ("24h", 86400), (None, None), ("+1s", 1)),
-        *((1e300, prompt.LONGEST), (10**400, prompt.LONGEST), ("999999999h", prompt.LONGEST), (-(10**400), math.inf)),
-        (math.inf, prompt.LONGEST),
+        *(
+            (1e300, MAX_KEEP_ALIVE_S),
+            (10**400, MAX_KEEP_ALIVE_S),
+            ("999999999h", MAX_KEEP_ALIVE_S),
+            (-(10**400), math.inf),
+        ),
+        (math.inf, MAX_KEEP_ALIVE_S),
     ],
     ids=lambda value: repr(value)[:12],
 )
 def test_keep_alive(said: Any, seconds: float | None) -> None:  # B-C6
-    assert prompt.keep_alive({"keep_alive": said}) == (None if seconds is None else pytest.approx(seconds))
+    assert keep_alive({"keep_alive": said}) == (None if seconds is None else pytest.approx(seconds))
 
 
 @pytest.mark.parametrize("said", ["", "5 minutes", "m", "5m!", "1h-5m", "--1", [], {}, True, math.nan, "1e3", "९s"])
 def test_no_keep_alive(said: Any) -> None:
     with pytest.raises(InvalidRequest, match="keep_alive"):
-        prompt.keep_alive({"keep_alive": said})
+        keep_alive({"keep_alive": said})
 
 
 def test_what_is_embedded() -> None:
-    assert [prompt.texts({"input": given}) for given in ("a", ["a", "b"], [], None)] == [["a"], ["a", "b"], [], []]
+    assert [embedding_inputs({"input": given}) for given in ("a", ["a", "b"], [], None)] == [["a"], ["a", "b"], [], []]
     for wrong in (1, [1], {"a": 1}, [["a"]]):
         with pytest.raises(InvalidRequest):
-            prompt.texts({"input": wrong})
+            embedding_inputs({"input": wrong})

@@ -18,18 +18,19 @@ import ollama
 import pytest
 from hypothesis import strategies
 from ollama import Message, ResponseError
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from router.api.app import create_app
-from router.api.ollama import Hub, Progress
+from router.api.download import FileProgress
+from router.api.ollama import endpoints
+from router.api.ollama.endpoints import OllamaStore
 from router.errors import QueueTimeout, UnknownModel
 from router.memory.estimate import Need
 from router.models.catalog import Catalog, ModelSpec
-from router.models.changes import Changes
 from router.pool.pool import Pool
 from router.proxy.gateway import Gateway
-from router.scheduling.policy import Demand
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
 from router.wire.upstream import Upstream
 from tests.conftest import Starter
 from tests.fakes import FakeNode
@@ -470,11 +471,11 @@ class Shelf:
     def __init__(self) -> None:
         self.removed: list[str] = []
 
-    async def pull(self, name: str) -> AsyncIterator[Progress]:
+    async def pull(self, name: str) -> AsyncIterator[FileProgress]:
         if name != "a/b":
             raise UnknownModel(f"{name} is not there")
-        yield Progress("sha256:0123456789abcdef", 10, 0)
-        yield Progress("sha256:0123456789abcdef", 10, 10)
+        yield FileProgress("sha256:0123456789abcdef", 10, 0)
+        yield FileProgress("sha256:0123456789abcdef", 10, 10)
 
     async def remove(self, name: str) -> None:
         if name == "kept":
@@ -482,18 +483,15 @@ class Shelf:
         self.removed.append(name)
 
 
-def with_hub(hub: Hub) -> TestClient:
+def with_store(store: OllamaStore) -> TestClient:
     models = [ModelSpec(name, "cache", ()) for name in ("old", "kept")]
     pool = Pool(Catalog(models), [FakeNode()], Limits(), lambda spec: Need(Demand()))
 
-    async def reload() -> Changes:
-        return Changes()
-
-    return TestClient(create_app(Gateway(pool, Upstream()), reload=reload, forecast=NotImplemented, hub=hub))
+    return TestClient(Starlette(routes=endpoints.routes(Gateway(pool, Upstream()), store)))
 
 
 def test_pulling() -> None:  # B-H4
-    http = with_hub(Shelf())
+    http = with_store(Shelf())
     lines = [json.loads(line) for line in http.post("/api/pull", json={"model": "a/b"}).iter_lines()]
     part = {"status": "pulling 0123456789ab", "digest": "sha256:0123456789abcdef", "total": 10}
     assert lines == [
@@ -510,7 +508,7 @@ def test_pulling() -> None:  # B-H4
 
 def test_removing() -> None:
     shelf = Shelf()
-    http = with_hub(shelf)
+    http = with_store(shelf)
     assert http.request("DELETE", "/api/delete", json={"model": "old:latest"}).status_code == 200
     assert shelf.removed == ["old"]
     assert http.request("DELETE", "/api/delete", json={"model": "kept"}).json() == {"error": "it is busy"}

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from router.api import reply
-from router.api.prompt import CHAT, RAW
-from router.api.reply import Clock, Embedding, Generation
+from router.api.ollama import reply
+from router.api.ollama.embedding import Embedding
+from router.api.ollama.generation import Generation
+from router.api.ollama.prompt import CHAT, RAW
+from router.api.ollama.reply import RequestClock
 from router.errors import RouterError, UpstreamFailed
 from router.proxy.protocols import PostToChild, Translation
 from router.wire.request_head import RequestHead
@@ -60,9 +62,9 @@ def asks(upstream: Upstream, server: Server) -> PostToChild:
     return ask
 
 
-def generation(target: bytes = CHAT, *, stream: bool = True, alternatives: int = 0) -> Generation:
-    tell = reply.as_message if target == CHAT else reply.as_response
-    return Generation("m", target, b"{}", tell, Clock(), stream, alternatives)
+def generation(target: bytes = CHAT, *, stream: bool = True, top_logprobs: int = 0) -> Generation:
+    fields = reply.chat_fields if target == CHAT else reply.generate_fields
+    return Generation("m", target, b"{}", fields, RequestClock(), stream, top_logprobs)
 
 
 def steady(body: bytes, status: int = 200) -> Answers:
@@ -130,7 +132,7 @@ async def test_a_raw_stream(tmp_path: Path, stop: str, reason: str) -> None:
         {"content": "x", "stop": False, "completion_probabilities": probabilities},
         {"content": "", "stop": True, "stop_type": stop, "timings": TIMINGS},
     )
-    first, last = await told(tmp_path, generation(RAW, alternatives=2), steady(chunks))
+    first, last = await told(tmp_path, generation(RAW, top_logprobs=2), steady(chunks))
     assert (first["response"], first["done"], last["response"], last["done_reason"]) == ("x", False, "", reason)
     assert first["logprobs"] == [{"token": "x", "bytes": [120], "logprob": -0.5, "top_logprobs": [{"token": "y"}] * 2}]
     (whole,) = await told(tmp_path, generation(RAW, stream=False), steady(chunks))
