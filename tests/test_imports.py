@@ -36,8 +36,8 @@ ASSEMBLY = {"serve", "__main__"}  # they know everything
 DOORS = {
     "huggingface_hub": {"hub.transfer"},
     "httpx2": {"hub.transfer"},
-    "pynvml": {"node.devices"},
-    "subprocess": {"node", "engine.discovery", "hub.fetch"},
+    "pynvml": {"node.nvidia"},
+    "subprocess": {"node", "engine.discovery", "hub.transfer_process"},
     "starlette": {"api", "proxy", "server"},
     "httptools": {"wire", "proxy", "server"},
     "msgspec": {"proxy", "api"},
@@ -46,7 +46,7 @@ DOORS = {
     "uvicorn": {"server", "serve"},
     "psutil": {"node"},
     "gguf": {"demo"},
-    "jinja2": {"models.template"},
+    "jinja2": {"models.template", "models.reduction"},
     "rapidfuzz": {"near"},
     "cachetools": {"models", "memory"},
 }

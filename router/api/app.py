@@ -26,8 +26,8 @@ from router.api.listing import Listing
 from router.api.native import NativeEndpoints
 from router.api.ollama import endpoints as ollama
 from router.memory.forecast import Forecast
-from router.models.catalog import ModelSpec
 from router.models.changes import Changes
+from router.models.spec import ModelSpec
 from router.proxy.gateway import Gateway
 from router.server.error_handlers import ErrorHandlers, on_disconnect
 from router.server.fast_path import FastPathApp

@@ -17,8 +17,9 @@ import pytest
 
 from router.engine.flags import default_table
 from router.hub import cache
-from router.hub.pull import duration, shown
+from router.hub.pull import duration, summary
 from router.models import presets
+from router.models.foreign import ALLOWED_KEYS
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
 from tests.routers import FAKE, until
@@ -178,8 +179,8 @@ def test_what_was_pulled_is_listed(line: Line, tiny_models: Path) -> None:
 
 
 def test_lines_for_logs() -> None:  # B-H4
-    assert shown(100 * MIB, 200 * MIB, 600 * MIB, 10.0) == "200 MiB of 600 MiB, 10 MiB/s, 40 s left"
-    assert shown(MIB, MIB, 2 * MIB, 10.0) == "1 MiB of 2 MiB, 0 MiB/s"
+    assert summary(100 * MIB, 200 * MIB, 600 * MIB, 10.0) == "200 MiB of 600 MiB, 10 MiB/s, 40 s left"
+    assert summary(MIB, MIB, 2 * MIB, 10.0) == "1 MiB of 2 MiB, 0 MiB/s"
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.4, "0 s"), (100, "100 s"), (200, "3 min"), (7500, "2 h 5 min")])
@@ -251,5 +252,5 @@ def test_a_preset_file_on_the_hub_with_mistakes(line: Line, hub: HubServer) -> N
 def test_what_a_stranger_may_set_is_known() -> None:
     own = {"alias", "tags", "description", "unlisted", "default-params", "load-on-startup", "stop-timeout", "ttl"}
     flags = {flag.name.lstrip("-") for flag in default_table().flags}
-    assert own < presets.FOREIGN
-    assert flags >= presets.FOREIGN - own
+    assert own < ALLOWED_KEYS
+    assert flags >= ALLOWED_KEYS - own
