@@ -78,7 +78,7 @@ class AllowedHosts:
 
 
 def parse_host_pattern(word: str) -> str:
-    """A name, or `*.` and a name, as `--allowed-hosts` takes it, in lower case and without a port. Raises ValueError."""
+    """A name, or `*.` and a name, in the form of `--allowed-hosts`: lower case, without a port. Raises ValueError."""
     is_wildcard = word.startswith("*.")
     found = split_host(word[2:] if is_wildcard else word)
     if found is None and ":" in word:
