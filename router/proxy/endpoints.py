@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from router.errors import RouterError
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.proxy.body import has_reservation, in_thread_if_large, release_body
 from router.proxy.error_response import error_response
 from router.proxy.gateway import Gateway

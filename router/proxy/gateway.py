@@ -17,7 +17,7 @@ from starlette.requests import Request
 from router.engine.flags import LoadArgs
 from router.errors import InvalidRequest, NotLoaded, UnknownModel
 from router.memory.estimate import is_silent
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.pool.depot import Depot, is_name
 from router.pool.pool import Pool
 from router.proxy import rewrite

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from router.errors import InvalidRequest
-from router.models.presets import Filters
+from router.models.spec import Filters
 from router.proxy.body import LARGE_BYTES
 from router.proxy.routing import TOKEN_LIMIT_FIELDS
 
