@@ -19,6 +19,7 @@ from router.engine.flags import default_table
 from router.hub import cache
 from router.hub.pull import duration, summary
 from router.models import presets
+from router.models.foreign import ALLOWED_KEYS
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
 from tests.routers import FAKE, until
@@ -251,5 +252,5 @@ def test_mistakes_in_a_preset_file_on_the_hub_are_located(line: Line, hub: HubSe
 def test_keys_of_foreign_presets_are_known() -> None:
     own = {"alias", "tags", "description", "unlisted", "default-params", "load-on-startup", "stop-timeout", "ttl"}
     flags = {flag.name.lstrip("-") for flag in default_table().flags}
-    assert own < presets.FOREIGN
-    assert flags >= presets.FOREIGN - own
+    assert own < ALLOWED_KEYS
+    assert flags >= ALLOWED_KEYS - own
