@@ -23,7 +23,7 @@ from typing import Any
 import uvicorn
 
 from router import files, logs, settings, threads
-from router.access.origins import is_loopback
+from router.access.hosts import is_loopback
 from router.api.app import create_app
 from router.engine import discovery as engines
 from router.engine import flags
@@ -37,10 +37,11 @@ from router.memory import forecast as forecasts
 from router.memory.estimate import Estimator
 from router.memory.footprints import Footprints, default_path
 from router.memory.forecast import Forecast
-from router.models import catalog as catalogs
-from router.models.catalog import Catalog, Info, ModelSpec
+from router.models.catalog import Catalog
 from router.models.changes import Changes
+from router.models.describe import describe
 from router.models.sources import Sources
+from router.models.spec import MODEL_FLAGS, SINGLE_MODEL_FLAGS, Info, ModelSpec
 from router.node.devices import Devices
 from router.node.local import LocalNode
 from router.node.visibility import MASK_VARIABLES
@@ -140,8 +141,8 @@ def _foreign_preset(s: Settings, common: Sequence[Arg]) -> Path | None:
 
 def _model_of_environment(environ: Mapping[str, str], table: FlagTable, common: Sequence[Arg]) -> list[Arg]:
     """What LLAMA_ARG_MODEL and its like say, unless the command line names a model; children do not get these."""
-    is_named = any(arg.flag.name in catalogs.MODELS for arg in common)
-    wanted = catalogs.IDENTITY - catalogs.MODELS if is_named else catalogs.IDENTITY
+    is_named = any(arg.flag.name in MODEL_FLAGS for arg in common)
+    wanted = SINGLE_MODEL_FLAGS - MODEL_FLAGS if is_named else SINGLE_MODEL_FLAGS
     said = flags.of_environment({name: word for name, word in environ.items() if word}, table)
     return [arg for arg in said if arg.flag.name in wanted]
 
@@ -425,7 +426,7 @@ async def _describe_next(models: list[ModelSpec], left: Iterator[int]) -> None:
         spec = models[index]
         what = f"The model file {spec.model_path} of {spec.name!r}"
         try:
-            models[index] = await threads.FILES.run(spec.described, patience=threads.PATIENCE, what=what)
+            models[index] = await threads.FILES.run(describe, spec, patience=threads.PATIENCE, what=what)
         except threads.Unanswered as exc:
             models[index] = replace(spec, info=Info(problem=exc.message))
 

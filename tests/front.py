@@ -20,8 +20,9 @@ import uvicorn
 from router.api.app import create_app
 from router.errors import ConfigError
 from router.memory.estimate import Need
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import Catalog
 from router.models.changes import Changes
+from router.models.spec import ModelSpec
 from router.node.interface import Launch
 from router.pool.pool import Pool
 from router.proxy.gateway import Gateway

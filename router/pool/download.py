@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.node.interface import LoadProgress, Part
 
 TELLING = 0.2  # seconds between two pieces of news of one download

@@ -20,8 +20,9 @@ from router.engine.flags import FlagTable, default_table
 from router.events.feed import Feed
 from router.memory.estimate import Estimates, Need
 from router.memory.footprints import Footprint
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import Catalog
 from router.models.changes import Changes
+from router.models.spec import ModelSpec
 from router.node.interface import ChildEvent, Exit, Node, Part, Slept, Woke
 from router.pool.download import Download, Hub
 from router.pool.lease import Lease

@@ -14,7 +14,7 @@ from typing import Any
 
 from router.errors import LoadFailed
 from router.memory.footprints import Footprint
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.node.interface import Child, ChildEvent, Exit, Launch, LoadProgress, Node
 from router.scheduling.resources import Allocation
 from router.units import size

@@ -16,7 +16,8 @@ from router import errors
 from router.api.listing import Listing
 from router.memory.demand import Estimate
 from router.memory.estimate import Need
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
 from router.node.interface import LoadProgress
 from router.pool.lease import Lease
 from router.pool.pool import Pool

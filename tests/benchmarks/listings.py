@@ -14,8 +14,10 @@ from router.api.listing import Listing
 from router.engine.flags import default_table
 from router.errors import UnknownModel
 from router.memory.estimate import Need
-from router.models import catalog, presets
+from router.models import presets
+from router.models.build import build
 from router.models.catalog import Catalog
+from router.models.describe import describe
 from router.node.interface import LoadProgress
 from router.pool.pool import Pool
 from router.scheduling.limits import Limits
@@ -90,7 +92,7 @@ def _row(case: str, measure: str, took: float) -> Row:
 
 
 def _catalog(preset: Path) -> Catalog:
-    read = catalog.build(
+    read = build(
         presets.read(preset, default_table()),
         (),
         models_dir=None,
@@ -100,7 +102,7 @@ def _catalog(preset: Path) -> Catalog:
         default_name=None,
         offline=True,
     )
-    return Catalog([spec.described() for spec in read.models])
+    return Catalog([describe(spec) for spec in read.models])
 
 
 def _by_clients(stage: Stage, preset: Path, count: int, seconds: float) -> Iterator[Row]:

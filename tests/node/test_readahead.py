@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from router.engine import flags
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
 from router.node.readahead import RESERVE_BYTES, STEP_BYTES, ReadAhead
 from router.scheduling.states import State
 from tests.conftest import Starter

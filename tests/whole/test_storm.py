@@ -22,7 +22,8 @@ import pytest
 from router import errors
 from router.memory.estimate import Need
 from router.memory.weights import spread
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
 from router.node.devices import Devices
 from router.node.interface import Child as AnyChild
 from router.node.interface import Exit, Launch
