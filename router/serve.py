@@ -23,7 +23,7 @@ from typing import Any
 import uvicorn
 
 from router import files, logs, settings, threads
-from router.access.origins import is_loopback
+from router.access.hosts import is_loopback
 from router.api.app import create_app
 from router.engine import discovery as engines
 from router.engine import flags

@@ -12,8 +12,9 @@ from router.errors import InvalidRequest
 from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 from router.pool.settings_patch import OFF, read_patch
-from router.proxy.body import apart, asked, json_object
+from router.proxy.body import in_thread_if_large, json_object
 from router.proxy.gateway import Gateway
+from router.proxy.routing import routing_fields
 
 
 class LoadEndpoints:
@@ -54,11 +55,11 @@ class LoadEndpoints:
         return JSONResponse({**settings(self._pool, spec.name), "status": self._pool.status(spec.name).value})
 
     async def _model_and_body(self, request: Request) -> tuple[ModelSpec, dict[str, Any]]:
-        body = await self._gateway.read(request)
-        name = (await apart(len(body), asked, body, "application/json")).model
+        body = await self._gateway.read_body(request)
+        name = (await in_thread_if_large(len(body), routing_fields, body, "application/json")).model
         if not name:
             raise InvalidRequest('model name is missing from the request; send {"model": "NAME"}')
-        return await self._gateway.resolve(name), await apart(len(body), json_object, body)
+        return await self._gateway.resolve(name), await in_thread_if_large(len(body), json_object, body)
 
 
 def settings(pool: Pool, name: str) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from tests.pool.bench import Bench, bench
 from tests.routers import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is read ahead elsewhere")
-
 # Of a file; of one that is read in part. The kernel reads some MiB more, and may take as many back at any time.
 STEPS, LONG = 1, 5
 

@@ -27,7 +27,8 @@ from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 from router.pool.requested_settings import RequestedSettings
 from router.pool.settings_patch import read_patch
-from router.proxy.gateway import ByBody, Gateway
+from router.proxy.endpoints import ModelFromBody
+from router.proxy.gateway import Gateway
 from router.proxy.head import Head
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand
@@ -475,14 +476,14 @@ async def test_the_short_way_is_the_same() -> None:  # B-T2
     try:
         gateway = Gateway(pool, upstream)
         (await pool.lease(spec)).release()
-        guarded = ByBody(gateway, OPENAI, check=Slots(pool).check)
+        guarded = ModelFromBody(gateway, OPENAI, check=Slots(pool).check)
         body = b'{"model": "a", "filename": "s"}'
         for query, is_passed in ((b"save", False), (b"restore", False), (b"erase", True)):
             head = Head("POST", "/slots/0", b"/slots/0?action=" + query, [(b"content-type", b"application/json")])
-            passage = guarded.at_once(head, body)
+            passage = guarded.try_now(head, body)
             assert (query, passage is not None) == (query, is_passed)
             if passage is not None:
-                passage.leave()
+                passage.abort()
     finally:
         await pool.close()
         upstream.close()
