@@ -45,7 +45,7 @@ from router.models.spec import MODEL_FLAGS, SINGLE_MODEL_FLAGS, Info, ModelSpec
 from router.node.devices import Devices
 from router.node.local import LocalNode
 from router.node.visibility import MASK_VARIABLES
-from router.pool.depot import Depot
+from router.pool.hub_models import HubModels
 from router.pool.pool import Pool
 from router.proxy.budget import Budget
 from router.proxy.gateway import Gateway
@@ -206,21 +206,21 @@ def _assemble(
         table=plan.table,
         load_timeout=s.models_load_timeout,
         ttl=s.models_ttl or None,
-        gone=upstream.forget,
+        forget_address=upstream.forget,
         learn=estimator.learn,
     )
     reloading = asyncio.Lock()  # what was read last is what counts
 
     async def renewed(read: Callable[[], Catalog]) -> Changes:
         async with reloading:
-            changes = await pool.replace(await _described(await threads.CATALOG.run(read)))
+            changes = await pool.exchange.replace(await _described(await threads.CATALOG.run(read)))
         survey()
         return changes
 
     async def reload() -> Changes:
         return await renewed(sources.read)
 
-    depot = Depot(
+    hub_models = HubModels(
         hub.cache_root(os.environ),
         sources,
         lambda: renewed(sources.refresh),
@@ -228,7 +228,7 @@ def _assemble(
         offline=s.offline,
         fallback=s.hub_fallback,
     )
-    pool.hub = depot
+    pool.downloads.source = hub_models
     gateway = Gateway(
         pool,
         upstream,
@@ -239,12 +239,12 @@ def _assemble(
         generation_time=s.max_generation_time,
         claude_map=s.claude_map,
         task_header=s.task_header,
-        depot=depot,
+        hub_models=hub_models,
         load_args=s.load_args,
     )
 
     def survey() -> None:
-        pool.survey(lambda spec: estimator.need(spec, quick=True))
+        pool.exchange.survey(lambda spec: estimator.need(spec, quick=True))
 
     async def forecast(spec: ModelSpec) -> Forecast:
         return await threads.ESTIMATES.run(forecasts.forecast, estimator, spec, await pool.snapshot())
@@ -383,9 +383,7 @@ class Server(uvicorn.Server):
 
     async def _describe(self) -> None:
         catalog = self._pool.catalog
-        described = await _described(catalog)
-        if self._pool.catalog is catalog:  # it was not read again meanwhile
-            self._pool.catalog = described
+        self._pool.exchange.adopt_descriptions(await _described(catalog), of=catalog)
         self._survey()
 
     def _hang_up(self) -> None:

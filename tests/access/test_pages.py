@@ -81,8 +81,8 @@ def test_decision_about_a_browser_is_not_remembered_by_head(router: Router) -> N
     answers = [ask(router.url, "POST", CHAT, page, body).status for body in (b"", b"", question())]
     assert answers == [400, 400, 415]
     no_type = [(b"host", b"localhost"), (b"sec-fetch-site", b"same-origin"), (b"content-length", b"0")]
-    assert APP.by_body(ProxyHead("POST", CHAT, CHAT.encode(), no_type), True) is None
-    assert APP.by_body(ProxyHead("POST", CHAT, CHAT.encode(), no_type[::2]), True) is not None
+    assert APP.endpoint_for(ProxyHead("POST", CHAT, CHAT.encode(), no_type), True) is None
+    assert APP.endpoint_for(ProxyHead("POST", CHAT, CHAT.encode(), no_type[::2]), True) is not None
 
 
 @pytest.mark.parametrize("page", FOREIGN_PAGES, ids=str)
