@@ -115,7 +115,7 @@ def _help(command: Command, overview: str) -> str:
 def _serve(argv: list[str]) -> int:
     from router import serve
 
-    plan = serve.read(argv, os.environ)
+    plan = plan.read(argv, os.environ)
     _log(plan.settings)
     serve.serve(plan)
     return 0
@@ -139,7 +139,7 @@ def _demo(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="llama-router-demo-") as folder:
         models = demo.make_models(Path(folder))
         room = ["--models-dir", folder, "--models-max", "2", "--ctx-size", "2048"]
-        plan = serve.read([*room, *(["--port", "0"] if once else []), *argv], os.environ)
+        plan = plan.read([*room, *(["--port", "0"] if once else []), *argv], os.environ)
         _log(plan.settings)
         names = [model.stem for model in models]
         failed: list[str] = []
@@ -170,7 +170,7 @@ def _list(argv: list[str]) -> int:
     from router import serve
 
     as_json, argv = _switch("--json", argv)
-    catalog = serve.read(argv, os.environ, needs_engine=False).catalog()
+    catalog = plan.read(argv, os.environ, needs_engine=False).catalog()
     rows = [_row(spec.described()) for spec in catalog.models]
     if as_json:
         print(json.dumps(rows, indent=2))
@@ -220,7 +220,7 @@ def _check(argv: list[str]) -> int:
     args = flags.parse([word for word in argv if word not in files], takes)
     if not files:
         raise FlagError("check needs a preset file: llama-router check FILE.ini")
-    table = serve.known_flags(argv, os.environ)
+    table = plan.known_flags(argv, os.environ)
     reports = [_report(Path(file), table) for file in files]
     if flags.switch_of(args, "--json"):
         print(json.dumps(reports, indent=2))
@@ -298,7 +298,7 @@ def _remove(argv: list[str]) -> int:
 
     count = next((index for index, word in enumerate(argv) if word.startswith("-")), len(argv))
     names = _names(argv[:count], "rm")
-    settings = serve.read(argv[count:], os.environ, needs_engine=False).settings
+    settings = plan.read(argv[count:], os.environ, needs_engine=False).settings
     root, failed = hub.cache_root(os.environ), 0
     for name in names:
         try:
@@ -333,7 +333,7 @@ def _estimate(argv: list[str]) -> int:
         raise FlagError("name a model or a file: llama-router estimate MODEL_OR_FILE.gguf [options]")
     named, argv = argv[0], argv[1:]
     is_file = named.endswith(".gguf") and Path(named).is_file()
-    plan = serve.read([*argv, *(["--model", named] if is_file else [])], os.environ)
+    plan = plan.read([*argv, *(["--model", named] if is_file else [])], os.environ)
     told = None if is_file else _ask_router(plan.settings, named)
     if told is None:
         assert plan.engine is not None
@@ -345,7 +345,7 @@ def _estimate(argv: list[str]) -> int:
             raise
         if spec.problem:
             raise ConfigError(spec.problem)
-        machine = serve.Machine.look(plan, plan.engine)
+        machine = plan.Machine.of_plan(planned, plan.engine)
         now = Snapshot(asyncio.run(machine.devices.read()), margins=machine.limits.margins)
         told = forecast.forecast(machine.estimator, spec, now).as_json()
     shown = json.dumps(told, indent=2) if as_json else forecast.table(told)
