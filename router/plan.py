@@ -1,7 +1,7 @@
 """From a command line to a plan: the settings, the engine and its flags, and where the catalog comes from.
 
-`read_plan` is the entry: the command line (`__main__`) calls it, and `serve` makes a router from the Plan. `Machine` is what a
-plan runs on: devices, limits and the estimator of needs. Reading blocks, and may ask the engine for its version.
+`__main__` calls `read_plan`, and `serve` makes a router of the Plan. `Machine` is what a plan runs on: devices, limits
+and the estimator of needs. Reading blocks, and runs the engine to get its version.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from router.engine.discovery import Engine
 from router.engine.flags import Arg, FlagTable
 from router.errors import EngineError, RouterError
 from router.hub import cache as hub
-from router.hub import fetch
-from router.hub.repo import Name
+from router.hub import fetch, snapshots
+from router.hub.names import Name
 from router.memory.estimate import Estimator
 from router.memory.footprints import Footprints, default_path
 from router.models import catalog as catalogs
@@ -119,12 +119,12 @@ def _model_from_environment(environ: Mapping[str, str], table: FlagTable, common
 
 
 def _foreign_preset(s: Settings, common: Sequence[Arg]) -> Path | None:
-    """The preset file that --hf-repo means, if its repository on the hub holds one instead of a model, as in llama.cpp."""
+    """The preset file of --hf-repo, if its repository on the hub holds one instead of a model, as in llama.cpp."""
     repo, root = flags.value_of(common, "--hf-repo"), hub.cache_root(os.environ)
     if not repo or s.models_preset or flags.value_of(common, "--hf-file") or hub.split(repo) is None:
         return None
     name, token = Name.parse(repo), flags.value_of(common, "--hf-token")
-    if hub.find(root, repo) and not hub.preset(root, name):
+    if hub.find(root, repo) and not snapshots.preset(root, name):
         return None
     try:
         preset = asyncio.run(fetch.preset(name, root, token=token, offline=s.offline))

@@ -39,8 +39,8 @@ log = logging.getLogger("router.serve")
 # Called when the router listens, with its URLs and the function that ends it.
 Announce = Callable[[Sequence[str], Callable[[], None]], None]
 
-# New objects after which Python looks for cyclic garbage. A request makes some hundred objects, and all are freed without
-# that search when it ends; with Python's default of 700, many requests at once would spend much time in it.
+# New objects after which Python looks for cyclic garbage. A request makes some hundred objects, which are all freed at
+# its end without that search; with Python's default of 700, many requests at once would spend much time in it.
 GC_THRESHOLD_OBJECTS = 10_000
 # Open files are reserved for this many models if --models-max sets no number.
 ASSUMED_MODELS = 16

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from router.errors import InvalidRequest, RouterError, Unavailable, Unsupported, UpstreamFailed
-from router.hub.repo import bare
+from router.hub.names import without_host
 from router.node.border import Part
 from router.pool.depot import Depot
 from router.pool.pool import Pool
@@ -45,7 +45,7 @@ class Downloads:
         """Start the download if the files are missing; returns the catalog's name for the model.
 
         It returns once the hub has said what the name means and the files are known to fit on the disk."""
-        model = await self._depot.find(bare(name))
+        model = await self._depot.find(without_host(name))
         spec = self._pool.catalog.resolve(model)
         if spec.repo_to_download:
             try:
@@ -74,7 +74,7 @@ class Downloads:
         """Remove the model from the cache once its last requests have ended; returns the bytes that this freed.
 
         A download that still runs is cancelled."""
-        spec = self._pool.catalog.resolve(bare(name))
+        spec = self._pool.catalog.resolve(without_host(name))
         if spec.source != "cache":
             raise InvalidRequest(f"{spec.name!r} was not downloaded into the cache; remove its file or its section")
         self._pool.unload(spec.name)

@@ -21,7 +21,7 @@ from router import files
 from router.engine import allowlist
 from router.engine.flags import DROPPED, ELSEWHERE, OWNED, Arg, Flag, FlagTable, boolean, default_table, merge
 from router.errors import PresetError
-from router.hub.repo import MAIN, NAME, bare
+from router.hub.names import MAIN, NAME, without_host
 from router.near import nearest
 
 logger = logging.getLogger("router.presets")
@@ -312,7 +312,7 @@ def _check_foreign(line: _Line, flag: Flag | None, section: str) -> None:
 
 def _repository(name: str) -> tuple[str, str] | None:
     """The repository and the revision that are meant by a name of the hub's; None for what is none."""
-    found = NAME.fullmatch(bare(name))
+    found = NAME.fullmatch(without_host(name))
     return (found["repo"], found["revision"] or MAIN) if found else None
 
 

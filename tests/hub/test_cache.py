@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from router.errors import Forbidden, UnknownModel
-from router.hub.cache import Cache, CacheEntry, cache_root, find, remove, split
-from router.hub.repo import Name
+from router.hub.cache import Cache, CacheEntry, cache_root, find, split
+from router.hub.names import Name
+from router.hub.removal import remove
 from tests.audit import looked
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

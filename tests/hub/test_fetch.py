@@ -32,9 +32,14 @@ from router.errors import (
     UpstreamFailed,
 )
 from router.hub import cache as hub
-from router.hub import fetch as fetching
-from router.hub.fetch import Progress, fetch, resolve
-from router.hub.repo import Name, Resolved
+from router.hub.fetch import fetch
+from router.hub.layout import blob_path, partial_path
+from router.hub.names import Name
+from router.hub.progress import DownloadProgress
+from router.hub.removal import remove
+from router.hub.repo import Resolved
+from router.hub.resolve import resolve
+from router.hub.snapshots import missing_bytes
 from tests.hub_server import HubServer, Repo, RepoFile
 from tests.routers import ENGINES
 
@@ -44,8 +49,9 @@ MODEL = "user/m/m-Q8_0.gguf"
 # What another process runs to get a model: python -c SCRIPT NAME ROOT
 SCRIPT = """
 import asyncio, pathlib, sys
-from router.hub.fetch import fetch, resolve
-from router.hub.repo import Name
+from router.hub.fetch import fetch
+from router.hub.names import Name
+from router.hub.resolve import resolve
 async def main():
     root = pathlib.Path(sys.argv[2])
     await fetch(await resolve(Name.parse(sys.argv[1]), root), root, lambda progress: None)
@@ -85,8 +91,8 @@ def one(**changes: object) -> dict[str, Repo]:
     return {"user/m": Repo({"m-Q8_0.gguf": RepoFile(DATA, **changes)})}  # type: ignore[arg-type]
 
 
-async def pull(name: str, root: Path) -> list[Progress]:
-    told: list[Progress] = []
+async def pull(name: str, root: Path) -> list[DownloadProgress]:
+    told: list[DownloadProgress] = []
     await fetch(await resolve(Name.parse(name), root), root, told.append)
     return told
 
@@ -147,8 +153,8 @@ async def test_what_was_fetched_is_found_by_all_tools(serve: Serve, tmp_path: Pa
     server = serve({"user/big": Repo({**others, **shards, "README.md": RepoFile(b"text", lfs=False)})})
     root = tmp_path / "cache"
     resolved = await resolve(Name.parse("user/big:q8_0"), root)
-    assert (resolved.name, fetching.missing(resolved, root)) == ("user/big:Q8_0", 2 * SIZE - 3 + 9)
-    told: list[Progress] = []
+    assert (resolved.name, missing_bytes(root, resolved)) == ("user/big:Q8_0", 2 * SIZE - 3 + 9)
+    told: list[DownloadProgress] = []
     await fetch(resolved, root, told.append)
 
     (entry,) = hub.Cache(root).entries()
@@ -156,7 +162,7 @@ async def test_what_was_fetched_is_found_by_all_tools(serve: Serve, tmp_path: Pa
     assert [file.read_bytes() for file in entry.files] == [DATA[1:], DATA[2:]]
     assert entry.mmproj
     assert entry.mmproj.read_bytes() == b"projector"
-    for file in resolved.wanted:
+    for file in resolved.all_files:
         path = hf_hub_download("user/big", str(file.path), cache_dir=root, local_files_only=True)
         assert path == str(entry.files[0].parents[1] / file.path)
     (seen,) = scan_cache_dir(root).repos
@@ -164,12 +170,12 @@ async def test_what_was_fetched_is_found_by_all_tools(serve: Serve, tmp_path: Pa
 
     assert set(server.gets.values()) == {1}
     assert "user/big/big-Q2_K.gguf" not in server.gets
-    for file in resolved.wanted:
-        of_file = [progress.done for progress in told if progress.file == file]
+    for file in resolved.all_files:
+        of_file = [progress.done for progress in told if (progress.oid, progress.path) == (file.oid, str(file.path))]
         assert of_file == sorted(of_file)
         assert (of_file[0], of_file[-1]) == (0, file.size)
     assert {progress.url for progress in told} == {
-        f"{server.url}/user/big/resolve/{resolved.listing.commit}/{file.path}" for file in resolved.wanted
+        f"{server.url}/user/big/resolve/{resolved.listing.commit}/{file.path}" for file in resolved.all_files
     }
 
 
@@ -238,7 +244,7 @@ async def test_offline_is_total(serve: Serve, tmp_path: Path, monkeypatch: pytes
         if not setting:
             monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         resolved = await resolve(Name.parse("user/m:q8_0"), tmp_path, offline=bool(setting))
-        told: list[Progress] = []
+        told: list[DownloadProgress] = []
         await fetch(resolved, tmp_path, told.append)
         assert (resolved.name, [(one.done, one.total) for one in told]) == ("user/m:Q8_0", [(SIZE, SIZE)])
         for name in ("user/m:Q4_0", "user/other", "user/m@v1"):
@@ -254,7 +260,7 @@ async def test_what_is_complete_is_not_asked_for_again(serve: Serve, tmp_path: P
     before = server.requests.total()
     await fetch(resolved, tmp_path, lambda progress: None)
     assert server.requests.total() == before
-    assert fetching.missing(resolved, tmp_path) == 0
+    assert missing_bytes(tmp_path, resolved) == 0
 
 
 @pytest.mark.parametrize(
@@ -352,10 +358,10 @@ async def test_what_is_cached_counts(serve: Serve, tmp_path: Path) -> None:  # B
     server = serve(one())
     resolved = await resolve(Name.parse("user/m"), tmp_path)
     (file,) = resolved.files
-    part = hub.part_of(hub.blob_of(tmp_path, "user/m", file.oid))
+    part = partial_path(blob_path(tmp_path, "user/m", file.oid))
     part.parent.mkdir(parents=True)
     part.write_bytes(DATA[:1_000_000])
-    assert fetching.missing(resolved, tmp_path) == SIZE - 1_000_000
+    assert missing_bytes(tmp_path, resolved) == SIZE - 1_000_000
     await fetch(resolved, tmp_path, lambda progress: None)
     assert content(tmp_path) == DATA
     assert server.sent[MODEL] == SIZE - 1_000_000
@@ -363,7 +369,7 @@ async def test_what_is_cached_counts(serve: Serve, tmp_path: Path) -> None:  # B
 
 async def test_cancelled_in_the_middle_of_a_file(serve: Serve, tmp_path: Path) -> None:  # B-H3
     async with stopped(serve, tmp_path, 2 << 20) as (server, task, resolved):
-        await until(lambda: fetching.missing(resolved, tmp_path) < SIZE)
+        await until(lambda: missing_bytes(tmp_path, resolved) < SIZE)
         (child,) = children()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -371,7 +377,7 @@ async def test_cancelled_in_the_middle_of_a_file(serve: Serve, tmp_path: Path) -
         assert not child.is_running()
         assert hub.Cache(tmp_path).entries() == ()
         assert blobs(tmp_path) == ["incomplete"]
-        kept = SIZE - fetching.missing(resolved, tmp_path)
+        kept = SIZE - missing_bytes(tmp_path, resolved)
         server.repos["user/m"].files["m-Q8_0.gguf"].gate = None
         await fetch(resolved, tmp_path, lambda progress: None)
         assert content(tmp_path) == DATA
@@ -423,7 +429,7 @@ async def test_one_transfer_however_many_ask(serve: Serve, tmp_path: Path) -> No
     other = await python(SCRIPT, "user/m", tmp_path)
     await asyncio.to_thread(server.wait_for, MODEL, 2 << 20)
     client = await python(CLIENT, tmp_path)
-    told: list[Progress] = []
+    told: list[DownloadProgress] = []
     resolved = await resolve(Name.parse("user/m"), tmp_path)
     tasks = [asyncio.create_task(fetch(resolved, tmp_path, told.append)) for _ in range(2)]
     # They see how far the other one is; the client has asked and waits for the lock.
@@ -487,13 +493,13 @@ async def test_a_damaged_file_is_thrown_away(serve: Serve, tmp_path: Path, chang
 async def test_a_damaged_part_is_fetched_again(serve: Serve, tmp_path: Path) -> None:  # B-H3
     server = serve(one())
     resolved = await resolve(Name.parse("user/m"), tmp_path)
-    part = hub.part_of(hub.blob_of(tmp_path, "user/m", resolved.files[0].oid))
+    part = partial_path(blob_path(tmp_path, "user/m", resolved.files[0].oid))
     part.parent.mkdir(parents=True)
     for content_of_part in (bytes(1000), bytes(SIZE), bytes(SIZE + 5)):
         part.write_bytes(content_of_part)
         await fetch(resolved, tmp_path, lambda progress: None)
         assert content(tmp_path) == DATA
-        hub.remove(tmp_path, Name("user/m", "Q8_0"))
+        remove(tmp_path, Name("user/m", "Q8_0"))
         part.parent.mkdir(parents=True)
     assert server.sent[MODEL] == SIZE - 1000 + 3 * SIZE
 

@@ -17,7 +17,7 @@ import pytest
 
 from router.engine.flags import default_table
 from router.hub import cache
-from router.hub.pull import duration, shown
+from router.hub.pull import duration, summary
 from router.models import presets
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
@@ -178,8 +178,8 @@ def test_what_was_pulled_is_listed(line: Line, tiny_models: Path) -> None:
 
 
 def test_lines_for_logs() -> None:  # B-H4
-    assert shown(100 * MIB, 200 * MIB, 600 * MIB, 10.0) == "200 MiB of 600 MiB, 10 MiB/s, 40 s left"
-    assert shown(MIB, MIB, 2 * MIB, 10.0) == "1 MiB of 2 MiB, 0 MiB/s"
+    assert summary(100 * MIB, 200 * MIB, 600 * MIB, 10.0) == "200 MiB of 600 MiB, 10 MiB/s, 40 s left"
+    assert summary(MIB, MIB, 2 * MIB, 10.0) == "1 MiB of 2 MiB, 0 MiB/s"
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.4, "0 s"), (100, "100 s"), (200, "3 min"), (7500, "2 h 5 min")])

@@ -5,7 +5,8 @@ from pathlib import PurePosixPath
 import pytest
 
 from router.errors import InvalidRequest
-from router.hub.repo import File, Listing, Name, Resolved, choose, every
+from router.hub.names import Name
+from router.hub.repo import File, Listing, Resolved, all_models, choose
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -17,7 +18,7 @@ def listed(*paths: str) -> Listing:
 
 def chosen(paths: list[str], quant: str | None, *, drafting: str | None = None) -> list[str]:
     resolved = choose(listed(*paths), quant, drafting=drafting)
-    return [file.path.as_posix() for file in resolved.wanted] if resolved else []
+    return [file.path.as_posix() for file in resolved.all_files] if resolved else []
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,8 @@ def test_what_it_is_called() -> None:
     assert name(Listing("user/m", "v1", COMMIT, listed("m-Q8_0.gguf").files), "q8_0") == "user/m:Q8_0@v1"
 
 
-def test_every_model_by_size() -> None:
-    models = every(listed("m-Q8_0.gguf", "m-Q4_0-00001-of-00002.gguf", "m-Q4_0-00002-of-00002.gguf", "m-Q2_K.gguf"))
+def test_all_models_model_by_size() -> None:
+    models = all_models(
+        listed("m-Q8_0.gguf", "m-Q4_0-00001-of-00002.gguf", "m-Q4_0-00002-of-00002.gguf", "m-Q2_K.gguf")
+    )
     assert [(model.quant, model.bytes) for model in models] == [("Q8_0", 100), ("Q2_K", 103), ("Q4_0", 203)]

@@ -14,7 +14,8 @@ from huggingface_hub.errors import (
 )
 
 from router.errors import Forbidden, HubUnavailable, InsufficientDisk, RouterError, UnknownModel, UpstreamFailed
-from router.hub.transfer import Damaged, explain
+from router.hub.transfer.failures import Damaged, explain
+from router.hub.transfer_process import ERRORS
 
 
 def answered(kind: type[HfHubHTTPError], status: int, **headers: str) -> HfHubHTTPError:
@@ -49,5 +50,6 @@ def test_what_went_wrong_is_told(
 ) -> None:  # B-H4
     explained = explain(error, "user/m")
     assert type(explained) is kind
+    assert ERRORS.get(kind.__name__, RouterError) is kind  # the router makes the same error of its name
     assert told in explained.message
     assert explained.retry_after == retry_after

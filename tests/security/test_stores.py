@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from router.hub import cache as hub
-from router.hub.repo import Name
+from router.hub.names import Name
 from router.memory.footprints import LARGEST, Footprint, Footprints
 from router.node.orphans import Run
 from tests.conftest import Starter

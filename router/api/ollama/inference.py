@@ -31,7 +31,7 @@ from router.api.ollama.options import AliasDefaults
 from router.api.ollama.prompt import ChildRequest
 from router.api.ollama.reply import AnswerFields, LocalAnswer, RequestClock, json_response
 from router.errors import InvalidRequest, UnknownModel
-from router.hub.repo import bare
+from router.hub.names import without_host
 from router.models.template import Reasoning
 from router.proxy.body import all_fields, apart
 from router.proxy.gateway import Gateway
@@ -139,7 +139,7 @@ class Inference:
         try:
             return self._names.find(name)
         except UnknownModel:
-            return NamedModel(await self._gateway.resolve(bare(name or "")))
+            return NamedModel(await self._gateway.resolve(without_host(name or "")))
 
     def _answer(self, call: _Call, translation: Translation, time_limit: float | None = None) -> Response:
         spec, ttl = call.model.spec, keep_alive(call.fields)
