@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from router.engine.flags import FlagTable
     from router.hub.names import Name
-    from router.models.catalog import ModelSpec
+    from router.models.spec import ModelSpec
     from router.settings import Settings
 
 EXIT_CODES = """\
@@ -180,11 +180,12 @@ def _demo(argv: list[str]) -> int:
 
 
 def _list(argv: list[str]) -> int:
+    from router.models.describe import describe
     from router.plan import read_plan
 
     as_json, argv = _switch("--json", argv)
     catalog = read_plan(argv, os.environ, needs_engine=False).catalog()
-    rows = [_row(spec.described()) for spec in catalog.models]
+    rows = [_row(describe(spec)) for spec in catalog.models]
     if as_json:
         print(json.dumps(rows, indent=2))
     elif rows:
@@ -251,10 +252,10 @@ def _check(argv: list[str]) -> int:
 
 
 def _report(file: Path, table: FlagTable) -> dict[str, Any]:
-    from router.models import catalog
+    from router.models.check import check_file
 
     try:
-        found, problems = catalog.examine(file, table)
+        found, problems = check_file(file, table)
     except PresetError as exc:
         if not exc.line:
             raise

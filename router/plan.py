@@ -24,10 +24,11 @@ from router.hub import fetch, snapshots
 from router.hub.names import Name
 from router.memory.estimate import Estimator
 from router.memory.footprints import Footprints, default_path
-from router.models import catalog as catalogs
 from router.models.catalog import Catalog
 from router.models.sources import Sources
-from router.node.devices import MASKS, Devices
+from router.models.spec import MODEL_FLAGS, SINGLE_MODEL_FLAGS
+from router.node.devices import Devices
+from router.node.visibility import MASK_VARIABLES
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Device
 from router.settings import Settings
@@ -112,8 +113,8 @@ def _model_from_environment(environ: Mapping[str, str], table: FlagTable, common
     """The model that LLAMA_ARG_MODEL and similar variables name. The command line wins over them.
 
     Only the router reads these variables; children do not get them."""
-    is_named = any(arg.flag.name in catalogs.MODELS for arg in common)
-    wanted = catalogs.IDENTITY - catalogs.MODELS if is_named else catalogs.IDENTITY
+    is_named = any(arg.flag.name in MODEL_FLAGS for arg in common)
+    wanted = SINGLE_MODEL_FLAGS - MODEL_FLAGS if is_named else SINGLE_MODEL_FLAGS
     found = flags.of_environment({name: word for name, word in environ.items() if word}, table)
     return [arg for arg in found if arg.flag.name in wanted]
 
@@ -161,7 +162,7 @@ def _usable_devices(engine: Engine, memory_limit_mib: int | None) -> Devices:
     if len(found.list()) == 1 or engine.sees_gpus():
         return found
     log.warning("this engine sees no GPU: it was built for the CPU, or its GPU libraries are missing; using RAM alone")
-    return Devices({**os.environ, **dict.fromkeys(MASKS, "")}, limit)
+    return Devices({**os.environ, **dict.fromkeys(MASK_VARIABLES, "")}, limit)
 
 
 def limits_of(s: Settings, devices: Sequence[Device]) -> Limits:

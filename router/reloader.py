@@ -16,9 +16,11 @@ from pathlib import Path
 from router import logs, threads
 from router.errors import ConfigError
 from router.memory.estimate import Estimator
-from router.models.catalog import Catalog, Info, ModelSpec
+from router.models.catalog import Catalog
 from router.models.changes import Changes
+from router.models.describe import describe
 from router.models.sources import Sources
+from router.models.spec import Info, ModelSpec
 from router.pool.pool import Pool
 from router.watch import changes
 
@@ -73,14 +75,14 @@ class Reloader:
 
     async def _replace(self, read: Callable[[], Catalog]) -> Changes:
         async with self._reading:
-            changes = await self._pool.replace(await read_headers(await threads.CATALOG.run(read)))
+            changes = await self._pool.replace(await describe_all(await threads.CATALOG.run(read)))
         self._survey()
         return changes
 
     async def _describe(self) -> None:
         """The catalog at the start is built without headers, so that serving begins soon; they are read now."""
         catalog = self._pool.catalog
-        described = await read_headers(catalog)
+        described = await describe_all(catalog)
         if self._pool.catalog is catalog:  # else a newer one has come, with its own headers
             self._pool.catalog = described
         self._survey()
@@ -100,13 +102,13 @@ class Reloader:
             log.error("the presets are left as they are: %s", exc)
 
 
-async def read_headers(catalog: Catalog) -> Catalog:
+async def describe_all(catalog: Catalog) -> Catalog:
     """The catalog with what the models' headers say. A model whose header cannot be read gets a problem.
 
     Headers are read in threads, LANES side by side. Many headers on a cold disk take long, so this can be cancelled
     between two of them; a file on a disk that hangs costs its own model alone."""
     models, left = list(catalog.models), iter(range(len(catalog.models)))
-    lanes = [asyncio.create_task(_read_lane(models, left)) for _ in range(LANES)]
+    lanes = [asyncio.create_task(_describe_lane(models, left)) for _ in range(LANES)]
     try:
         await asyncio.gather(*lanes)
     finally:
@@ -118,12 +120,12 @@ async def read_headers(catalog: Catalog) -> Catalog:
     return Catalog(models, catalog.default_name)
 
 
-async def _read_lane(models: list[ModelSpec], left: Iterator[int]) -> None:
+async def _describe_lane(models: list[ModelSpec], left: Iterator[int]) -> None:
     """Replace one model after the other by the described one, while indexes are `left`; all lanes share them."""
     for index in left:
         spec = models[index]
         what = f"The model file {spec.model_path} of {spec.name!r}"
         try:
-            models[index] = await threads.FILES.run(spec.described, patience=threads.PATIENCE, what=what)
+            models[index] = await threads.FILES.run(describe, spec, patience=threads.PATIENCE, what=what)
         except threads.Unanswered as exc:
             models[index] = replace(spec, info=Info(problem=exc.message))

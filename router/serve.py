@@ -20,7 +20,8 @@ from router.errors import ConfigError, UnknownModel
 from router.hub import cache as hub
 from router.memory import forecast as forecasts
 from router.memory.forecast import Forecast
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
 from router.node.local import LocalNode
 from router.plan import MIB, Machine, Plan
 from router.pool.depot import Depot

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from router.models.catalog import Info
+from router.models.spec import Info
 
 
 def details(info: Info) -> dict[str, Any]:

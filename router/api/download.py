@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from router.errors import InvalidRequest, RouterError, Unavailable, Unsupported, UpstreamFailed
 from router.hub.names import without_host
-from router.node.border import Part
+from router.node.interface import Part
 from router.pool.depot import Depot
 from router.pool.pool import Pool
 from router.proxy.gateway import Gateway

@@ -15,8 +15,9 @@ from router.api.details import details
 from router.engine import flags
 from router.engine.flags import Arg
 from router.memory.estimate import Need
-from router.models import presets
-from router.models.catalog import Catalog, ModelSpec
+from router.models import ini
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 from router.pool.status import Status
 
@@ -147,7 +148,7 @@ def _status(spec: ModelSpec, status: Status) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "value": status.value,
         "args": flags.render(shown),
-        "preset": presets.ini(spec.name, shown),
+        "preset": ini.write_section(spec.name, shown),
     }
     if status.progress:
         # A download's progress has only URLs as keys, so `total` is not added to it.

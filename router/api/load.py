@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from router.engine.flags import render, shown, switch_of, value_of
 from router.errors import InvalidRequest
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.pool.overrides import OFF, read
 from router.pool.pool import Pool
 from router.proxy.body import apart, asked, json_object

@@ -24,8 +24,8 @@ from router.api.news import NewsStream
 from router.api.slots import Slots
 from router.errors import ConfigError, InvalidRequest, UpstreamFailed
 from router.memory.forecast import Forecast
-from router.models.catalog import ModelSpec
 from router.models.changes import Changes
+from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 from router.proxy.body import apart, asked
 from router.proxy.gateway import ByBody, Gateway, told_in

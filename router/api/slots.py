@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from router.engine.flags import value_of
 from router.errors import InvalidRequest
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 from router.proxy.body import json_object
 from router.proxy.head import Head

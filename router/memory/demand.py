@@ -15,7 +15,8 @@ from router.engine.flags import Arg, boolean, render, switch_of, value_of, value
 from router.memory import compute, kv, weights
 from router.memory.kv import Cache
 from router.memory.weights import Weights
-from router.models.gguf import Metadata, read_model
+from router.models.gguf import read_model
+from router.models.metadata import Metadata
 from router.scheduling.resources import Demand
 
 MIB = 1 << 20

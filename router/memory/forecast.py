@@ -8,7 +8,7 @@ from typing import Any
 
 from router.memory import demand as memory
 from router.memory.estimate import Estimator, Need
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.scheduling import policy
 from router.scheduling.policy import Drain, Evict, Place, Plan, Reject, Wait
 from router.scheduling.resources import Allocation

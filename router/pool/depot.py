@@ -22,9 +22,9 @@ from router.hub.removal import remove
 from router.hub.repo import Resolved
 from router.hub.resolve import resolve
 from router.models import gguf
-from router.models.catalog import ModelSpec
 from router.models.sources import Sources
-from router.node.border import Part
+from router.models.spec import ModelSpec
+from router.node.interface import Part
 from router.units import size
 
 log = logging.getLogger("router.depot")

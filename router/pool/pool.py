@@ -20,9 +20,10 @@ from router.engine.flags import FlagTable, default_table
 from router.events.feed import Feed
 from router.memory.estimate import Estimates, Need
 from router.memory.footprints import Footprint
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import Catalog
 from router.models.changes import Changes
-from router.node.border import ChildEvent, Exit, Node, Part, Slept, Woke
+from router.models.spec import ModelSpec
+from router.node.interface import ChildEvent, Exit, Node, Part, Slept, Woke
 from router.pool.download import Download, Hub
 from router.pool.lease import Lease
 from router.pool.overrides import Overrides, Wish
@@ -544,7 +545,7 @@ class Pool:
         if coming is not self._coming:
             self._coming = coming
             for node in self._nodes.values():
-                node.expect(coming.files_to_prefetch if coming else ())
+                node.prefetch(coming.files_to_prefetch if coming else ())
 
     def _perform(self, effect: Effect) -> None:
         match effect:

@@ -14,8 +14,8 @@ from typing import Any
 
 from router.errors import LoadFailed
 from router.memory.footprints import Footprint
-from router.models.catalog import ModelSpec
-from router.node.border import Child, ChildEvent, Exit, Launch, Node, Progress
+from router.models.spec import ModelSpec
+from router.node.interface import Child, ChildEvent, Exit, Launch, LoadProgress, Node
 from router.scheduling.resources import Allocation
 from router.units import size
 
@@ -35,7 +35,7 @@ class Run:
     node: Node
     child: Child | None = None
     stop_reason: str | None = None
-    progress: Progress | None = None
+    progress: LoadProgress | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     measured_at: float = 0.0
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Run:
 
     def _launch(self, load_timeout: float, on_event: Callable[[ChildEvent], None]) -> Launch:
         def hear(event: ChildEvent) -> None:
-            if isinstance(event, Progress):
+            if isinstance(event, LoadProgress):
                 self._advance(event)
             on_event(event)
 
@@ -90,7 +90,7 @@ class Run:
             on_event=hear,
         )
 
-    def _advance(self, progress: Progress) -> None:
+    def _advance(self, progress: LoadProgress) -> None:
         self.progress = progress
         if progress.value - self._told >= STRIDE and progress.value < 1:
             self._told = progress.value

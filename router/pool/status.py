@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from router.node.border import Progress
+from router.node.interface import LoadProgress
 from router.pool.run import Run
 from router.scheduling.books import ModelRecord
 from router.scheduling.states import State
@@ -22,7 +22,7 @@ class Status:
     failed: bool = False
     failure: str = ""
     exit_code: int | None = None
-    progress: Progress | None = None
+    progress: LoadProgress | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     pid: int | None = None
     started: float | None = None
@@ -39,7 +39,7 @@ class Status:
         *,
         now: float,
         waiting: int,
-        download: Progress | None,
+        download: LoadProgress | None,
         is_queued: bool,
         exit_code: int | None,
     ) -> Status:

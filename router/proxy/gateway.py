@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from router.engine.flags import LoadArgs
 from router.errors import InvalidRequest, NotLoaded, RouterError, UnknownModel
 from router.memory.estimate import is_silent
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.pool.depot import Depot, is_name
 from router.pool.pool import Pool
 from router.proxy import body as bodies

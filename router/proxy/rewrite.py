@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from router.errors import InvalidRequest
-from router.models.presets import Filters
+from router.models.spec import Filters
 from router.proxy.body import LARGE, TOKEN_LIMITS
 
 Fields = dict[str, Any]

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from router import files
-from router.access.origins import is_loopback
+from router.access.hosts import is_loopback
 from router.errors import ConfigError
 
 MAX_PEM_BYTES = 2**20  # of a certificate's file, and of a key's

@@ -16,8 +16,9 @@ from router import errors
 from router.api.listing import Listing
 from router.memory.demand import Estimate
 from router.memory.estimate import Need
-from router.models.catalog import Catalog, ModelSpec
-from router.node.border import Progress
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
+from router.node.interface import LoadProgress
 from router.pool.lease import Lease
 from router.pool.pool import Pool
 from router.scheduling.limits import Limits
@@ -85,7 +86,7 @@ class Life:
                 self.random.choice(self.node.alive).load()
             case 3 if self.node.alive:
                 child = self.random.choice(self.node.alive)
-                child.launch.on_event(Progress("text_model", self.random.random()))
+                child.launch.on_event(LoadProgress("text_model", self.random.random()))
             case 4 if self.wishes:
                 await self.leave(self.wishes.pop(self.random.randrange(len(self.wishes))))
             case 5 if self.node.alive and not self.random.randrange(4):
@@ -145,7 +146,7 @@ async def test_of_what_has_changed_each_model_is_told_once_the_latest_first() ->
         assert list(pool.changed(before)) == [other, name]
         between = pool.version()
         for value in (0.1, 0.2):
-            it.node.of(name).launch.on_event(Progress("text_model", value))
+            it.node.of(name).launch.on_event(LoadProgress("text_model", value))
         assert list(pool.changed(between)) == [name]
         assert list(pool.changed(before)) == [name, other]
         assert list(pool.changed(pool.version())) == []

@@ -14,9 +14,11 @@ from router.api.listing import Listing
 from router.engine.flags import default_table
 from router.errors import UnknownModel
 from router.memory.estimate import Need
-from router.models import catalog, presets
+from router.models import presets
+from router.models.build import build
 from router.models.catalog import Catalog
-from router.node.border import Progress
+from router.models.describe import describe
+from router.node.interface import LoadProgress
 from router.pool.pool import Pool
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand
@@ -68,7 +70,7 @@ async def _in_process(preset: Path, count: int, seconds: float) -> list[Row]:
     while not node.children:
         await asyncio.sleep(0)
     progress = node.of(models.models[0].name).launch.on_event
-    during = timed(listing.render, seconds, lambda: progress(Progress("text_model", 0.5)))
+    during = timed(listing.render, seconds, lambda: progress(LoadProgress("text_model", 0.5)))
     assert b'"progress"' in listing.render(), "nothing has changed"
     loading.cancel()
     await asyncio.wait({loading})
@@ -90,7 +92,7 @@ def _row(case: str, measure: str, took: float) -> Row:
 
 
 def _catalog(preset: Path) -> Catalog:
-    read = catalog.build(
+    read = build(
         presets.read(preset, default_table()),
         (),
         models_dir=None,
@@ -100,7 +102,7 @@ def _catalog(preset: Path) -> Catalog:
         default_name=None,
         offline=True,
     )
-    return Catalog([spec.described() for spec in read.models])
+    return Catalog([describe(spec) for spec in read.models])
 
 
 def _by_clients(stage: Stage, preset: Path, count: int, seconds: float) -> Iterator[Row]:

@@ -14,7 +14,8 @@ from router.engine import discovery as engine
 from router.engine.flags import Arg, default_table, parse
 from router.memory.demand import CONTEXT, MIB, PROCESS, Estimate, demand, fit_args, measured
 from router.memory.weights import place, spread
-from router.models.gguf import ArrayInfo, Metadata, Tensor, Value, read_model
+from router.models.gguf import read_model
+from router.models.metadata import ArrayInfo, Metadata, Tensor, Value
 from tests.benchmarks import accuracy
 from tests.shapes import LARGE, SHAPES, Shape
 

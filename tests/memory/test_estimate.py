@@ -17,7 +17,7 @@ from router.errors import GgufError, LoadFailed
 from router.memory.demand import CONTEXT
 from router.memory.estimate import SHORTEST, STEP, Estimator, Need
 from router.memory.footprints import Footprint, Footprints
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.scheduling import policy
 from router.scheduling.policy import Place
 from router.scheduling.resources import Demand, Device, Reading

@@ -8,10 +8,11 @@ import psutil
 import pytest
 
 from router.engine.discovery import Engine
-from router.node.border import Launch, Node
 from router.node.devices import Devices
-from router.node.local import LocalNode, masks
-from router.node.orphans import MARK
+from router.node.interface import Launch, Node
+from router.node.local import LocalNode
+from router.node.run_directory import MARK
+from router.node.visibility import masks_for
 from router.scheduling.resources import Device
 from tests.node.test_process import FAKE_COMMAND, ask, folder
 
@@ -112,4 +113,4 @@ async def test_it_tells_what_is_free(node: Node, devices: Devices) -> None:
 )
 def test_masks(chosen: list[Device], present: list[Device], expected: dict[str, str]) -> None:
     order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if present[0] in CUDA else {}
-    assert masks(chosen, present) == expected | order
+    assert masks_for(chosen, present) == expected | order

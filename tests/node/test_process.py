@@ -25,9 +25,10 @@ from router import demo
 from router.engine import discovery as engine
 from router.errors import ConfigError, LoadFailed
 from router.node import crash
-from router.node.border import Child, ChildEvent, Exit, Launch, Progress, Slept, Woke
-from router.node.orphans import MARK, Run, Watchdog
+from router.node.interface import Child, ChildEvent, Exit, Launch, LoadProgress, Slept, Woke
 from router.node.process import LocalChild
+from router.node.run_directory import MARK, RunDirectory
+from router.node.watchdog import Watchdog
 
 FAKE = Path(__file__).parents[1] / "fake_llama_server.py"
 FAKE_COMMAND = (sys.executable, "-IS", str(FAKE))
@@ -102,7 +103,7 @@ async def test_ready_by_message_with_progress(start: Start) -> None:
     child = await start("--load-seconds", "0.05", "--alias", "it", on_event=events.append)
     assert (await child.ready())["id"] == "it"
     assert (await ask(child, "/health")).json() == {"status": "ok"}
-    values = [event.value for event in events if isinstance(event, Progress)]
+    values = [event.value for event in events if isinstance(event, LoadProgress)]
     assert values == sorted(values)
     assert (values[0], values[-1]) == (0.0, 1.0)
 
@@ -368,8 +369,8 @@ def test_a_child_may_end_after_all_tasks_were_cancelled(
         os.kill(child.pid, signal.SIGKILL)
         await until(child._code.done)
         assert child._code.result() == -signal.SIGKILL
-        for drain in child._drains:
-            drain.close()
+        for pipe in child._pipes:
+            pipe.close()
         child._stdin.close()
         watchdog.close()
 
@@ -441,7 +442,7 @@ ROUTER = """
 import asyncio, sys
 from pathlib import Path
 from router.engine.discovery import Engine
-from router.node.border import Launch
+from router.node.interface import Launch
 from router.node.local import LocalNode
 
 class NoDevices:
@@ -483,7 +484,7 @@ def test_a_killed_router_takes_its_children_along(folder: Path) -> None:
         os.killpg(router.pid, signal.SIGKILL)
         asyncio.run(until(lambda: not any(map(is_alive, tree)), limit=2))
         router.wait()
-        Run.open(folder / "run").close()
+        RunDirectory.open(folder / "run").close()
         assert is_alive(foreign.pid)
         assert [path.name for path in (folder / "run").iterdir()] == ["lock"]
     finally:
@@ -494,14 +495,14 @@ def test_a_killed_router_takes_its_children_along(folder: Path) -> None:
 
 # B-P5
 def test_leftovers_are_found_by_their_mark_alone(folder: Path) -> None:
-    living = Run.open(folder)
+    living = RunDirectory.open(folder)
     dead = folder / "dead"
     dead.mkdir()
     (dead / "lock").touch()
     marks = (str(dead), living.mark, None)
     sleepers = [subprocess.Popen(["sleep", "60"], env=os.environ | ({MARK: mark} if mark else {})) for mark in marks]
     try:
-        Run.open(folder).close()
+        RunDirectory.open(folder).close()
         assert [is_alive(sleeper.pid) for sleeper in sleepers] == [False, True, True]
         assert not dead.exists()
         assert living.folder.exists()
@@ -543,7 +544,7 @@ def test_a_folder_that_others_could_use_is_refused(folder: Path, flaw: str) -> N
     else:
         root = folder / ("x" * 80)
     with pytest.raises(ConfigError, match="--run-dir"):
-        Run.open(root)
+        RunDirectory.open(root)
 
 
 # Real engines

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from router.errors import ConfigError
-from router.node.orphans import MARK, Run
+from router.node.run_directory import MARK, RunDirectory
 from tests.conftest import Starter
 from tests.routers import Router, until
 
@@ -98,7 +98,7 @@ def test_children_of_a_killed_router_are_found_after_its_folder_was_made_anew(  
     root = run_dir(router)
     (left,) = [path for path in root.iterdir() if path.is_dir()]
     router.kill()
-    Run.open(root).close()
+    RunDirectory.open(root).close()
     assert not left.exists()
 
 
@@ -107,7 +107,7 @@ def test_children_of_a_killed_router_are_found_after_its_folder_was_made_anew(  
 
 def test_a_folder_of_others_is_refused(tmp_path: Path) -> None:  # B-P9
     root = tmp_path / "root"
-    run = Run.open(root)
+    run = RunDirectory.open(root)
     shutil.rmtree(run.folder)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o700)
@@ -144,13 +144,13 @@ def test_a_root_of_others_is_refused(tmp_path: Path, kind: str) -> None:  # B-P9
         root.mkdir()
         root.chmod(0o777 if kind == "writable" else 0o770)
     with pytest.raises(ConfigError, match=r"must be yours alone|cannot be made"):
-        Run.open(root)
+        RunDirectory.open(root)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give folders away")
 def test_a_folder_that_is_given_away_is_refused(tmp_path: Path) -> None:  # B-P9
     root = tmp_path / "root"
-    run = Run.open(root)
+    run = RunDirectory.open(root)
     os.chown(run.folder, 12345, 12345)
     with pytest.raises(ConfigError, match="yours alone"):
         run.renew()
@@ -175,5 +175,5 @@ def test_a_lock_that_is_none_is_refused(tmp_path: Path, kind: str) -> None:  # B
         "folder": lambda: (root / "lock").mkdir(),
     }[kind]()
     with contextlib.suppress(ConfigError):
-        Run.open(root).close()
+        RunDirectory.open(root).close()
     assert other.read_text() == "precious"

@@ -17,7 +17,8 @@ import pytest
 from router import errors
 from router.engine import flags
 from router.memory.estimate import Need
-from router.models.catalog import Catalog, Info, ModelSpec
+from router.models.catalog import Catalog
+from router.models.spec import Info, ModelSpec
 from router.pool.overrides import read
 from router.pool.pool import Loaded, Pool
 from router.pool.trials import differences

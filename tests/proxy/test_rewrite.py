@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import InvalidRequest
-from router.models.presets import Filters
+from router.models.spec import Filters
 from router.proxy.rewrite import CHAT, MESSAGES, PATHS, RESPONSES, asks_to_think, encode, filtered, thinking
 
 JSON = st.recursive(

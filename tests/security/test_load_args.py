@@ -18,8 +18,12 @@ from router.engine.allowlist import SAFE
 from router.engine.flags import Flag, FlagTable, LoadArgs
 from router.errors import CatalogError, InvalidRequest
 from router.memory.estimate import Need
+from router.models import foreign as foreign_presets
 from router.models import presets
-from router.models.catalog import Catalog, ModelSpec, build
+from router.models.build import build
+from router.models.catalog import Catalog
+from router.models.ini import Problem
+from router.models.spec import ModelSpec
 from router.pool.overrides import Overrides, read
 from router.pool.pool import Pool
 from router.proxy.gateway import ByBody, Gateway
@@ -486,7 +490,7 @@ async def test_the_short_way_is_the_same() -> None:  # B-T2
 # ---- presets of strangers
 
 
-def foreign(text: str) -> list[presets.Problem]:
+def foreign(text: str) -> list[Problem]:
     return list(presets.parse(text, TABLE, Path("preset.ini"), foreign=True)[1])
 
 
@@ -594,6 +598,6 @@ def test_a_stranger_changes_no_other_model(tiny_models: Path, tmp_path: Path) ->
 def test_the_list_is_one() -> None:  # B-T2
     own = {"alias", "tags", "description", "unlisted", "default-params", "load-on-startup", "stop-timeout", "ttl"}
     own |= {"hf-repo", "hf-file", "spec-draft-hf"}
-    assert presets.FOREIGN - own == {name.lstrip("-") for name in SAFE}
+    assert foreign_presets.ALLOWED_KEYS - own == {name.lstrip("-") for name in SAFE}
     assert set(allowlist._BOUNDS) <= SAFE
     assert set(allowlist._CHECKS) <= SAFE

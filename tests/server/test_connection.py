@@ -18,7 +18,8 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from router.api import anthropic, native, openai
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
 from router.proxy.proxied_request import Passage
 from router.server.connection import Connection
 from router.wire.response import HIGH_WATER_BYTES, Response

@@ -10,8 +10,9 @@ from starlette.testclient import TestClient
 from router.api.app import create_app
 from router.errors import ConfigError
 from router.memory.estimate import Need
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import Catalog
 from router.models.changes import Changes
+from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 from router.proxy.gateway import Gateway
 from router.scheduling.limits import Limits

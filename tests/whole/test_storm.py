@@ -22,10 +22,11 @@ import pytest
 from router import errors
 from router.memory.estimate import Need
 from router.memory.weights import spread
-from router.models.catalog import Catalog, ModelSpec
-from router.node.border import Child as AnyChild
-from router.node.border import Exit, Launch
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
 from router.node.devices import Devices
+from router.node.interface import Child as AnyChild
+from router.node.interface import Exit, Launch
 from router.pool.pool import Pool
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand, Device, Reading
@@ -143,7 +144,7 @@ class Node:
     async def footprint(self, child: AnyChild) -> Mapping[str, int]:
         return await self.devices.footprint([child.pid])
 
-    def expect(self, files: Sequence[Path]) -> None:
+    def prefetch(self, files: Sequence[Path]) -> None:
         pass
 
     async def spawn(self, launch: Launch) -> Child:

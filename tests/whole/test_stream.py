@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from router.errors import InvalidRequest, UnknownStream
-from router.node.border import Launch
+from router.node.interface import Launch
 from router.pool.lease import Lease
 from router.proxy.conversation import Conversations
 from router.wire.upstream import Upstream

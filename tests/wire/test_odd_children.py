@@ -13,10 +13,10 @@ import pytest
 
 from router.api.ollama import embedding, events, generation
 from router.errors import UpstreamFailed
-from router.node import process
-from router.node.border import Launch
+from router.node.child_log import MAX_LINE_BYTES, MAX_LINES, MAX_LOG_BYTES, ChildLog, shorten
+from router.node.child_protocol import STATE_PREFIX, model_info
 from router.node.crash import explain
-from router.node.process import KEPT_BYTES, KEPT_LINES, KEPT_OF_LINE, STATE, Log, model_info
+from router.node.interface import Launch
 from router.wire.child_json import MAX_DEPTH, blame_child, error_message, parse_json
 from router.wire.response import MAX_HEAD_BYTES
 from tests.front import CHAT, OK, Front, answer, body_of, post, says
@@ -377,8 +377,8 @@ class Life:
     async def info(self, *lines: bytes) -> Any:
         """What it says of its model; None if that is not understood."""
         from router.errors import LoadFailed
-        from router.node.orphans import Watchdog
         from router.node.process import LocalChild
+        from router.node.watchdog import Watchdog
 
         said = self.folder / "said"
         said.write_bytes(b"".join(line + b"\n" for line in lines))
@@ -398,7 +398,7 @@ class Life:
 
 
 def state(text: bytes) -> bytes:
-    return STATE + text
+    return STATE_PREFIX + text
 
 
 READY = b'{"state": "ready", "payload": %b}'
@@ -470,16 +470,16 @@ async def test_a_flood_of_states_is_told_in_few_words(tmp_path: Path) -> None:  
 
 
 def test_the_kept_log_has_bounds() -> None:  # B-T5
-    log = Log()
+    log = ChildLog()
     for number in range(5000):
         log.add(b"%d" % number)
-    assert list(log) == [str(number) for number in range(5000 - KEPT_LINES, 5000)]
+    assert list(log) == [str(number) for number in range(5000 - MAX_LINES, 5000)]
     for _ in range(2000):
         log.add(b"x" * 1000)
-    assert sum(map(len, log)) <= KEPT_BYTES
+    assert sum(map(len, log)) <= MAX_LOG_BYTES
     log.add(b"w" * 1_000_000)
     last = list(log)[-1]
-    assert len(last) <= KEPT_OF_LINE
+    assert len(last) <= MAX_LINE_BYTES
     assert last.endswith(f" ... ({1_000_000 - last.count('w')} more bytes)")
 
 
@@ -491,7 +491,7 @@ async def test_lines_of_any_kind_are_kept_within_bounds(tmp_path: Path) -> None:
     assert kept[1].startswith("xxxx")
     assert f"({(3 << 20) - kept[1].count('x')} more bytes)" in kept[1]
     assert (kept[2], kept[-1]) == ("end", "last")
-    assert sum(map(len, kept)) < KEPT_BYTES
+    assert sum(map(len, kept)) < MAX_LOG_BYTES
 
 
 async def test_a_line_without_end_is_kept_within_bounds(tmp_path: Path) -> None:  # B-T5
@@ -500,12 +500,12 @@ async def test_a_line_without_end_is_kept_within_bounds(tmp_path: Path) -> None:
     long = tmp_path / "long"
     long.write_bytes(b"w" * (4 << 20))
     await life.info(b"first\n" + b"w" * (4 << 20))
-    assert [len(line) <= KEPT_OF_LINE for line in life.child.log] == [True, True]
+    assert [len(line) <= MAX_LINE_BYTES for line in life.child.log] == [True, True]
 
 
 def test_a_cause_is_looked_for_in_bounded_time() -> None:  # B-T6
-    line = "failed to allocate " * (KEPT_OF_LINE // 19)
-    log = [line] * (KEPT_BYTES // len(line))
+    line = "failed to allocate " * (MAX_LINE_BYTES // 19)
+    log = [line] * (MAX_LOG_BYTES // len(line))
     assert "ended with code 1" in explain("m", 1, log, is_stopped=False, is_ready=False).sentence
 
 
@@ -538,4 +538,4 @@ def test_what_is_not_understood_is_the_childs_failure() -> None:
             raise fault
     assert error_message(b'{"error": {"message": ""}}') == ""
     assert model_info(None) == {}
-    assert process.shortened(b"short") == b"short"
+    assert shorten(b"short") == b"short"

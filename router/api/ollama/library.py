@@ -13,8 +13,9 @@ from router.api.details import details
 from router.api.ollama.names import NamedModel, Names
 from router.api.ollama.reply import rfc3339
 from router.models import gguf
-from router.models.catalog import Catalog, ModelSpec
-from router.models.gguf import ArrayInfo, Metadata, Value
+from router.models.catalog import Catalog
+from router.models.metadata import ArrayInfo, Metadata, Value
+from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 
 FAR_FUTURE = "2300-01-01T00:00:00Z"  # clients show a date that far away as "forever"

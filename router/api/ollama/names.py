@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from router.api.ollama.options import AliasDefaults
 from router.errors import InvalidRequest, UnknownModel
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 
 LATEST_TAG = ":latest"  # Ollama's clients add it to a name without a tag

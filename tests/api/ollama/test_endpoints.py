@@ -26,7 +26,8 @@ from router.api.ollama import endpoints
 from router.api.ollama.endpoints import OllamaStore
 from router.errors import QueueTimeout, UnknownModel
 from router.memory.estimate import Need
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 from router.proxy.gateway import Gateway
 from router.scheduling.limits import Limits

@@ -12,7 +12,8 @@ from router.api.ollama.names import MAX_ALIASES, Names
 from router.api.ollama.options import AliasDefaults
 from router.errors import InvalidRequest, UnknownModel
 from router.memory.estimate import Need
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand
