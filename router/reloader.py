@@ -75,20 +75,18 @@ class Reloader:
 
     async def _replace(self, read: Callable[[], Catalog]) -> Changes:
         async with self._reading:
-            changes = await self._pool.replace(await describe_all(await threads.CATALOG.run(read)))
+            changes = await self._pool.exchange.replace(await describe_all(await threads.CATALOG.run(read)))
         self._survey()
         return changes
 
     async def _describe(self) -> None:
         """The catalog at the start is built without headers, so that serving begins soon; they are read now."""
         catalog = self._pool.catalog
-        described = await describe_all(catalog)
-        if self._pool.catalog is catalog:  # else a newer one has come, with its own headers
-            self._pool.catalog = described
+        self._pool.exchange.adopt_descriptions(await describe_all(catalog), of=catalog)
         self._survey()
 
     def _survey(self) -> None:
-        self._pool.survey(lambda spec: self._estimator.need(spec, quick=True))
+        self._pool.exchange.survey(lambda spec: self._estimator.need(spec, quick=True))
 
     async def _watch(self) -> None:
         if self._watched:

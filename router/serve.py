@@ -24,7 +24,7 @@ from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.node.local import LocalNode
 from router.plan import MIB, Machine, Plan
-from router.pool.depot import Depot
+from router.pool.hub_models import HubModels
 from router.pool.pool import Pool
 from router.proxy.budget import Budget
 from router.proxy.gateway import Gateway
@@ -80,11 +80,11 @@ def _assemble(
         table=plan.table,
         load_timeout=s.models_load_timeout,
         ttl=s.models_ttl or None,
-        gone=upstream.forget,
+        forget_address=upstream.forget,
         learn=estimator.learn,
     )
     reloader = Reloader(pool, sources, estimator, s.models_preset if s.models_preset_watch else None)
-    depot = Depot(
+    hub_models = HubModels(
         hub.cache_root(os.environ),
         sources,
         reloader.refresh,
@@ -92,7 +92,7 @@ def _assemble(
         offline=s.offline,
         fallback=s.hub_fallback,
     )
-    pool.hub = depot
+    pool.downloads.source = hub_models
     gateway = Gateway(
         pool,
         upstream,
@@ -103,7 +103,7 @@ def _assemble(
         generation_time=s.max_generation_time,
         claude_map=s.claude_map,
         task_header=s.task_header,
-        depot=depot,
+        hub_models=hub_models,
         load_args=s.load_args,
     )
 

@@ -11,7 +11,7 @@ from router.access.guard import RequestFacts
 from router.access.origins import AllowedOrigins
 from router.engine.flags import default_table
 from router.errors import FlagError
-from router.proxy.head import read, with_host_of
+from router.proxy.head import parse_head, with_host_of
 from router.server.fast_path import came_over_loopback
 from tests.access.guards import CHAT, facts, guard, status
 from tests.conftest import Starter
@@ -105,7 +105,7 @@ def test_the_host_of_a_whole_address_counts() -> None:
     ):
         headers = with_host_of(url, [(b"host", host) for host in hosts])
         assert status(guard(), RequestFacts("POST", "/x", b"", headers, True)) == expected, (url, hosts)
-    found = read(b"POST http://evil/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n", 1)
+    found = parse_head(b"POST http://evil/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n", 1)
     assert found
     assert [value for name, value in found[0].headers if name == b"host"] == [b"localhost", b"evil"]
 

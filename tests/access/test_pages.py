@@ -81,8 +81,8 @@ def test_the_length_of_a_body_is_no_part_of_what_is_remembered(router: Router) -
     answers = [ask(router.url, "POST", CHAT, page, body).status for body in (b"", b"", question())]
     assert answers == [400, 400, 415]
     no_type = [(b"host", b"localhost"), (b"sec-fetch-site", b"same-origin"), (b"content-length", b"0")]
-    assert APP.by_body(ProxyHead("POST", CHAT, CHAT.encode(), no_type), True) is None
-    assert APP.by_body(ProxyHead("POST", CHAT, CHAT.encode(), no_type[::2]), True) is not None
+    assert APP.endpoint_for(ProxyHead("POST", CHAT, CHAT.encode(), no_type), True) is None
+    assert APP.endpoint_for(ProxyHead("POST", CHAT, CHAT.encode(), no_type[::2]), True) is not None
 
 
 @pytest.mark.parametrize("page", FOREIGN_PAGES, ids=str)
