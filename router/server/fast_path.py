@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from router.access.guard import Guard, Preflight, RequestFacts
 from router.access.hosts import is_loopback
 from router.errors import RouterError
-from router.proxy.gateway import ByBody, ByBodyRoute
+from router.proxy.endpoints import ModelFromBody, ModelFromBodyRoute
 from router.proxy.head import Head
 from router.server.cors import EXPOSED_HEADERS, preflight_response, with_headers, with_vary
 from router.server.error_handlers import ErrorHandlers, on_disconnect
@@ -31,7 +31,7 @@ class CachedRoute(NamedTuple):
     """A request head that was parsed once, and the endpoint that needs only the body to answer."""
 
     head: Head
-    by_body: ByBody
+    endpoint: ModelFromBody
     keep_alive: bool
 
 
@@ -98,15 +98,15 @@ class FastPathApp:
             send = with_headers(send, [(b"access-control-allow-origin", verdict.origin), EXPOSED_HEADERS])
         return self._errors.response(scope, verdict.refusal) if verdict.refusal else None, send
 
-    def by_body(self, head: Head, is_local: bool) -> ByBody | None:
+    def endpoint_for(self, head: Head, is_local: bool) -> ModelFromBody | None:
         """The endpoint for a request with this head, if the endpoint needs no more than the body and the guard lets
         every such request in. `is_local`: the connection came over loopback."""
         route = self._by_path.get((head.method, head.path))
-        if not isinstance(route, ByBodyRoute):
+        if not isinstance(route, ModelFromBodyRoute):
             return None
         query = head.target.partition(b"?")[2]
         facts = RequestFacts(head.method, head.path, query, head.headers, is_local=is_local)
-        return route.by_body if self._guard.is_allowed_with_any_body(facts) else None
+        return route.model_from_body if self._guard.is_allowed_with_any_body(facts) else None
 
     def with_error_handler(self, app: ASGIApp) -> ASGIApp:
         """Wraps `app`: an unexpected exception is logged and answered with 500."""
