@@ -30,16 +30,6 @@ class LoadProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """How much of one file of a download is here, in bytes; `oid` names its content."""
-
-    url: str
-    done: int
-    total: int
-    oid: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Slept:
     """The child freed its weights after `--sleep-idle-seconds`."""
 

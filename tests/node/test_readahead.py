@@ -14,14 +14,14 @@ import psutil
 import pytest
 
 from router.engine import flags
-from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.node.readahead import RESERVE_BYTES, STEP_BYTES, ReadAhead
 from router.scheduling.states import State
 from tests.conftest import Starter
 from tests.fakes import GIB
 from tests.pages import drop, resident
-from tests.pool.test_pool import Bench, bench
+from tests.pool import bench as benches
+from tests.pool.bench import Bench, bench
 from tests.routers import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is read ahead elsewhere")
@@ -191,9 +191,7 @@ def test_files_that_bypass_the_page_cache_are_not_read() -> None:
 @contextlib.asynccontextmanager
 async def with_files(*names: str) -> AsyncIterator[Bench]:
     """A pool with room for one of these models."""
-    async with bench(*names, need=40 * GIB) as b:
-        b.specs = {name: named(name, "-m", f"{name}.gguf") for name in names}
-        b.pool.catalog = Catalog(b.specs.values())
+    async with bench(*(named(name, "-m", f"{name}.gguf") for name in names), need=40 * GIB) as b:
         yield b
 
 
@@ -202,7 +200,7 @@ async def test_the_next_start_is_prefetched_while_a_victim_drains() -> None:
         stream = await b.lease("a")
         b.node.prefetched.clear()
         second, third = (asyncio.create_task(b.use(name)) for name in "bc")
-        await b.until(lambda: b.pool.status("c").waiting == 1 and b.node.prefetched != [])
+        await benches.until(lambda: b.pool.status("c").waiting == 1 and b.node.prefetched != [])
         assert b.node.prefetched == [("b.gguf",)]
         stream.release()
         await asyncio.gather(second, third)
@@ -216,7 +214,7 @@ async def test_the_next_start_is_prefetched_while_a_victim_ends() -> None:
         b.node.of("a").may_stop.clear()
         b.node.prefetched.clear()
         waiting = asyncio.create_task(b.use("b"))
-        await b.until(lambda: b.state("a") is State.STOPPING)
+        await benches.until(lambda: b.state("a") is State.STOPPING)
         assert b.node.prefetched == [("b.gguf",)]
         b.node.of("a").may_stop.set()
         await waiting
@@ -227,9 +225,9 @@ async def test_prefetching_ends_when_no_start_waits() -> None:
     async with with_files("a", "b") as b:
         stream = await b.lease("a")
         waiting = asyncio.create_task(b.lease("b"))
-        await b.until(lambda: b.node.prefetched[-1] == ("b.gguf",))
+        await benches.until(lambda: b.node.prefetched[-1] == ("b.gguf",))
         waiting.cancel()
-        await b.until(lambda: b.node.prefetched[-1] == ())
+        await benches.until(lambda: b.node.prefetched[-1] == ())
         stream.release()
 
 

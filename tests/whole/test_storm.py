@@ -318,6 +318,6 @@ def test_a_storm_of_loads(
             runner.run(storm.run())
     assert node.problems == []
     assert node.stalls == 0
-    assert min(node.waits, storm.pool.evictions, storm.answers["left"]) > LOADS / 10
+    assert min(node.waits, storm.pool.processes.evictions, storm.answers["left"]) > LOADS / 10
     assert node.robberies > 10
     assert "a defect" not in caplog.text
