@@ -34,7 +34,9 @@ Packages::
 The assembly::
 
     settings  one frozen Settings; one row an option -> engine access
-    serve     from settings to a router that serves  -> everything
+    plan      what a command line means; the machine -> scheduling engine node hub models memory settings
+    reloader  keeps the catalog equal to its sources -> models memory pool
+    serve     from a plan to a router that serves    -> everything
     demo      tiny models, and a first conversation  -> nothing
     __main__  the command line                       -> everything
 """

@@ -98,7 +98,7 @@ class ChildRun:
             model=self.spec.name,
             args=self.args,
             devices=self.allocation.devices,
-            counts=self.allocation.layer_counts,
+            layer_counts=self.allocation.layer_counts,
             env=(*self.spec.env, *self.spec.secret_env),
             stop_timeout=self.spec.stop_timeout,
             load_timeout=load_timeout,
