@@ -18,5 +18,5 @@ API. `native` has the endpoints of a llama.cpp router; `ollama` is an API that t
     native     llama.cpp's own API                -> dialects listing load metrics news slots download
     stream     llama.cpp's resumable streams      -> dialects
     ollama     a package: Ollama's API            -> dialects details download
-    app        create_app(): routes and doors     -> dialects listing download openai anthropic native stream ollama
+    app        create_app(): routes and guard     -> dialects listing download openai anthropic native stream ollama
 """

@@ -1,4 +1,4 @@
-"""create_app(): every API's routes in one ASGI application, behind the doors; what happens at its start and its end.
+"""create_app(): every API's routes in one ASGI application, behind the guard; what happens at its start and its end.
 
 `serve` calls it once. The application is Starlette's; `FastPathApp` around it checks host, origin and key, and calls
 the endpoints of common paths without Starlette's search for a route.
@@ -14,9 +14,11 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from router.access.doors import Doors, Keys
-from router.access.needs import RouteOf, Table
-from router.access.origins import Hosts, Origins
+from router.access.guard import Guard
+from router.access.hosts import AllowedHosts
+from router.access.keys import Keys
+from router.access.origins import AllowedOrigins
+from router.access.permissions import PermissionTable, RoutePattern
 from router.api import anthropic, openai, stream
 from router.api.dialects import dialect_of
 from router.api.download import Downloads
@@ -45,10 +47,10 @@ def create_app(
 ) -> FastPathApp:
     """The application.
 
-    `keys` allow generating and reading, `admin_keys` everything; `doors.Keys` says what holds if one kind is missing.
+    `keys` allow generating and reading, `admin_keys` everything; `access.keys` says what holds if one kind is missing.
     `cors_origins` and `allowed_hosts` are as `access.origins` reads them; `own_hosts` are this machine's names.
     `reload` and `forecast` are as in NativeEndpoints; `build` is the engine's line of `--version`.
-    Raises LookupError for a route that `access.needs` does not list."""
+    Raises LookupError for a route that `access.permissions` does not list."""
     downloads = Downloads(gateway)
     native = NativeEndpoints(gateway, Listing(gateway.pool), downloads, reload, forecast, build)
     routes = [
@@ -56,9 +58,9 @@ def create_app(
         *anthropic.routes(gateway),
         *native.routes(),
         *stream.routes(gateway),
-        *ollama.routes(gateway, downloads if gateway.depot else None),
+        *ollama.routes(gateway, downloads if gateway.hub_models else None),
     ]
-    table = Table([RouteOf(route.methods or (), route.path, route.path_regex) for route in routes])
+    table = PermissionTable([RoutePattern(route.methods or (), route.path, route.path_regex) for route in routes])
     errors = ErrorHandlers(dialect_of)
     whole = Starlette(
         routes=routes,
@@ -69,13 +71,13 @@ def create_app(
         },
         lifespan=lambda app: _lifespan(gateway),
     )
-    doors = Doors(table, Hosts(allowed_hosts, own_hosts), Origins(cors_origins), Keys(keys, admin_keys))
-    return FastPathApp(whole, routes, doors, errors)
+    guard = Guard(table, AllowedHosts(allowed_hosts, own_hosts), AllowedOrigins(cors_origins), Keys(keys, admin_keys))
+    return FastPathApp(whole, routes, guard, errors)
 
 
 @contextlib.asynccontextmanager
 async def _lifespan(gateway: Gateway) -> AsyncIterator[None]:
-    starting = asyncio.create_task(gateway.pool.start())
+    starting = asyncio.create_task(gateway.pool.exchange.load_on_startup())
     try:
         yield
     finally:

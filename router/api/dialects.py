@@ -13,7 +13,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from router.errors import RouterError, UpstreamFailed
-from router.proxy.proxied_request import Dialect
+from router.proxy.protocols import Dialect
 
 # Anthropic's error types by status: https://docs.anthropic.com/en/api/errors
 _ANTHROPIC_TYPES = {
@@ -32,7 +32,7 @@ _ANTHROPIC_TYPES = {
 class OpenAIDialect:
     """`{"error": {"code", "message", "type", "param"}}`: llama-server's object, with OpenAI's `param` added."""
 
-    retells = False
+    rewrites_upstream_errors = False
 
     def error(self, exc: RouterError, request_id: str) -> Response:
         return JSONResponse({"error": _openai_error(exc)}, exc.status, headers=retry_headers(exc))
@@ -46,7 +46,7 @@ class AnthropicDialect:
 
     The engine's own errors have OpenAI's shape, so they are rewritten."""
 
-    retells = True
+    rewrites_upstream_errors = True
 
     def error(self, exc: RouterError, request_id: str) -> Response:
         return JSONResponse(_anthropic_error(exc, request_id), _anthropic_status(exc), headers=retry_headers(exc))
@@ -58,7 +58,7 @@ class AnthropicDialect:
 class OllamaDialect:
     """`{"error": MESSAGE}`; in a stream it is the last line."""
 
-    retells = False
+    rewrites_upstream_errors = False
 
     def error(self, exc: RouterError, request_id: str) -> Response:
         # Plain ASCII: the message may repeat what a client sent, which need not be valid Unicode.

@@ -27,8 +27,10 @@ from router.memory.forecast import Forecast
 from router.models.changes import Changes
 from router.models.spec import ModelSpec
 from router.pool.pool import Pool
-from router.proxy.body import apart, asked
-from router.proxy.gateway import ByBody, Gateway, told_in
+from router.proxy.body import in_thread_if_large
+from router.proxy.endpoints import ModelFromBody, model_from_query, with_dialect_errors
+from router.proxy.gateway import Gateway
+from router.proxy.routing import routing_fields
 from router.wire.child_json import object_or_empty, parse_json
 from router.wire.request_head import RequestHead
 
@@ -70,8 +72,8 @@ class NativeEndpoints:
         self._reload = reload
         self._forecast = forecast
         self._build = build_info(build)
-        self._child_by_query = gateway.by_query(OPENAI)
-        self._child_by_body = ByBody(gateway, OPENAI)
+        self._child_by_query = model_from_query(gateway, OPENAI)
+        self._child_by_body = ModelFromBody(gateway, OPENAI)
 
     def routes(self) -> list[Route]:
         load = LoadEndpoints(self._gateway)
@@ -94,9 +96,9 @@ class NativeEndpoints:
             ("/models", "DELETE", self.remove),
         )
         return [
-            *(Route(path, told_in(OPENAI, endpoint), methods=[method]) for path, method, endpoint in own),
+            *(Route(path, with_dialect_errors(OPENAI, endpoint), methods=[method]) for path, method, endpoint in own),
             *self._child_by_body.routes(BY_BODY),
-            *ByBody(self._gateway, OPENAI, check=Slots(self._pool).check).routes(["/slots/{slot}"]),
+            *ModelFromBody(self._gateway, OPENAI, check=Slots(self._pool).check).routes(["/slots/{slot}"]),
             *(Route(path, self._child_by_query, methods=["GET"]) for path in BY_QUERY),
         ]
 
@@ -152,8 +154,8 @@ class NativeEndpoints:
         return await (self._child_by_query if by_query else self._child_by_body.endpoint)(request)
 
     async def models(self, request: Request) -> Response:
-        if self._gateway.depot:
-            self._gateway.depot.glance()
+        if self._gateway.hub_models:
+            self._gateway.hub_models.refresh_soon()
         listing = self._listing.render()
         if request.query_params.get("reload"):
             changes = json.dumps(asdict(await self._read_again())).encode()
@@ -185,8 +187,8 @@ class NativeEndpoints:
 
     async def download(self, request: Request) -> Response:
         """Answers when the download has started; `/models/sse` reports its progress and its end."""
-        body = await self._gateway.read(request)
-        name = (await apart(len(body), asked, body, "application/json")).model
+        body = await self._gateway.read_body(request)
+        name = (await in_thread_if_large(len(body), routing_fields, body, "application/json")).model
         if not name:
             raise InvalidRequest('model name is missing from the request; send {"model": "user/repo:QUANT"}')
         model = await self._downloads.begin(name)

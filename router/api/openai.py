@@ -8,7 +8,8 @@ from __future__ import annotations
 from starlette.routing import Route
 
 from router.api.dialects import OPENAI
-from router.proxy.gateway import ByBody, Gateway
+from router.proxy.endpoints import ModelFromBody
+from router.proxy.gateway import Gateway
 
 # The paths under which llama.cpp's tools/server/server.cpp registers these endpoints.
 PATHS = (
@@ -34,4 +35,4 @@ PATHS = (
 
 
 def routes(gateway: Gateway) -> list[Route]:
-    return ByBody(gateway, OPENAI).routes(PATHS)
+    return ModelFromBody(gateway, OPENAI).routes(PATHS)

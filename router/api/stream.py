@@ -8,11 +8,12 @@ from starlette.routing import Route
 
 from router.api.dialects import OPENAI
 from router.errors import InvalidRequest, Unavailable
-from router.proxy.body import apart, json_object
-from router.proxy.conversation import Part
-from router.proxy.gateway import Gateway, told_in
+from router.proxy.body import in_thread_if_large, json_object
+from router.proxy.conversation import LeaseShare
+from router.proxy.endpoints import with_dialect_errors
+from router.proxy.gateway import Gateway
 from router.proxy.head import Head
-from router.proxy.proxied_request import Passage
+from router.proxy.proxied_request import ProxiedRequest
 
 
 class StreamEndpoints:
@@ -26,11 +27,11 @@ class StreamEndpoints:
         if conversation.lease is None:
             raise Unavailable("The model of this stream is not ready yet; try again in a moment.")
 
-        async def lease() -> Part:
-            return conversation.part()
+        async def lease() -> LeaseShare:
+            return conversation.share()
 
-        head = Head.of(request.scope)
-        return Passage(lease, self._gateway.upstream, OPENAI, head)  # type: ignore[return-value]
+        head = Head.from_scope(request.scope)
+        return ProxiedRequest(lease, self._gateway.upstream, OPENAI, head)  # type: ignore[return-value]
 
     async def stop(self, request: Request) -> Response:
         await self._conversations.stop(_conversation_id(request), self._gateway.upstream)
@@ -40,13 +41,13 @@ class StreamEndpoints:
         """The state of the conversations that the body names.
 
         It lists no others: a client learns nothing of conversations whose ids it does not know."""
-        body = await self._gateway.read(request)
+        body = await self._gateway.read_body(request)
         try:
-            ids = (await apart(len(body), json_object, body)).get("conversation_ids")
+            ids = (await in_thread_if_large(len(body), json_object, body)).get("conversation_ids")
         except InvalidRequest:
             ids = None
         names = [id for id in ids if isinstance(id, str) and id] if isinstance(ids, list) else []
-        return JSONResponse(await self._conversations.told(names, self._gateway.upstream))
+        return JSONResponse(await self._conversations.look_up(names, self._gateway.upstream))
 
 
 def _conversation_id(request: Request) -> str:
@@ -62,4 +63,4 @@ def routes(gateway: Gateway) -> list[Route]:
         ("/v1/stream", "DELETE", streams.stop),
         ("/v1/streams/lookup", "POST", streams.lookup),
     )
-    return [Route(path, told_in(OPENAI, endpoint), methods=[method]) for path, method, endpoint in own]
+    return [Route(path, with_dialect_errors(OPENAI, endpoint), methods=[method]) for path, method, endpoint in own]

@@ -20,6 +20,7 @@ memory flag in `flag_values`.
     implied_args  PURE: flags that no user gave      -> demand
     footprints    what models really took            -> nothing
     need          what one load needs                -> demand
-    estimator     the best estimate of a need        -> flag_values demand fit_params fitting implied_args footprints need
-    forecast      what a load would take and evict   -> demand need estimator
+
+    estimator  the best estimate of a need      -> flag_values demand fit_params fitting implied_args footprints need
+    forecast   what a load would take and evict -> demand need estimator
 """

@@ -11,8 +11,9 @@ from typing import Any
 from router.api.ollama.events import count_of
 from router.api.ollama.reply import JSON, line
 from router.errors import UpstreamFailed
-from router.proxy.proxied_request import Ask, as_error
-from router.proxy.rewrite import encode
+from router.proxy.error_response import read_upstream_error
+from router.proxy.protocols import PostToChild
+from router.proxy.rewrite import encode_json
 from router.wire.child_json import blame_child, parse_json
 
 MAX_EMBEDDINGS_BYTES = 128 << 20  # of an answer of the child
@@ -41,7 +42,7 @@ class Embedding:
     def __repr__(self) -> str:
         return f"<Embedding of {len(self.inputs)} texts>"
 
-    async def __call__(self, ask: Ask) -> AsyncGenerator[bytes]:
+    async def __call__(self, ask: PostToChild) -> AsyncGenerator[bytes]:
         try:
             found = await _post(ask, b"/v1/embeddings", {"input": self.inputs})
         except UpstreamFailed as exc:
@@ -57,7 +58,7 @@ class Embedding:
             answer = line(self.make_answer(vectors, int(count_of((found.get("usage") or {}).get("prompt_tokens")))))
         yield answer
 
-    async def _first_tokens(self, ask: Ask, text: str, limit: int) -> list[int]:
+    async def _first_tokens(self, ask: PostToChild, text: str, limit: int) -> list[int]:
         found = await _post(ask, b"/tokenize", {"content": text, "add_special": True})
         with blame_child():
             tokens: list[int] = found["tokens"][:limit]
@@ -75,11 +76,11 @@ class Embedding:
         return [number / norm for number in short]
 
 
-async def _post(ask: Ask, target: bytes, fields: dict[str, Any]) -> Any:
-    answer = await ask(target, encode(fields))
+async def _post(ask: PostToChild, target: bytes, fields: dict[str, Any]) -> Any:
+    answer = await ask(target, encode_json(fields))
     try:
         if answer.status != 200:
-            raise await as_error(answer)
+            raise await read_upstream_error(answer)
         data = await answer.read_all(MAX_EMBEDDINGS_BYTES)
         with blame_child():
             return parse_json(data, limit_depth=False)

@@ -21,9 +21,11 @@ from router.api.ollama.names import Names
 from router.api.ollama.options import AliasDefaults, check_alias_parameters, checked_options
 from router.api.ollama.reply import json_response, line, status_response
 from router.errors import InvalidRequest, RouterError, Unsupported
-from router.proxy.body import all_fields, apart
-from router.proxy.gateway import Gateway, told_in
-from router.proxy.proxied_request import NDJSON
+from router.proxy.body import in_thread_if_large
+from router.proxy.client_response import NDJSON
+from router.proxy.endpoints import with_dialect_errors
+from router.proxy.gateway import Gateway
+from router.proxy.routing import all_fields
 
 # The version of Ollama's API that this follows. Clients compare it, and accept nothing but numbers and dots.
 VERSION = "0.12.6"
@@ -68,7 +70,7 @@ class OllamaEndpoints:
             ("/api/blobs/{digest}", "HEAD", self.has_blob),
             ("/api/blobs/{digest}", "POST", self.take_blob),
         )
-        return [Route(path, told_in(OLLAMA, endpoint), methods=[method]) for path, method, endpoint in own]
+        return [Route(path, with_dialect_errors(OLLAMA, endpoint), methods=[method]) for path, method, endpoint in own]
 
     # What there is
 
@@ -153,8 +155,8 @@ class OllamaEndpoints:
         return self._store
 
     async def _read_fields(self, request: Request) -> dict[str, Any]:
-        body = await self._gateway.read(request)
-        return await apart(len(body), all_fields, body)
+        body = await self._gateway.read_body(request)
+        return await in_thread_if_large(len(body), all_fields, body)
 
 
 async def _pull_lines(store: OllamaStore, name: str) -> AsyncIterator[bytes]:

@@ -14,7 +14,9 @@ from router.api.ollama.events import Delta, count_of, delta_of_chat, delta_of_co
 from router.api.ollama.prompt import CHAT
 from router.api.ollama.reply import JSON, AnswerFields, RequestClock, head, line
 from router.errors import UpstreamFailed
-from router.proxy.proxied_request import NDJSON, Ask, as_error
+from router.proxy.client_response import NDJSON
+from router.proxy.error_response import read_upstream_error
+from router.proxy.protocols import PostToChild
 from router.units import limit_size
 from router.wire.child_json import blame_child, parse_json
 
@@ -49,12 +51,12 @@ class Generation:
     def media_type(self) -> bytes:
         return NDJSON if self.stream else JSON
 
-    async def __call__(self, ask: Ask) -> AsyncGenerator[bytes]:
+    async def __call__(self, ask: PostToChild) -> AsyncGenerator[bytes]:
         delta_of = delta_of_chat if self.target == CHAT else delta_of_completion
         answer = await ask(self.target, self.body)
         try:
             if answer.status != 200:
-                raise await as_error(answer)
+                raise await read_upstream_error(answer)
             collected_bytes = 0
             async for event, size in event_objects(answer):
                 with blame_child():

@@ -33,11 +33,13 @@ from router.api.ollama.reply import AnswerFields, LocalAnswer, RequestClock, jso
 from router.errors import InvalidRequest, UnknownModel
 from router.hub.names import without_host
 from router.models.template import Reasoning
-from router.proxy.body import all_fields, apart
+from router.proxy.body import in_thread_if_large
 from router.proxy.gateway import Gateway
 from router.proxy.head import Head
-from router.proxy.proxied_request import Lease, Passage, Translation
-from router.proxy.rewrite import encode
+from router.proxy.protocols import Lease, Translation
+from router.proxy.proxied_request import ProxiedRequest
+from router.proxy.rewrite import encode_json
+from router.proxy.routing import all_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +104,16 @@ class Inference:
         answer_fields: AnswerFields,
     ) -> Response:
         fields, spec = call.fields, call.model.spec
-        request = await apart(call.size, translate, fields, call.model.defaults, spec.info.reasoning)
+        request = await in_thread_if_large(call.size, translate, fields, call.model.defaults, spec.info.reasoning)
         # While the architecture is unknown, so are the capabilities: then the engine decides.
         if request.has_images and spec.info.architecture and "vision" not in spec.info.capabilities:
             raise InvalidRequest(f"{spec.name!r} does not see images; it needs a projector (mmproj) that fits.")
-        self._gateway.note_context(spec, fields)
-        body = await apart(call.size, encode, request.fields, call.size)
+        self._gateway.log_ignored_context(spec, fields)
+        body = await in_thread_if_large(call.size, encode_json, request.fields, call.size)
         path = request.target.decode()
-        body, time_limit = await apart(call.size, self._gateway.prepared, spec, path, request.fields, body)
+        body, time_limit = await in_thread_if_large(
+            call.size, self._gateway.prepare_body, spec, path, request.fields, body
+        )
         stream = flag(fields, "stream", True)
         generation = Generation(
             call.name, request.target, body, answer_fields, call.clock, stream, top_logprobs(fields)
@@ -130,9 +134,9 @@ class Inference:
         return json_response(done("unload"))
 
     async def _read_call(self, request: Request) -> _Call:
-        clock, body = RequestClock(), await self._gateway.read(request)
-        fields = await apart(len(body), all_fields, body)
-        return _Call(Head.of(request.scope), fields, await self._find(model_name(fields)), clock, len(body))
+        clock, body = RequestClock(), await self._gateway.read_body(request)
+        fields = await in_thread_if_large(len(body), all_fields, body)
+        return _Call(Head.from_scope(request.scope), fields, await self._find(model_name(fields)), clock, len(body))
 
     async def _find(self, name: str | None) -> NamedModel:
         """The model, also one that is not here yet but may be downloaded."""
@@ -145,14 +149,14 @@ class Inference:
         spec, ttl = call.model.spec, keep_alive(call.fields)
         # The lease must not hold the call: its fields are many times as large as the body was, and it may wait long.
         head, clock = call.head, call.clock
-        self._gateway.may_load(spec, head, self._gateway.autoload)
+        self._gateway.check_may_load(spec, head, self._gateway.autoload)
 
         async def lease() -> Lease:
-            granted = await self._pool.lease(spec, ttl=ttl, background=self._gateway.is_task(head))
+            granted = await self._pool.lease(spec, ttl=ttl, background=self._gateway.is_background(head))
             clock.mark_loaded()
             return granted
 
-        return Passage(  # type: ignore[return-value]
+        return ProxiedRequest(  # type: ignore[return-value]
             lease,
             self._gateway.upstream,
             OLLAMA,

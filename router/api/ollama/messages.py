@@ -12,7 +12,7 @@ from typing import Any
 
 from router.api.ollama.fields import Fields, text
 from router.errors import InvalidRequest
-from router.proxy.rewrite import encode
+from router.proxy.rewrite import encode_json
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -57,7 +57,7 @@ class MessageTranslator:
                 raise InvalidRequest(mistake)
             arguments = function.get("arguments") or {}
             if not isinstance(arguments, str):
-                arguments = encode(arguments).decode()
+                arguments = encode_json(arguments).decode()
             self._call_count += 1
             # Nine letters and digits: some templates (Mistral's) accept nothing else.
             name, id = function["name"], text(call, "id") or f"call{self._call_count:05d}"

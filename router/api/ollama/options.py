@@ -13,7 +13,7 @@ from router.api.ollama.fields import Fields
 from router.engine.allowlist import is_safe
 from router.engine.flags import default_table
 from router.errors import InvalidRequest
-from router.proxy.body import LOOKS_BACK, check_look_back
+from router.proxy.routing import LOOK_BACK_FIELDS, check_look_back
 
 # Ollama's options, the engine's names for them, and their types. Options that say how a model is loaded (num_ctx,
 # num_gpu, num_thread and others) belong into the preset. Unknown options are ignored, as Ollama does.
@@ -91,7 +91,7 @@ def _checked(name: str, value: Any) -> Any:
         return stops
     if name not in OPTIONS:
         return value
-    if name in LOOKS_BACK:
+    if name in LOOK_BACK_FIELDS:
         check_look_back(name, value)
     kind = OPTIONS[name][1]
     if isinstance(value, bool) or not isinstance(value, int | float) or not -(2**53) < value < 2**53:

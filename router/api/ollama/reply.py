@@ -10,7 +10,8 @@ from typing import Any
 
 from starlette.responses import Response
 
-from router.proxy.proxied_request import NDJSON, Ask
+from router.proxy.client_response import NDJSON
+from router.proxy.protocols import PostToChild
 
 JSON = b"application/json"
 
@@ -78,5 +79,5 @@ class LocalAnswer:
     def __init__(self, make: Callable[[], Mapping[str, Any]]) -> None:
         self._make = make
 
-    async def __call__(self, ask: Ask) -> AsyncGenerator[bytes]:
+    async def __call__(self, ask: PostToChild) -> AsyncGenerator[bytes]:
         yield line(self._make())

@@ -16,7 +16,7 @@ from router.api.ollama.generation import Generation
 from router.api.ollama.prompt import CHAT, RAW
 from router.api.ollama.reply import RequestClock
 from router.errors import RouterError, UpstreamFailed
-from router.proxy.proxied_request import Ask, Translation
+from router.proxy.protocols import PostToChild, Translation
 from router.wire.request_head import RequestHead
 from router.wire.response import Response
 from router.wire.upstream import Upstream
@@ -55,7 +55,7 @@ async def told(tmp_path: Path, translation: Translation, answers: Answers, *, st
     return [json.loads(line) for line in data.splitlines()]
 
 
-def asks(upstream: Upstream, server: Server) -> Ask:
+def asks(upstream: Upstream, server: Server) -> PostToChild:
     async def ask(target: bytes, body: bytes) -> Response:
         return await upstream.open(server.address, "key", RequestHead("POST", target, []), body)
 

@@ -1,7 +1,8 @@
-"""What each route of the application needs of whoever asks.
+"""PURE: which permission each route of the application takes.
 
-PURE. `NEEDS` has a row for every method and path, and a route without one keeps the application from being made: a new
-one cannot be forgotten. Read by `doors`; the routes are found the way the application finds them.
+`REQUIRED` has a row for every method and path. The application cannot be made while a route has no row: a new route
+cannot be forgotten. `PermissionTable` finds the row of a request in the same way as the application finds the route.
+Read by `guard`.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 
-class Need(IntEnum):
-    """What a request does, and so which key opens it: each key opens what is below it too."""
+class Permission(IntEnum):
+    """What a request does, and so which key it takes. A key gives all lower permissions too."""
 
-    OPEN = 0  # nothing is told that anybody may not know
+    OPEN = 0  # no key; the answer holds nothing that is secret
     READ = 1  # an API key
     GENERATE = 2  # an API key; has an effect: a model works, or is loaded
-    ADMIN = 3  # an admin key; has an effect on others: what runs, what there is, what it is called
+    ADMIN = 3  # an admin key; has an effect on others: what runs, which models there are, their names
 
 
-OPEN, READ, GENERATE, ADMIN = Need
+OPEN, READ, GENERATE, ADMIN = Permission
 
-# Every route there is, by its method and path. `reload` in the query of a GET makes it ADMIN, `autoload` GENERATE.
-NEEDS: Mapping[str, Need] = {
+# Every route, by method and path. In the query of a GET, `reload` raises the permission to ADMIN, `autoload` to
+# GENERATE.
+REQUIRED: Mapping[str, Permission] = {
     **dict.fromkeys(("GET /health", "GET /v1/health"), OPEN),
     # llama.cpp's router
     "GET /models": READ,
@@ -48,7 +50,7 @@ NEEDS: Mapping[str, Need] = {
     "POST /models/reload": ADMIN,
     "POST /props": ADMIN,
     "POST /slots/{slot}": ADMIN,  # saves, restores and erases what other conversations have computed
-    "POST /lora-adapters": ADMIN,  # scales them for everybody
+    "POST /lora-adapters": ADMIN,  # scales the adapters for everybody
     # what a model answers
     **dict.fromkeys(
         (
@@ -72,7 +74,7 @@ NEEDS: Mapping[str, Need] = {
     "GET /api/ps": READ,
     "POST /api/show": READ,
     "HEAD /api/blobs/{digest}": READ,
-    "POST /api/chat": GENERATE,  # a `keep_alive` of 0 unloads with any key, as its clients are used to
+    "POST /api/chat": GENERATE,  # a `keep_alive` of 0 unloads with any key, as Ollama's clients are used to
     "POST /api/generate": GENERATE,
     "POST /api/embed": GENERATE,
     "POST /api/embeddings": GENERATE,
@@ -83,59 +85,69 @@ NEEDS: Mapping[str, Need] = {
     "POST /api/blobs/{digest}": ADMIN,
 }
 
-# Where a form is the API.
-MULTIPART = frozenset({"/v1/audio/transcriptions", "/audio/transcriptions"})
+# The paths that take a form from a browser too, not only JSON.
+FORM_PATHS = frozenset({"/v1/audio/transcriptions", "/audio/transcriptions"})
 
 
-class RouteOf(NamedTuple):
+class RoutePattern(NamedTuple):
+    """A route as the application has it. `regex` is what a path must match."""
+
     methods: Collection[str]
     path: str
     regex: re.Pattern[str]
 
 
-class Table:
-    """The needs of these routes, found the way the application finds routes: the first one that matches. Raises
-    LookupError for a route without a row."""
+class PermissionTable:
+    """The permissions of these routes. As in the application, the first route that matches counts.
 
-    def __init__(self, routes: Sequence[RouteOf], needs: Mapping[str, Need] = NEEDS) -> None:
-        self._rows: list[tuple[re.Pattern[str], dict[str, Need]]] = []
+    Raises LookupError for a route without a row in `required`.
+    """
+
+    def __init__(self, routes: Sequence[RoutePattern], required: Mapping[str, Permission] = REQUIRED) -> None:
+        self._rows: list[tuple[re.Pattern[str], dict[str, Permission]]] = []
         for methods, path, regex in routes:
             named = {method for method in methods if method != "HEAD" or "GET" not in methods}
-            if missing := [method for method in named if f"{method} {path}" not in needs]:
-                raise LookupError(f"{missing[0]} {path} has no row in needs.NEEDS: say who may ask for it")
-            row = {method: needs[f"{method} {path}"] for method in named}
+            if missing := [method for method in named if f"{method} {path}" not in required]:
+                raise LookupError(f"{missing[0]} {path} has no row in permissions.REQUIRED: add one")
+            row = {method: required[f"{method} {path}"] for method in named}
             if "GET" in row:
                 row["HEAD"] = row["GET"]
             self._rows.append((regex, row))
-        # Most paths are found without the search. Not by the routes' own paths: an earlier pattern may match them.
+        # Most paths are found without a search. Their rows are searched for here: an earlier pattern may match them.
         self._exact = {path: self._search(path) for _, path, _ in routes if "{" not in path}
 
-    def methods(self, path: str) -> Mapping[str, Need]:
-        """What may be asked for at a path."""
+    def __repr__(self) -> str:
+        return f"<PermissionTable: {len(self._rows)} routes>"
+
+    def methods(self, path: str) -> Mapping[str, Permission]:
+        """The methods that a path has, each with its permission; empty if there is no such path."""
         found = self._exact.get(path)
         return self._search(path) if found is None else found
 
-    def need(self, method: str, path: str, query: bytes) -> Need:
-        """What is no route is told so to whoever may read."""
+    def required(self, method: str, path: str, query: bytes) -> Permission:
+        """The permission that a request takes. A request that matches no route takes READ: only a client that may read
+        learns that there is no such route."""
         methods = self.methods(path)
-        need = methods.get(method)
-        if need is None:
+        permission = methods.get(method)
+        if permission is None:
             return OPEN if OPEN in methods.values() else READ
-        return max(need, _by_query(query)) if query and method in ("GET", "HEAD") else need
+        return max(permission, _by_query(query)) if query and method in ("GET", "HEAD") else permission
 
-    def _search(self, path: str) -> dict[str, Need]:
-        found: dict[str, Need] = {}
+    def _search(self, path: str) -> dict[str, Permission]:
+        found: dict[str, Permission] = {}
         for regex, row in self._rows:
             if regex.match(path):
                 found = {**row, **found}
         return found
 
 
-def _by_query(query: bytes) -> Need:
+def _by_query(query: bytes) -> Permission:
+    """The permission that the query of a GET takes."""
     try:
-        said = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+        parameters = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     except ValueError:
         return ADMIN
-    if any(name == "reload" and value for name, value in said):
+    if any(name == "reload" and value for name, value in parameters):
         return ADMIN
-    return GENERATE if any(name == "autoload" and value not in ("", "0", "false") for name, value in said) else OPEN
+    has_autoload = any(name == "autoload" and value not in ("", "0", "false") for name, value in parameters)
+    return GENERATE if has_autoload else OPEN

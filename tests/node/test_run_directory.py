@@ -1,4 +1,4 @@
-"""The folder of children's sockets: private, and made anew when it has gone. B-P9"""
+"""The folder of children's sockets is private, and is made again when it has gone. B-P9"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import socket
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from router.errors import ConfigError
 from router.node.run_directory import MARK, RunDirectory
 from tests.conftest import Starter
+from tests.node.rig import is_alive
 from tests.routers import Router, until
 
 
@@ -44,19 +46,19 @@ def vanish(router: Router, what: str) -> None:
     elif what == "deaf":
         for path in own.glob("*.sock"):
             path.unlink()
-            with socket.socket(socket.AF_UNIX) as nobody:
-                nobody.bind(str(path))
+            with socket.socket(socket.AF_UNIX) as unused:
+                unused.bind(str(path))
 
 
 @pytest.mark.parametrize("what", ["sockets", "files", "folder", "root", "deaf"])
-def test_a_socket_that_is_gone_means_a_new_child(  # B-P9
+def test_a_lost_socket_means_a_new_child(  # B-P9
     routers: Starter, fake: str, tiny_models: Path, what: str
 ) -> None:
     router = start(routers, fake, tiny_models, FAKE_FIRST_SECONDS="0.3")
     assert router.chat("tiny-a").status_code == 200
     (before,) = router.children()
     vanish(router, what)
-    # One request goes over the connection that is kept; of several at once, some need another one.
+    # One request goes over the kept connection. Of several at once, some need another connection.
     codes: list[int] = []
     asking = [threading.Thread(target=lambda: codes.append(router.chat("tiny-a").status_code)) for _ in range(6)]
     for thread in asking:
@@ -77,8 +79,10 @@ def test_a_socket_that_is_gone_means_a_new_child(  # B-P9
     assert not any(path.is_dir() for path in root.iterdir())
 
 
-def test_a_child_starts_in_a_folder_made_anew(routers: Starter, fake: str, tiny_models: Path, tmp_path: Path) -> None:
-    """Its chat template comes as a file there. B-P9"""
+def test_a_child_starts_in_a_folder_that_was_made_again(
+    routers: Starter, fake: str, tiny_models: Path, tmp_path: Path
+) -> None:
+    """Its chat template is a file in that folder. B-P9"""
     preset = tmp_path / "p.ini"
     preset.write_text("[tiny-b]\nchat-template = {{ messages }} is all\n")
     router = start(routers, fake, tiny_models, "--models-preset", str(preset))
@@ -89,7 +93,7 @@ def test_a_child_starts_in_a_folder_made_anew(routers: Starter, fake: str, tiny_
     assert router.chat("tiny-a").status_code == 200
 
 
-def test_children_of_a_killed_router_are_found_after_its_folder_was_made_anew(  # B-P9
+def test_children_of_a_killed_router_are_found_though_its_folder_was_made_again(  # B-P9
     routers: Starter, fake: str, tiny_models: Path
 ) -> None:
     router = start(routers, fake, tiny_models)
@@ -100,9 +104,6 @@ def test_children_of_a_killed_router_are_found_after_its_folder_was_made_anew(  
     router.kill()
     RunDirectory.open(root).close()
     assert not left.exists()
-
-
-# Whose folder it is
 
 
 def test_a_folder_of_others_is_refused(tmp_path: Path) -> None:  # B-P9
@@ -165,7 +166,7 @@ def test_a_folder_that_is_given_away_is_refused(tmp_path: Path) -> None:  # B-P9
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
-def test_a_lock_that_is_none_is_refused(tmp_path: Path, kind: str) -> None:  # B-P9
+def test_a_lock_that_is_no_file_is_not_followed(tmp_path: Path, kind: str) -> None:  # B-P9
     root, other = tmp_path / "root", tmp_path / "other"
     root.mkdir(mode=0o700)
     other.write_text("precious")
@@ -177,3 +178,39 @@ def test_a_lock_that_is_none_is_refused(tmp_path: Path, kind: str) -> None:  # B
     with contextlib.suppress(ConfigError):
         RunDirectory.open(root).close()
     assert other.read_text() == "precious"
+
+
+# B-P5
+def test_leftovers_are_found_by_their_mark_alone(folder: Path) -> None:
+    living = RunDirectory.open(folder)
+    dead = folder / "dead"
+    dead.mkdir()
+    (dead / "lock").touch()
+    marks = (str(dead), living.mark, None)
+    sleepers = [subprocess.Popen(["sleep", "60"], env=os.environ | ({MARK: mark} if mark else {})) for mark in marks]
+    try:
+        RunDirectory.open(folder).close()
+        assert [is_alive(sleeper.pid) for sleeper in sleepers] == [False, True, True]
+        assert not dead.exists()
+        assert living.folder.exists()
+        assert living.folder.stat().st_mode & 0o777 == 0o700
+    finally:
+        living.close()
+        for sleeper in sleepers:
+            sleeper.kill()
+            sleeper.wait()
+
+
+# B-P6
+@pytest.mark.parametrize("flaw", ["open", "link", "long"])
+def test_a_folder_that_others_could_use_is_refused(folder: Path, flaw: str) -> None:
+    root = folder / "run"
+    if flaw == "open":
+        root.mkdir()
+        root.chmod(0o777)
+    elif flaw == "link":
+        root.symlink_to(folder)
+    else:
+        root = folder / ("x" * 80)
+    with pytest.raises(ConfigError, match="--run-dir"):
+        RunDirectory.open(root)

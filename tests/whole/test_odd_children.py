@@ -12,12 +12,6 @@ from typing import Any
 import pytest
 
 from router.api.ollama import embedding, events, generation
-from router.errors import UpstreamFailed
-from router.node.child_log import MAX_LINE_BYTES, MAX_LINES, MAX_LOG_BYTES, ChildLog, shorten
-from router.node.child_protocol import STATE_PREFIX, model_info
-from router.node.crash import explain
-from router.node.interface import Launch
-from router.wire.child_json import MAX_DEPTH, blame_child, error_message, parse_json
 from router.wire.response import MAX_HEAD_BYTES
 from tests.front import CHAT, OK, Front, answer, body_of, post, says
 from tests.sockets import Handler
@@ -27,7 +21,8 @@ WAYS = ("short", "ordinary", "anthropic", "ollama", "ollama stream")
 
 
 async def ask(front: Front, way: str) -> tuple[int, bytes]:
-    """One request by this way; an answer that cannot be read as HTTP fails, a cut is the status 0."""
+    """Send one request in this way. Returns status and body, status 0 for a cut answer. Fails if the answer is not
+    HTTP."""
     client = await front.client()
     try:
         if way == "ordinary":
@@ -45,7 +40,7 @@ async def ask(front: Front, way: str) -> tuple[int, bytes]:
 
 
 def assert_well_formed(way: str, status: int, body: bytes) -> None:
-    """In the words of its API."""
+    """The body is an error in the shape of its API."""
     error = json.loads(body.splitlines()[-1])["error"]
     if way.startswith("ollama"):
         assert isinstance(error, str)
@@ -56,7 +51,9 @@ def assert_well_formed(way: str, status: int, body: bytes) -> None:
 
 HEAD = b"HTTP/1.1 200 OK\r\n" + JSON.encode() + b"\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
-# What no client may get: each is a 502 of the router.
+
+
+# What must not reach a client: each becomes a 502 of the router.
 BROKEN: dict[str, bytes] = {
     **{f"status {status}": answer(f"{status} Odd", b"{}", JSON) for status in ("000", "099", "600", "700", "999")},
     **{f"status {status}": answer(f"{status} Odd", b"{}", JSON) for status in ("1", "20", "2000", "-20", "2x0")},
@@ -84,7 +81,7 @@ BROKEN: dict[str, bytes] = {
 
 
 def once(said: bytes) -> Handler:
-    """Says it, and closes its side."""
+    """Writes it, and closes its side."""
 
     async def act(reader: StreamReader, writer: StreamWriter) -> None:
         writer.write(said)
@@ -96,7 +93,7 @@ def once(said: bytes) -> Handler:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_what_is_no_answer_is_a_502(front: Front, way: str, caplog: pytest.LogCaptureFixture) -> None:  # B-T8
+async def test_a_broken_answer_is_a_502(front: Front, way: str, caplog: pytest.LogCaptureFixture) -> None:  # B-T8
     client = await front.ready()
     for name, said in BROKEN.items():
         for act in (says(said), once(said)) if said else (once(said),):
@@ -109,14 +106,14 @@ async def test_what_is_no_answer_is_a_502(front: Front, way: str, caplog: pytest
     assert "defect" not in caplog.text
 
 
-# What is an answer, if an odd one: it comes through, or is cut.
+# Odd, but answers: each comes through, or is cut.
 ODD: dict[str, tuple[bytes, set[int]]] = {
     "204 with a body": (b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n{}", {204}),
     "304 with a body": (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n{}", {304}),
     "205 with a body": (answer("205 Reset", b"{}", JSON), {205}),
-    "longer than told": (OK + b"and more", {200}),
+    "longer than its length": (OK + b"and more", {200}),
     "two answers": (OK + OK, {200}),
-    "shorter than told": (HEAD + b"Content-Length: 200\r\n\r\n{}", {0, 502}),
+    "shorter than its length": (HEAD + b"Content-Length: 200\r\n\r\n{}", {0, 502}),
     "trailers": (CHUNKED + b"2\r\n{}\r\n0\r\nX-A: 1\r\nX-B: 2\r\n\r\n", {200}),
     "trailers with a length": (CHUNKED + b"2\r\n{}\r\n0\r\nContent-Length: 9\r\n\r\n", {0, 200, 502}),
     "endless trailers": (CHUNKED + b"2\r\n{}\r\n0\r\nX-A: " + b"x" * 40 * MAX_HEAD_BYTES, {0, 502}),
@@ -130,16 +127,16 @@ ODD: dict[str, tuple[bytes, set[int]]] = {
     "bytes beyond ASCII": (HEAD + b"X-A: \xff\xfe\r\nContent-Length: 2\r\n\r\n{}", {200, 502}),
     "interim": (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK, {200}),
     "its own CORS": (answer("200 OK", b"{}", JSON, "Access-Control-Allow-Origin: *"), {200}),
-    "an encoding nobody knows": (HEAD + b"Transfer-Encoding: gzip\r\n\r\n{}", {200, 502, 0}),
+    "an unknown encoding": (HEAD + b"Transfer-Encoding: gzip\r\n\r\n{}", {200, 502, 0}),
 }
 
 
 @pytest.mark.parametrize("way", ["short", "ordinary", "anthropic"])
-async def test_what_is_an_odd_answer_comes_through_or_is_cut(  # B-T8
+async def test_an_odd_answer_comes_through_or_is_cut(  # B-T8
     front: Front, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = await front.ready()
-    front.may_log_errors = True  # uvicorn tells of each cut
+    front.may_log_errors = True  # uvicorn logs each cut
     for name, (said, allowed) in ODD.items():
         await front.warm(client)
         front.child.act = once(said)
@@ -154,10 +151,10 @@ async def test_what_is_an_odd_answer_comes_through_or_is_cut(  # B-T8
 
 
 @pytest.mark.parametrize("begin", [b"2\r\n{}\r\n0\r\nX: ", b"2;", b"2\r\n{}\r\n2;x="])
-async def test_what_is_no_answer_has_a_bound(front: Front, begin: bytes) -> None:  # B-T5
-    """It would be kept in memory by whoever reads it, for as long as it comes."""
+async def test_bytes_that_are_no_answer_have_a_bound(front: Front, begin: bytes) -> None:  # B-T5
+    """Without a bound the router would keep them in memory, for as long as they come."""
     await front.ready()
-    front.may_log_errors = True  # uvicorn tells of each cut
+    front.may_log_errors = True  # uvicorn logs each cut
     sent, most = 0, 64 << 20
 
     async def act(reader: StreamReader, writer: StreamWriter) -> None:
@@ -176,6 +173,8 @@ async def test_what_is_no_answer_has_a_bound(front: Front, begin: bytes) -> None
 
 DEEP = b"[" * 40_000 + b"]" * 40_000
 NESTED = b"[" * 900 + b"]" * 900
+
+
 BODIES: dict[str, bytes] = {
     "a list": b"[1]",
     "a string": b'"x"',
@@ -198,18 +197,18 @@ BODIES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("status", ["400", "500", "599"])
-async def test_errors_of_any_shape_are_told(front: Front, way: str, status: str) -> None:  # B-T8
+async def test_errors_of_any_shape_are_passed_on(front: Front, way: str, status: str) -> None:  # B-T8
     client = await front.ready()
     for name, body in BODIES.items():
         await front.warm(client)
         front.child.act = says(answer(f"{status} Odd", body, JSON))
-        got, told = await ask(front, way)
+        got, reply = await ask(front, way)
         assert got == int(status), name
         if way in ("anthropic", "ollama", "ollama stream"):
-            assert_well_formed(way, got, told)
-            assert len(told) < 100_000, name
+            assert_well_formed(way, got, reply)
+            assert len(reply) < 100_000, name
         else:
-            assert told == body  # as the child said it
+            assert reply == body  # as the child sent it
 
 
 def stream(*chunks: bytes) -> bytes:
@@ -236,7 +235,11 @@ CHUNKS: dict[str, bytes] = {
     "half a character": b'{"choices": [{"delta": {"content": "\\ud800"}}]}',
     "bytes that are no text": b'{"choices": [{"delta": {"content": "\xff\xfe"}}]}',
 }
+
+
 LAST = b'{"choices": [{"delta": {}, "finish_reason": "stop"}], "timings": %b}'
+
+
 TIMINGS = (
     b"{}",
     b"[1]",
@@ -246,7 +249,7 @@ TIMINGS = (
 
 
 @pytest.mark.parametrize("way", ["ollama", "ollama stream"])
-async def test_what_ollamas_words_are_made_of(  # B-T8
+async def test_ollama_survives_chunks_of_any_shape(  # B-T8
     front: Front, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = await front.ready()
@@ -274,7 +277,7 @@ VECTORS = (
 
 
 @pytest.mark.parametrize("path", ["/api/embed", "/api/embeddings"])
-async def test_what_ollamas_vectors_are_made_of(  # B-T8
+async def test_ollama_survives_embeddings_of_any_shape(  # B-T8
     front: Front, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = await front.ready()
@@ -288,7 +291,7 @@ async def test_what_ollamas_vectors_are_made_of(  # B-T8
     assert "defect" not in caplog.text
 
 
-async def test_answers_that_are_told_whole_have_bounds(  # B-T5
+async def test_answers_that_are_read_whole_have_bounds(  # B-T5
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(generation, "MAX_ANSWER_BYTES", 100_000)
@@ -310,11 +313,11 @@ async def test_answers_that_are_told_whole_have_bounds(  # B-T5
     front.child.act = says(answer("200 OK", b" " * 200_000, JSON))
     vectors = await (await front.client()).ask(post("/api/embed", body_of(input="x")))
     assert (vectors.status, "more than 97 KiB" in vectors.json()["error"]) == (502, True)
-    front.child.act = says(stream(*[chunk % (b"x" * 1000)] * 200, LAST % b"{}"))  # this is told as it comes
+    front.child.act = says(stream(*[chunk % (b"x" * 1000)] * 200, LAST % b"{}"))  # this is sent on as it comes
     assert (await ask(front, "ollama stream"))[0] == 200
 
 
-async def test_an_input_is_cut_by_figures_of_any_kind(front: Front) -> None:  # B-T8
+async def test_token_counts_of_any_size_are_survived(front: Front) -> None:  # B-T8
     client = await front.ready()
     for counts in ("(9 tokens) is more than 0", f"({'9' * 9000} tokens) is more than {'9' * 9000}", "(1 tokens) x 1"):
         await front.warm(client)
@@ -326,7 +329,7 @@ async def test_an_input_is_cut_by_figures_of_any_kind(front: Front) -> None:  # 
 PROPS = (b"[1]", b"{", b'{"a": NaN, "b": 1e999, "c": "\\ud800"}', b'{"a": %b}' % DEEP, b'{"a": %b}' % NESTED, b"\xff")
 
 
-async def test_props_are_merged_with_what_can_be_told(  # B-T8
+async def test_props_are_merged_if_they_make_sense(  # B-T8
     tmp_path: Path, front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from router.models.catalog import Catalog
@@ -348,7 +351,7 @@ async def test_props_are_merged_with_what_can_be_told(  # B-T8
 LOOKUPS = (b"{}", b"[1]", b'[{"x": 1}]', b'[{"conversation_id": [1]}]', b"{", DEEP, NESTED, b"[" + b" " * (2 << 20))
 
 
-async def test_streams_are_looked_up_with_what_makes_sense(  # B-T8
+async def test_streams_are_looked_up_whatever_the_child_says(  # B-T8
     front: Front, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = await front.ready()
@@ -362,180 +365,3 @@ async def test_streams_are_looked_up_with_what_makes_sense(  # B-T8
         reply = await client.ask(lookup)
         assert (reply.status, reply.json()) == (200, [])
     assert "defect" not in caplog.text
-
-
-# State lines
-
-
-class Life:
-    """A child of which only the first words are heard: a program that says what a test wants."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.events: list[Any] = []
-
-    async def info(self, *lines: bytes) -> Any:
-        """What it says of its model; None if that is not understood."""
-        from router.errors import LoadFailed
-        from router.node.process import LocalChild
-        from router.node.watchdog import Watchdog
-
-        said = self.folder / "said"
-        said.write_bytes(b"".join(line + b"\n" for line in lines))
-        watchdog = Watchdog()
-        launch = Launch("m", (), (), load_timeout=20, on_event=self.events.append)
-        command = ["/bin/sh", "-c", f"cat {said}; exec sleep 0.1"]
-        self.child = LocalChild.start(
-            launch, command, {"PATH": "/usr/bin:/bin"}, self.folder / "s", "the-key", watchdog
-        )
-        try:
-            return await self.child.ready()
-        except LoadFailed:
-            return None
-        finally:
-            await self.child.stop()
-            watchdog.close()
-
-
-def state(text: bytes) -> bytes:
-    return STATE_PREFIX + text
-
-
-READY = b'{"state": "ready", "payload": %b}'
-LOADING = b'{"state": "loading", "payload": {"stages": %b, "current": %b, "value": %b}}'
-
-
-@pytest.mark.parametrize(
-    ("payload", "told"),
-    [
-        (b"[1]", {}),
-        (b'"x"', {}),
-        (b"1e999", {}),
-        (b'{"id": "x", "meta": [1]}', {"id": "x"}),
-        (b'{"meta": {"n_ctx": "many", "a": NaN}}', {"meta": {"a": None}}),
-        (b'{"meta": {"n_ctx": -1e999, "size": 1}}', {"meta": {"size": 1}}),
-        (b'{"meta": {"n_ctx": true}}', {}),
-        (b'{"meta": {"n_ctx": 4096}}', {"meta": {"n_ctx": 4096}}),
-        (b'{"id": "\\ud800"}', {"id": "?"}),
-        (b'{"id": %b}' % DEEP[:20_000], None),
-        (b'{"id": %b}' % NESTED, None),
-        (b'{"id": "%b"}' % (b"x" * (1 << 20)), None),
-    ],
-)
-async def test_what_a_child_says_when_it_is_ready(tmp_path: Path, payload: bytes, told: Any) -> None:  # B-T8
-    assert await Life(tmp_path).info(state(READY % payload)) == told
-
-
-async def test_odd_states_end_nothing(  # B-T8
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    life, errors = Life(tmp_path), list[Any]()
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
-    odd = [
-        *(
-            b"",
-            b"[]",
-            b"null",
-            b"{",
-            b"\xff",
-            b'{"state": [1]}',
-            b'{"state": "ready"}',
-            DEEP,
-            NESTED,
-            b'{"state": 1e999}',
-        ),
-        *(
-            LOADING % each
-            for each in ((b"[]", b'"x"', b"1"), (b"[[1]]", b"[1]", b"-1"), (b'["x"]', b'"x"', b"9" * 4000))
-        ),
-        LOADING % (b'["x"]', b'"%b"' % (b"y" * 9000), b"1"),
-        b'{"state": "loading", "payload": [1]}',
-        b'{"state": "downloading", "payload": {"downloaded": %b, "total": 0}}' % (b"9" * 4000),
-        b'{"state": "downloading", "payload": {"downloaded": -5, "total": -7}}',
-        b'{"state": "downloading", "payload": {"downloaded": 1, "total": %b}}' % (b"9" * 4000),
-    ]
-    assert await life.info(*map(state, odd), state(READY % b'{"id": "x"}')) == {"id": "x"}
-    assert errors == []
-    assert all(0 <= event.value <= 1 for event in life.events)
-
-
-async def test_a_flood_of_states_is_told_in_few_words(tmp_path: Path) -> None:  # B-T5
-    life = Life(tmp_path)
-    line = state(LOADING % (b'["x"]', b'"x"', b"0.5"))
-    assert await life.info(*[line] * 20_000, state(READY % b"{}")) == {}
-    assert len(life.events) < 20_000 // 10
-
-
-# The kept log
-
-
-def test_the_kept_log_has_bounds() -> None:  # B-T5
-    log = ChildLog()
-    for number in range(5000):
-        log.add(b"%d" % number)
-    assert list(log) == [str(number) for number in range(5000 - MAX_LINES, 5000)]
-    for _ in range(2000):
-        log.add(b"x" * 1000)
-    assert sum(map(len, log)) <= MAX_LOG_BYTES
-    log.add(b"w" * 1_000_000)
-    last = list(log)[-1]
-    assert len(last) <= MAX_LINE_BYTES
-    assert last.endswith(f" ... ({1_000_000 - last.count('w')} more bytes)")
-
-
-async def test_lines_of_any_kind_are_kept_within_bounds(tmp_path: Path) -> None:  # B-T5
-    life = Life(tmp_path)
-    await life.info(b"a\0b", b"x" * (3 << 20), b"end", *[b"z" * (1 << 20)] * 8, b"last")
-    kept = life.child.log
-    assert kept[0] == "a\0b"
-    assert kept[1].startswith("xxxx")
-    assert f"({(3 << 20) - kept[1].count('x')} more bytes)" in kept[1]
-    assert (kept[2], kept[-1]) == ("end", "last")
-    assert sum(map(len, kept)) < MAX_LOG_BYTES
-
-
-async def test_a_line_without_end_is_kept_within_bounds(tmp_path: Path) -> None:  # B-T5
-    life = Life(tmp_path)
-    (tmp_path / "said").write_bytes(b"")
-    long = tmp_path / "long"
-    long.write_bytes(b"w" * (4 << 20))
-    await life.info(b"first\n" + b"w" * (4 << 20))
-    assert [len(line) <= MAX_LINE_BYTES for line in life.child.log] == [True, True]
-
-
-def test_a_cause_is_looked_for_in_bounded_time() -> None:  # B-T6
-    line = "failed to allocate " * (MAX_LINE_BYTES // 19)
-    log = [line] * (MAX_LOG_BYTES // len(line))
-    assert "ended with code 1" in explain("m", 1, log, is_stopped=False, is_ready=False).sentence
-
-
-# What it is made of
-
-
-def test_parsed() -> None:
-    assert parse_json(b'{"a": [NaN, Infinity, -Infinity, 1e999, -1e999, 1.5]}') == {"a": [None] * 5 + [1.5]}
-    assert parse_json(b'"\xff"') == "\N{REPLACEMENT CHARACTER}"
-    assert parse_json(b'["\\ud83d\\ude00", "\\ud800"]') == ["\N{GRINNING FACE}", "?"]
-    assert parse_json(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH)
-    assert parse_json(b"[" + b"[]," * 5000 + b"1]")[-1] == 1
-    with pytest.raises(ValueError, match="more than 50000 lists"):
-        parse_json(b"[" + b"[]," * 50_000 + b"1]")
-    for deep in (b"[" * 65 + b"]" * 65, DEEP, NESTED, b'{"a":' * 70 + b"1" + b"}" * 70):
-        with pytest.raises(ValueError, match="nested"):
-            parse_json(deep)
-
-
-def test_what_is_not_understood_is_the_childs_failure() -> None:
-    for fault in (
-        KeyError("x"),
-        TypeError("x"),
-        AttributeError("x"),
-        ValueError("x"),
-        OverflowError(),
-        RecursionError(),
-    ):
-        with pytest.raises(UpstreamFailed, match="makes no sense"), blame_child():
-            raise fault
-    assert error_message(b'{"error": {"message": ""}}') == ""
-    assert model_info(None) == {}
-    assert shorten(b"short") == b"short"
