@@ -12,7 +12,7 @@ from router.models.spec import ModelSpec
 
 
 class LaunchPlans:
-    """By model name. A model may have a need without a spec: the listing shows needs of models that nobody loads."""
+    """By model name. A model may have a need without a spec: the listing shows the needs of all models."""
 
     def __init__(self, change_log: ChangeLog) -> None:
         self._change_log = change_log

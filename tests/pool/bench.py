@@ -42,9 +42,9 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def refused(wish: Awaitable[object], error: type[errors.RouterError]) -> errors.RouterError:
+async def refused(request: Awaitable[object], error: type[errors.RouterError]) -> errors.RouterError:
     with pytest.raises(error) as caught:
-        await wish
+        await request
     return caught.value
 
 

@@ -220,11 +220,11 @@ def test_arguments_are_short_enough_for_a_process() -> None:  # B-T2
 def test_every_number_is_a_plain_one() -> None:  # B-T2
     """The engine reads `12x` as 12, and the memory plan would not see it."""
     for flag in TABLE.flags:
-        if flag.name in SAFE - allowlist._WORDS and flag.arity:
+        if flag.name in SAFE - allowlist.TEXT_FLAGS and flag.arity:
             for value in ("1x", "x", "", " 1", "1 ", "1_0", "٣", "0x1", "inf", "1,1", VALUE, "1" * 40):
                 assert flag.name in refused([flag.name, value])
             assert taken([flag.name, "1"]) == [flag.name, "1"]
-    assert allowlist._WORDS | allowlist._FRACTIONS | allowlist._CHECKS.keys() <= SAFE
+    assert allowlist.TEXT_FLAGS | allowlist.FRACTION_FLAGS | allowlist.VALUE_CHECKS.keys() <= SAFE
 
 
 def test_slots_have_a_bound_as_a_setting_too() -> None:  # B-T2
@@ -601,5 +601,5 @@ def test_the_list_is_one() -> None:  # B-T2
     own = {"alias", "tags", "description", "unlisted", "default-params", "load-on-startup", "stop-timeout", "ttl"}
     own |= {"hf-repo", "hf-file", "spec-draft-hf"}
     assert foreign_presets.ALLOWED_KEYS - own == {name.lstrip("-") for name in SAFE}
-    assert set(allowlist._BOUNDS) <= SAFE
-    assert set(allowlist._CHECKS) <= SAFE
+    assert set(allowlist.BOUNDS) <= SAFE
+    assert set(allowlist.VALUE_CHECKS) <= SAFE
