@@ -19,15 +19,15 @@ from router import logs
 from router.errors import ConfigError, FlagError, PresetError, RouterError, UnknownModel
 from router.near import nearest
 from router.redaction import without_credentials
-from router.scheduling.policy import Snapshot
+from router.scheduling.snapshot import Snapshot
 from router.units import size
 
 if TYPE_CHECKING:
     import httpx
 
     from router.engine.flags import FlagTable
-    from router.hub.repo import Name
-    from router.models.catalog import ModelSpec
+    from router.hub.names import Name
+    from router.models.spec import ModelSpec
     from router.settings import Settings
 
 EXIT_CODES = """\
@@ -168,10 +168,11 @@ def _switch(name: str, argv: list[str]) -> tuple[bool, list[str]]:
 
 def _list(argv: list[str]) -> int:
     from router import serve
+    from router.models.describe import describe
 
     as_json, argv = _switch("--json", argv)
     catalog = serve.read(argv, os.environ, needs_engine=False).catalog()
-    rows = [_row(spec.described()) for spec in catalog.models]
+    rows = [_row(describe(spec)) for spec in catalog.models]
     if as_json:
         print(json.dumps(rows, indent=2))
     elif rows:
@@ -234,10 +235,10 @@ def _check(argv: list[str]) -> int:
 
 
 def _report(file: Path, table: FlagTable) -> dict[str, Any]:
-    from router.models import catalog
+    from router.models.check import check_file
 
     try:
-        found, problems = catalog.examine(file, table)
+        found, problems = check_file(file, table)
     except PresetError as exc:
         if not exc.line:
             raise
@@ -254,18 +255,18 @@ def _pull(argv: list[str]) -> int:
     import asyncio
 
     from router.engine import flags
-    from router.hub import cache as hub
-    from router.hub import pull
+    from router.hub.cache import cache_root
+    from router.hub.pull import pull
 
     switches = ("--fallback", "--offline")
     table = flags.FlagTable([flags.Flag(name, (name,), (), 0, None, repeatable=False) for name in switches])
     args = flags.parse([word for word in argv if word[:1] == "-"], table)
     fallback, offline = (bool(flags.switch_of(args, name)) for name in switches)
     names = _names([word for word in argv if word[:1] != "-"], "pull")
-    root, failed = hub.cache_root(os.environ), 0
+    root, failed = cache_root(os.environ), 0
     for name in names:
         try:
-            resolved = asyncio.run(pull.pull(name, root, fallback=fallback, offline=offline))
+            resolved = asyncio.run(pull(name, root, fallback=fallback, offline=offline))
         except RouterError as exc:
             failed += _fail(exc, 1)
         except KeyboardInterrupt:
@@ -281,12 +282,12 @@ def _pull(argv: list[str]) -> int:
 
 def _names(words: Sequence[str], command: str) -> list[Name]:
     """Models on the hub. Raises FlagError."""
-    from router.hub.repo import Name, bare
+    from router.hub.names import Name, without_host
 
     if not words:
         raise FlagError(f"name a model on the hub: llama-router {command} user/repo:QUANT")
     try:
-        return [Name.parse(bare(word)) for word in words]
+        return [Name.parse(without_host(word)) for word in words]
     except RouterError as exc:
         raise FlagError(exc.message) from exc
 
@@ -294,12 +295,12 @@ def _names(words: Sequence[str], command: str) -> list[Name]:
 def _remove(argv: list[str]) -> int:
     """By the router that runs with these options, if one has the model: it lets its last requests end."""
     from router import serve
-    from router.hub import cache as hub
+    from router.hub.cache import cache_root
 
     count = next((index for index, word in enumerate(argv) if word.startswith("-")), len(argv))
     names = _names(argv[:count], "rm")
     settings = serve.read(argv[count:], os.environ, needs_engine=False).settings
-    root, failed = hub.cache_root(os.environ), 0
+    root, failed = cache_root(os.environ), 0
     for name in names:
         try:
             print(logs.visible(f"{name}: removed, which freed {size(_removed(settings, root, name))}"), flush=True)
@@ -310,12 +311,12 @@ def _remove(argv: list[str]) -> int:
 
 def _removed(settings: Settings, root: Path, name: Name) -> int:
     """Bytes that this freed."""
-    from router.hub import cache as hub
+    from router.hub.removal import only_model, remove
 
-    there = hub.exact(root, name)
+    there = only_model(root, name)
     answer = _at_router(settings, "DELETE", "/models", str(there))
     if answer is None or answer.status_code == UnknownModel.status:
-        return hub.remove(root, there)
+        return remove(root, there)
     if answer.is_success:
         return int(answer.json().get("freed", 0))
     raise RouterError(f"the router at port {settings.port} says: {answer.json()['error']['message']}")

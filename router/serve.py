@@ -23,7 +23,7 @@ from typing import Any
 import uvicorn
 
 from router import files, logs, settings, threads
-from router.access.origins import is_loopback
+from router.access.hosts import is_loopback
 from router.api.app import create_app
 from router.engine import discovery as engines
 from router.engine import flags
@@ -31,24 +31,26 @@ from router.engine.discovery import Engine
 from router.engine.flags import Arg, FlagTable
 from router.errors import ConfigError, EngineError, RouterError, UnknownModel
 from router.hub import cache as hub
-from router.hub import fetch
-from router.hub.repo import Name
+from router.hub import fetch, snapshots
+from router.hub.names import Name
 from router.memory import forecast as forecasts
 from router.memory.estimate import Estimator
 from router.memory.footprints import Footprints, default_path
 from router.memory.forecast import Forecast
-from router.models import catalog as catalogs
-from router.models.catalog import Catalog, Info, ModelSpec
+from router.models.catalog import Catalog
 from router.models.changes import Changes
+from router.models.describe import describe
 from router.models.sources import Sources
-from router.node.devices import MASKS, Devices
+from router.models.spec import MODEL_FLAGS, SINGLE_MODEL_FLAGS, Info, ModelSpec
+from router.node.devices import Devices
 from router.node.local import LocalNode
+from router.node.visibility import MASK_VARIABLES
 from router.pool.depot import Depot
 from router.pool.pool import Pool
 from router.proxy.budget import Budget
 from router.proxy.gateway import Gateway
-from router.scheduling.policy import Device
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Device
 from router.server import openfiles
 from router.server.connection import Connection
 from router.server.framing import ClientLimits, Clients
@@ -125,7 +127,7 @@ def _foreign_preset(s: Settings, common: Sequence[Arg]) -> Path | None:
     if not repo or s.models_preset or flags.value_of(common, "--hf-file") or hub.split(repo) is None:
         return None
     name, token = Name.parse(repo), flags.value_of(common, "--hf-token")
-    if hub.find(root, repo) and not hub.preset(root, name):
+    if hub.find(root, repo) and not snapshots.preset(root, name):
         return None
     try:
         preset = asyncio.run(fetch.preset(name, root, token=token, offline=s.offline))
@@ -139,8 +141,8 @@ def _foreign_preset(s: Settings, common: Sequence[Arg]) -> Path | None:
 
 def _model_of_environment(environ: Mapping[str, str], table: FlagTable, common: Sequence[Arg]) -> list[Arg]:
     """What LLAMA_ARG_MODEL and its like say, unless the command line names a model; children do not get these."""
-    is_named = any(arg.flag.name in catalogs.MODELS for arg in common)
-    wanted = catalogs.IDENTITY - catalogs.MODELS if is_named else catalogs.IDENTITY
+    is_named = any(arg.flag.name in MODEL_FLAGS for arg in common)
+    wanted = SINGLE_MODEL_FLAGS - MODEL_FLAGS if is_named else SINGLE_MODEL_FLAGS
     said = flags.of_environment({name: word for name, word in environ.items() if word}, table)
     return [arg for arg in said if arg.flag.name in wanted]
 
@@ -305,7 +307,7 @@ def _devices(engine: Engine, memory_limit: int | None) -> Devices:
     if len(found.list()) == 1 or engine.sees_gpus():
         return found
     log.warning("this engine sees no GPU: it was built for the CPU, or its GPU libraries are missing; using RAM alone")
-    return Devices({**os.environ, **dict.fromkeys(MASKS, "")}, limit)
+    return Devices({**os.environ, **dict.fromkeys(MASK_VARIABLES, "")}, limit)
 
 
 def limits_of(s: Settings, devices: Sequence[Device]) -> Limits:
@@ -424,7 +426,7 @@ async def _describe_next(models: list[ModelSpec], left: Iterator[int]) -> None:
         spec = models[index]
         what = f"The model file {spec.model_path} of {spec.name!r}"
         try:
-            models[index] = await threads.FILES.run(spec.described, patience=threads.PATIENCE, what=what)
+            models[index] = await threads.FILES.run(describe, spec, patience=threads.PATIENCE, what=what)
         except threads.Unanswered as exc:
             models[index] = replace(spec, info=Info(problem=exc.message))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from router import files
-from router.access import origins
+from router.access import hosts, origins
 from router.engine import flags
 from router.engine.flags import Arg, Flag, FlagTable, LoadArgs
 from router.errors import FlagError
@@ -79,7 +79,7 @@ def _some_words(word: str) -> tuple[str, ...]:
 
 
 def _hosts(word: str) -> tuple[str, ...]:
-    return tuple(part if part == "*" else origins.host_name(part) for part in _words(word))
+    return tuple(part if part == "*" else hosts.parse_host_pattern(part) for part in _words(word))
 
 
 def _origins(word: str) -> tuple[str, ...]:

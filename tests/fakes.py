@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from router.errors import LoadFailed
-from router.node.border import Child, Exit, Launch
-from router.scheduling.policy import Device, Reading
+from router.node.interface import Child, Exit, Launch
+from router.scheduling.resources import Device, Reading
 from router.wire.address import Address
 
 GIB = 2**30
@@ -84,7 +84,7 @@ class FakeNode:
     children: list[FakeChild] = field(default_factory=list)
     probes: list[Mapping[str, int]] = field(default_factory=list)
     footprints: dict[str, dict[str, int]] = field(default_factory=dict)
-    expected: list[tuple[str, ...]] = field(default_factory=list)
+    prefetched: list[tuple[str, ...]] = field(default_factory=list)
     most_alive: int = 0
 
     @property
@@ -111,8 +111,8 @@ class FakeNode:
         assert isinstance(child, FakeChild)
         return self.footprints.get(child.launch.model, {})
 
-    def expect(self, files: Sequence[Path]) -> None:
-        self.expected.append(tuple(file.name for file in files))
+    def prefetch(self, files: Sequence[Path]) -> None:
+        self.prefetched.append(tuple(file.name for file in files))
 
     async def spawn(self, launch: Launch) -> FakeChild:
         await asyncio.sleep(0)

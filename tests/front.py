@@ -20,13 +20,14 @@ import uvicorn
 from router.api.app import create_app
 from router.errors import ConfigError
 from router.memory.estimate import Need
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import Catalog
 from router.models.changes import Changes
-from router.node.border import Launch
+from router.models.spec import ModelSpec
+from router.node.interface import Launch
 from router.pool.pool import Pool
 from router.proxy.gateway import Gateway
-from router.scheduling.policy import Demand
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
 from router.server.connection import Connection
 from router.server.framing import ClientLimits, Clients, FramedConnection
 from router.wire.address import Address

@@ -1,7 +1,7 @@
 """The Hugging Face hub on loopback: the part of its protocol that clients need to list repositories and get files.
 
-`HF_ENDPOINT=hub.url` sends huggingface_hub, and llama.cpp, here. Files are served by a second address as the hub's are
-by its CDN: `/resolve/` answers with a redirect. What goes wrong is set on a `Repo` or a `RepoFile`.
+`HF_ENDPOINT=hub.url` sends huggingface_hub and llama.cpp here. A second address serves the files, as the hub's CDN
+does: `/resolve/` answers with a redirect. A test sets what goes wrong on a `Repo` or a `RepoFile`.
 
     with HubServer({"user/m": Repo({"m-Q8_0.gguf": RepoFile(data)})}) as hub:
         ...
@@ -28,9 +28,12 @@ CHUNK = 1 << 16
 
 @dataclass
 class RepoFile:
-    """`size` and `oid` are what the hub says of the data, if that is not the truth; `cuts` connections end after
-    `cut_at` bytes of their answers, and `gate` stops every answer there until it is set. `failures` are the statuses
-    of the next requests for it.
+    """One file of a repository, and what goes wrong with it.
+
+    `size` and `oid` are what the hub lists, if that is not the truth.
+    `cuts` connections end after `cut_at` bytes of their answers.
+    `gate` stops every answer after `cut_at` bytes until it is set.
+    `failures` are the statuses of the next requests for the file.
     """
 
     data: bytes
@@ -45,7 +48,7 @@ class RepoFile:
     seconds_a_chunk: float = 0.0
 
     @property
-    def told_size(self) -> int:
+    def listed_size(self) -> int:
         return len(self.data) if self.size is None else self.size
 
     @property
@@ -59,8 +62,13 @@ class RepoFile:
 
 @dataclass
 class Repo:
-    """`token` is the one that may read it; without it a `gated` one lists its files only, any other is not there.
-    `failures` are the statuses of the next requests for its list, which nobody gets until `gate` is set."""
+    """One repository, and what goes wrong with it.
+
+    `token` is needed to read it. Without the token, a `gated` repository lists its files only, and any other one does
+    not exist.
+    `failures` are the statuses of the next requests for its list.
+    `gate` stops every answer with the list until it is set.
+    """
 
     files: dict[str, RepoFile]
     commit: str = COMMIT
@@ -73,8 +81,13 @@ class Repo:
 
 
 class HubServer:
-    """`requests` counts all there were; `gets` the answers with data, `sent` their bytes, `begins` the first byte of
-    each, all by `user/repo/path`; `tokens` are the Authorization headers, by address: of the hub, of its CDN."""
+    """The hub, and what its clients did.
+
+    `requests` counts all requests by path.
+    `gets` counts the answers with data, `sent` their bytes, `begins` lists the first byte of each; all of them by
+    `user/repo/path`.
+    `tokens` are the Authorization headers, by address: of the hub, and of its CDN.
+    """
 
     def __init__(self, repos: Mapping[str, Repo]) -> None:
         self.repos = dict(repos)
@@ -109,7 +122,7 @@ class HubServer:
             server.server_close()
 
     def wait_for(self, file: str, count: int, timeout: float = 30) -> None:
-        """Until so many bytes of the file have been sent."""
+        """Wait until `count` bytes of the file have been sent."""
         with self.has_sent:
             assert self.has_sent.wait_for(lambda: self.sent[file] >= count, timeout), f"{file}: {self.sent[file]} bytes"
 
@@ -124,7 +137,7 @@ class _Server(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # clients of these tests are killed
+        pass  # tests kill their clients
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -188,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", f"{self.server.hub.cdn}/{name}//{path}")
             self.send_header("X-Repo-Commit", commit)
-            self.send_header("X-Linked-Size", str(file.told_size))
+            self.send_header("X-Linked-Size", str(file.listed_size))
             self.send_header("X-Linked-ETag", f'"{file.etag}"')
             self.send_header("ETag", f'"{file.etag}"')
             self.send_header("Content-Length", "0")
@@ -260,7 +273,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _fail(self, status: int, code: str | None = None, retry_after: str | None = None) -> None:
-        body = json.dumps({"error": "The hub of the tests was told to say so."}).encode()
+        body = json.dumps({"error": "The test wants this failure."}).encode()
         self.send_response(status)
         for name, value in (("X-Error-Code", code), ("Retry-After", retry_after), ("Content-Length", str(len(body)))):
             if value is not None:
@@ -271,12 +284,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _sibling(path: str, file: RepoFile) -> dict[str, object]:
-    lfs = {"lfs": {"sha256": file.etag, "size": file.told_size, "pointerSize": 134}} if file.lfs else {}
+    lfs = {"lfs": {"sha256": file.etag, "size": file.listed_size, "pointerSize": 134}} if file.lfs else {}
     blob = hashlib.sha1(path.encode()).hexdigest() if file.lfs else file.etag
-    return {"rfilename": path, "size": file.told_size, "blobId": blob, **lfs}
+    return {"rfilename": path, "size": file.listed_size, "blobId": blob, **lfs}
 
 
 def _entry(path: str, file: RepoFile) -> dict[str, object]:
-    lfs = {"lfs": {"oid": file.etag, "size": file.told_size, "pointerSize": 134}} if file.lfs else {}
+    lfs = {"lfs": {"oid": file.etag, "size": file.listed_size, "pointerSize": 134}} if file.lfs else {}
     oid = hashlib.sha1(path.encode()).hexdigest() if file.lfs else file.etag
-    return {"type": "file", "path": path, "size": file.told_size, "oid": oid, **lfs}
+    return {"type": "file", "path": path, "size": file.listed_size, "oid": oid, **lfs}

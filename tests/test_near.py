@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import UnknownModel
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
 from router.near import LONGEST, MOST, nearest
 
 NAMES = tuple(f"org/some-model-{number:04}-instruct-GGUF:Q4_K_M" for number in range(2000))

@@ -10,19 +10,23 @@ from starlette.routing import Route
 
 from router import errors
 from router.api.app import create_app
+from router.engine.flags import default_table
 from router.errors import ConfigError, RouterError
 from router.memory.estimate import Need
 from router.models.catalog import Catalog
 from router.models.changes import Changes
 from router.pool.pool import Pool
 from router.proxy.gateway import Gateway
-from router.scheduling.policy import Demand
-from router.scheduling.scheduler import Limits, State
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
+from router.scheduling.states import State
 from router.settings import OPTIONS
 from router.wire.upstream import Upstream
+from tests.benchmarks.__main__ import PARTS
 from tests.fakes import FakeNode
 
-README = Path(__file__).parents[1].joinpath("README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = ROOT.joinpath("README.md").read_text()
 
 
 def rows(header: str) -> list[list[str]]:
@@ -69,6 +73,46 @@ def routes() -> set[tuple[str, str]]:
 
 
 def test_its_commands_are_those_of_ci() -> None:
-    script = Path(__file__).parents[1].joinpath(".ci/run").read_text()
+    script = ROOT.joinpath(".ci/run").read_text()
     assert "<!-- test -->" in script
     assert len(re.findall(r"<!-- (?:demo|test) -->\n```sh\n", README)) == 2
+
+
+def anchor(heading: str) -> str:
+    """A heading's anchor as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def test_links_lead_somewhere() -> None:
+    anchors = {anchor(heading) for heading in re.findall(r"^#+ (.+)$", README, re.M)}
+    links = re.findall(r"\]\(([^)\s]+)\)", README)
+    assert links
+    for link in links:
+        if link.startswith("#"):
+            assert link[1:] in anchors, link
+        elif "://" not in link:
+            assert (ROOT / link).exists(), link
+
+
+def test_flags_that_are_named_exist() -> None:
+    """Ours, the engine's, those of our commands and benchmarks; others stand in a command of another program."""
+    known = {name for option in OPTIONS for name in (*option.spellings, *option.negatives)}
+    known |= {name for flag in default_table().flags for name in (*flag.spellings, *flag.negatives)}
+    known |= {"--json", "--once", "--fallback", "--help"}  # of commands
+    known |= {"--only", "--seconds"}  # of benchmarks and of the fuzzer
+    prose = re.sub(r"<!-- test -->\n```sh\n.*?```", "", README, flags=re.S)  # pip's and npm's are theirs
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", prose))
+    assert not named - known
+
+
+def test_parts_of_the_benchmarks() -> None:
+    assert [quoted(row[0])[0] for row in rows("| part (`--only`)")] == list(PARTS)
+
+
+def test_what_contributors_are_sent_to_exists() -> None:
+    table = README.split("| you want to add |", 1)[1].split("\n\n", 1)[0]
+    places = [word for word in quoted(table) if "/" in word]
+    assert len(places) >= 5
+    for place in places:
+        path = ROOT / ("" if place.startswith("tests/") else "router") / place
+        assert path.exists() or path.with_suffix(".py").exists(), place

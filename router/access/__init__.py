@@ -1,10 +1,13 @@
-"""Who may ask for what: hosts, origins of pages, keys, and what each route needs.
+"""Which request may do what: hosts, origins of pages, keys, and the permission that each route takes.
 
-Stands on errors alone, and does no I/O. Begin with `needs`, the table of routes; then `doors`, which decides.
+Stands on errors alone, and does no I/O. Begin with `permissions`, the table of routes; then `guard`, which decides. A
+new endpoint gets its row in `permissions`.
 
 ::
 
-    needs    PURE: what each route needs of whoever asks               -> nothing
-    origins  PURE: names of hosts, origins of pages, and who is listed -> needs
-    doors    PURE: who may ask for what: host, page, type and key      -> needs origins
+    permissions  PURE: which permission each route takes         -> nothing
+    hosts        PURE: the host names that the router answers to -> nothing
+    origins      PURE: the origins whose pages may use it        -> permissions hosts
+    keys         PURE: API keys and admin keys                   -> permissions
+    guard        PURE: whether a request is let in               -> permissions hosts origins keys
 """

@@ -1,22 +1,22 @@
-"""The words of each dialect, and nothing else; `app` puts the routes together.
+"""The words of each API: its endpoints, its errors, and what it translates. `app` puts the routes together.
 
-Stands on proxy and pool. Begin with `app`, then `openai`, the shortest dialect.
+Stands on proxy (requests to children), server (the fast path) and pool. Begin with `app`, then `openai`, the shortest
+API. `native` has the endpoints of a llama.cpp router; `ollama` is an API that the engine does not speak.
 
 ::
 
-    details    what pickers show of a model                    -> nothing
-    listing    the list of models, kept ready                  -> details
-    load       load, unload and settings of one model          -> nothing
-    metrics    Prometheus metrics of the router                -> nothing
-    openai     OpenAI's API and llama.cpp's twins of it        -> nothing
-    slots      what requests have written to files, and read   -> nothing
-    anthropic  Anthropic's Messages API                        -> openai
-    prompt     PURE: Ollama's requests in llama-server's words -> nothing
-    reply      llama-server's answers in Ollama's words        -> prompt
-    library    Ollama's view of the catalog                    -> details prompt reply
-    ollama     Ollama's API                                    -> openai prompt reply library
-    native     llama.cpp's router dialect                      -> listing load metrics openai slots
-    download   downloads by llama.cpp's and Ollama's words     -> openai ollama
-    stream     llama.cpp's resumable streams                   -> openai
-    app        create_app(): routes and doors                  -> listing openai anthropic ollama native download stream
+    dialects   how each API's errors look         -> nothing
+    details    what model pickers show            -> nothing
+    listing    the list of models as JSON         -> details
+    load       load, unload, settings of a model  -> nothing
+    metrics    Prometheus metrics of the router   -> nothing
+    news       a stream of what happens to models -> nothing
+    slots      files that requests write and read -> nothing
+    download   downloads and removals             -> nothing
+    openai     OpenAI's API                       -> dialects
+    anthropic  Anthropic's Messages API           -> dialects
+    native     llama.cpp's own API                -> dialects listing load metrics news slots download
+    stream     llama.cpp's resumable streams      -> dialects
+    ollama     a package: Ollama's API            -> dialects details download
+    app        create_app(): routes and guard     -> dialects listing download openai anthropic native stream ollama
 """

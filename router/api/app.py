@@ -1,4 +1,8 @@
-"""The ASGI application: routes, who may ask for them, errors outside any dialect, start and end."""
+"""create_app(): every API's routes in one ASGI application, behind the guard; what happens at its start and its end.
+
+`serve` calls it once. The application is Starlette's; `FastPathApp` around it checks host, origin and key, and calls
+the endpoints of common paths without Starlette's search for a route.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,21 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from router.access.doors import Doors, Keys
-from router.access.needs import RouteOf, Table
-from router.access.origins import Hosts, Origins
-from router.api import anthropic, ollama, openai, stream
+from router.access.guard import Guard
+from router.access.hosts import AllowedHosts
+from router.access.keys import Keys
+from router.access.origins import AllowedOrigins
+from router.access.permissions import PermissionTable, RoutePattern
+from router.api import anthropic, openai, stream
+from router.api.dialects import dialect_of
 from router.api.download import Downloads
 from router.api.listing import Listing
-from router.api.native import Native
-from router.api.ollama import Hub
+from router.api.native import NativeEndpoints
+from router.api.ollama import endpoints as ollama
 from router.memory.forecast import Forecast
-from router.models.catalog import ModelSpec
 from router.models.changes import Changes
+from router.models.spec import ModelSpec
 from router.proxy.gateway import Gateway
-from router.proxy.proxied_request import Dialect
 from router.server.error_handlers import ErrorHandlers, on_disconnect
 from router.server.fast_path import FastPathApp
 
@@ -38,18 +44,23 @@ def create_app(
     reload: Callable[[], Awaitable[Changes]],
     forecast: Callable[[ModelSpec], Awaitable[Forecast]],
     build: str = "",
-    hub: Hub | None = None,
 ) -> FastPathApp:
-    """`keys` open what generates and reads, `admin_keys` everything; where one of the two kinds is missing, see
-    `doors.Keys`. `cors_origins` and `allowed_hosts` are as `origins` reads them, `own_hosts` this machine's names.
-    `hub` is where Ollama's clients download from, and remove, if it is not the gateway's depot. Raises LookupError for
-    a route of which `needs` does not know who may ask for it."""
-    native = Native(gateway, Listing(gateway.pool), reload, forecast, build)
+    """The application.
+
+    `keys` allow generating and reading, `admin_keys` everything; `access.keys` says what holds if one kind is missing.
+    `cors_origins` and `allowed_hosts` are as `access.origins` reads them; `own_hosts` are this machine's names.
+    `reload` and `forecast` are as in NativeEndpoints; `build` is the engine's line of `--version`.
+    Raises LookupError for a route that `access.permissions` does not list."""
     downloads = Downloads(gateway)
-    own = [*native.routes(), *stream.routes(gateway), *downloads.routes()]
-    routes = [*openai.routes(gateway), *anthropic.routes(gateway), *own]
-    routes += ollama.routes(gateway, hub or (downloads if gateway.depot else None))
-    table = Table([RouteOf(route.methods or (), route.path, route.path_regex) for route in routes])
+    native = NativeEndpoints(gateway, Listing(gateway.pool), downloads, reload, forecast, build)
+    routes = [
+        *openai.routes(gateway),
+        *anthropic.routes(gateway),
+        *native.routes(),
+        *stream.routes(gateway),
+        *ollama.routes(gateway, downloads if gateway.depot else None),
+    ]
+    table = PermissionTable([RoutePattern(route.methods or (), route.path, route.path_regex) for route in routes])
     errors = ErrorHandlers(dialect_of)
     whole = Starlette(
         routes=routes,
@@ -60,8 +71,8 @@ def create_app(
         },
         lifespan=lambda app: _lifespan(gateway),
     )
-    doors = Doors(table, Hosts(allowed_hosts, own_hosts), Origins(cors_origins), Keys(keys, admin_keys))
-    return FastPathApp(whole, routes, doors, errors)
+    guard = Guard(table, AllowedHosts(allowed_hosts, own_hosts), AllowedOrigins(cors_origins), Keys(keys, admin_keys))
+    return FastPathApp(whole, routes, guard, errors)
 
 
 @contextlib.asynccontextmanager
@@ -74,10 +85,3 @@ async def _lifespan(gateway: Gateway) -> AsyncIterator[None]:
         await asyncio.wait({starting})
         await gateway.pool.close()
         gateway.upstream.close()
-
-
-def dialect_of(path: str) -> Dialect:
-    """Whose errors a client of this path understands."""
-    if path.startswith("/v1/messages"):
-        return anthropic.DIALECT
-    return ollama.DIALECT if path == "/" or path.startswith("/api/") else openai.DIALECT

@@ -1,76 +1,84 @@
-"""Models from the hub: llama.cpp's `POST /models` and `DELETE /models`, and downloads as Ollama's API has them."""
+"""Downloads of models from Hugging Face, and their removal, as clients ask for them.
+
+It knows nothing of HTTP or of a dialect: `native` has llama.cpp's endpoints for it (`POST /models`, `DELETE /models`),
+`ollama.endpoints` has Ollama's (`/api/pull`, `/api/delete`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-
-from router.api.ollama import Progress
-from router.api.openai import DIALECT
 from router.errors import InvalidRequest, RouterError, Unavailable, Unsupported, UpstreamFailed
-from router.hub.repo import bare
-from router.node.border import Part
+from router.hub.names import without_host
+from router.node.interface import Part
 from router.pool.depot import Depot
-from router.proxy.body import apart, asked
-from router.proxy.gateway import Gateway, told_in
+from router.pool.pool import Pool
+from router.proxy.gateway import Gateway
+
+
+@dataclass(frozen=True, slots=True)
+class FileProgress:
+    """How far the download of one file is, in bytes. `digest` is `sha256:` and the hash of its content."""
+
+    digest: str
+    total: int
+    completed: int
 
 
 class Downloads:
-    """The endpoints, and `ollama.Hub`."""
+    """Downloads and removals by a model's name on the hub, `user/repo:QUANT`.
 
-    # Seconds that the last requests of a model that is to be removed get.
-    PATIENCE = 30.0
+    All methods raise RouterErrors; Unsupported where the router has no cache to download into."""
+
+    # Seconds for a model's last requests to finish before it is removed.
+    REMOVE_PATIENCE_S = 30.0
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._pool = gateway.pool
+        self._pool: Pool = gateway.pool
 
-    def routes(self) -> list[Route]:
-        return [
-            Route("/models", told_in(DIALECT, self.begin), methods=["POST"]),
-            Route("/models", told_in(DIALECT, self.delete), methods=["DELETE"]),
-        ]
+    def __repr__(self) -> str:
+        return f"<Downloads {'on' if self._gateway.depot else 'off'}>"
 
-    async def begin(self, request: Request) -> Response:
-        """Answers once it is known what the name means and that there is room; the news tell the rest."""
-        body = await self._gateway.read(request)
-        name = (await apart(len(body), asked, body, "application/json")).model
-        if not name:
-            raise InvalidRequest('model name is missing from the request; send {"model": "user/repo:QUANT"}')
-        found = await self._begin(name)
-        return JSONResponse({"success": True, "model": found, "status": self._pool.status(found).value})
+    async def begin(self, name: str) -> str:
+        """Start the download if the files are missing; returns the catalog's name for the model.
 
-    async def delete(self, request: Request) -> Response:
-        name = request.query_params.get("model")
-        if not name:
-            raise InvalidRequest("model name is missing from the request; send ?model=user/repo:QUANT")
-        return JSONResponse({"success": True, "freed": await self.remove(name)})
+        It returns once the hub has said what the name means and the files are known to fit on the disk."""
+        model = await self._depot.find(without_host(name))
+        spec = self._pool.catalog.resolve(model)
+        if spec.repo_to_download:
+            try:
+                self._pool.pull(spec.name)
+            except RouterError:
+                await self._depot.remove(spec)
+                raise
+        return spec.name
 
-    async def pull(self, name: str) -> AsyncIterator[Progress]:
+    async def pull(self, name: str) -> AsyncIterator[FileProgress]:
+        """Download the model; yields the progress of each file whenever it changed."""
         async with self._pool.feed.subscribe() as news:
-            found = await self._begin(name)
-            told: dict[str, Part] = {}
-            while self._pool.is_fetching(found):
-                for part in self._pool.parts(found):
-                    if told.get(part.url) != part:
-                        told[part.url] = part
-                        yield Progress(f"sha256:{part.oid}", part.total, part.done)
+            model = await self.begin(name)
+            reported: dict[str, Part] = {}
+            while self._pool.is_fetching(model):
+                for part in self._pool.parts(model):
+                    if reported.get(part.url) != part:
+                        reported[part.url] = part
+                        yield FileProgress(f"sha256:{part.oid}", part.total, part.done)
                 if (item := await news.next()) is None:
                     return
-                if item["model"] == found and item["event"] == "download_failed":
+                if item["model"] == model and item["event"] == "download_failed":
                     raise UpstreamFailed(item["data"]["error"])
 
     async def remove(self, name: str) -> int:
-        """From the cache, once its last requests have ended; a download is given up. The bytes that this freed. Raises
-        RouterErrors."""
-        spec = self._pool.catalog.resolve(bare(name))
+        """Remove the model from the cache once its last requests have ended; returns the bytes that this freed.
+
+        A download that still runs is cancelled."""
+        spec = self._pool.catalog.resolve(without_host(name))
         if spec.source != "cache":
             raise InvalidRequest(f"{spec.name!r} was not downloaded into the cache; remove its file or its section")
         self._pool.unload(spec.name)
-        if not await self._pool.ended(spec.name, self.PATIENCE):
+        if not await self._pool.ended(spec.name, self.REMOVE_PATIENCE_S):
             raise Unavailable(f"{spec.name!r} still serves requests; try again when they have ended.", retry_after=5.0)
         freed = await self._depot.remove(spec)
         self._pool.feed.publish(spec.name, "model_remove", {})
@@ -81,15 +89,3 @@ class Downloads:
         if self._gateway.depot is None:
             raise Unsupported("Models cannot be downloaded or removed here.")
         return self._gateway.depot
-
-    async def _begin(self, name: str) -> str:
-        """The catalog's name for it, which is there or on its way."""
-        found = await self._depot.find(bare(name))
-        spec = self._pool.catalog.resolve(found)
-        if spec.repo_to_download:
-            try:
-                self._pool.pull(spec.name)
-            except RouterError:
-                await self._depot.remove(spec)
-                raise
-        return spec.name

@@ -1,4 +1,7 @@
-"""The list of models as JSON, kept ready: built again only where something changed."""
+"""The list of models as JSON, which is kept: only the entries of models that changed are rendered again.
+
+`native` answers `GET /models` with it. Clients poll that, so it must be cheap with thousands of models.
+"""
 
 from __future__ import annotations
 
@@ -12,49 +15,56 @@ from router.api.details import details
 from router.engine import flags
 from router.engine.flags import Arg
 from router.memory.estimate import Need
-from router.models import presets
-from router.models.catalog import Catalog, ModelSpec
+from router.models import ini
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 from router.pool.status import Status
 
-# Tokens of context in which the tools that Open WebUI sends along with every message, 20 KB of them, leave no room.
-SMALL = 8192
+# Open WebUI sends its built-in tools, about 20 KB, with every message. In a smaller context (in tokens) they leave no
+# room for the conversation.
+MIN_TOKENS_FOR_TOOLS = 8192
 
 
 class Listing:
-    """`whole` is the answer of `GET /models`, `one` that of `GET /v1/models/{id}`; both are JSON bytes."""
+    """`render` gives the answer of `GET /models`, `render_entry` that of `GET /v1/models/{id}`; both are JSON bytes."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._created = int(time.time())
         self._catalog: Catalog | None = None
-        self._version = -1
-        self._whole = b""
+        self._version = -1  # of the pool's statuses, as far as they are rendered
+        self._rendered = b""
         self._listed: dict[str, ModelSpec] = {}
-        self._parts: dict[str, bytes] = {}  # with the commas between them: some MB are joined once
+        # Each entry but the first begins with its comma, so that all of it, some MB, is copied only once.
+        self._entries: dict[str, bytes] = {}
 
-    def whole(self) -> bytes:
+    def __repr__(self) -> str:
+        return f"<Listing {len(self._listed)} models, {len(self._rendered)} bytes, version {self._version}>"
+
+    def render(self) -> bytes:
         catalog, version = self._pool.catalog, self._pool.version()
         if catalog is not self._catalog:
             self._listed = {spec.name: spec for spec in catalog.models if not spec.unlisted}
-            self._parts = dict.fromkeys(self._listed, b"")
-            self._renew(self._listed)
+            self._entries = dict.fromkeys(self._listed, b"")
+            self._update(self._listed)
         elif version != self._version:
-            self._renew(self._pool.changed(self._version))
+            self._update(self._pool.changed(self._version))
         else:
-            return self._whole
-        self._whole = b"".join((b'{"object":"list","data":[', *self._parts.values(), b"]}"))
+            return self._rendered
+        self._rendered = b"".join((b'{"object":"list","data":[', *self._entries.values(), b"]}"))
         self._catalog, self._version = catalog, version
-        return self._whole
+        return self._rendered
 
-    def one(self, spec: ModelSpec) -> bytes:
+    def render_entry(self, spec: ModelSpec) -> bytes:
         return json.dumps(self._describe(spec)).encode()
 
-    def _renew(self, names: Iterable[str]) -> None:
+    def _update(self, names: Iterable[str]) -> None:
         first = next(iter(self._listed), None)
         for name in names:
             if spec := self._listed.get(name):
-                self._parts[name] = b"," * (name != first) + self.one(spec)
+                entry = self.render_entry(spec)
+                self._entries[name] = entry if name == first else b"," + entry
 
     def _describe(self, spec: ModelSpec) -> dict[str, Any]:
         status, info = self._pool.status(spec.name), spec.info
@@ -91,36 +101,41 @@ class Listing:
             },
         }
         if status.value in ("loaded", "sleeping"):
-            # What the child says of itself: added, and for the figures preferred.
+            # What the child reports: its other fields are added, and its figures replace those of the header.
             entry = {**status.info, **entry}
             entry["meta"] |= status.info.get("meta") or {}
         return entry
 
     def _context(self, spec: ModelSpec, args: Sequence[Arg], status: Status) -> dict[str, int | None]:
-        """In tokens: what the model was trained for, what is asked for (0 and null are automatic), and what one request
-        has: as the process tells, or as it is expected."""
+        """Contexts in tokens.
+
+        `trained`: the context that the model was trained for.
+        `configured`: the value of --ctx-size; 0 and null mean automatic.
+        `effective`: what one request has, as the process reports it, else as the estimate expects it."""
         need = self._pool.need(spec.name)
-        asked = flags.value_of(args, "--ctx-size") or ""
+        configured = flags.value_of(args, "--ctx-size") or ""
         slot = (status.info.get("meta") or {}).get("n_ctx")
         return {
             "trained": spec.info.n_ctx_train,
-            "configured": int(asked) if asked.isdecimal() and len(asked) < 10 else None,
+            "configured": int(configured) if configured.isdecimal() and len(configured) < 10 else None,
             "effective": slot or (need.estimate.n_slot if need and need.estimate else None),
         }
 
 
 def _meta(spec: ModelSpec, context: int | None) -> dict[str, Any]:
-    """What Open WebUI shows: a line under the name, tags, and which of its buttons make sense."""
-    able = spec.info.capabilities
-    capabilities = {"vision": "vision" in able, "usage": "completion" in able}
-    if context and context < SMALL:
+    """For Open WebUI: a line under the name, tags, and which of its buttons make sense."""
+    known = spec.info.capabilities
+    capabilities = {"vision": "vision" in known, "usage": "completion" in known}
+    if context and context < MIN_TOKENS_FOR_TOOLS:
         capabilities["builtin_tools"] = False
     tags = [{"name": tag} for tag in spec.tags]
     return {"description": spec.description or None, "tags": tags, "capabilities": capabilities}
 
 
 def _memory(need: Need | None) -> dict[str, Any] | None:
-    """Bytes that it needs, whether it runs or not: over all GPUs, on each of them besides, and of RAM."""
+    """The model's need in bytes, whether it runs or not; None while it is unknown.
+
+    `split` is divided over the GPUs, `fixed` is needed on each of them, `host` is RAM."""
     if need is None or need.estimate is None:
         return None
     demand = need.demand
@@ -130,16 +145,17 @@ def _memory(need: Need | None) -> dict[str, Any] | None:
 
 def _status(spec: ModelSpec, status: Status) -> dict[str, Any]:
     shown = flags.shown(spec.args)
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "value": status.value,
         "args": flags.render(shown),
-        "preset": presets.ini(spec.name, shown),
+        "preset": ini.write_section(spec.name, shown),
     }
     if status.progress:
-        whole = {"total": status.progress.value} if status.value == "loading" else {}  # of downloads the keys are URLs
-        told["progress"] = {**status.progress.payload, **whole}
+        # A download's progress has only URLs as keys, so `total` is not added to it.
+        total = {"total": status.progress.value} if status.value == "loading" else {}
+        entry["progress"] = {**status.progress.payload, **total}
     if status.failed:
-        told |= {"failed": True, "exit_code": status.exit_code, "error": status.failure}
+        entry |= {"failed": True, "exit_code": status.exit_code, "error": status.failure}
     elif problem := spec.problem or spec.info.problem:
-        told["error"] = problem
-    return told
+        entry["error"] = problem
+    return entry

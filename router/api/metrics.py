@@ -1,4 +1,4 @@
-"""Prometheus metrics of the router itself (`/metrics` without a model)."""
+"""Prometheus metrics of the router itself: the answer of `/metrics` without a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from router.pool.pool import Pool
 
 
 def render(pool: Pool) -> str:
-    """Text exposition format 0.0.4. Bytes and counts; label values are escaped."""
+    """The metrics in the text exposition format 0.0.4. Values are counts or bytes; label values are escaped."""
     return "".join(f"{line}\n" for line in _lines(pool))
 
 

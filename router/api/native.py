@@ -1,8 +1,10 @@
-"""llama.cpp's router dialect: what runs, load and unload, the news, and the routes only a llama-server has."""
+"""llama.cpp's own API: the router's endpoints (models, loads, news, metrics), and those that only a llama-server has.
+
+Endpoints that name one model in their body or query are passed on to its child; the others are answered here.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import re
@@ -12,25 +14,29 @@ from dataclasses import asdict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from router.api import metrics
+from router.api.dialects import OPENAI
+from router.api.download import Downloads
 from router.api.listing import Listing
-from router.api.load import Load
-from router.api.openai import DIALECT
+from router.api.load import LoadEndpoints
+from router.api.news import NewsStream
 from router.api.slots import Slots
 from router.errors import ConfigError, InvalidRequest, UpstreamFailed
 from router.memory.forecast import Forecast
-from router.models.catalog import ModelSpec
 from router.models.changes import Changes
+from router.models.spec import ModelSpec
 from router.pool.pool import Pool
-from router.proxy.gateway import ByBody, Gateway, told_in
+from router.proxy.body import in_thread_if_large
+from router.proxy.endpoints import ModelFromBody, model_from_query, with_dialect_errors
+from router.proxy.gateway import Gateway
+from router.proxy.routing import routing_fields
 from router.wire.child_json import object_or_empty, parse_json
 from router.wire.request_head import RequestHead
 
 log = logging.getLogger("router.native")
 
-PROPS = 2 << 20  # bytes of a child's /props, which may hold a chat template
+MAX_PROPS_BYTES = 2 << 20  # of a child's /props, which may hold a chat template
 BY_BODY = (
     "/completion",
     "/infill",
@@ -45,14 +51,16 @@ BY_BODY = (
 BY_QUERY = ("/slots", "/lora-adapters")
 
 
-class Native:
-    """The endpoints. `reload` reads the sources again and raises a ConfigError when they are bad; `build` is what the
-    engine says of its version."""
+class NativeEndpoints:
+    """`reload` reads the catalog's sources again; it raises ConfigError when they are wrong.
+    `forecast` computes what a model would take and which models would be evicted for it.
+    `build` is the engine's line of `--version`."""
 
     def __init__(
         self,
         gateway: Gateway,
         listing: Listing,
+        downloads: Downloads,
         reload: Callable[[], Awaitable[Changes]],
         forecast: Callable[[ModelSpec], Awaitable[Forecast]],
         build: str,
@@ -60,14 +68,15 @@ class Native:
         self._gateway = gateway
         self._pool: Pool = gateway.pool
         self._listing = listing
+        self._downloads = downloads
         self._reload = reload
         self._forecast = forecast
         self._build = build_info(build)
-        self._of_child = gateway.by_query(DIALECT)
-        self._by_body = ByBody(gateway, DIALECT)
+        self._child_by_query = model_from_query(gateway, OPENAI)
+        self._child_by_body = ModelFromBody(gateway, OPENAI)
 
     def routes(self) -> list[Route]:
-        load = Load(self._gateway)
+        load = LoadEndpoints(self._gateway)
         own = (
             ("/health", "GET", self.health),
             ("/v1/health", "GET", self.health),
@@ -82,25 +91,29 @@ class Native:
             ("/models/estimate", "GET", self.estimate),
             ("/models/sse", "GET", self.news),
             ("/v1/models/{name:path}", "GET", self.model),
-            ("/lora-adapters", "POST", self.scale),
+            ("/lora-adapters", "POST", self.lora_adapters),
+            ("/models", "POST", self.download),
+            ("/models", "DELETE", self.remove),
         )
         return [
-            *(Route(path, told_in(DIALECT, endpoint), methods=[method]) for path, method, endpoint in own),
-            *self._by_body.routes(BY_BODY),
-            *ByBody(self._gateway, DIALECT, check=Slots(self._pool).check).routes(["/slots/{slot}"]),
-            *(Route(path, self._of_child, methods=["GET"]) for path in BY_QUERY),
+            *(Route(path, with_dialect_errors(OPENAI, endpoint), methods=[method]) for path, method, endpoint in own),
+            *self._child_by_body.routes(BY_BODY),
+            *ModelFromBody(self._gateway, OPENAI, check=Slots(self._pool).check).routes(["/slots/{slot}"]),
+            *(Route(path, self._child_by_query, methods=["GET"]) for path in BY_QUERY),
         ]
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def props(self, request: Request) -> Response:
-        """The router's own; with exactly one model, that model's over it once it runs, for clients of a lone
-        llama-server."""
+        """The router's own properties, or with `?model=` the child's.
+
+        If the catalog has exactly one model and it runs, its properties are merged over the router's: clients of a
+        single llama-server expect them here."""
         if "model" in request.query_params:
-            return await self._of_child(request)
+            return await self._child_by_query(request)
         models = self._pool.catalog.models
-        runs = len(models) == 1 and self._pool.status(models[0].name).value == "loaded"
+        is_single = len(models) == 1 and self._pool.status(models[0].name).value == "loaded"
         return JSONResponse(
             {
                 "role": "router",
@@ -112,56 +125,58 @@ class Native:
                 "ui_settings": {},
                 "build_info": self._build,
                 "cors_proxy_enabled": False,
-                **(await self._props_of(models[0]) if runs else {}),
+                **(await self._props_of(models[0]) if is_single else {}),
             }
         )
 
     async def _props_of(self, spec: ModelSpec) -> dict[str, object]:
+        """The child's /props; empty when it cannot be read."""
         lease = await self._pool.lease(spec, used=False)
         try:
             answer = await self._gateway.upstream.open(lease.address, lease.key, RequestHead("GET", b"/props", []))
-            body = await answer.read_all(PROPS)
+            body = await answer.read_all(MAX_PROPS_BYTES)
             return object_or_empty(parse_json(body)) if answer.status == 200 else {}
         except (UpstreamFailed, ValueError) as exc:
-            log.warning("%s: its /props cannot be read: %s", spec.name, exc)
+            log.warning("%s: cannot read its /props: %s", spec.name, exc)
             return {}
         finally:
             lease.release()
 
     async def metrics(self, request: Request) -> Response:
-        """The router's own; with `?model=` the child's."""
+        """The router's own metrics, or with `?model=` the child's."""
         if "model" in request.query_params:
-            return await self._of_child(request)
+            return await self._child_by_query(request)
         return PlainTextResponse(metrics.render(self._pool))
 
-    async def scale(self, request: Request) -> Response:
-        """The engine wants a list, which can name no model: then `?model=` does."""
-        return await (self._of_child if "model" in request.query_params else self._by_body.endpoint)(request)
+    async def lora_adapters(self, request: Request) -> Response:
+        """The engine wants a list as the body, which cannot name a model, so `?model=` may name it."""
+        by_query = "model" in request.query_params
+        return await (self._child_by_query if by_query else self._child_by_body.endpoint)(request)
 
     async def models(self, request: Request) -> Response:
         if self._gateway.depot:
             self._gateway.depot.glance()
-        listed = self._listing.whole()
+        listing = self._listing.render()
         if request.query_params.get("reload"):
-            told = json.dumps(asdict(await self._reread())).encode()
-            listed = self._listing.whole()[:-1] + b',"reload":' + told + b"}"
-        return Response(listed, media_type="application/json")
+            changes = json.dumps(asdict(await self._read_again())).encode()
+            listing = self._listing.render()[:-1] + b',"reload":' + changes + b"}"
+        return Response(listing, media_type="application/json")
 
     async def model(self, request: Request) -> Response:
         spec = self._pool.catalog.resolve(request.path_params["name"])
-        return Response(self._listing.one(spec), media_type="application/json")
+        return Response(self._listing.render_entry(spec), media_type="application/json")
 
     async def reload(self, request: Request) -> Response:
-        return JSONResponse({"success": True, **asdict(await self._reread())})
+        return JSONResponse({"success": True, **asdict(await self._read_again())})
 
-    async def _reread(self) -> Changes:
+    async def _read_again(self) -> Changes:
         try:
             return await self._reload()
         except ConfigError as exc:
             raise InvalidRequest(f"nothing was changed: {exc.message}") from exc
 
     async def estimate(self, request: Request) -> Response:
-        """What `?model=` would take, and who would go for it now; nothing is loaded."""
+        """What `?model=` would take, and which models would be evicted for it now. Nothing is loaded."""
         spec = self._pool.catalog.resolve(request.query_params.get("model"))
         if spec.problem:
             raise InvalidRequest(f"{spec.name!r} cannot be estimated: {spec.problem}")
@@ -170,45 +185,25 @@ class Native:
     async def news(self, request: Request) -> Response:
         return NewsStream(self._pool)
 
+    async def download(self, request: Request) -> Response:
+        """Answers when the download has started; `/models/sse` reports its progress and its end."""
+        body = await self._gateway.read_body(request)
+        name = (await in_thread_if_large(len(body), routing_fields, body, "application/json")).model
+        if not name:
+            raise InvalidRequest('model name is missing from the request; send {"model": "user/repo:QUANT"}')
+        model = await self._downloads.begin(name)
+        return JSONResponse({"success": True, "model": model, "status": self._pool.status(model).value})
+
+    async def remove(self, request: Request) -> Response:
+        name = request.query_params.get("model")
+        if not name:
+            raise InvalidRequest("model name is missing from the request; send ?model=user/repo:QUANT")
+        return JSONResponse({"success": True, "freed": await self._downloads.remove(name)})
+
 
 def build_info(version: str) -> str:
-    """`b11434-0a1b2c3`, as llama-server tells it in `/props`, from a line of its `--version`; another line as it is."""
+    """llama-server's `build_info`, such as `b11434-0a1b2c3`, from a line of its `--version`.
+
+    A line in another format is returned as it is."""
     found = re.search(r"version: (\d+) \((\w+)\)|\(build (\d+), commit (\w+)\)", version)
     return "b{}-{}".format(*filter(None, found.groups())) if found else version
-
-
-class NewsStream(Response):
-    """The pool's feed as server-sent events. Every `KEEPALIVE` seconds of silence a comment goes out."""
-
-    KEEPALIVE = 15.0
-
-    def __init__(self, pool: Pool) -> None:
-        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        del self.headers["content-length"]
-        self._pool = pool
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "HEAD":
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await send({"type": "http.response.body", "body": b""})
-            return
-        telling = asyncio.create_task(self._tell(send))
-        try:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-        finally:
-            telling.cancel()
-            await asyncio.wait({telling})
-
-    async def _tell(self, send: Send) -> None:
-        async with self._pool.feed.subscribe() as news:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            chunk = b": hello\n\n"
-            while chunk:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                try:
-                    item = await news.next(self.KEEPALIVE)
-                    chunk = b"data: " + json.dumps(item).encode() + b"\n\n" if item is not None else b""
-                except TimeoutError:
-                    chunk = b": still here\n\n"
-            await send({"type": "http.response.body", "body": b"", "more_body": False})

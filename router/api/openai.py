@@ -1,18 +1,17 @@
-"""OpenAI's API and llama.cpp's twins of it: passed through by the `model` of the body."""
+"""OpenAI's API, and llama.cpp's paths for the same endpoints.
+
+The engine speaks this API itself: the router reads `model` from the body and passes the request on.
+"""
 
 from __future__ import annotations
 
-import json
-import math
-from typing import Any
-
-from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from router.errors import RouterError, UpstreamFailed
-from router.proxy.gateway import ByBody, Gateway
+from router.api.dialects import OPENAI
+from router.proxy.endpoints import ModelFromBody
+from router.proxy.gateway import Gateway
 
-# tools/server/server.cpp of llama.cpp registers each under these paths.
+# The paths under which llama.cpp's tools/server/server.cpp registers these endpoints.
 PATHS = (
     "/v1/chat/completions",
     "/chat/completions",
@@ -35,34 +34,5 @@ PATHS = (
 )
 
 
-class OpenAI:
-    """`{"error": {"code", "message", "type", "param"}}`: llama-server's object, and OpenAI's `param`."""
-
-    retells = False
-
-    def error(self, exc: RouterError, request_id: str) -> Response:
-        return JSONResponse({"error": error_object(exc)}, exc.status, headers=retry_header(exc))
-
-    def stream_error(self, exc: RouterError, request_id: str) -> bytes:
-        return b"data: " + json.dumps({"error": error_object(exc)}).encode() + b"\n\n"
-
-
-def error_object(exc: RouterError) -> dict[str, Any]:
-    return {"code": exc.status, "message": exc.message, "type": exc.code, "param": exc.param}
-
-
-def retry_header(exc: RouterError) -> dict[str, str]:
-    """Whole seconds, as RFC 9110 section 10.2.3 wants them. OpenAI's and Anthropic's clients try again what has failed
-    with 500 or more, unless they are told that it would come to the same (`_should_retry` in their `_base_client.py`).
-    A model whose process ended is started again, so that is worth trying."""
-    if exc.retry_after is not None:
-        return {"retry-after": str(max(1, math.ceil(exc.retry_after)))}
-    is_vain = exc.status >= 500 and not isinstance(exc, UpstreamFailed)
-    return {"x-should-retry": "false"} if is_vain else {}
-
-
-DIALECT = OpenAI()
-
-
 def routes(gateway: Gateway) -> list[Route]:
-    return ByBody(gateway, DIALECT).routes(PATHS)
+    return ModelFromBody(gateway, OPENAI).routes(PATHS)

@@ -1,7 +1,8 @@
-"""What a request may have written to files, and read from them: `/slots/{slot}?action=save` and `restore`.
+"""Which files a request may write and read: `POST /slots/{slot}?action=save`, `restore` and `erase`.
 
-The engine does both in the folder that the operator named, by a name that the client chooses. A request that could mean
-one thing here and another one there is refused.
+The engine saves a slot into a file of the operator's folder (--slot-save-path), under a name that the client chooses.
+The engine's parsers may read a request differently than the router's, so a request that could mean two things is
+refused. `native` registers the path with `Slots.check`.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from urllib.parse import unquote_to_bytes
 
 from router.engine.flags import value_of
 from router.errors import InvalidRequest
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 from router.proxy.body import json_object
 from router.proxy.head import Head
 
 ACTIONS = (b"save", b"restore", b"erase")
-LONGEST = 128  # bytes of a name
-LONGEST_BODY = 2**16
-_SPECIAL = frozenset('/\\:*?"<>|')  # separators, and what no name on Windows has
+MAX_NAME_BYTES = 128
+MAX_BODY_BYTES = 2**16
+_SPECIAL = frozenset('/\\:*?"<>|')  # path separators, and what no file name on Windows may contain
 
 
 class Slots:
-    """`check` is for the requests of this path."""
+    """The check of requests to `/slots/{slot}`, before a child sees them."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -45,7 +46,10 @@ class Slots:
 
 
 def action(target: bytes) -> str | None:
-    """What is to be done, None where nothing is said. Raises InvalidRequest unless it is said once and plainly."""
+    """The value of `?action=`, None if there is none.
+
+    Raises InvalidRequest for an action that is repeated, unknown, or spelled in a way that another parser might take
+    for an action."""
     found = None
     for pair in target.partition(b"?")[2].replace(b";", b"&").split(b"&"):
         name, _, value = pair.partition(b"=")
@@ -58,8 +62,8 @@ def action(target: bytes) -> str | None:
 
 
 def check_name(body: bytes) -> None:
-    """Raises InvalidRequest unless the body names one plain file."""
-    if len(body) > LONGEST_BODY:
+    """Raises InvalidRequest unless the body names exactly one plain file."""
+    if len(body) > MAX_BODY_BYTES:
         raise _too_long()
     fields = json_object(body)
     name = fields.get("filename")
@@ -67,30 +71,31 @@ def check_name(body: bytes) -> None:
         raise InvalidRequest('Send {"filename": NAME}, the name of a file in the folder of --slot-save-path.')
     if _is_repeated(body, "filename"):
         raise InvalidRequest('Send one "filename".')
-    # A full stop or a blank at the end is not part of the name for every system.
+    # Windows drops a full stop or a space at the end of a name.
     is_plain = name.isprintable() and _SPECIAL.isdisjoint(name) and ".." not in name and name[-1] not in ". "
-    if not is_plain or name[0] in ". -" or len(name.encode()) > LONGEST:
+    if not is_plain or name[0] in ". -" or len(name.encode()) > MAX_NAME_BYTES:
         raise InvalidRequest(
-            f'"filename" is a plain name of at most {LONGEST} bytes: no folders, no full stop at its beginning or end, '
-            "no control characters. Files lie in the folder of --slot-save-path."
+            f'"filename" is a plain name of at most {MAX_NAME_BYTES} bytes: no folders, no full stop at its beginning '
+            "or end, no control characters. Files lie in the folder of --slot-save-path."
         )
 
 
 def _check_form(body: bytes) -> None:
-    """Raises InvalidRequest for a form that says what is to be done: to the engine its fields are the query's too, and
-    count for more. JSON that goes by a form's name, as `curl -d` sends it, says nothing."""
-    if len(body) > LONGEST_BODY:
+    """Raises InvalidRequest for a form that holds an action: the engine prefers a form's fields to the query's.
+
+    `curl -d` sends JSON with a form's content type; JSON holds no form field, so it passes."""
+    if len(body) > MAX_BODY_BYTES:
         raise _too_long()
     if action(b"?" + body) is not None:
         raise InvalidRequest("Say what is to be done with the slot in the query, as ?action=save, not in a form.")
 
 
 def _too_long() -> InvalidRequest:
-    return InvalidRequest(f'Send nothing but {{"filename": NAME}} and the model; {LONGEST_BODY} bytes are enough.')
+    return InvalidRequest(f'Send nothing but {{"filename": NAME}} and the model; {MAX_BODY_BYTES} bytes are enough.')
 
 
 def _is_repeated(body: bytes, name: str) -> bool:
-    """Whether an object of the body has the field twice: parsers differ in which one counts."""
+    """Whether an object in the body has the field twice: parsers differ in which one they take."""
     repeated = False
 
     def see(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,12 +1,22 @@
 """Hugging Face: names, the cache on disk, and downloads in a child program.
 
-Stands on the ground alone. Begin with `repo` (what a name means), then `fetch` (from a name to files).
+Stands on the ground alone. Begin with `names` (what a name is) and `repo` (which files it means), then `resolve` (from
+a name to files) and `fetch` (from files to the cache). The catalog reads `cache`; the pool downloads by `resolve` and
+`fetch`. Only `transfer`, a program of its own, imports huggingface_hub.
 
 ::
 
-    repo      PURE: names on the hub, and which files they mean        -> nothing
-    cache     the Hugging Face cache on disk                           -> repo
-    transfer  a child program: huggingface_hub behind lines of JSON    -> repo
-    fetch     from a name on the hub to its files in the cache         -> repo cache
-    pull      a download by the command line, with a bar for each file -> repo fetch
+    names             PURE: user/repo:quant@revision                             -> nothing
+    repo              PURE: which files of a repository are a model              -> names
+    progress          how far a download is                                      -> nothing
+    layout            where things lie in the cache on disk                      -> names
+    cache             the models in the cache                                    -> names repo layout
+    snapshots         what the cache has of a repository, and places             -> names repo layout
+    removal           deletes models from the cache                              -> names repo layout cache
+    transfer          a program of its own: huggingface_hub behind lines of JSON -> repo
+    transfer_process  starts that program, and passes its answers on             -> nothing
+
+    resolve  a name becomes files that fit on the disk -> names repo snapshots transfer_process
+    fetch    files on the hub become files on disk     -> names repo progress layout snapshots transfer_process resolve
+    pull     `llama-router pull`: bars, or lines       -> names repo progress resolve fetch
 """

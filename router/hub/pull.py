@@ -1,86 +1,96 @@
-"""`llama-router pull`: models from the hub into the cache, with a bar for each file, or a line now and then."""
+"""`llama-router pull`: models from the hub into the cache, with a bar for each file, or a line every few seconds."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from router import logs
-from router.hub import fetch
-from router.hub.fetch import Progress
-from router.hub.repo import Name, Resolved
+from router.hub.fetch import fetch
+from router.hub.names import Name
+from router.hub.progress import DownloadProgress
+from router.hub.repo import Resolved
+from router.hub.resolve import resolve
 from router.units import size
 
-INTERVAL = 5.0  # seconds between two lines
-MINUTE, HOUR = 60, 3600
+LINE_INTERVAL_S = 5.0
+MINUTE_S, HOUR_S = 60, 3600
 
 
 async def pull(name: Name, root: Path, *, fallback: bool = False, offline: bool = False) -> Resolved:
-    """Have it in the cache, and tell stderr how far it is. When interrupted, what has arrived is kept. Raises what
-    `fetch.resolve` and `fetch.fetch` do."""
-    resolved = await fetch.resolve(name, root, fallback=fallback, offline=offline)
+    """Download a model into the cache, and show on stderr how far it is.
+
+    When interrupted, the parts that have arrived are kept. Raises what `resolve` and `fetch` do.
+    """
+    resolved = await resolve(name, root, fallback=fallback, offline=offline)
     with contextlib.ExitStack() as bars:
-        tell = Bars(bars).tell if sys.stderr.isatty() else Lines(resolved).tell
-        await fetch.fetch(resolved, root, tell)
+        show = Bars(bars).show if sys.stderr.isatty() else Lines(resolved).show
+        await fetch(resolved, root, show)
     return resolved
 
 
 class Bars:
-    """One for each file; they end with the stack."""
+    """One bar for each file, for terminals; they are closed with the stack."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
         self._bars: dict[str, tqdm[None]] = {}
 
-    def tell(self, told: Progress) -> None:
-        bar = self._bars.get(told.url)
+    def __repr__(self) -> str:
+        return f"<Bars of {len(self._bars)} files>"
+
+    def show(self, progress: DownloadProgress) -> None:
+        bar = self._bars.get(progress.url)
         if bar is None:
             bar = tqdm(
-                desc=logs.visible(told.file.path.name),
-                total=told.total,
-                initial=told.done,  # what was here before is no part of the rate
+                desc=logs.visible(PurePosixPath(progress.path).name),
+                total=progress.total,
+                initial=progress.done,  # bytes that were here before do not count in the rate
                 unit="B",
                 unit_scale=True,
                 unit_divisor=1024,
                 dynamic_ncols=True,
             )
-            self._bars[told.url] = self._stack.enter_context(bar)
-        bar.update(told.done - bar.n)
+            self._bars[progress.url] = self._stack.enter_context(bar)
+        bar.update(progress.done - bar.n)
 
 
 class Lines:
-    """One for all files now and then, for logs."""
+    """One line for all files every few seconds, for logs."""
 
     def __init__(self, resolved: Resolved) -> None:
         self._name, self._total = resolved.name, resolved.bytes
-        self._begun = self._told = time.monotonic()
-        self._held: dict[str, int] = {}
+        self._started_at = self._shown_at = time.monotonic()
+        self._present: dict[str, int] = {}  # bytes at the start, by URL
         self._done: dict[str, int] = {}
 
-    def tell(self, told: Progress) -> None:
-        self._held.setdefault(told.url, told.done)
-        self._done[told.url] = told.done
+    def __repr__(self) -> str:
+        return f"<Lines of {self._name}: {sum(self._done.values())} of {self._total} bytes>"
+
+    def show(self, progress: DownloadProgress) -> None:
+        self._present.setdefault(progress.url, progress.done)
+        self._done[progress.url] = progress.done
         now = time.monotonic()
-        if now - self._told >= INTERVAL:
-            self._told = now
-            held, done = sum(self._held.values()), sum(self._done.values())
-            logs.say(f"{self._name}: {shown(held, done, self._total, now - self._begun)}")
+        if now - self._shown_at >= LINE_INTERVAL_S:
+            self._shown_at = now
+            present, done = sum(self._present.values()), sum(self._done.values())
+            logs.say(f"{self._name}: {summary(present, done, self._total, now - self._started_at)}")
 
 
-def shown(held: int, done: int, total: int, seconds: float) -> str:
-    """Bytes that were here before, are here now, and will be, as `1.0 GiB of 4.0 GiB, 20 MiB/s, 3 min left`."""
-    rate = (done - held) / seconds
+def summary(present: int, done: int, total: int, seconds: float) -> str:
+    """Bytes at the start, now and at the end, as `1.0 GiB of 4.0 GiB, 20 MiB/s, 3 min left`."""
+    rate = (done - present) / seconds
     left = f", {duration((total - done) / rate)} left" if rate > 0 else ""
     return f"{size(done)} of {size(total)}, {size(rate)}/s{left}"
 
 
 def duration(seconds: float) -> str:
     """For a person: `40 s`, `3 min`, `2 h 5 min`."""
-    if seconds < 2 * MINUTE:
+    if seconds < 2 * MINUTE_S:
         return f"{seconds:.0f} s"
-    minutes = round(seconds / MINUTE)
-    return f"{minutes} min" if seconds < HOUR else f"{minutes // 60} h {minutes % 60} min"
+    minutes = round(seconds / MINUTE_S)
+    return f"{minutes} min" if seconds < HOUR_S else f"{minutes // 60} h {minutes % 60} min"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from router.memory import kv
 from router.memory.kv import Cache
-from router.models.gguf import Metadata
+from router.models.metadata import Metadata
 
 LINEAR = frozenset(("qwen3next", "qwen35", "qwen35moe", "qwen4exp"))  # gated delta net
 RWKV = frozenset(("rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"))

@@ -15,8 +15,9 @@ from router.engine.flags import Arg, boolean, render, switch_of, value_of, value
 from router.memory import compute, kv, weights
 from router.memory.kv import Cache
 from router.memory.weights import Weights
-from router.models.gguf import Metadata, read_model
-from router.scheduling.policy import Demand
+from router.models.gguf import read_model
+from router.models.metadata import Metadata
+from router.scheduling.resources import Demand
 
 MIB = 1 << 20
 PROCESS = 32 * MIB  # what a child has besides the model: 22 MiB llama-server, 31 MiB the embedded one
@@ -81,7 +82,7 @@ class Estimate:
             return Demand(host=total + each + rest)
         host = self.host + self.staging + rest
         given = weights.spread(self.layers, self.shares) if self.shares else ()
-        whole = Demand(fixed=each, host=host, names=self.names, layers=self.layers, given=given)
+        whole = Demand(fixed=each, host=host, names=self.names, layers=self.layers, user_split=given)
         return whole.resized(total - self.host)
 
 

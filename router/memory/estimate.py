@@ -23,10 +23,13 @@ from router.memory import demand as memory
 from router.memory.demand import Estimate
 from router.memory.footprints import Footprint, Footprints, key_of
 from router.models import gguf
-from router.models.catalog import ModelSpec
-from router.models.gguf import Metadata
+from router.models.describe import describe
+from router.models.metadata import Metadata
+from router.models.spec import ModelSpec
 from router.scheduling import policy
-from router.scheduling.policy import Demand, Device, Place, Reading, Snapshot
+from router.scheduling.policy import Place
+from router.scheduling.resources import Demand, Device, Reading
+from router.scheduling.snapshot import Snapshot
 from router.units import size
 
 log = logging.getLogger("router.estimate")
@@ -188,7 +191,7 @@ class Estimator:
         with --context-shift a request without a limit of its own would go on for ever: it ends with one context. That
         is no cap, a request's own limit wins (`n_predict_max` in server-context.cpp).
         """
-        spec = replace(spec, args=args).described()
+        spec = describe(replace(spec, args=args))
         if "completion" not in spec.info.capabilities or estimate is None:
             return []
         told: dict[str, str] = {}
@@ -245,7 +248,7 @@ class Estimator:
         """Weights that fit nowhere are left to the engine, which fills the GPUs and keeps the rest in RAM, unless the
         user has said how many layers or how to split them."""
         demand = estimate.demand
-        asked = demand.given or flags.value_of(args, "--gpu-layers") not in (None, "auto", "-1")
+        asked = demand.user_split or flags.value_of(args, "--gpu-layers") not in (None, "auto", "-1")
         if asked or not estimate.offloaded or self._spread(demand) is not None:
             return demand
         rooms = [

@@ -8,9 +8,11 @@ from typing import Any
 
 from router.memory import demand as memory
 from router.memory.estimate import Estimator, Need
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.scheduling import policy
-from router.scheduling.policy import Allocation, Drain, Evict, Place, Reject, Snapshot, Wait
+from router.scheduling.policy import Drain, Evict, Place, Plan, Reject, Wait
+from router.scheduling.resources import Allocation
+from router.scheduling.snapshot import Snapshot
 from router.units import size
 
 
@@ -68,7 +70,7 @@ def forecast(estimator: Estimator, spec: ModelSpec, now: Snapshot) -> Forecast:
     )
 
 
-def _verdict(plan: policy.Plan) -> tuple[str, tuple[str, ...]]:
+def _verdict(plan: Plan) -> tuple[str, tuple[str, ...]]:
     match plan:
         case Place():
             return "It fits now.", ()

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from router.models.gguf import TYPES, Metadata
+from router.models.metadata import TENSOR_TYPES, Metadata
 
 # Bytes that one element takes, block overhead included.
-BYTES = {name.lower(): size / elements for name, elements, size in TYPES.values()}
+BYTES = {name.lower(): size / elements for name, elements, size in TENSOR_TYPES.values()}
 
 
 @dataclass(frozen=True, slots=True)

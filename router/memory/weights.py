@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from router.engine.flags import Arg
 from router.memory import kv
-from router.models.gguf import Metadata
+from router.models.metadata import Metadata
 
 # Read by rows for the input; always in RAM unless overridden.
 INPUT = ("token_embd.", "position_embd.", "token_types.", "per_layer_token_embd.")

@@ -1,13 +1,27 @@
 """Which models there are, and what they are started with.
 
-Stands on engine (flags) and hub (names, cache). Begin with `catalog`: from a name to a ModelSpec.
+Stands on engine (flags) and hub (names, cache). Begin with `spec`, a model as data, then `catalog`, from a name to a
+model, and `build`, from the sources to the catalog. A new key of preset files belongs in `own_keys`, a new fact about
+what a model can do in `describe`, and a new kind of place that holds models beside `folder`.
 
 ::
 
-    presets   INI to frozen presets, and where each value came from -> nothing
-    gguf      a model file's header                                 -> nothing
-    template  what a chat template can be told                      -> nothing
-    catalog   every model that could run; names to ModelSpec        -> presets gguf template
-    changes   PURE: what a new catalog means for the one before     -> catalog
-    sources   where the catalog comes from, read again              -> presets catalog
+    shards     PURE: the file names of a split model                     -> nothing
+    metadata   what a GGUF header says, as data, with ggml's tables      -> nothing
+    header     reads a header; believes none of its numbers              -> metadata
+    gguf       headers of files and of whole models, kept while the same -> shards metadata header
+    reduction  a chat template under an assumption                       -> nothing
+    template   what a chat template can do: tools, thinking, levels      -> reduction
+    spec       one model as data                                         -> shards template
+    describe   what a model's files say: its Info                        -> gguf template spec
+    ini        INI text to lines under sections, and back                -> nothing
+    own_keys   keys of presets that are the router's own                 -> spec ini
+    foreign    what a preset file from the hub may set                   -> ini own_keys
+    presets    INI to frozen presets, and where each value came from     -> spec ini own_keys foreign
+    catalog    names to models, and the names that were probably meant   -> spec
+    folder     the models in a folder, with their companions             -> shards spec
+    build      from presets, folder, cache and command line to a catalog -> shards spec ini presets catalog folder
+    check      every mistake in one preset file                          -> ini presets catalog build
+    changes    PURE: what a new catalog means for the one before         -> spec catalog
+    sources    where the catalog comes from, read again                  -> presets catalog build
 """

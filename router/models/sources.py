@@ -1,5 +1,8 @@
-"""Where the catalog comes from, read again without losing what was good: folder, presets, cache, what is wanted of the
-hub."""
+"""Where the catalog comes from: it is read from all sources at once, and again when one of them has changed.
+
+If a source turns out to be wrong on a second reading, the catalog of the first stays as it was. Called at the start, on
+reload, and after each download.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,20 @@ from pathlib import Path
 from router.engine.flags import Arg, FlagTable
 from router.hub import cache as hub
 from router.hub.cache import CacheEntry
-from router.models import catalog as catalogs
 from router.models import presets
+from router.models.build import build
 from router.models.catalog import Catalog
-from router.models.presets import PresetFile
+from router.models.presets import NO_PRESETS, PresetFile
 
 
 class Sources:
-    """`common` are llama-server's arguments for all children. `preset` is the operator's file; `foreign`, one from the
-    hub, takes its place. `default_name` is the model of requests that name none. `wanted` are names on the hub that are
-    models too, whether their files are here or not. Reading blocks."""
+    """The sources of one router. Reading them blocks.
+
+    `common` are llama-server's arguments for all children.
+    `preset` is the operator's preset file; `foreign`, one from the hub, takes its place.
+    `default_name` is the model of requests that name none.
+    `wanted` are names on the hub that are models too, whether their files are here or not.
+    """
 
     def __init__(
         self,
@@ -44,25 +51,34 @@ class Sources:
         self._cached: Sequence[CacheEntry] = ()
         self.wanted: list[str] = []
 
+    def __repr__(self) -> str:
+        file = self._foreign or self._preset
+        return (
+            f"<Sources: presets {file}, folder {self._models_dir}, cache {self._cache.root}, {len(self.wanted)} wanted>"
+        )
+
     def read(self) -> Catalog:
-        """All of them. Raises a ConfigError that says where, and leaves what `refresh` takes as it was."""
+        """The catalog of all sources, read anew.
+
+        Raises a ConfigError that says where the mistake is; then `refresh` goes on with the presets from before.
+        """
         path = self._foreign or self._preset
-        file = presets.read(path, self._table, foreign=bool(self._foreign)) if path else catalogs.NO_PRESETS
+        file = presets.read(path, self._table, foreign=bool(self._foreign)) if path else NO_PRESETS
         catalog = self._build(file)
         self._file = file
         return catalog
 
     def refresh(self) -> Catalog:
-        """What was downloaded, removed or wanted since then, with the presets as they were read last."""
+        """The catalog after something was downloaded, removed or wanted; the presets are not read again."""
         return self._build(self._file) if self._file else self.read()
 
     def is_current(self) -> bool:
-        """Whether the cache holds what the catalog says; looks at most once a second."""
+        """Whether the cache still holds what it held for the last catalog. Looks at most once a second."""
         return self._cache.entries() is self._cached
 
     def _build(self, file: PresetFile) -> Catalog:
         self._cached = self._cache.entries(0)
-        return catalogs.build(
+        return build(
             file,
             self._cached,
             models_dir=self._models_dir,

@@ -1,15 +1,37 @@
 """A machine that runs children: its memory, its processes, and how they end.
 
-Stands on scheduling (devices as data), wire (to ask a child how it is) and engine. Begin with `border`, which is what
-the pool needs of a machine; then `local`, this machine.
+Stands on scheduling (devices as data), wire (requests to a child) and engine (its command). Begin with `interface`,
+which is all that the pool knows of a machine. Then read `local`, this machine.
 
 ::
 
-    border     the border between the pool and a machine        -> nothing
-    devices    what memory there is; wait until it settles      -> nothing
-    crash      how a child ended, in a sentence                 -> border
-    orphans    children do not outlive their router             -> nothing
-    process    one child: spawn, drain, ready, stop             -> border crash orphans
-    readahead  files of a start that waits, into the page cache -> nothing
-    local      this machine as a node                           -> border devices orphans process readahead
+    interface  what the pool needs of a machine and of a child -> nothing
+
+Memory. `devices` is the front; a new kind of GPU is a module beside `nvidia` and `amd`::
+
+    kernel_files  small text files of the kernel                    -> nothing
+    visibility    masks that hide GPUs, read and written            -> nothing
+    gpus          GPUs, and questions to drivers that may hang      -> nothing
+    nvidia        GPUs through NVML                                 -> visibility gpus
+    amd           GPUs through sysfs                                -> kernel_files visibility gpus
+    host_memory   RAM, within the limits of control groups          -> kernel_files
+    settling      waits until the memory of ended processes is back -> nothing
+    devices       all memory of the machine, and what is free now   -> gpus nvidia amd host_memory settling
+    readahead     files of a start that waits, into the page cache  -> nothing
+
+What a child is made of, and what keeps it from outliving its router::
+
+    crash           how a child ended, as a sentence                    -> interface
+    child_log       the last lines that a child wrote                   -> nothing
+    pipe_reader     reads a child's output, line by line                -> child_log
+    child_protocol  PURE: the states that a child reports               -> interface
+    health_poll     when a child serves that reports no states          -> child_protocol
+    processes       descendants, start time and exit code of a process  -> nothing
+    watchdog        kills the children when the router dies             -> nothing
+    run_directory   the folder of sockets; what dead routers left in it -> nothing
+
+The two that put it together::
+
+    process  one child    -> interface crash child_log pipe_reader child_protocol health_poll processes watchdog
+    local    this machine -> interface visibility devices readahead processes watchdog run_directory process
 """

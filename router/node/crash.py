@@ -1,4 +1,8 @@
-"""How a child ended, told in a sentence: code or signal, the likely cause, its last lines."""
+"""How a child ended, as a sentence: code or signal, the likely cause, its last lines.
+
+The engine's log is the only source of the cause, so this is a table of what engines write and what it means. Called by
+`process` when a child has ended.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,18 @@ import re
 import signal
 from collections.abc import Sequence
 
-from router.node.border import Exit
+from router.node.interface import Exit
 
-LAST = 3
-LONGEST = 500  # characters of a line that are looked at: what is meant stands at its beginning
+QUOTED_LINES = 3
+MAX_LINE_CHARS = 500  # of a line that is searched: what matters stands at its beginning
 
-# What engines write, and what it means; the first row that matches any line wins. Wording of llama.cpp b11434
-# (ggml*.c*, llama-model*.cpp, common/arg.cpp, tools/server/server-http.cpp); seen on the CPU build, the GPU rows read.
 OUT_OF_MEMORY = re.compile(
     r"out of memory|insufficient memory|OutOf(Device|Host)Memory|bad_alloc|(unable|failed) to allocate .*buffer",
     re.IGNORECASE,
 )
+# What engines write, and what it means. The first row that matches any line wins. Wording of llama.cpp b11434
+# (ggml*.c*, llama-model*.cpp, common/arg.cpp, tools/server/server-http.cpp): seen on the CPU build, read in the source
+# for the GPU rows.
 CAUSES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), sentence)
     for pattern, sentence in (
@@ -36,7 +41,7 @@ CAUSES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             r"|wrong number of tensors|corrupted|failed to load model from",
             "the model file is damaged or incomplete; download it again",
         ),
-        (r"^[\d.]+ E (.+)", "it said: {0}"),  # the first line that it marks as an error; what follows is the aftermath
+        (r"^[\d.]+ E (.+)", "it said: {0}"),  # the first line that it marks as an error: later ones follow from it
     )
 )
 SIGNALS = {
@@ -49,30 +54,31 @@ SIGNALS = {
 
 
 def explain(model: str, code: int, log: Sequence[str], *, is_stopped: bool, is_ready: bool) -> Exit:
-    """`is_stopped`: we asked for it. `is_ready`: it had been serving."""
+    """`code` is negative for a signal. `is_stopped`: the router has stopped it. `is_ready`: it had been serving."""
     if is_stopped:
         return Exit(code, f"{model} was stopped", tuple(log))
-    how = f"ended with code {code}" if code >= 0 else f"was ended by {_name(-code)}"
+    how = f"ended with code {code}" if code >= 0 else f"was ended by {_signal_name(-code)}"
     when = "while it served" if is_ready else "while it loaded"
     cause, out_of_memory = _cause(code, log)
-    lines = " | ".join(line[:200] for line in [line for line in log if line.strip()][-LAST:])
+    lines = " | ".join(line[:200] for line in [line for line in log if line.strip()][-QUOTED_LINES:])
     sentence = f"{model} {how} {when}: {cause}. {f'Last lines: {lines}' if lines else 'It wrote nothing.'}"
     return Exit(code, sentence, tuple(log), out_of_memory)
 
 
 def _cause(code: int, log: Sequence[str]) -> tuple[str, bool]:
-    log = [line[:LONGEST] for line in log]
+    """The cause, and whether it is a lack of memory."""
+    log = [line[:MAX_LINE_CHARS] for line in log]
     if any(OUT_OF_MEMORY.search(line) for line in log):
         return "it ran out of memory", True
     for pattern, sentence in CAUSES:
         for line in log:
             if match := pattern.search(line):
                 return sentence.format(*(group.strip() for group in match.groups())), False
-    name = _name(-code) if code < 0 else ""
+    name = _signal_name(-code) if code < 0 else ""
     return SIGNALS.get(name, "it gave no reason"), name == "SIGKILL"
 
 
-def _name(number: int) -> str:
+def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:

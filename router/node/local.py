@@ -1,4 +1,7 @@
-"""This machine as a `Node`: its engine, its devices, and the environment that its children get."""
+"""This machine as a `Node`: what a child gets from it, namely its command, environment, socket and key.
+
+`serve` makes the LocalNode and hands it to the pool.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +16,36 @@ from pathlib import Path
 from router import threads
 from router.engine.discovery import Engine
 from router.errors import ConfigError, LoadFailed
-from router.node.border import Child, Launch
 from router.node.devices import Devices
-from router.node.orphans import MARK, Run, Watchdog, tree_of
+from router.node.interface import Child, Launch
 from router.node.process import LocalChild
+from router.node.processes import tree_of
 from router.node.readahead import ReadAhead
+from router.node.run_directory import MARK, RunDirectory
+from router.node.visibility import masks_for
+from router.node.watchdog import Watchdog
 from router.redaction import secrets_of
-from router.scheduling.policy import Device, Reading
+from router.scheduling.resources import Reading
 
-# What a child must not get from the router's environment: where to listen and who may ask, which are the router's
-# to say; what the model is and where it goes, which its arguments and the masks say; and what is meant for the router
-# itself.
-HIDDEN = re.compile(
+# Variables of the router's environment that a child must not get:
+# - where to listen and which keys are valid: the router decides that;
+# - what the model is and on which devices it goes: the child's arguments and the visibility masks say that;
+# - what is meant for the router itself.
+HIDDEN_VARIABLES = re.compile(
     r"LLAMA_API_KEY|LLAMA_ROUTER_.*|LLAMA_SERVER_.*|AIP_.*"
-    r"|LLAMA_ARG_(DEVICE|HOST|PORT|REUSE_PORT|API_.*|SSL_.*|CORS_.*|ALIAS|TAGS|LOG_FILE|MODEL.*|HF_.*|MMPROJ(_URL)?|DOCKER_REPO)"
+    r"|LLAMA_ARG_(DEVICE|HOST|PORT|REUSE_PORT|API_.*|SSL_.*|CORS_.*|ALIAS|TAGS|LOG_FILE|MODEL.*|HF_.*)"
+    r"|LLAMA_ARG_(MMPROJ(_URL)?|DOCKER_REPO)"
 )
 
 
 class LocalNode:
-    """`folder` is for the children's sockets (`--run-dir`); by default one that all of this user's routers share.
+    """This machine.
 
-    `margins` are bytes that stay free, by device key; leave them out for an engine without `--fit-target`. Raises
-    ConfigError when the folder cannot be used. `close` ends what still runs.
+    `folder` is for the children's sockets (`--run-dir`); by default all routers of this user share one.
+    `environ` is the router's environment, from which children get what is not hidden.
+    `margins` are bytes that stay free, by device key. Leave them out for an engine without `--fit-target`.
+
+    Raises ConfigError if the folder cannot be used. `close` ends children that still run.
     """
 
     name = "local"
@@ -49,12 +60,15 @@ class LocalNode:
     ) -> None:
         self._engine = engine
         self._devices = devices
-        self._run = Run.open((folder or _shared_folder(environ)).absolute())
-        self._environ = {name: value for name, value in environ.items() if not HIDDEN.fullmatch(name)}
+        self._run = RunDirectory.open((folder or _shared_folder(environ)).absolute())
+        self._environ = {name: value for name, value in environ.items() if not HIDDEN_VARIABLES.fullmatch(name)}
         self._margins = margins or {}
         self._watchdog = Watchdog()
         self._serial = itertools.count(1)
-        self._ahead = ReadAhead(devices.spare)
+        self._readahead = ReadAhead(devices.spare)
+
+    def __repr__(self) -> str:
+        return f"<LocalNode {self._run.folder}>"
 
     async def probe(self, expected: Mapping[str, int]) -> tuple[Reading, ...]:
         return await self._devices.settle(expected)
@@ -62,18 +76,18 @@ class LocalNode:
     async def footprint(self, child: Child) -> Mapping[str, int]:
         return await self._devices.footprint(await threads.MACHINE.run(tree_of, child.pid))
 
-    def expect(self, files: Sequence[Path]) -> None:
-        self._ahead.expect(files)
+    def prefetch(self, files: Sequence[Path]) -> None:
+        self._readahead.prefetch(files)
 
     async def spawn(self, launch: Launch) -> LocalChild:
         try:
             self._run.renew()
         except ConfigError as error:
             raise LoadFailed(f"{launch.model} has no place for its socket: {error.message}") from error
-        # The name is short and never used again: a server does not bind to a socket that is there already.
+        # The name is short, and never used again: a server does not bind to a socket that exists already.
         socket = self._run.folder / f"{next(self._serial)}.sock"
         key = secrets.token_urlsafe(32)
-        template = self._write(launch, socket.with_suffix(".jinja")) if launch.template else []
+        template = self._write_template(launch, socket.with_suffix(".jinja")) if launch.template else []
         args = [*launch.args, *self._fit_target(launch), *_tensor_split(launch), *template]
         args += ["--host", str(socket), "--alias", launch.model]
         command = [*self._engine.command, *args]
@@ -81,16 +95,16 @@ class LocalNode:
             **self._environ,
             **self._engine.env,
             **{name: value for name, value in launch.env if name != "LLAMA_ARG_DEVICE"},
-            **masks(launch.devices, self._devices.list()),
+            **masks_for(launch.devices, self._devices.list()),
             MARK: self._run.mark,
             "LLAMA_API_KEY": key,
-            "LLAMA_SERVER_ROUTER_PORT": "1",  # any value: it makes llama-server a child that speaks the protocol
+            "LLAMA_SERVER_ROUTER_PORT": "1",  # with any value llama-server reports its states as a child does
         }
         files = [Path(file) for file in template[1:]]
         return LocalChild.start(launch, command, env, socket, key, self._watchdog, files, secrets_of(env))
 
-    def _write(self, launch: Launch, file: Path) -> list[str]:
-        """The chat template as a file, and the arguments that say so."""
+    def _write_template(self, launch: Launch, file: Path) -> list[str]:
+        """Write the chat template to a file. Returns the arguments that name it."""
         try:
             with open(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as stream:
                 stream.write(launch.template or "")
@@ -99,37 +113,23 @@ class LocalNode:
         return ["--chat-template-file", str(file)]
 
     def _fit_target(self, launch: Launch) -> list[str]:
-        """The engine divides a model over its GPUs, and shortens an automatic context, so that as much stays free on
-        each as this tells it: without, 1 GiB whatever our margins are (common/fit.cpp)."""
+        """The margins as an argument. The engine divides a model over its GPUs, and shortens an automatic context, so
+        that this much stays free on each. Without the argument it leaves 1 GiB (common/fit.cpp)."""
         mib = [self._margins.get(device.key, 0) >> 20 for device in launch.devices]
         if not mib or not all(mib) or "--fit-target" in launch.args:
             return []
         return ["--fit-target", ",".join(map(str, mib))]
 
     def close(self) -> None:
-        self._ahead.stop()
+        self._readahead.stop()
         self._watchdog.close()
         self._run.close()
 
 
 def _tensor_split(launch: Launch) -> list[str]:
-    """As booked. Without, the engine divides by what is free at its start, which is not what is to be had: models that
-    are stopping still hold some of it."""
+    """The division that was booked. Without it the engine divides by what is free at its start. That is less than what
+    the model may have, because models that are stopping still hold some of it."""
     return ["--tensor-split", ",".join(map(str, launch.counts))] if launch.counts else []
-
-
-def masks(chosen: Sequence[Device], present: Sequence[Device]) -> dict[str, str]:
-    """The visibility masks that leave a child nothing but the chosen GPUs; nothing on a machine without GPUs."""
-    env: dict[str, str] = {}
-    if any(device.name.startswith("CUDA") for device in present):
-        indices = [str(device.index) for device in chosen if device.name.startswith("CUDA")]
-        env |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(indices) or "-1"}
-    if any(device.name.startswith("ROCm") for device in present):
-        indices = [str(device.index) for device in chosen if device.name.startswith("ROCm")]
-        # HIP counts within what ROCR lets through, and would heed CUDA's mask if it had none of its own.
-        env["ROCR_VISIBLE_DEVICES"] = ",".join(indices) or "0"
-        env["HIP_VISIBLE_DEVICES"] = ",".join(map(str, range(len(indices)))) or "-1"
-    return env
 
 
 def _shared_folder(environ: Mapping[str, str]) -> Path:

@@ -1,10 +1,11 @@
-"""One child: start it, drain what it writes, know when it serves, end it, tell how it ended.
+"""One child process: start it, read what it writes, know when it serves, stop it, say how it ended.
 
-The protocol is llama-server's own between a router and its children (tools/server/server-models.cpp): lines of JSON on
-stdout, `exit` on stdin. Children of older builds, which do not speak it, are asked at `/health`.
+`LocalChild` ties the parts together: `pipe_reader` reads the output, `child_protocol` says what a state line means,
+`child_log` keeps the other lines, `health_poll` helps with builds that report no states, `processes` waits for the end,
+and `crash` explains it. `local` starts children; the pool calls them through `interface.Child`.
 
-Started with `subprocess`, not with the event loop: it uses vfork, uvloop a fork, which stops the loop for 30 ms when
-the router's heap has half a GB.
+The process is started with `subprocess`, not by the event loop: `subprocess` uses vfork. uvloop uses fork, which stops
+the loop for 30 ms if the router's heap has half a GB.
 """
 
 from __future__ import annotations
@@ -14,114 +15,38 @@ import contextlib
 import os
 import signal
 import subprocess
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from router.errors import LoadFailed, UpstreamFailed
-from router.node.border import ChildEvent, Exit, Launch, Progress, Slept, Woke
+from router.errors import LoadFailed
+from router.node.child_log import ChildLog
+from router.node.child_protocol import EXIT, STATE_PREFIX, OtherState, Ready, read_state
 from router.node.crash import explain
-from router.node.orphans import Watchdog, birth_of
+from router.node.health_poll import poll_health
+from router.node.interface import ChildEvent, Exit, Launch, LoadProgress, Slept, Woke
+from router.node.pipe_reader import PipeReader
+from router.node.processes import exit_code_of, start_time_of
+from router.node.watchdog import Watchdog
 from router.redaction import hider
 from router.wire.address import Address
-from router.wire.child_json import object_or_empty, parse_json, printable
-from router.wire.request_head import RequestHead
-from router.wire.upstream import Upstream
 
-STATE = b"cmd_child_to_router:state:"
-EXIT = b"cmd_router_to_child:exit\n"
-# Of what a child writes so much is kept: lines, bytes, bytes of one line.
-KEPT_LINES, KEPT_BYTES, KEPT_OF_LINE = 2000, 256 << 10, 4096
-LONGEST_LINE = 1 << 16  # bytes; a state is told in a few thousand
-PIPE_SIZE = 1 << 16  # what Linux lets wait in a pipe
-LONGEST_PROGRESS = 1 << 13  # bytes
-STATES = 16  # that are told one by one, of those that come at once; of more only the last progress
-MODEL_INFO = 1 << 18  # bytes of what a child says of its model
-HEALTH_INTERVAL, HEALTH_TIMEOUT = 0.05, 5.0
-# How long the output of a process that is gone may still be on its way.
-LAST_WORDS = 0.2
-
-
-class Drain:
-    """Cuts one stream into lines; whatever comes counts as a sign of life, with or without a line's end.
-
-    It reads the pipe itself because a descriptor is to be closed once: uvloop's transport (0.23) closes it and then the
-    file, which closes the same number again, by then perhaps that of a file of another thread.
-    """
-
-    def __init__(self, pipe: IO[bytes], on_lines: Callable[[Drain, list[bytes]], None]) -> None:
-        self._pipe = pipe
-        self._on_lines = on_lines
-        self._rest = b""
-        self._cut_off = 0  # bytes of the line that is to be ended, which are not kept
-        self._loop = asyncio.get_running_loop()
-        self.closed = self._loop.create_future()
-        os.set_blocking(pipe.fileno(), False)
-        self._loop.add_reader(pipe, self._read)
-
-    def close(self) -> None:
-        if not self.closed.done():
-            self._loop.remove_reader(self._pipe)
-            self._pipe.close()
-            self.closed.set_result(None)
-            self._on_lines(self, [self._line()] if self._rest else [])
-
-    def _read(self) -> None:
-        data = self._pipe.read(PIPE_SIZE)
-        if data:
-            self._cut(data)
-        elif data is not None:  # None is a false alarm
-            self.close()
-
-    def _cut(self, data: bytes) -> None:
-        first, *others = data.split(b"\n")
-        self._add(first)
-        lines: list[bytes] = []
-        if others:
-            lines = [self._line(), *others[:-1]]
-            self._add(others[-1])
-        self._on_lines(self, lines)
-
-    def _add(self, part: bytes) -> None:
-        room = LONGEST_LINE - len(self._rest)
-        self._rest += part[:room]
-        self._cut_off += max(0, len(part) - room)
-
-    def _line(self) -> bytes:
-        line = shortened(self._rest, self._cut_off) if self._cut_off else self._rest
-        self._rest, self._cut_off = b"", 0
-        return line
-
-
-class Log:
-    """The last lines, within bounds."""
-
-    def __init__(self) -> None:
-        self._lines: deque[bytes] = deque()
-        self._size = 0
-
-    def add(self, line: bytes) -> None:
-        if len(line) > KEPT_OF_LINE:
-            line = shortened(line)
-        self._lines.append(line)
-        self._size += len(line)
-        while self._size > KEPT_BYTES or len(self._lines) > KEPT_LINES:
-            self._size -= len(self._lines.popleft())
-
-    def __iter__(self) -> Iterator[str]:
-        return (line.decode(errors="replace") for line in self._lines)
-
-
-def shortened(line: bytes, more: int = 0) -> bytes:
-    """The beginning of a line, of which `more` bytes are gone already, and a mark."""
-    kept = line[: KEPT_OF_LINE - 64]
-    return kept + b" ... (%d more bytes)" % (len(line) - len(kept) + more) if more or len(kept) < len(line) else line
+# Of states that come at once, so many are reported one by one. Of more, only the last progress is.
+MAX_EVENTS_AT_ONCE = 16
+LAST_OUTPUT_S = 0.2  # that the output of a process may still be on its way when the process is gone
 
 
 class LocalChild:
-    """A `Child` on this machine; `start` makes it. `_served` has the model info once it serves."""
+    """A `Child` on this machine; `start` makes it.
+
+        child = LocalChild.start(launch, command, env, socket, key, watchdog)
+        info = await child.ready()
+        ...
+        print((await child.stop()).sentence)
+
+    Three futures tell its life: `_served` has the model info once it serves, `_code` the exit code once the process is
+    gone, and `_exit` how it ended, once all that belonged to it is gone too.
+    """
 
     def __init__(
         self,
@@ -134,24 +59,35 @@ class LocalChild:
     ) -> None:
         self._launch = launch
         self._process = process
-        self._started = birth_of(process.pid)
+        self._started = start_time_of(process.pid)
         self._socket = socket
         self._files = files
         self.address = Address(path=str(socket))
         self.key = key
         self._loop = asyncio.get_running_loop()
-        self._log = Log()
+        self._log = ChildLog()
         self._hide = hider((key, *secrets))
-        self._voice: Drain | None = None
-        self._heard = 0  # states, in what came last
-        self._progress: Progress | None = None  # one that is to be told, unless another one comes before
+        self._state_pipe: PipeReader | None = None  # the one that has reported a state
+        self._events_at_once = 0
+        self._latest_progress: LoadProgress | None = None  # reported next, unless a later one replaces it before
         self._sign_of_life = self._loop.time()
         self._is_asleep = self._is_stopped = False
         self._served: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
-        self._code: asyncio.Future[int] = self._loop.create_future()
-        self._drains = [Drain(pipe, self._read) for pipe in (process.stdout, process.stderr) if pipe]
-        self._end = asyncio.create_task(self._bury())
-        self._stop: asyncio.Task[Exit] | None = None
+        self._code = exit_code_of(process)
+        self._pipes = [PipeReader(pipe, self._on_lines) for pipe in (process.stdout, process.stderr) if pipe]
+        self._exit = asyncio.create_task(self._on_exit())
+        self._stopping: asyncio.Task[Exit] | None = None
+
+    def __repr__(self) -> str:
+        if self._code.done():
+            state = "ended"
+        elif self._is_stopped:
+            state = "stopping"
+        elif not self._served.done():
+            state = "loading"
+        else:
+            state = "asleep" if self._is_asleep else "serving"
+        return f"<LocalChild {self._launch.model!r}, pid {self.pid}, {state}>"
 
     @classmethod
     def start(
@@ -165,8 +101,12 @@ class LocalChild:
         files: Sequence[Path] = (),
         secrets: Sequence[str] = (),
     ) -> LocalChild:
-        """`command` and `env` are complete; `files` go when the child has gone. `key` and `secrets` are hidden in what
-        it writes. Raises LoadFailed when the process cannot be created."""
+        """Start a child. Raises LoadFailed if the process cannot be created.
+
+        `command` and `env` are complete.
+        `files` are removed when the child has ended.
+        `key` and `secrets` are hidden in the child's log.
+        """
         try:
             process = _popen(launch.model, command, env)
         except LoadFailed:
@@ -174,8 +114,7 @@ class LocalChild:
             raise
         watchdog.watch(process.pid)
         child = cls(launch, process, socket, key, files, secrets)
-        child._end.add_done_callback(lambda _: watchdog.forget(process.pid))
-        child._await_end()
+        child._exit.add_done_callback(lambda _: watchdog.forget(process.pid))
         return child
 
     @property
@@ -191,10 +130,10 @@ class LocalChild:
         return tuple(map(self._hide, self._log))
 
     async def ready(self) -> Mapping[str, Any]:
-        poll = asyncio.create_task(self._poll())
+        health = asyncio.create_task(self._poll_health())
         try:
-            ends: set[asyncio.Future[Any]] = {self._served, self._end}
-            while not (self._served.done() or self._end.done()):
+            ends: set[asyncio.Future[Any]] = {self._served, self._exit}
+            while not (self._served.done() or self._exit.done()):
                 left = self._sign_of_life + self._launch.load_timeout - self._loop.time()
                 if left <= 0:
                     await self.stop()
@@ -204,106 +143,84 @@ class LocalChild:
                     )
                 await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            poll.cancel()
+            health.cancel()
         if not self._served.done():
-            raise LoadFailed(self._end.result().sentence)
+            raise LoadFailed(self._exit.result().sentence)
         return self._served.result()
 
     async def wait(self) -> Exit:
-        return await asyncio.shield(self._end)
+        return await asyncio.shield(self._exit)
 
     async def stop(self) -> Exit:
-        if self._stop is None:
-            self._stop = asyncio.create_task(self._finish())
-        return await asyncio.shield(self._stop)
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop_in_steps())
+        return await asyncio.shield(self._stopping)
 
-    async def _finish(self) -> Exit:
+    async def _stop_in_steps(self) -> Exit:
         if not self._code.done():
             self._is_stopped = True
             half = self._launch.stop_timeout / 2
-            # A child that still loads reads no stdin, may not heed a signal, and has nothing to finish.
-            if self._served.done() and self._voice:
+            # A child that still loads does not read its stdin, may ignore a signal, and has nothing to finish: it is
+            # killed at once.
+            if self._served.done() and self._state_pipe:
                 with contextlib.suppress(OSError):
                     self._stdin.write(EXIT)
                 await asyncio.wait({self._code}, timeout=half)
             if self._served.done() and not self._code.done():
-                self._signal(signal.SIGTERM)
+                self._signal_group(signal.SIGTERM)
                 await asyncio.wait({self._code}, timeout=half)
             if not self._code.done():
-                self._signal(signal.SIGKILL)
+                self._signal_group(signal.SIGKILL)
         return await self.wait()
 
-    async def _bury(self) -> Exit:
-        """After its end: also what it started, its last words, its socket."""
-        code = await asyncio.shield(self._code)  # a loop that ends cancels this, not what a thread will set
-        self._signal(signal.SIGKILL)
-        await asyncio.wait({drain.closed for drain in self._drains}, timeout=LAST_WORDS)
-        for drain in self._drains:
-            drain.close()
+    async def _on_exit(self) -> Exit:
+        """Once the process is gone: end its descendants, read its last output, remove its socket and files."""
+        code = await asyncio.shield(self._code)  # if the loop ends, this task is cancelled, and `_code` is still set
+        self._signal_group(signal.SIGKILL)
+        await asyncio.wait({pipe.closed for pipe in self._pipes}, timeout=LAST_OUTPUT_S)
+        for pipe in self._pipes:
+            pipe.close()
         self._stdin.close()
         _remove((self._socket, *self._files))
         return explain(self._launch.model, code, self.log, is_stopped=self._is_stopped, is_ready=self._served.done())
 
-    def _await_end(self) -> None:
-        try:
-            descriptor = os.pidfd_open(self.pid)
-        except (AttributeError, OSError):  # not Linux, an old one, or forbidden
-            threading.Thread(target=self._reap, name=f"reap-{self.pid}", daemon=True).start()
-        else:
-            self._loop.add_reader(descriptor, self._ended, descriptor)
-
-    def _ended(self, descriptor: int) -> None:
-        self._loop.remove_reader(descriptor)
-        os.close(descriptor)
-        self._code.set_result(self._process.wait())
-
-    def _reap(self) -> None:
-        code = self._process.wait()
-        with contextlib.suppress(RuntimeError):  # the loop is gone: so is everybody who might ask
-            self._loop.call_soon_threadsafe(self._code.set_result, code)
-
-    def _signal(self, number: int) -> None:
-        """To its process group: a wrapper script and what it runs, or what is left of them."""
+    def _signal_group(self, number: int) -> None:
+        """The process group holds a wrapper script and what it runs, or what is left of them."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
-    def _read(self, drain: Drain, lines: list[bytes]) -> None:
+    @property
+    def _stdin(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    # Output and states
+
+    def _on_lines(self, pipe: PipeReader, lines: list[bytes]) -> None:
         self._sign_of_life = self._loop.time()
-        self._heard = 0
+        self._events_at_once = 0
         for line in lines:
-            # Logs can repeat what clients send. Once one stream has told a state, the other is not believed.
-            if line.startswith(STATE) and self._voice in (None, drain) and self._hear(line.removeprefix(STATE)):
-                self._voice = drain
+            # Logs may repeat what clients send. So once one pipe has reported a state, states are read there only.
+            is_trusted = self._state_pipe in (None, pipe)
+            if line.startswith(STATE_PREFIX) and is_trusted and self._take_state(line.removeprefix(STATE_PREFIX)):
+                self._state_pipe = pipe
             else:
                 self._log.add(line)
 
-    def _hear(self, text: bytes) -> bool:
-        try:
-            message = parse_json(text)
-        except ValueError:
-            return False
-        match message:
-            case {"state": "loading" | "downloading"} if len(text) > LONGEST_PROGRESS:
-                return False  # all who listen to the news would get it, again and again
-            case {
-                "state": "loading",
-                "payload": {"stages": [*stages], "current": stage, "value": float() | int() as value},
-            }:
-                done = stages.index(stage) if stage in stages else 0
-                part = min(1.0, max(0.0, value))
-                self._tell(Progress(printable(stage, 80), (done + part) / max(1, len(stages)), message["payload"]))
-            case {"state": "downloading", "payload": {"downloaded": int(done), "total": int(total)}}:
-                part = min(max(0, done), total) / total if total > 0 else 0.0
-                self._tell(Progress("download", part, message["payload"]))
-            case {"state": "sleeping"}:
-                self._is_asleep = True
-                self._tell(Slept())
-            case {"state": "ready", "payload": info}:
-                self._serve(model_info(info))
-            case {"state": str()}:
-                pass
-            case _:
+    def _take_state(self, text: bytes) -> bool:
+        """Whether it is a state."""
+        match read_state(text):
+            case None:
                 return False
+            case Ready(info):
+                self._serve(info)
+            case Slept() as event:
+                self._is_asleep = True
+                self._report(event)
+            case LoadProgress() as event:
+                self._report(event)
+            case OtherState():
+                pass
         return True
 
     def _serve(self, info: Mapping[str, Any]) -> None:
@@ -311,63 +228,32 @@ class LocalChild:
             self._served.set_result(info)
         elif self._is_asleep:
             self._is_asleep = False
-            self._tell(Woke())
+            self._report(Woke())
 
-    def _tell(self, event: ChildEvent) -> None:
-        # Not called here: an error of the listener would end the draining.
-        self._heard += 1
-        if self._heard <= STATES or not isinstance(event, Progress):
+    def _report(self, event: ChildEvent) -> None:
+        """Call the listener soon, not here: its error would end the reading of the pipe."""
+        self._events_at_once += 1
+        if self._events_at_once <= MAX_EVENTS_AT_ONCE or not isinstance(event, LoadProgress):
             self._loop.call_soon(self._launch.on_event, event)
             return
-        if self._progress is None:
-            self._loop.call_soon(self._tell_progress)
-        self._progress = event
+        if self._latest_progress is None:
+            self._loop.call_soon(self._report_latest_progress)
+        self._latest_progress = event
 
-    def _tell_progress(self) -> None:
-        event, self._progress = self._progress, None
+    def _report_latest_progress(self) -> None:
+        event, self._latest_progress = self._latest_progress, None
         if event is not None:
             self._launch.on_event(event)
 
-    async def _poll(self) -> None:
-        """For a build that tells no states."""
-        with contextlib.closing(Upstream(read_timeout=HEALTH_TIMEOUT)) as upstream:
-            await asyncio.sleep(HEALTH_INTERVAL)
-            while not self._voice:
-                with contextlib.suppress(UpstreamFailed, ValueError):
-                    await self._get(upstream, b"/health")
-                    match parse_json(await self._get(upstream, b"/v1/models")):
-                        case {"data": [info, *_]}:
-                            self._serve(model_info(info))
-                            return
-                await asyncio.sleep(HEALTH_INTERVAL)
-
-    async def _get(self, upstream: Upstream, path: bytes) -> bytes:
-        """The body of the answer. Raises UpstreamFailed, also for a refusal."""
-        answer = await upstream.open(self.address, self.key, RequestHead("GET", path, []))
-        body = await answer.read_all(MODEL_INFO)
-        if answer.status != 200:
-            raise UpstreamFailed(f"The model's server refused {path.decode()} with {answer.status}.")
-        return body
-
-    @property
-    def _stdin(self) -> IO[bytes]:
-        assert self._process.stdin is not None
-        return self._process.stdin
-
-
-def model_info(told: Any) -> Mapping[str, Any]:
-    """What a child says of its model, as far as it makes sense; others rely on its shape."""
-    info = dict(object_or_empty(told))
-    meta = dict(object_or_empty(info.pop("meta", None)))
-    context = meta.get("n_ctx")
-    if "n_ctx" in meta and not (type(context) is int and 0 < context < 1 << 40):
-        del meta["n_ctx"]
-    return {**info, "meta": meta} if meta else info
+    async def _poll_health(self) -> None:
+        info = await poll_health(self.address, self.key, lambda: self._state_pipe is not None)
+        if info is not None:
+            self._serve(info)
 
 
 def _remove(files: Iterable[Path]) -> None:
     for file in files:
-        with contextlib.suppress(OSError):  # its folder is another one now, or a file
+        with contextlib.suppress(OSError):  # its folder may be another one now, or a file
             file.unlink(missing_ok=True)
 
 

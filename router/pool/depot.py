@@ -14,14 +14,17 @@ from pathlib import Path
 from router import threads
 from router.engine.flags import value_of
 from router.errors import Cancelled, ConfigError, GgufError, HubUnavailable, InvalidRequest, RouterError
-from router.hub import cache as hub
-from router.hub import fetch
-from router.hub.repo import Name, Resolved
+from router.hub.fetch import fetch
+from router.hub.layout import blob_path, partial_path
+from router.hub.names import Name
+from router.hub.progress import DownloadProgress
+from router.hub.removal import remove
+from router.hub.repo import Resolved
+from router.hub.resolve import resolve
 from router.models import gguf
-from router.models.catalog import ModelSpec
 from router.models.sources import Sources
-from router.node.border import Part
-from router.redaction import without_credentials
+from router.models.spec import ModelSpec
+from router.node.interface import Part
 from router.units import size
 
 log = logging.getLogger("router.depot")
@@ -104,7 +107,7 @@ class Depot:
                 Name.parse(spec.repo_to_download), file, token=token, drafting=spec.draft_kind
             )
             looking = asyncio.create_task(self._look(spec, resolved, check))
-            arriving = fetch.fetch(resolved, self._root, lambda told: on_part(_part(told)), token=token)
+            arriving = fetch(resolved, self._root, lambda progress: on_part(_part(progress)), token=token)
             await _both(arriving, looking)
         except RouterError:
             # The repository may have changed since it was listed.
@@ -136,7 +139,7 @@ class Depot:
         self.forget(spec.name)
         freed = 0
         if not spec.repo_to_download:
-            freed = await threads.CACHE.run(hub.remove, self._root, Name.parse(spec.name))
+            freed = await threads.CACHE.run(remove, self._root, Name.parse(spec.name))
             log.info("%s: removed, which freed %s", spec.name, size(freed))
         await self._refresh()
         return freed
@@ -176,7 +179,7 @@ class Depot:
         self, name: Name, file: str | None, token: str | None, drafting: str | None, fallback: bool
     ) -> Resolved:
         async with self._asking:
-            return await fetch.resolve(
+            return await resolve(
                 name,
                 self._root,
                 file=file,
@@ -189,11 +192,11 @@ class Depot:
     async def _look(self, spec: ModelSpec, resolved: Resolved, check: Check) -> None:
         """Ask whether the model will fit as soon as its header has come."""
         first = resolved.files[0]
-        blob = hub.blob_of(self._root, resolved.listing.repo, first.oid)
+        blob = blob_path(self._root, resolved.listing.repo, first.oid)
         least = PEEK
         while True:
             await asyncio.sleep(0.2)
-            for path in (hub.part_of(blob), blob):
+            for path in (partial_path(blob), blob):
                 with contextlib.suppress(OSError, GgufError):
                     if path.stat().st_size >= min(least, first.size):
                         least *= 2
@@ -221,8 +224,8 @@ def _is_fresh(began: float, task: asyncio.Task[Resolved], now: float) -> bool:
     return now - began < (FAILED if task.cancelled() or task.exception() else FRESH)
 
 
-def _part(told: fetch.Progress) -> Part:
-    return Part(without_credentials(told.url), told.done, told.total, told.file.oid)
+def _part(progress: DownloadProgress) -> Part:
+    return Part(progress.url, progress.done, progress.total, progress.oid)
 
 
 async def _both(transfer: Awaitable[None], looking: asyncio.Task[None]) -> None:

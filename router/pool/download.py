@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from router.models.catalog import ModelSpec
-from router.node.border import Part, Progress
+from router.models.spec import ModelSpec
+from router.node.interface import LoadProgress, Part
 
 TELLING = 0.2  # seconds between two pieces of news of one download
 
@@ -30,10 +30,10 @@ class Download:
         return True
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> LoadProgress:
         done, total = (sum(getattr(part, name) for part in self.parts.values()) for name in ("done", "total"))
         payload = {part.url: {"done": part.done, "total": part.total} for part in self.parts.values()}
-        return Progress("download", done / total if total else 0.0, payload)
+        return LoadProgress("download", done / total if total else 0.0, payload)
 
 
 class Hub(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from router.node.border import Child
+from router.node.interface import Child
 
 
 class Lease:

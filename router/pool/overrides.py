@@ -30,7 +30,7 @@ from router.engine.flags import (
 )
 from router.errors import FlagError, InvalidRequest
 from router.memory.kv import BYTES
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.near import nearest
 
 OFF = "off"

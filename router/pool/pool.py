@@ -20,33 +20,25 @@ from router.engine.flags import FlagTable, default_table
 from router.events.feed import Feed
 from router.memory.estimate import Estimates, Need
 from router.memory.footprints import Footprint
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import Catalog
 from router.models.changes import Changes
-from router.node.border import ChildEvent, Exit, Node, Part, Slept, Woke
+from router.models.spec import ModelSpec
+from router.node.interface import ChildEvent, Exit, Node, Part, Slept, Woke
 from router.pool.download import Download, Hub
 from router.pool.lease import Lease
 from router.pool.overrides import Overrides, Wish
 from router.pool.run import Run
 from router.pool.status import Status
 from router.pool.trials import Differences, Trial, Trials, differences
-from router.scheduling.policy import Allocation, Demand, Reading, Reject, Snapshot, plan
+from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refusal, Refuse, Spawn, Stop
+from router.scheduling.limits import Limits
+from router.scheduling.policy import Reject, plan
 from router.scheduling.refusals import error_of
-from router.scheduling.scheduler import (
-    SERVING,
-    Abort,
-    Effect,
-    Fetch,
-    Grant,
-    Limits,
-    Probe,
-    Refusal,
-    Refuse,
-    Scheduler,
-    Spawn,
-    State,
-    Stop,
-    Ticket,
-)
+from router.scheduling.resources import Allocation, Demand, Reading
+from router.scheduling.scheduler import Scheduler
+from router.scheduling.snapshot import Snapshot
+from router.scheduling.states import SERVING, State
+from router.scheduling.waiting_line import Ticket
 from router.wire.address import Address
 
 log = logging.getLogger("router.pool")
@@ -156,7 +148,7 @@ class Pool:
             return None
         spec = self.effective(spec.name)
         ticket, (ttl, pinned) = next(self._ids), self._stay(spec)
-        if not self._scheduler.enter(spec.name, ticket, pinned=pinned, ttl=ttl, background=background):
+        if not self._scheduler.lease_if_open(spec.name, ticket, pinned=pinned, ttl=ttl, background=background):
             return None
         self._specs[spec.name] = spec
         lease = self._leased(ticket, spec.name)
@@ -167,7 +159,7 @@ class Pool:
         """Load without a request, with the settings that are wished for; raises what a request would be refused with.
         Loads of one model take their turns. Without `wait`, return after a moment what is known by then."""
         name = self.catalog.resolve(name).name
-        self._scheduler.forgive(name)  # whoever says so knows why it should go well now
+        self._scheduler.clear_failures(name)  # whoever says so knows why it should go well now
         task = asyncio.create_task(self._load(name, wish or Wish({}), self._unloads))
         self._keep(task)
         try:
@@ -276,7 +268,7 @@ class Pool:
             if name in fetched:
                 continue  # its download tells when it is done
             self._abandon(name)
-            self._scheduler.forgive(name)  # what failed was another one
+            self._scheduler.clear_failures(name)  # what failed was another one
             self._needs.pop(name, None)
             if self.is_running(name):
                 if name in changes.removed or (need := needs[self.effective(name)]) is None:
@@ -302,7 +294,7 @@ class Pool:
             if after.repo_to_download
             else after.is_from_repo(before.repo_to_download or "")
         )
-        return self._scheduler.is_fetching(before.name) and is_same
+        return self._scheduler.downloads.is_wanted(before.name) and is_same
 
     def _compare(self, catalog: Catalog) -> Changes:
         return Changes.between(self.catalog, catalog, self._trials.is_changed)
@@ -341,7 +333,7 @@ class Pool:
     def is_running(self, name: str) -> bool:
         """There is a process or a download, or one is about to be."""
         is_there = self.state(name) in SERVING or self.state(name) in (State.LOADING, State.DOWNLOADING)
-        return is_there or self._scheduler.waiting(name) > 0 or self._scheduler.is_fetching(name)
+        return is_there or self._scheduler.waiting(name) > 0 or self._scheduler.downloads.is_wanted(name)
 
     def status(self, name: str) -> Status:
         download = self._downloads.get(name)
@@ -454,7 +446,7 @@ class Pool:
 
     def _amend(self, spec: ModelSpec, need: Need) -> None:
         self._specs[spec.name], self._needs[spec.name] = spec, need
-        self._apply(self._scheduler.amend(spec.name, need.demand, self._now(), missing=self._missing(spec)))
+        self._apply(self._scheduler.set_demand(spec.name, need.demand, self._now(), missing=self._missing(spec)))
 
     def _missing(self, spec: ModelSpec) -> bool:
         return self.hub is not None and spec.repo_to_download is not None
@@ -468,7 +460,7 @@ class Pool:
         if trial.before:
             self._amend(*trial.before)
         if (run := self._runs.get(name)) and not differences(run.spec, self.effective(name)):
-            self._apply(self._scheduler.keep(name, self._now()))
+            self._apply(self._scheduler.cancel_renew(name, self._now()))
         if not trial.before and self._scheduler.waiting(name):
             self._apply(self._scheduler.unload(name, self._now()))
 
@@ -536,7 +528,7 @@ class Pool:
     def _apply(self, effects: list[Effect]) -> None:
         for effect in effects:
             self._perform(effect)
-        before, self._queued = self._queued, self._scheduler.queued()
+        before, self._queued = self._queued, self._scheduler.downloads.not_begun()
         for name in before ^ self._queued:
             if self.state(name) is not State.DOWNLOADING:  # else its download tells it
                 self._news(name)
@@ -546,14 +538,14 @@ class Pool:
     def _look_ahead(self) -> None:
         """Tell the nodes which model is started next, while its start has to wait and no other one loads: the disk is
         that one's."""
-        name = self._scheduler.coming()
+        name = self._scheduler.next_to_start()
         if name and any(self.state(running) is State.LOADING for running in self._runs):
             name = None
         coming = self._specs[name] if name else None
         if coming is not self._coming:
             self._coming = coming
             for node in self._nodes.values():
-                node.expect(coming.files_to_prefetch if coming else ())
+                node.prefetch(coming.files_to_prefetch if coming else ())
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -570,7 +562,7 @@ class Pool:
                 run.renounce = partial(self._renounce, run)
                 self._note(model)
                 self._keep(asyncio.create_task(self._live(run)))
-            case Stop(model, _, reason):
+            case Stop(model, reason):
                 self._stop(self._runs[model], reason)
             case Fetch(model):
                 download = self._downloads[model] = Download()
@@ -681,7 +673,7 @@ class Pool:
             exit.sentence,
             self._now(),
             out_of_memory=exit.out_of_memory,
-            tried_by=self._trials.tried_by(run.spec),
+            pending_ticket=self._trials.tried_by(run.spec),
         )
         self._apply(effects)
 
@@ -743,7 +735,7 @@ class Pool:
 
     def is_fetching(self, name: str) -> bool:
         """It is being downloaded, or will be."""
-        return self._scheduler.is_fetching(name)
+        return self._scheduler.downloads.is_wanted(name)
 
     def parts(self, name: str) -> Sequence[Part]:
         """The files of a download that is under way."""

@@ -14,9 +14,9 @@ from typing import Any
 
 from router.errors import LoadFailed
 from router.memory.footprints import Footprint
-from router.models.catalog import ModelSpec
-from router.node.border import Child, ChildEvent, Exit, Launch, Node, Progress
-from router.scheduling.policy import Allocation
+from router.models.spec import ModelSpec
+from router.node.interface import Child, ChildEvent, Exit, Launch, LoadProgress, Node
+from router.scheduling.resources import Allocation
 from router.units import size
 
 log = logging.getLogger("router.run")
@@ -35,7 +35,7 @@ class Run:
     node: Node
     child: Child | None = None
     stop_reason: str | None = None
-    progress: Progress | None = None
+    progress: LoadProgress | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     measured_at: float = 0.0
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Run:
 
     def _launch(self, load_timeout: float, on_event: Callable[[ChildEvent], None]) -> Launch:
         def hear(event: ChildEvent) -> None:
-            if isinstance(event, Progress):
+            if isinstance(event, LoadProgress):
                 self._advance(event)
             on_event(event)
 
@@ -82,7 +82,7 @@ class Run:
             model=self.spec.name,
             args=self.args,
             devices=self.allocation.devices,
-            counts=self.allocation.counts,
+            counts=self.allocation.layer_counts,
             env=(*self.spec.env, *self.spec.secret_env),
             stop_timeout=self.spec.stop_timeout,
             load_timeout=load_timeout,
@@ -90,7 +90,7 @@ class Run:
             on_event=hear,
         )
 
-    def _advance(self, progress: Progress) -> None:
+    def _advance(self, progress: LoadProgress) -> None:
         self.progress = progress
         if progress.value - self._told >= STRIDE and progress.value < 1:
             self._told = progress.value

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from router.node.border import Progress
+from router.node.interface import LoadProgress
 from router.pool.run import Run
-from router.scheduling.scheduler import Model, State
+from router.scheduling.books import ModelRecord
+from router.scheduling.states import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Status:
     failed: bool = False
     failure: str = ""
     exit_code: int | None = None
-    progress: Progress | None = None
+    progress: LoadProgress | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     pid: int | None = None
     started: float | None = None
@@ -33,12 +34,12 @@ class Status:
     @classmethod
     def of(
         cls,
-        model: Model,
+        model: ModelRecord,
         run: Run | None,
         *,
         now: float,
         waiting: int,
-        download: Progress | None,
+        download: LoadProgress | None,
         is_queued: bool,
         exit_code: int | None,
     ) -> Status:
@@ -77,7 +78,7 @@ def _word(state: State) -> str:
     return "unloaded" if state in (State.STOPPING, State.FAILED) else state.value
 
 
-def _expires_in(model: Model, now: float) -> float | None:
+def _expires_in(model: ModelRecord, now: float) -> float | None:
     if model.ttl is None or model.pinned:
         return None
     return max(0.0, model.ttl if model.expires is None else model.expires - now)

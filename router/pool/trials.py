@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from router.engine.flags import FlagTable, diff
 from router.memory.estimate import Need
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.pool.overrides import Overrides
 
 NOTHING = Overrides()

@@ -1,15 +1,28 @@
-"""What every dialect shares: from a named model to the bytes of its answer.
+"""What every dialect shares: from the name of a model to the bytes of the answer.
 
-Stands on pool and wire. Begin with `gateway`, then `proxied_request`.
+Stands on pool and wire. Begin with `endpoints`, then `gateway`, then `proxied_request`.
 
-::
+The body of a request::
 
-    budget           bytes that may be held for clients         -> nothing
-    weight           how much work a body is, before it is read -> nothing
-    body             what a request body says to the router     -> budget weight
-    rewrite          PURE: what the router changes in a request -> body
-    head             a request's head, and what follows from it -> nothing
-    proxied_request  one request through to a child             -> head
-    conversation     streams that outlive their client          -> nothing
-    gateway          from a named model to its passage          -> budget body rewrite head proxied_request conversation
+    budget   bytes of bodies that all clients together may have held  -> nothing
+    weight   how much work a JSON body is, known before it is parsed  -> nothing
+    body     a request's body: received within limits, parsed as JSON -> budget weight
+    form     the fields of a multipart form                           -> nothing
+    routing  what a body says to the router: model, stream, limits    -> weight body form
+    rewrite  PURE: changes to a request because of a preset           -> body routing
+
+One request and its answer::
+
+    head             a request's head, and what follows    -> nothing
+    protocols        types: lease, dialect, translation    -> nothing
+    client_response  the response to a client              -> head
+    error_response   errors in the client's dialect        -> head protocols
+    disconnect       a client that leaves ends its request -> nothing
+    proxied_request  a request to a child, and its answer  -> head protocols client_response error_response disconnect
+    conversation     streams that outlive their client     -> nothing
+
+What routes are made of::
+
+    gateway    what endpoints share       -> budget body routing rewrite head protocols proxied_request conversation
+    endpoints  requests that pass through -> body routing head protocols error_response proxied_request gateway
 """

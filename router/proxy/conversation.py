@@ -1,8 +1,11 @@
-"""Streams that go on when their client has left: a conversation names its stream, the child keeps what it has said, and
-here is remembered which child that is.
+"""Streams that go on when their client has left.
 
-A llama-server does so for a stream that is asked for with `X-Conversation-Id` (tools/server/server-stream.cpp, 4 MiB
-and five minutes of it). The request keeps its lease until the child has said all, so no eviction cuts it off.
+A client names its conversation with `X-Conversation-Id`. Then the llama-server keeps what it generates, up to 4 MiB for
+five minutes (tools/server/server-stream.cpp), and a client that comes back can read it. This module remembers which
+child keeps the stream of which conversation.
+
+A request with a conversation keeps its lease until the child has generated all, so no eviction cuts it off. `gateway`
+begins conversations; `api.stream` reads, lists and stops their streams.
 """
 
 from __future__ import annotations
@@ -20,173 +23,200 @@ from router.wire.child_json import parse_json
 from router.wire.request_head import RequestHead
 from router.wire.upstream import Upstream
 
-Wait = Callable[[], Awaitable[Lease]]
+GetLease = Callable[[], Awaitable[Lease]]
 
-HEADER = "x-conversation-id"
-LONGEST = 512  # bytes of an id: a thousand are kept, and each is looked for by each of its beginnings
+CONVERSATION_HEADER = "x-conversation-id"
+# A thousand ids are kept, and a lookup compares each of their beginnings.
+MAX_ID_BYTES = 512
+CHILD_TIMEOUT_S = 2.0  # for questions that a child answers at once
 
 
-def conversation_of(header: str) -> str:
-    """The id as a query and JSON have it: what Starlette reads as Latin-1 is meant as UTF-8. Raises InvalidRequest."""
-    if len(header) > LONGEST:
-        raise InvalidRequest(f"The id of a conversation has at most {LONGEST} bytes; send a shorter X-Conversation-Id.")
+def conversation_id(header: str) -> str:
+    """The id in the header's value, as it is written in queries and JSON. Starlette reads headers as Latin-1, clients
+    write UTF-8. Raises InvalidRequest."""
+    if len(header) > MAX_ID_BYTES:
+        raise InvalidRequest(
+            f"The id of a conversation has at most {MAX_ID_BYTES} bytes; send a shorter X-Conversation-Id."
+        )
     return header.encode("latin-1").decode(errors="surrogateescape")
 
 
-class Common:
-    """A lease that several have a part in: who generates, and whoever follows, a moment behind."""
+class SharedLease:
+    """A lease with several holders: the client whose request generates, and the clients that follow its stream. It is
+    released with the last holder."""
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
-        self._parts = 0
+        self._holders = 0
 
-    def part(self) -> Part:
-        self._parts += 1
-        return Part(self)
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.lease.model} holders={self._holders}>"
 
-    def give_back(self) -> None:
-        self._parts -= 1
-        if not self._parts:
+    def share(self) -> LeaseShare:
+        self._holders += 1
+        return LeaseShare(self)
+
+    def release_share(self) -> None:
+        self._holders -= 1
+        if not self._holders:
             self.lease.release()
 
 
-class Part:
-    def __init__(self, common: Common) -> None:
-        lease, self._common = common.lease, common
+class LeaseShare:
+    """One holder's part of a SharedLease. To its holder it is a lease."""
+
+    def __init__(self, shared: SharedLease) -> None:
+        lease, self._shared = shared.lease, shared
         self.address, self.key, self.model = lease.address, lease.key, lease.model
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.model}>"
+
     async def is_over(self) -> bool:
-        return await self._common.lease.is_over()
+        return await self._shared.lease.is_over()
 
     def renounce(self) -> bool:
-        return self._common.lease.renounce()
+        return self._shared.lease.renounce()
 
     def release(self) -> None:
-        self._common.give_back()
+        self._shared.release_share()
 
 
 class Conversation:
-    """One stream. `lease` is of the child that keeps it, None until there is one."""
+    """The stream of one conversation. It waits for a lease, runs, and ends; the child keeps it for some time after."""
 
     def __init__(self) -> None:
-        self._common: Common | None = None
+        self._shared: SharedLease | None = None
         self._waiting: asyncio.Future[Lease] | None = None
         self._is_stopped = False
 
+    def __repr__(self) -> str:
+        state = "waits" if self._shared is None else "runs" if self.is_running else "has ended"
+        return f"<{type(self).__name__} {state}{', stopped' if self._is_stopped else ''}>"
+
     @property
     def lease(self) -> Lease | None:
-        return self._common.lease if self._common else None
+        """The lease of the child that keeps the stream, None until there is one."""
+        return self._shared.lease if self._shared else None
 
     @property
     def is_running(self) -> bool:
         return self.lease is None or not self.lease.released
 
-    def part(self) -> Part:
-        """Raises UnknownStream when it has gone with its child. One that nobody has a part in any more is there for as
-        long as the child happens to be."""
-        assert self._common is not None
-        if self._common.lease.has_ended:
+    def share(self) -> LeaseShare:
+        """For a client that follows the stream. A stream that has ended can be read while its child runs. Raises
+        UnknownStream if the child has ended."""
+        assert self._shared is not None
+        if self._shared.lease.has_ended:
             raise UnknownStream("The process that kept this stream has ended, and the stream with it.")
-        return self._common.part()
+        return self._shared.share()
 
-    async def obtain(self, wait: Wait) -> Part:
-        """Raises InvalidRequest when it is stopped meanwhile, and whatever `wait` raises."""
-        self._waiting = asyncio.ensure_future(wait())
+    async def wait_for_lease(self, get_lease: GetLease) -> LeaseShare:
+        """Raises InvalidRequest if the stream is stopped meanwhile, and whatever `get_lease` raises."""
+        self._waiting = asyncio.ensure_future(get_lease())
         try:
             lease = await self._waiting
         except asyncio.CancelledError:
             if self._is_stopped:
-                raise _stopped() from None
+                raise _stopped_error() from None
             raise
-        if self._is_stopped:  # in the moment in which it was granted
+        if self._is_stopped:  # between the grant and this line
             lease.release()
-            raise _stopped()
-        self._common = Common(lease)
-        return self._common.part()
+            raise _stopped_error()
+        self._shared = SharedLease(lease)
+        return self._shared.share()
 
     async def stop(self, id: str, upstream: Upstream) -> None:
-        """Whoever waits for a child is told; a child forgets the stream, and generates no more of it."""
+        """A request that still waits for its lease gets an error. A child forgets the stream and stops generating."""
         self._is_stopped = True
         if self.lease is None and self._waiting is not None:
             self._waiting.cancel()
         elif self.lease is not None and not self.lease.has_ended:
+            target = f"/v1/stream?conv_id={quote(id, safe='', errors='surrogateescape')}"
             with contextlib.suppress(UpstreamFailed, TimeoutError):
-                await _ask(
-                    upstream, self.lease, "DELETE", f"/v1/stream?conv_id={quote(id, safe='', errors='surrogateescape')}"
-                )
+                await _call_child(upstream, self.lease, "DELETE", target)
 
 
 class Conversations:
-    """Those that run, and the latest that did."""
+    """The conversations whose streams run, and the latest of those whose streams have ended."""
 
-    MOST = 1000
+    MAX_CONVERSATIONS = 1000
 
     def __init__(self) -> None:
-        self._known: dict[str, Conversation] = {}
+        self._by_id: dict[str, Conversation] = {}
 
-    def begin(self, id: str, wait: Wait, upstream: Upstream) -> Callable[[], Awaitable[Part]]:
-        """A new stream of this conversation, which ends the one before. What is returned waits for its child."""
-        previous, conversation = self._known.pop(id, None), Conversation()
-        self._known[id] = conversation
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {len(self._by_id)}>"
+
+    def begin(self, id: str, get_lease: GetLease, upstream: Upstream) -> Callable[[], Awaitable[LeaseShare]]:
+        """A new stream of this conversation; the one before it ends. The result waits for a child for the new one."""
+        previous, conversation = self._by_id.pop(id, None), Conversation()
+        self._by_id[id] = conversation
         self._prune()
 
-        async def obtain() -> Part:
+        async def wait_for_lease() -> LeaseShare:
             if previous and previous.lease is None:
                 await previous.stop(id, upstream)
             try:
-                part = await conversation.obtain(wait)
+                share = await conversation.wait_for_lease(get_lease)
             except RouterError:
-                if self._known.get(id) is conversation:
-                    del self._known[id]
+                if self._by_id.get(id) is conversation:
+                    del self._by_id[id]
                 raise
-            if previous and previous.lease and previous.lease.address != part.address:
-                await previous.stop(id, upstream)  # a child by itself ends what another request of it replaces
-            return part
+            # The same child ends the previous stream by itself when the new request comes. Another child must be told.
+            if previous and previous.lease and previous.lease.address != share.address:
+                await previous.stop(id, upstream)
+            return share
 
-        return obtain
+        return wait_for_lease
 
     def _prune(self) -> None:
-        while len(self._known) > self.MOST:
-            ended = (id for id, conversation in self._known.items() if not conversation.is_running)
-            del self._known[next(ended, next(iter(self._known)))]
+        """Forgets the oldest stream that has ended. If all are running, the oldest."""
+        while len(self._by_id) > self.MAX_CONVERSATIONS:
+            oldest = next(iter(self._by_id))
+            for id, conversation in self._by_id.items():
+                if not conversation.is_running:
+                    oldest = id
+                    break
+            del self._by_id[oldest]
 
     def find(self, id: str) -> Conversation:
         """Raises UnknownStream."""
-        if id not in self._known:
+        if id not in self._by_id:
             raise UnknownStream(f"There is no stream of the conversation {id[:80]!r}, or it has expired.")
-        return self._known[id]
+        return self._by_id[id]
 
     async def stop(self, id: str, upstream: Upstream) -> None:
-        """Nothing happens if there is none."""
-        if conversation := self._known.pop(id, None):
+        """Does nothing if there is no such conversation."""
+        if conversation := self._by_id.pop(id, None):
             await conversation.stop(id, upstream)
 
-    async def told(self, ids: Collection[str], upstream: Upstream) -> list[dict[str, Any]]:
-        """What the children keep of these conversations, and of their variants `ID::...`."""
+    async def look_up(self, ids: Collection[str], upstream: Upstream) -> list[dict[str, Any]]:
+        """What the children keep of these conversations, and of their variants `ID::...`. llama-server's entries."""
         wanted = frozenset(ids)
         by_child: dict[str, tuple[Lease, list[str]]] = {}
-        for id, conversation in self._known.items():
+        for id, conversation in self._by_id.items():
             lease = conversation.lease
-            if lease and not lease.has_ended and any(name in wanted for name in _names(id)):
+            if lease and not lease.has_ended and any(name in wanted for name in _lookup_names(id)):
                 by_child.setdefault(lease.key, (lease, []))[1].append(id)
-        answers = await asyncio.gather(*(_kept(upstream, *found) for found in by_child.values()))
+        answers = await asyncio.gather(*(_look_up_in_child(upstream, *found) for found in by_child.values()))
         return list({entry["conversation_id"]: entry for answer in answers for entry in answer}.values())
 
 
-def _stopped() -> InvalidRequest:
+def _stopped_error() -> InvalidRequest:
     return InvalidRequest("The request was cancelled: its stream was stopped before it began.")
 
 
-def _names(id: str) -> list[str]:
-    """By which a conversation may be asked for."""
+def _lookup_names(id: str) -> list[str]:
+    """The names that find this conversation: for `a::b::c`, also `a` and `a::b`."""
     parts = id.split("::")
     return ["::".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
-async def _kept(upstream: Upstream, lease: Lease, ids: list[str]) -> list[dict[str, Any]]:
+async def _look_up_in_child(upstream: Upstream, lease: Lease, ids: list[str]) -> list[dict[str, Any]]:
     body = json.dumps({"conversation_ids": ids}).encode()
     try:
-        status, data = await _ask(upstream, lease, "POST", "/v1/streams/lookup", body)
+        status, data = await _call_child(upstream, lease, "POST", "/v1/streams/lookup", body)
     except (UpstreamFailed, TimeoutError):
         return []
     try:
@@ -197,9 +227,11 @@ async def _kept(upstream: Upstream, lease: Lease, ids: list[str]) -> list[dict[s
     return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("conversation_id"), str)]
 
 
-async def _ask(upstream: Upstream, lease: Lease, method: str, target: str, body: bytes = b"") -> tuple[int, bytes]:
-    """Of a child that answers such things at once. Raises UpstreamFailed, TimeoutError."""
-    async with asyncio.timeout(2.0):
+async def _call_child(
+    upstream: Upstream, lease: Lease, method: str, target: str, body: bytes = b""
+) -> tuple[int, bytes]:
+    """Status and body. Raises UpstreamFailed, TimeoutError."""
+    async with asyncio.timeout(CHILD_TIMEOUT_S):
         headers = [(b"content-type", b"application/json")]
         head = RequestHead(method, target.encode(), headers)
         answer = await upstream.open(lease.address, lease.key, head, body)

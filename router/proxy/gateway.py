@@ -1,4 +1,8 @@
-"""What every dialect shares: from a request that names a model to the passage to its child."""
+"""From the name of a model to a request to its child: what all endpoints of all dialects share.
+
+An endpoint reads the body, resolves the name, and returns `Gateway.proxied_request`. `endpoints` does so for the many
+endpoints that differ in their dialect alone; `api.ollama` and others use the steps themselves.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +13,41 @@ from functools import partial
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from router.engine.flags import LoadArgs
-from router.errors import InvalidRequest, NotLoaded, RouterError, UnknownModel
+from router.errors import InvalidRequest, NotLoaded, UnknownModel
 from router.memory.estimate import is_silent
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.pool.depot import Depot, is_name
 from router.pool.pool import Pool
-from router.proxy import body as bodies
 from router.proxy import rewrite
-from router.proxy.body import Asked, asked, asks_for_context, is_unlimited, json_object, with_time_limit
+from router.proxy.body import json_object, read_body
 from router.proxy.budget import Budget
-from router.proxy.conversation import HEADER, Conversations, conversation_of
-from router.proxy.head import LONGEST_HEADER, MOST_HEADERS, Head
-from router.proxy.proxied_request import Dialect, Lease, Passage, refusal, request_id
+from router.proxy.conversation import CONVERSATION_HEADER, Conversations, conversation_id
+from router.proxy.head import MAX_HEADER_BYTES, MAX_HEADERS, Head
+from router.proxy.protocols import Dialect, Lease
+from router.proxy.proxied_request import ProxiedRequest
+from router.proxy.routing import has_context_option, has_no_token_limit, with_time_limit
 from router.wire.upstream import Upstream
 
 log = logging.getLogger("router.gateway")
 
-Endpoint = Callable[[Request], Awaitable[Response]]
-Alias = Callable[[str | None], str | None]
-Check = Callable[[ModelSpec, Head, bytes], None]
-
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """`body_limit` in bytes; `keepalive` in seconds between comments to a stream that waits for its model, 0 for none;
-    `autoload` tells whether a request may load a model where it does not say so itself. A request without a token limit
-    may generate for `generation_time` seconds, 0 for any time: so long by the engine's own clock, which only looks at
-    the ends of lines, and twice as long at all. `claude_map` gives names of Anthropic's, by pattern, to models.
-    A request whose `task_header` says something is a background task. `depot` has the models that are not here yet,
-    `budget` the bytes of bodies that are held for whoever waits. Of a load's settings, `load_args` are taken."""
+    """The parts and settings that endpoints share.
+
+    - `autoload`: whether a request loads its model, unless its query says `autoload`.
+    - `body_limit`: bytes of one request body.
+    - `keepalive`: seconds between comments to a stream that waits for its model; 0 for no comments.
+    - `generation_time`: seconds that a request without a token limit may generate; 0 for any time. llama-server's own
+      clock looks only at the ends of lines, so the answer is also cut off after twice that time.
+    - `claude_map`: patterns of Anthropic's model names, each with the model that serves them.
+    - `task_header`: a request in which this header has a value is a background task.
+    - `depot`: models that can be downloaded.
+    - `budget`: the bytes of bodies that are held for requests that wait.
+    - `load_args`: which settings a load may bring with it.
+    """
 
     pool: Pool
     upstream: Upstream
@@ -56,14 +61,15 @@ class Gateway:
     budget: Budget = field(default_factory=Budget)
     load_args: LoadArgs = "safe"
     conversations: Conversations = field(default_factory=Conversations, init=False)
-    _told: set[str] = field(default_factory=set, init=False)  # models whose context was asked for
+    # Models with a request whose `num_ctx` was ignored, and logged.
+    _logged_context: set[str] = field(default_factory=set, init=False)
 
-    async def read(self, request: Request) -> bytes:
-        """The body, which is counted until the request has been answered. Raises BodyTooLarge, QueueFull."""
-        return await bodies.read_body(request, self.body_limit, self.budget)
+    async def read_body(self, request: Request) -> bytes:
+        """The body. It is part of the budget until the request has been answered. Raises BodyTooLarge, QueueFull."""
+        return await read_body(request, self.body_limit, self.budget)
 
-    def knows(self, name: str | None) -> bool:
-        """Whether this names a model of the catalog, by itself or by saying nothing."""
+    def has_model(self, name: str | None) -> bool:
+        """Whether this names a model of the catalog. No name is one if there is a default."""
         try:
             self.pool.catalog.resolve(name)
         except (UnknownModel, InvalidRequest):
@@ -71,8 +77,8 @@ class Gateway:
         return True
 
     async def resolve(self, name: str | None) -> ModelSpec:
-        """The model that a request names, also one that has come into the cache meanwhile, or that may be downloaded.
-        Raises UnknownModel, InvalidRequest for no name, and what the hub has against it."""
+        """The model with this name. It may have come into the cache since the catalog was read, and it may be one that
+        can be downloaded. Raises UnknownModel, InvalidRequest for no name, and the errors of the hub."""
         try:
             return self.pool.catalog.resolve(name)
         except UnknownModel:
@@ -84,68 +90,57 @@ class Gateway:
                 raise
         return self.pool.catalog.resolve(name)
 
-    def by_query(self, dialect: Dialect) -> Endpoint:
-        """An endpoint whose query names the model, whatever the body is. It loads nothing unless it says `autoload=1`:
-        what watches a server must not wake it."""
-
-        async def endpoint(request: Request) -> Response:
-            head = Head.of(request.scope)
-            spec = self.pool.catalog.resolve(head.query("model"))
-            self.may_load(spec, head, False)
-            body = await self.read(request)
-            return self.passage(spec, head, dialect, body, False, used=False)  # type: ignore[return-value]
-
-        return told_in(dialect, endpoint)
-
-    def is_task(self, head: Head) -> bool:
+    def is_background(self, head: Head) -> bool:
         return bool(self.task_header and head.header(self.task_header))
 
-    def may_load(self, spec: ModelSpec, head: Head, default: bool) -> None:
-        """Raises NotLoaded."""
-        wish = head.query("autoload")
-        may = default if wish is None else wish in ("1", "true")
-        if not may and not self.pool.is_running(spec.name):
+    def check_may_load(self, spec: ModelSpec, head: Head, default: bool) -> None:
+        """Raises NotLoaded if the model does not run, and the request may not load it. `default`: whether it may, if
+        its query does not say."""
+        autoload = head.query("autoload")
+        may_load = default if autoload is None else autoload in ("1", "true")
+        if not may_load and not self.pool.is_running(spec.name):
             raise NotLoaded(f"model {spec.name!r} is not loaded; POST /models/load loads it, or add ?autoload=true")
 
-    def prepared(
+    def prepare_body(
         self, spec: ModelSpec, path: str, fields: Mapping[str, Any], body: bytes
     ) -> tuple[bytes, float | None]:
-        """The JSON object `body` as this model is to get it, and the seconds after which its answer is ended. `fields`
-        are at least those of it that the router looks at. Raises InvalidRequest."""
+        """The JSON object `body` as this model's child gets it, and a time limit for the answer in seconds. `fields`
+        are those of the body, at least those that the router looks at. Raises InvalidRequest."""
         if spec.filters is not None or spec.info.reasoning is not None:
-            changed = self._rewritten(spec, path.removeprefix("/v1"), fields, body)
+            changed = self._rewrite(spec, path.removeprefix("/v1"), fields, body)
             if changed is not None:
-                fields, body = changed, rewrite.encode(changed, len(body))
-        return self.limited(path, fields, body)
+                fields, body = changed, rewrite.encode_json(changed, len(body))
+        return self._limit_time(path, fields, body)
 
-    def _rewritten(self, spec: ModelSpec, path: str, fields: Mapping[str, Any], body: bytes) -> rewrite.Fields | None:
+    def _rewrite(self, spec: ModelSpec, path: str, fields: Mapping[str, Any], body: bytes) -> rewrite.Fields | None:
+        """All fields of the body as they are to be; None if nothing changes."""
         changed = None
         if spec.filters is not None and path in rewrite.PATHS:
-            fields = changed = rewrite.filtered(path, json_object(body), spec.filters)
-        if rewrite.asks_to_think(path, fields) and is_silent(self.pool.effective(spec.name)):
-            changed = rewrite.thinking(changed or json_object(body))
+            fields = changed = rewrite.apply_filters(path, json_object(body), spec.filters)
+        if rewrite.requests_thinking(path, fields) and is_silent(self.pool.effective(spec.name)):
+            changed = rewrite.with_thinking(changed or json_object(body))
         return changed
 
-    def limited(self, path: str, fields: Mapping[str, Any], body: bytes) -> tuple[bytes, float | None]:
-        """The JSON object `body`, which holds `fields`, with a limit of time where it has none of tokens, and the
-        seconds after which its answer is ended."""
-        if not self.generation_time or not is_unlimited(path, fields):
+    def _limit_time(self, path: str, fields: Mapping[str, Any], body: bytes) -> tuple[bytes, float | None]:
+        """The body with a time limit for llama-server, if it has no token limit. And the time limit for the router, in
+        seconds, which is twice as long."""
+        if not self.generation_time or not has_no_token_limit(path, fields):
             return body, None
         return with_time_limit(body, fields, self.generation_time), 2 * self.generation_time
 
-    def note_context(self, spec: ModelSpec, fields: Mapping[str, Any]) -> None:
-        """Tell the log, once a model, of a wish that changes nothing."""
-        if spec.name not in self._told and asks_for_context(fields):
-            if len(self._told) > len(self.pool.catalog):
-                self._told.clear()  # some have left the catalog
-            self._told.add(spec.name)
+    def log_ignored_context(self, spec: ModelSpec, fields: Mapping[str, Any]) -> None:
+        """Logs, once a model, that a request's `num_ctx` has no effect."""
+        if spec.name not in self._logged_context and has_context_option(fields):
+            if len(self._logged_context) > len(self.pool.catalog):
+                self._logged_context.clear()  # it holds names that have left the catalog
+            self._logged_context.add(spec.name)
             log.info(
                 "%s: a request's num_ctx changes nothing: the context is fixed when the model loads; "
                 "set ctx-size in its preset, or --ctx-size for all",
                 spec.name,
             )
 
-    def passage(
+    def proxied_request(
         self,
         spec: ModelSpec,
         head: Head,
@@ -155,24 +150,26 @@ class Gateway:
         *,
         used: bool,
         time_limit: float | None = None,
-        at_once: bool = False,
-    ) -> Passage:
-        """With a lease, if it is to hold one `at_once` and there is one that need not be waited for. Raises
-        InvalidRequest."""
-        if head.is_too_much:
+        lease_now: bool = False,
+    ) -> ProxiedRequest:
+        """The request to the child of this model. `used`: it counts as a use of the model. `lease_now`: it gets its
+        lease here, if that needs no waiting. Raises InvalidRequest."""
+        if head.exceeds_engine_limits:
             raise InvalidRequest(
-                f"The request's headers are too many or too long; send at most {MOST_HEADERS}, "
-                f"of {LONGEST_HEADER} bytes at most (large cookies are a common cause)."
+                f"The request's headers are too many or too long; send at most {MAX_HEADERS}, "
+                f"of {MAX_HEADER_BYTES} bytes at most (large cookies are a common cause)."
             )
-        background = self.is_task(head)
+        background = self.is_background(head)
         wait = partial(self.pool.lease, spec, used=used, background=background)
-        conversation = conversation_of(head.header(HEADER)) if stream else ""
-        is_held = at_once and not conversation
-        lease: Callable[[], Awaitable[Lease]] = (
-            self.conversations.begin(conversation, wait, self.upstream) if conversation else wait
-        )
-        return Passage(
-            lease,
+        conversation = conversation_id(head.header(CONVERSATION_HEADER)) if stream else ""
+        get_lease: Callable[[], Awaitable[Lease]] = wait
+        lease = None
+        if conversation:
+            get_lease = self.conversations.begin(conversation, wait, self.upstream)
+        elif lease_now:
+            lease = self.pool.lease_at_once(spec, used=used, background=background)
+        return ProxiedRequest(
+            get_lease,
             self.upstream,
             dialect,
             head,
@@ -181,110 +178,5 @@ class Gateway:
             keepalive=self.keepalive,
             time_limit=time_limit,
             conversation=conversation,
-            held=self.pool.lease_at_once(spec, used=used, background=background) if is_held else None,
+            lease=lease,
         )
-
-
-class ByBody:
-    """Endpoints whose request body (or else its query) names the model, or what `alias` makes of the name. `check`
-    raises InvalidRequest for what no child is to see."""
-
-    def __init__(
-        self, gateway: Gateway, dialect: Dialect, alias: Alias = lambda name: name, check: Check | None = None
-    ) -> None:
-        self._gateway = gateway
-        self._alias = alias
-        self._check = check
-        self._dialect = dialect
-        self.endpoint: Endpoint = told_in(dialect, self._answer)
-
-    def routes(self, paths: Sequence[str]) -> list[Route]:
-        return [ByBodyRoute(path, self) for path in paths]
-
-    async def _answer(self, request: Request) -> Response:
-        body = await self._gateway.read(request)
-        head = Head.of(request.scope)
-        wish, name = await bodies.apart(len(body), self._asked, head, body)
-        spec = await self._gateway.resolve(name)
-        self._admit(spec, head, body)
-        prepared = await bodies.apart(len(body), self._prepared, spec, head, body, wish)
-        # Starlette calls whatever an endpoint returns as an ASGI app; a Passage need be no more than that.
-        return self._passage(spec, head, prepared, wish)  # type: ignore[return-value]
-
-    def at_once(self, head: Head, body: bytes) -> Passage | None:
-        """The passage of a request whose body is there, if nothing has to be waited for to make it, or refused."""
-        if len(body) > self._gateway.body_limit:
-            return None
-        try:
-            wish, name = self._asked(head, body)
-            spec = self._gateway.pool.catalog.resolve(name)
-            self._admit(spec, head, body)
-            return self._passage(spec, head, self._prepared(spec, head, body, wish), wish, at_once=True)
-        except RouterError:
-            return None
-
-    def _asked(self, head: Head, body: bytes) -> tuple[Asked, str | None]:
-        wish = asked(body, head.content_type)
-        return wish, self._alias(wish.model or head.query("model"))
-
-    def _admit(self, spec: ModelSpec, head: Head, body: bytes) -> None:
-        """Raises InvalidRequest, NotLoaded."""
-        if self._check is not None:
-            self._check(spec, head, body)
-        self._gateway.may_load(spec, head, self._gateway.autoload)
-
-    def _prepared(self, spec: ModelSpec, head: Head, body: bytes, wish: Asked) -> tuple[bytes, float | None]:
-        """As `Gateway.prepared`. Raises InvalidRequest."""
-        if wish.fields is None:
-            return body, None
-        return self._gateway.prepared(spec, head.path, wish.fields, body)
-
-    def _passage(
-        self, spec: ModelSpec, head: Head, prepared: tuple[bytes, float | None], wish: Asked, *, at_once: bool = False
-    ) -> Passage:
-        gateway, (body, time_limit) = self._gateway, prepared
-        if wish.fields is not None:
-            gateway.note_context(spec, wish.fields)
-        return gateway.passage(
-            spec, head, self._dialect, body, wish.stream, used=True, time_limit=time_limit, at_once=at_once
-        )
-
-
-class ByBodyRoute(Route):
-    """Known to be one, so that its requests can be answered without a task of their own."""
-
-    def __init__(self, path: str, by_body: ByBody) -> None:
-        super().__init__(path, by_body.endpoint, methods=["POST"])
-        self.by_body = by_body
-
-
-class _Counted:
-    """An answer whose request holds its body until it has been given, or the client has left."""
-
-    def __init__(self, answer: Response) -> None:
-        self._answer = answer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._answer(scope, receive, send)
-        finally:
-            bodies.give_back(scope)
-
-
-def told_in(dialect: Dialect, endpoint: Endpoint) -> Endpoint:
-    """The endpoint with its RouterErrors rendered in this dialect."""
-
-    async def wrapped(request: Request) -> Response:
-        is_answered = False
-        try:
-            answer = await endpoint(request)
-            is_answered = True
-        except RouterError as exc:
-            return refusal(dialect, exc, request_id(Head.of(request.scope)))
-        finally:
-            if not is_answered:
-                bodies.give_back(request.scope)
-        # Starlette calls it at once: nothing can come between.
-        return _Counted(answer) if bodies.is_counted(request.scope) else answer  # type: ignore[return-value]
-
-    return wrapped

@@ -1,9 +1,14 @@
-"""The head of a request: what is said before its body, and how it is read where uvicorn does not."""
+"""The head of a request, and what follows from it: query, content type, request id, the head for the child.
+
+All of that is worked out once for a head. Clients send the same head with one body after another, so the fast path
+(`server.connection`) keeps a `Head` and uses it again. There a head is also parsed here; elsewhere uvicorn parses it.
+"""
 
 from __future__ import annotations
 
 import re
 from functools import cached_property
+from random import getrandbits
 from urllib.parse import unquote
 
 import httptools
@@ -13,35 +18,47 @@ from starlette.types import Scope
 from router.wire.headers import Headers, end_to_end
 from router.wire.request_head import RequestHead
 
-# An engine takes 100 headers, some of which are the router's own, and lines of 8,192 bytes (cpp-httplib,
-# CPPHTTPLIB_HEADER_MAX_COUNT and _MAX_LENGTH); what is more it answers with a 400 that says nothing.
-MOST_HEADERS = 90
-LONGEST_HEADER = 8000
+# llama-server takes 100 headers, some of which are the router's own, and lines of 8,192 bytes (cpp-httplib,
+# CPPHTTPLIB_HEADER_MAX_COUNT and _MAX_LENGTH). It answers more than that with a 400 that gives no reason.
+MAX_HEADERS = 90
+MAX_HEADER_BYTES = 8000
 
-# Said to the router alone: its address, keys, origins and framing. And events must come uncompressed. A conversation's
-# id makes a llama-server generate on when the client has left, so it is told only where the lease stays as long.
+# The names under which OpenAI's clients and Anthropic's read the request id.
+REQUEST_ID_HEADERS = (b"x-request-id", b"request-id")
+
+# Headers for the router alone: its address, keys, origins and framing. `accept-encoding`: events must come
+# uncompressed. `x-conversation-id`: it makes a llama-server generate on when the client has left, so it is sent only
+# where the lease stays as long.
 _NOT_FORWARDED = frozenset(
     b"host authorization x-api-key origin content-length expect accept-encoding x-request-id x-conversation-id".split()
 )
 
 _AUTHORITY = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
-_SPECIAL = frozenset((b"expect", b"transfer-encoding"))
+_NOT_FOR_FAST_PATH = frozenset((b"expect", b"transfer-encoding"))
 
 
 class Head:
-    """`path` is decoded, `target` is path and query as they came, and the `headers` have lower-case names. What follows
-    from these alone is worked out once, for the same head comes again with one body after another."""
+    """The head of a request.
+
+    - `path` is decoded.
+    - `target` is path and query as they came.
+    - `headers` have lower-case names.
+    """
 
     def __init__(self, method: str, path: str, target: bytes, headers: Headers) -> None:
         self.method, self.path, self.target, self.headers = method, path, target, headers
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.method} {self.path} headers={len(self.headers)}>"
+
     @classmethod
-    def of(cls, scope: Scope) -> Head:
+    def from_scope(cls, scope: Scope) -> Head:
+        """The head of an ASGI request."""
         target, query = scope["raw_path"], scope["query_string"]
         return cls(scope["method"], scope["path"], target + b"?" + query if query else target, scope["headers"])
 
     def header(self, name: str) -> str:
-        """Its value, the last one's where there are several, or nothing."""
+        """The value of a header, "" if it is missing. The last one counts."""
         return self._values.get(name.lower().encode(), b"").decode("latin-1")
 
     def query(self, name: str) -> str | None:
@@ -52,20 +69,20 @@ class Head:
         return self.header("content-type")
 
     @cached_property
-    def request_id(self) -> bytes:
-        """The client's own, where it is fit to be repeated."""
+    def client_request_id(self) -> bytes:
+        """The request id that the client chose, if it is fit to be repeated, else b""."""
         given = self._values.get(b"x-request-id", b"")
         return given if len(given) <= 128 and given.isascii() else b""
 
     @cached_property
-    def is_too_much(self) -> bool:
-        """For an engine."""
+    def exceeds_engine_limits(self) -> bool:
+        """Whether llama-server would refuse a head this large."""
         longest = max((len(name) + len(value) for name, value in self.headers), default=0)
-        return len(self.headers) > MOST_HEADERS or longest > LONGEST_HEADER
+        return len(self.headers) > MAX_HEADERS or longest > MAX_HEADER_BYTES
 
     @cached_property
     def forwarded(self) -> RequestHead:
-        """What a child gets of it."""
+        """The part that goes to the child."""
         headers = [header for header in end_to_end(self.headers) if header[0] not in _NOT_FORWARDED]
         return RequestHead(self.method, self.target, headers)
 
@@ -79,8 +96,13 @@ class Head:
         return QueryParams(query) if query else None
 
 
-class _Reader:
-    """What httptools reads."""
+def request_id_of(head: Head) -> bytes:
+    """The client's request id, or a new one."""
+    return head.client_request_id or b"%016x" % getrandbits(64)
+
+
+class _HeadReader:
+    """The callbacks of httptools."""
 
     def __init__(self) -> None:
         self.url = b""
@@ -98,8 +120,8 @@ class _Reader:
 
 
 def with_host_of(url: bytes, headers: Headers) -> Headers:
-    """These headers, where a request says the host in its target too: that counts, RFC 9112 section 3.2.2. Another one
-    in `Host` stays beside it, so that there are two."""
+    """These headers, with the host that the request target names, if it names one. It replaces that of the header
+    `Host` (RFC 9112 section 3.2.2). A `Host` that differs is kept as well: `access.doors` then finds two."""
     authority = _AUTHORITY.match(url)
     if not authority:
         return headers
@@ -107,22 +129,25 @@ def with_host_of(url: bytes, headers: Headers) -> Headers:
     return [*(header for header in headers if (header[0], header[1].lower()) != host), host]
 
 
-def read(data: bytes, length: int) -> tuple[Head, bool] | None:
-    """A head, as uvicorn reads it, and whether the connection is kept after it; None where the request is no HTTP/1.1
-    or more than a body of this length."""
-    reader = _Reader()
+def parse_head(data: bytes, length: int) -> tuple[Head, bool] | None:
+    """The head in `data`, read as uvicorn reads it, and whether the connection is kept after the request.
+
+    None for all but an HTTP/1.1 request with a body of `length` bytes and nothing special about it.
+    """
+    reader = _HeadReader()
     parser = httptools.HttpRequestParser(reader)
     try:
+        # The parser forgets `keep_alive` with the last byte of a request without a body, so it is read before.
         parser.feed_data(data[:-1])
-        keep_alive = parser.should_keep_alive()  # where there is no body this is forgotten with the last byte
+        keep_alive = parser.should_keep_alive()
         parser.feed_data(data[-1:])
         url = httptools.parse_url(reader.url)
         path = unquote((url.path or b"").decode("ascii"))
     except (httptools.HttpParserError, httptools.HttpParserUpgrade, UnicodeDecodeError):
         return None
-    is_plain = _SPECIAL.isdisjoint(name for name, _ in reader.headers)
-    is_told = (b"content-length", b"%d" % length) in reader.headers
-    if not (reader.is_complete and is_plain and is_told and path and parser.get_http_version() == "1.1"):
+    is_plain = _NOT_FOR_FAST_PATH.isdisjoint(name for name, _ in reader.headers)
+    has_length = (b"content-length", b"%d" % length) in reader.headers
+    if not (reader.is_complete and is_plain and has_length and path and parser.get_http_version() == "1.1"):
         return None
     target = url.path + b"?" + url.query if url.query else url.path
     return Head(parser.get_method().decode(), path, target, with_host_of(reader.url, reader.headers)), keep_alive

@@ -1,11 +1,30 @@
-"""Decides and remembers; does no I/O, so every case can be written down in a test.
+"""Decides and remembers; does no I/O, so that every case can be written down in a test.
 
-Stands on errors and units alone. Begin with `policy` (what fits where, who must go), then
-`scheduler` (states, leases, the queue).
+`policy` decides what fits where and which models go: pure functions over a frozen snapshot of the machine. `scheduler`
+remembers: states, leases, the queue. Events go in, effects come out, and `pool` performs them.
 
-::
+Stands on errors and units alone. Begin with `policy`; then the rules and the theory at the top of `scheduler`. A new
+reason to evict belongs in `policy`, a new bound on waiting in `limits` and `waiting_line`, a new state in `states`.
 
-    policy     PURE: where a model goes, and who must go for it       -> nothing
-    scheduler  SANS-I/O: states, leases, the queue; events to effects -> policy
-    refusals   PURE: why the scheduler refuses, as errors             -> scheduler
+What is decided, PURE::
+
+    resources  devices, readings, demands, allocations                 -> nothing
+    snapshot   the machine at one moment, and its free memory          -> resources
+    placement  on which devices a demand goes                          -> resources snapshot
+    effects    what the scheduler wants done                           -> resources
+    refusals   why a request is refused, as a sentence and as an error -> resources snapshot effects
+    policy     where a model goes, and which models go for it          -> resources snapshot placement refusals
+
+What is remembered, SANS-I/O::
+
+    states         the states of a model, one table of transitions -> snapshot
+    limits         the operator's bounds                           -> nothing
+    books          one record for each model; writes its state     -> resources snapshot effects states
+    waiting_line   the requests that wait, by arrival and by turn  -> resources states books
+    memory_levels  what was free, and what should be free by now   -> resources effects states books
+    downloads      which files are downloaded next                 -> effects states books waiting_line
+
+The events, SANS-I/O::
+
+    scheduler  all of them -> resources snapshot effects policy states limits books waiting_line memory_levels downloads
 """

@@ -1,17 +1,24 @@
-"""PURE: why the scheduler refuses, as the error and the sentence that a client gets."""
+"""PURE: why a request is refused: as the sentence that a client gets, and as an error.
+
+The scheduler gives a `Refusal` and a short reason. Here both become a RouterError whose message says what to do next.
+Called by `policy` and `pool`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from router import errors
-from router.scheduling.scheduler import Refusal
+from router.scheduling.effects import Refusal
+from router.scheduling.resources import Demand
+from router.scheduling.snapshot import UNCHECKED, Snapshot
+from router.units import size
 
 _ERRORS: Mapping[Refusal, type[errors.RouterError]] = {
     Refusal.QUEUE_FULL: errors.QueueFull,
     Refusal.QUEUE_TIMEOUT: errors.QueueTimeout,
     Refusal.TOO_LARGE: errors.ModelTooLarge,
-    Refusal.FETCH_FAILED: errors.HubUnavailable,  # if nobody knows better
+    Refusal.FETCH_FAILED: errors.HubUnavailable,  # unless the caller knows a better class
     Refusal.LOAD_FAILED: errors.LoadFailed,
     Refusal.BACKING_OFF: errors.BackingOff,
     Refusal.CANCELLED: errors.Cancelled,
@@ -36,6 +43,23 @@ def error_of(
     retry_after: float | None = None,
     kind: type[errors.RouterError] | None = None,
 ) -> errors.RouterError:
-    """`retry_after` is in seconds; `kind` is for who knows better than the refusal says."""
+    """The error for a client. `retry_after` is in seconds. `kind` overrides the class that belongs to the refusal."""
     text = _SENTENCES[refusal].format(model=model, reason=reason)
     return (kind or _ERRORS[refusal])(text, retry_after=retry_after)
+
+
+def why_too_large(snapshot: Snapshot, demand: Demand) -> str:
+    """What the demand needs and what this machine has, in numbers."""
+    empty = snapshot.totals.empty
+    available = ", ".join(
+        f"{r.device.name} {size(r.device.total)} less a margin of {size(snapshot.margins[r.device.key])}"
+        for r in snapshot.readings
+        if empty[r.device.key] != UNCHECKED
+    )
+    needed = []
+    if demand.split or demand.fixed:
+        where = f" (restricted to {', '.join(demand.names)})" if demand.names else ""
+        needed.append(f"{size(demand.split + demand.fixed)} of GPU memory{where}")
+    if demand.host:
+        needed.append(f"{size(demand.host)} of RAM")
+    return f"it needs {' and '.join(needed)}; this machine has {available or 'no such device'}"

@@ -15,8 +15,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from router.proxy.head import read, with_host_of
-from router.proxy.proxied_request import Passage
+from router.proxy.head import parse_head, with_host_of
+from router.proxy.proxied_request import ProxiedRequest
 from router.server.fast_path import CachedRoute, FastPathApp, came_over_loopback
 from router.server.framing import HEAD_BYTES, HEAD_LINES, FramedConnection, Phase, is_plain, without_offers
 from router.wire.head_cache import split_message
@@ -31,7 +31,7 @@ class Connection(FramedConnection):
         super().__init__(config, *args, **options)
         assert isinstance(config.app, FastPathApp)
         self._direct = config.app
-        self._begun: tuple[bytes, CachedRoute, Passage] | None = None  # its answer has not come whole yet
+        self._begun: tuple[bytes, CachedRoute, ProxiedRequest] | None = None  # its answer has not come whole yet
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -46,7 +46,7 @@ class Connection(FramedConnection):
         super().connection_lost(exc)
         if self._begun is not None:
             (_, _, passage), self._begun = self._begun, None
-            passage.leave()
+            passage.abort()
 
     def _take_head(self, data: bytes) -> int:
         taken = self._begin(data)
@@ -77,12 +77,12 @@ class Connection(FramedConnection):
             data, body = data[:end], body[:length]
         passage = None
         try:
-            passage = entrance.by_body.at_once(entrance.head, body)
-            is_awaited = passage is not None and passage.begin() and passage.await_whole(self._arrived)
+            passage = entrance.endpoint.try_now(entrance.head, body)
+            is_awaited = passage is not None and passage.send() and passage.on_complete(self._arrived)
         except Exception as exc:  # the connection would be closed for it
             log.critical("a defect in the router", exc_info=exc)
             if passage is not None:
-                passage.leave()
+                passage.abort()
             return None
         if passage is None:
             return None
@@ -95,15 +95,15 @@ class Connection(FramedConnection):
     def _entrance(self, head: bytes, length: int) -> CachedRoute | None:
         if len(head) > HEAD_BYTES or head.count(b"\n") > HEAD_LINES or not is_plain(head):
             return None
-        found = read(without_offers(head), length)
-        by_body = self._direct.by_body(found[0], self._is_local) if found else None
+        found = parse_head(without_offers(head), length)
+        by_body = self._direct.endpoint_for(found[0], self._is_local) if found else None
         return CachedRoute(found[0], by_body, keep_alive=found[1]) if found and by_body else None
 
     def _arrived(self) -> None:
         assert self._begun is not None
         _, entrance, passage = self._begun
         try:
-            whole = None if self.flow.write_paused else passage.whole()
+            whole = None if self.flow.write_paused else passage.take_response()
             if whole is None:
                 self._hand_over()
             else:
@@ -111,14 +111,14 @@ class Connection(FramedConnection):
                 self._answer(entrance.keep_alive and not self._is_last, *whole)
         except Exception as exc:  # which the child's connection would be closed for, and the client wait for ever
             log.critical("a defect in the router", exc_info=exc)
-            passage.leave()
+            passage.abort()
             self.transport.close()
 
     def _hand_over(self) -> None:
         """To uvicorn: the ordinary way, with what has been begun."""
         assert self._begun is not None
         (data, _, passage), self._begun = self._begun, None
-        passage.await_nothing()
+        passage.forget_callback()
         self._phase = Phase.HEAD
         self.app = self._direct.with_error_handler(passage)
         try:

@@ -1,6 +1,6 @@
 """CORS headers: the answer to a preflight, and the headers that other answers get.
 
-`access.doors` decides who may ask; here its verdicts become bytes. `fast_path` calls this.
+`access.guard` decides who may ask; here its verdicts become bytes. `fast_path` calls this.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message, Send
 
-from router.access.doors import Head as Asker
-from router.access.doors import Preflight
+from router.access.guard import Preflight, RequestFacts
 
 EXPOSED_HEADERS = (b"access-control-expose-headers", b"x-request-id, request-id")
 
@@ -19,11 +18,11 @@ _REQUEST_HEADERS = b"access-control-request-headers"
 _REQUEST_PRIVATE_NETWORK = b"access-control-request-private-network"
 
 
-def preflight_response(asker: Asker, preflight: Preflight) -> Response:
+def preflight_response(facts: RequestFacts, preflight: Preflight) -> Response:
     """The 200 that lets a page send the request which it announced."""
-    requested = {name: b", ".join(asker.all(name)) for name in (_REQUEST_HEADERS, _REQUEST_PRIVATE_NETWORK)}
+    requested = {name: b", ".join(facts.all(name)) for name in (_REQUEST_HEADERS, _REQUEST_PRIVATE_NETWORK)}
     headers = {
-        b"access-control-allow-origin": asker.all(b"origin")[0],
+        b"access-control-allow-origin": facts.all(b"origin")[0],
         b"access-control-allow-methods": ", ".join(preflight.methods).encode(),
         b"access-control-max-age": b"600",
         b"vary": b", ".join((b"Access-Control-Request-Method", _REQUEST_HEADERS, _REQUEST_PRIVATE_NETWORK)),

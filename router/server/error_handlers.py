@@ -14,8 +14,9 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from router.errors import RouterError
-from router.proxy.head import Head
-from router.proxy.proxied_request import Dialect, refusal, request_id
+from router.proxy.error_response import error_response
+from router.proxy.head import Head, request_id_of
+from router.proxy.protocols import Dialect
 
 log = logging.getLogger("router.app")
 
@@ -30,7 +31,7 @@ class ErrorHandlers:
 
     def response(self, scope: Scope, error: RouterError) -> Response:
         """`error` as the client of this request expects errors."""
-        return refusal(self._dialect_of(scope["path"]), error, request_id(Head.of(scope)))
+        return error_response(self._dialect_of(scope["path"]), error, request_id_of(Head.from_scope(scope)))
 
     def not_found(self, scope: Scope, path: str) -> Response:
         """404. `path` is what the message says is not here."""

@@ -17,11 +17,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from router.access.doors import Doors, Preflight
-from router.access.doors import Head as Asker
-from router.access.origins import is_loopback
+from router.access.guard import Guard, Preflight, RequestFacts
+from router.access.hosts import is_loopback
 from router.errors import RouterError
-from router.proxy.gateway import ByBody, ByBodyRoute
+from router.proxy.endpoints import ModelFromBody, ModelFromBodyRoute
 from router.proxy.head import Head
 from router.server.cors import EXPOSED_HEADERS, preflight_response, with_headers, with_vary
 from router.server.error_handlers import ErrorHandlers, on_disconnect
@@ -32,7 +31,7 @@ class CachedRoute(NamedTuple):
     """A request head that was parsed once, and the endpoint that needs only the body to answer."""
 
     head: Head
-    by_body: ByBody
+    endpoint: ModelFromBody
     keep_alive: bool
 
 
@@ -42,13 +41,13 @@ class FastPathApp:
     `app` is the whole application; it answers what has no entry in the table. Both ways give the same answers.
     """
 
-    def __init__(self, app: ASGIApp, routes: Sequence[Route], doors: Doors, errors: ErrorHandlers) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[Route], guard: Guard, errors: ErrorHandlers) -> None:
         self.routes = routes
-        # One cache for connections over loopback (True), one for all others: the doors treat them differently.
+        # One cache for connections over loopback (True), one for all others: the guard treats them differently.
         # None: a request with this head takes the ordinary way.
         self.cached_routes: dict[bool, HeadCache[CachedRoute | None]] = {False: HeadCache(), True: HeadCache()}
         self._by_path = _index_by_path(routes)
-        self._doors = doors
+        self._guard = guard
         self._errors = errors
         self._call_endpoint = self.with_error_handler(_call_endpoint)
         self._app = app
@@ -66,7 +65,7 @@ class FastPathApp:
         is_local = came_over_loopback(scope.get("server"))
         if method != "POST" or b"origin" in named:
             send = with_vary(send)  # a cached answer must not be given to a page of another origin
-        if not self._doors.is_plain(method, path, scope["query_string"], headers, named, is_local):
+        if not self._guard.is_surely_allowed(method, path, scope["query_string"], headers, named, is_local):
             answer, send = self._check_access(scope, send, is_local)
             if answer is not None:
                 await answer(scope, receive, send)
@@ -86,28 +85,28 @@ class FastPathApp:
         """The answer to a request that may not pass or is a CORS preflight, else None. Also the `send` to answer
         with, which may add headers."""
         is_old = scope.get("http_version") == "1.0"
-        asker = Asker(
+        facts = RequestFacts(
             scope["method"], scope["path"], scope["query_string"], scope["headers"], is_local=is_local, is_old=is_old
         )
-        match self._doors.preflight(asker):
+        match self._guard.preflight(facts):
             case Preflight() as preflight:
-                return preflight_response(asker, preflight), send
+                return preflight_response(facts, preflight), send
             case RouterError() as error:
                 return self._errors.response(scope, error), send
-        verdict = self._doors.ask(asker)
+        verdict = self._guard.check(facts)
         if verdict.origin is not None:
             send = with_headers(send, [(b"access-control-allow-origin", verdict.origin), EXPOSED_HEADERS])
         return self._errors.response(scope, verdict.refusal) if verdict.refusal else None, send
 
-    def by_body(self, head: Head, is_local: bool) -> ByBody | None:
-        """The endpoint for a request with this head, if the endpoint needs no more than the body and the doors let
+    def endpoint_for(self, head: Head, is_local: bool) -> ModelFromBody | None:
+        """The endpoint for a request with this head, if the endpoint needs no more than the body and the guard lets
         every such request in. `is_local`: the connection came over loopback."""
         route = self._by_path.get((head.method, head.path))
-        if not isinstance(route, ByBodyRoute):
+        if not isinstance(route, ModelFromBodyRoute):
             return None
         query = head.target.partition(b"?")[2]
-        asker = Asker(head.method, head.path, query, head.headers, is_local=is_local)
-        return route.by_body if self._doors.is_always_in(asker) else None
+        facts = RequestFacts(head.method, head.path, query, head.headers, is_local=is_local)
+        return route.model_from_body if self._guard.is_allowed_with_any_body(facts) else None
 
     def with_error_handler(self, app: ASGIApp) -> ASGIApp:
         """Wraps `app`: an unexpected exception is logged and answered with 500."""

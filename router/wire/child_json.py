@@ -5,7 +5,7 @@ more nesting than a client can take. `blame_child` is for code that takes such v
 if the shape is wrong, that is a failure of the child and not a defect of the router.
 
 Called wherever the router reads an answer of a child itself: `api.reply`, `api.native`, `proxy.conversation`,
-`proxy.proxied_request` (errors) and `node.process` (states).
+`proxy.error_response` and `node.process` (states).
 """
 
 from __future__ import annotations

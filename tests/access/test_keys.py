@@ -1,140 +1,34 @@
-"""T3: two kinds of keys, and what each route needs. B-T3"""
+"""Two kinds of keys. B-T3"""
 
 from __future__ import annotations
 
 import json
-import re
-import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from starlette.responses import Response
-from starlette.routing import Route
 
 from router import settings
-from router.access.doors import Doors, Head, Keys
-from router.access.needs import ADMIN, GENERATE, NEEDS, OPEN, READ, Need, RouteOf, Table
-from router.access.origins import Hosts, Origins
+from router.access.guard import Guard, RequestFacts
+from router.access.hosts import AllowedHosts
+from router.access.keys import Keys
+from router.access.origins import AllowedOrigins
+from router.access.permissions import ADMIN, GENERATE, OPEN
 from router.engine.flags import default_table
 from router.errors import FlagError
 from router.settings import Settings
+from tests.access.guards import CHAT, TABLE
+from tests.access.test_permissions import every_route
 from tests.conftest import Starter
 from tests.routers import Router, start
 from tests.security.asking import JSON, Pairs, ask, question
-from tests.server.test_fast_path import application
 
-CHAT = "/v1/chat/completions"
-ROUTES = application().routes
-TABLE = default_table()
-
-# What an admin key guards, said here once more: a line that is moved in the table is moved here too, or nowhere.
-GUARDED = {
-    *("POST /models", "DELETE /models", "POST /models/load", "POST /models/unload", "POST /models/reload"),
-    *("POST /props", "POST /slots/{slot}", "POST /lora-adapters"),
-    *("POST /api/pull", "POST /api/create", "POST /api/copy", "DELETE /api/delete", "POST /api/blobs/{digest}"),
-}
-HARMLESS = {"POST /api/show", "POST /v1/streams/lookup"}
+FLAGS = default_table()
 
 
-def table(*more: Route) -> Table:
-    return Table([RouteOf(route.methods or (), route.path, route.path_regex) for route in (*ROUTES, *more)])
+def with_keys(api: Sequence[str], admin: Sequence[str]) -> Guard:
+    return Guard(TABLE, AllowedHosts(), AllowedOrigins(["localhost"]), Keys(api, admin))
 
-
-def doors(api: Sequence[str], admin: Sequence[str]) -> Doors:
-    return Doors(table(), Hosts(), Origins(["localhost"]), Keys(api, admin))
-
-
-def every_route() -> Iterator[tuple[str, str, str]]:
-    """Method and path as they are written, and a path that they match."""
-    for route in ROUTES:
-        target = re.sub(r"\{[^}]*\}", "x", route.path)
-        for method in sorted(route.methods or ()):
-            yield method, route.path, target
-
-
-# The table
-
-
-def test_every_route_is_in_the_table() -> None:  # B-T3
-    """Written by hand here as well, so far as it matters."""
-    routes = {f"{method} {path}" for method, path, _ in every_route()}
-    assert NEEDS.keys() <= routes  # no row is left of a route that is gone
-    for method, path, target in every_route():
-        row = f"{method} {path}" if method != "HEAD" or f"HEAD {path}" in NEEDS else f"GET {path}"
-        need = table().need(method, target, b"")
-        assert need == NEEDS[row]
-        assert (need is ADMIN) == (row in GUARDED), row
-        if method in ("GET", "HEAD"):
-            assert need <= READ
-            assert (need is OPEN) == (path in ("/health", "/v1/health"))
-        elif row not in GUARDED:
-            assert need is (READ if row in HARMLESS else GENERATE), row
-
-
-def test_a_route_without_a_row_is_no_route() -> None:  # B-T3
-    async def endpoint(request: object) -> Response:
-        return Response()
-
-    for route in (Route("/new", endpoint), Route("/models/{name}/erase", endpoint, methods=["POST"])):
-        with pytest.raises(LookupError, match=re.escape(route.path)):
-            table(route)
-    with pytest.raises(LookupError, match="PUT /models"):
-        table(Route("/models", endpoint, methods=["PUT"]))
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "need"),
-    [
-        ("POST", "/models/load\n", ADMIN),  # a pattern's end matches before it, and so does the application's
-        ("POST", "/models/unload\n", ADMIN),
-        ("POST", "/slots/7\n", ADMIN),
-        ("POST", "/models/load/", READ),  # no route: it is sent on
-        ("PUT", "/models/load", READ),  # nor this: 405
-        ("GET", "/v1/models/models/load", READ),
-        ("GET", "/nowhere", READ),
-        ("POST", "//models/load", READ),
-        ("OPTIONS", "/models/load", READ),
-        ("GET", "/health\n", OPEN),
-        ("PUT", "/health", OPEN),
-        ("GET", "/health/", READ),
-        ("HEAD", "/models", READ),
-        ("HEAD", "/api/blobs/sha256:0", READ),
-    ],
-)
-def test_paths_that_are_nearly_routes(method: str, path: str, need: Need) -> None:
-    assert table().need(method, path, b"") == need
-
-
-QUERIES = {
-    "reload=1": ADMIN,
-    "reload=0": ADMIN,  # any word reloads
-    "a=b&reload=x": ADMIN,
-    "%72eload=1": ADMIN,
-    "reload=&reload=1": ADMIN,
-    "reload=1&reload=": ADMIN,
-    "reload": READ,
-    "reload=": READ,
-    "xreload=1": READ,
-    "autoload=1": GENERATE,
-    "autoload=true": GENERATE,
-    "autoload=0&autoload=1": GENERATE,
-    "autoload=0": READ,
-    "autoload=false": READ,
-    "model=a": READ,
-    "model=a;reload=1": READ,
-}
-
-
-@pytest.mark.parametrize("query", QUERIES)
-def test_queries_with_effects(query: str) -> None:  # B-T1 B-T3
-    for method in ("GET", "HEAD"):
-        for path in ("/models", "/v1/models", "/slots", "/props"):
-            assert table().need(method, path, query.encode()) == QUERIES[query]
-    assert table().need("POST", CHAT, query.encode()) == GENERATE
-
-
-# The decision
 
 KEYS: dict[str, Pairs] = {
     "none": [],
@@ -153,6 +47,8 @@ KEYS: dict[str, Pairs] = {
     "joined": [("authorization", "Bearer boss, Bearer boss")],
     "one hidden": [("authorization", "Basic x"), ("x-api-key", "boss")],
 }
+
+
 OPENS = {"api": GENERATE, "api in x-api-key": GENERATE} | dict.fromkeys(
     ("admin", "admin in x-api-key", "both", "one hidden"), ADMIN
 )
@@ -165,9 +61,9 @@ def test_what_keys_open(name: str, is_local: bool) -> None:  # B-T3
     headers = [(b"host", b"localhost"), *((one.encode(), value.encode()) for one, value in KEYS[name])]
     opens = OPENS.get(name, OPEN)
     for api, admin in (((), ()), (("user",), ()), ((), ("boss",)), (("other", "user"), ("boss", "second"))):
-        found = doors(api, admin)
+        found = with_keys(api, admin)
         for method, _, target in every_route():
-            need = found.table.need(method, target, b"")
+            need = found.table.required(method, target, b"")
             if need is OPEN or not (api or admin):
                 expected = 200
             elif api and admin:
@@ -176,25 +72,22 @@ def test_what_keys_open(name: str, is_local: bool) -> None:  # B-T3
                 expected = 200 if opens is GENERATE or name == "both" else 401
             else:
                 expected = 200 if need < ADMIN or opens is ADMIN else 401
-            refusal = found.ask(Head(method, target, b"", headers, is_local)).refusal
+            refusal = found.check(RequestFacts(method, target, b"", headers, is_local)).refusal
             assert (refusal.status if refusal else 200) == expected, (api, admin, method, target)
-            plain = found.is_plain(method, target, b"", headers, dict(headers), is_local)
+            plain = found.is_surely_allowed(method, target, b"", headers, dict(headers), is_local)
             assert not plain or expected == 200
 
 
 def test_most_requests_get_one_look() -> None:
     headers = [(b"host", b"localhost"), (b"x-api-key", b"k")]
     for api, admin in (((), ()), (("k",), ()), ((), ("a",)), (("k",), ("a",)), (("a",), ("k",))):
-        found = doors(api, admin)
-        assert found.ask(Head("POST", CHAT, b"", headers, True)).refusal is None
-        assert found.is_plain("POST", CHAT, b"", headers, dict(headers), True)
-
-
-# Settings
+        found = with_keys(api, admin)
+        assert found.check(RequestFacts("POST", CHAT, b"", headers, True)).refusal is None
+        assert found.is_surely_allowed("POST", CHAT, b"", headers, dict(headers), True)
 
 
 def ours(*argv: str, **environ: str) -> Settings:
-    return settings.parse(argv, environ, TABLE)[0]
+    return settings.parse(argv, environ, FLAGS)[0]
 
 
 def test_admin_keys_come_from_all_places(tmp_path: Path) -> None:  # B-T3
@@ -205,7 +98,7 @@ def test_admin_keys_come_from_all_places(tmp_path: Path) -> None:  # B-T3
     s = ours(LLAMA_ROUTER_ADMIN_KEY="a,b", LLAMA_ROUTER_ADMIN_KEY_FILE=str(path))
     assert s.admin_key == ("a", "b", "three")
     assert "three" not in repr(s)
-    assert not settings.parse(["--admin-key", "a"], {}, TABLE)[1]  # no child gets it
+    assert not settings.parse(["--admin-key", "a"], {}, FLAGS)[1]  # no child gets it
 
 
 @pytest.mark.parametrize(
@@ -228,29 +121,6 @@ def test_an_empty_admin_key_file(tmp_path: Path) -> None:
     path.write_text("# none yet\n")
     with pytest.raises(FlagError, match=r"--admin-key-file .* holds no key"):
         ours("--admin-key-file", str(path))
-
-
-@pytest.mark.parametrize(
-    ("word", "told"),
-    [
-        ("a.example, *.B.example:80,*", ("a.example", "*.b.example", "*")),
-        ("[::1]:80,fe80::1", ("::1", "fe80::1")),
-        ("https://a.example", None),
-        ("a/b", None),
-        ("a b", None),
-        ("*.", None),
-        ("a*.example", None),
-    ],
-)
-def test_allowed_hosts(word: str, told: tuple[str, ...] | None) -> None:
-    if told is None:
-        with pytest.raises(FlagError, match="--allowed-hosts takes names"):
-            ours("--allowed-hosts", word)
-    else:
-        assert ours("--allowed-hosts", word).allowed_hosts == told
-
-
-# Real routers
 
 
 @pytest.fixture(scope="module")
@@ -331,9 +201,6 @@ def test_keys_and_pages(router: Router) -> None:  # B-C14
         assert (answer.status, answer.cors["allow-origin"]) == (told, origin)
 
 
-# Listening beyond loopback
-
-
 @pytest.mark.parametrize(
     ("host", "flags", "is_open"),
     [
@@ -359,11 +226,3 @@ def test_an_open_door_is_said_loudly(
         assert " W " in told[0]
         assert "--api-key" in told[0]
         assert "LLAMA_API_KEY" in told[0]
-
-
-def test_the_names_of_this_machine(routers: Starter, fake: str) -> None:  # B-T1
-    router = routers("--engine", fake)
-    name = socket.gethostname()
-    for host in (name, name.upper(), f"{name.partition('.')[0]}.local:1"):
-        assert ask(router.url, "GET", "/health", host=host).status == 200
-    assert ask(router.url, "GET", "/health", host=f"{name}.evil.example").status == 403

@@ -16,12 +16,13 @@ from router import errors
 from router.api.listing import Listing
 from router.memory.demand import Estimate
 from router.memory.estimate import Need
-from router.models.catalog import Catalog, ModelSpec
-from router.node.border import Progress
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
+from router.node.interface import LoadProgress
 from router.pool.lease import Lease
 from router.pool.pool import Pool
-from router.scheduling.policy import Demand
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
 from tests.conftest import Starter
 from tests.fakes import GIB, FakeNode
 
@@ -85,7 +86,7 @@ class Life:
                 self.random.choice(self.node.alive).load()
             case 3 if self.node.alive:
                 child = self.random.choice(self.node.alive)
-                child.launch.on_event(Progress("text_model", self.random.random()))
+                child.launch.on_event(LoadProgress("text_model", self.random.random()))
             case 4 if self.wishes:
                 await self.leave(self.wishes.pop(self.random.randrange(len(self.wishes))))
             case 5 if self.node.alive and not self.random.randrange(4):
@@ -118,7 +119,7 @@ async def life(seed: int) -> AsyncIterator[Life]:
 
 
 def entries(listing: Listing) -> list[dict[str, Any]]:
-    return [{**entry, "created": 0} for entry in json.loads(listing.whole())["data"]]
+    return [{**entry, "created": 0} for entry in json.loads(listing.render())["data"]]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -127,7 +128,7 @@ async def test_a_list_that_is_kept_says_what_a_new_one_does(seed: int) -> None:
         for _ in range(150):
             await it.step()
             assert entries(it.listing) == entries(Listing(it.pool))
-            assert it.listing.whole() is it.listing.whole()
+            assert it.listing.render() is it.listing.render()
     assert entries(it.listing) == entries(Listing(it.pool))
 
 
@@ -145,7 +146,7 @@ async def test_of_what_has_changed_each_model_is_told_once_the_latest_first() ->
         assert list(pool.changed(before)) == [other, name]
         between = pool.version()
         for value in (0.1, 0.2):
-            it.node.of(name).launch.on_event(Progress("text_model", value))
+            it.node.of(name).launch.on_event(LoadProgress("text_model", value))
         assert list(pool.changed(between)) == [name]
         assert list(pool.changed(before)) == [name, other]
         assert list(pool.changed(pool.version())) == []

@@ -13,8 +13,11 @@ from itertools import pairwise
 from random import Random
 from statistics import mean, quantiles
 
-from router.scheduling.policy import Demand, Device, Reading
-from router.scheduling.scheduler import Effect, Grant, Limits, Probe, Refuse, Scheduler, Spawn, Stop, Ticket
+from router.scheduling.effects import Effect, Grant, Probe, Refuse, Spawn, Stop
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand, Device, Reading
+from router.scheduling.scheduler import Scheduler
+from router.scheduling.waiting_line import Ticket
 from tests.benchmarks.report import OURS, Row, Target
 
 GIB = 2**30

@@ -14,12 +14,14 @@ from router.api.listing import Listing
 from router.engine.flags import default_table
 from router.errors import UnknownModel
 from router.memory.estimate import Need
-from router.models import catalog, presets
+from router.models import presets
+from router.models.build import build
 from router.models.catalog import Catalog
-from router.node.border import Progress
+from router.models.describe import describe
+from router.node.interface import LoadProgress
 from router.pool.pool import Pool
-from router.scheduling.policy import Demand
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
 from tests.benchmarks.report import OURS, Row, Target
 from tests.benchmarks.stage import Stage
 from tests.fakes import FakeNode
@@ -61,15 +63,15 @@ async def _in_process(preset: Path, count: int, seconds: float) -> list[Row]:
     pool = Pool(models, [node], Limits(margins={}), lambda spec: Need(Demand(host=1)))
     listing = Listing(pool)
     began = time.perf_counter()
-    listing.whole()
+    listing.render()
     first = time.perf_counter() - began
-    unchanged = timed(listing.whole, seconds)
+    unchanged = timed(listing.render, seconds)
     loading = asyncio.create_task(pool.lease(models.models[0]))
     while not node.children:
         await asyncio.sleep(0)
     progress = node.of(models.models[0].name).launch.on_event
-    during = timed(listing.whole, seconds, lambda: progress(Progress("text_model", 0.5)))
-    assert b'"progress"' in listing.whole(), "nothing has changed"
+    during = timed(listing.render, seconds, lambda: progress(LoadProgress("text_model", 0.5)))
+    assert b'"progress"' in listing.render(), "nothing has changed"
     loading.cancel()
     await asyncio.wait({loading})
     await pool.close()
@@ -90,7 +92,7 @@ def _row(case: str, measure: str, took: float) -> Row:
 
 
 def _catalog(preset: Path) -> Catalog:
-    read = catalog.build(
+    read = build(
         presets.read(preset, default_table()),
         (),
         models_dir=None,
@@ -100,7 +102,7 @@ def _catalog(preset: Path) -> Catalog:
         default_name=None,
         offline=True,
     )
-    return Catalog([spec.described() for spec in read.models])
+    return Catalog([describe(spec) for spec in read.models])
 
 
 def _by_clients(stage: Stage, preset: Path, count: int, seconds: float) -> Iterator[Row]:

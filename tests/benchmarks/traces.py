@@ -21,8 +21,12 @@ from functools import partial
 from random import Random
 from statistics import mean
 
-from router.scheduling.policy import Demand, Device, Reading, Snapshot
-from router.scheduling.scheduler import Effect, Grant, Limits, Probe, Refuse, Scheduler, Spawn, Stop, Ticket
+from router.scheduling.effects import Effect, Grant, Probe, Refuse, Spawn, Stop
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand, Device, Reading
+from router.scheduling.scheduler import Scheduler
+from router.scheduling.snapshot import Snapshot
+from router.scheduling.waiting_line import Ticket
 from tests.benchmarks.report import Row
 
 GB = 10**9
@@ -295,9 +299,9 @@ class Simulation:
                     self._disk = max(now, self._disk) + size / BANDWIDTH  # which loads at the same time share
                     ready = self._disk + FIXED_TIME
                     self._at(ready, partial(self._scheduler.ready, model, run))
-                case Stop(model, run):
+                case Stop(model):
                     self._history.evicted(model)
-                    self._at(now + STOP_TIME, partial(self._exit, model, run))
+                    self._at(now + STOP_TIME, partial(self._exit, model, self._scheduler.model(model).run))
                 case Grant(ticket, model):
                     request = self._requests[ticket]
                     self._history.used(model, now)

@@ -1,3 +1,5 @@
+"""The models in the cache, by the names of llama.cpp, and when the cache is read again."""
+
 from __future__ import annotations
 
 import os
@@ -7,35 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from router.errors import Forbidden, UnknownModel
-from router.hub.cache import Cache, CacheEntry, cache_root, find, remove, split
-from router.hub.repo import Name
+from router.hub.cache import Cache, cache_root, find, split
+from router.hub.names import Name
+from router.hub.removal import remove
 from tests.audit import looked
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-def cached(root: Path, repo: str, *files: str, commit: str = COMMIT, ref: str = "main") -> Path:
-    """A repository in the cache as huggingface_hub leaves it: links into `blobs`."""
-    folder = root / f"models--{repo.replace('/', '--')}"
-    (folder / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
-    (folder / "refs" / ref).write_text(commit)
-    (folder / "blobs").mkdir(parents=True, exist_ok=True)
-    for number, name in enumerate(files):
-        blob = folder / "blobs" / f"{commit}-{number}"
-        blob.write_bytes(bytes(100 + number))
-        link = folder / "snapshots" / commit / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(blob)
-    return folder
-
-
-def scan(root: Path) -> tuple[CacheEntry, ...]:
-    return Cache(root).entries()
-
-
-def names(entries: tuple[CacheEntry, ...]) -> list[str]:
-    return [entry.name for entry in entries]
+from tests.hub.caches import COMMIT, cached, names, scan
 
 
 def test_cache_root_follows_llama_cpp_s_order() -> None:
@@ -55,7 +33,7 @@ def test_cache_root_follows_llama_cpp_s_order() -> None:
     assert cache_root({"LLAMA_CACHE": "", "HOME": "/6"}) == Path("/6/.cache/huggingface/hub")
 
 
-def test_scan(tmp_path: Path) -> None:
+def test_models_are_listed_by_their_names(tmp_path: Path) -> None:
     cached(
         tmp_path,
         "user/Model-GGUF",
@@ -77,7 +55,7 @@ def test_scan(tmp_path: Path) -> None:
     assert (entries[2].repo, entries[2].files[0].name, entries[2].bytes) == ("user/Model-GGUF", "Model-Q8_0.gguf", 100)
 
 
-def test_no_cache(tmp_path: Path) -> None:
+def test_a_missing_cache_is_empty(tmp_path: Path) -> None:
     assert scan(tmp_path / "missing") == ()
     assert find(tmp_path / "missing", "a/b") is None
 
@@ -107,13 +85,13 @@ def test_shards_are_one_entry(tmp_path: Path) -> None:  # B-H1
         (["m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"], ":q8_0", "m-Q8_0-00001-of-00002.gguf"),
     ],
 )
-def test_find(tmp_path: Path, files: list[str], quant: str, expected: str | None) -> None:  # B-H1
+def test_models_are_found_by_quant(tmp_path: Path, files: list[str], quant: str, expected: str | None) -> None:  # B-H1
     cached(tmp_path, "user/m", *files)
     entry = find(tmp_path, f"user/m{quant}")
     assert (entry and entry.files[0].name) == expected
 
 
-def test_find_by_file(tmp_path: Path) -> None:
+def test_models_are_found_by_file(tmp_path: Path) -> None:
     cached(tmp_path, "user/m", "a/model.gguf", "m-Q6_K.gguf")
     assert names(scan(tmp_path)) == ["user/m:Q6_K"]
     for found in (find(tmp_path, "user/m"), find(tmp_path, "user/m:Q6_K", "a/model.gguf")):
@@ -141,7 +119,7 @@ def test_projector_is_the_nearest_then_f16(tmp_path: Path) -> None:  # B-H1
     assert found["user/v:Q8_0"].name == "mmproj-v-bf16.gguf"
 
 
-def test_commit_of_main(tmp_path: Path) -> None:
+def test_models_of_main_have_the_plain_name(tmp_path: Path) -> None:
     cached(tmp_path, "user/m", "m-Q2_K.gguf", commit="a" * 40, ref="branch")
     cached(tmp_path, "user/m", "m-Q8_0.gguf", commit="b" * 40)
     assert names(scan(tmp_path)) == ["user/m:Q2_K@branch", "user/m:Q8_0"]
@@ -151,7 +129,7 @@ def test_commit_of_main(tmp_path: Path) -> None:
     assert scan(tmp_path) == ()
 
 
-def test_file_whose_blob_is_gone(tmp_path: Path) -> None:
+def test_files_whose_blob_is_gone_are_not_listed(tmp_path: Path) -> None:
     folder = cached(tmp_path, "user/m", "m-Q2_K.gguf", "m-Q8_0.gguf")
     (folder / "blobs" / f"{COMMIT}-0").unlink()
     assert names(scan(tmp_path)) == ["user/m:Q8_0"]
@@ -164,12 +142,12 @@ def test_file_whose_blob_is_gone(tmp_path: Path) -> None:
         *("a/b\0", "ä/b", "a--b/c", "-a/b", "a/b:" + "q" * 300),
     ],
 )
-def test_names_that_are_none(tmp_path: Path, name: str) -> None:  # B-H2
+def test_other_text_is_no_name(tmp_path: Path, name: str) -> None:  # B-H2
     assert split(name) is None
     assert find(tmp_path, name) is None
 
 
-def test_what_a_large_cache_costs(tmp_path: Path) -> None:
+def test_a_large_cache_is_listed_with_few_calls(tmp_path: Path) -> None:
     for number in range(100):
         cached(tmp_path, f"user/m{number}", "m-Q4_K_M.gguf", "m-Q8_0.gguf", "mmproj-F16.gguf")
     with looked(tmp_path) as paths:
@@ -197,100 +175,6 @@ def test_a_model_that_lacks_a_shard_is_not_listed(tmp_path: Path) -> None:  # B-
     cached(tmp_path, "user/m", "m-Q8_0-00001-of-00003.gguf", "m-Q8_0-00003-of-00003.gguf")
     assert scan(tmp_path) == ()
     assert find(tmp_path, "user/m") is None
-
-
-def left(root: Path) -> list[str]:
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir())
-
-
-def test_remove_frees_the_blobs_of_one_model(tmp_path: Path) -> None:
-    files = ("Q8_0/m-Q8_0-00001-of-00002.gguf", "Q8_0/m-Q8_0-00002-of-00002.gguf", "m-Q2_K.gguf", "mmproj-F16.gguf")
-    folder = cached(tmp_path, "user/m", *files)
-    assert remove(tmp_path, Name.parse("user/m:q8_0")) == 100 + 101
-    assert names(scan(tmp_path)) == ["user/m:Q2_K"]
-    assert left(folder / "blobs") == [f"{COMMIT}-2", f"{COMMIT}-3"]
-    assert left(folder / "snapshots" / COMMIT) == ["m-Q2_K.gguf", "mmproj-F16.gguf"]
-    assert not (folder / "snapshots" / COMMIT / "Q8_0").exists()
-
-
-def test_remove_of_the_last_model_takes_its_companions(tmp_path: Path) -> None:
-    folder = cached(tmp_path, "user/m", "m-Q8_0.gguf", "mmproj-F16.gguf")
-    other = cached(tmp_path, "user/other", "o-Q8_0.gguf", "README.md")
-    (tmp_path / ".locks" / folder.name).mkdir(parents=True)
-    assert remove(tmp_path, Name.parse("user/m:Q8_0")) == 201
-    assert remove(tmp_path, Name.parse("user/other:Q8_0")) == 100
-    assert not folder.exists()
-    assert not (tmp_path / ".locks" / folder.name).exists()
-    assert left(other / "snapshots" / COMMIT) == ["README.md"]
-
-
-def test_remove_leaves_a_download_alone(tmp_path: Path) -> None:
-    folder = cached(tmp_path, "user/m", "m-Q8_0.gguf")
-    (folder / "blobs" / "other.incomplete").write_bytes(b"part")
-    assert remove(tmp_path, Name.parse("user/m:Q8_0")) == 100
-    assert left(folder / "blobs") == ["other.incomplete"]
-    assert scan(tmp_path) == ()
-
-
-def test_remove_of_a_repository(tmp_path: Path) -> None:
-    cached(tmp_path, "user/m", "m-Q8_0.gguf", "m-Q2_K.gguf", "README.md")
-    cached(tmp_path, "user/mm", "m-Q8_0.gguf")
-    assert remove(tmp_path, Name.parse("user/m")) == 303
-    assert names(scan(tmp_path)) == ["user/mm:Q8_0"]
-    for name in ("user/m", "user/m:Q8_0", "user/mm:Q2_K"):
-        with pytest.raises(UnknownModel):
-            remove(tmp_path, Name.parse(name))
-
-
-def test_remove_leaves_what_others_use(tmp_path: Path) -> None:
-    """Another file of the same content, another ref; but not a commit that no ref names any more."""
-    folder = cached(tmp_path, "user/m", "m-Q8_0.gguf", "m-Q2_K.gguf", "m-Q4_0.gguf", ref="old")
-    blobs = [folder / "blobs" / f"{COMMIT}-{number}" for number in range(3)]
-    main = folder / "snapshots" / ("b" * 40)
-    main.mkdir()
-    (folder / "refs" / "main").write_text("b" * 40)
-    for name, blob in zip(
-        ("m-Q8_0.gguf", "m-Q2_K.gguf", "copy-Q2_K.gguf", "m-Q4_0.gguf"), blobs[:2] + blobs[1:], strict=True
-    ):
-        (main / name).symlink_to(blob)
-    assert remove(tmp_path, Name.parse("user/m:Q8_0")) == 0
-    assert names(scan(tmp_path))[-1] == "user/m:Q8_0@old"
-    (folder / "refs" / "old").unlink()
-    assert remove(tmp_path, Name.parse("user/m:Q4_0")) == 102
-    (main / "m-Q8_0.gguf").symlink_to(blobs[0])
-    assert remove(tmp_path, Name.parse("user/m:Q8_0")) == 100
-    assert remove(tmp_path, Name.parse("user/m:Q2_K")) == 0
-    assert names(scan(tmp_path)) == ["user/m:Q2_K"]
-    assert remove(tmp_path, Name.parse("user/m:Q2_K")) == 101
-
-
-def test_remove_touches_nothing_outside(tmp_path: Path) -> None:  # B-H2
-    outside, root = tmp_path / "outside", tmp_path / "cache"
-    precious = outside / "blobs" / "precious-Q8_0.gguf"
-    precious.parent.mkdir(parents=True)
-    precious.write_bytes(b"precious")
-    folder = cached(root, "user/m", "m-Q2_K.gguf")
-    snapshot = folder / "snapshots" / COMMIT
-    (snapshot / "m-Q8_0.gguf").symlink_to(precious)
-    (snapshot / "sub").symlink_to(precious.parent)
-    (folder / "snapshots" / ("d" * 40)).symlink_to(precious.parent)
-    (precious.parent / "m-Q2_K.gguf").write_bytes(b"precious too")
-    (snapshot / "m-Q4_0.gguf").symlink_to(folder / "blobs" / ".." / ".." / ".." / "outside" / "blobs" / precious.name)
-    for quant in ("Q8_0", "Q4_0", "Q2_K"):
-        if find(root, f"user/m:{quant}"):
-            remove(root, Name("user/m", quant))
-    assert left(outside) == ["blobs/m-Q2_K.gguf", "blobs/precious-Q8_0.gguf"]
-
-    (root / "models--user--link").symlink_to(cached(outside, "user/link", "l-Q8_0.gguf"))
-    for name in ("user/link", "user/link:Q8_0"):
-        with pytest.raises(Forbidden, match="is a link"):
-            remove(root, Name.parse(name))
-    blobs = cached(root, "user/far", "f-Q8_0.gguf", "f-Q2_K.gguf") / "blobs"
-    blobs.rename(outside / "far")
-    blobs.symlink_to(outside / "far")
-    assert remove(root, Name.parse("user/far:Q8_0")) == 0
-    assert "user/far:Q2_K" in names(scan(root))
-    assert len(left(outside / "far")) == 2
 
 
 def test_an_unchanged_cache_is_not_read_again(tmp_path: Path) -> None:  # B-H5
@@ -323,7 +207,7 @@ def test_an_unchanged_cache_is_not_read_again(tmp_path: Path) -> None:  # B-H5
         shutil.rmtree,
     ],
 )
-def test_whatever_changes_in_the_cache_is_seen(tmp_path: Path, change: Callable[[Path], object]) -> None:  # B-H5
+def test_changes_in_the_cache_are_seen(tmp_path: Path, change: Callable[[Path], object]) -> None:  # B-H5
     folder = cached(tmp_path, "user/m", "m-Q8_0.gguf", "sub/m-Q4_0.gguf")
     (folder / "snapshots" / ("b" * 40)).mkdir()
     cache = Cache(tmp_path)
@@ -335,7 +219,7 @@ def test_whatever_changes_in_the_cache_is_seen(tmp_path: Path, change: Callable[
 
 
 def test_changes_in_quick_succession_are_seen(tmp_path: Path) -> None:  # B-H5
-    """Faster than the clock by which the file system tells the time of a change."""
+    """Even those that are faster than the clock by which the file system stamps a change."""
     cache = Cache(tmp_path)
     for number in range(50):
         cached(tmp_path, f"user/m{number % 2}", f"m-Q{number}_0.gguf")
@@ -343,6 +227,6 @@ def test_changes_in_quick_succession_are_seen(tmp_path: Path) -> None:  # B-H5
 
 
 def settle(root: Path) -> None:
-    """All of it a while ago, so that a change has another time."""
+    """Make all files old, so that a change gets another time."""
     for path in [root, *root.rglob("*")]:
         os.utime(path, (1, 1), follow_symlinks=False)

@@ -17,8 +17,9 @@ import pytest
 
 from router.engine.flags import default_table
 from router.hub import cache
-from router.hub.pull import duration, shown
+from router.hub.pull import duration, summary
 from router.models import presets
+from router.models.foreign import ALLOWED_KEYS
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
 from tests.routers import FAKE, until
@@ -73,7 +74,7 @@ def test_models_are_downloaded_once(line: Line, hub: HubServer) -> None:  # B-H1
     assert line.holds("user/m:Q4_K_M")
 
 
-def test_one_that_is_not_there_keeps_no_other_from_coming(line: Line) -> None:  # B-H4
+def test_a_missing_model_does_not_stop_the_others(line: Line) -> None:  # B-H4
     ended = line.run("pull", "user/nowhere", "user/m:Q3_K", "user/m:Q8_0")
     assert (ended.code, line.holds("user/m:Q8_0")) == (1, True)
     first, second = ended.err.splitlines()
@@ -83,7 +84,7 @@ def test_one_that_is_not_there_keeps_no_other_from_coming(line: Line) -> None:  
 
 
 @pytest.mark.parametrize("words", [[], ["../x"], ["user/m", "tiny"], ["user/m", "--fall"], ["--fallback"]])
-def test_what_is_wrong_begins_nothing(line: Line, hub: HubServer, words: list[str]) -> None:  # B-H2
+def test_wrong_words_start_no_download(line: Line, hub: HubServer, words: list[str]) -> None:  # B-H2
     ended = line.run("pull", *words)
     assert (ended.code, ended.out, hub.requests) == (2, "", {})
     assert ended.sentence
@@ -123,7 +124,7 @@ def test_an_interrupted_download_goes_on(line: Line, hub: HubServer) -> None:  #
     assert not line.parts()
 
 
-def test_a_disk_that_is_too_small(line: Line, hub: HubServer) -> None:  # B-H3
+def test_models_that_do_not_fit_on_the_disk_are_refused(line: Line, hub: HubServer) -> None:  # B-H3
     ended = line.run("pull", "user/giant:Q8_0")
     assert (ended.code, "make room" in ended.sentence, hub.gets) == (1, True, {})
     ended = line.run("pull", "user/giant:Q8_0", "--fallback")
@@ -131,7 +132,7 @@ def test_a_disk_that_is_too_small(line: Line, hub: HubServer) -> None:  # B-H3
     assert "user/giant:Q2_K is taken instead" in ended.err
 
 
-def test_without_a_hub(line: Line, hub: HubServer) -> None:  # B-H4
+def test_downloaded_models_need_no_hub(line: Line, hub: HubServer) -> None:  # B-H4
     assert line.run("pull", "user/m:Q8_0").code == 0
     asked = hub.requests.total()
     assert line.run("pull", "user/m:Q8_0", "--offline").code == 0
@@ -144,7 +145,7 @@ def test_without_a_hub(line: Line, hub: HubServer) -> None:  # B-H4
     assert (ended.code, "cannot be reached" in ended.sentence) == (1, True)
 
 
-def test_what_is_removed(line: Line) -> None:
+def test_rm_removes_models(line: Line) -> None:
     assert line.run("pull", "user/m:Q8_0", "user/m:Q4_K_M").code == 0
     port = ("--port", str(line.port))
     ended = line.run("rm", "user/m", *port)
@@ -171,19 +172,19 @@ def test_a_router_that_has_the_model_removes_it(line: Line, routers: Starter, ti
     assert "user/m:Q8_0: removed" in router.log
 
 
-def test_what_was_pulled_is_listed(line: Line, tiny_models: Path) -> None:
+def test_pulled_models_are_listed(line: Line, tiny_models: Path) -> None:
     line.hub.repos["user/m"].files["m-Q8_0.gguf"].data = (tiny_models / "tiny-a.gguf").read_bytes()
     line.run("pull", "user/m:Q8_0")
     assert [row["name"] for row in json.loads(line.run("list", "--json").out)] == ["user/m:Q8_0"]
 
 
-def test_lines_for_logs() -> None:  # B-H4
-    assert shown(100 * MIB, 200 * MIB, 600 * MIB, 10.0) == "200 MiB of 600 MiB, 10 MiB/s, 40 s left"
-    assert shown(MIB, MIB, 2 * MIB, 10.0) == "1 MiB of 2 MiB, 0 MiB/s"
+def test_lines_for_logs_have_bytes_rate_and_time() -> None:  # B-H4
+    assert summary(100 * MIB, 200 * MIB, 600 * MIB, 10.0) == "200 MiB of 600 MiB, 10 MiB/s, 40 s left"
+    assert summary(MIB, MIB, 2 * MIB, 10.0) == "1 MiB of 2 MiB, 0 MiB/s"
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.4, "0 s"), (100, "100 s"), (200, "3 min"), (7500, "2 h 5 min")])
-def test_durations(seconds: float, told: str) -> None:
+def test_durations_are_readable(seconds: float, told: str) -> None:
     assert duration(seconds) == told
 
 
@@ -198,7 +199,7 @@ def names(ended: Ended) -> list[str]:
     return [row["name"] for row in json.loads(ended.out)]
 
 
-def test_a_preset_file_on_the_hub(line: Line, hub: HubServer) -> None:
+def test_a_preset_file_on_the_hub_names_the_models(line: Line, hub: HubServer) -> None:
     preset(hub, "[*]\nctx-size = 64\n[one]\nhf = user/m:Q8_0\ntemp = 0.5\n[two]\nhf-repo = user/m\n")
     ended = line.run("list", "--json", "-hf", "user/set")
     assert (ended.code, names(ended), "serve only what you trust" in ended.err) == (0, ["one", "two"], True)
@@ -232,7 +233,7 @@ def test_a_preset_file_on_the_hub(line: Line, hub: HubServer) -> None:
         "LLAMA_ARG_MODEL = x",
     ],
 )
-def test_what_a_stranger_may_not_set(text: str) -> None:
+def test_foreign_presets_may_not_set_other_keys(text: str) -> None:
     path = Path("preset.ini")
     told, problems = presets.parse(f"[a]\nhf-repo = user/m\n{text}\n", default_table(), path, foreign=True)
     (problem,) = problems
@@ -241,15 +242,15 @@ def test_what_a_stranger_may_not_set(text: str) -> None:
     assert [arg.flag.name for arg in told.presets[0].args] == ["--hf-repo"]
 
 
-def test_a_preset_file_on_the_hub_with_mistakes(line: Line, hub: HubServer) -> None:
+def test_mistakes_in_a_preset_file_on_the_hub_are_located(line: Line, hub: HubServer) -> None:
     preset(hub, "[one]\nhf = user/m:Q8_0\nmodel = /etc/passwd\n")
     ended = line.run("list", "-hf", "user/set")
     assert (ended.code, ended.out) == (2, "")
     assert "preset.ini:3: model is not taken from the hub" in ended.err
 
 
-def test_what_a_stranger_may_set_is_known() -> None:
+def test_keys_of_foreign_presets_are_known() -> None:
     own = {"alias", "tags", "description", "unlisted", "default-params", "load-on-startup", "stop-timeout", "ttl"}
     flags = {flag.name.lstrip("-") for flag in default_table().flags}
-    assert own < presets.FOREIGN
-    assert flags >= presets.FOREIGN - own
+    assert own < ALLOWED_KEYS
+    assert flags >= ALLOWED_KEYS - own

@@ -1,11 +1,12 @@
+"""Which files of a repository a name means."""
+
 from __future__ import annotations
 
 from pathlib import PurePosixPath
 
 import pytest
 
-from router.errors import InvalidRequest
-from router.hub.repo import File, Listing, Name, Resolved, choose, every
+from router.hub.repo import File, Listing, Resolved, all_models, choose
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -17,39 +18,7 @@ def listed(*paths: str) -> Listing:
 
 def chosen(paths: list[str], quant: str | None, *, drafting: str | None = None) -> list[str]:
     resolved = choose(listed(*paths), quant, drafting=drafting)
-    return [file.path.as_posix() for file in resolved.wanted] if resolved else []
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("user/repo", Name("user/repo")),
-        ("user/repo:Q4_K_M", Name("user/repo", "Q4_K_M")),
-        ("u-s.er/re.po_1:UD-Q4_K_XL@v1.0", Name("u-s.er/re.po_1", "UD-Q4_K_XL", "v1.0")),
-        ("user/repo@refs/pr/1", Name("user/repo", None, "refs/pr/1")),
-        ("user/repo:f16@main", Name("user/repo", "f16")),
-        (f"{'u' * 96}/{'r' * 96}", Name(f"{'u' * 96}/{'r' * 96}")),
-    ],
-)
-def test_names(text: str, name: Name) -> None:  # B-H1
-    assert Name.parse(text) == name
-    assert Name.parse(str(name)) == name
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "a", "a/", "/a", "a/b/c", "../x", "a/..", "a/../b", "..%2f/b", "a/.b", "a--b/c", "-a/b", "a/b.", "ä/b"),
-        *("https://huggingface.co/a/b", "a/b:", "a/b:../c", "a/b:*", "a/b:c/d", "a/b@", "a/b@../c", "a/b@a/../b"),
-        *("a/b@/c", "a/b@c/", "a/b\n", "a/b\0", "a\x1b/b", "a b/c", "a\\b/c", "a/b:c:d", "a/b@c:d", "C:/b"),
-        *(f"{'u' * 97}/r", f"u/{'r' * 97}", f"u/r:{'q' * 97}", f"u/r@{'v' * 97}", "a/b" * 5000),
-    ],
-)
-def test_what_is_no_name_is_refused_with_the_right_form(text: str) -> None:  # B-H2
-    with pytest.raises(InvalidRequest, match="write user/repo, user/repo:QUANT") as refused:
-        Name.parse(text)
-    assert len(refused.value.message) < 400
-    assert refused.value.message.isprintable()
+    return [file.path.as_posix() for file in resolved.all_files] if resolved else []
 
 
 @pytest.mark.parametrize(
@@ -86,13 +55,13 @@ def test_all_shards_with_the_projector_and_the_draft() -> None:  # B-H1
     assert chosen([*shards[:2], *others], "Q8_0") == []
 
 
-def test_companions_are_those_beside_it_or_above() -> None:  # B-H1
+def test_companions_lie_beside_the_model_or_above() -> None:  # B-H1
     paths = ["a/m-Q8_0.gguf", "b/mmproj-F16.gguf", "mmproj-F32.gguf", "b/dflash-m.gguf"]
     assert chosen(paths, "Q8_0", drafting="dflash") == ["a/m-Q8_0.gguf", "mmproj-F32.gguf"]
     assert chosen([*paths, "a/mmproj-m-BF16.gguf"], "Q8_0") == ["a/m-Q8_0.gguf", "a/mmproj-m-BF16.gguf"]
 
 
-def test_what_it_is_called() -> None:
+def test_models_are_named_by_quant_and_revision() -> None:
     def name(listing: Listing, quant: str) -> str:
         resolved = choose(listing, quant)
         assert isinstance(resolved, Resolved)
@@ -102,6 +71,8 @@ def test_what_it_is_called() -> None:
     assert name(Listing("user/m", "v1", COMMIT, listed("m-Q8_0.gguf").files), "q8_0") == "user/m:Q8_0@v1"
 
 
-def test_every_model_by_size() -> None:
-    models = every(listed("m-Q8_0.gguf", "m-Q4_0-00001-of-00002.gguf", "m-Q4_0-00002-of-00002.gguf", "m-Q2_K.gguf"))
+def test_all_models_model_by_size() -> None:
+    models = all_models(
+        listed("m-Q8_0.gguf", "m-Q4_0-00001-of-00002.gguf", "m-Q4_0-00002-of-00002.gguf", "m-Q2_K.gguf")
+    )
     assert [(model.quant, model.bytes) for model in models] == [("Q8_0", 100), ("Q2_K", 103), ("Q4_0", 203)]

@@ -1,9 +1,12 @@
+"""What goes wrong at the hub, as errors of the router; and the hub of these tests."""
+
 from __future__ import annotations
 
 import errno
 
 import httpx2
 import pytest
+from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -12,9 +15,20 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile as RepoFileInfo
 
-from router.errors import Forbidden, HubUnavailable, InsufficientDisk, RouterError, UnknownModel, UpstreamFailed
-from router.hub.transfer import Damaged, explain
+from router.errors import (
+    Forbidden,
+    HubUnavailable,
+    InsufficientDisk,
+    RouterError,
+    UnknownModel,
+    UpstreamFailed,
+)
+from router.hub.transfer.failures import Damaged, explain
+from router.hub.transfer_process import ERRORS
+from tests.hub.downloads import DATA, SIZE, Serve, one_model
+from tests.hub_server import Repo, RepoFile
 
 
 def answered(kind: type[HfHubHTTPError], status: int, **headers: str) -> HfHubHTTPError:
@@ -23,7 +37,7 @@ def answered(kind: type[HfHubHTTPError], status: int, **headers: str) -> HfHubHT
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "told", "retry_after"),
+    ("error", "kind", "message", "retry_after"),
     [
         (answered(GatedRepoError, 403), Forbidden, "accept its licence at ", None),
         (answered(RepositoryNotFoundError, 401), UnknownModel, "or set HF_TOKEN", None),
@@ -44,10 +58,26 @@ def answered(kind: type[HfHubHTTPError], status: int, **headers: str) -> HfHubHT
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
-def test_what_went_wrong_is_told(
-    error: Exception, kind: type[RouterError], told: str, retry_after: float | None
+def test_exceptions_become_errors_of_the_router(
+    error: Exception, kind: type[RouterError], message: str, retry_after: float | None
 ) -> None:  # B-H4
     explained = explain(error, "user/m")
     assert type(explained) is kind
-    assert told in explained.message
+    assert ERRORS.get(kind.__name__, RouterError) is kind  # the router makes the same error of its name
+    assert message in explained.message
     assert explained.retry_after == retry_after
+
+
+async def test_the_hub_of_these_tests_speaks_the_protocol(serve: Serve) -> None:
+    server = serve(one_model() | {"user/gated": Repo({"m.gguf": RepoFile(DATA)}, token="t0", gated=True)})
+    api = HfApi(endpoint=server.url)
+    (entry,) = api.list_repo_tree("user/m", recursive=True)
+    assert isinstance(entry, RepoFileInfo)
+    assert (entry.path, entry.size, entry.lfs and entry.lfs.size) == ("m-Q8_0.gguf", SIZE, SIZE)
+    assert [ref.name for ref in api.list_repo_refs("user/m").branches] == ["main"]
+    metadata = get_hf_file_metadata(hf_hub_url("user/m", "m-Q8_0.gguf", endpoint=server.url))
+    assert (metadata.etag, metadata.size) == (entry.lfs and entry.lfs.sha256, SIZE)
+    assert metadata.commit_hash == api.model_info("user/m", securityStatus=True).sha
+    api.auth_check("user/m")
+    with pytest.raises(GatedRepoError):
+        api.auth_check("user/gated")

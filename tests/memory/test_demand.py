@@ -14,7 +14,8 @@ from router.engine import discovery as engine
 from router.engine.flags import Arg, default_table, parse
 from router.memory.demand import CONTEXT, MIB, PROCESS, Estimate, demand, fit_args, measured
 from router.memory.weights import place, spread
-from router.models.gguf import ArrayInfo, Metadata, Tensor, Value, read_model
+from router.models.gguf import read_model
+from router.models.metadata import ArrayInfo, Metadata, Tensor, Value
 from tests.benchmarks import accuracy
 from tests.shapes import LARGE, SHAPES, Shape
 
@@ -212,7 +213,7 @@ def test_counts_of_layers() -> None:
 def test_pieces(tmp_path: Path) -> None:
     """What is beside the model is divided with it, as the engine does."""
     plain = demand(args(), header(), gpus=2)
-    assert (plain.demand.layers, plain.demand.given) == (plain.layers, ())
+    assert (plain.demand.layers, plain.demand.user_split) == (plain.layers, ())
     assert len(plain.layers) == 5
     assert len(demand(args("-ngl 3"), header(), gpus=2).layers) == 3
     path = write_tiny(tmp_path / "draft.gguf")  # of two layers
@@ -248,8 +249,8 @@ def test_pieces(tmp_path: Path) -> None:
 def test_the_users_tensor_split(flags: str, gpus: int, shares: tuple[float, ...]) -> None:
     estimate = demand(args(flags), header(), gpus=gpus)
     assert estimate.shares == shares
-    assert estimate.demand.given == (spread(estimate.layers, shares) if shares else ())
-    assert sum(estimate.demand.given) in (0, estimate.demand.split)
+    assert estimate.demand.user_split == (spread(estimate.layers, shares) if shares else ())
+    assert sum(estimate.demand.user_split) in (0, estimate.demand.split)
 
 
 @pytest.mark.parametrize(("mode", "pieces"), [("layer", 5), ("none", 1), ("row", 0), ("tensor", 0)])
@@ -401,7 +402,7 @@ def test_measured_gpus() -> None:
     assert found.demand.split == (1221 + 118 + 7 - 129) * MIB
     assert found.demand.fixed == found.compute + CONTEXT
     layered = measured(table, replace(BASE, layers=(1, 2, 1), shares=(1, 1))).demand
-    assert sum(layered.layers) == sum(layered.given) == layered.split
+    assert sum(layered.layers) == sum(layered.user_split) == layered.split
 
 
 def test_measured_host() -> None:

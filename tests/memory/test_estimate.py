@@ -17,9 +17,11 @@ from router.errors import GgufError, LoadFailed
 from router.memory.demand import CONTEXT
 from router.memory.estimate import SHORTEST, STEP, Estimator, Need
 from router.memory.footprints import Footprint, Footprints
-from router.models.catalog import ModelSpec
+from router.models.spec import ModelSpec
 from router.scheduling import policy
-from router.scheduling.policy import Demand, Device, Place, Reading, Snapshot
+from router.scheduling.policy import Place
+from router.scheduling.resources import Demand, Device, Reading
+from router.scheduling.snapshot import Snapshot
 from tests.conftest import Starter
 from tests.routers import ENGINES
 
@@ -172,8 +174,8 @@ def test_a_model_goes_to_several_gpus_by_whole_layers(estimator: Estimators, spe
     devices = gpus(*((whole.fixed - CONTEXT + part * whole.split) / MIB for part in (0.6, 0.8)))
     claim = policy.plan(estimator(devices).empty, estimator(devices).need(spec("--ctx-size", "131072")).demand)
     assert isinstance(claim, Place)
-    assert sum(claim.claim.counts) == len(whole.layers)
-    assert len(claim.claim.counts) == 2
+    assert sum(claim.claim.layer_counts) == len(whole.layers)
+    assert len(claim.claim.layer_counts) == 2
 
 
 def test_what_is_left_to_the_engine_is_not_divided_by_us(estimator: Estimators, spec: Specs) -> None:
@@ -182,7 +184,7 @@ def test_what_is_left_to_the_engine_is_not_divided_by_us(estimator: Estimators, 
 
 def test_a_split_that_the_user_gave_is_never_left_to_the_engine(estimator: Estimators, spec: Specs) -> None:
     need = estimator(gpus(6.5, 6.5)).need(spec("--ctx-size", str(TRAINED), "--tensor-split", "1,1"))
-    assert sum(need.demand.given) == need.demand.split
+    assert sum(need.demand.user_split) == need.demand.split
     assert spread(gpus(6.5, 6.5), need.demand) is None
 
 

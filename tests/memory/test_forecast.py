@@ -11,7 +11,7 @@ import pytest
 
 from router.memory import forecast
 from router.memory.demand import CONTEXT
-from router.scheduling.policy import Phase, Resident, Snapshot
+from router.scheduling.snapshot import Phase, Resident, Snapshot
 from tests.conftest import Starter
 from tests.memory.test_estimate import MIB, TRAINED, Estimators, Specs, estimator, gpus, model, spec
 from tests.routers import ENGINES, until

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from router.models import template
-from router.models.template import LONGEST, Reasoning, Template, read
+from router.models.template import MAX_CHARACTERS, Reasoning, TemplateFeatures, analyse
 from tests.conftest import Starter
 
 CHATML = """
@@ -55,7 +55,7 @@ LLAMA = """
     ],
 )
 def test_families(text: str, reasoning: Reasoning | None) -> None:  # B-C2
-    assert read(text) == Template("tools" in text, reasoning)
+    assert analyse(text) == TemplateFeatures("tools" in text, reasoning)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_families(text: str, reasoning: Reasoning | None) -> None:  # B-C2
     ],
 )
 def test_the_switchs_default(generation: str, default: bool | None) -> None:
-    reasoning = read(chatml(generation)).reasoning
+    reasoning = analyse(chatml(generation)).reasoning
     assert reasoning == Reasoning("enable_thinking", default)
 
 
@@ -122,23 +122,23 @@ def test_the_switchs_default(generation: str, default: bool | None) -> None:
     ],
 )
 def test_levels(text: str, levels: tuple[str, ...], default: str | None) -> None:
-    assert read(text).reasoning == Reasoning("reasoning_effort", default, levels)
+    assert analyse(text).reasoning == Reasoning("reasoning_effort", default, levels)
 
 
 def test_a_switch_and_levels() -> None:
     both = "{% if enable_thinking %}{% if reasoning_effort == 'max' %}hard{% endif %}<think>{% endif %}"
-    assert read(both).reasoning == Reasoning("enable_thinking", False, ("max",))
+    assert analyse(both).reasoning == Reasoning("enable_thinking", False, ("max",))
 
 
 def test_one_switch_that_is_said_by_another() -> None:
     text = "{% set thinking = thinking if thinking is defined else enable_thinking | default(true) %}"
-    assert read(text + "{% if thinking %}<think>{% endif %}").reasoning == Reasoning("enable_thinking", True)
+    assert analyse(text + "{% if thinking %}<think>{% endif %}").reasoning == Reasoning("enable_thinking", True)
 
 
 @pytest.mark.parametrize("name", sorted(template.PRESERVES))
 def test_thoughts_that_can_be_kept(name: str) -> None:
     text = QWEN3 + f"{{% if {name} %}}{{{{ messages[0].reasoning_content }}}}{{% endif %}}"
-    assert read(text).reasoning == Reasoning("enable_thinking", True, preserve=True)
+    assert analyse(text).reasoning == Reasoning("enable_thinking", True, preserve=True)
 
 
 @pytest.mark.parametrize(
@@ -153,12 +153,12 @@ def test_thoughts_that_can_be_kept(name: str) -> None:
     ],
 )
 def test_what_is_no_switch(text: str) -> None:
-    assert read(text) == Template()
+    assert analyse(text) == TemplateFeatures()
 
 
 def test_tags_of_training_and_loops_are_known() -> None:
     text = "{% for m in messages %}{% if m %}{% continue %}{% endif %}{% generation %}x{% endgeneration %}{% endfor %}"
-    assert read(text + QWEN3).reasoning == Reasoning("enable_thinking", True)
+    assert analyse(text + QWEN3).reasoning == Reasoning("enable_thinking", True)
 
 
 @pytest.mark.parametrize(
@@ -166,15 +166,15 @@ def test_tags_of_training_and_loops_are_known() -> None:
 )
 def test_what_no_parser_takes_is_told_by_its_words(text: str) -> None:
     unknown = text.replace("%s", "{% if tools and enable_thinking and clear_thinking %}")
-    assert read(unknown) == Template(True, Reasoning("enable_thinking", None, preserve=True))
-    assert read(text.replace("%s", "{{ reasoning_effort }}")).reasoning == Reasoning("reasoning_effort", None)
-    assert read(text.replace("%s", "<think>")).reasoning == Reasoning("always", True)
-    assert read(text.replace("%s", "")).reasoning is None
+    assert analyse(unknown) == TemplateFeatures(True, Reasoning("enable_thinking", None, preserve=True))
+    assert analyse(text.replace("%s", "{{ reasoning_effort }}")).reasoning == Reasoning("reasoning_effort", None)
+    assert analyse(text.replace("%s", "<think>")).reasoning == Reasoning("always", True)
+    assert analyse(text.replace("%s", "")).reasoning is None
 
 
 def test_a_template_that_is_too_long_is_told_by_its_words() -> None:
-    assert read(QWEN3 + " " * LONGEST).reasoning == Reasoning("enable_thinking", None)
-    assert read(" " * LONGEST + QWEN3).reasoning is None
+    assert analyse(QWEN3 + " " * MAX_CHARACTERS).reasoning == Reasoning("enable_thinking", None)
+    assert analyse(" " * MAX_CHARACTERS + QWEN3).reasoning is None
 
 
 @pytest.mark.parametrize(
@@ -192,13 +192,13 @@ def test_a_template_that_is_too_long_is_told_by_its_words() -> None:
 )
 def test_nothing_is_rendered(piece: str) -> None:
     """An answer comes, in time and memory that the length alone bounds."""
-    count = (LONGEST - len(QWEN3)) // len(piece)
-    assert read(piece * count + QWEN3).reasoning == Reasoning("enable_thinking", True)
+    count = (MAX_CHARACTERS - len(QWEN3)) // len(piece)
+    assert analyse(piece * count + QWEN3).reasoning == Reasoning("enable_thinking", True)
 
 
 @pytest.mark.parametrize("text", ["{% if a %}" * 3000 + "{% endif %}" * 3000, "{{ a" + ".a" * 20000 + " }}"])
 def test_deep_nesting_ends(text: str) -> None:
-    assert read(text + QWEN3).reasoning == Reasoning("enable_thinking", None)
+    assert analyse(text + QWEN3).reasoning == Reasoning("enable_thinking", None)
 
 
 def test_the_authors_default_counts(engine: str, routers: Starter, tiny_models: Path, tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ import psutil
 import pytest
 
 from router.engine import flags
-from router.models.catalog import Catalog, ModelSpec
-from router.node.readahead import RESERVE, STEP, ReadAhead
-from router.scheduling.scheduler import State
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
+from router.node.readahead import RESERVE_BYTES, STEP_BYTES, ReadAhead
+from router.scheduling.states import State
 from tests.conftest import Starter
 from tests.fakes import GIB
 from tests.pages import drop, resident
@@ -24,13 +25,12 @@ from tests.pool.test_pool import Bench, bench
 from tests.routers import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is read ahead elsewhere")
-
 # Of a file; of one that is read in part. The kernel reads some MiB more, and may take as many back at any time.
 STEPS, LONG = 1, 5
 
 
 def cold(path: Path, steps: float = STEPS) -> Path:
-    path.write_bytes(b"\1" * int(steps * STEP))
+    path.write_bytes(b"\1" * int(steps * STEP_BYTES))
     drop(path)
     if resident(path):
         pytest.skip(f"{path.parent} is in memory")
@@ -75,7 +75,7 @@ async def until_true(condition: Callable[[], object]) -> None:
 
 async def test_all_files_come_into_the_page_cache(tmp_path: Path) -> None:
     files = [cold(tmp_path / "a", LONG), cold(tmp_path / "b", LONG - 0.7)]
-    ReadAhead(lambda: 1 << 50).expect(files)
+    ReadAhead(lambda: 1 << 50).prefetch(files)
     await until_true(lambda: all(resident(file) > 0.8 for file in files))
     await until_true(lambda: not reading())
 
@@ -84,14 +84,14 @@ async def test_no_memory_is_kept(tmp_path: Path) -> None:
     file = cold(tmp_path / "a", LONG)
     before = psutil.Process().memory_info().rss
     for _ in range(8):
-        ReadAhead(lambda: 1 << 50).expect([file])
+        ReadAhead(lambda: 1 << 50).prefetch([file])
         await until_true(reading)
         await until_true(lambda: not reading())
-    assert psutil.Process().memory_info().rss - before < STEP / 2
+    assert psutil.Process().memory_info().rss - before < STEP_BYTES / 2
 
 
 async def test_it_comes_after_all_others_at_the_disk(tmp_path: Path, gate: Gate) -> None:
-    ReadAhead(gate).expect([cold(tmp_path / "a")])
+    ReadAhead(gate).prefetch([cold(tmp_path / "a")])
     await until_true(lambda: gate.looks)
     assert gate.priority == psutil.IOPRIO_CLASS_IDLE
     assert psutil.Process().ionice().ioclass != psutil.IOPRIO_CLASS_IDLE
@@ -100,10 +100,10 @@ async def test_it_comes_after_all_others_at_the_disk(tmp_path: Path, gate: Gate)
 async def test_given_up(tmp_path: Path, gate: Gate) -> None:
     file = cold(tmp_path / "a", LONG)
     ahead = ReadAhead(gate)
-    ahead.expect([file])
+    ahead.prefetch([file])
     gate.let()
     await until_true(lambda: gate.looks == 2)
-    ahead.expect([])
+    ahead.prefetch([])
     gate.let(1000)
     await until_true(lambda: not reading())
     assert 0 < resident(file) < 0.6
@@ -112,9 +112,9 @@ async def test_given_up(tmp_path: Path, gate: Gate) -> None:
 async def test_what_comes_next_takes_the_place(tmp_path: Path, gate: Gate) -> None:
     first, second = cold(tmp_path / "a", LONG), cold(tmp_path / "b")
     ahead = ReadAhead(gate)
-    ahead.expect([first])
+    ahead.prefetch([first])
     await until_true(lambda: gate.looks == 1)
-    ahead.expect([second])
+    ahead.prefetch([second])
     gate.let(1000)
     await until_true(lambda: resident(second) > 0.4)
     assert resident(first) < 0.6
@@ -123,15 +123,15 @@ async def test_what_comes_next_takes_the_place(tmp_path: Path, gate: Gate) -> No
 async def test_a_start_that_waits_a_moment_only_is_not_worth_it(tmp_path: Path) -> None:
     never, after = cold(tmp_path / "a"), cold(tmp_path / "b")
     ahead = ReadAhead(lambda: 1 << 50)
-    ahead.expect([never])
-    ahead.expect([])
+    ahead.prefetch([never])
+    ahead.prefetch([])
     assert not reading()
-    ahead.expect([after])
+    ahead.prefetch([after])
     await until_true(lambda: resident(after) > 0.4)
     assert resident(never) == 0
 
 
-@pytest.mark.parametrize("room", [0, RESERVE, RESERVE + STEP - 1])
+@pytest.mark.parametrize("room", [0, RESERVE_BYTES, RESERVE_BYTES + STEP_BYTES - 1])
 async def test_nothing_where_memory_is_short(tmp_path: Path, room: int) -> None:
     short, after = cold(tmp_path / "a"), cold(tmp_path / "b")
     looked = threading.Event()
@@ -140,7 +140,7 @@ async def test_nothing_where_memory_is_short(tmp_path: Path, room: int) -> None:
         looked.set()
         return room
 
-    ReadAhead(spare).expect([short, after])
+    ReadAhead(spare).prefetch([short, after])
     await until_true(looked.is_set)
     await until_true(lambda: not reading())
     assert resident(short) == resident(after) == 0
@@ -148,7 +148,7 @@ async def test_nothing_where_memory_is_short(tmp_path: Path, room: int) -> None:
 
 async def test_no_more_than_there_is_room_for(tmp_path: Path) -> None:
     file, after = cold(tmp_path / "a", LONG), cold(tmp_path / "b")
-    ReadAhead(lambda: RESERVE + 2 * STEP).expect([file, after])
+    ReadAhead(lambda: RESERVE_BYTES + 2 * STEP_BYTES).prefetch([file, after])
     await until_true(lambda: resident(file) > 0.2)
     await until_true(lambda: not reading())
     assert resident(file) < 0.6
@@ -159,9 +159,9 @@ async def test_a_file_that_is_gone_harms_nobody(tmp_path: Path, caplog: pytest.L
     file = cold(tmp_path / "b")
     ahead = ReadAhead(lambda: 1 << 50)
     with caplog.at_level("DEBUG", "router.readahead"):
-        ahead.expect([tmp_path / "gone", file])
+        ahead.prefetch([tmp_path / "gone", file])
         await until_true(lambda: "gone" in caplog.text)
-    ahead.expect([file])
+    ahead.prefetch([file])
     await until_true(lambda: resident(file) > 0.4)
 
 
@@ -199,36 +199,36 @@ async def with_files(*names: str) -> AsyncIterator[Bench]:
 async def test_while_a_victim_drains() -> None:
     async with with_files("a", "b", "c") as b:
         stream = await b.lease("a")
-        b.node.expected.clear()
+        b.node.prefetched.clear()
         second, third = (asyncio.create_task(b.use(name)) for name in "bc")
-        await b.until(lambda: b.pool.status("c").waiting == 1 and b.node.expected != [])
-        assert b.node.expected == [("b.gguf",)]
+        await b.until(lambda: b.pool.status("c").waiting == 1 and b.node.prefetched != [])
+        assert b.node.prefetched == [("b.gguf",)]
         stream.release()
         await asyncio.gather(second, third)
         # Once b has been started it reads by itself; when it has, c is the next that waits.
-        assert b.node.expected == [("b.gguf",), (), ("c.gguf",), ()]
+        assert b.node.prefetched == [("b.gguf",), (), ("c.gguf",), ()]
 
 
 async def test_while_a_victim_ends() -> None:
     async with with_files("a", "b") as b:
         await b.use("a")
         b.node.of("a").may_stop.clear()
-        b.node.expected.clear()
+        b.node.prefetched.clear()
         waiting = asyncio.create_task(b.use("b"))
         await b.until(lambda: b.state("a") is State.STOPPING)
-        assert b.node.expected == [("b.gguf",)]
+        assert b.node.prefetched == [("b.gguf",)]
         b.node.of("a").may_stop.set()
         await waiting
-        assert b.node.expected[-1] == ()
+        assert b.node.prefetched[-1] == ()
 
 
 async def test_until_nobody_waits() -> None:
     async with with_files("a", "b") as b:
         stream = await b.lease("a")
         waiting = asyncio.create_task(b.lease("b"))
-        await b.until(lambda: b.node.expected[-1] == ("b.gguf",))
+        await b.until(lambda: b.node.prefetched[-1] == ("b.gguf",))
         waiting.cancel()
-        await b.until(lambda: b.node.expected[-1] == ())
+        await b.until(lambda: b.node.prefetched[-1] == ())
         stream.release()
 
 

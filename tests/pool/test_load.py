@@ -17,12 +17,14 @@ import pytest
 from router import errors
 from router.engine import flags
 from router.memory.estimate import Need
-from router.models.catalog import Catalog, Info, ModelSpec
+from router.models.catalog import Catalog
+from router.models.spec import Info, ModelSpec
 from router.pool.overrides import read
 from router.pool.pool import Loaded, Pool
 from router.pool.trials import differences
-from router.scheduling.policy import Demand
-from router.scheduling.scheduler import Limits, State
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
+from router.scheduling.states import State
 from tests.fakes import GIB, FakeChild, FakeNode
 
 TABLE = flags.default_table()
@@ -779,7 +781,8 @@ class Walk:
         pool = self.bench.pool
         assert not pool._trials._trials
         assert not pool._waiters
-        assert pool._scheduler.is_idle()
+        assert not pool._scheduler._line.by_ticket
+        assert not pool._scheduler._books.leased
         for name, run in pool._runs.items():
             want = pool.effective(name)
             assert sorted(run.args) == sorted(want.argv)

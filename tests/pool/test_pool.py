@@ -17,13 +17,15 @@ from router import errors
 from router.engine import flags
 from router.memory.estimate import Need
 from router.memory.footprints import Footprint
-from router.models.catalog import Catalog, ModelSpec
-from router.node.border import Child, Part
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
+from router.node.interface import Child, Part
 from router.pool.lease import Lease
 from router.pool.overrides import Wish
 from router.pool.pool import Pool
-from router.scheduling.policy import Demand, Device
-from router.scheduling.scheduler import Limits, State
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand, Device
+from router.scheduling.states import State
 from tests.clock import Clock
 from tests.fakes import GIB, FakeNode
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 
 from router.errors import BodyTooLarge, InvalidRequest
-from router.proxy.body import (
-    TIME_LIMIT,
-    TOKEN_LIMITS,
-    asked,
-    asks_for_context,
-    is_unlimited,
-    read_body,
+from router.proxy.body import read_body
+from router.proxy.routing import (
+    TIME_LIMIT_FIELD,
+    TOKEN_LIMIT_FIELDS,
+    has_context_option,
+    has_no_token_limit,
+    routing_fields,
     with_time_limit,
 )
 
@@ -35,7 +35,7 @@ from router.proxy.body import (
 )
 def test_json(body: bytes, wish: tuple[str | None, bool]) -> None:
     for kind in (None, "application/json", "application/x-www-form-urlencoded", "text/plain; charset=x"):
-        assert asked(body, kind)[:2] == wish
+        assert routing_fields(body, kind)[:2] == wish
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_json(body: bytes, wish: tuple[str | None, bool]) -> None:
 )
 def test_bad_json(body: bytes, told: str) -> None:
     with pytest.raises(InvalidRequest, match=told) as caught:
-        asked(body, "application/json")
+        routing_fields(body, "application/json")
     assert len(str(caught.value)) < 200
 
 
@@ -76,14 +76,14 @@ def test_bad_json(body: bytes, told: str) -> None:
     ],
 )
 def test_what_is_looked_at(body: bytes, fields: dict[str, Any]) -> None:
-    assert asked(body, None).fields == fields
+    assert routing_fields(body, None).fields == fields
 
 
 def test_what_is_passed_over_is_not_decoded() -> None:
     body = json.dumps({"messages": [{"content": ["x" * 2**20] * 20}], "n": [[]] * 10_000, "model": "m"}).encode()
     tracemalloc.start()
     try:
-        assert asked(body, "application/json").model == "m"
+        assert routing_fields(body, "application/json").model == "m"
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -105,23 +105,27 @@ AUDIO = ('name="file"; filename="model"', b"RIFF\r\n--X\r\n\0" * 10_000)
 def test_form(audio_first: bool) -> None:
     fields = [('name="model"', b"whisper"), ('name="stream"', b"true")]
     parts = [AUDIO, *fields] if audio_first else [*fields, AUDIO]
-    assert asked(form(*parts), 'multipart/form-data; boundary="XX"') == ("whisper", True, None)
+    assert routing_fields(form(*parts), 'multipart/form-data; boundary="XX"') == ("whisper", True, None)
 
 
 def test_form_without_a_model() -> None:
     # a file that is called model is not the name of one
-    assert asked(form(('name="model"; filename="x"', b"a")), "multipart/form-data; boundary=XX") == (None, False, None)
-    assert asked(form(AUDIO)[:300], "multipart/form-data; boundary=XX") == (None, False, None)
+    assert routing_fields(form(('name="model"; filename="x"', b"a")), "multipart/form-data; boundary=XX") == (
+        None,
+        False,
+        None,
+    )
+    assert routing_fields(form(AUDIO)[:300], "multipart/form-data; boundary=XX") == (None, False, None)
 
 
 @pytest.mark.parametrize("boundary", ["", "; boundary=", "; boundary=YY", "; boundary=" + "X" * 5000])
 def test_bad_form(boundary: str) -> None:
     with pytest.raises(InvalidRequest, match="multipart form"):
-        asked(form(AUDIO), "multipart/form-data" + boundary)
+        routing_fields(form(AUDIO), "multipart/form-data" + boundary)
 
 
 def test_long_field_is_cut() -> None:
-    model = asked(form(('name="model"', b"m" * 1_000_000)), "multipart/form-data; boundary=XX").model
+    model = routing_fields(form(('name="model"', b"m" * 1_000_000)), "multipart/form-data; boundary=XX").model
     assert model is not None
     assert len(model) == 65536
 
@@ -199,7 +203,7 @@ async def test_client_leaves_while_sending() -> None:
     ],
 )
 def test_limits(path: str, fields: dict[str, Any], unlimited: bool) -> None:  # B-L14
-    assert is_unlimited(path, fields) is unlimited
+    assert has_no_token_limit(path, fields) is unlimited
 
 
 SPACE = st.text(" \t\r\n", max_size=3)
@@ -208,7 +212,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('{}"é', max_size=4), inner, max_size=3),
     max_leaves=6,
 )
-KEYS = st.sampled_from([TIME_LIMIT, *(name for names in TOKEN_LIMITS.values() for name in names)])
+KEYS = st.sampled_from([TIME_LIMIT_FIELD, *(name for names in TOKEN_LIMIT_FIELDS.values() for name in names)])
 
 
 @given(
@@ -229,15 +233,15 @@ def test_time_limit(  # B-L14
 ) -> None:
     text = json.dumps(fields, indent=indent, ensure_ascii=escaped)
     body = before + f"{space[0]}{{{space[1]}{text[1:]}{space[2]}".encode()
-    found = asked(body, None).fields
+    found = routing_fields(body, None).fields
     assert found is not None
     limited = with_time_limit(body, found, seconds)
-    if TIME_LIMIT in fields:
+    if TIME_LIMIT_FIELD in fields:
         assert limited is body
         return
     value = json.loads(limited)
-    assert next(iter(value)) == TIME_LIMIT
-    assert value.pop(TIME_LIMIT) == max(1, round(seconds * 1000))
+    assert next(iter(value)) == TIME_LIMIT_FIELD
+    assert value.pop(TIME_LIMIT_FIELD) == max(1, round(seconds * 1000))
     assert value == json.loads(body)
     brace = body.index(b"{") + 1
     assert (limited[:brace], limited[-len(body[brace:]) :]) == (body[:brace], body[brace:])
@@ -264,4 +268,4 @@ def test_a_large_body_is_copied_once() -> None:  # B-L14
     ],
 )
 def test_a_context_is_asked_for(fields: dict[str, Any], asks: bool) -> None:
-    assert asks_for_context(fields) is asks
+    assert has_context_option(fields) is asks

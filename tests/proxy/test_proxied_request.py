@@ -24,9 +24,11 @@ from starlette.routing import Route
 
 from router.demo import write_tiny
 from router.errors import QueueTimeout, RouterError
-from router.proxy.body import asked, read_body
+from router.proxy.body import read_body
+from router.proxy.client_response import MAX_EVENT_BYTES
 from router.proxy.head import Head
-from router.proxy.proxied_request import EVENT_LIMIT, Passage
+from router.proxy.proxied_request import ProxiedRequest
+from router.proxy.routing import routing_fields
 from router.wire.address import Address
 from router.wire.upstream import Upstream
 from tests.sockets import Flood, Server, take
@@ -45,7 +47,7 @@ def chunk(data: bytes) -> bytes:
 
 
 class Plain:
-    retells = False
+    rewrites_upstream_errors = False
 
     def error(self, exc: RouterError, request_id: str) -> Response:
         headers = {"retry-after": "1"} if exc.retry_after else None
@@ -127,14 +129,14 @@ class Front:
     async def _endpoint(self, request: Request) -> Response:
         try:
             body = await read_body(request, 64 * 2**20)
-            wish = asked(body, request.headers.get("content-type"))
+            wish = routing_fields(body, request.headers.get("content-type"))
         except RouterError as exc:
             return Plain().error(exc, "")
-        return Passage(  # type: ignore[return-value]
+        return ProxiedRequest(  # type: ignore[return-value]
             self.leases,
             self.upstream,
             Plain(),
-            Head.of(request.scope),
+            Head.from_scope(request.scope),
             body=body,
             stream=wish.stream,
             keepalive=self.keepalive,
@@ -471,7 +473,7 @@ async def test_the_server_gives_up(child: Server, as_the_client_leaves: bool) ->
     async def send(message: Any) -> None:
         raise AssertionError(message)
 
-    passage = Passage(leases, Upstream(), Plain(), Head("GET", "/", b"/", []))
+    passage = ProxiedRequest(leases, Upstream(), Plain(), Head("GET", "/", b"/", []))
     async with child.running(handler):
         task = asyncio.create_task(passage({"type": "http"}, receive, send))
         await asked.wait()
@@ -562,7 +564,7 @@ async def test_child_dies_in_json(front: Front, child: Server, head: bytes) -> N
 
 
 async def test_child_dies_in_an_endless_event(front: Front, child: Server) -> None:
-    async with child.running(saying(EVENTS, chunk(b"data: " + b"x" * EVENT_LIMIT), chunk(b"yy"))):
+    async with child.running(saying(EVENTS, chunk(b"data: " + b"x" * MAX_EVENT_BYTES), chunk(b"yy"))):
         assert await (await front.send()).cut()
 
 
@@ -692,7 +694,7 @@ async def test_a_head_that_did_not_go_out_is_not_begun(child: Server) -> None:  
             await asyncio.Event().wait()
 
     leases = Leases(child.address)
-    passage = Passage(leases, Upstream(), Plain(), Head("POST", "/", b"/", []), time_limit=0.1)
+    passage = ProxiedRequest(leases, Upstream(), Plain(), Head("POST", "/", b"/", []), time_limit=0.1)
     async with child.running(endless):
         await asyncio.wait_for(passage({"type": "http"}, receive, send), 5)
     assert [message.get("status") for message in sent] == [200, 504, None]
@@ -722,7 +724,7 @@ async def test_time_is_up_as_the_client_leaves(child: Server, turns: int) -> Non
         raise AssertionError(message)
 
     limit = 0.1
-    passage = Passage(leases, Upstream(), Plain(), Head("POST", "/", b"/", []), time_limit=limit)
+    passage = ProxiedRequest(leases, Upstream(), Plain(), Head("POST", "/", b"/", []), time_limit=limit)
     async with child.running(handler):
         await passage({"type": "http"}, receive, send)
     assert leases.released == 1

@@ -10,8 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import InvalidRequest
-from router.models.presets import Filters
-from router.proxy.rewrite import CHAT, MESSAGES, PATHS, RESPONSES, asks_to_think, encode, filtered, thinking
+from router.models.spec import Filters
+from router.proxy.rewrite import (
+    CHAT,
+    MESSAGES,
+    PATHS,
+    RESPONSES,
+    apply_filters,
+    encode_json,
+    requests_thinking,
+    with_thinking,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -31,23 +40,23 @@ def forced(**values: Any) -> tuple[tuple[str, str], ...]:
 def test_forced_before_said_before_default() -> None:
     filters = Filters(forced(top_p=0.5), forced(temperature=0.1, seed=1, top_p=1), ("min_p",))
     said = {"top_p": 0.9, "temperature": 0.7, "min_p": 0.1, "seed": None, "user": "me"}
-    assert filtered(CHATS, said, filters) == {"top_p": 0.5, "temperature": 0.7, "seed": 1, "user": "me"}
+    assert apply_filters(CHATS, said, filters) == {"top_p": 0.5, "temperature": 0.7, "seed": 1, "user": "me"}
     assert said == {"top_p": 0.9, "temperature": 0.7, "min_p": 0.1, "seed": None, "user": "me"}
 
 
 def test_a_dropped_field_leaves_room_for_the_default() -> None:
     filters = Filters((), forced(temperature=0.1), ("temperature",))
-    assert filtered(CHATS, {"temperature": 2}, filters) == {"temperature": 0.1}
+    assert apply_filters(CHATS, {"temperature": 2}, filters) == {"temperature": 0.1}
 
 
 @pytest.mark.parametrize("path", ["/chat/completions", "/completion", "/responses", "/messages", "/infill"])
 @pytest.mark.parametrize("name", ["n_predict", "max_tokens", "max_completion_tokens", "max_output_tokens"])
 @pytest.mark.parametrize("said", ["n_predict", "max_tokens", "max_completion_tokens", "max_output_tokens"])
 def test_the_limit_of_tokens_is_one_by_whatever_name(path: str, name: str, said: str) -> None:
-    assert filtered(path, {said: 7}, Filters(forced(**{name: 3}))) == {"max_tokens": 3}
-    assert filtered(path, {said: 7}, Filters((), forced(**{name: 3}))) == {said: 7}
-    assert filtered(path, {}, Filters((), forced(**{name: 3}))) == {"max_tokens": 3}
-    assert filtered(path, {said: 7}, Filters(dropped=(name,))) == {}
+    assert apply_filters(path, {said: 7}, Filters(forced(**{name: 3}))) == {"max_tokens": 3}
+    assert apply_filters(path, {said: 7}, Filters((), forced(**{name: 3}))) == {said: 7}
+    assert apply_filters(path, {}, Filters((), forced(**{name: 3}))) == {"max_tokens": 3}
+    assert apply_filters(path, {said: 7}, Filters(dropped=(name,))) == {}
 
 
 USER = {"role": "user", "content": "hi"}
@@ -99,7 +108,7 @@ SYSTEM = Filters(system="Be brief.")
     ],
 )
 def test_the_prefix_in_each_dialect(path: str, fields: dict[str, Any], becomes: dict[str, Any]) -> None:
-    assert filtered(path, fields, SYSTEM) == becomes
+    assert apply_filters(path, fields, SYSTEM) == becomes
 
 
 @pytest.mark.parametrize(
@@ -127,13 +136,13 @@ def test_the_prefix_in_each_dialect(path: str, fields: dict[str, Any], becomes: 
     ],
 )
 def test_a_wish_to_think(path: str, fields: dict[str, Any], wants: bool) -> None:
-    assert asks_to_think(path, fields) is wants
+    assert requests_thinking(path, fields) is wants
 
 
 def test_the_wish_joins_what_else_the_template_is_told() -> None:
-    told = thinking({"reasoning_effort": "low", "chat_template_kwargs": {"other": 1}})
+    told = with_thinking({"reasoning_effort": "low", "chat_template_kwargs": {"other": 1}})
     assert told["chat_template_kwargs"] == {"other": 1, "enable_thinking": True}
-    assert not asks_to_think(CHATS, told)
+    assert not requests_thinking(CHATS, told)
 
 
 @given(path=st.sampled_from(sorted(PATHS)), fields=FIELDS, values=FIELDS, dropped=st.lists(NAMES), system=st.text())
@@ -142,22 +151,22 @@ def test_whatever_a_client_sends(
 ) -> None:
     """It is JSON again, what nobody named is as it was, and what is forced is there."""
     filters = Filters(forced(**values), (), tuple(dropped), system)
-    after = json.loads(encode(thinking(filtered(path, fields, filters))))
+    after = json.loads(encode_json(with_thinking(apply_filters(path, fields, filters))))
     if "other" not in {*values, *dropped}:
         assert after.get("other") == fields.get("other")
     for name in {"temperature", "other"} & values.keys():
         assert after[name] == values[name]
-    asks_to_think(path, fields)
+    requests_thinking(path, fields)
 
 
 @pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1e999}', '{"a": -Infinity}'])
 def test_what_is_no_json_goes_no_further(text: str) -> None:
     with pytest.raises(InvalidRequest):
-        encode(json.loads(text))
+        encode_json(json.loads(text))
 
 
 def test_lone_surrogates_go_through() -> None:
-    assert json.loads(encode(json.loads('{"a": "\\ud800"}'))) == {"a": "\ud800"}
+    assert json.loads(encode_json(json.loads('{"a": "\\ud800"}'))) == {"a": "\ud800"}
 
 
 def test_each_dialect_has_its_way() -> None:

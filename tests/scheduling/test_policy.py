@@ -11,23 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.memory.weights import spread
-from router.scheduling.policy import (
-    Allocation,
-    Demand,
-    Device,
-    Drain,
-    Evict,
-    Phase,
-    Place,
-    Plan,
-    Reading,
-    Reject,
-    Resident,
-    Snapshot,
-    Sums,
-    Wait,
-    plan,
-)
+from router.scheduling.policy import Drain, Evict, Place, Plan, Reject, Wait, after_plan, plan
+from router.scheduling.resources import Allocation, Demand, Device, Reading
+from router.scheduling.snapshot import Phase, Resident, Snapshot, Totals
 from router.units import size
 
 RAM = Device("here", "RAM", "host", 100)
@@ -131,7 +117,7 @@ def test_layers(
     outcome = plan(snapshot(gpus(*totals)), demand)
     assert isinstance(outcome, Reject if expected is None else Place)
     if isinstance(outcome, Place):
-        assert (where(outcome), outcome.claim.counts) == (expected, counts)
+        assert (where(outcome), outcome.claim.layer_counts) == (expected, counts)
 
 
 @pytest.mark.parametrize(
@@ -146,26 +132,26 @@ def test_layers(
     ],
 )
 def test_as_the_user_divides(given: tuple[int, ...], names: tuple[str, ...], expected: dict[str, int] | None) -> None:
-    demand = Demand(sum(given), 1, names=names, layers=(1,) * sum(given), given=given)
+    demand = Demand(sum(given), 1, names=names, layers=(1,) * sum(given), user_split=given)
     outcome = plan(snapshot(gpus(8, 16, 32)), demand)
     assert isinstance(outcome, Reject if expected is None else Place)
     if isinstance(outcome, Place):
         assert where(outcome) == expected
         assert [device.name for device in outcome.claim.devices] == [*(expected or ())]
-        assert outcome.claim.counts == ()
+        assert outcome.claim.layer_counts == ()
 
 
 def test_as_the_user_divides_only_beside_loads() -> None:
     loading = on(Phase.LOADING, "a", GPU1=1)
-    outcome = plan(snapshot(gpus(8, 16), loading), Demand(4, given=(2, 2)))
+    outcome = plan(snapshot(gpus(8, 16), loading), Demand(4, user_split=(2, 2)))
     assert isinstance(outcome, Wait)
     assert where(outcome) == {"GPU0": 2, "GPU1": 2}
 
 
 def test_resized() -> None:
-    whole = Demand(10, 3, layers=(2, 3, 5), given=(2, 8))
+    whole = Demand(10, 3, layers=(2, 3, 5), user_split=(2, 8))
     assert whole.resized(10) == whole
-    assert whole.resized(21) == Demand(21, 3, layers=(4, 6, 11), given=(4, 17))
+    assert whole.resized(21) == Demand(21, 3, layers=(4, 6, 11), user_split=(4, 17))
     assert whole.resized(0).layers == (0, 0, 0)
     assert Demand(10).resized(5) == Demand(5)
 
@@ -439,7 +425,7 @@ def test_room_promised_to_one_ahead_is_not_given_away() -> None:
     machine = snapshot([RAM], on(Phase.BUSY, "a", RAM=60))
     first = plan(machine, Demand(host=80))
     assert isinstance(first, Drain)
-    behind = machine.after(first, "b")
+    behind = after_plan(machine, first, "b")
     # There are 39 free now, but once "b" has come there are 19.
     assert isinstance(plan(machine, Demand(host=39)), Place)
     assert isinstance(plan(behind, Demand(host=39)), Wait)
@@ -448,16 +434,16 @@ def test_room_promised_to_one_ahead_is_not_given_away() -> None:
 
 def test_a_slot_promised_to_one_ahead_is_not_given_away() -> None:
     machine = snapshot([RAM], on(Phase.BUSY, "a", RAM=99), limit=2)
-    behind = machine.after(plan(machine, Demand(host=10)), "b")
+    behind = after_plan(machine, plan(machine, Demand(host=10)), "b")
     assert [(r.model, r.phase) for r in behind.residents] == [("a", Phase.STOPPING), ("b", Phase.CLAIMED)]
-    behind = behind.after(plan(behind, Demand(host=10)), "c")
+    behind = after_plan(behind, plan(behind, Demand(host=10)), "c")
     assert isinstance(plan(behind, Demand()), Wait)
 
 
 def test_a_victim_is_counted_once() -> None:
     machine = snapshot([RAM], on(Phase.IDLE, "a", finished=1, RAM=50), on(Phase.IDLE, "b", finished=2, RAM=49))
     first = plan(machine, Demand(host=50))
-    second = plan(machine.after(first, "c"), Demand(host=49))
+    second = plan(after_plan(machine, first, "c"), Demand(host=49))
     assert isinstance(first, Evict)
     assert isinstance(second, Evict)
     assert (first.victims, second.victims) == (("a",), ("b",))
@@ -466,14 +452,14 @@ def test_a_victim_is_counted_once() -> None:
 def test_after_a_placement_its_load_is_under_way() -> None:
     machine = snapshot([*gpus(20), RAM])
     outcome = plan(machine, Demand(split=5))
-    assert machine.after(outcome, "a").residents == (on(Phase.LOADING, "a", GPU0=5),)
-    assert isinstance(plan(machine.after(outcome, "a"), Demand(split=5)), Wait)
+    assert after_plan(machine, outcome, "a").residents == (on(Phase.LOADING, "a", GPU0=5),)
+    assert isinstance(plan(after_plan(machine, outcome, "a"), Demand(split=5)), Wait)
 
 
 def test_what_gets_nowhere_promises_nothing() -> None:
     machine = snapshot([RAM], on(Phase.IDLE, "a", pinned=True, RAM=60))
-    assert machine.after(plan(machine, Demand(host=500)), "b") is machine
-    assert machine.after(plan(machine, Demand(host=60)), "b") is machine
+    assert after_plan(machine, plan(machine, Demand(host=500)), "b") is machine
+    assert after_plan(machine, plan(machine, Demand(host=60)), "b") is machine
 
 
 # Properties
@@ -522,7 +508,7 @@ class Case:
             allowed = [d for d in allowed if not self.demand.names or d.name in self.demand.names]
             for keys in nonempty_subsets([d.key for d in allowed]):
                 spare = [room[key] - self.demand.fixed for key in keys]
-                is_meant = not self.demand.given or keys == self.given(node)
+                is_meant = not self.demand.user_split or keys == self.given(node)
                 if is_meant and min(spare) >= 0 and self.holds(spare):
                     found.append(keys)
         return found
@@ -530,14 +516,14 @@ class Case:
     def given(self, node: str) -> tuple[str, ...] | None:
         """The GPUs that the user's split is for."""
         present = [d.name for d in self.devices if d.node == node and d.kind == "gpu"]
-        names = [name for name in self.demand.names or present if name in present][: len(self.demand.given)]
-        return tuple(f"{node}/{name}" for name in names) if len(names) == len(self.demand.given) else None
+        names = [name for name in self.demand.names or present if name in present][: len(self.demand.user_split)]
+        return tuple(f"{node}/{name}" for name in names) if len(names) == len(self.demand.user_split) else None
 
     def holds(self, spare: Sequence[int]) -> bool:
         """By brute force: every way to cut the layers into as many pieces."""
         demand = self.demand
-        if demand.given:
-            return all(room >= need for room, need in zip(spare, demand.given, strict=True))
+        if demand.user_split:
+            return all(room >= need for room, need in zip(spare, demand.user_split, strict=True))
         if not demand.layers or len(spare) == 1:
             return sum(spare) >= demand.split
         count = len(demand.layers)
@@ -592,7 +578,7 @@ def cases(draw: st.DrawFn) -> Case:
             demand = replace(demand, split=sum(layers), layers=layers)
         case "as the user likes":
             given = tuple(draw(st.lists(st.integers(0, 12), min_size=1, max_size=3)))
-            demand = replace(demand, split=sum(given), given=given)
+            demand = replace(demand, split=sum(given), user_split=given)
     limit = draw(st.sampled_from([0, 0, 0, 1, 2, 4, 6]))
     return Case(Snapshot(tuple(readings), tuple(residents), limit, margins), demand, others)
 
@@ -636,14 +622,14 @@ def test_a_claim_is_the_whole_demand_on_the_fewest_devices(case: Case) -> None:
     if len(booked) == len(claim.devices) > 0:
         shares = [count - demand.fixed for count in booked.values()]
         assert sum(shares) == demand.split
-        if demand.given:
-            assert shares == [*demand.given]
+        if demand.user_split:
+            assert shares == [*demand.user_split]
         elif demand.layers and len(shares) > 1:  # what the child's --tensor-split makes of it
-            assert sum(claim.counts) == len(demand.layers)
-            assert shares == [*spread(demand.layers, claim.counts)]
-            assert min(claim.counts) > 0
+            assert sum(claim.layer_counts) == len(demand.layers)
+            assert shares == [*spread(demand.layers, claim.layer_counts)]
+            assert min(claim.layer_counts) > 0
         else:
-            assert claim.counts == ()
+            assert claim.layer_counts == ()
         assert min(booked.values()) >= demand.fixed
         assert not demand.names or {d.name for d in claim.devices} <= set(demand.names)
         worlds = [case.staying(), [r for r in case.snapshot.residents if r.phase is not Phase.CLAIMED]]
@@ -748,7 +734,7 @@ def test_the_queue_together_never_overcommits(case: Case, split: int, host: int)
     """Two placed in one pass fit beside each other, and neither takes what the first was promised."""
     first = plan(case.snapshot, case.demand)
     second = replace(
-        case, snapshot=case.snapshot.after(first, "first"), demand=replace(case.demand.resized(split), host=host)
+        case, snapshot=after_plan(case.snapshot, first, "first"), demand=replace(case.demand.resized(split), host=host)
     )
     outcome = plan(second.snapshot, second.demand)
     if not isinstance(outcome, Place):
@@ -762,10 +748,10 @@ def test_the_queue_together_never_overcommits(case: Case, split: int, host: int)
 @given(cases(), st.lists(st.integers(0, 30), max_size=4), st.sets(st.sampled_from("abcdef")))
 def test_sums_that_are_handed_on_are_those_of_the_machine(case: Case, splits: list[int], spared: set[str]) -> None:
     machine = case.snapshot.sparing(spared)
-    assert machine.sums == Sums.of(machine)
+    assert machine.totals == Totals.of(machine)
     for number, split in enumerate(splits):
-        machine = machine.after(plan(machine, case.demand.resized(split)), f"new {number}")
-        assert machine.sums == Sums.of(machine)
-        assert [*machine.sums.going] == [*Sums.of(machine).going]
+        machine = after_plan(machine, plan(machine, case.demand.resized(split)), f"new {number}")
+        assert machine.totals == Totals.of(machine)
+        assert [*machine.totals.victim_order] == [*Totals.of(machine).victim_order]
     fewer = replace(machine, residents=machine.residents[1:])
-    assert fewer.sums == Sums.of(fewer)
+    assert fewer.totals == Totals.of(fewer)

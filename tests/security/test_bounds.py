@@ -14,11 +14,12 @@ from starlette.requests import Request
 from starlette.types import Message, Scope
 
 from router import errors
-from router.api import prompt
+from router.api.ollama import options
 from router.models.catalog import Catalog
-from router.proxy.body import FARTHEST, LOOKS_BACK, asked, give_back, read_body
-from router.proxy.budget import Budget, Held
-from router.proxy.conversation import LONGEST, conversation_of
+from router.proxy.body import read_body, release_body
+from router.proxy.budget import Budget, Reservation
+from router.proxy.conversation import MAX_ID_BYTES, conversation_id
+from router.proxy.routing import LOOK_BACK_FIELDS, MAX_LOOK_BACK, routing_fields
 from tests.conftest import Starter
 from tests.pool.test_pool import Bench, bench, spec
 from tests.routers import Router, chat
@@ -75,12 +76,12 @@ async def test_bodies_are_counted_as_they_come() -> None:  # B-T5
     second = request_of([b"x" * 30] * 2)
     with pytest.raises(errors.QueueFull, match="--models-queue-bytes"):
         await read_body(second, 1000, budget)
-    assert budget.taken == 90  # until its endpoint has ended
-    give_back(second.scope)
-    give_back(second.scope)
-    assert budget.taken == 60
-    give_back(first.scope)
-    assert budget.taken == 0
+    assert budget.reserved == 90  # until its endpoint has ended
+    release_body(second.scope)
+    release_body(second.scope)
+    assert budget.reserved == 60
+    release_body(first.scope)
+    assert budget.reserved == 0
 
 
 async def test_a_length_that_does_not_fit_is_refused_before_the_body() -> None:  # B-T5
@@ -90,7 +91,7 @@ async def test_a_length_that_does_not_fit_is_refused_before_the_body() -> None: 
         read.append(1)
         return {"type": "http.request", "body": b""}
 
-    Held(budget).take(50)
+    Reservation(budget).add(50)
     for length, error in ((51, errors.QueueFull), (101, errors.BodyTooLarge)):
         scope: Scope = {"type": "http", "method": "POST", "headers": [(b"content-length", b"%d" % length)]}
         with pytest.raises(error, match="--models-queue-bytes"):
@@ -99,15 +100,15 @@ async def test_a_length_that_does_not_fit_is_refused_before_the_body() -> None: 
 
 
 def test_without_a_limit_everything_fits() -> None:  # B-T5
-    held = Held(Budget())
-    held.take(2**40)
-    held.give_back()
+    held = Reservation(Budget())
+    held.add(2**40)
+    held.release()
 
 
 def test_an_id_of_a_conversation_is_bounded() -> None:  # B-T5 B-T6
-    assert conversation_of("a" * LONGEST)
+    assert conversation_id("a" * MAX_ID_BYTES)
     with pytest.raises(errors.InvalidRequest):
-        conversation_of("a::" * LONGEST)
+        conversation_id("a::" * MAX_ID_BYTES)
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/v1/messages"])
@@ -146,16 +147,16 @@ async def flood(router: Router, path: str) -> None:
                     return
 
 
-@pytest.mark.parametrize("name", LOOKS_BACK)
+@pytest.mark.parametrize("name", LOOK_BACK_FIELDS)
 @pytest.mark.parametrize("large", [False, True])
 def test_a_request_does_not_make_an_engine_remember_without_bound(name: str, large: bool) -> None:  # B-T5
-    for value, is_fine in ((FARTHEST, True), (-1, True), (None, True), (FARTHEST + 1, False), (1e9, False)):
+    for value, is_fine in ((MAX_LOOK_BACK, True), (-1, True), (None, True), (MAX_LOOK_BACK + 1, False), (1e9, False)):
         body = json.dumps({"model": "a", name: value, "prompt": "x" * 100_000 * large}).encode()
         if is_fine:
-            assert asked(body, None).model == "a"
+            assert routing_fields(body, None).model == "a"
             continue
         with pytest.raises(errors.InvalidRequest, match=name):
-            asked(body, None)
-        if name in prompt.OPTIONS:
+            routing_fields(body, None)
+        if name in options.OPTIONS:
             with pytest.raises(errors.InvalidRequest, match=name):
-                prompt.parameters({name: value})
+                options.checked_options({name: value})

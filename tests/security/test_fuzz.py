@@ -15,8 +15,9 @@ import pytest
 from router.errors import GgufError
 from router.memory import demand as memory
 from router.models import template
-from router.models.gguf import MAX_ELEMENTS, MAX_TEXT, read
-from router.models.template import Template
+from router.models.gguf import read
+from router.models.header import MAX_ELEMENTS, MAX_TEXT_BYTES
+from router.models.template import TemplateFeatures
 from tests.security.fuzz import child, wire
 
 SEED = 1 if os.environ.get("CI") else random.randrange(10**6)
@@ -56,12 +57,12 @@ def tensor(name: bytes, *shape: int, kind: int = 0) -> bytes:
 
 @pytest.mark.parametrize("step", ["{% set a = [a, a] %}", "{% set a = (a, a, a) %}"])
 def test_a_list_that_holds_itself_twice_over_and_over(step: str) -> None:  # B-T6
-    assert template.read("{% set a = [] %}" + step * 60 + "{{ a }}{% if a == a %}x{% endif %}") == Template()
+    assert template.analyse("{% set a = [] %}" + step * 60 + "{{ a }}{% if a == a %}x{% endif %}") == TemplateFeatures()
 
 
 def test_a_header_holds_no_more_than_a_header_needs(tmp_path: Path) -> None:  # B-T5
     path = tmp_path / "m.gguf"
-    long = MAX_TEXT // 4
+    long = MAX_TEXT_BYTES // 4
     path.write_bytes(header([text(b"%d" % n) + struct.pack("<I", 8) + text(b"x" * long) for n in range(4)]))
     with pytest.raises(GgufError, match="texts"):
         read(path)

@@ -11,21 +11,26 @@ from typing import Any
 import httpx
 import pytest
 
-from router.api.openai import DIALECT
+from router.api.dialects import OPENAI
 from router.api.slots import Slots, action
 from router.engine import allowlist, flags
 from router.engine.allowlist import SAFE
 from router.engine.flags import Flag, FlagTable, LoadArgs
 from router.errors import CatalogError, InvalidRequest
 from router.memory.estimate import Need
+from router.models import foreign as foreign_presets
 from router.models import presets
-from router.models.catalog import Catalog, ModelSpec, build
+from router.models.build import build
+from router.models.catalog import Catalog
+from router.models.ini import Problem
+from router.models.spec import ModelSpec
 from router.pool.overrides import Overrides, read
 from router.pool.pool import Pool
-from router.proxy.gateway import ByBody, Gateway
+from router.proxy.endpoints import ModelFromBody
+from router.proxy.gateway import Gateway
 from router.proxy.head import Head
-from router.scheduling.policy import Demand
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
 from router.wire.upstream import Upstream
 from tests.conftest import Starter
 from tests.fakes import FakeNode
@@ -470,14 +475,14 @@ async def test_the_short_way_is_the_same() -> None:  # B-T2
     try:
         gateway = Gateway(pool, upstream)
         (await pool.lease(spec)).release()
-        guarded = ByBody(gateway, DIALECT, check=Slots(pool).check)
+        guarded = ModelFromBody(gateway, OPENAI, check=Slots(pool).check)
         body = b'{"model": "a", "filename": "s"}'
         for query, is_passed in ((b"save", False), (b"restore", False), (b"erase", True)):
             head = Head("POST", "/slots/0", b"/slots/0?action=" + query, [(b"content-type", b"application/json")])
-            passage = guarded.at_once(head, body)
+            passage = guarded.try_now(head, body)
             assert (query, passage is not None) == (query, is_passed)
             if passage is not None:
-                passage.leave()
+                passage.abort()
     finally:
         await pool.close()
         upstream.close()
@@ -486,7 +491,7 @@ async def test_the_short_way_is_the_same() -> None:  # B-T2
 # ---- presets of strangers
 
 
-def foreign(text: str) -> list[presets.Problem]:
+def foreign(text: str) -> list[Problem]:
     return list(presets.parse(text, TABLE, Path("preset.ini"), foreign=True)[1])
 
 
@@ -594,6 +599,6 @@ def test_a_stranger_changes_no_other_model(tiny_models: Path, tmp_path: Path) ->
 def test_the_list_is_one() -> None:  # B-T2
     own = {"alias", "tags", "description", "unlisted", "default-params", "load-on-startup", "stop-timeout", "ttl"}
     own |= {"hf-repo", "hf-file", "spec-draft-hf"}
-    assert presets.FOREIGN - own == {name.lstrip("-") for name in SAFE}
+    assert foreign_presets.ALLOWED_KEYS - own == {name.lstrip("-") for name in SAFE}
     assert set(allowlist._BOUNDS) <= SAFE
     assert set(allowlist._CHECKS) <= SAFE

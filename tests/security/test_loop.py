@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from router.errors import InvalidRequest
 from router.proxy import weight
-from router.proxy.body import all_fields, asked, json_object
+from router.proxy.body import json_object
+from router.proxy.routing import all_fields, routing_fields
 from tests.conftest import Starter
 from tests.routers import Router
 
@@ -118,9 +119,9 @@ def test_a_large_form_makes_nobody_wait(router: Router, kind: str) -> None:  # B
 
 def test_forms_have_a_bound_on_their_parts() -> None:  # B-T6
     form = PART * 999 + b'--XX\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--XX--\r\n'
-    assert asked(form, FORM).model == "m"
+    assert routing_fields(form, FORM).model == "m"
     with pytest.raises(InvalidRequest, match="too many parts"):
-        asked(PART + form, FORM)
+        routing_fields(PART + form, FORM)
 
 
 # What is weighed
@@ -147,23 +148,23 @@ def counted(value: object) -> int:
 @given(JSON, st.integers(1, 9))
 def test_signs_within_strings_weigh_nothing(value: object, piece: int) -> None:  # B-T6
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
-    before, weight.PIECE = weight.PIECE, piece
+    before, weight.CHUNK_BYTES = weight.CHUNK_BYTES, piece
     try:
         assert weight.weight(text) == counted(value)
     finally:
-        weight.PIECE = before
+        weight.CHUNK_BYTES = before
 
 
 def test_long_texts_are_not_many_values() -> None:  # B-T6
     text = 'f(a[1], {"b": 2}), \\ ' * 200_000
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}] * 2}).encode()
     assert json_object(body)["messages"][1]["content"] == text
-    assert all_fields(body)["model"] == asked(body, None).model == "m"
+    assert all_fields(body)["model"] == routing_fields(body, None).model == "m"
 
 
 def test_many_numbers_pass_where_nobody_looks() -> None:  # B-T6
     tokens = b'{"model":"m","prompt":[%b1]}' % (b"1234," * 2_000_000)
-    assert asked(tokens, None).model == "m"
+    assert routing_fields(tokens, None).model == "m"
     with pytest.raises(InvalidRequest, match="too many values"):
         json_object(tokens)
     few = b'{"model":"m","prompt":[%b1]}' % (b"1234," * 900_000)
@@ -172,6 +173,6 @@ def test_many_numbers_pass_where_nobody_looks() -> None:  # B-T6
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
 def test_large_bodies_hold_nothing_that_cannot_be_passed_on(value: str) -> None:  # B-T6
-    body = b'{"model":"m","x":%b,"y":"%b"}' % (value.encode(), b"y" * weight.LIGHT)
+    body = b'{"model":"m","x":%b,"y":"%b"}' % (value.encode(), b"y" * weight.LIGHT_BYTES)
     with pytest.raises(InvalidRequest, match="no number"):
         json_object(body)

@@ -17,7 +17,7 @@ import pytest
 from router import redaction
 from router.engine import flags
 from router.errors import FlagError, PresetError
-from router.models import catalog
+from router.models.check import check_file
 from router.redaction import hider, secrets_of, without_credentials
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
@@ -239,7 +239,7 @@ def test_a_preset_that_is_wrong_is_told_without_its_values(tmp_path: Path) -> No
     ):
         (tmp_path / "p.ini").write_text(text)
         try:
-            _, problems = catalog.examine(tmp_path / "p.ini", table)
+            _, problems = check_file(tmp_path / "p.ini", table)
             told = str(problems)
         except PresetError as exc:
             told = exc.message

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from router.hub import cache as hub
-from router.hub.repo import Name
+from router.hub.names import Name
 from router.memory.footprints import LARGEST, Footprint, Footprints
-from router.node.orphans import Run
+from router.node.run_directory import RunDirectory
 from tests.conftest import Starter
 
 GOOD = '{"gpu": 1, "gpus": 1, "host": 1}'
@@ -133,7 +133,7 @@ def test_what_other_routers_left_may_be_anything(tmp_path: Path, kind: str) -> N
     LOCKS[kind](left / "lock")
     (tmp_path / "file").write_text("no folder")
     (tmp_path / "link").symlink_to(left)
-    Run.open(tmp_path).close()
+    RunDirectory.open(tmp_path).close()
     assert left.exists() == (kind != "text")
     assert Path("/etc/passwd").exists()
 

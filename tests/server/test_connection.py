@@ -18,8 +18,9 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from router.api import anthropic, native, openai
-from router.models.catalog import Catalog, ModelSpec
-from router.proxy.proxied_request import Passage
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
+from router.proxy.proxied_request import ProxiedRequest
 from router.server.connection import Connection
 from router.wire.response import HIGH_WATER_BYTES, Response
 from tests.conftest import Starter
@@ -338,7 +339,7 @@ async def test_a_request_leaves_no_cycle(front: Front, act: Handler, status: int
             client = await front.client()
         await until(lambda: len(front.server.server_state.connections) == 1 and not front.tasks)
         gc.collect()
-        kinds = Connection | Passage | RequestResponseCycle | Response
+        kinds = Connection | ProxiedRequest | RequestResponseCycle | Response
         assert not [left for left in gc.garbage if isinstance(left, kinds)]
     finally:
         gc.set_debug(0)

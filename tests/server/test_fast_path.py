@@ -10,12 +10,13 @@ from starlette.testclient import TestClient
 from router.api.app import create_app
 from router.errors import ConfigError
 from router.memory.estimate import Need
-from router.models.catalog import Catalog, ModelSpec
+from router.models.catalog import Catalog
 from router.models.changes import Changes
+from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 from router.proxy.gateway import Gateway
-from router.scheduling.policy import Demand
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
 from router.server.fast_path import FastPathApp
 from router.wire.upstream import Upstream
 from tests.fakes import FakeNode

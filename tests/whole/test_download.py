@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from router.hub import cache
-from router.hub.repo import Name
+from router.hub.names import Name
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
 from tests.routers import FAKE, Router, until

@@ -22,13 +22,14 @@ import pytest
 from router import errors
 from router.memory.estimate import Need
 from router.memory.weights import spread
-from router.models.catalog import Catalog, ModelSpec
-from router.node.border import Child as AnyChild
-from router.node.border import Exit, Launch
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
 from router.node.devices import Devices
+from router.node.interface import Child as AnyChild
+from router.node.interface import Exit, Launch
 from router.pool.pool import Pool
-from router.scheduling.policy import Demand, Device, Reading
-from router.scheduling.scheduler import Limits
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand, Device, Reading
 from router.wire.address import Address
 from tests.clock import Clock
 from tests.nvml import FakeNvml, Gpu
@@ -143,15 +144,15 @@ class Node:
     async def footprint(self, child: AnyChild) -> Mapping[str, int]:
         return await self.devices.footprint([child.pid])
 
-    def expect(self, files: Sequence[Path]) -> None:
+    def prefetch(self, files: Sequence[Path]) -> None:
         pass
 
     async def spawn(self, launch: Launch) -> Child:
         demand, part, number = self.models[launch.model]
         assert self._pids[number] not in self.claims, "two processes of one model"  # B-L9
         counts = launch.counts or (1,)
-        shares = demand.given or spread(demand.layers, counts)
-        assert not demand.given or not launch.counts
+        shares = demand.user_split or spread(demand.layers, counts)
+        assert not demand.user_split or not launch.counts
         wanted = {
             self.numbers[device.key]: int((share + demand.fixed) * part)
             for device, share in zip(launch.devices, shares, strict=True)
@@ -206,7 +207,7 @@ def demands(random: Random, gpus: Sequence[Device]) -> Iterator[Demand]:
         size, gpu = int(whole * part), random.choice(gpus)
         yield layered(random, size, (gpu.name,) if size < gpu.total // 2 and random.random() < 0.5 else ())
     half = min(device.total for device in gpus) // 3
-    yield Demand(half * len(gpus), CONTEXT, layers=(half,) * len(gpus), given=(half,) * len(gpus))
+    yield Demand(half * len(gpus), CONTEXT, layers=(half,) * len(gpus), user_split=(half,) * len(gpus))
     yield layered(random, whole, ())
 
 
@@ -220,8 +221,8 @@ def layered(random: Random, size: int, names: tuple[str, ...]) -> Demand:
 
 def fits(demand: Demand, rooms: Sequence[tuple[str, int]]) -> bool:
     """On the empty machine: whether there is any set of GPUs that, each filled as far as it goes, take all layers."""
-    if demand.given:
-        return all(share + demand.fixed <= room for share, (_, room) in zip(demand.given, rooms, strict=True))
+    if demand.user_split:
+        return all(share + demand.fixed <= room for share, (_, room) in zip(demand.user_split, rooms, strict=True))
     spare = [room - demand.fixed for name, room in rooms if not demand.names or name in demand.names]
 
     def all_of(some: Sequence[int]) -> bool:

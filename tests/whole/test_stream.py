@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from router.errors import InvalidRequest, UnknownStream
-from router.node.border import Launch
+from router.node.interface import Launch
 from router.pool.lease import Lease
 from router.proxy.conversation import Conversations
 from router.wire.upstream import Upstream
@@ -197,7 +197,7 @@ class Asked:
 async def test_a_lease_is_given_back_by_the_last_who_has_a_part_in_it() -> None:  # B-S2
     asked, known, upstream = Asked(), Conversations(), Upstream()
     generating = await known.begin("one", asked, upstream)()
-    follower, another = known.find("one").part(), known.find("one").part()
+    follower, another = known.find("one").share(), known.find("one").share()
     generating.release()
     follower.release()
     assert asked.given_back == 0
@@ -206,12 +206,12 @@ async def test_a_lease_is_given_back_by_the_last_who_has_a_part_in_it() -> None:
     assert asked.given_back == 1
     again.release()
     assert asked.given_back == 2
-    late = known.find("one").part()
+    late = known.find("one").share()
     late.release()
     assert asked.given_back == 2
     asked.ended.set()
     with pytest.raises(UnknownStream):
-        known.find("one").part()
+        known.find("one").share()
 
 
 async def test_a_stop_in_the_moment_of_the_grant() -> None:  # B-S2
@@ -228,8 +228,8 @@ async def test_a_stop_in_the_moment_of_the_grant() -> None:  # B-S2
 async def test_the_oldest_that_ended_are_forgotten() -> None:
     asked, known, upstream = Asked(), Conversations(), Upstream()
     running = [await known.begin(str(n), asked, upstream)() for n in range(3)]
-    for number in range(3, known.MOST + 3):
+    for number in range(3, known.MAX_CONVERSATIONS + 3):
         (await known.begin(str(number), asked, upstream)()).release()
-    assert [n for n in range(known.MOST + 3) if str(n) not in known._known] == [3, 4, 5]
+    assert [n for n in range(known.MAX_CONVERSATIONS + 3) if str(n) not in known._by_id] == [3, 4, 5]
     for part in running:
         part.release()

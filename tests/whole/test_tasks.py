@@ -11,11 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.scheduling.policy import Demand, Device, Drain, Evict, Phase, Reading, Resident, Snapshot, plan
-from router.scheduling.scheduler import Refusal, Stop, Ticket
+from router.scheduling.effects import Refusal, Stop
+from router.scheduling.policy import Drain, Evict, plan
+from router.scheduling.resources import Demand, Device, Reading
+from router.scheduling.snapshot import Phase, Resident, Snapshot
+from router.scheduling.waiting_line import Ticket
 from tests.conftest import Starter
 from tests.routers import Router, chat, until
-from tests.scheduling.test_scheduler import Bench, Request
+from tests.scheduling.bench import Bench, Request
 
 
 def task(bench: Bench, model: str, need: int = 5, serve: float | None = None) -> Request:

@@ -1,12 +1,19 @@
 """A child program, `python -m router.engine.embedded`: llama.cpp's own C++ server, from the extension xllamacpp.
 
-It takes llama-server's flags and environment variables. The modules follow the way of one setting:
+It takes llama-server's flags and environment variables. Stands on nothing else of the router: it has to start quickly.
+Begin with `table`: each flag is a row that names its reader and its setter. For each setting that `arguments` finds on
+the command line, the reader turns text into a value, and the setter puts the value into xllamacpp's CommonParams.
+Then `server` loads the model and serves it.
 
-- `arguments` walks over the environment and the command line;
-- `table` has a row for each flag, and names its reader and its setter;
-- `readers` turn a flag's text into a value;
-- `setters` put that value into xllamacpp's CommonParams;
-- `server` then loads the model and serves it.
+::
+
+    library    xllamacpp, or None if it is not installed           -> nothing
+    readers    what the text of a flag becomes                     -> library
+    setters    what a value sets in CommonParams                   -> library readers
+    table      the flags, a row each                               -> readers setters
+    arguments  from environment and command line to a CommonParams -> library setters table
+    server     loading, serving, and obeying the parent            -> library
+    __main__   the command line: help, list of devices, serve      -> library table arguments server
 
 When LLAMA_SERVER_ROUTER_PORT is set, the program behaves as llama-server does as a child of a router. The C++ side
 writes state lines to stdout. On stdin, `cmd_router_to_child:exit` or the end of input ends the program. Without that

@@ -24,7 +24,8 @@ from router.engine import flags
 from router.errors import RouterError
 from router.memory import demand as memory
 from router.models import gguf, presets, template
-from router.models.catalog import ModelSpec
+from router.models.describe import describe
+from router.models.spec import ModelSpec
 from tests.security.fuzz import Found, dice, numbers
 
 SECONDS = 10.0  # for one case, on a busy machine too
@@ -312,7 +313,7 @@ def _ini(rng: random.Random) -> bytes:
 
 def _look(path: Path, rng: random.Random) -> None:
     args = flags.parse(rng.choice(ARGS), TABLE)
-    spec = ModelSpec("m", "models_dir", tuple(args), model_path=path).described()
+    spec = describe(ModelSpec("m", "models_dir", tuple(args), model_path=path))
     json.loads(json.dumps([asdict(spec.info), details(spec.info)], allow_nan=False))
     try:
         header = gguf.read_model(path)
@@ -336,7 +337,7 @@ def one_case(folder: Path, model: bytes, rng: random.Random) -> None:
             path.write_bytes(_mutated(written, rng) if rng.random() < 0.3 else written)
             _look(path, rng)
         case 2:
-            template.read(_template(rng))
+            template.analyse(_template(rng))
         case _:
             ini = folder / "p.ini"
             ini.write_bytes(_ini(rng))

@@ -1,0 +1,176 @@
+"""The routes of Ollama's API, and those that need no model to run: lists, aliases, downloads and removals.
+
+Ollama's docs/api.md describes them. `inference` has the routes that a model answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from router.api.dialects import OLLAMA
+from router.api.download import FileProgress
+from router.api.ollama.fields import flag, model_name, required_model_name, text
+from router.api.ollama.inference import Inference
+from router.api.ollama.library import Library
+from router.api.ollama.names import Names
+from router.api.ollama.options import AliasDefaults, check_alias_parameters, checked_options
+from router.api.ollama.reply import json_response, line, status_response
+from router.errors import InvalidRequest, RouterError, Unsupported
+from router.proxy.body import in_thread_if_large
+from router.proxy.client_response import NDJSON
+from router.proxy.endpoints import with_dialect_errors
+from router.proxy.gateway import Gateway
+from router.proxy.routing import all_fields
+
+# The version of Ollama's API that this follows. Clients compare it, and accept nothing but numbers and dots.
+VERSION = "0.12.6"
+
+# Fields of /api/create that would make a new model of another one, rather than a name with a prompt and parameters.
+_UNSUPPORTED = ("files", "adapters", "template", "license", "messages", "quantize", "quantization", "modelfile", "path")
+
+
+class OllamaStore(Protocol):
+    """Where Ollama's clients download models from, and remove them: `download.Downloads`. Both raise RouterErrors."""
+
+    def pull(self, name: str) -> AsyncIterator[FileProgress]: ...
+
+    async def remove(self, name: str) -> object: ...
+
+
+class OllamaEndpoints:
+    """Without a `store`, downloads and removals are answered with Unsupported."""
+
+    def __init__(self, gateway: Gateway, store: OllamaStore | None) -> None:
+        self._gateway = gateway
+        self._names = Names(gateway.pool)
+        self._library = Library(gateway.pool, self._names)
+        self._store = store
+
+    def routes(self) -> list[Route]:
+        inference = Inference(self._gateway, self._names)
+        own = (
+            ("/", "GET", self.greet),
+            ("/api/version", "GET", self.version),
+            ("/api/tags", "GET", self.tags),
+            ("/api/ps", "GET", self.running),
+            ("/api/show", "POST", self.show),
+            ("/api/chat", "POST", inference.chat),
+            ("/api/generate", "POST", inference.generate),
+            ("/api/embed", "POST", inference.embed),
+            ("/api/embeddings", "POST", inference.embeddings),
+            ("/api/copy", "POST", self.copy),
+            ("/api/create", "POST", self.create),
+            ("/api/delete", "DELETE", self.delete),
+            ("/api/pull", "POST", self.pull),
+            ("/api/blobs/{digest}", "HEAD", self.has_blob),
+            ("/api/blobs/{digest}", "POST", self.take_blob),
+        )
+        return [Route(path, with_dialect_errors(OLLAMA, endpoint), methods=[method]) for path, method, endpoint in own]
+
+    # What there is
+
+    async def greet(self, request: Request) -> Response:
+        return PlainTextResponse("Ollama is running")
+
+    async def version(self, request: Request) -> Response:
+        return json_response({"version": VERSION})
+
+    async def tags(self, request: Request) -> Response:
+        return json_response({"models": await self._library.tags()})
+
+    async def running(self, request: Request) -> Response:
+        return json_response({"models": await self._library.running()})
+
+    async def show(self, request: Request) -> Response:
+        fields = await self._read_fields(request)
+        model = self._names.find_ignoring_prefix(model_name(fields))
+        return json_response(await self._library.show(model, verbose=flag(fields, "verbose")))
+
+    # Aliases
+
+    async def copy(self, request: Request) -> Response:
+        fields = await self._read_fields(request)
+        source, destination = text(fields, "source"), text(fields, "destination")
+        if not source or not destination:
+            raise InvalidRequest('Send {"source": NAME, "destination": NAME}.')
+        model = self._names.find(source)
+        self._names.add(destination, model, model.defaults)
+        return Response()
+
+    async def create(self, request: Request) -> Response:
+        """An alias for an existing model, with a system prompt and parameters."""
+        fields = await self._read_fields(request)
+        if unsupported := [name for name in _UNSUPPORTED if fields.get(name)]:
+            raise Unsupported(
+                f'"{unsupported[0]}" is not supported: a model is made "from" another one, with "system" and '
+                '"parameters". Put other models where the router finds them, or into its presets.'
+            )
+        name, origin = model_name(fields), text(fields, "from")
+        if not name or not origin:
+            raise InvalidRequest('Send {"model": NAME, "from": NAME}, and "system" and "parameters" if you like.')
+        model = self._names.find(origin)
+        given = checked_options(fields.get("parameters"))
+        check_alias_parameters(given)
+        parameters = {**model.defaults.parameters, **given}
+        defaults = AliasDefaults(text(fields, "system") or model.defaults.system, parameters)
+        self._names.add(name, model, defaults)
+        return status_response(["writing manifest", "success"], stream=flag(fields, "stream", True))
+
+    async def delete(self, request: Request) -> Response:
+        """Removes an alias, or a model from the cache."""
+        fields = await self._read_fields(request)
+        model = self._names.find(required_model_name(fields))
+        if model.alias:
+            self._names.remove(model.alias)
+        else:
+            await self._store_for("deleted").remove(model.spec.name)
+        return Response()
+
+    # Downloads
+
+    async def pull(self, request: Request) -> Response:
+        fields = await self._read_fields(request)
+        name, store = required_model_name(fields), self._store_for("pulled")
+        if not flag(fields, "stream", True):
+            async for _ in store.pull(name):
+                pass
+            return json_response({"status": "success"})
+        return StreamingResponse(_pull_lines(store, name), media_type=NDJSON.decode())
+
+    async def has_blob(self, request: Request) -> Response:
+        digest = request.path_params["digest"].removeprefix("sha256:")
+        return Response(status_code=200 if await self._library.has_digest(digest) else 404)
+
+    async def take_blob(self, request: Request) -> Response:
+        raise Unsupported("Files cannot be uploaded; put them where the router finds models.")
+
+    def _store_for(self, verb: str) -> OllamaStore:
+        if self._store is None:
+            raise Unsupported(f"Models cannot be {verb} here: downloads are not available.")
+        return self._store
+
+    async def _read_fields(self, request: Request) -> dict[str, Any]:
+        body = await self._gateway.read_body(request)
+        return await in_thread_if_large(len(body), all_fields, body)
+
+
+async def _pull_lines(store: OllamaStore, name: str) -> AsyncIterator[bytes]:
+    yield line({"status": "pulling manifest"})
+    try:
+        async for file in store.pull(name):
+            status = f"pulling {file.digest.removeprefix('sha256:')[:12]}"
+            yield line({"status": status, "digest": file.digest, "total": file.total, "completed": file.completed})
+    except RouterError as exc:
+        yield OLLAMA.stream_error(exc, "")
+        return
+    for status in ("verifying sha256 digest", "writing manifest", "success"):
+        yield line({"status": status})
+
+
+def routes(gateway: Gateway, store: OllamaStore | None = None) -> list[Route]:
+    return OllamaEndpoints(gateway, store).routes()

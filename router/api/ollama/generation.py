@@ -1,0 +1,149 @@
+"""A generation in Ollama's words: lines of JSON while it goes on, or one object at its end.
+
+The child always streams. With `stream` each delta becomes a line at once; without, the deltas are collected. Tool calls
+arrive in pieces and are always collected: Ollama's clients want them whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from router.api.ollama.events import Delta, count_of, delta_of_chat, delta_of_completion, event_objects, text_of
+from router.api.ollama.prompt import CHAT
+from router.api.ollama.reply import JSON, AnswerFields, RequestClock, head, line
+from router.errors import UpstreamFailed
+from router.proxy.client_response import NDJSON
+from router.proxy.error_response import read_upstream_error
+from router.proxy.protocols import PostToChild
+from router.units import limit_size
+from router.wire.child_json import blame_child, parse_json
+
+MAX_ANSWER_BYTES = 64 << 20  # of the events that are collected into one answer
+
+
+@dataclass
+class Generation:
+    """A translation for the gateway: sends `body` to the child's `target`, and yields the client's answer.
+
+    `model` is the name that the client used.
+    `top_logprobs` is the number of alternatives that the client wants to see for each token."""
+
+    model: str
+    target: bytes
+    body: bytes
+    answer_fields: AnswerFields
+    clock: RequestClock
+    stream: bool = True
+    top_logprobs: int = 0
+    _content: list[str] = field(default_factory=list)
+    _thinking: list[str] = field(default_factory=list)
+    _logprobs: list[dict[str, Any]] = field(default_factory=list)
+    _calls: dict[int, dict[str, str]] = field(default_factory=dict)
+    _reason: str = ""
+    _timings: Mapping[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Generation {self.model!r} {self.target.decode()} {self._reason or 'running'}>"
+
+    @property
+    def media_type(self) -> bytes:
+        return NDJSON if self.stream else JSON
+
+    async def __call__(self, ask: PostToChild) -> AsyncGenerator[bytes]:
+        delta_of = delta_of_chat if self.target == CHAT else delta_of_completion
+        answer = await ask(self.target, self.body)
+        try:
+            if answer.status != 200:
+                raise await read_upstream_error(answer)
+            collected_bytes = 0
+            async for event, size in event_objects(answer):
+                with blame_child():
+                    delta = delta_of(event)
+                    now = self._take(delta)
+                collected_bytes += size if delta.calls or not self.stream else 0
+                if collected_bytes > MAX_ANSWER_BYTES:
+                    raise UpstreamFailed(
+                        f"The model's answer has more than {limit_size(MAX_ANSWER_BYTES)}: set num_predict."
+                    )
+                if now:
+                    yield now
+        finally:
+            answer.close()
+        with blame_child():
+            lines = self._last_lines()
+        for last in lines:
+            yield last
+
+    def _take(self, delta: Delta) -> bytes | None:
+        """Collect what belongs at the end; returns the line that goes out now, if any."""
+        for piece in delta.calls or ():
+            self._add_call(piece)
+        self._reason = delta.reason or self._reason
+        self._timings = delta.timings or self._timings
+        logprobs = [_logprob(entry, self.top_logprobs) for entry in delta.logprobs or ()]
+        if not self.stream:
+            self._content.append(delta.content)
+            self._thinking.append(delta.thinking)
+            self._logprobs += logprobs
+            return None
+        if not (delta.content or delta.thinking or logprobs):
+            return None
+        fields = {**head(self.model), **self.answer_fields(delta.content, delta.thinking, []), "done": False}
+        return line({**fields, "logprobs": logprobs} if logprobs else fields)
+
+    def _add_call(self, piece: dict[str, Any]) -> None:
+        call = self._calls.setdefault(int(piece.get("index", 0)), {"id": "", "name": "", "arguments": ""})
+        function = piece.get("function") or {}
+        call["id"] = text_of(piece.get("id")) or call["id"]
+        call["name"] = text_of(function.get("name")) or call["name"]
+        call["arguments"] += text_of(function.get("arguments"))
+
+    def _last_lines(self) -> list[bytes]:
+        if not self._reason:
+            raise UpstreamFailed("The model's answer ended before it was complete.")
+        calls = [call for index, raw in sorted(self._calls.items()) if (call := _tool_call(index, raw))]
+        lines = []
+        if calls and self.stream:
+            lines.append(line({**head(self.model), **self.answer_fields("", "", calls), "done": False}))
+            calls = []
+        collected = self.answer_fields("".join(self._content), "".join(self._thinking), calls)
+        logprobs = {"logprobs": self._logprobs} if self._logprobs else {}
+        figures = {**self.clock.durations(), **_figures(self._timings)}
+        reason = "length" if self._reason in ("length", "limit") else "stop"
+        return [
+            *lines,
+            line({**head(self.model), **collected, **logprobs, "done": True, "done_reason": reason, **figures}),
+        ]
+
+
+def _tool_call(index: int, raw: Mapping[str, str]) -> dict[str, Any] | None:
+    """None for a call that the limit of tokens cut off: its arguments are not a JSON object."""
+    try:
+        arguments = parse_json(raw["arguments"].encode(errors="replace") or b"{}")
+    except ValueError:
+        return None
+    if not isinstance(arguments, dict):
+        return None
+    return {"id": raw["id"], "function": {"index": index, "name": raw["name"], "arguments": arguments}}
+
+
+def _logprob(entry: Mapping[str, Any], top: int) -> dict[str, Any]:
+    fields = {name: entry[name] for name in ("token", "logprob", "bytes") if name in entry}
+    others = (entry.get("top_logprobs") or [])[:top]
+    return {**fields, "top_logprobs": [_logprob(other, 0) for other in others]} if others else fields
+
+
+def _figures(timings: Mapping[str, Any]) -> dict[str, int]:
+    """Counts of tokens, and durations in nanoseconds."""
+
+    def figure(name: str) -> float:
+        return count_of(timings.get(name))
+
+    return {
+        "prompt_eval_count": int(figure("cache_n") + figure("prompt_n")),
+        "prompt_eval_duration": int(figure("prompt_ms") * 1e6),
+        "eval_count": int(figure("predicted_n")),
+        "eval_duration": int(figure("predicted_ms") * 1e6),
+    }

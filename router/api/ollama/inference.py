@@ -1,0 +1,166 @@
+"""Ollama's endpoints that a model answers: chat, generate, embed and embeddings.
+
+A request is translated, and then runs, waits and is limited like a request of any other dialect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from router.api.dialects import OLLAMA
+from router.api.ollama import prompt, reply
+from router.api.ollama.embedding import Embedding
+from router.api.ollama.fields import (
+    Fields,
+    dimensions,
+    embedding_inputs,
+    flag,
+    keep_alive,
+    model_name,
+    text,
+    top_logprobs,
+)
+from router.api.ollama.generation import Generation
+from router.api.ollama.names import NamedModel, Names
+from router.api.ollama.options import AliasDefaults
+from router.api.ollama.prompt import ChildRequest
+from router.api.ollama.reply import AnswerFields, LocalAnswer, RequestClock, json_response
+from router.errors import InvalidRequest, UnknownModel
+from router.hub.names import without_host
+from router.models.template import Reasoning
+from router.proxy.body import in_thread_if_large
+from router.proxy.gateway import Gateway
+from router.proxy.head import Head
+from router.proxy.protocols import Lease, Translation
+from router.proxy.proxied_request import ProxiedRequest
+from router.proxy.rewrite import encode_json
+from router.proxy.routing import all_fields
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A request that a model answers; `size` is the length of its body in bytes."""
+
+    head: Head
+    fields: Fields
+    model: NamedModel
+    clock: RequestClock
+    size: int
+
+    @property
+    def name(self) -> str:
+        """The model's name as the client wrote it."""
+        return model_name(self.fields) or self.model.spec.name
+
+
+class Inference:
+    """The endpoints; `names` resolves what clients call a model."""
+
+    def __init__(self, gateway: Gateway, names: Names) -> None:
+        self._gateway = gateway
+        self._pool = gateway.pool
+        self._names = names
+
+    async def chat(self, request: Request) -> Response:
+        call = await self._read_call(request)
+        if not call.fields.get("messages"):
+            return self._load_or_unload(call, reply.chat_fields)
+        return await self._generation(call, prompt.chat, reply.chat_fields)
+
+    async def generate(self, request: Request) -> Response:
+        call = await self._read_call(request)
+        if not text(call.fields, "prompt"):
+            return self._load_or_unload(call, reply.generate_fields)
+        return await self._generation(call, prompt.generate, reply.generate_fields)
+
+    async def embed(self, request: Request) -> Response:
+        call = await self._read_call(request)
+        name, clock = call.name, call.clock
+        inputs, truncate = embedding_inputs(call.fields), flag(call.fields, "truncate", True)
+
+        def answer(vectors: list[list[float]], count: int) -> Mapping[str, Any]:
+            fields = {"model": name, "embeddings": vectors}
+            return {**fields, **clock.durations(), "prompt_eval_count": count}
+
+        embedding = Embedding(inputs, answer, truncate, dimensions(call.fields))
+        return self._answer(call, embedding if inputs else LocalAnswer(lambda: answer([], 0)))
+
+    async def embeddings(self, request: Request) -> Response:
+        """The older form of `embed`, for one text."""
+        call = await self._read_call(request)
+        prompt_text = text(call.fields, "prompt")
+        embedding = Embedding([prompt_text], lambda vectors, count: {"embedding": vectors[0]})
+        return self._answer(call, embedding if prompt_text else LocalAnswer(lambda: {"embedding": []}))
+
+    async def _generation(
+        self,
+        call: _Call,
+        translate: Callable[[Fields, AliasDefaults, Reasoning | None], ChildRequest],
+        answer_fields: AnswerFields,
+    ) -> Response:
+        fields, spec = call.fields, call.model.spec
+        request = await in_thread_if_large(call.size, translate, fields, call.model.defaults, spec.info.reasoning)
+        # While the architecture is unknown, so are the capabilities: then the engine decides.
+        if request.has_images and spec.info.architecture and "vision" not in spec.info.capabilities:
+            raise InvalidRequest(f"{spec.name!r} does not see images; it needs a projector (mmproj) that fits.")
+        self._gateway.log_ignored_context(spec, fields)
+        body = await in_thread_if_large(call.size, encode_json, request.fields, call.size)
+        path = request.target.decode()
+        body, time_limit = await in_thread_if_large(
+            call.size, self._gateway.prepare_body, spec, path, request.fields, body
+        )
+        stream = flag(fields, "stream", True)
+        generation = Generation(
+            call.name, request.target, body, answer_fields, call.clock, stream, top_logprobs(fields)
+        )
+        return self._answer(call, generation, time_limit)
+
+    def _load_or_unload(self, call: _Call, answer_fields: AnswerFields) -> Response:
+        """A request without a prompt loads the model; with a `keep_alive` of 0 it unloads it."""
+
+        def done(reason: str) -> Mapping[str, Any]:
+            fields = {**reply.head(call.name), **answer_fields("", "", [])}
+            return {**fields, "done": True, "done_reason": reason, **call.clock.durations()}
+
+        if keep_alive(call.fields) != 0:
+            return self._answer(call, LocalAnswer(lambda: done("load")))
+        if self._pool.is_running(call.model.spec.name):
+            self._pool.unload(call.model.spec.name)
+        return json_response(done("unload"))
+
+    async def _read_call(self, request: Request) -> _Call:
+        clock, body = RequestClock(), await self._gateway.read_body(request)
+        fields = await in_thread_if_large(len(body), all_fields, body)
+        return _Call(Head.from_scope(request.scope), fields, await self._find(model_name(fields)), clock, len(body))
+
+    async def _find(self, name: str | None) -> NamedModel:
+        """The model, also one that is not here yet but may be downloaded."""
+        try:
+            return self._names.find(name)
+        except UnknownModel:
+            return NamedModel(await self._gateway.resolve(without_host(name or "")))
+
+    def _answer(self, call: _Call, translation: Translation, time_limit: float | None = None) -> Response:
+        spec, ttl = call.model.spec, keep_alive(call.fields)
+        # The lease must not hold the call: its fields are many times as large as the body was, and it may wait long.
+        head, clock = call.head, call.clock
+        self._gateway.check_may_load(spec, head, self._gateway.autoload)
+
+        async def lease() -> Lease:
+            granted = await self._pool.lease(spec, ttl=ttl, background=self._gateway.is_background(head))
+            clock.mark_loaded()
+            return granted
+
+        return ProxiedRequest(  # type: ignore[return-value]
+            lease,
+            self._gateway.upstream,
+            OLLAMA,
+            head,
+            time_limit=time_limit,
+            translation=translation,
+        )

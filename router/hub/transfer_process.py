@@ -1,0 +1,92 @@
+"""Running `transfer`, the child program that speaks to the hub, and speaking with it.
+
+The one idea: a transfer that hangs is a process that can be killed, and neither the memory nor the imports of
+huggingface_hub come into the process that serves. Called by `resolve` (to list a repository) and `fetch` (to download).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from router.errors import Forbidden, HubUnavailable, InsufficientDisk, RouterError, UnknownModel, UpstreamFailed
+
+Message = Mapping[str, Any]
+
+# The errors that the child reports by name (`transfer.failures.explain`). Any other name is a RouterError.
+ERRORS: Mapping[str, type[RouterError]] = {
+    "Forbidden": Forbidden,
+    "HubUnavailable": HubUnavailable,
+    "InsufficientDisk": InsufficientDisk,
+    "UnknownModel": UnknownModel,
+    "UpstreamFailed": UpstreamFailed,
+}
+
+
+async def transfer(request: Message, token: str | None, on_message: Callable[[Message], object]) -> None:
+    """Run one request (see `transfer`) in a child. `on_message` gets the child's answers, in the event loop.
+
+    The child is gone when this returns, also when this is cancelled. Raises the error that the child reports, and
+    RouterError if the child cannot be started or dies.
+    """
+    loop = asyncio.get_running_loop()
+    answers: asyncio.Queue[bytes | int] = asyncio.Queue()
+    child = _start(token)
+
+    def hand_over(answer: bytes | int) -> None:
+        loop.call_soon_threadsafe(answers.put_nowait, answer)
+
+    threading.Thread(target=_converse, args=(child, request, hand_over), name=f"fetch-{child.pid}", daemon=True).start()
+    answer: bytes | int = b""
+    try:
+        while isinstance(answer := await answers.get(), bytes):
+            message = json.loads(answer)
+            if "error" in message:
+                error = ERRORS.get(message["error"], RouterError)
+                raise error(message["message"], retry_after=message["retry_after"])
+            on_message(message)
+        if answer:
+            raise RouterError(
+                f"the process that fetches {request['repo']} ended by itself (exit code {answer}): try again"
+            )
+    finally:
+        child.kill()
+        while isinstance(answer, bytes):  # until the exit code: then the child is reaped and its pipes are closed
+            answer = await answers.get()
+
+
+def _converse(child: subprocess.Popen[bytes], request: Message, hand_over: Callable[[bytes | int], object]) -> None:
+    """Runs in a thread of its own: hands over each whole line, and at last the exit code."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and with it the caller
+        with contextlib.suppress(BrokenPipeError), child:
+            child.stdin.write(json.dumps(request).encode() + b"\n")
+            child.stdin.flush()
+            for line in child.stdout:
+                if line.endswith(b"\n"):
+                    hand_over(line)
+        hand_over(child.wait())
+
+
+def _start(token: str | None) -> subprocess.Popen[bytes]:
+    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1"}
+    env = os.environ | quiet | ({"HF_TOKEN": token} if token else {})
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "router.hub.transfer"],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise RouterError(f"{sys.executable} cannot be started ({error.strerror})") from error

@@ -1,0 +1,118 @@
+"""What a model's files say about it: header, projector and chat template become an `Info`.
+
+It reads files, which takes some milliseconds, and 0.1 s for a large model. So the answers are kept by file identity,
+and the router calls this in threads: one file on a disk that hangs must not stop the others. Called when the catalog
+has been read, and again when arguments decide what a model can do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+from cachetools import LRUCache
+
+from router import files
+from router.engine.flags import switch_of
+from router.errors import GgufError
+from router.models import gguf, template
+from router.models.spec import Info, ModelSpec
+from router.models.template import TemplateFeatures
+
+# Reading more of a template than this changes nothing: a longer one is judged by its first words alone.
+MAX_TEMPLATE_BYTES = 4 * template.MAX_CHARACTERS + 4  # a character of UTF-8 has up to 4 bytes
+
+_infos: LRUCache[tuple[object, ...], Info] = LRUCache(4096)
+_lock = threading.Lock()
+
+
+def describe(spec: ModelSpec) -> ModelSpec:
+    """The same model with `info` from its files. Blocks. Never raises for a bad file: `info.problem` says what is wrong
+    with it."""
+    return replace(spec, info=_info(spec))
+
+
+def _info(spec: ModelSpec) -> Info:
+    if spec.model_path is None or spec.problem:
+        return Info(problem=spec.problem)
+    try:
+        override = _template_override(spec)
+        parts = filter(None, (spec.model_path, spec.mmproj_path))
+        key = (*map(_file_identity, parts), _task_of_flags(spec), _digest(override))
+        with _lock:
+            info = _infos.get(key)
+        info = info or _read(spec, spec.model_path, override)
+    except (OSError, GgufError) as error:
+        return Info(problem=str(error))
+    with _lock:
+        _infos[key] = info
+    return info
+
+
+def _read(spec: ModelSpec, path: Path, template_override: str | None) -> Info:
+    model = gguf.read_model(path)
+    projector = gguf.read(spec.mmproj_path).fields if spec.mmproj_path else {}
+    has_image, has_audio = (projector.get(f"clip.has_{kind}_encoder") is True for kind in ("vision", "audio"))
+    task_of_header = {None: "completion", "none": "completion", "rank": "rerank"}.get(model.pooling, "embedding")
+    task = _task_of_flags(spec) or task_of_header
+    completes = task == "completion"
+    text = (model.chat_template or "") if template_override is None else template_override
+    chat = template.analyse(text) if completes else TemplateFeatures()
+    abilities = {
+        "vision": has_image,
+        "audio": has_audio,
+        "tools": chat.tools,
+        "thinking": chat.reasoning,
+        "insert": completes and "tokenizer.ggml.fim_pre_token_id" in model.fields,
+    }
+    return Info(
+        architecture=model.architecture or None,
+        quantization=model.quantization,
+        n_ctx_train=model.context_length or None,
+        n_params=model.n_params,
+        input_modalities=("text", *(["image"] if has_image else []), *(["audio"] if has_audio else [])),
+        capabilities=(task, *(name for name, has in abilities.items() if has)),
+        reasoning=chat.reasoning,
+    )
+
+
+def _template_override(spec: ModelSpec) -> str | None:
+    """The chat template that counts instead of the file's own; None if there is no other.
+
+    For a template that is built into the engine this is its name: nothing else is known about it.
+    """
+    if spec.template is not None:
+        return spec.template
+    given = [arg for arg in spec.args if arg.flag.name in ("--chat-template", "--chat-template-file")]
+    if not given:
+        return None
+    value = given[-1].values[0]
+    return _template_file(Path(value)) if given[-1].flag.name == "--chat-template-file" else value
+
+
+def _template_file(path: Path) -> str:
+    """The part of the file's text that matters; empty if it cannot be read: loading the model will report that."""
+    try:
+        text = files.start(path, MAX_TEMPLATE_BYTES).decode(errors="replace")
+    except (OSError, ValueError):
+        return ""
+    return text[: template.MAX_CHARACTERS + 1]
+
+
+def _task_of_flags(spec: ModelSpec) -> str | None:
+    """What flags make the model do, whatever its header says; None if no flag decides."""
+    tasks = {"--rerank": "rerank", "--embedding": "embedding"}
+    return next((task for flag, task in tasks.items() if switch_of(spec.args, flag)), None)
+
+
+def _file_identity(path: Path) -> tuple[Path, int, int]:
+    status = path.stat()
+    return path, status.st_size, status.st_mtime_ns
+
+
+def _digest(text: str | None) -> bytes | None:
+    """Stands for a template in a key: templates are long, and thousands of keys are kept."""
+    # A word of the command line that is no UTF-8 arrives with lone surrogates, which only this handler encodes.
+    return None if text is None else hashlib.sha256(text.encode(errors="surrogatepass")).digest()

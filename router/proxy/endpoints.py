@@ -1,0 +1,163 @@
+"""Endpoints that pass a request through to a child: the model is named by the body, or by the query.
+
+A dialect's routes are made of these. `ModelFromBody` also answers the fast path (`server.connection`), which comes
+with a head and a body and wants no coroutine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from router.errors import RouterError
+from router.models.spec import ModelSpec
+from router.proxy.body import has_reservation, in_thread_if_large, release_body
+from router.proxy.error_response import error_response
+from router.proxy.gateway import Gateway
+from router.proxy.head import Head, request_id_of
+from router.proxy.protocols import Dialect
+from router.proxy.proxied_request import ProxiedRequest
+from router.proxy.routing import RoutingFields, routing_fields
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+Alias = Callable[[str | None], str | None]
+Check = Callable[[ModelSpec, Head, bytes], None]
+
+
+class ModelFromBody:
+    """An endpoint for requests whose body names the model. If the body names none, the query may.
+
+    `alias` turns the name into another one. `check` raises InvalidRequest for a request that no child may get::
+
+        routes = ModelFromBody(gateway, DIALECT).routes(["/v1/chat/completions", "/v1/embeddings"])
+    """
+
+    def __init__(
+        self, gateway: Gateway, dialect: Dialect, alias: Alias = lambda name: name, check: Check | None = None
+    ) -> None:
+        self._gateway = gateway
+        self._alias = alias
+        self._check = check
+        self._dialect = dialect
+        self.endpoint: Endpoint = with_dialect_errors(dialect, self._answer)
+
+    def routes(self, paths: Sequence[str]) -> list[Route]:
+        return [ModelFromBodyRoute(path, self) for path in paths]
+
+    async def _answer(self, request: Request) -> Response:
+        body = await self._gateway.read_body(request)
+        head = Head.from_scope(request.scope)
+        routing, name = await in_thread_if_large(len(body), self._read_routing, head, body)
+        spec = await self._gateway.resolve(name)
+        self._check_request(spec, head, body)
+        prepared = await in_thread_if_large(len(body), self._prepare_body, spec, head, body, routing)
+        # Starlette calls what an endpoint returns as an ASGI app, so it need not be a Response.
+        return self._proxied_request(spec, head, prepared, routing)  # type: ignore[return-value]
+
+    def try_now(self, head: Head, body: bytes) -> ProxiedRequest | None:
+        """The request to the child, with a lease if there is one. None if something must be waited for before, or the
+        request is refused: then call the endpoint."""
+        if len(body) > self._gateway.body_limit:
+            return None
+        try:
+            routing, name = self._read_routing(head, body)
+            spec = self._gateway.pool.catalog.resolve(name)
+            self._check_request(spec, head, body)
+            prepared = self._prepare_body(spec, head, body, routing)
+            return self._proxied_request(spec, head, prepared, routing, lease_now=True)
+        except RouterError:
+            return None
+
+    def _read_routing(self, head: Head, body: bytes) -> tuple[RoutingFields, str | None]:
+        """What the body says, and the name of the model. Raises InvalidRequest."""
+        routing = routing_fields(body, head.content_type)
+        return routing, self._alias(routing.model or head.query("model"))
+
+    def _check_request(self, spec: ModelSpec, head: Head, body: bytes) -> None:
+        """Raises InvalidRequest, NotLoaded."""
+        if self._check is not None:
+            self._check(spec, head, body)
+        self._gateway.check_may_load(spec, head, self._gateway.autoload)
+
+    def _prepare_body(
+        self, spec: ModelSpec, head: Head, body: bytes, routing: RoutingFields
+    ) -> tuple[bytes, float | None]:
+        """As `Gateway.prepare_body`. Raises InvalidRequest."""
+        if routing.fields is None:
+            return body, None
+        return self._gateway.prepare_body(spec, head.path, routing.fields, body)
+
+    def _proxied_request(
+        self,
+        spec: ModelSpec,
+        head: Head,
+        prepared: tuple[bytes, float | None],
+        routing: RoutingFields,
+        *,
+        lease_now: bool = False,
+    ) -> ProxiedRequest:
+        gateway, (body, time_limit) = self._gateway, prepared
+        if routing.fields is not None:
+            gateway.log_ignored_context(spec, routing.fields)
+        return gateway.proxied_request(
+            spec, head, self._dialect, body, routing.stream, used=True, time_limit=time_limit, lease_now=lease_now
+        )
+
+
+class ModelFromBodyRoute(Route):
+    """A route that the fast path can use: it finds `model_from_body` here."""
+
+    def __init__(self, path: str, model_from_body: ModelFromBody) -> None:
+        super().__init__(path, model_from_body.endpoint, methods=["POST"])
+        self.model_from_body = model_from_body
+
+
+def model_from_query(gateway: Gateway, dialect: Dialect) -> Endpoint:
+    """An endpoint for requests whose query names the model; the body is passed through as it is. It loads no model,
+    unless the query says `autoload=1`: a program that watches a server must not wake it."""
+
+    async def endpoint(request: Request) -> Response:
+        head = Head.from_scope(request.scope)
+        spec = gateway.pool.catalog.resolve(head.query("model"))
+        gateway.check_may_load(spec, head, False)
+        body = await gateway.read_body(request)
+        return gateway.proxied_request(spec, head, dialect, body, False, used=False)  # type: ignore[return-value]
+
+    return with_dialect_errors(dialect, endpoint)
+
+
+def with_dialect_errors(dialect: Dialect, endpoint: Endpoint) -> Endpoint:
+    """Wraps `endpoint`: a RouterError becomes a response in this dialect. And the body's part of the budget is released
+    when the request has been answered."""
+
+    async def wrapped(request: Request) -> Response:
+        is_answered = False
+        try:
+            answer = await endpoint(request)
+            is_answered = True
+        except RouterError as exc:
+            return error_response(dialect, exc, request_id_of(Head.from_scope(request.scope)))
+        finally:
+            if not is_answered:
+                release_body(request.scope)
+        # Starlette calls the answer next, without an await between, so the reservation cannot be lost here.
+        return _BodyReleasingResponse(answer) if has_reservation(request.scope) else answer  # type: ignore[return-value]
+
+    return wrapped
+
+
+class _BodyReleasingResponse:
+    """A response that releases the request's body when it has been sent, or the client has left."""
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._response(scope, receive, send)
+        finally:
+            release_body(scope)

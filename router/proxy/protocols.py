@@ -1,0 +1,64 @@
+"""What a proxied request needs from other packages, as types: a lease, a dialect, a translation.
+
+`pool` and `conversation` have the leases, `api` has the dialects and the translations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Protocol
+
+from starlette.responses import Response
+
+from router.errors import RouterError
+from router.wire.address import Address
+from router.wire.response import Response as UpstreamResponse
+
+
+class Lease(Protocol):
+    """The right to use a running child. The child is not stopped before `release`."""
+
+    @property
+    def address(self) -> Address: ...
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def model(self) -> str: ...
+
+    async def is_over(self) -> bool:
+        """Whether the child has ended, or ends within a moment."""
+
+    def renounce(self) -> bool:
+        """The child lives but does not listen. Ends it after its last requests. Returns whether the next lease is for
+        another child."""
+
+    def release(self) -> None: ...
+
+
+class Dialect(Protocol):
+    """How an API renders errors."""
+
+    @property
+    def rewrites_upstream_errors(self) -> bool:
+        """Whether an error from a child must be rendered again, because this API has another shape for errors."""
+
+    def error(self, exc: RouterError, request_id: str) -> Response: ...
+
+    def stream_error(self, exc: RouterError, request_id: str) -> bytes:
+        """The error as whole events or lines. They are the end of a stream."""
+
+
+PostToChild = Callable[[bytes, bytes], Awaitable[UpstreamResponse]]  # target, JSON body
+
+
+class Translation(Protocol):
+    """A request in an API that llama-server does not speak."""
+
+    @property
+    def media_type(self) -> bytes: ...
+
+    def __call__(self, post: PostToChild, /) -> AsyncGenerator[bytes]:
+        """Sends requests to the child, as many as it needs, and yields the answer for the client. Raises
+        RouterError."""

@@ -1,0 +1,204 @@
+"""SANS-I/O: what is remembered of each model.
+
+`Books` has one record for each model that ever was asked for, and is the one writer of `ModelRecord.state`. The other
+fields of a record are written by `scheduler`, in the event that they belong to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from router.scheduling.effects import Spawn, Stop
+from router.scheduling.resources import Allocation
+from router.scheduling.snapshot import Phase, Resident
+from router.scheduling.states import (
+    PHASES,
+    SERVING,
+    TRANSITIONS,
+    WITHOUT_PROCESS,
+    Event,
+    IllegalTransition,
+    State,
+)
+
+# A process that served for this long is a success: its crash is not counted together with the failures before it.
+STEADY_S = 60.0
+MAX_DOUBLINGS = 30  # of the pause after failures; floats overflow
+
+
+@dataclass(slots=True)
+class ModelRecord:
+    """What is remembered of one model. Times are seconds of the scheduler's clock.
+
+    `run` numbers the model's processes.
+    `held` are the bytes booked for the present process, by device key.
+    `leases` are the tickets granted to it; `background_leases` are those of background requests among them.
+    `ready_at` is when it began to serve, 0 while it loads.
+    `finished` is when its last use ended.
+    `foreground_finished` is when the last use ended that was no background request.
+    `ttl` is the idle time after which it is stopped, None for never.
+    `draining`: closed to new work for a model ahead in the queue.
+    `closing`: why it ends with its last lease; empty if it does not.
+    `is_in_last_reading`: the last reading shows all that it holds as taken.
+    `retrying`: its load ran out of memory, and the load that follows has not ended yet.
+    `failures` counts the failures in a row; `failure` is the reason of the last one.
+    `backoff_until` is when the next start is allowed.
+    `_resident` is the record as policy last saw it, made of `_facts`. Most records have not changed at the next look.
+    """
+
+    name: str
+    state: State = State.UNLOADED
+    run: int = 0
+    held: Mapping[str, int] = field(default_factory=dict)
+    leases: set[int] = field(default_factory=set)
+    background_leases: set[int] = field(default_factory=set)
+    ready_at: float = 0.0
+    finished: float = 0.0
+    foreground_finished: float = -math.inf
+    pinned: bool = False
+    ttl: float | None = None
+    draining: bool = False
+    closing: str = ""
+    is_in_last_reading: bool = False
+    retrying: bool = False
+    failures: int = 0
+    failure: str = ""
+    backoff_until: float = 0.0
+    _resident: Resident | None = None
+    _facts: tuple[Any, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """It takes new work."""
+        return self.state in SERVING and not self.draining and not self.closing
+
+    @property
+    def expires(self) -> float | None:
+        """When the idle time-to-live ends this process."""
+        if self.ttl is None or self.pinned or self.leases or self.state not in SERVING:
+            return None
+        return self.finished + self.ttl
+
+    @property
+    def why_backing_off(self) -> str:
+        return f"it failed {self.failures} times in a row, last: {self.failure}"
+
+    def is_spared(self, now: float, grace: float) -> bool:
+        """No background request may evict it: a foreground request uses it, or did within the last `grace` seconds."""
+        is_used = len(self.leases) > len(self.background_leases)
+        return grace > 0 and (is_used or now < self.foreground_finished + grace)
+
+    def has_moved_on(self, run: int) -> bool:
+        """News of this run comes too late: the process is gone, or going."""
+        return self.run != run or self.state is State.STOPPING or self.state in WITHOUT_PROCESS
+
+    def fail(self, was: State, reason: str, now: float, backoff_max: float) -> None:
+        """Book a failure in state `was`. The first failure costs no pause; from the second on the pause doubles."""
+        was_steady = was in SERVING and now - self.ready_at >= STEADY_S
+        self.failures = 1 if was_steady else self.failures + 1
+        self.failure = reason
+        doublings = min(self.failures - 2, MAX_DOUBLINGS)
+        pause = min(2.0**doublings, backoff_max) if self.failures > 1 else 0.0
+        self.backoff_until = now + pause
+
+    def clear_failures(self) -> None:
+        self.failures, self.backoff_until, self.retrying = 0, 0.0, False
+
+    def resident(self) -> Resident | None:
+        """The process as policy sees it; None without a process."""
+        phase = PHASES.get(self.state)
+        if phase is None:
+            return None
+        facts = (
+            self.name,
+            self.held,
+            Phase.BUSY if self.leases and self.state in SERVING else phase,
+            self.finished,
+            self.pinned,
+            self.draining or bool(self.closing),
+            self.state is State.SLEEPING,
+            not self.ready_at and self.state is State.STOPPING,
+        )
+        if facts != self._facts:
+            self._facts, self._resident = facts, Resident(*facts)
+        return self._resident
+
+
+class Books:
+    """All records. `records` has them by name, `alive` those with a process, `leased` the record of each granted
+    ticket; all three are for reading only."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, ModelRecord] = {}
+        self.alive: dict[str, ModelRecord] = {}
+        self.leased: dict[int, ModelRecord] = {}
+        self._last_forgotten_run = 0
+
+    def __repr__(self) -> str:
+        return f"<Books: {len(self.records)} models, {len(self.alive)} processes, {len(self.leased)} leases>"
+
+    def find(self, name: str) -> ModelRecord:
+        """The record of this model; an empty one, which is not kept, if there is none."""
+        return self.records.get(name) or ModelRecord(name)
+
+    def open(self, name: str) -> ModelRecord:
+        """The record of this model; a new one, which is kept, if there is none."""
+        # The numbers go on where those of a forgotten record ended: late news of its process must find another number.
+        return self.records.setdefault(name, ModelRecord(name, run=self._last_forgotten_run))
+
+    def forget(self, model: ModelRecord) -> None:
+        del self.records[model.name]
+        self._last_forgotten_run = max(self._last_forgotten_run, model.run)
+
+    def transit(self, model: ModelRecord, event: Event) -> None:
+        """The one place where a state changes. Raises IllegalTransition."""
+        try:
+            model.state = TRANSITIONS[model.state, event]
+        except KeyError:
+            raise IllegalTransition(model.name, model.state, event) from None
+        if model.state in WITHOUT_PROCESS:
+            self.alive.pop(model.name, None)
+        else:
+            self.alive[model.name] = model
+
+    def spawn(self, model: ModelRecord, allocation: Allocation) -> Spawn:
+        """Book a new process with this memory."""
+        self.transit(model, Event.SPAWN)
+        model.run += 1
+        model.held, model.ready_at, model.is_in_last_reading = allocation.held, 0.0, False
+        return Spawn(model.name, model.run, allocation)
+
+    def stop(self, model: ModelRecord, reason: str) -> Stop:
+        """Book the end of the process. It holds its memory until it has exited."""
+        self.transit(model, Event.STOP)
+        model.draining, model.closing = False, ""
+        return Stop(model.name, reason)
+
+    def close(self, model: ModelRecord, reason: str, *, force: bool = False) -> list[Stop]:
+        """End the process once its leases have ended, at once with `force`. A load ends at once."""
+        if model.state is State.LOADING or (model.state in SERVING and (force or not model.leases)):
+            return [self.stop(model, reason)]
+        if model.state in SERVING:
+            model.closing = reason
+        return []
+
+    def lease(self, ticket: int, model: ModelRecord, *, background: bool) -> None:
+        model.leases.add(ticket)
+        if background:
+            model.background_leases.add(ticket)
+        self.leased[ticket] = model
+
+    def residents(self) -> tuple[Resident, ...]:
+        return tuple(resident for model in self.alive.values() if (resident := model.resident()))
+
+    def evictable(self) -> Iterator[ModelRecord]:
+        return (m for m in self.alive.values() if m.state in SERVING and not m.leases and not m.pinned)
+
+    def spared(self, foreground: Mapping[int, float], now: float, grace: float) -> frozenset[str]:
+        """The models that do not go for an entry with these foreground tickets. A foreground request spares none."""
+        if foreground:
+            return frozenset()
+        return frozenset(m.name for m in self.alive.values() if m.is_spared(now, grace))

@@ -1,0 +1,97 @@
+"""PURE: memory devices, what a model needs of them, and what it was given.
+
+Everything is `int` bytes. Devices are named by their key, `NODE/NAME`. These are the words in which `memory` (what a
+model needs), `node` (what a machine has) and `policy` (where a model goes) talk to each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One pool of memory.
+
+    `kind` is `"gpu"`, or `"host"` for RAM: one a node.
+    `name` is the engine's name: `CUDA0`, `RAM`.
+    `total` is what may be used at all. A cgroup limit or an operator's cap is already applied.
+    `index` is the physical index, which a visibility mask takes.
+    `uuid` is the vendor's identity.
+    `key` names the device everywhere else: `NODE/NAME`.
+    """
+
+    node: str
+    name: str
+    kind: str
+    total: int
+    index: int = 0
+    uuid: str = ""
+    key: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"{self.node}/{self.name}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the driver reports about one device. `free` is None if the device could not be read."""
+
+    device: Device
+    free: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one model needs.
+
+    `split` divides over the GPUs on which the model is placed: weights, KV cache.
+    `fixed` repeats on each of these GPUs: context, compute buffers.
+    `host` is RAM, whatever the GPUs. On a machine without GPUs everything is in `host`.
+    `names` restricts the GPUs (`--device`). Empty: any.
+    `layers` is `split` piece by piece, in the order in which the engine deals the layers out to several GPUs. Empty if
+    the pieces are not known: then the engine divides by itself.
+    `user_split` is `split` as the user divided it (`--tensor-split`): one amount for each of the first GPUs, or of the
+    first GPUs in `names`. Empty if the user left the division to us.
+    """
+
+    split: int = 0
+    fixed: int = 0
+    host: int = 0
+    names: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+    user_split: tuple[int, ...] = ()
+
+    @property
+    def total(self) -> int:
+        return self.split + self.fixed + self.host
+
+    def resized(self, split: int) -> Demand:
+        """The same demand with another `split`. Its parts keep their proportions."""
+        layers, user_split = _scaled(self.layers, split), _scaled(self.user_split, split)
+        return replace(self, split=split, layers=layers, user_split=user_split)
+
+
+def _scaled(parts: Sequence[int], whole: int) -> tuple[int, ...]:
+    """The parts in their proportions, so that their sum is `whole`."""
+    before = sum(parts)
+    if not before:
+        return ()
+    return tuple(end - start for start, end in pairwise(whole * n // before for n in accumulate(parts, initial=0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """Where a model goes.
+
+    `held` are the bytes booked for it, by device key.
+    `devices` are the GPUs that its child may see.
+    `layer_counts` is how many layers go to each of these GPUs. Empty if there is nothing to divide, or if the engine or
+    the user divides.
+    """
+
+    held: Mapping[str, int] = field(default_factory=dict)
+    devices: tuple[Device, ...] = ()
+    layer_counts: tuple[int, ...] = ()

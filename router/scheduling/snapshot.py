@@ -1,0 +1,203 @@
+"""PURE: the machine at one moment, as `policy` sees it: devices, processes, and the free memory that follows.
+
+The idea is the `World`: an assumption about which processes are there, and the free memory on every device under that
+assumption. `policy` asks the same question of several worlds: does this demand fit beside the processes that are there
+now, beside those that remain after the pending stops, beside nobody at all?
+
+Made by `scheduler` for each pass over the queue, and handed on from one entry of the queue to the next by
+`policy.after_plan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import InitVar, dataclass, field, replace
+from enum import Enum
+from math import inf
+
+from router.scheduling.resources import Device, Reading
+
+# The free memory of a device that is not checked (its margin is 0): more than any demand.
+UNCHECKED = inf
+
+
+class Phase(Enum):
+    """What a process does about memory.
+
+    CLAIMED: there is no process yet; the memory is promised to a model further ahead in the queue.
+    LOADING: it takes its memory.
+    IDLE, BUSY: it holds its memory.
+    STOPPING: it gives its memory back.
+    """
+
+    CLAIMED = "claimed"
+    LOADING = "loading"
+    IDLE = "idle"
+    BUSY = "busy"
+    STOPPING = "stopping"
+
+
+VISIBLE_TO_DRIVER = (Phase.IDLE, Phase.BUSY, Phase.STOPPING)
+SERVING = (Phase.IDLE, Phase.BUSY)
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """One process.
+
+    `held` are the bytes booked for it, by device key.
+    `finished` is when its last use ended, in seconds.
+    `draining`: it takes no new work.
+    `sleeping`: it has freed its memory, and may take it back at any time.
+    `stopped_while_loading`: how much of `held` it had taken is not known.
+    """
+
+    model: str
+    held: Mapping[str, int]
+    phase: Phase
+    finished: float = 0.0
+    pinned: bool = False
+    draining: bool = False
+    sleeping: bool = False
+    stopped_while_loading: bool = False
+
+    @property
+    def is_visible_to_driver(self) -> bool:
+        """The driver reports what it holds as taken: not while it loads, and not while it sleeps."""
+        return not self.sleeping and self.phase in VISIBLE_TO_DRIVER
+
+    @property
+    def can_go(self) -> bool:
+        """It can be stopped for another model: now if it is idle, later if it is busy."""
+        return not self.pinned and self.phase in SERVING
+
+
+def in_phase(phase: Phase, residents: Iterable[Resident]) -> list[Resident]:
+    return [resident for resident in residents if resident.phase is phase]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The free memory under the assumption that just these processes are there.
+
+    `count` is their number. The other three are bytes by device key, UNCHECKED where nothing is checked:
+    `by_books`: free by our own books (total less the margin, less what is booked);
+    `by_driver`: free by the driver's reading, less what the driver does not show yet;
+    `free`: the smaller of the two.
+    """
+
+    count: int
+    by_books: Mapping[str, float]
+    by_driver: Mapping[str, float]
+    free: Mapping[str, float]
+
+    def after(self, *, come: Iterable[Resident] = (), gone: Iterable[Resident] = ()) -> World:
+        """The world in which the processes `come` are there too, and the processes `gone` are not."""
+        count, by_books, by_driver, free = self.count, {**self.by_books}, {**self.by_driver}, {**self.free}
+        for sign, residents in ((1, come), (-1, gone)):
+            for resident in residents:
+                count += sign
+                # How much the driver shows of a process that was stopped while it loaded is not known. While it is
+                # there, it counts as if nothing were shown yet. Once it is gone, it counts as if all had been shown.
+                # So its end makes twice the difference.
+                times = sign * (2 if resident.stopped_while_loading and resident.is_visible_to_driver else 1)
+                for key, held in resident.held.items():
+                    if key in free:
+                        by_books[key] -= sign * held
+                        by_driver[key] -= times * held
+                        free[key] = min(by_books[key], by_driver[key])
+        return World(count, by_books, by_driver, free)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDevices:
+    """The devices of one node: the keys of its RAM, and its GPUs by key."""
+
+    hosts: tuple[str, ...]
+    gpus: Mapping[str, Device]
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What follows from a snapshot, and is needed again and again.
+
+    `nodes` are the devices, node by node.
+    `empty` is the free memory of the empty machine, by device key.
+    `now` is the world of the processes that are there.
+    `after_pending_stops` is the world once everything that was decided has happened: the stopping processes are gone,
+    and the claims of models further ahead have come true.
+    `victim_order` are the models that may have to go, in the order in which they go, with their positions among the
+    residents. Idle models come before busy ones, and the least recently finished come first. A busy model that drains
+    already comes before the other busy ones, so that a drain that has begun is the one that is finished.
+    """
+
+    nodes: tuple[NodeDevices, ...]
+    empty: Mapping[str, float]
+    now: World
+    after_pending_stops: World
+    victim_order: Mapping[str, int]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Totals:
+        devices = [reading.device for reading in snapshot.readings]
+        nodes = []
+        for name in dict.fromkeys(device.node for device in devices):
+            hosts = tuple(d.key for d in devices if d.node == name and d.kind == "host")
+            nodes.append(NodeDevices(hosts, {d.key: d for d in devices if d.node == name and d.kind == "gpu"}))
+        margins = snapshot.margins
+        empty = {d.key: d.total - margin if (margin := margins.get(d.key, 0)) else UNCHECKED for d in devices}
+        by_driver = {
+            r.device.key: empty[r.device.key] - (0 if r.free is None else r.device.total - r.free)
+            for r in snapshot.readings
+        }
+        # What a loading process was promised, and what a sleeping one will take back, counts as taken although the
+        # driver does not show it. What a stopping process holds counts as free already for everything behind it.
+        by_books, claims = {**empty}, in_phase(Phase.CLAIMED, snapshot.residents)
+        for resident in snapshot.residents:
+            is_hidden = resident.stopped_while_loading or not resident.is_visible_to_driver
+            for key, held in resident.held.items():
+                if key in by_books:
+                    by_books[key] -= held
+                    if is_hidden:
+                        by_driver[key] -= held
+        free = {key: min(by_books[key], by_driver[key]) for key in empty}
+        everything = World(len(snapshot.residents), by_books, by_driver, free)
+        now = everything.after(gone=claims)
+        after_pending_stops = everything.after(gone=in_phase(Phase.STOPPING, snapshot.residents))
+        victims = sorted(((r, at) for at, r in enumerate(snapshot.residents) if r.can_go), key=_victim_rank)
+        return cls(tuple(nodes), empty, now, after_pending_stops, {resident.model: at for resident, at in victims})
+
+
+def _victim_rank(candidate: tuple[Resident, int]) -> tuple[bool, bool, float, str]:
+    resident, _ = candidate
+    is_busy = resident.phase is Phase.BUSY
+    return is_busy, is_busy and not resident.draining, resident.finished, resident.model
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole machine at one moment.
+
+    `limit` is the greatest number of processes, 0 for any number.
+    `margins` are bytes that stay free, by device key. A device with a margin of 0, or with none, is not checked.
+    `totals` follow from all this, and are computed for each new snapshot. `sparing` and `policy.after_plan` know what
+    they change: they hand the changed totals on as `known_totals`.
+    """
+
+    readings: tuple[Reading, ...]
+    residents: tuple[Resident, ...] = ()
+    limit: int = 0
+    margins: Mapping[str, int] = field(default_factory=dict)
+    known_totals: InitVar[Totals | None] = None
+    totals: Totals = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self, known_totals: Totals | None) -> None:
+        object.__setattr__(self, "totals", known_totals or Totals.of(self))
+
+    def sparing(self, models: Collection[str]) -> Snapshot:
+        """The same machine, on which none of these models may go."""
+        if not models:
+            return self
+        spared = tuple(replace(r, pinned=True) if r.model in models else r for r in self.residents)
+        victims = {model: at for model, at in self.totals.victim_order.items() if model not in models}
+        return replace(self, residents=spared, known_totals=replace(self.totals, victim_order=victims))

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from router.engine.flags import value_of
+from router.errors import CatalogError, InvalidRequest, PresetError
+from tests.models.rig import Build, model_names, put, put_cached
+
+
+def test_no_models_are_allowed(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+    found = build()
+    assert len(found) == 0
+    assert "no models" in caplog.text
+    with pytest.raises(InvalidRequest):
+        found.resolve(None)
+
+
+# ---- cache
+
+
+def test_cached_models_are_listed(build: Build, cache: Path) -> None:
+    snapshot = put_cached(cache, "user/repo", "m-Q8_0.gguf", "m-Q4_K_M.gguf", "mmproj-F16.gguf")
+    found = build()
+    assert model_names(found) == ["user/repo:Q4_K_M", "user/repo:Q8_0"]
+    argv = ("--model", str(snapshot / "m-Q4_K_M.gguf"), "--mmproj", str(snapshot / "mmproj-F16.gguf"))
+    assert (found.models[0].source, found.models[0].argv) == ("cache", argv)
+    assert build("--no-mmproj").models[0].mmproj_path is None
+
+
+def test_repository_in_a_preset_becomes_its_files(build: Build, cache: Path) -> None:
+    snapshot = put_cached(cache, "user/repo", "m-Q8_0.gguf", "mmproj-F16.gguf")
+    own = put(cache / "own.gguf")
+    found = build(preset=f"[a]\nhf-repo = user/repo\nmmproj = {own}\n[b]\nhf-repo = user/repo\nhf-file = m-Q8_0.gguf")
+    assert found.resolve("a").argv == ("--model", str(snapshot / "m-Q8_0.gguf"), "--mmproj", str(own))
+    assert found.resolve("b").model_path == snapshot / "m-Q8_0.gguf"
+
+
+def test_draft_model_is_found_in_the_repository(build: Build, cache: Path) -> None:  # B-H1
+    snapshot = put_cached(cache, "user/repo", "m-Q8_0.gguf", "mtp-m-Q8_0.gguf", "mtp-m-Q4_0.gguf")
+    own = put(cache / "own.gguf")
+    drafts = "spec-type = ngram-mod,draft-mtp"
+    preset = f"[user/repo:Q8_0]\n{drafts}\n[a]\nhf-repo = user/repo\n{drafts}\n[b]\nhf-repo = user/repo\n"
+    preset += f"[c]\nhf-repo = user/repo\n{drafts}\nspec-draft-model = {own}\n"
+    preset += "[d]\nhf-repo = user/repo\nspec-type = draft-eagle3\n"
+    found = {spec.name: value_of(spec.args, "--spec-draft-model") for spec in build(preset=preset).models}
+    mtp = str(snapshot / "mtp-m-Q8_0.gguf")
+    assert found == {"user/repo:Q8_0": mtp, "a": mtp, "b": None, "c": str(own), "d": None}
+
+
+def test_repository_outside_the_cache_is_downloaded_unless_offline(build: Build) -> None:
+    preset = "[a]\nhf-repo = user/repo:Q8_0\n[b]\nhf-repo = ../../etc"
+    a, b = build(preset=preset).models
+    assert (a.problem, a.model_path, a.argv) == (None, None, ("--hf-repo", "user/repo:Q8_0"))
+    assert "no name of the form user/repo" in (b.problem or "")
+    assert "--offline" in (build(preset=preset, offline=True).models[0].problem or "")
+
+
+def test_dedup_hides_cached_models_but_keeps_them(build: Build, cache: Path) -> None:
+    put_cached(cache, "user/repo", "m-Q8_0.gguf", "m-Q4_K_M.gguf")
+    put_cached(cache, "user/draft", "d-Q4_0.gguf")
+    preset = "[a]\nhf-repo = user/repo\nspec-draft-hf = user/draft\n"
+    hidden = {spec.name for spec in build(preset=preset + "dedup-cache-models = on").models if spec.unlisted}
+    assert hidden == {"user/repo:Q4_K_M", "user/draft:Q4_0"}
+    assert build(preset=preset + "dedup-cache-models = on").resolve("user/repo:Q4_K_M").source == "cache"
+    assert not any(spec.unlisted for spec in build(preset=preset).models)
+
+
+# ---- presets
+
+
+def test_command_line_wins_over_section_over_defaults(build: Build, models: Path) -> None:
+    path = put(models / "a.gguf")
+    put(models / "b.gguf")
+    preset = "[*]\nctx-size = 1\nbatch-size = 1\nubatch-size = 1\n[a]\nbatch-size = 2\nubatch-size = 2"
+    found = build("--ubatch-size 3", preset=preset, models_dir=models)
+    a, b = found.resolve("a"), found.resolve("b")
+    sizes = [[value_of(spec.args, flag) for flag in ("-c", "-b", "-ub")] for spec in (a, b)]
+    assert sizes == [["1", "2", "3"], ["1", "1", "3"]]
+    assert (a.source, a.model_path) == ("preset", path)
+    assert b.source == "models_dir"
+
+
+def test_section_with_its_own_model_replaces_the_found_one(build: Build, models: Path) -> None:
+    put(models / "a" / "x.gguf")
+    put(models / "a" / "mmproj-F16.gguf")
+    other = put(models / "b.gguf")
+    found = build(preset=f"[a]\nmodel = {other}", models_dir=models)
+    assert found.resolve("a").argv == ("--model", str(other))
+
+
+def test_preset_keys_reach_the_spec(build: Build, models: Path) -> None:
+    path = put(models / "x.gguf")
+    spec = build(
+        preset=f"""
+        [a]
+        model = {path}
+        alias = a, gpt
+        tags = chat, fast
+        load-on-startup = on
+        stop-timeout = 3
+        pin = on
+        ttl = 60
+        priority = 2
+        device = CUDA1
+        unlisted = on
+        description = small one
+        env.FOO = bar
+        """
+    ).resolve("gpt")
+    assert (spec.name, spec.aliases, spec.tags) == ("a", ("gpt",), ("chat", "fast"))
+    assert (spec.load_on_startup, spec.stop_timeout, spec.pin, spec.ttl, spec.priority) == (True, 3.0, True, 60.0, 2)
+    assert (spec.unlisted, spec.description, spec.env) == (True, "small one", (("FOO", "bar"),))
+    assert (spec.devices, value_of(spec.args, "--device"), spec.argv) == (("CUDA1",), "CUDA1", ("--model", str(path)))
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ("ctx-size = 5", "no model is named: add model = FILE"),
+        ("model = gone.gguf", "gone.gguf is missing"),
+        ("model = x.gguf\nmmproj = gone.gguf", "gone.gguf is missing"),
+        (f"model = {'x' * 5000}", "is missing"),
+    ],
+)
+def test_what_cannot_run_is_listed_with_its_problem(
+    build: Build, models: Path, monkeypatch: pytest.MonkeyPatch, section: str, sentence: str
+) -> None:
+    put(models / "x.gguf")
+    monkeypatch.chdir(models)
+    (spec,) = build(preset=f"[a]\n{section}").models
+    assert sentence in (spec.problem or "")
+    assert spec.model_path is None
+
+
+def test_bad_preset_file_is_an_error(build: Build) -> None:
+    with pytest.raises(PresetError, match=r"presets\.ini:2:"):
+        build(preset="[a]\nctx-sise = 5")
+
+
+def test_alias_clash_names_both(build: Build, models: Path) -> None:
+    path = put(models / "x.gguf")
+    for preset in (
+        f"[a]\nmodel = {path}\nalias = b\n[b]\nmodel = {path}",
+        f"[b]\nmodel = {path}\n[a]\nmodel = {path}\nalias = b",
+        f"[a]\nmodel = {path}\nalias = z\n[b]\nmodel = {path}\nalias = z",
+    ):
+        with pytest.raises(CatalogError, match=r"(?=.*'a')(?=.*'b')"):
+            build(preset=preset)
+
+
+# ---- command line
+
+
+def test_a_model_on_the_command_line_is_the_only_one(build: Build, models: Path, cache: Path) -> None:
+    path = put(models / "x.gguf")
+    put_cached(cache, "user/repo", "m-Q8_0.gguf")
+    found = build(f"-m {path} --alias gpt,x -c 512")
+    (spec,) = found.models
+    assert (spec.name, spec.source, spec.aliases) == ("x", "command_line", ("gpt",))
+    assert spec.argv == ("--model", str(path), "--ctx-size", "512")
+    assert found.resolve(None) is spec
+    assert model_names(build("-hf user/repo")) == ["user/repo"]
+    assert build("-hf user/repo").models[0].model_path is not None
+
+
+def test_a_model_on_the_command_line_beside_others(build: Build, models: Path) -> None:
+    path = put(models / "x.gguf")
+    put(models / "y.gguf")
+    found = build(f"-m {path} --mmproj {path} -c 512 --hf-token secret", models_dir=models)
+    assert model_names(found) == ["x", "y"]
+    assert found.resolve("x").source == "command_line"
+    assert found.resolve("y").argv == ("--model", str(models / "y.gguf"), "--ctx-size", "512")
+    assert found.resolve("y").secret_env == (("HF_TOKEN", "secret"),)

@@ -1,0 +1,479 @@
+"""A rig for the scheduler: plays the pool, the machine, clients and operators on a clock of its own."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+
+from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refusal, Refuse, Spawn, Stop
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand, Device, Reading
+from router.scheduling.scheduler import Scheduler
+from router.scheduling.states import State
+from router.scheduling.waiting_line import Ticket
+
+RAM = "here/RAM"
+
+
+@dataclass(eq=False)
+class Request:
+    """A client and what it was told; `left` if it went before it was told anything."""
+
+    ticket: Ticket
+    asked: float
+    serve: float | None
+    answer: Grant | Refuse | None = None
+    answered: float = 0.0
+    left: bool = False
+    ended: bool = False
+
+    @property
+    def granted(self) -> bool:
+        return isinstance(self.answer, Grant)
+
+    @property
+    def refused(self) -> Refusal | None:
+        return self.answer.refusal if isinstance(self.answer, Refuse) else None
+
+    @property
+    def waits(self) -> bool:
+        return self.answer is None and not self.left
+
+
+@dataclass(eq=False)
+class Process:
+    spawn: Spawn
+    held: Mapping[str, int]  # as the books should have it
+    takes: Mapping[str, int]  # what it really holds once it serves
+    ready: bool = False
+    stopping: bool = False
+    asleep: bool = False
+    trial: Trial | None = None
+    shown: float = 0.0  # the part of what it takes that the machine shows: a load takes it bit by bit
+
+    def shows(self, key: str) -> int:
+        return int(self.takes.get(key, 0) * self.shown)
+
+
+@dataclass(eq=False)
+class Trial:
+    """A load with settings that change what the model needs; `before` is what it needed, None where nobody knows."""
+
+    request: Request
+    before: Demand | None
+    process: Process | None  # that serves with what was before
+
+
+class Bench:
+    """Plays the pool and the machine: a clock, children that take time to load and to end, memory that comes back late,
+    other programs. After every event it holds the scheduler's books against its own.
+
+    `room` is what may be used of a device: it has one byte more, which is the margin.
+    """
+
+    def __init__(self, room: int = 9, *, gpus: Sequence[int] = (), checked: bool = True, **limits: float) -> None:
+        sizes = {**{f"GPU{i}": size for i, size in enumerate(gpus)}, "RAM": room}
+        self.devices = tuple(
+            Device("here", name, "host" if name == "RAM" else "gpu", size + 1, index)
+            for index, (name, size) in enumerate(sizes.items())
+        )
+        margins = {device.key: 1 for device in self.devices} if checked else {}
+        self.scheduler = Scheduler(Limits(margins=margins, **{"models_max": 0, **limits}))  # type: ignore[arg-type]
+        self.now = 1000.0
+        self.load_seconds: Callable[[str], float] = lambda model: 1.0
+        self.stop_seconds: Callable[[str], float] = lambda model: 0.5
+        self.reclaim_seconds: Callable[[], float] = lambda: 0.0
+        self.probe_seconds: Callable[[], float] = lambda: 0.0
+        self.measure_seconds: Callable[[], float] = lambda: 0.0  # from when it serves
+        self.takes_less: Callable[[], bool] = lambda: False  # than the estimate, by a tenth
+        self.broken: set[str] = set()  # they end while they load
+        self.starved: Counter[str] = Counter()  # that many loads of theirs run out of memory
+        self.download_seconds: Callable[[str], float] = lambda model: 3.0
+        self.missing: set[str] = set()  # their files are not here
+        self.unreachable: set[str] = set()  # their downloads fail
+        self.downloads: dict[str, object] = {}  # under way
+        self.others: Counter[str] = Counter()  # bytes that other programs hold, by device key
+        self.requests: dict[int, Request] = {}
+        self.leases: defaultdict[str, set[int]] = defaultdict(set)
+        self.waiting: Counter[str] = Counter()
+        self.processes: dict[str, Process] = {}
+        self.trials: dict[str, Trial] = {}
+        self.needs: dict[str, Demand] = {}  # with what has proved itself
+        self.effects: list[Effect] = []
+        self.events = 0
+        self._ids = count(1)
+        self._lingering: Counter[str] = Counter()  # freed by its process, not yet by the machine
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+        self._allowed_stop: tuple[str, bool] | None = None  # the model being unloaded, and whether by force
+        self._told = 0  # effects that have effects
+
+    # What clients and operators do
+
+    def ask(
+        self,
+        model: str,
+        need: int | Demand = 5,
+        *,
+        serve: float | None = None,
+        priority: int = 0,
+        pinned: bool = False,
+        ttl: float | None = None,
+    ) -> Request:
+        """`serve` is how long it takes once granted; None is until `end`."""
+        if isinstance(need, int):
+            need = Demand(split=need) if len(self.devices) > 1 else Demand(host=need)
+        missing = model in self.missing
+        ticket = Ticket(next(self._ids), model, need, priority, pinned, ttl, missing=missing)
+        return self._ask(Request(ticket, self.now, serve))
+
+    def _ask(self, request: Request) -> Request:
+        self.requests[request.ticket.id] = request
+        self.waiting[request.ticket.model] += 1
+        self._tell(self.scheduler.acquire(request.ticket, self.now))
+        return request
+
+    def attempt(self, model: str, need: int | Demand, before: int | Demand | None, **more: Any) -> Request:
+        """A load with settings, with which the model needs this much instead."""
+        needs = [Demand(host=amount) if isinstance(amount, int) else amount for amount in (need, before)]
+        assert needs[0] is not None
+        missing = model in self.missing
+        request = Request(Ticket(next(self._ids), model, needs[0], missing=missing, **more), self.now, 0.0)
+        self.trials[model] = Trial(request, needs[1], self.processes.get(model))
+        self.amend(model, needs[0])
+        if not missing:  # else its download is as good as another one
+            self.renew(model)
+        return self._ask(request)
+
+    def abandon(self, model: str) -> None:
+        """The model is another one now: what is tried does not matter any more."""
+        trial = self.trials.pop(model)
+        self.leave(trial.request)
+
+    def renew(self, model: str) -> None:
+        self._allowed_stop = model, False
+        self._tell(self.scheduler.renew(model, self.now))
+        self._allowed_stop = None
+
+    def keep(self, model: str) -> None:
+        self._tell(self.scheduler.cancel_renew(model, self.now))
+
+    def amend(self, model: str, need: Demand) -> None:
+        for request in self.requests.values():
+            if request.waits and request.ticket.model == model:
+                request.ticket = replace(request.ticket, demand=need)
+        self._tell(self.scheduler.set_demand(model, need, self.now, missing=model in self.missing))
+
+    def lose(self, model: str, need: Demand) -> None:
+        """Its files are not here any more."""
+        self.missing.add(model)
+        self.amend(model, need)
+        self.renew(model)
+
+    def pull(self, model: str) -> None:
+        self._tell(self.scheduler.fetch(model, self.now))
+
+    def leave(self, request: Request) -> None:
+        assert request.waits
+        request.left = True
+        self.waiting[request.ticket.model] -= 1
+        self._tell(self.scheduler.cancel(request.ticket.id, self.now))
+
+    def end(self, request: Request) -> None:
+        assert request.granted
+        if request.ended:
+            return
+        request.ended = True
+        self.leases[request.ticket.model].discard(request.ticket.id)
+        self._tell(self.scheduler.release(request.ticket.id, self.now))
+
+    def unload(self, model: str, *, force: bool = False) -> None:
+        self._allowed_stop = model, force
+        self._tell(self.scheduler.unload(model, self.now, force=force))
+        self._allowed_stop = None
+
+    # What happens by itself
+
+    def crash(self, model: str) -> None:
+        self._exit(self.processes[model], "it crashed")
+
+    def sleep(self, model: str) -> None:
+        process = self.processes[model]
+        process.shown, process.asleep = 0.0, True
+        self.scheduler.slept(model, process.spawn.run)
+        self._tell([])
+
+    def wake(self, process: Process) -> None:
+        if self.processes.get(process.spawn.model) is process and not process.stopping:
+            process.shown = 1.0
+        self.scheduler.woke(process.spawn.model, process.spawn.run)
+        self._tell([])
+
+    # The clock
+
+    def after(self, seconds: float, what: Callable[[], None]) -> None:
+        heapq.heappush(self._agenda, (self.now + seconds, next(self._order), what))
+
+    def step(self, until: float) -> bool:
+        """The next thing that happens; False if that is not before `until`."""
+        wakeup = self.scheduler.wakeup()
+        due = self._agenda[0][0] if self._agenda else None
+        if wakeup is not None and (due is None or wakeup < due):
+            if wakeup > until:
+                return False
+            self.now = max(self.now, wakeup)
+            self._tell(self.scheduler.tick(self.now))
+            again = self.scheduler.wakeup()
+            assert again is None or again > self.now, "the timer would spin"
+            return True
+        if due is None or due > until:
+            return False
+        self.now, _, what = heapq.heappop(self._agenda)
+        what()
+        return True
+
+    def run(self, seconds: float = 0.0) -> None:
+        until = self.now + seconds
+        while self.step(until):
+            pass
+        self.now = until
+
+    # What can be seen
+
+    @property
+    def spawns(self) -> list[str]:
+        return [effect.model for effect in self.effects if isinstance(effect, Spawn)]
+
+    @property
+    def stops(self) -> list[str]:
+        return [effect.model for effect in self.effects if isinstance(effect, Stop)]
+
+    @property
+    def grants(self) -> list[str]:
+        return [effect.model for effect in self.effects if isinstance(effect, Grant)]
+
+    def last(self, kind: type[Effect]) -> Effect:
+        return [effect for effect in self.effects if isinstance(effect, kind)][-1]
+
+    @property
+    def is_idle(self) -> bool:
+        """No ticket waits and no lease is out."""
+        return not self.scheduler._line.by_ticket and not self.scheduler._books.leased
+
+    @property
+    def loaded(self) -> set[str]:
+        return {model.name for model in self.scheduler.models() if model.state is State.LOADED}
+
+    def state(self, model: str) -> State:
+        return self.scheduler.model(model).state
+
+    def free(self, device: Device) -> int:
+        shown = sum(process.shows(device.key) for process in self.processes.values())
+        return device.total - self.others[device.key] - self._lingering[device.key] - shown
+
+    # Playing the effects
+
+    def _tell(self, effects: list[Effect]) -> None:
+        self.events += 1
+        self._told += 1
+        for effect in effects:
+            self.effects.append(effect)
+            match effect:
+                case Probe(expected):
+                    self._probe(expected)
+                case Spawn():
+                    self._spawn(effect)
+                case Stop():
+                    self._stop(effect)
+                case Fetch(model):
+                    self._fetch(model)
+                case Abort(model):
+                    del self.downloads[model]
+                case Grant() | Refuse():
+                    self._answer(effect)
+        self._told -= 1
+        if not self._told:
+            self.check()
+
+    def _probe(self, expected: Mapping[str, int]) -> None:
+        for device in self.devices:  # B-D6
+            if device.key in expected:
+                shown = sum(process.shows(device.key) for process in self.processes.values())
+                assert expected[device.key] <= device.total - shown, "it will never be free"
+        # The reading is as old as it can be: from the moment it was asked for. Other programs are as they are now, for
+        # nobody can promise anything about what they take meanwhile.
+        readings = tuple(Reading(d, self.free(d) + self.others[d.key]) for d in self.devices)
+
+        def answer() -> None:
+            known = tuple(Reading(r.device, (r.free or 0) - self.others[r.device.key]) for r in readings)
+            self._tell(self.scheduler.probed(known, self.now))
+
+        self.after(self.probe_seconds(), answer)
+
+    def _fetch(self, model: str) -> None:
+        assert model not in self.downloads, "one model is downloaded twice at once"  # B-H3
+        assert model not in self.processes
+        download = self.downloads[model] = object()
+        self.after(self.download_seconds(model), lambda: self._arrive(model, download))
+
+    def _arrive(self, model: str, download: object) -> None:
+        if self.downloads.get(model) is not download:
+            return
+        del self.downloads[model]
+        if model in self.unreachable:
+            self._tell(self.scheduler.fetch_failed(model, "there is no hub", self.now, retry_after=7.0))
+            return
+        self.missing.discard(model)
+        waiting = [r.ticket.demand for r in self.requests.values() if r.waits and r.ticket.model == model]
+        need = [*waiting[:1], self.needs.get(model, Demand())][0]
+        self._tell(self.scheduler.fetched(model, need, self.now))
+
+    def _spawn(self, spawn: Spawn) -> None:
+        assert spawn.model not in self.processes, "two processes of one model"  # B-L9
+        assert spawn.model not in self.missing
+        held = spawn.allocation.held
+        takes = {key: count - count // 10 for key, count in held.items()} if self.takes_less() else held
+        process = self.processes[spawn.model] = Process(spawn, held, takes)
+        process.trial = self.trials.get(spawn.model)
+        for device in self.devices:  # B-S11
+            if self.scheduler.limits.margins and spawn.allocation.held.get(device.key):
+                theirs = self.others[device.key] + self._lingering[device.key]
+                ours = [
+                    p.shows(device.key) if p.stopping else p.takes.get(device.key, 0) for p in self.processes.values()
+                ]
+                assert sum(ours) + theirs + 1 <= device.total, "the machine is full"
+        seconds = self.load_seconds(spawn.model)
+        self.after(seconds / 2, lambda: self._grow(process, 0.5))
+        if self.starved[spawn.model]:
+            self.starved[spawn.model] -= 1
+            self.after(seconds / 2, lambda: self._exit(process, "out of memory"))
+        if spawn.model in self.broken:
+            self.after(seconds / 2, lambda: self._exit(process, "it is broken"))
+        self.after(seconds, lambda: self._ready(process))
+
+    def _grow(self, process: Process, part: float) -> None:
+        if not process.stopping:
+            process.shown = part
+
+    def _ready(self, process: Process) -> None:
+        """The news comes even when the process was stopped or has ended meanwhile."""
+        self._grow(process, 1.0)
+        process.ready = True
+        self._tell(self.scheduler.ready(process.spawn.model, process.spawn.run, self.now))
+        self.after(self.measure_seconds(), lambda: self._measure(process))
+
+    def _measure(self, process: Process) -> None:
+        if not process.stopping:
+            process.held = process.takes
+        self._tell(self.scheduler.measured(process.spawn.model, process.spawn.run, process.takes, self.now))
+
+    def _stop(self, stop: Stop) -> None:
+        process = self.processes[stop.model]
+        assert process.spawn.run == self.scheduler.model(stop.model).run
+        asked, force = self._allowed_stop or ("", False)
+        if stop.model != asked:
+            assert process.ready or not self.scheduler.limits.finish_loads, "a load was stopped"  # B-S3
+            assert process.ready or not self.waiting[stop.model]
+        if stop.model != asked or not force:
+            assert not self.leases[stop.model], "a busy model was stopped"  # B-S3
+        process.stopping = True
+        self.after(self.stop_seconds(stop.model), lambda: self._exit(process, "stopped"))
+
+    def _exit(self, process: Process, reason: str) -> None:
+        if self.processes.get(process.spawn.model) is not process:
+            return
+        del self.processes[process.spawn.model]
+        freed = Counter({key: process.shows(key) for key in process.held})
+        self._lingering += freed
+        seconds = self.reclaim_seconds()
+        if seconds:
+            self.after(seconds, lambda: self._lingering.subtract(freed))
+        else:
+            self._lingering.subtract(freed)
+        self.leases[process.spawn.model].clear()
+        starved = reason == "out of memory"
+        name, run = process.spawn.model, process.spawn.run
+        trial = process.trial if process.trial and process.trial is self.trials.get(name) else None
+        tried = trial if trial and trial.before else None
+        was, failures, waiting = self.state(name), self.scheduler.model(name).failures, self.waiting[name]
+        ticket = tried.request.ticket.id if tried else None
+        effects = self.scheduler.exited(name, run, reason, self.now, out_of_memory=starved, pending_ticket=ticket)
+        if tried and was is State.LOADING:
+            assert self.scheduler.model(name).failures == failures  # B-L8
+            assert [e.ticket for e in effects if isinstance(e, Refuse)] in ([], [ticket])
+            assert waiting - self.scheduler.waiting(name) <= 1
+        self._tell(effects)
+
+    def _answer(self, answer: Grant | Refuse) -> None:
+        request = self.requests[answer.ticket]
+        assert request.waits, "answered twice, or after it left"  # B-S2
+        assert request.ticket.model == answer.model
+        request.answer, request.answered = answer, self.now
+        self.waiting[answer.model] -= 1
+        trial = self.trials.get(answer.model)
+        if trial and trial.request is request:
+            self._settle(trial, answer)
+        if isinstance(answer, Refuse):
+            return
+        process = self.processes[answer.model]
+        assert process.ready
+        assert not process.stopping
+        assert process.spawn.run == self.scheduler.model(answer.model).run
+        self.leases[answer.model].add(answer.ticket)
+        if process.asleep:
+            process.asleep = False
+            self.after(0.1, lambda: self.wake(process))
+        if request.serve is not None:
+            self.after(request.serve, lambda: self.end(request))
+
+    def _settle(self, trial: Trial, answer: Grant | Refuse) -> None:
+        del self.trials[answer.model]
+        if isinstance(answer, Grant):
+            assert self.processes[answer.model].trial is trial, "not what was asked for serves"
+            self.needs[answer.model] = trial.request.ticket.demand
+            return
+        if trial.before:
+            self.amend(answer.model, trial.before)
+        if self.processes.get(answer.model) is trial.process:
+            self.keep(answer.model)
+        if not trial.before and self.scheduler.waiting(answer.model):
+            self.unload(answer.model)
+
+    def check(self) -> None:
+        """What holds after every event."""
+        limits, models = self.scheduler.limits, list(self.scheduler.models())
+        alive = {model.name: model for model in models if model.resident()}
+        assert alive.keys() == self.processes.keys()
+        assert not limits.models_max or len(alive) <= limits.models_max  # B-S4
+        for device in self.devices:
+            if limits.margins:
+                booked = sum(model.held.get(device.key, 0) for model in alive.values())
+                assert booked + 1 <= device.total, "the books are overcommitted"
+        assert {model.name for model in models if model.state is State.DOWNLOADING} == self.downloads.keys()
+        assert len(self.downloads) <= (limits.downloads_max or 1)
+        startable = False
+        for model in models:
+            assert model.leases == self.leases[model.name]  # B-S2
+            assert model.held == (self.processes[model.name].held if model.name in alive else {})
+            assert self.scheduler.waiting(model.name) == self.waiting[model.name]
+            assert not (model.is_open and self.waiting[model.name]), "somebody waits for an open model"
+            startable |= bool(self.waiting[model.name]) and model.state in (State.UNLOADED, State.FAILED)
+        assert startable or not any(model.draining for model in models), "a drain for nobody"  # B-S8
+        self._check_order()
+
+    def _check_order(self) -> None:
+        """What the scheduler keeps so that it need not look for it."""
+        scheduler, line = self.scheduler, self.scheduler._line
+        entries = [*line.by_arrival.values()]
+        assert line.by_turn == sorted(entries, key=lambda entry: entry.computed_rank() or ())
+        assert [entry.rank for entry in entries] == [entry.computed_rank() for entry in entries]
+        assert entries == sorted(entries, key=lambda entry: entry.began)
+        assert line.by_ticket.keys() == {ticket for entry in entries for ticket in entry.tickets}
+        assert scheduler._books.alive == {model.name: model for model in scheduler.models() if model.resident()}
+        assert scheduler._draining >= {model.name for model in scheduler.models() if model.draining}
+        starts = [entry.waiting_since for entry in entries if entry.waits_for_room]
+        assert line.longest_wait() == min(starts, default=None)

@@ -1,0 +1,163 @@
+"""What is remembered of a model, above all its failures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from router.scheduling.books import STEADY_S, ModelRecord
+from router.scheduling.effects import Refusal, Refuse
+from router.scheduling.snapshot import Phase, Resident
+from router.scheduling.states import State
+from tests.scheduling.bench import RAM, Bench
+
+
+def test_policy_sees_a_model_as_it_is_now() -> None:
+    model = ModelRecord("a", State.LOADED, held={RAM: 5}, ready_at=1.0)
+    first = model.resident()
+    assert first == Resident("a", {RAM: 5}, Phase.IDLE)
+    changes: list[tuple[str, object, dict[str, object]]] = [
+        ("leases", {1}, {"phase": Phase.BUSY}),
+        ("draining", True, {"draining": True}),
+        ("held", {RAM: 4}, {"held": {RAM: 4}}),
+        ("pinned", True, {"pinned": True}),
+        ("finished", 2.0, {"finished": 2.0}),
+        ("leases", set(), {"phase": Phase.IDLE}),
+        ("state", State.SLEEPING, {"sleeping": True}),
+        ("state", State.STOPPING, {"sleeping": False, "phase": Phase.STOPPING}),
+        ("ready_at", 0.0, {"stopped_while_loading": True}),
+    ]
+    expected = first
+    for name, value, seen in changes:
+        setattr(model, name, value)
+        expected = replace(expected, **seen)  # type: ignore[arg-type]
+        assert model.resident() == expected
+    model.state = State.UNLOADED
+    assert model.resident() is None
+
+
+def test_after_a_crash_the_next_request_loads_again() -> None:  # B-S14
+    bench = Bench()
+    bench.ask("a")
+    bench.run(2)
+    bench.crash("a")
+    assert bench.state("a") is State.FAILED
+    request = bench.ask("a")
+    bench.run(2)
+    assert request.granted
+    assert bench.spawns == ["a", "a"]
+
+
+def test_all_who_wait_for_a_load_that_fails_are_told_why() -> None:  # B-S14
+    bench = Bench()
+    bench.broken = {"a"}
+    requests = [bench.ask("a") for _ in range(3)]
+    bench.run(2)
+    assert {request.refused for request in requests} == {Refusal.LOAD_FAILED}
+    assert all(isinstance(r.answer, Refuse) and r.answer.reason == "it is broken" for r in requests)
+
+
+def test_repeated_failures_back_off_and_say_why() -> None:  # B-S14
+    bench = Bench(backoff_max=5)
+    bench.broken = {"a"}
+    pauses: list[float] = []
+    for _ in range(6):
+        assert bench.ask("a").waits
+        bench.run(0.5)  # it fails
+        refused = bench.ask("a")
+        if not pauses and refused.waits:
+            bench.run(0.5)  # the first failure is forgiven: this was a load again
+            refused = bench.ask("a")
+        assert refused.refused is Refusal.BACKING_OFF
+        assert isinstance(refused.answer, Refuse)
+        assert "last: it is broken" in refused.answer.reason
+        assert refused.answer.retry_after is not None
+        pauses.append(refused.answer.retry_after)
+        bench.run(refused.answer.retry_after)
+    assert pauses == [1, 2, 4, 5, 5, 5]
+
+
+def test_no_number_of_failures_breaks_the_books() -> None:
+    bench = Bench(backoff_max=1)
+    bench.broken = {"a"}
+    for _ in range(1100):
+        bench.ask("a")
+        bench.run(2)
+    assert bench.scheduler.model("a").failures == 1100
+
+
+def test_a_crash_long_after_the_load_is_a_first_one() -> None:  # B-S14
+    bench = Bench()
+    for _ in range(4):
+        request = bench.ask("a")
+        bench.run(2)
+        assert request.granted
+        bench.run(STEADY_S)
+        bench.crash("a")
+
+
+def test_crashes_soon_after_the_load_back_off() -> None:  # B-S14
+    bench = Bench()
+    for _ in range(2):
+        bench.ask("a")
+        bench.run(2)
+        bench.crash("a")
+    assert bench.ask("a").refused is Refusal.BACKING_OFF
+    bench.run(1)
+    assert bench.ask("a").waits
+
+
+def test_who_waits_for_a_drained_model_that_keeps_crashing_is_told() -> None:  # B-S14
+    bench = Bench(room=9, drain_grace=0)
+    bench.ask("a")
+    bench.run(2)
+    bench.crash("a")
+    bench.ask("a")
+    bench.run(2)
+    other = bench.ask("b")
+    bench.run(0)
+    waiter = bench.ask("a")
+    assert waiter.waits
+    bench.crash("a")
+    assert waiter.refused is Refusal.BACKING_OFF
+    bench.run(2)
+    assert other.granted
+
+
+def test_an_unload_forgives_the_failures() -> None:  # B-S14
+    bench = Bench()
+    bench.broken = {"a"}
+    for _ in range(2):
+        bench.ask("a")
+        bench.run(1)
+    assert bench.ask("a").refused is Refusal.BACKING_OFF
+    bench.broken = set()
+    bench.unload("a")
+    request = bench.ask("a")
+    bench.run(2)
+    assert request.granted
+
+
+def test_a_load_that_was_called_off_forgives_nothing() -> None:  # B-S14
+    bench = Bench(finish_loads=False)
+    bench.broken = {"a"}
+    bench.ask("a")
+    bench.run(1)
+    left = bench.ask("a")
+    bench.run(0.1)
+    bench.leave(left)
+    bench.run(5)
+    assert bench.stops == ["a"]
+    bench.ask("a")
+    bench.run(0.6)
+    assert bench.ask("a").refused is Refusal.BACKING_OFF
+
+
+def test_an_orderly_stop_after_service_forgets_the_failures() -> None:
+    bench = Bench()
+    bench.ask("a")
+    bench.run(2)
+    bench.crash("a")
+    bench.ask("a", serve=1, ttl=1)
+    bench.run(10)
+    assert bench.stops == ["a"]
+    assert bench.scheduler.model("a").failures == 0

@@ -1,0 +1,147 @@
+"""Models whose files are downloaded first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from router.scheduling.effects import Abort, Fetch, Refusal, Refuse
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
+from router.scheduling.scheduler import Scheduler
+from router.scheduling.states import State
+from router.scheduling.waiting_line import Ticket
+from tests.scheduling.bench import RAM, Bench
+
+
+def missing(*names: str, **limits: Any) -> Bench:
+    bench = Bench(**limits)
+    bench.missing |= set(names)
+    return bench
+
+
+def test_what_is_missing_is_fetched_before_it_is_started() -> None:  # B-H3
+    bench = missing("a", room=9)
+    bench.ask("b", 9, serve=1)
+    bench.run(2.5)
+    requests = [bench.ask("a", 9, serve=1) for _ in range(10)]
+    bench.run(2)
+    assert (bench.state("a"), bench.state("b")) == (State.DOWNLOADING, State.LOADED), "a download needs no room"
+    bench.run(10)
+    assert all(request.granted for request in requests)
+    assert [effect for effect in bench.effects if isinstance(effect, Fetch)] == [Fetch("a")]
+
+
+def test_as_many_downloads_as_may_be_at_once() -> None:
+    bench = missing(*"abc", downloads_max=2)
+    for name in "abc":
+        bench.ask(name, 1, serve=1)
+    assert (set(bench.downloads), set(bench.scheduler.downloads.not_begun())) == ({"a", "b"}, {"c"})
+    assert bench.scheduler.downloads.is_wanted("c")
+    bench.run(3)
+    assert (set(bench.downloads), set(bench.scheduler.downloads.not_begun())) == ({"c"}, set())
+    bench.run(10)
+    assert sorted(bench.grants) == ["a", "b", "c"]
+
+
+def test_who_waits_for_the_downloads_of_others_waits_in_the_queue() -> None:  # B-S9
+    bench = missing(*"abc", downloads_max=1, queue_max=1, queue_timeout=30)
+    bench.download_seconds = lambda model: 100
+    first, second, third = (bench.ask(name) for name in "abc")
+    assert third.refused is Refusal.QUEUE_FULL
+    bench.run(31)
+    assert (first.waits, second.refused) == (True, Refusal.QUEUE_TIMEOUT)
+    bench.run(75)
+    assert first.granted
+    assert bench.downloads.keys() == {"b"}, "what was begun to be wanted is fetched"
+
+
+def test_what_nobody_waits_for_is_not_fetched_if_so_set() -> None:  # B-S16
+    bench = missing(*"abc", downloads_max=1, queue_timeout=10, finish_loads=False)
+    bench.download_seconds = lambda model: 100
+    under_way, left, late = (bench.ask(name) for name in "abc")
+    bench.leave(left)
+    bench.run(11)
+    assert (under_way.waits, late.refused) == (True, Refusal.QUEUE_TIMEOUT)
+    bench.leave(under_way)
+    assert (bench.state("a"), bench.downloads) == (State.UNLOADED, {})
+    assert not any(bench.scheduler.downloads.is_wanted(name) for name in "abc")
+
+
+def test_what_was_pulled_is_fetched_whoever_leaves() -> None:
+    bench = missing("a", finish_loads=False)
+    bench.pull("a")
+    bench.leave(bench.ask("a"))
+    bench.run(5)
+    assert (bench.state("a"), bench.spawns) == (State.UNLOADED, [])
+
+
+def test_an_unload_ends_a_download_and_one_that_has_not_begun() -> None:  # B-L10
+    bench = missing(*"ab", downloads_max=1)
+    requests = [bench.ask(name) for name in "ab"]
+    for name in "ba":
+        bench.unload(name)
+    assert [request.refused for request in requests] == [Refusal.CANCELLED] * 2
+    assert [effect for effect in bench.effects if isinstance(effect, Fetch | Abort)] == [Fetch("a"), Abort("a")]
+    bench.run(5)
+    assert not any(bench.scheduler.downloads.is_wanted(name) for name in "ab")
+
+
+def test_a_download_that_fails_is_told_to_all_and_tried_again() -> None:  # B-S14
+    bench = missing("a")
+    bench.unreachable = {"a"}
+    requests = [bench.ask("a") for _ in range(3)]
+    bench.run(4)
+    assert [request.refused for request in requests] == [Refusal.FETCH_FAILED] * 3
+    assert requests[0].answer == Refuse(1, "a", Refusal.FETCH_FAILED, "there is no hub", 7.0)
+    assert bench.state("a") is State.FAILED
+    second = bench.ask("a")
+    bench.run(3)
+    assert second.refused is Refusal.FETCH_FAILED
+    third = bench.ask("a")
+    assert third.refused is Refusal.BACKING_OFF
+    bench.unreachable = set()
+    bench.pull("a")
+    fourth = bench.ask("a", serve=1)
+    bench.run(10)
+    assert fourth.granted
+
+
+def test_who_waits_gets_the_other_model_that_a_name_means_now() -> None:
+    bench = missing("a")
+    request = bench.ask("a")
+    bench.run(1)
+    bench.lose("a", Demand(host=3))  # the preset names another repository
+    assert [effect for effect in bench.effects if isinstance(effect, Fetch | Abort)] == [
+        Fetch("a"),
+        Abort("a"),
+        Fetch("a"),
+    ]
+    bench.missing.clear()  # now one that is here
+    bench.amend("a", Demand(host=4))
+    bench.run(3)
+    assert request.granted
+    assert bench.scheduler.model("a").held == {RAM: 4}
+
+
+@pytest.mark.parametrize("state", State)
+def test_news_of_a_download_that_is_no_more(state: State) -> None:
+    scheduler = Scheduler(Limits(margins={}))
+    scheduler.acquire(Ticket(1, "a", Demand(), missing=True), 0.0)
+    scheduler.unload("a", 0.0)
+    scheduler.model("a").state = state
+    if state is not State.DOWNLOADING:
+        assert scheduler.fetched("a", Demand(), 1.0) == []
+        assert scheduler.fetch_failed("a", "late", 1.0) == []
+        assert scheduler.model("a").state is state
+
+
+@pytest.mark.parametrize("state", State)
+def test_what_a_pull_does_in_each_state(state: State) -> None:
+    scheduler = Scheduler(Limits(margins={}))
+    scheduler.acquire(Ticket(1, "a", Demand()), 0.0)
+    scheduler.model("a").state = state
+    begins = state in (State.UNLOADED, State.FAILED)
+    assert [effect for effect in scheduler.fetch("a", 1.0) if isinstance(effect, Fetch)] == [Fetch("a")] * begins
+    assert scheduler.downloads.is_wanted("a")

@@ -1,0 +1,215 @@
+"""Clients, operators, other programs and bad luck at random; the rig checks the rules after every event."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import combinations
+from random import Random
+
+import pytest
+
+from router.scheduling.effects import Abort, Fetch, Grant, Probe, Refusal, Refuse, Spawn, Stop
+from router.scheduling.resources import Demand
+from tests.scheduling.bench import Bench, Request
+
+SHAPES: dict[str, dict[str, object]] = {
+    "cpu": {"room": 30},
+    "cpu, three at most, short queue": {"room": 60, "models_max": 3, "queue_max": 5, "finish_loads": False},
+    "one gpu": {"room": 40, "gpus": [24], "drain_grace": 0},
+    "two unequal gpus": {
+        "room": 40,
+        "gpus": [12, 24],
+        "models_max": 5,
+        "finish_loads": False,
+        "queue_timeout": 0,
+        "downloads_max": 1,
+    },
+    "four unequal gpus": {"room": 60, "gpus": [8, 12, 16, 24], "drain_grace": 2, "queue_timeout": 20},
+    "eight unequal gpus": {"room": 40, "gpus": [2, 3, 4, 5, 6, 8, 10, 12], "models_max": 8},
+    "nothing checked": {"room": 30, "checked": False, "models_max": 2, "queue_max": 0},
+}
+
+
+class Walk:
+    """Clients, operators, other programs and bad luck, at random."""
+
+    def __init__(self, shape: str, seed: int) -> None:
+        self.random = random = Random(f"{shape} {seed}")
+        self.bench = bench = Bench(**SHAPES[shape])  # type: ignore[arg-type]
+        self.models = bench.needs
+        for name in "abcdefghij":
+            self.models[name] = self.demand()
+        self.pinned = random.choice(["", "a", "ab"])
+        self.open: list[Request] = []
+        bench.load_seconds = lambda model: random.expovariate(1)
+        bench.stop_seconds = lambda model: random.choice([0.0, 0.1, 2.0])
+        bench.reclaim_seconds = lambda: random.choice([0.0, 0.0, 0.3, 5.0])
+        bench.download_seconds = lambda model: random.choice([0.0, random.expovariate(0.3)])
+        bench.probe_seconds = lambda: random.choice([0.0, 0.0, 0.05, 2.0])
+        bench.measure_seconds = lambda: random.choice([0.0, 0.1, 3.0])
+        bench.takes_less = lambda: random.random() < 0.5
+        self.luck = {
+            self.ask: 40,
+            self.leave: 8,
+            self.end: 30,
+            self.unload: 2,
+            self.attempt: 4,
+            self.renew: 1,
+            self.lose: 1,
+            self.pull: 1,
+            self.crash: 1,
+            self.sleep: 4,
+            self.others: 2,
+            self.breakage: 1,
+        }
+        self.pace = 0.2
+
+    def demand(self) -> Demand:
+        random = self.random
+        need = random.choice([1, 3, 6, 10, 10, 15, 20, 35, 70])
+        fixed, host = random.choice([0, 1, 3]), random.choice([0, 0, 1, 5])
+        names = random.choice([(), (), (), ("GPU0",), ("GPU1", "GPU0")])
+        cpu = len(self.bench.devices) == 1 or random.random() < 0.1
+        return Demand(host=need) if cpu else Demand(need, fixed, host, names)
+
+    def act(self) -> None:
+        [what] = self.random.choices(list(self.luck), list(self.luck.values()))
+        what()
+        # Rush and quiet take turns.
+        if self.random.random() < 0.01:
+            self.pace = self.random.choice([0.02, 0.2, 1.0, 4.0])
+        self.bench.after(self.random.expovariate(1 / self.pace), self.act)
+
+    def ask(self) -> None:
+        random = self.random
+        # Some models are asked for more often than others.
+        name = list(self.models)[min(random.randrange(10), random.randrange(10))]
+        trial = self.bench.trials.get(name)
+        self.open.append(
+            self.bench.ask(
+                name,
+                trial.request.ticket.demand if trial else self.models[name],
+                serve=random.choice([None, 0.0, random.expovariate(0.5)]),
+                priority=random.choice([0, 0, 0, 1, -1]),
+                pinned=name in self.pinned,
+                ttl=random.choice([None, None, 0.0, 3.0]),
+            )
+        )
+
+    def leave(self) -> None:
+        if waiting := [request for request in self.open if request.waits]:
+            self.bench.leave(self.random.choice(waiting))
+
+    def end(self) -> None:
+        self.open = [r for r in self.open if r.waits or (r.granted and not r.ended)]
+        if running := [request for request in self.open if request.granted]:
+            self.bench.end(self.random.choice(running))
+
+    def unload(self) -> None:
+        self.bench.unload(self.random.choice(list(self.models)), force=self.random.random() < 0.3)
+
+    def attempt(self) -> None:
+        """A load with settings; loads of one model take their turns, and what does not fit is not tried."""
+        name, demand = self.random.choice(list(self.models)), self.demand()
+        if name not in self.bench.trials and self.fits(demand):
+            self.bench.attempt(name, demand, self.models[name] if self.random.random() < 0.8 else None)
+
+    def renew(self) -> None:
+        """A new catalog: what is tried is abandoned, and all who wait get the new model."""
+        name = self.random.choice([*self.models, *self.bench.trials])
+        if name in self.bench.trials:
+            self.bench.abandon(name)
+        self.models[name] = self.demand()
+        self.bench.amend(name, self.models[name])
+        self.bench.renew(name)
+
+    def lose(self) -> None:
+        """As `renew`, but the new model is not here."""
+        name = self.random.choice(list(self.models))
+        if name in self.bench.trials:
+            self.bench.abandon(name)
+        self.models[name] = self.demand()
+        self.bench.lose(name, self.models[name])
+
+    def pull(self) -> None:
+        if self.bench.missing:
+            self.bench.pull(self.random.choice(sorted(self.bench.missing)))
+
+    def crash(self) -> None:
+        if self.bench.processes:
+            self.bench.crash(self.random.choice(list(self.bench.processes)))
+
+    def sleep(self) -> None:
+        for name in sorted(self.bench.loaded):
+            if not self.bench.leases[name] and not self.bench.processes[name].asleep:
+                self.bench.sleep(name)
+                return
+
+    def others(self) -> None:
+        device = self.random.choice(self.bench.devices)
+        self.bench.others[device.key] = self.random.choice([0, 0, 0, self.random.randrange(device.total)])
+
+    def breakage(self) -> None:
+        self.bench.broken = {name for name in self.models if self.random.random() < 0.1}
+        self.bench.unreachable = {name for name in self.models if self.random.random() < 0.2}
+        self.bench.starved.update(name for name in self.models if self.random.random() < 0.02)
+
+    def fits(self, demand: Demand) -> bool:
+        """On the empty machine."""
+        if not self.bench.scheduler.limits.margins:
+            return any(not demand.names or d.name in demand.names for d in self.bench.devices[:-1]) or not demand.split
+        *gpus, ram = self.bench.devices
+        spare = [g.total - 1 - demand.fixed for g in gpus if not demand.names or g.name in demand.names]
+        spare = [room for room in spare if room >= 0]
+        on_gpus = not demand.split and not demand.fixed
+        on_gpus = on_gpus or any(
+            sum(some) >= demand.split for n in range(len(spare)) for some in combinations(spare, n + 1)
+        )
+        return on_gpus and ram.total - 1 >= demand.host
+
+    def quiesce(self) -> None:
+        """Nobody asks any more, all goes well: in the end each has its answer, and each model that fits can be had."""
+        bench, self.luck = self.bench, {lambda: None: 1}
+        self.pace = 1e9
+        bench.others.clear()
+        bench.broken, bench.unreachable = set(), set()
+        bench.starved.clear()
+        bench.scheduler.limits = replace(bench.scheduler.limits, queue_max=1000, queue_timeout=0)
+        for request in list(self.open):
+            if request.granted:
+                bench.end(request)
+            elif request.waits:
+                request.serve = 0.1
+        bench.run(60 + bench.scheduler.limits.backoff_max)  # the last failures happen, and are waited out
+        last = [bench.ask(name, need, serve=0.5, priority=5) for name, need in self.models.items() for _ in "12"]
+        bench.run(1000)
+        assert bench.is_idle
+        assert not bench.scheduler._line.by_turn
+        assert not bench.scheduler.downloads
+        for request in last:
+            expected = None if self.fits(request.ticket.demand) else Refusal.TOO_LARGE
+            assert request.refused is expected, request
+
+
+@pytest.mark.usefixtures("unmeasured")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_long_walk(shape: str) -> None:
+    met: Counter[object] = Counter()
+    for seed in range(5):
+        walk = Walk(shape, seed)
+        walk.act()
+        while walk.bench.events < 10_000:
+            walk.bench.step(float("inf"))
+        walk.quiesce()
+        met.update(type(effect) for effect in walk.bench.effects)
+        answers = [request.answer for request in walk.bench.requests.values()]
+        met.update(answer.refusal for answer in answers if isinstance(answer, Refuse))
+        for request in walk.bench.requests.values():
+            assert request.left or request.answer is not None
+            if request.refused is Refusal.TOO_LARGE:
+                assert not walk.fits(request.ticket.demand)  # B-S12
+    # The walk went through what it is there for.
+    assert min(met[kind] for kind in (Probe, Spawn, Stop, Grant)) > 900
+    assert min(met[kind] for kind in (Fetch, Abort, Refusal.FETCH_FAILED)) > 10
+    assert min(met[refusal] for refusal in (Refusal.LOAD_FAILED, Refusal.BACKING_OFF, Refusal.CANCELLED)) > 10

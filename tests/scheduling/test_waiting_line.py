@@ -1,0 +1,200 @@
+"""The order of the queue, and its bounds in length and time."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.scheduling.effects import Fetch, Probe, Refusal, Refuse
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
+from router.scheduling.scheduler import Scheduler
+from router.scheduling.waiting_line import Ticket
+from tests.scheduling.bench import RAM, Bench
+
+
+def test_models_are_served_in_the_order_in_which_they_were_asked_for() -> None:  # B-S9
+    bench = Bench(room=9)
+    requests = [bench.ask(model, serve=1) for model in "abcdbea"]
+    bench.run(60)
+    assert all(request.ended for request in requests)
+    assert bench.spawns == ["a", "b", "c", "d", "e"]
+
+
+def test_priorities_come_first() -> None:  # B-S9
+    bench = Bench(room=9)
+    bench.ask("a", serve=1)
+    bench.run(0.5)
+    for model, priority in [("low", -1), ("one", 0), ("two", 0), ("high", 5)]:
+        bench.ask(model, serve=1, priority=priority)
+    bench.run(60)
+    assert bench.spawns == ["a", "high", "one", "two", "low"]
+
+
+def test_a_small_one_does_not_overtake_into_room_that_was_promised() -> None:  # B-S9
+    bench = Bench(room=12, drain_grace=10)
+    running = bench.ask("a", 6)
+    bench.run(2)
+    big = bench.ask("big", 12)
+    small = bench.ask("small", 6)
+    bench.run(5)
+    assert small.waits  # although 6 are free
+    bench.end(running)
+    bench.run(5)
+    assert big.granted
+    bench.end(big)
+    bench.run(5)
+    assert small.granted
+
+
+def test_a_small_one_goes_ahead_where_that_harms_nobody() -> None:  # B-S9
+    bench = Bench(room=12)
+    bench.ask("a", 6)
+    bench.run(2)
+    blocked = bench.ask("big", 8)
+    small = bench.ask("small", 4)
+    bench.run(2)
+    assert blocked.waits
+    assert small.granted
+
+
+def test_when_others_hold_the_memory_it_is_waited_for_without_keeping_anyone_out() -> None:  # B-S9
+    bench = Bench(room=12)
+    bench.others[RAM] = 6
+    big, small = bench.ask("big", 10), bench.ask("small", 5)
+    bench.run(3)
+    assert big.waits
+    assert small.granted
+    bench.end(small)
+    bench.others[RAM] = 0
+    bench.run(3)
+    assert big.granted
+    assert bench.stops == ["small"]
+
+
+def test_a_queue_of_none_refuses_at_once_what_would_wait_for_others() -> None:  # B-S9
+    bench = Bench(room=9, queue_max=0)
+    running = bench.ask("a")
+    bench.run(0.5)
+    early = bench.ask("b")
+    bench.run(0)
+    assert early.refused is Refusal.QUEUE_FULL  # another model's load is in the way
+    assert isinstance(early.answer, Refuse)
+    assert early.answer.retry_after
+    bench.run(1)
+    assert running.granted  # an own load is no waiting in the queue
+    late = bench.ask("b")
+    bench.run(0)
+    assert late.refused is Refusal.QUEUE_FULL
+    bench.unload("a")
+    closed = bench.ask("a")
+    assert closed.refused is Refusal.QUEUE_FULL
+    bench.end(running)
+    bench.run(1)
+    own = [bench.ask("b") for _ in range(50)]
+    bench.run(2)
+    assert all(request.granted for request in own)
+
+
+def test_a_queue_of_none_still_evicts_idle_ones() -> None:  # B-S9
+    bench = Bench(room=9, queue_max=0)
+    bench.ask("a", serve=0.1)
+    bench.run(5)
+    request = bench.ask("b")
+    bench.run(5)
+    assert request.granted
+
+
+@pytest.mark.parametrize("bound", [1, 3])
+def test_the_newest_over_the_bound_are_refused(bound: int) -> None:  # B-S9
+    bench = Bench(room=9, queue_max=bound)
+    bench.ask("a", serve=5)
+    bench.run(2)
+    waiters = []
+    for model in "bcbdcb":
+        waiters.append(bench.ask(model, serve=1))
+        bench.run(0)
+    assert [request.waits for request in waiters] == [index < bound for index in range(6)]
+    assert {request.refused for request in waiters[bound:]} == {Refusal.QUEUE_FULL}
+    bench.run(30)
+    assert all(request.granted for request in waiters[:bound])
+
+
+def test_the_bound_counts_those_behind_a_drain_too() -> None:  # B-S9
+    bench = Bench(room=9, queue_max=1)
+    bench.ask("a", 9)
+    bench.run(2)
+    waiters = [bench.ask(model, 4) for model in "bcccc"]
+    bench.run(1)
+    assert [request.waits for request in waiters] == [True, False, False, False, False]
+
+
+def test_nobody_waits_longer_than_the_bound() -> None:  # B-S9
+    bench = Bench(room=9, queue_timeout=30, drain_grace=100, poll=1000)
+    bench.ask("a")
+    bench.run(2)
+    first = bench.ask("b")
+    bench.run(20)
+    second = bench.ask("b")
+    bench.run(20)
+    assert first.refused is Refusal.QUEUE_TIMEOUT
+    assert first.answered - first.asked == 30
+    assert isinstance(first.answer, Refuse)
+    assert first.answer.retry_after
+    assert second.waits
+    bench.run(20)
+    assert second.refused is Refusal.QUEUE_TIMEOUT
+
+
+def test_a_long_load_is_no_waiting_in_the_queue() -> None:
+    bench = Bench(queue_timeout=30)
+    bench.load_seconds = lambda model: 300
+    request = bench.ask("a")
+    bench.run(301)
+    assert request.granted
+
+
+def test_a_load_that_is_tried_again_is_no_waiting_in_the_queue() -> None:  # B-S13
+    bench = Bench(queue_timeout=30)
+    bench.load_seconds = lambda model: 100
+    bench.starved["a"] = 1
+    request = bench.ask("a")
+    bench.run(250)
+    assert request.granted
+
+
+def test_a_download_is_no_waiting_in_the_queue() -> None:
+    scheduler = Scheduler(Limits(margins={}, queue_timeout=30))
+    assert scheduler.acquire(Ticket(1, "a", Demand(), missing=True), 0.0) == [Fetch("a")]
+    assert scheduler.tick(1000.0) == []
+    assert scheduler.fetched("a", Demand(host=5), 1000.0) == [Probe({})]
+    assert scheduler.tick(1029.0) == []
+    assert [type(effect) for effect in scheduler.tick(1030.0)] == [Refuse]
+
+
+def test_a_wait_without_a_bound() -> None:
+    bench = Bench(room=9, queue_timeout=0, drain_grace=10_000)
+    bench.ask("a")
+    bench.run(2)
+    waiter = bench.ask("b")
+    bench.run(3 * Limits().queue_timeout)
+    assert waiter.waits
+
+
+def test_a_queue_longer_than_what_is_planned_at_once_comes_to_its_end() -> None:
+    bench = Bench(room=9, drain_grace=1)
+    requests = [bench.ask(f"m{i}", serve=0.5) for i in range(3 * Scheduler.LOOKAHEAD)]
+    bench.run(300)
+    assert all(request.granted for request in requests)
+    assert len(bench.spawns) == len(requests)
+
+
+def test_the_last_of_those_who_are_planned_for_at_once_may_be_refused() -> None:
+    bench = Bench(9)
+    bench.probe_seconds = lambda: 0.1
+    many = Scheduler.LOOKAHEAD
+    needs = [*[5] * (many - 1), 50, *[5] * many]
+    requests = [bench.ask(f"m{i}", need, serve=0.5) for i, need in enumerate(needs)]
+    bench.run(1.0)
+    assert [i for i, request in enumerate(requests) if request.refused] == [many - 1]
+    bench.run(300.0)
+    assert all(request.granted for i, request in enumerate(requests) if i != many - 1)
