@@ -19,8 +19,11 @@ from typing import Any
 import httpx
 import psutil
 
+from tests import processes
+from tests.waiting import PATIENCE_S as PATIENCE
+from tests.waiting import until
+
 FAKE = str(Path(__file__).with_name("fake_llama_server.py"))
-PATIENCE = 30.0
 LISTENING = re.compile(r"listening on (https?://[^\s,]+)[\s,]")  # with what follows: a line may come in two parts
 
 
@@ -31,14 +34,6 @@ def _binary() -> str:
 
 
 ENGINES: dict[str, Callable[[], str]] = {"embedded": lambda: "embedded", "llama-server": _binary}
-
-
-def until(condition: Callable[[], object], patience: float = PATIENCE) -> None:
-    """Poll until it holds; fails after `patience` seconds."""
-    end = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < end, "it did not come about in time"
-        time.sleep(0.005)
 
 
 class Router:
@@ -90,6 +85,10 @@ class Router:
             found = psutil.Process(self.process.pid).children()
             return [child for child in found if "--alias" in _command(child)]
         return []
+
+    def sample(self) -> list[psutil.Process]:
+        """The same, quickly, and not for certain: a child may be left out in the moment in which another one ends."""
+        return [child for child in processes.children(self.process.pid) if "--alias" in _command(child)]
 
     def loads(self, model: str = "") -> int:
         """How many processes were started, by the log."""
