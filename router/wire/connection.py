@@ -205,7 +205,7 @@ class ChildConnections:
                 f"The model's server cannot be reached ({exc.strerror or type(exc).__name__}). Send the request again.",
                 retry_after=1.0,
             )
-            error.is_deaf = isinstance(exc, (FileNotFoundError, NotADirectoryError, ConnectionRefusedError))
+            error.is_not_listening = isinstance(exc, (FileNotFoundError, NotADirectoryError, ConnectionRefusedError))
             raise error from exc
         return connection
 

@@ -74,7 +74,7 @@ async def test_a_name_of_a_model_that_has_gone_is_none(tmp_path: Path) -> None:
     assert len({entries[name]["digest"] for name in ("m", "gone")}) == 2
     assert entries["m"]["modified_at"] == "1970-01-01T00:00:00Z"
     assert entries["mine"]["details"]["parent_model"] == "gone"
-    await pool.replace(Catalog((spec("m"),)))
+    await pool.exchange.replace(Catalog((spec("m"),)))
     assert [entry["name"] for entry in await library.tags()] == ["m"]
     with pytest.raises(UnknownModel):
         names.find("mine")

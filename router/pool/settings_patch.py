@@ -1,14 +1,14 @@
-"""What a load request asks for over a model's own settings: kept, taken back, replaced.
+"""PURE: the settings that one load request names, read from its JSON body and checked.
 
-The first-class settings are fields, each with a group of flags that it stands for (`flags.GROUPS`); what has no field
-is asked for by `extra_args`. What is compared is what was asked, not what the engine makes of it.
+A patch changes only what it names: a field that is left out keeps its value, a field that is null gives it up. What may
+be set over HTTP depends on `--load-args` (see `engine.allowlist`). `api.load` calls `read_patch`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 from router.engine import allowlist
@@ -24,17 +24,15 @@ from router.engine.flags import (
     is_of,
     merge,
     parse,
-    render,
-    shown,
     unknown,
 )
 from router.errors import FlagError, InvalidRequest
 from router.memory.kv import BYTES
-from router.models.spec import ModelSpec
 from router.near import nearest
 
 OFF = "off"
-# What the engine's own documentation and `--spec-default` advise for each kind (docs/speculative.md, common/arg.cpp).
+# Flags by `speculative_type`. The values are those that the engine's documentation and `--spec-default` recommend
+# (docs/speculative.md, common/arg.cpp).
 SPECULATIVE: Mapping[str, str] = {
     OFF: "",
     "default": "--spec-default",
@@ -48,75 +46,19 @@ SPECULATIVE: Mapping[str, str] = {
     **{f"draft-{kind}": f"--spec-type draft-{kind}" for kind in ("simple", "mtp", "eagle3", "dflash", "dspark")},
 }
 CACHE_TYPES = tuple(name for name in BYTES if re.fullmatch(r"f32|f16|bf16|q[458]_[01]|iq4_nl", name))
-LONGEST_TEMPLATE = 2**20  # characters
-MOST_ARGS = 1000
-LONGEST_ARGS = 2**20  # bytes, together; a process takes 2 MiB at most, its environment among them
+MAX_TEMPLATE_CHARS = 2**20
+MAX_EXTRA_ARGS = 1000
+MAX_EXTRA_ARGS_BYTES = 2**20  # together; a process takes 2 MiB at most, its environment included
+MAX_SHOWN_CHARS = 80  # of a wrong key or value that its error repeats
 
 
 @dataclass(frozen=True, slots=True)
-class Overrides:
-    """None means that nothing is asked for there, and the model's own settings hold. `ctx_size` is in tokens, 0 for
-    automatic, and so is `n_parallel`; `chat_template` is Jinja text, the name of a built-in one, or empty for the
-    file's own."""
+class SettingsPatch:
+    """The settings that one load request names.
 
-    ctx_size: int | None = None
-    cache_type_k: str | None = None
-    cache_type_v: str | None = None
-    speculative_type: str | None = None
-    chat_template: str | None = None
-    n_parallel: int | None = None
-    extra_args: tuple[Arg, ...] = ()
-
-    def patched(self, wish: Wish) -> Overrides:
-        """What is asked for now over what was asked for before. Of that, only what now has another value goes."""
-        kept = {name: getattr(self, name) for name in GROUPS}
-        extra = self.extra_args
-        if wish.extra_args is None:
-            extra = tuple(arg for arg in extra if not any(is_of(arg.flag, name) for name in wish.fields))
-        else:
-            extra = wish.extra_args
-            kept = {name: None if any(is_of(arg.flag, name) for arg in extra) else kept[name] for name in kept}
-        return Overrides(**{**kept, **wish.fields}, extra_args=extra)
-
-    def over(self, spec: ModelSpec, table: FlagTable) -> ModelSpec:
-        """The model with these settings over its own."""
-        if self == Overrides():
-            return spec
-        asked = [name for name in GROUPS if getattr(self, name) is not None]
-        own = [arg for arg in spec.args if not any(self._replaces(name, arg) for name in asked)]
-        args = merge(own, parse([word for name in asked for word in self._argv(name)], table), self.extra_args)
-        template = self.chat_template if self.chat_template and is_jinja(self.chat_template) else None
-        found = spec.with_args(args, template)
-        if found.mmproj_path and self.speculative_type not in (None, OFF):  # the engine drafts for text alone
-            return replace(self, speculative_type=OFF).over(spec, table)
-        return found
-
-    def _replaces(self, name: str, arg: Arg) -> bool:
-        if name == "speculative_type" and str(self.speculative_type).startswith("draft-"):
-            return not {"--spec-type", "--spec-default"}.isdisjoint(arg.flag.spellings)  # the draft model is for it
-        return is_of(arg.flag, name)
-
-    def _argv(self, name: str) -> Sequence[str]:
-        value = getattr(self, name)
-        match name:
-            case "ctx_size" | "n_parallel" if value > 0:
-                return (f"--{name.replace('_', '-').removeprefix('n-')}", str(value))
-            case "cache_type_k" | "cache_type_v":
-                return (f"--{name.replace('_', '-')}", value)
-            case "speculative_type":
-                return SPECULATIVE[value].split()
-            case "chat_template" if value and not is_jinja(value):
-                return ("--chat-template", value)
-        return ()
-
-    def as_json(self) -> dict[str, Any]:
-        return {**{name: getattr(self, name) for name in GROUPS}, "extra_args": render(shown(self.extra_args))}
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What one request says: the `fields` that it names, None in one to take it back, and `extra_args`, None to leave
-    them as they are."""
+    `fields` holds values by name of the setting; a value of None returns the setting to the model's own.
+    `extra_args` replaces all earlier extra arguments; None keeps them.
+    """
 
     fields: Mapping[str, Any]
     extra_args: tuple[Arg, ...] | None = None
@@ -126,16 +68,23 @@ class Wish:
         return not self.fields and self.extra_args is None
 
 
-def read(body: Mapping[str, Any], table: FlagTable, others: Sequence[str] = (), load_args: LoadArgs = "safe") -> Wish:
-    """From the JSON object of a request, which may hold the keys `others` besides, and of whose settings `load_args`
-    are taken. Raises InvalidRequest that names the field, or the flag."""
-    known = [field.name for field in fields(Overrides)]
+def read_patch(
+    body: Mapping[str, Any], table: FlagTable, other_keys: Sequence[str] = (), load_args: LoadArgs = "safe"
+) -> SettingsPatch:
+    """Read the JSON object of a load request.
+
+    `table` holds the engine's flags.
+    `other_keys` are keys of the body that are no settings.
+    `load_args` says which settings may be set over HTTP.
+    Raises InvalidRequest that names the field or the flag.
+    """
+    known = [*GROUPS, "extra_args"]
     for key in body:
-        if key not in known and key not in others:
-            near = nearest(key, [*known, *others])
+        if key not in known and key not in other_keys:
+            near = nearest(key, [*known, *other_keys])
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise InvalidRequest(f"{key[:80]!r} is no setting of a load; {hint}")
-    settings = {name: _READ[name](name, body[name]) for name in GROUPS if name in body}
+            raise InvalidRequest(f"{key[:MAX_SHOWN_CHARS]!r} is no setting of a load; {hint}")
+    settings = {name: _READERS[name](name, body[name]) for name in GROUPS if name in body}
     slots = settings.get("n_parallel")
     if slots and load_args != "any" and (wrong := allowlist.count_fault("--parallel", str(slots))):
         raise InvalidRequest(f"n_parallel {wrong} (more with --load-args any)")
@@ -149,7 +98,7 @@ def read(body: Mapping[str, Any], table: FlagTable, others: Sequence[str] = (), 
     for word in SPECULATIVE[settings.get("speculative_type") or OFF].split():
         if word.startswith("--") and not table.find(word):
             raise InvalidRequest(f"speculative_type {settings['speculative_type']!r}: {unknown(word, table)}")
-    return Wish(settings, extra)
+    return SettingsPatch(settings, extra)
 
 
 def _count(name: str, value: object) -> int | None:
@@ -177,13 +126,16 @@ def _one_of(name: str, value: object, choices: Sequence[str]) -> str | None:
 
 
 def _chat_template(name: str, value: object) -> str | None:
-    if value is not None and (not _is_word(value) or not isinstance(value, str) or len(value) > LONGEST_TEMPLATE):
-        raise InvalidRequest(f"{name} is a text of at most {LONGEST_TEMPLATE} characters: Jinja, or a built-in's name")
+    if value is not None and (not _is_word(value) or not isinstance(value, str) or len(value) > MAX_TEMPLATE_CHARS):
+        raise InvalidRequest(
+            f"{name} is a text of at most {MAX_TEMPLATE_CHARS} characters: Jinja, or a built-in's name"
+        )
     return value
 
 
 def _check_template(template: str, load_args: LoadArgs) -> None:
-    """No engine reads a file here, whatever is allowed."""
+    """Raises InvalidRequest for a template that is a path, or neither Jinja nor a known name. A path is refused even
+    with `--load-args any`: the engine must not read a file that a request names."""
     if is_jinja(template) or template in allowlist.TEMPLATES:
         return
     if allowlist.is_like_a_path(template):
@@ -194,11 +146,12 @@ def _check_template(template: str, load_args: LoadArgs) -> None:
     if load_args != "any":
         raise InvalidRequest(
             f"chat_template: {_shown(template)} is neither Jinja text nor the name of a built-in template; see "
-            "llama-server --help for these (the names of another build are taken with --load-args any)"
+            "llama-server --help for these (names of another build are accepted with --load-args any)"
         )
 
 
-_READ: Mapping[str, Callable[[str, object], Any]] = {
+# For each field, the function that checks its value. It returns the value, and raises InvalidRequest.
+_READERS: Mapping[str, Callable[[str, object], Any]] = {
     "ctx_size": _count,
     "cache_type_k": _cache_type,
     "cache_type_v": _cache_type,
@@ -209,7 +162,7 @@ _READ: Mapping[str, Callable[[str, object], Any]] = {
 
 
 def _extra_args(value: object, table: FlagTable, load_args: LoadArgs) -> tuple[Arg, ...]:
-    if not isinstance(value, list) or len(value) > MOST_ARGS or not all(_is_word(word) for word in value):
+    if not isinstance(value, list) or len(value) > MAX_EXTRA_ARGS or not all(_is_word(word) for word in value):
         raise InvalidRequest('extra_args is a list of llama-server\'s arguments, such as ["--top-k", "20"]')
     if value and load_args == "none":
         raise InvalidRequest(
@@ -217,14 +170,14 @@ def _extra_args(value: object, table: FlagTable, load_args: LoadArgs) -> tuple[A
             "router with --load-args safe"
         )
     words = [str(word) for word in value]
-    if sum(len(word.encode()) for word in words) > LONGEST_ARGS:
-        raise InvalidRequest(f"extra_args are too long for a process; {LONGEST_ARGS} bytes are enough")
+    if sum(len(word.encode()) for word in words) > MAX_EXTRA_ARGS_BYTES:
+        raise InvalidRequest(f"extra_args are too long for a process; {MAX_EXTRA_ARGS_BYTES} bytes are enough")
     known = FlagTable([*(flag for flag in default_table().flags if not table.find(flag.name)), *table.flags])
     try:
         args = parse(words, known)
     except FlagError as error:
         raise InvalidRequest(f"extra_args: {error.message}") from error
-    for word, arg in zip(_spelled(words, known), args, strict=True):
+    for word, arg in zip(_flags_as_written(words, known), args, strict=True):
         if not OWNED.isdisjoint(arg.flag.spellings):
             raise InvalidRequest(
                 f"extra_args: {word} belongs to the router, not to a model; leave it out (no --load-args takes it)"
@@ -237,12 +190,12 @@ def _extra_args(value: object, table: FlagTable, load_args: LoadArgs) -> tuple[A
         if not table.find(word):
             raise InvalidRequest(f"extra_args: {unknown(word, table)}")
         if load_args != "any":
-            _check(word, arg)
+            _check_allowed(word, arg)
     return merge(args)
 
 
-def _check(word: str, arg: Arg) -> None:
-    """Raises InvalidRequest for what is not on the list of what may be set from outside."""
+def _check_allowed(word: str, arg: Arg) -> None:
+    """Raises InvalidRequest for an argument that may not be set over HTTP."""
     if not allowlist.is_safe(arg.flag):
         raise InvalidRequest(
             f"extra_args: {word} is not taken over HTTP, only what computes and answers is; set it in the model's "
@@ -253,23 +206,23 @@ def _check(word: str, arg: Arg) -> None:
 
 
 def _is_word(word: object) -> bool:
-    """A process can be given it: no zero byte, no half of a surrogate pair."""
+    """Whether a process can be given this as an argument: no zero byte, no half of a surrogate pair."""
     if isinstance(word, str):
         return not re.search("[\0\ud800-\udfff]", word)
     return isinstance(word, int | float) and not isinstance(word, bool)
 
 
-def _spelled(words: Sequence[str], table: FlagTable) -> Iterator[str]:
-    """The flags among the words, as they are spelled there."""
-    left = iter(words)
-    for word in left:
+def _flags_as_written(words: Sequence[str], table: FlagTable) -> Iterator[str]:
+    """The flags among the words, in the spelling of the request."""
+    remaining = iter(words)
+    for word in remaining:
         name, equals, _ = word.partition("=")
         flag = table.find(name)
         assert flag is not None, "these words were parsed"
         yield name
         for _ in range(flag.arity - bool(equals)):
-            next(left)
+            next(remaining)
 
 
 def _shown(value: object) -> str:
-    return repr(value)[:80]
+    return repr(value)[:MAX_SHOWN_CHARS]

@@ -1,7 +1,7 @@
-"""One process of one model, from the decision to start it until it is gone.
+"""One process of one model, from the decision to start it until it has ended.
 
-It knows its node, its child and what that tells. It knows neither who waits for it nor what else there is: whoever
-started it says when to stop, and books what it holds.
+A run knows its node, its child, and what the child reports. It does not know which requests wait for the model, or
+which other models there are: `processes` starts it and says when it stops, and the scheduler books what it holds.
 """
 
 from __future__ import annotations
@@ -21,12 +21,19 @@ from router.units import size
 
 log = logging.getLogger("router.run")
 
-STRIDE = 0.2  # how much further a load must be before the log tells of it again
+LOGGED_STEP = 0.2  # of a load, 0..1: the log gets a line each time that so much more is done
 
 
-@dataclass(slots=True)
-class Run:
-    """`number` is the scheduler's; `args` are llama-server's. `measured_at` is when its memory was measured last."""
+@dataclass(slots=True, repr=False)
+class ChildRun:
+    """`number` is the scheduler's number of this run.
+    `args` are llama-server's arguments.
+    `stop_reason` is None until the router decides to stop it.
+    `info` is what the child reported when it became ready.
+    `ended` is set once the process is gone.
+    `measured_at` is when its memory was measured last, by the event loop's clock.
+    `report_unreachable` is a lease's (see `Lease`); it is made once, because every lease takes it.
+    """
 
     spec: ModelSpec
     number: int
@@ -39,13 +46,22 @@ class Run:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     measured_at: float = 0.0
     info: Mapping[str, Any] = field(default_factory=dict)
-    renounce: Callable[[], bool] = lambda: False  # see `Lease`; made once, as every request takes it
-    _told: float = field(default=0.0, init=False)  # the progress that the log has told
+    report_unreachable: Callable[[], bool] = lambda: False
+    _logged: float = field(default=0.0, init=False)  # the progress at the last line of the log
+
+    def __repr__(self) -> str:
+        pid = self.child.pid if self.child else None
+        stopping = f", stopping ({self.stop_reason})" if self.stop_reason else ""
+        ended = ", ended" if self.ended.is_set() else ""
+        return f"<ChildRun {self.number} of {self.spec.name}, pid {pid}{stopping}{ended}>"
 
     async def live(
         self, load_timeout: float, on_ready: Callable[[], None], on_event: Callable[[ChildEvent], None]
     ) -> Exit:
-        """From spawn to exit; `on_ready` is called once it serves. `load_timeout` is a `Launch`'s."""
+        """Start the process, and return when it has ended. Never raises.
+
+        `load_timeout` is the one of `Launch`, in seconds. `on_ready` is called once the child serves.
+        """
         started = asyncio.get_running_loop().time()
         log.info("%s: starting, booked %s", self.spec.name, _shown(self.allocation.held))
         try:
@@ -56,12 +72,12 @@ class Run:
                 log.info("%s: ready after %.2f s, pid %d", self.spec.name, seconds, self.child.pid)
                 on_ready()
                 exit = await self.child.wait()
-            else:
+            else:  # it was to stop before there was a process
                 exit = await self.child.stop()
         except LoadFailed as exc:
             exit = await self.child.wait() if self.child else Exit(1, exc.message)
             exit = replace(exit, sentence=exc.message)
-        except Exception as exc:  # a model must not stay "loading" for ever because of a defect
+        except Exception as exc:  # a defect must not leave the model "loading" for ever
             log.critical("a defect in the router", exc_info=exc)
             exit = Exit(1, f"a defect in the router: {exc!r}")
             if self.child is not None:
@@ -73,47 +89,53 @@ class Run:
         return exit
 
     def _launch(self, load_timeout: float, on_event: Callable[[ChildEvent], None]) -> Launch:
-        def hear(event: ChildEvent) -> None:
+        def handle(event: ChildEvent) -> None:
             if isinstance(event, LoadProgress):
-                self._advance(event)
+                self._note_progress(event)
             on_event(event)
 
         return Launch(
             model=self.spec.name,
             args=self.args,
             devices=self.allocation.devices,
-            counts=self.allocation.layer_counts,
+            layer_counts=self.allocation.layer_counts,
             env=(*self.spec.env, *self.spec.secret_env),
             stop_timeout=self.spec.stop_timeout,
             load_timeout=load_timeout,
             template=self.spec.template,
-            on_event=hear,
+            on_event=handle,
         )
 
-    def _advance(self, progress: LoadProgress) -> None:
+    def _note_progress(self, progress: LoadProgress) -> None:
         self.progress = progress
-        if progress.value - self._told >= STRIDE and progress.value < 1:
-            self._told = progress.value
+        if progress.value - self._logged >= LOGGED_STEP and progress.value < 1:
+            self._logged = progress.value
             log.info("%s: loading, %.0f %%", self.spec.name, progress.value * 100)
 
-    def dismiss(self, reason: str) -> None:
-        """It is wanted no more. Whoever says so stops its child if there is one; else none will be left running."""
+    def mark_stopping(self, reason: str) -> None:
+        """This run is to end. The caller stops its child if there is one; if there is none yet, `live` stops it as soon
+        as it has started."""
         self.stop_reason = reason
         log.info("%s: stopping (%s), frees %s", self.spec.name, reason, _shown(self.allocation.held))
 
-    async def holds(self) -> Mapping[str, int]:
-        """The bytes that it holds now by device key, as far as the machine tells."""
+    async def measure(self) -> Mapping[str, int]:
+        """The bytes that the child holds now, by device key, as far as the machine reports them."""
         assert self.child is not None, "measured without a child"
         return await self.node.footprint(self.child)
 
-    def weighed(self, found: Mapping[str, int], booked: Mapping[str, int]) -> tuple[dict[str, int], Footprint]:
-        """What is to be booked instead of `booked` if it holds what was `found`, and what is to be remembered."""
+    def reconcile(self, measured: Mapping[str, int], booked: Mapping[str, int]) -> tuple[dict[str, int], Footprint]:
+        """Compare a measurement with the books, both in bytes by device key. Returns what is to be booked from now on,
+        and the footprint to remember for the next load."""
         gpus = {device.key for device in self.allocation.devices}
-        told = [key for key in gpus if found.get(key)]  # not in every container, nor by every driver
-        # Of RAM much is taken only as it is used: there the estimate is the least.
-        held = {key: found[key] if key in told else max(count, found.get(key, 0)) for key, count in booked.items()}
+        reported = [key for key in gpus if measured.get(key)]  # containers and some drivers report nothing
+        held: dict[str, int] = {}
+        for key, count in booked.items():
+            if key in reported:
+                held[key] = measured[key]
+            else:  # much RAM is taken only as it is used: the estimate is the least
+                held[key] = max(count, measured.get(key, 0))
         in_ram = sum(count for key, count in held.items() if key not in gpus)
-        return held, Footprint(sum(found[key] for key in told), len(told), in_ram)
+        return held, Footprint(sum(measured[key] for key in reported), len(reported), in_ram)
 
 
 def _shown(held: Mapping[str, int]) -> str:
