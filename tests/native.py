@@ -1,4 +1,4 @@
-"""Small C libraries of the tests, compiled once a run: the workers of pytest-xdist find what another process has made."""
+"""Small C libraries of the tests, compiled once a run: workers of pytest-xdist find what another process has made."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,7 @@ import httpx
 import psutil
 
 from tests import processes
-from tests.waiting import PATIENCE_S as PATIENCE
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 FAKE = str(Path(__file__).with_name("fake_llama_server.py"))
 LISTENING = re.compile(r"listening on (https?://[^\s,]+)[\s,]")  # with what follows: a line may come in two parts
@@ -46,7 +44,7 @@ class Router:
         found = LISTENING.search(self.log)
         assert found, f"the router did not start:\n{self.log}"
         self.url = found[1]
-        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE)
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
 
     @property
     def log(self) -> str:

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from tests.conftest import Starter
-from tests.routers import Router, chat, start, until
+from tests.routers import Router, chat, start
+from tests.waiting import until
 
 JSON = {"content-type": "application/json"}
 

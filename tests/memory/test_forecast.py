@@ -14,7 +14,8 @@ from router.memory.demand import CONTEXT
 from router.scheduling.snapshot import Phase, Resident, Snapshot
 from tests.conftest import Starter
 from tests.memory.test_estimate import MIB, TRAINED, Estimators, Specs, estimator, gpus, model, spec
-from tests.routers import ENGINES, until
+from tests.routers import ENGINES
+from tests.waiting import until
 
 __all__ = ["estimator", "model", "spec"]  # fixtures
 

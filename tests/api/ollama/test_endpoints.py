@@ -35,7 +35,8 @@ from router.scheduling.resources import Demand
 from router.wire.upstream import Upstream
 from tests.conftest import Starter
 from tests.fakes import FakeNode
-from tests.routers import ENGINES, FAKE, Router, start, until
+from tests.routers import ENGINES, FAKE, Router, start
+from tests.waiting import until
 
 HI = [Message(role="user", content="hi")]
 FEW: dict[str, Any] = {"num_predict": 8, "seed": 1, "temperature": 0}
