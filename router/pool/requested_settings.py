@@ -1,4 +1,4 @@
-"""PURE: the settings that load requests have asked of one model, over the model's own.
+"""PURE: the settings that load requests have set for one model, over the model's own.
 
 The first-class settings are fields. Each field stands for a group of llama-server's flags (`flags.GROUPS`). Everything
 else is requested through `extra_args`. Two loads are compared by what was requested, not by what the engine makes of

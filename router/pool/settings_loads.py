@@ -15,11 +15,10 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 from router import errors
 from router.engine.flags import FlagTable
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.spec import ModelSpec
 from router.pool.core import Core
 from router.pool.downloads import Downloads
@@ -50,7 +49,7 @@ class Loaded:
 
 class SettingsLoads:
     """`lease` is the pool's.
-    `ask` waits for a lease of a spec with a known need; it reports the ticket under which it waits.
+    `acquire` waits for a lease of a spec with a known need; it reports the ticket under which it waits.
     `cancel` ends such a wait with an error.
     """
 
@@ -61,7 +60,7 @@ class SettingsLoads:
         downloads: Downloads,
         *,
         lease: Callable[[ModelSpec], Awaitable[Lease]],
-        ask: Callable[[ModelSpec, Need, Callable[[int], None]], Awaitable[Lease]],
+        acquire: Callable[[ModelSpec, Need, Callable[[int], None]], Awaitable[Lease]],
         cancel: Callable[[int, errors.RouterError], None],
     ) -> None:
         self._core = core
@@ -69,7 +68,7 @@ class SettingsLoads:
         self._processes = processes
         self._downloads = downloads
         self._lease = lease
-        self._ask = ask
+        self._acquire = acquire
         self._cancel = cancel
         # Each with the number of loads that hold the lock or wait for it.
         self._load_locks: dict[str, tuple[asyncio.Lock, int]] = {}
@@ -129,7 +128,7 @@ class SettingsLoads:
                     self._store.remember(base, requested)
                     is_same = run and run.child and run.child.address == lease.address
                     return Loaded("already_loaded" if is_same else "loaded")
-                need = await core.estimates.of(spec)
+                need = await core.estimates.need(spec)
                 await core.nodes.check_fits(spec, need)
                 need_before = await core.need_or_none(before)
                 pending = PendingLoad(base, requested, spec, need, (before, need_before) if need_before else None)
@@ -159,10 +158,14 @@ class SettingsLoads:
         name = pending.base.name
         shown = ", ".join(f"{old or '(none)'} => {new or '(none)'}" for old, new in changed.values())
         log.info("%s: new settings: %s", name, shown)
+
+        def note_ticket(ticket: int) -> None:
+            pending.ticket = ticket
+
         self._store.begin(pending)
         self.renew(pending.spec, pending.need, has_same_files=True)
         try:
-            (await self._ask(pending.spec, pending.need, partial(setattr, pending, "ticket"))).release()
+            (await self._acquire(pending.spec, pending.need, note_ticket)).release()
         finally:
             self._roll_back(pending)  # does nothing if it was committed
 

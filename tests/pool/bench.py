@@ -14,7 +14,7 @@ import pytest
 from router import errors
 from router.engine import flags
 from router.hub.progress import DownloadProgress
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.pool.download_source import CheckHeader, OnProgress
@@ -42,9 +42,9 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def refused(wish: Awaitable[object], error: type[errors.RouterError]) -> errors.RouterError:
+async def refused(request: Awaitable[object], error: type[errors.RouterError]) -> errors.RouterError:
     with pytest.raises(error) as caught:
-        await wish
+        await request
     return caught.value
 
 

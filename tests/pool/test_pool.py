@@ -13,13 +13,7 @@ from router.scheduling.limits import Limits
 from router.scheduling.states import State
 from tests.clock import Clock
 from tests.fakes import GIB
-from tests.pool.bench import (
-    RAM,
-    bench,
-    refused,
-    settings_bench,
-    until,
-)
+from tests.pool.bench import RAM, bench, refused, settings_bench, until
 
 
 async def test_a_request_loads_its_model_and_is_served() -> None:  # B-S1
@@ -92,9 +86,11 @@ async def test_a_client_that_leaves_during_a_load_does_not_abort_it() -> None:  
         first, second = asyncio.create_task(b.lease("a")), asyncio.create_task(b.lease("a"))
         await until(lambda: bool(b.node.alive))
         first.cancel()
+        await asyncio.wait({first})
+        assert first.cancelled()
+        assert (b.pool.status("a").waiting, b.node.of("a").stops) == (1, 0)
         b.node.of("a").load()
         (await second).release()
-        assert first.cancelled() or first.cancelling()
         assert b.node.loads() == 1
 
 
@@ -128,7 +124,7 @@ async def test_a_cancel_at_the_moment_of_ready_leaks_no_lease() -> None:  # B-S2
         task = asyncio.create_task(b.lease("a"))
         await until(lambda: bool(b.node.alive))
         b.node.of("a").load()
-        while b.state("a") is not State.LOADED:  # the grant is out, the task has not come round yet
+        while b.state("a") is not State.LOADED:  # the grant is out, but the task has not run yet
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait({task})
@@ -155,11 +151,11 @@ async def test_memory_that_another_program_frees_is_used() -> None:  # B-S12
     limits = Limits(margins={RAM: GIB}, poll=0.01)
     async with bench("a", need=40 * GIB, limits=limits) as b:
         b.node.foreign[RAM] = 40 * GIB
-        wish = asyncio.create_task(b.lease("a"))
+        request = asyncio.create_task(b.lease("a"))
         await until(lambda: len(b.node.probes) > 2)
-        assert not wish.done()
+        assert not request.done()
         b.node.foreign.clear()
-        (await wish).release()
+        (await request).release()
 
 
 async def test_freed_memory_is_waited_for() -> None:
@@ -226,19 +222,19 @@ async def test_an_unload_cancels_a_request_whose_model_is_still_being_estimated(
         await until(lambda: b.estimating == 1)
         b.pool.unload("a")
         release.set()
-        for wish in (request, load):
+        for waiting in (request, load):
             with pytest.raises(errors.Cancelled, match="it was unloaded"):
-                await wish
+                await waiting
         assert b.node.loads() == 0
 
 
 async def test_closing_refuses_waiting_requests() -> None:
     async with bench("a") as b:
         b.node.autoload = False
-        wish = asyncio.create_task(b.lease("a"))
+        request = asyncio.create_task(b.lease("a"))
         await until(lambda: bool(b.node.alive))
         closing = asyncio.create_task(b.pool.close())
-        await refused(wish, errors.Cancelled)
+        await refused(request, errors.Cancelled)
         await closing
         await refused(b.lease("a"), errors.Cancelled)
 
@@ -247,10 +243,10 @@ async def test_the_end_waits_for_running_requests_unless_forced() -> None:  # B-
     async with bench("a", "b", "c") as b:
         await b.use("a")
         lease = await b.lease("b")
-        wish = asyncio.create_task(b.lease("c"))
+        request = asyncio.create_task(b.lease("c"))
         await asyncio.sleep(0)
         b.pool.end()
-        await refused(wish, errors.Cancelled)
+        await refused(request, errors.Cancelled)
         await refused(b.lease("b"), errors.Cancelled)
         await until(lambda: b.state("a") is State.UNLOADED)
         assert b.state("b") is State.LOADED
@@ -357,7 +353,7 @@ async def test_no_lease_at_once_after_the_end() -> None:
 
 
 async def test_no_lease_at_once_while_new_settings_wait() -> None:  # B-L9
-    """Whoever comes while the old process ends gets the new one."""
+    """A request that comes while the old process ends gets the new one."""
     async with bench("a") as b:
         lease = await b.lease("a")
         load = asyncio.create_task(b.pool.settings.load("a", SettingsPatch({"ctx_size": 4096})))
@@ -384,3 +380,17 @@ async def test_a_lease_of_a_dead_process_does_not_count_for_the_next() -> None: 
         assert b.pool.status("a").leases == 1
         new.release()
         assert b.pool.status("a").leases == 0
+
+
+async def test_reprs_tell_the_state_and_no_key() -> None:
+    async with bench("a") as b:
+        lease = await b.lease("a")
+        run = b.pool.processes.runs["a"]
+        assert repr(b.pool) == "<Pool 1 models, <Processes a; 1 loads, 0 evictions>, 0 waiting>"
+        assert repr(run) == f"<ChildRun 1 of a, pid {b.node.of('a').pid}>"
+        assert repr(lease).endswith("held>")
+        assert lease.key not in repr(lease)
+        lease.release()
+        assert repr(lease).endswith("released>")
+        b.pool.unload("a")
+        assert "stopping (unloaded)" in repr(run)

@@ -6,20 +6,16 @@ import asyncio
 
 from router import errors
 from router.scheduling.states import State
-from tests.pool.bench import (
-    bench,
-    refused,
-    until,
-)
+from tests.pool.bench import bench, refused, until
 
 
 async def test_a_failed_load_is_refused_with_the_childs_words() -> None:  # B-P3
     async with bench("a") as b:
         b.node.autoload = False
-        wish = asyncio.create_task(b.lease("a"))
+        request = asyncio.create_task(b.lease("a"))
         await until(lambda: bool(b.node.alive))
         b.node.of("a").die(1, "unknown model architecture: 'x'")
-        error = await refused(wish, errors.LoadFailed)
+        error = await refused(request, errors.LoadFailed)
         assert "unknown model architecture" in error.message
         status = b.pool.status("a")
         assert (status.value, status.failed, status.exit_code) == ("unloaded", True, 1)
@@ -53,12 +49,12 @@ async def test_unload_then_load_never_has_two_processes() -> None:  # B-L9
         await b.use("a")
         b.node.of("a").may_stop.clear()
         b.pool.unload("a")
-        wishes = [asyncio.create_task(b.lease("a")) for _ in range(2)]
+        requests = [asyncio.create_task(b.lease("a")) for _ in range(2)]
         await until(lambda: b.pool.status("a").waiting == 2)
         assert b.state("a") is State.STOPPING
         b.node.of("a").may_stop.set()
-        for wish in wishes:
-            (await wish).release()
+        for request in requests:
+            (await request).release()
         assert b.node.loads() == 2  # FakeNode.spawn itself asserts that they are not alive together
 
 
@@ -67,6 +63,6 @@ async def test_every_change_is_published() -> None:
         await b.use("a")
         b.pool.unload("a")
         await until(lambda: b.state("a") is State.UNLOADED)
-        told = [await news.next(1) for _ in range(3)]
-        assert [item and item["data"]["status"] for item in told] == ["loading", "loaded", "unloaded"]
-        assert told[-1] == {"model": "a", "event": "status_change", "data": {"status": "unloaded", "exit_code": 0}}
+        published = [await news.next(1) for _ in range(3)]
+        assert [item and item["data"]["status"] for item in published] == ["loading", "loaded", "unloaded"]
+        assert published[-1] == {"model": "a", "event": "status_change", "data": {"status": "unloaded", "exit_code": 0}}

@@ -15,16 +15,7 @@ from router.models.spec import Info, ModelSpec
 from router.pool.settings_patch import read_patch
 from router.scheduling.states import State
 from tests.fakes import GIB
-from tests.pool.bench import (
-    BAD,
-    HUGE,
-    TABLE,
-    bench,
-    model,
-    refused,
-    settings_bench,
-    until,
-)
+from tests.pool.bench import BAD, HUGE, TABLE, bench, model, refused, settings_bench, until
 
 
 async def test_an_explicit_load_and_unload() -> None:
@@ -169,11 +160,11 @@ async def test_a_failed_load_leaves_the_old_settings() -> None:  # B-L8
     async with settings_bench() as b:
         await b.load(ctx_size=4096)
         b.node.autoload = False
-        trial = asyncio.create_task(b.load(ctx_size=8192))
+        load = asyncio.create_task(b.load(ctx_size=8192))
         await until(lambda: b.node.loads() == 2)
         b.node.of("a").die(1, "it ended with code 1")
         with pytest.raises(errors.LoadFailed, match="it ended with code 1"):
-            await trial
+            await load
         assert b.pool.settings.requested("a").ctx_size == 4096
         b.node.autoload = True
         await b.use()
@@ -184,14 +175,14 @@ async def test_a_failed_load_fails_no_other_request() -> None:  # B-L8
     async with settings_bench() as b:
         await b.load(ctx_size=4096)
         b.node.autoload = False
-        trial = asyncio.create_task(b.load(ctx_size=8192))
+        load = asyncio.create_task(b.load(ctx_size=8192))
         await until(lambda: b.node.loads() == 2)
         request = asyncio.create_task(b.use())
         await until(lambda: b.pool.status("a").waiting == 2)
         b.node.autoload = True
         b.node.of("a").die(1, "it ended with code 1")
         with pytest.raises(errors.LoadFailed):
-            await trial
+            await load
         assert (await request).launch.args[2:] == ("--ctx-size", "4096")
 
 
@@ -263,16 +254,16 @@ async def test_an_unload_cancels_every_load_before_it() -> None:  # B-L10
 async def test_speculation_of_a_vision_model_is_off_on_both_sides() -> None:  # B-L11
     async with settings_bench(model("a", "--mmproj", "eyes.gguf")) as b:
         child = await b.use()
-        for asked in ("ngram-mod", "default", "off", "", None):
-            assert (await b.load(speculative_type=asked)).status == "already_loaded"
+        for speculation in ("ngram-mod", "default", "off", "", None):
+            assert (await b.load(speculative_type=speculation)).status == "already_loaded"
         assert await b.use() is child
 
 
 async def test_no_speculation_has_three_names() -> None:  # B-L11
     async with settings_bench() as b:
         child = await b.use()
-        for asked in ("off", "", None, "none"):
-            assert (await b.load(speculative_type=asked)).status == "already_loaded"
+        for speculation in ("off", "", None, "none"):
+            assert (await b.load(speculative_type=speculation)).status == "already_loaded"
         assert await b.use() is child
         await b.load(speculative_type="ngram-mod")
         assert "--spec-ngram-mod-n-match" in b.argv()
