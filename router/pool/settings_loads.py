@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from router import errors
 from router.engine.flags import FlagTable
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.spec import ModelSpec
 from router.pool.core import Core
 from router.pool.downloads import Downloads
@@ -130,7 +130,7 @@ class SettingsLoads:
                     self._store.remember(base, requested)
                     is_same = run and run.child and run.child.address == lease.address
                     return Loaded("already_loaded" if is_same else "loaded")
-                need = await core.estimates.of(spec)
+                need = await core.estimates.need(spec)
                 await core.nodes.check_fits(spec, need)
                 need_before = await core.need_or_none(before)
                 pending = PendingLoad(base, requested, spec, need, (before, need_before) if need_before else None)

@@ -27,7 +27,7 @@ from router.engine.flags import (
     unknown,
 )
 from router.errors import FlagError, InvalidRequest
-from router.memory.kv import BYTES
+from router.memory.kv import BYTES_PER_ELEMENT
 from router.near import nearest
 
 OFF = "off"
@@ -45,7 +45,7 @@ SPECULATIVE: Mapping[str, str] = {
     "--spec-ngram-mod-n-max 64",
     **{f"draft-{kind}": f"--spec-type draft-{kind}" for kind in ("simple", "mtp", "eagle3", "dflash", "dspark")},
 }
-CACHE_TYPES = tuple(name for name in BYTES if re.fullmatch(r"f32|f16|bf16|q[458]_[01]|iq4_nl", name))
+CACHE_TYPES = tuple(name for name in BYTES_PER_ELEMENT if re.fullmatch(r"f32|f16|bf16|q[458]_[01]|iq4_nl", name))
 MAX_TEMPLATE_CHARS = 2**20
 MAX_EXTRA_ARGS = 1000
 MAX_EXTRA_ARGS_BYTES = 2**20  # together; a process takes 2 MiB at most, its environment included
