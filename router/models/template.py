@@ -1,4 +1,4 @@
-"""What a chat template can do: take tools, and be told whether and how hard its model is to think.
+"""What a chat template can do: take tools, and control whether and how hard its model thinks.
 
 A template has variables, such as `enable_thinking`, that a request may set. Which ones it has, and what it does if a
 request does not set them, no header says: only the template's text does. Templates come from strangers' files, so none
