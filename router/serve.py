@@ -52,8 +52,8 @@ from router.proxy.gateway import Gateway
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Device
 from router.server import openfiles
-from router.server.connection import Connection
-from router.server.framing import ClientLimits, Clients
+from router.server.admission import Admission, ClientLimits
+from router.server.connection import ClientConnection
 from router.server.tls import Handshake
 from router.settings import Settings
 from router.watch import changes
@@ -260,11 +260,11 @@ def _assemble(
         forecast=forecast,
         build=version,
     )
-    most = openfiles.connections(s.max_connections, openfiles.limit(), s.models_max or MANY_MODELS)
-    clients = Clients(ClientLimits(most, s.client_timeout))
+    most = openfiles.max_connections(s.max_connections, openfiles.raise_limit(), s.models_max or MANY_MODELS)
+    admission = Admission(ClientLimits(most, s.client_timeout))
     config = uvicorn.Config(
         app,
-        http=partial(Connection, clients=clients),  # type: ignore[arg-type]
+        http=partial(ClientConnection, admission=admission),  # type: ignore[arg-type]
         ws="none",
         log_config=None,
         access_log=False,
@@ -280,7 +280,7 @@ def _assemble(
     urls = [_url(scheme, sock) for sock in sockets]
     _warn_of_open_doors(s, sockets)
     watched = s.models_preset if s.models_preset_watch else None
-    return Server(config, clients, pool, reload, survey, lambda end: announce(urls, end), watched)
+    return Server(config, admission, pool, reload, survey, lambda end: announce(urls, end), watched)
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +333,7 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        clients: Clients,
+        admission: Admission,
         pool: Pool,
         reload: Callable[[], Awaitable[object]],
         survey: Callable[[], None],
@@ -341,7 +341,7 @@ class Server(uvicorn.Server):
         watched: Path | None = None,
     ) -> None:
         super().__init__(config)
-        self._clients = clients
+        self._admission = admission
         self._pool, self._reload, self._survey, self._listening = pool, reload, survey, listening
         self._watched = watched
 
@@ -349,7 +349,7 @@ class Server(uvicorn.Server):
         if context := self.config.ssl:
             self.config.ssl = None  # the loop is not to know of it
             made: Any = self.config.http_protocol_class
-            self.config.http_protocol_class = partial(Handshake, context, made, self._clients)  # type: ignore[assignment]
+            self.config.http_protocol_class = partial(Handshake, context, made, self._admission)  # type: ignore[assignment]
         await super().startup(sockets)
         if self.started:
             if hasattr(signal, "SIGHUP"):
