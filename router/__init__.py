@@ -29,12 +29,14 @@ Packages::
     pool        acts: leases, loads, effects          -> scheduling engine wire events node hub models memory
     proxy       what every dialect shares             -> engine wire models memory pool
     server      the client's side of a socket         -> access wire proxy
-    api         the words of each dialect             -> engine access wire node hub models memory pool proxy server
+    api         the words of each dialect             -> engine access wire hub models memory pool proxy server
 
 The assembly::
 
     settings  one frozen Settings; one row an option -> engine access
-    serve     from settings to a router that serves  -> everything
+    plan      what a command line means; the machine -> scheduling engine node hub models memory settings
+    reloader  keeps the catalog equal to its sources -> models memory pool
+    serve     from a plan to a router that serves    -> everything
     demo      tiny models, and a first conversation  -> nothing
     __main__  the command line                       -> everything
 """

@@ -1,4 +1,8 @@
-"""The command line: `serve` (the default) and the other `COMMANDS`. `EXIT_CODES` tells the exit codes."""
+"""The command line: `serve` (the default) and the other COMMANDS, one function each.
+
+Modules that take long to import are imported by the commands that need them: `--help`, `--version` and mistakes in the
+command line are then answered at once.
+"""
 
 from __future__ import annotations
 
@@ -31,18 +35,18 @@ if TYPE_CHECKING:
     from router.settings import Settings
 
 EXIT_CODES = """\
-Exit codes: 0 it went well, or a server was told to end; 1 the answer is no: a preset file with problems, no models,
-a model that does not fit, is not on the hub or not in the cache, a demo without an answer; 2 what was asked for is
-wrong, and nothing was started; 130 interrupted.
+Exit codes: 0 success, or a server that was ended by a signal; 1 the answer is no: a preset file with problems, no
+models, a model that does not fit, is not on the hub or not in the cache, a demo without an answer; 2 the command line
+or a setting is wrong, and nothing was started; 130 interrupted.
 """
 
-
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+# What a full or failing disk raises when stdout is a file.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`help` may go on with the options of serve."""
+    """With `takes_options`, its help ends with the options of serve."""
 
     run: Callable[[list[str]], int]
     usage: str
@@ -64,12 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `llama-router list | head`
-        _let_go_of_stdout()
+        _discard_stdout()
         return 0
     except OSError as exc:
-        if exc.filename is not None or exc.errno not in FULL:
+        if exc.filename is not None or exc.errno not in DISK_ERRORS:
             raise
-        _let_go_of_stdout()
+        _discard_stdout()
         return _fail(RouterError(f"stdout cannot be written ({exc.strerror})."), 1)
     finally:
         logs.flush()
@@ -80,7 +84,7 @@ def _run(words: list[str]) -> int:
     command = COMMANDS.get(name or "serve")
     if command is None:
         near = nearest(name, COMMANDS)
-        hint = f"did you mean {near[0]}?" if near else "llama-router --help tells what there is"
+        hint = f"did you mean {near[0]}?" if near else "llama-router --help lists the commands"
         raise FlagError(f"there is no command {name[:80]!r}; {hint}")
     if {"-h", "--help", "--usage"} & set(words):
         print(_help(command, "" if name else "\n".join(other.usage for other in COMMANDS.values())))
@@ -93,8 +97,8 @@ def _run(words: list[str]) -> int:
     return command.run(words)
 
 
-def _let_go_of_stdout() -> None:
-    """Else the interpreter would try to write the rest at its end, and complain."""
+def _discard_stdout() -> None:
+    """Otherwise the interpreter would try to write the rest when it exits, and complain."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -112,17 +116,26 @@ def _help(command: Command, overview: str) -> str:
     return "\n\n".join(part for part in ("\n".join(lines), command.help, options, EXIT_CODES.rstrip()) if part)
 
 
-def _serve(argv: list[str]) -> int:
-    from router import serve
+def _switch(name: str, argv: list[str]) -> tuple[bool, list[str]]:
+    """Whether this switch is given, and the other words."""
+    return name in argv, [word for word in argv if word != name]
 
-    plan = serve.read(argv, os.environ)
-    _log(plan.settings)
-    serve.serve(plan)
+
+# serve and demo
+
+
+def _serve(argv: list[str]) -> int:
+    from router.plan import read_plan
+    from router.serve import serve
+
+    plan = read_plan(argv, os.environ)
+    _start_logging(plan.settings)
+    serve(plan)
     return 0
 
 
-def _log(settings: Settings) -> None:
-    """The router's own words at the level that was asked for; of the libraries only what is wrong."""
+def _start_logging(settings: Settings) -> None:
+    """The router logs at --log-level; libraries log warnings and errors only."""
     try:
         handler = logs.to_file(Path(settings.log_file)) if settings.log_file else logs.to_stderr()
     except OSError as exc:
@@ -133,45 +146,45 @@ def _log(settings: Settings) -> None:
 
 
 def _demo(argv: list[str]) -> int:
-    from router import demo, serve
+    from router import demo
+    from router.plan import read_plan
+    from router.serve import serve
 
     once, argv = _switch("--once", argv)
     with tempfile.TemporaryDirectory(prefix="llama-router-demo-") as folder:
         models = demo.make_models(Path(folder))
         room = ["--models-dir", folder, "--models-max", "2", "--ctx-size", "2048"]
-        plan = serve.read([*room, *(["--port", "0"] if once else []), *argv], os.environ)
-        _log(plan.settings)
+        plan = read_plan([*room, *(["--port", "0"] if once else []), *argv], os.environ)
+        _start_logging(plan.settings)
         names = [model.stem for model in models]
         failed: list[str] = []
 
-        def show(urls: Sequence[str], end: Callable[[], None]) -> None:
-            threading.Thread(target=ask, args=(urls[0], end), daemon=True).start()
+        def announce(urls: Sequence[str], end: Callable[[], None]) -> None:
+            threading.Thread(target=converse, args=(urls[0], end), daemon=True).start()
 
-        def ask(url: str, end: Callable[[], None]) -> None:
+        def converse(url: str, end: Callable[[], None]) -> None:
             try:
                 if not once:
                     print(demo.instructions(url, names), flush=True)
                 failed.extend(demo.converse(url, names, lambda line: print(logs.visible(line), flush=True)))
-            except OSError:  # nobody reads it any more, or the disk is full
+            except OSError:  # stdout is closed, or its disk is full
                 end()
             if once:
                 end()
 
-        serve.serve(plan, show)
+        serve(plan, announce)
     return 1 if failed else 0
 
 
-def _switch(name: str, argv: list[str]) -> tuple[bool, list[str]]:
-    """Whether this word is there, and the other ones."""
-    return name in argv, [word for word in argv if word != name]
+# list
 
 
 def _list(argv: list[str]) -> int:
-    from router import serve
     from router.models.describe import describe
+    from router.plan import read_plan
 
     as_json, argv = _switch("--json", argv)
-    catalog = serve.read(argv, os.environ, needs_engine=False).catalog()
+    catalog = read_plan(argv, os.environ, needs_engine=False).catalog()
     rows = [_row(describe(spec)) for spec in catalog.models]
     if as_json:
         print(json.dumps(rows, indent=2))
@@ -198,9 +211,9 @@ def _row(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    shown = [[_cell(column, row[column]) for column in columns] for row in rows]
-    widths = [max(map(len, column)) for column in zip(columns, *shown, strict=True)]
-    for line in ([*columns], *shown):
+    cells = [[_cell(column, row[column]) for column in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    for line in ([*columns], *cells):
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
@@ -208,12 +221,16 @@ def _cell(column: str, value: Any) -> str:
     if value is None:
         return ""
     text = without_credentials(size(value) if column == "size" else str(value))
-    return text if text.isprintable() else ascii(text)  # file names may hold anything
+    return text if text.isprintable() else ascii(text)  # a file's name may hold control characters
+
+
+# check
 
 
 def _check(argv: list[str]) -> int:
-    from router import serve, settings
+    from router import settings
     from router.engine import flags
+    from router.plan import known_flags
 
     engine = next(option.flag for option in settings.OPTIONS if option.name == "--engine")
     takes = flags.FlagTable([engine, flags.Flag("--json", ("--json",), (), 0, None, repeatable=False)])
@@ -221,7 +238,7 @@ def _check(argv: list[str]) -> int:
     args = flags.parse([word for word in argv if word not in files], takes)
     if not files:
         raise FlagError("check needs a preset file: llama-router check FILE.ini")
-    table = serve.known_flags(argv, os.environ)
+    table = known_flags(argv, os.environ)
     reports = [_report(Path(file), table) for file in files]
     if flags.switch_of(args, "--json"):
         print(json.dumps(reports, indent=2))
@@ -242,13 +259,16 @@ def _report(file: Path, table: FlagTable) -> dict[str, Any]:
     except PresetError as exc:
         if not exc.line:
             raise
-        told = [{"line": exc.line, "key": exc.key, "message": exc.reason, "nearest": None}]
-        return {"file": str(file), "models": [], "problems": told}
+        problem = {"line": exc.line, "key": exc.key, "message": exc.reason, "nearest": None}
+        return {"file": str(file), "models": [], "problems": [problem]}
     return {
         "file": str(file),
         "models": [preset.name for preset in found.presets],
         "problems": [{"line": p.line, "key": p.key, "message": p.message, "nearest": p.nearest} for p in problems],
     }
+
+
+# pull and rm
 
 
 def _pull(argv: list[str]) -> int:
@@ -262,7 +282,7 @@ def _pull(argv: list[str]) -> int:
     table = flags.FlagTable([flags.Flag(name, (name,), (), 0, None, repeatable=False) for name in switches])
     args = flags.parse([word for word in argv if word[:1] == "-"], table)
     fallback, offline = (bool(flags.switch_of(args, name)) for name in switches)
-    names = _names([word for word in argv if word[:1] != "-"], "pull")
+    names = _hub_names([word for word in argv if word[:1] != "-"], "pull")
     root, failed = cache_root(os.environ), 0
     for name in names:
         try:
@@ -271,7 +291,7 @@ def _pull(argv: list[str]) -> int:
             failed += _fail(exc, 1)
         except KeyboardInterrupt:
             logs.say(
-                f"llama-router: {name} is not all here; what has arrived is kept, and the same command goes on from "
+                f"llama-router: {name} is not complete; the bytes so far are kept, and the same command continues from "
                 "there"
             )
             raise
@@ -280,8 +300,8 @@ def _pull(argv: list[str]) -> int:
     return 1 if failed else 0
 
 
-def _names(words: Sequence[str], command: str) -> list[Name]:
-    """Models on the hub. Raises FlagError."""
+def _hub_names(words: Sequence[str], command: str) -> list[Name]:
+    """Names of models on the hub. Raises FlagError."""
     from router.hub.names import Name, without_host
 
     if not words:
@@ -293,81 +313,89 @@ def _names(words: Sequence[str], command: str) -> list[Name]:
 
 
 def _remove(argv: list[str]) -> int:
-    """By the router that runs with these options, if one has the model: it lets its last requests end."""
-    from router import serve
     from router.hub.cache import cache_root
+    from router.plan import read_plan
 
     count = next((index for index, word in enumerate(argv) if word.startswith("-")), len(argv))
-    names = _names(argv[:count], "rm")
-    settings = serve.read(argv[count:], os.environ, needs_engine=False).settings
+    names = _hub_names(argv[:count], "rm")
+    settings = read_plan(argv[count:], os.environ, needs_engine=False).settings
     root, failed = cache_root(os.environ), 0
     for name in names:
         try:
-            print(logs.visible(f"{name}: removed, which freed {size(_removed(settings, root, name))}"), flush=True)
+            freed = _remove_model(settings, root, name)
+            print(logs.visible(f"{name}: removed, which freed {size(freed)}"), flush=True)
         except RouterError as exc:
             failed += _fail(exc, 1)
     return 1 if failed else 0
 
 
-def _removed(settings: Settings, root: Path, name: Name) -> int:
-    """Bytes that this freed."""
+def _remove_model(settings: Settings, root: Path, name: Name) -> int:
+    """Remove one model; returns the bytes that this freed.
+
+    If a router runs with these options and has the model, that router removes it, after the model's last requests."""
     from router.hub.removal import only_model, remove
 
-    there = only_model(root, name)
-    answer = _at_router(settings, "DELETE", "/models", str(there))
+    model = only_model(root, name)
+    answer = _ask_running_router(settings, "DELETE", "/models", str(model))
     if answer is None or answer.status_code == UnknownModel.status:
-        return remove(root, there)
+        return remove(root, model)
     if answer.is_success:
         return int(answer.json().get("freed", 0))
     raise RouterError(f"the router at port {settings.port} says: {answer.json()['error']['message']}")
 
 
+# estimate
+
+
 def _estimate(argv: list[str]) -> int:
-    """By the router that runs with these options, if one does: it knows who would have to go."""
+    """If a router runs with these options, it makes the estimate: it knows which models it would have to stop."""
     import asyncio
 
-    from router import serve
     from router.memory import forecast
+    from router.plan import Machine, read_plan
 
     as_json, argv = _switch("--json", argv)
     if not argv or argv[0].startswith("-"):
         raise FlagError("name a model or a file: llama-router estimate MODEL_OR_FILE.gguf [options]")
-    named, argv = argv[0], argv[1:]
-    is_file = named.endswith(".gguf") and Path(named).is_file()
-    plan = serve.read([*argv, *(["--model", named] if is_file else [])], os.environ)
-    told = None if is_file else _ask_router(plan.settings, named)
-    if told is None:
+    model, argv = argv[0], argv[1:]
+    is_file = model.endswith(".gguf") and Path(model).is_file()
+    plan = read_plan([*argv, *(["--model", model] if is_file else [])], os.environ)
+    estimate = None if is_file else _estimate_of_running_router(plan.settings, model)
+    if estimate is None:
         assert plan.engine is not None
         try:
-            spec = plan.catalog().resolve(None if is_file else named)
+            spec = plan.catalog().resolve(None if is_file else model)
         except UnknownModel as exc:
-            if named.endswith(".gguf"):
-                raise ConfigError(f"there is no file {named[-200:]}, and no model of that name") from exc
+            if model.endswith(".gguf"):
+                raise ConfigError(f"there is no file {model[-200:]}, and no model of that name") from exc
             raise
         if spec.problem:
             raise ConfigError(spec.problem)
-        machine = serve.Machine.look(plan, plan.engine)
+        machine = Machine.of_plan(plan, plan.engine)
         now = Snapshot(asyncio.run(machine.devices.read()), margins=machine.limits.margins)
-        told = forecast.forecast(machine.estimator, spec, now).as_json()
-    shown = json.dumps(told, indent=2) if as_json else forecast.table(told)
-    print("\n".join(map(logs.visible, shown.splitlines())))
-    return 0 if told["fits"] else 1
+        estimate = forecast.forecast(machine.estimator, spec, now).as_json()
+    text = json.dumps(estimate, indent=2) if as_json else forecast.table(estimate)
+    print("\n".join(map(logs.visible, text.splitlines())))
+    return 0 if estimate["fits"] else 1
 
 
-def _ask_router(settings: Settings, model: str) -> dict[str, Any] | None:
-    told = _at_router(settings, "GET", "/models/estimate", model)
-    return told.json() if told and told.is_success and "verdict" in told.json() else None
+def _estimate_of_running_router(settings: Settings, model: str) -> dict[str, Any] | None:
+    answer = _ask_running_router(settings, "GET", "/models/estimate", model)
+    return answer.json() if answer and answer.is_success and "verdict" in answer.json() else None
 
 
-def _at_router(settings: Settings, method: str, path: str, model: str) -> httpx.Response | None:
-    """What the router that runs with these options says in JSON; None where none does."""
+# The router that already runs with the same options
+
+
+def _ask_running_router(settings: Settings, method: str, path: str, model: str) -> httpx.Response | None:
+    """Its answer, if that is a JSON object; None if no router answers."""
     import httpx
 
     host, certificate, key = settings.host[0], settings.ssl_cert_file, (*settings.admin_key, *settings.api_key, "")[0]
     uds, place = (host, "localhost") if host.endswith(".sock") else (None, f"[{host}]" if ":" in host else host)
     url = f"{'https' if certificate else 'http'}://{place}:{settings.port}{path}"
     try:
-        transport = httpx.HTTPTransport(uds=uds, verify=_trusting(certificate) if certificate else False)
+        transport = httpx.HTTPTransport(uds=uds, verify=_trust_only(certificate) if certificate else False)
         with httpx.Client(transport=transport, headers={"x-api-key": key}, timeout=60) as client:
             answer = client.request(method, url, params={"model": model})
             return answer if isinstance(answer.json(), dict) else None
@@ -375,8 +403,8 @@ def _at_router(settings: Settings, method: str, path: str, model: str) -> httpx.
         return None
 
 
-def _trusting(certificate: Path) -> ssl.SSLContext:
-    """Trusts the holder of this certificate, whoever signed it and under whatever name it is asked."""
+def _trust_only(certificate: Path) -> ssl.SSLContext:
+    """Trusts the server that has this certificate, whatever its issuer and its host names are."""
     context = ssl.create_default_context(cafile=certificate)
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -387,47 +415,49 @@ COMMANDS: Mapping[str, Command] = {
     "serve": Command(
         _serve,
         "[serve] [options] [llama-server's options, for all models]",
-        "Serves models on one port, each by a llama-server of its own that is started when a request names it.",
+        "Serves models on one port. Each model has a llama-server of its own, which a request for the model starts.",
     ),
     "demo": Command(
         _demo,
         "demo [--once] [options]",
         "Makes three tiny models with random weights, serves them with room for two, and asks each a question.\n"
-        "With --once it ends then; else it tells what to type, and serves on. It takes the options of serve.",
+        "With --once it then ends. Without, it prints commands to try, and goes on serving. It takes the options of\n"
+        "serve.",
         takes_options=False,
     ),
     "list": Command(
         _list,
         "list [--json] [options]",
-        "Tells the models that serve would have with the same options, and what is wrong with them.",
+        "Lists the models that serve would have with the same options, and what is wrong with them.",
         takes_options=False,
     ),
     "pull": Command(
         _pull,
         "pull NAME [NAME ...] [--fallback] [--offline]",
-        "Downloads models from the hub into the cache: user/repo, user/repo:QUANT or user/repo:QUANT@REVISION. What\n"
-        "was cut goes on where it was. With --fallback a smaller quantization is taken where the disk is too small.",
+        "Downloads models from the hub into the cache: user/repo, user/repo:QUANT or user/repo:QUANT@REVISION. An\n"
+        "interrupted download continues where it stopped. With --fallback, a smaller quantization is downloaded if\n"
+        "the disk is too small.",
         takes_options=False,
     ),
     "rm": Command(
         _remove,
         "rm NAME [NAME ...] [options]",
-        "Removes models from the cache. Where a router runs with the same options and has the model, it is told to:\n"
-        "the model's last requests end first.",
+        "Removes models from the cache. If a router runs with the same options and has the model, that router removes\n"
+        "it after the model's last requests.",
         takes_options=False,
     ),
     "estimate": Command(
         _estimate,
         "estimate MODEL_OR_FILE.gguf [--json] [options]",
-        "Tells what a model would take on each device, whose figures these are, the longest context that fits, and,\n"
-        "where a router runs with the same options, which models would be stopped for it now. Starts nothing.",
+        "Shows what a model would take on each device, where these figures come from, the longest context that fits,\n"
+        "and, if a router runs with the same options, which models it would stop for this one now. Starts nothing.",
         takes_options=False,
     ),
     "check": Command(
         _check,
         "check FILE.ini [FILE.ini ...] [--json] [--engine PATH]",
-        "Tells every mistake in preset files with its line: unknown keys and the nearest known one, wrong values,\n"
-        "names that mean two models, files of models that are not there. It knows the keys of the engine that serve\n"
+        "Reports every mistake in preset files with its line: unknown keys with the nearest known one, wrong values,\n"
+        "names that mean two models, files of models that are missing. It knows the keys of the engine that serve\n"
         "would use.",
         takes_options=False,
     ),

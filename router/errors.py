@@ -4,35 +4,36 @@
 
     RouterError                     500  server_error
     ├── InvalidRequest              400  invalid_request_error
-    │   └── NotLoaded               400  the model is not running and this request may not load it
+    │   └── NotLoaded               400  the model does not run, and this request may not load it
     ├── Unauthorized                401  authentication_error
-    ├── Forbidden                   403  permission_error: the hub wants a token or a licence, or it would be unsafe
+    ├── Forbidden                   403  permission_error: this client may not, or the hub demands a token or a licence
     ├── UnknownModel                404  not_found_error
-    ├── UnknownStream               404  not_found_error: a conversation without a stream
+    ├── UnknownStream               404  not_found_error: the conversation has no stream
     ├── BodyTooLarge                413  invalid_request_error
     ├── UnsupportedType             415  invalid_request_error: a browser sent something else than JSON
-    ├── ModelTooLarge               507  insufficient_memory: would not fit on the empty machine
-    ├── InsufficientDisk            507  insufficient_storage: what is to be downloaded would not fit on the disk
+    ├── ModelTooLarge               507  insufficient_memory: the model would not fit on the empty machine
+    ├── InsufficientDisk            507  insufficient_storage: the download would not fit on the disk
     ├── Unavailable                 503  unavailable_error, with Retry-After
     │   ├── QueueFull
     │   ├── QueueTimeout
     │   ├── Cancelled                    an unload or the shutdown took the request off the queue
-    │   ├── BackingOff                   the model crashed repeatedly
-    │   └── HubUnavailable               the hub did not answer, or asked to come again later
+    │   ├── BackingOff                   the model failed several times in a row
+    │   └── HubUnavailable               the hub did not answer, or said to come again later
     ├── LoadFailed                  500  the child ended, or was silent, before it was ready
     ├── Unsupported                 501  not_supported_error: a part of an API that the router does not have
-    ├── UpstreamFailed              502  the child died before it answered, or in the middle
-    │   └── Unreachable             502  no sign that the child took the request: it may go to another
+    ├── UpstreamFailed              502  the child died before its answer, or in the middle of it
+    │   └── Unreachable             502  nothing says that the child took the request: it may go to another child
     ├── GenerationTimeout           504  timeout_error: an answer without a token limit took too long
-    ├── GgufError                   500  a model file that cannot be read
-    └── ConfigError                      for whoever starts the router: exit code 2, never HTTP
+    ├── GgufError                   500  a model file cannot be read
+    └── ConfigError                      for the person who starts the router: exit code 2, never HTTP
         ├── FlagError                    a command-line argument
         ├── PresetError                  a preset file: path, line, key
         ├── CatalogError                 sources that contradict each other
         └── EngineError                  no usable llama-server
 
-`status` and `code` are those of llama.cpp's error object (tools/server, `error_type`). Each dialect renders a
-RouterError in its own shape, in one place; messages are sentences that say what to do next.
+`status` and `code` are those of llama.cpp's error object (tools/server, `error_type`). A message is a sentence that
+says what to do next. Each dialect renders a RouterError in its own shape, in one place. Every package raises these
+errors; foreign exceptions become one of them at the door of their library.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ from pathlib import Path
 
 
 class RouterError(Exception):
-    """`retry_after` is in seconds; None means that trying again later changes nothing. `param` is the field of the
-    request that is wrong, as far as it is one."""
+    """`retry_after` is in seconds; None means that trying again later changes nothing.
+    `param` is the field of the request that is wrong, if one field is.
+    """
 
     status = 500
     code = "server_error"
@@ -147,9 +149,9 @@ class UpstreamFailed(RouterError):
 
 
 class Unreachable(UpstreamFailed):
-    """`is_deaf`: nobody listens where the child should."""
+    """`is_not_listening`: no process listens at the child's address."""
 
-    is_deaf = False
+    is_not_listening = False
 
 
 class GenerationTimeout(RouterError):
@@ -172,7 +174,7 @@ class FlagError(ConfigError):
 
 
 class PresetError(ConfigError):
-    """`line` counts from 1; 0 when the whole file is meant."""
+    """`line` counts from 1; 0 means the whole file."""
 
     def __init__(self, message: str, *, path: Path | None = None, line: int = 0, key: str | None = None) -> None:
         where = f"{path or 'preset'}:{line}: " if line else f"{path}: " if path else ""

@@ -1,4 +1,4 @@
-"""Amounts as people read them."""
+"""Amounts in the form in which people read them, for log lines, errors and tables."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import uvicorn
 
 from router.api.app import create_app
 from router.errors import ConfigError
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.changes import Changes
 from router.models.spec import ModelSpec
@@ -196,7 +196,7 @@ class Front:
         upstream = Upstream(read_timeout=read_timeout, idle_timeout=60.0)
         models = kind([ModelSpec(name, "models_dir", ()) for name in "ab"])
         node = Near(address=self.children.address)
-        self.pool = Pool(models, [node], Limits(), lambda spec: Need(Demand()), gone=upstream.forget)
+        self.pool = Pool(models, [node], Limits(), lambda spec: Need(Demand()), forget_address=upstream.forget)
         app = create_app(Gateway(self.pool, upstream, **options), keys=keys, reload=_reload, forecast=NotImplemented)
         config = uvicorn.Config(
             app,

@@ -58,7 +58,7 @@ def create_app(
         *anthropic.routes(gateway),
         *native.routes(),
         *stream.routes(gateway),
-        *ollama.routes(gateway, downloads if gateway.depot else None),
+        *ollama.routes(gateway, downloads if gateway.hub_models else None),
     ]
     table = PermissionTable([RoutePattern(route.methods or (), route.path, route.path_regex) for route in routes])
     errors = ErrorHandlers(dialect_of)
@@ -77,7 +77,7 @@ def create_app(
 
 @contextlib.asynccontextmanager
 async def _lifespan(gateway: Gateway) -> AsyncIterator[None]:
-    starting = asyncio.create_task(gateway.pool.start())
+    starting = asyncio.create_task(gateway.pool.exchange.load_on_startup())
     try:
         yield
     finally:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from router.errors import InvalidRequest, RouterError, Unavailable, Unsupported, UpstreamFailed
 from router.hub.names import without_host
-from router.node.interface import Part
-from router.pool.depot import Depot
+from router.hub.progress import DownloadProgress
+from router.pool.hub_models import HubModels
 from router.pool.pool import Pool
 from router.proxy.gateway import Gateway
 
@@ -39,19 +39,19 @@ class Downloads:
         self._pool: Pool = gateway.pool
 
     def __repr__(self) -> str:
-        return f"<Downloads {'on' if self._gateway.depot else 'off'}>"
+        return f"<Downloads {'on' if self._gateway.hub_models else 'off'}>"
 
     async def begin(self, name: str) -> str:
         """Start the download if the files are missing; returns the catalog's name for the model.
 
         It returns once the hub has said what the name means and the files are known to fit on the disk."""
-        model = await self._depot.find(without_host(name))
+        model = await self._hub_models.find(without_host(name))
         spec = self._pool.catalog.resolve(model)
         if spec.repo_to_download:
             try:
-                self._pool.pull(spec.name)
+                self._pool.downloads.pull(spec.name)
             except RouterError:
-                await self._depot.remove(spec)
+                await self._hub_models.remove(spec)
                 raise
         return spec.name
 
@@ -59,9 +59,9 @@ class Downloads:
         """Download the model; yields the progress of each file whenever it changed."""
         async with self._pool.feed.subscribe() as news:
             model = await self.begin(name)
-            reported: dict[str, Part] = {}
-            while self._pool.is_fetching(model):
-                for part in self._pool.parts(model):
+            reported: dict[str, DownloadProgress] = {}
+            while self._pool.downloads.is_fetching(model):
+                for part in self._pool.downloads.files(model):
                     if reported.get(part.url) != part:
                         reported[part.url] = part
                         yield FileProgress(f"sha256:{part.oid}", part.total, part.done)
@@ -78,14 +78,14 @@ class Downloads:
         if spec.source != "cache":
             raise InvalidRequest(f"{spec.name!r} was not downloaded into the cache; remove its file or its section")
         self._pool.unload(spec.name)
-        if not await self._pool.ended(spec.name, self.REMOVE_PATIENCE_S):
+        if not await self._pool.processes.wait_until_ended(spec.name, self.REMOVE_PATIENCE_S):
             raise Unavailable(f"{spec.name!r} still serves requests; try again when they have ended.", retry_after=5.0)
-        freed = await self._depot.remove(spec)
+        freed = await self._hub_models.remove(spec)
         self._pool.feed.publish(spec.name, "model_remove", {})
         return freed
 
     @property
-    def _depot(self) -> Depot:
-        if self._gateway.depot is None:
+    def _hub_models(self) -> HubModels:
+        if self._gateway.hub_models is None:
             raise Unsupported("Models cannot be downloaded or removed here.")
-        return self._gateway.depot
+        return self._gateway.hub_models

@@ -14,7 +14,7 @@ from typing import Any
 from router.api.details import details
 from router.engine import flags
 from router.engine.flags import Arg
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models import ini
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
@@ -43,13 +43,13 @@ class Listing:
         return f"<Listing {len(self._listed)} models, {len(self._rendered)} bytes, version {self._version}>"
 
     def render(self) -> bytes:
-        catalog, version = self._pool.catalog, self._pool.version()
+        catalog, version = self._pool.catalog, self._pool.change_log.version
         if catalog is not self._catalog:
             self._listed = {spec.name: spec for spec in catalog.models if not spec.unlisted}
             self._entries = dict.fromkeys(self._listed, b"")
             self._update(self._listed)
         elif version != self._version:
-            self._update(self._pool.changed(self._version))
+            self._update(self._pool.change_log.since(self._version))
         else:
             return self._rendered
         self._rendered = b"".join((b'{"object":"list","data":[', *self._entries.values(), b"]}"))

@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, Response
 from router.engine.flags import render, shown, switch_of, value_of
 from router.errors import InvalidRequest
 from router.models.spec import ModelSpec
-from router.pool.overrides import OFF, read
 from router.pool.pool import Pool
+from router.pool.settings_patch import OFF, read_patch
 from router.proxy.body import in_thread_if_large, json_object
 from router.proxy.gateway import Gateway
 from router.proxy.routing import routing_fields
@@ -32,11 +32,13 @@ class LoadEndpoints:
         """With settings, the answer comes when the model serves with them. Without, it comes when the load has begun,
         as llama.cpp's does. `"wait"` in the body overrides both."""
         spec, body = await self._model_and_body(request)
-        wish = read(body, self._pool.table, others=("model", "wait"), load_args=self._gateway.load_args)
+        wish = read_patch(
+            body, self._pool.settings.table, other_keys=("model", "wait"), load_args=self._gateway.load_args
+        )
         wait = body.get("wait")
         if wait is not None and not isinstance(wait, bool):
             raise InvalidRequest('"wait" is true or false')
-        loaded = await self._pool.load(spec.name, wish, wait=not wish.is_empty if wait is None else wait)
+        loaded = await self._pool.settings.load(spec.name, wish, wait=not wish.is_empty if wait is None else wait)
         outcome = {"success": True, "status": loaded.status, "changed": loaded.changed}
         return JSONResponse({**outcome, **settings(self._pool, spec.name)})
 
@@ -69,7 +71,7 @@ def settings(pool: Pool, name: str) -> dict[str, Any]:
     spec, status, need = pool.effective(name), pool.status(name), pool.need(name)
     return {
         "model": name,
-        "requested": pool.asked(name).as_json(),
+        "requested": pool.settings.requested(name).as_json(),
         "effective": {
             "ctx_size": need.estimate.n_ctx if need and need.estimate else None,
             "ctx_size_slot": (status.info.get("meta") or {}).get("n_ctx"),

@@ -13,8 +13,8 @@ def render(pool: Pool) -> str:
 
 
 def _lines(pool: Pool) -> Iterator[str]:
-    yield from _metric("loads_total", "counter", "Models loaded", [("", pool.loads)])
-    yield from _metric("evictions_total", "counter", "Models stopped to make room", [("", pool.evictions)])
+    yield from _metric("loads_total", "counter", "Models loaded", [("", pool.processes.loads)])
+    yield from _metric("evictions_total", "counter", "Models stopped to make room", [("", pool.processes.evictions)])
     statuses = {spec.name: pool.status(spec.name) for spec in pool.catalog.models}
     yield from _metric(
         "model_loaded",

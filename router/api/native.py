@@ -154,8 +154,8 @@ class NativeEndpoints:
         return await (self._child_by_query if by_query else self._child_by_body.endpoint)(request)
 
     async def models(self, request: Request) -> Response:
-        if self._gateway.depot:
-            self._gateway.depot.glance()
+        if self._gateway.hub_models:
+            self._gateway.hub_models.refresh_soon()
         listing = self._listing.render()
         if request.query_params.get("reload"):
             changes = json.dumps(asdict(await self._read_again())).encode()

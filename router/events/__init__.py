@@ -1,8 +1,9 @@
-"""What happened, for whoever listens.
+"""What happened, for all who listen.
 
 Stands on nothing. Begin with `feed`.
 
 ::
 
-    feed  news for whoever listens -> nothing
+    feed        broadcasts news; a slow subscriber costs only itself -> nothing
+    change_log  which models changed since a version                 -> feed
 """

@@ -1,4 +1,8 @@
-"""News for whoever listens: a broadcast with a bound, so that a slow listener costs only itself."""
+"""Broadcasts news to all subscribers, such as the clients of `/models/sse`.
+
+The one idea: a subscriber that reads slowly costs only itself. `publish` never waits; a subscriber that falls too far
+behind is disconnected, and may subscribe again.
+"""
 
 from __future__ import annotations
 
@@ -10,41 +14,51 @@ News = Mapping[str, Any]
 
 
 class Feed:
-    """`publish` never waits. A listener that falls `backlog` items behind is cut off and may subscribe again."""
+    """A subscriber may be `backlog` items behind.
+
+    ::
+
+        async with feed.subscribe() as news:
+            while (item := await news.next()) is not None:
+                ...
+    """
 
     def __init__(self, backlog: int = 1024) -> None:
         self._backlog = backlog
-        self._listeners: set[asyncio.Queue[News | None]] = set()
+        self._queues: set[asyncio.Queue[News | None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<Feed {len(self._queues)} subscribers>"
 
     def publish(self, model: str, event: str, data: Any) -> None:
-        """`{"model", "event", "data"}`, as llama.cpp's `/models/sse` has it."""
-        for queue in tuple(self._listeners):
+        """Send `{"model", "event", "data"}`, as llama.cpp's `/models/sse` has it."""
+        for queue in tuple(self._queues):
             if queue.qsize() >= self._backlog:
-                self._cut(queue)
+                self._disconnect(queue)
             else:
                 queue.put_nowait({"model": model, "event": event, "data": data})
 
     def subscribe(self) -> Subscription:
-        """From this moment on."""
+        """All news from now on."""
         queue: asyncio.Queue[News | None] = asyncio.Queue()
-        self._listeners.add(queue)
+        self._queues.add(queue)
         return Subscription(self, queue)
 
-    def drop(self, queue: asyncio.Queue[News | None]) -> None:
-        self._listeners.discard(queue)
+    def unsubscribe(self, queue: asyncio.Queue[News | None]) -> None:
+        self._queues.discard(queue)
 
     def close(self) -> None:
-        """Ends every subscription."""
-        for queue in tuple(self._listeners):
-            self._cut(queue)
+        """End every subscription."""
+        for queue in tuple(self._queues):
+            self._disconnect(queue)
 
-    def _cut(self, queue: asyncio.Queue[News | None]) -> None:
-        self._listeners.discard(queue)
+    def _disconnect(self, queue: asyncio.Queue[News | None]) -> None:
+        self._queues.discard(queue)
         queue.put_nowait(None)
 
 
 class Subscription:
-    """`async with feed.subscribe() as news: item = await news.next()`."""
+    """What `Feed.subscribe` returns; leaving its `async with` block ends it."""
 
     def __init__(self, feed: Feed, queue: asyncio.Queue[News | None]) -> None:
         self._feed, self._queue = feed, queue
@@ -53,9 +67,9 @@ class Subscription:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self._feed.drop(self._queue)
+        self._feed.unsubscribe(self._queue)
 
     async def next(self, timeout: float | None = None) -> News | None:
-        """The next item; None when the feed ended. Raises TimeoutError after `timeout` seconds of silence."""
+        """The next item; None once the feed has ended. Raises TimeoutError after `timeout` seconds without one."""
         async with asyncio.timeout(timeout):
             return await self._queue.get()

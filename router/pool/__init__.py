@@ -1,15 +1,53 @@
 """Acts: performs what scheduling decided, and reports back what came of it.
 
-Stands on nearly all below it; machines are handed in. Begin with `pool`: apply an event, perform its effects.
+Stands on nearly all below it; machines are handed in. Begin with `pool`: apply an event, perform its effects. Then
+`core`: what all parts share. Who may call whom::
 
-::
+    Pool             calls every part. It hands them `Core` and a few of its own methods, never itself
+    CatalogExchange  calls SettingsLoads and Downloads, and alone writes `Core.catalog`
+    SettingsLoads    reads Processes and Downloads; Pool calls its hooks `on_grant` and `on_refuse`
+    Processes        calls Measurements
+    every part       calls the scheduler, and `core.apply` with the effects in the same step
 
-    lease      the right to use a running child                      -> nothing
-    overrides  settings that a load asks for over a model's own      -> nothing
-    download   the border to where missing models come from          -> nothing
-    trials     requested settings, until they have proved themselves -> overrides
-    run        one process of one model, until it is gone            -> nothing
-    status     PURE: a model as clients see it                       -> run
-    pool       the shell: effects, leases, news                      -> lease overrides download trials run status
-    depot      missing models, and which may be downloaded           -> nothing
+What is handed out and handed in::
+
+    lease            the right to send one request to a running child -> nothing
+    download_source  the border to where missing models come from     -> nothing
+    hub_names        which files a name on the hub means              -> nothing
+    hub_models       models on the hub: found, fetched, removed       -> download_source hub_names
+
+Settings of loads::
+
+    settings_patch      PURE: the settings that one load request names -> nothing
+    requested_settings  PURE: the settings requested of one model      -> settings_patch
+    settings_store      which settings hold, and which are being tried -> requested_settings
+
+Processes, and books on models::
+
+    child_run           one process of one model, until it has ended     -> nothing
+    status              PURE: a model as clients see it                  -> child_run
+    launch_plans        what the next process of a model is started with -> nothing
+    nodes               the machines, taken together                     -> nothing
+    task_set            background tasks                                 -> nothing
+    keep_alive          how long a model stays without requests          -> nothing
+    unload_generations  an unload cancels what came before it            -> nothing
+
+The ground of the parts::
+
+    core  what all parts share -> settings_store launch_plans nodes task_set keep_alive unload_generations
+
+The parts::
+
+    measurements  what processes really hold        -> child_run core
+    processes     the processes, from spawn to exit -> child_run core measurements
+    downloads     files that are missing            -> download_source core
+
+Explicit loads, and a new catalog::
+
+    settings_loads    new settings -> lease settings_patch requested_settings settings_store core processes downloads
+    catalog_exchange  all models   -> lease core downloads settings_loads
+
+The pool itself::
+
+    pool  the shell -> lease child_run status core measurements processes downloads settings_loads catalog_exchange
 """

@@ -7,16 +7,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from router.node.interface import LoadProgress
-from router.pool.run import Run
+from router.pool.child_run import ChildRun
 from router.scheduling.books import ModelRecord
 from router.scheduling.states import State
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """`value` is one of llama.cpp's words; `held` are bytes by device key; `expires_in` are the seconds until it is
-    stopped if nobody asks for it from now on, None for never. `started` is when the process with this pid began, in
-    seconds since 1970."""
+    """`value` is one of llama.cpp's words for the state.
+    `exit_code` is that of the last process, if the model has `failed`; `failure` says why.
+    `progress` is that of a load or a download.
+    `info` is what the child reported.
+    `started` is when the process with this pid began, in seconds since 1970.
+    `leases` counts the requests that are served, `waiting` those that wait.
+    `held` are bytes by device key.
+    `expires_in` are the seconds until the model is stopped if no request comes; None for never.
+    """
 
     value: str
     failed: bool = False
@@ -35,7 +41,7 @@ class Status:
     def of(
         cls,
         model: ModelRecord,
-        run: Run | None,
+        run: ChildRun | None,
         *,
         now: float,
         waiting: int,
@@ -43,8 +49,10 @@ class Status:
         is_queued: bool,
         exit_code: int | None,
     ) -> Status:
-        """`waiting` are those who wait for it; its `download` is under way, or waits for others (`is_queued`);
-        `exit_code` is its last process's."""
+        """`waiting` counts the requests that wait for the model.
+        `download` is the progress of a download that runs; `is_queued` says that one waits for others.
+        `exit_code` is that of the model's last process.
+        """
         failed = model.state is State.FAILED
         child = run.child if run else None
         return cls(
@@ -64,7 +72,7 @@ class Status:
 
     @property
     def news(self) -> dict[str, Any]:
-        """What llama.cpp's router tells whoever listens."""
+        """The data of an event as llama.cpp's router sends it."""
         data: dict[str, Any] = {"status": self.value}
         if self.progress:
             data["progress"] = self.progress.payload

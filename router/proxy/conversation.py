@@ -75,8 +75,8 @@ class LeaseShare:
     async def is_over(self) -> bool:
         return await self._shared.lease.is_over()
 
-    def renounce(self) -> bool:
-        return self._shared.lease.renounce()
+    def report_unreachable(self) -> bool:
+        return self._shared.lease.report_unreachable()
 
     def release(self) -> None:
         self._shared.release_share()

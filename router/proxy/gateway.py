@@ -16,9 +16,9 @@ from starlette.requests import Request
 
 from router.engine.flags import LoadArgs
 from router.errors import InvalidRequest, NotLoaded, UnknownModel
-from router.memory.estimate import is_silent
+from router.memory.implied_args import is_thinking_off
 from router.models.spec import ModelSpec
-from router.pool.depot import Depot, is_name
+from router.pool.hub_models import HubModels, is_name
 from router.pool.pool import Pool
 from router.proxy import rewrite
 from router.proxy.body import json_object, read_body
@@ -44,7 +44,7 @@ class Gateway:
       clock looks only at the ends of lines, so the answer is also cut off after twice that time.
     - `claude_map`: patterns of Anthropic's model names, each with the model that serves them.
     - `task_header`: a request in which this header has a value is a background task.
-    - `depot`: models that can be downloaded.
+    - `hub_models`: models that can be downloaded.
     - `budget`: the bytes of bodies that are held for requests that wait.
     - `load_args`: which settings a load may bring with it.
     """
@@ -57,7 +57,7 @@ class Gateway:
     generation_time: float = 0.0
     claude_map: Sequence[tuple[str, str]] = ()
     task_header: str = ""
-    depot: Depot | None = None
+    hub_models: HubModels | None = None
     budget: Budget = field(default_factory=Budget)
     load_args: LoadArgs = "safe"
     conversations: Conversations = field(default_factory=Conversations, init=False)
@@ -82,11 +82,11 @@ class Gateway:
         try:
             return self.pool.catalog.resolve(name)
         except UnknownModel:
-            if self.depot is None or not name:
+            if self.hub_models is None or not name:
                 raise
-            if self.depot.allows(name):
-                name = await self.depot.find(name)
-            elif not is_name(name) or not await self.depot.look():
+            if self.hub_models.allows(name):
+                name = await self.hub_models.find(name)
+            elif not is_name(name) or not await self.hub_models.refresh_if_changed():
                 raise
         return self.pool.catalog.resolve(name)
 
@@ -117,7 +117,7 @@ class Gateway:
         changed = None
         if spec.filters is not None and path in rewrite.PATHS:
             fields = changed = rewrite.apply_filters(path, json_object(body), spec.filters)
-        if rewrite.requests_thinking(path, fields) and is_silent(self.pool.effective(spec.name)):
+        if rewrite.requests_thinking(path, fields) and is_thinking_off(self.pool.effective(spec.name)):
             changed = rewrite.with_thinking(changed or json_object(body))
         return changed
 

@@ -121,7 +121,7 @@ class _HeadReader:
 
 def with_host_of(url: bytes, headers: Headers) -> Headers:
     """These headers, with the host that the request target names, if it names one. It replaces that of the header
-    `Host` (RFC 9112 section 3.2.2). A `Host` that differs is kept as well: `access.doors` then finds two."""
+    `Host` (RFC 9112 section 3.2.2). A `Host` that differs is kept as well: `access.guard` then finds two."""
     authority = _AUTHORITY.match(url)
     if not authority:
         return headers

@@ -30,7 +30,7 @@ class Lease(Protocol):
     async def is_over(self) -> bool:
         """Whether the child has ended, or ends within a moment."""
 
-    def renounce(self) -> bool:
+    def report_unreachable(self) -> bool:
         """The child lives but does not listen. Ends it after its last requests. Returns whether the next lease is for
         another child."""
 

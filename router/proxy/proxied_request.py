@@ -171,7 +171,7 @@ class ProxiedRequest:
                     "Send max_tokens, or raise --max-generation-time."
                 ) from None
             except Unreachable as exc:
-                if attempt == 2 or not (await lease.is_over() or (exc.is_deaf and lease.renounce())):
+                if attempt == 2 or not (await lease.is_over() or (exc.is_not_listening and lease.report_unreachable())):
                     raise
             finally:
                 lease.release()

@@ -1,8 +1,8 @@
-"""The client's side of a socket: limits on clients, TLS, who may ask, and the fast path.
+"""The client's side of a socket: where the router listens, limits on clients, TLS, who may ask, and the fast path.
 
 Stands on access and proxy. Begin with `framing`, then `connection`; `fast_path` is the application behind both.
 
-What may be done::
+The application::
 
     cors            CORS headers of answers                                   -> nothing
     error_handlers  errors outside any endpoint, in the dialect of the path   -> nothing
@@ -16,5 +16,10 @@ Connections::
     framing           one request at a time, within limits                    -> admission head_checks uvicorn_protocol
     connection        answers small requests to running models without a task -> fast_path head_checks framing
     tls               a connection until its handshake is done                -> admission framing
-    openfiles         how many connections the open files allow for           -> nothing
+
+The server::
+
+    openfiles    how many connections the open files allow for     -> nothing
+    listeners    sockets, URLs, certificate, names of this machine -> nothing
+    http_server  uvicorn's server: TLS, signals, the end           -> fast_path admission connection tls
 """

@@ -25,8 +25,8 @@ _KEEP_ALIVE_LIMIT = re.compile(rb"(timeout|max)\s*=\s*(\d{1,9})")
 class UpstreamConnection(asyncio.Protocol):
     """One connection to a child.
 
-    Between requests it has no response, and any byte that comes is a fault of the child. `expires` is the loop's time
-    from which on a kept connection is not used again.
+    Between requests it has no response, and any byte that comes is a fault of the child. `siblings` are all connections
+    to the same child. A kept connection is not used again once the loop's time is `expires`.
     """
 
     def __init__(self, siblings: ChildConnections) -> None:
@@ -205,7 +205,7 @@ class ChildConnections:
                 f"The model's server cannot be reached ({exc.strerror or type(exc).__name__}). Send the request again.",
                 retry_after=1.0,
             )
-            error.is_deaf = isinstance(exc, (FileNotFoundError, NotADirectoryError, ConnectionRefusedError))
+            error.is_not_listening = isinstance(exc, (FileNotFoundError, NotADirectoryError, ConnectionRefusedError))
             raise error from exc
         return connection
 

@@ -84,7 +84,7 @@ def test_pages(name: str) -> None:
             assert told == (200 if letter in may else 403), (method, target)
 
 
-def test_two_origins_are_none() -> None:
+def test_two_origin_headers_are_refused() -> None:
     for second in ("http://localhost", FOREIGN):
         headers = [(b"host", b"localhost"), (b"origin", b"http://localhost"), (b"origin", second.encode())]
         for method in ("GET", "POST"):
@@ -175,7 +175,7 @@ def test_a_browser_sends_json(kind: str) -> None:
     assert status(guard(), facts("POST", CHAT, content_type=kind, content_length="9")) == 200
 
 
-def test_a_browser_without_a_type() -> None:
+def test_browser_request_with_body_needs_a_type() -> None:
     page = {"origin": "http://localhost:3000"}
     assert status(guard(), facts("POST", "/models/reload", **page)) == 200
     assert status(guard(), facts("POST", "/models/reload", **page, content_length="0")) == 200
@@ -198,7 +198,7 @@ def preflight(found: Guard, method: str, target: str, **more: str) -> Sequence[s
     return told.status
 
 
-def test_a_preflight_tells_what_will_happen() -> None:  # B-T1
+def test_preflight_answers_as_the_request_would_be_answered() -> None:  # B-T1
     """For every route and method, and every page."""
     pages = ("http://localhost:3000", "app://x", FOREIGN, "null", "http://localhost:8080")
     for route, page in itertools.product(APP.routes, pages):
@@ -221,7 +221,7 @@ def test_a_preflight_tells_what_will_happen() -> None:  # B-T1
     assert "DELETE" not in methods
 
 
-def test_preflights_that_are_odd() -> None:
+def test_malformed_preflights_are_refused() -> None:
     page = "http://localhost:3000"
     assert preflight(guard(), "POST", CHAT, origin=page, host="evil.example") == 403
     assert not isinstance(preflight(guard(keys=["k"]), "POST", CHAT, origin=page, host="evil.example"), int)

@@ -79,7 +79,7 @@ def test_a_loopback_listener_without_keys_answers_to_its_names(host: str) -> Non
     assert "--allowed-hosts evil.example" in str(found.check(facts(host="evil.example:1")).refusal)
 
 
-def test_hosts_that_are_none_or_two() -> None:
+def test_missing_or_repeated_host_is_refused() -> None:
     one = [(b"host", b"localhost")]
     assert status(guard(), facts(host="")) == 403
     assert status(guard(), facts(host="")._replace(is_old=True)) == 200  # HTTP/1.0 knows none
@@ -124,11 +124,11 @@ def test_the_host_of_a_whole_address_counts() -> None:
         (None, True),  # not known
     ],
 )
-def test_what_came_over_loopback(server: tuple[str, int | None] | None, is_local: bool) -> None:
+def test_came_over_loopback(server: tuple[str, int | None] | None, is_local: bool) -> None:
     assert came_over_loopback(server) is is_local
 
 
-def test_names_that_are_too_long() -> None:
+def test_overlong_host_or_origin_is_refused() -> None:
     for host in ("a" * 300 + ".localhost", "9" * 60_000):
         assert status(guard(), facts(host=host)) == 403
     assert AllowedOrigins(["*"]).permission("https://" + "a" * 400) is None

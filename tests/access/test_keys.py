@@ -78,7 +78,7 @@ def test_what_keys_open(name: str, is_local: bool) -> None:  # B-T3
             assert not plain or expected == 200
 
 
-def test_most_requests_get_one_look() -> None:
+def test_quick_check_lets_in_ordinary_requests() -> None:
     headers = [(b"host", b"localhost"), (b"x-api-key", b"k")]
     for api, admin in (((), ()), (("k",), ()), ((), ("a",)), (("k",), ("a",)), (("a",), ("k",))):
         found = with_keys(api, admin)
@@ -168,7 +168,7 @@ def test_keep_alive_unloads_with_any_key(router: Router) -> None:  # B-T3
     assert router.chat("tiny-a").status_code == 200
 
 
-def test_a_key_that_comes_twice_is_none(router: Router) -> None:  # B-T3
+def test_key_header_sent_twice_is_ignored(router: Router) -> None:  # B-T3
     for headers in ([("X-Api-Key", "user")] * 2, [("Authorization", "Bearer no"), ("authorization", "Bearer boss")]):
         for body in (question(), question(padding="x" * 200_000)):
             assert ask(router.url, "POST", CHAT, [JSON, *headers], body).status == 401
@@ -214,7 +214,7 @@ def test_keys_and_pages(router: Router) -> None:  # B-C14
         ("{folder}/r.sock", (), False),
     ],
 )
-def test_an_open_door_is_said_loudly(
+def test_open_listener_without_key_logs_a_warning(
     host: str, flags: tuple[str, ...], is_open: bool, routers: Starter, fake: str, tmp_path: Path
 ) -> None:  # B-T3
     where = host.format(folder=tmp_path)

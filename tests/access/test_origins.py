@@ -108,6 +108,6 @@ def test_origins(listed: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("word", ["example.com", "https://", "https://*/x", "https://a b", "https://a@b", "//x", "*.x"])
-def test_what_is_no_origin_is_not_listed(word: str) -> None:
+def test_invalid_origin_cannot_be_listed(word: str) -> None:
     with pytest.raises(ValueError, match=re.escape(word)):
         ORIGINS.read(word)

@@ -75,7 +75,7 @@ def body_of(body: Any) -> bytes | None:
     return question() if body == "question" else None if body is None else json.dumps(body).encode()
 
 
-def test_the_length_of_a_body_is_no_part_of_what_is_remembered(router: Router) -> None:
+def test_decision_about_a_browser_is_not_remembered_by_head(router: Router) -> None:
     """A page may ask without a body and without a type. With a body under the same head it may not."""
     page = [("Sec-Fetch-Site", "same-origin")]
     answers = [ask(router.url, "POST", CHAT, page, body).status for body in (b"", b"", question())]
@@ -104,7 +104,7 @@ def test_a_foreign_page_gets_nowhere(router: Router, page: Pairs) -> None:  # B-
     assert (router.loads(), after.keys()) == (started, before.keys())
 
 
-def test_each_dialect_says_so(router: Router) -> None:
+def test_refusal_of_a_page_in_each_dialect(router: Router) -> None:
     page = [("Origin", FOREIGN), JSON]
     told = {
         path: json.loads(ask(router.url, "POST", path, page, b"{}").body)
@@ -134,7 +134,7 @@ def test_a_foreign_host_gets_nowhere(router: Router) -> None:  # B-T1
     assert ask(router.url, "GET", "/health", host=None, version="HTTP/1.0").status == 200
 
 
-def test_an_answer_on_one_listener_is_none_on_another(router: Router) -> None:  # B-T1
+def test_accepted_host_is_remembered_for_its_own_listener_only(router: Router) -> None:  # B-T1
     """The same head is remembered for its own listener alone."""
     for first, second in ((socket_of(router), router.url), (router.url, socket_of(router))):
         for where in (first, second, first):
@@ -173,7 +173,7 @@ def test_an_allowed_page(router: Router) -> None:  # B-C14
     assert "--cors-origins app://x" in answer.message
 
 
-def test_what_is_no_page_sends_any_type(router: Router) -> None:  # B-T1
+def test_programs_may_send_any_content_type(router: Router) -> None:  # B-T1
     """As curl does."""
     for kind in ("application/x-www-form-urlencoded", "text/plain", None):
         for body in BOTH_WAYS:
@@ -182,7 +182,7 @@ def test_what_is_no_page_sends_any_type(router: Router) -> None:  # B-T1
             assert (answer.status, answer.cors) == (200, {})
 
 
-def test_answers_that_are_kept_are_of_one_page(router: Router) -> None:
+def test_answers_vary_by_origin(router: Router) -> None:
     for headers in ([], [("Origin", FOREIGN)], [("Origin", "http://localhost:1")]):
         for target in ("/models", "/health", "/nowhere", "/v1/models/tiny-a"):
             assert "Origin" in (ask(router.url, "GET", target, headers)["vary"] or "")
@@ -236,7 +236,7 @@ def test_origins_and_hosts_that_were_listed(routers: Starter, fake: str, tiny_mo
         assert (answer.status, answer.cors.get("allow-origin")) == (told, origin if told == 200 else None)
 
 
-def test_with_keys_a_name_does_not_matter(routers: Starter, fake: str, tiny_models: Path) -> None:
+def test_with_api_keys_any_host_name_is_accepted(routers: Starter, fake: str, tiny_models: Path) -> None:
     """A page has none. Whoever asks without one is told so in a way that his page may read."""
     router = routers("--engine", fake, "--models-dir", str(tiny_models), "--api-key", "k")
     page = [("Origin", "http://gpu.example"), JSON]

@@ -52,7 +52,7 @@ def test_every_route_is_in_the_table() -> None:  # B-T3
             assert need is (READ if row in HARMLESS else GENERATE), row
 
 
-def test_a_route_without_a_row_is_no_route() -> None:  # B-T3
+def test_route_without_a_row_is_an_error() -> None:  # B-T3
     async def endpoint(request: object) -> Response:
         return Response()
 
@@ -82,7 +82,7 @@ def test_a_route_without_a_row_is_no_route() -> None:  # B-T3
         ("HEAD", "/api/blobs/sha256:0", READ),
     ],
 )
-def test_paths_that_are_nearly_routes(method: str, path: str, need: Permission) -> None:
+def test_permission_of_paths_close_to_routes(method: str, path: str, need: Permission) -> None:
     assert table().required(method, path, b"") == need
 
 
@@ -114,7 +114,7 @@ def test_queries_with_effects(query: str) -> None:  # B-T1 B-T3
     assert table().required("POST", CHAT, query.encode()) == GENERATE
 
 
-def test_reading_takes_no_more_than_reading() -> None:
+def test_permission_of_requests_that_only_read() -> None:
     """The examples above are about the right routes."""
     for method, path, query, need in (
         ("GET", "/models", b"", READ),

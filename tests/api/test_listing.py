@@ -15,7 +15,7 @@ import pytest
 from router import errors
 from router.api.listing import Listing
 from router.memory.demand import Estimate
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.node.interface import LoadProgress
@@ -92,7 +92,7 @@ class Life:
             case 5 if self.node.alive and not self.random.randrange(4):
                 self.random.choice(self.node.alive).die()
             case 6 if not self.random.randrange(4):
-                await self.pool.replace(self.catalog())
+                await self.pool.exchange.replace(self.catalog())
             case 6:
                 self.pool.unload(model.name)
         for _ in range(self.random.randint(0, 9)):
@@ -135,18 +135,18 @@ async def test_a_list_that_is_kept_says_what_a_new_one_does(seed: int) -> None:
 async def test_of_what_has_changed_each_model_is_told_once_the_latest_first() -> None:
     async with life(1) as it:
         pool, (name, other) = it.pool, [spec.name for spec in it.pool.catalog.models[:2]]
-        before = pool.version()
-        assert list(pool.changed(before)) == []
+        before = pool.change_log.version
+        assert list(pool.change_log.since(before)) == []
         for started in (name, other):
             it.wishes.append(asyncio.create_task(pool.lease(pool.catalog.resolve(started))))
             async with asyncio.timeout(5):
                 while started not in [child.launch.model for child in it.node.children]:
                     await asyncio.sleep(0)
             it.node.of(started).load()
-        assert list(pool.changed(before)) == [other, name]
-        between = pool.version()
+        assert list(pool.change_log.since(before)) == [other, name]
+        between = pool.change_log.version
         for value in (0.1, 0.2):
             it.node.of(name).launch.on_event(LoadProgress("text_model", value))
-        assert list(pool.changed(between)) == [name]
-        assert list(pool.changed(before)) == [name, other]
-        assert list(pool.changed(pool.version())) == []
+        assert list(pool.change_log.since(between)) == [name]
+        assert list(pool.change_log.since(before)) == [name, other]
+        assert list(pool.change_log.since(pool.change_log.version)) == []

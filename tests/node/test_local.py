@@ -12,15 +12,7 @@ from router.node.devices import Devices
 from router.node.interface import Launch, Node
 from router.node.local import LocalNode
 from router.node.run_directory import MARK
-from router.node.visibility import masks_for
-from router.scheduling.resources import Device
-from tests.node.test_process import FAKE_COMMAND, ask, folder
-
-__all__ = ["folder"]
-
-CUDA = [Device("local", f"CUDA{n}", "gpu", 100, index) for n, index in enumerate((2, 0))]
-ROCM = [Device("local", f"ROCm{n}", "gpu", 100, index) for n, index in enumerate((0, 1))]
-RAM = Device("local", "RAM", "host", 100)
+from tests.node.rig import FAKE_COMMAND, ask
 
 ENGINE = Engine("llama-server", FAKE_COMMAND, {"LD_LIBRARY_PATH": "/engine"})
 ENVIRON = {
@@ -77,8 +69,8 @@ async def test_arguments_and_environment_of_a_child(node: Node, folder: Path) ->
     await two.stop()
 
 
-async def test_a_child_divides_as_booked(node: Node) -> None:
-    child = await node.spawn(Launch("m", (), (), counts=(3, 14)))
+async def test_a_child_gets_the_division_that_was_booked(node: Node) -> None:
+    child = await node.spawn(Launch("m", (), (), layer_counts=(3, 14)))
     argv = psutil.Process(child.pid).cmdline()
     assert argv[argv.index("--tensor-split") + 1] == "3,14"
     await child.stop()
@@ -94,23 +86,14 @@ async def test_the_key_is_needed(node: Node) -> None:
     await child.stop()
 
 
-async def test_it_tells_what_is_free(node: Node, devices: Devices) -> None:
+async def test_probe_reads_every_device(node: Node, devices: Devices) -> None:
     for expected in ({}, {"local/RAM": 2**60}):
         assert tuple(reading.device for reading in await node.probe(expected)) == devices.list()
 
 
-# B-P8
-@pytest.mark.parametrize(
-    ("chosen", "present", "expected"),
-    [
-        ([], [RAM], {}),
-        ([CUDA[0]], [*CUDA, RAM], {"CUDA_VISIBLE_DEVICES": "2"}),
-        ([*CUDA], [*CUDA, RAM], {"CUDA_VISIBLE_DEVICES": "2,0"}),
-        ([RAM], [*CUDA, RAM], {"CUDA_VISIBLE_DEVICES": "-1"}),
-        ([ROCM[1]], [*ROCM, RAM], {"ROCR_VISIBLE_DEVICES": "1", "HIP_VISIBLE_DEVICES": "0"}),
-        ([], [*ROCM, RAM], {"ROCR_VISIBLE_DEVICES": "0", "HIP_VISIBLE_DEVICES": "-1"}),
-    ],
-)
-def test_masks(chosen: list[Device], present: list[Device], expected: dict[str, str]) -> None:
-    order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if present[0] in CUDA else {}
-    assert masks_for(chosen, present) == expected | order
+def test_reprs_show_the_folder_and_the_devices(node: LocalNode, folder: Path) -> None:
+    assert repr(node) == f"<LocalNode {node._run.folder}>"
+    assert repr(node._run) == f"<RunDirectory {node._run.folder}>"
+    assert repr(node._devices) == "<Devices local/RAM>"
+    assert repr(node._watchdog) == "<Watchdog 0 process groups>"
+    assert repr(node._readahead) == "<ReadAhead idle>"

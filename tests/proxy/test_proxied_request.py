@@ -97,7 +97,7 @@ class Held:
         assert self._held, "the lease is kept until it is known"
         return bool(self._is_over)
 
-    def renounce(self) -> bool:
+    def report_unreachable(self) -> bool:
         assert self._held, "the lease is kept until it is known"
         return False
 

@@ -47,7 +47,7 @@ def test_after_a_crash_the_next_request_loads_again() -> None:  # B-S14
     assert bench.spawns == ["a", "a"]
 
 
-def test_all_who_wait_for_a_load_that_fails_are_told_why() -> None:  # B-S14
+def test_failed_load_refuses_all_its_requests_with_the_reason() -> None:  # B-S14
     bench = Bench()
     bench.broken = {"a"}
     requests = [bench.ask("a") for _ in range(3)]
@@ -85,7 +85,7 @@ def test_no_number_of_failures_breaks_the_books() -> None:
     assert bench.scheduler.model("a").failures == 1100
 
 
-def test_a_crash_long_after_the_load_is_a_first_one() -> None:  # B-S14
+def test_crash_after_steady_service_counts_as_first_failure() -> None:  # B-S14
     bench = Bench()
     for _ in range(4):
         request = bench.ask("a")
@@ -106,7 +106,7 @@ def test_crashes_soon_after_the_load_back_off() -> None:  # B-S14
     assert bench.ask("a").waits
 
 
-def test_who_waits_for_a_drained_model_that_keeps_crashing_is_told() -> None:  # B-S14
+def test_request_for_a_drained_crashing_model_is_refused() -> None:  # B-S14
     bench = Bench(room=9, drain_grace=0)
     bench.ask("a")
     bench.run(2)
@@ -123,7 +123,7 @@ def test_who_waits_for_a_drained_model_that_keeps_crashing_is_told() -> None:  #
     assert other.granted
 
 
-def test_an_unload_forgives_the_failures() -> None:  # B-S14
+def test_unload_clears_the_failures() -> None:  # B-S14
     bench = Bench()
     bench.broken = {"a"}
     for _ in range(2):
@@ -137,7 +137,7 @@ def test_an_unload_forgives_the_failures() -> None:  # B-S14
     assert request.granted
 
 
-def test_a_load_that_was_called_off_forgives_nothing() -> None:  # B-S14
+def test_cancelled_load_keeps_the_failure_count() -> None:  # B-S14
     bench = Bench(finish_loads=False)
     bench.broken = {"a"}
     bench.ask("a")

@@ -21,7 +21,7 @@ def missing(*names: str, **limits: Any) -> Bench:
     return bench
 
 
-def test_what_is_missing_is_fetched_before_it_is_started() -> None:  # B-H3
+def test_missing_files_are_fetched_before_the_start() -> None:  # B-H3
     bench = missing("a", room=9)
     bench.ask("b", 9, serve=1)
     bench.run(2.5)
@@ -33,7 +33,7 @@ def test_what_is_missing_is_fetched_before_it_is_started() -> None:  # B-H3
     assert [effect for effect in bench.effects if isinstance(effect, Fetch)] == [Fetch("a")]
 
 
-def test_as_many_downloads_as_may_be_at_once() -> None:
+def test_downloads_max_bounds_running_downloads() -> None:
     bench = missing(*"abc", downloads_max=2)
     for name in "abc":
         bench.ask(name, 1, serve=1)
@@ -45,7 +45,7 @@ def test_as_many_downloads_as_may_be_at_once() -> None:
     assert sorted(bench.grants) == ["a", "b", "c"]
 
 
-def test_who_waits_for_the_downloads_of_others_waits_in_the_queue() -> None:  # B-S9
+def test_waiting_for_other_downloads_counts_as_queued() -> None:  # B-S9
     bench = missing(*"abc", downloads_max=1, queue_max=1, queue_timeout=30)
     bench.download_seconds = lambda model: 100
     first, second, third = (bench.ask(name) for name in "abc")
@@ -57,7 +57,7 @@ def test_who_waits_for_the_downloads_of_others_waits_in_the_queue() -> None:  # 
     assert bench.downloads.keys() == {"b"}, "what was begun to be wanted is fetched"
 
 
-def test_what_nobody_waits_for_is_not_fetched_if_so_set() -> None:  # B-S16
+def test_download_without_waiters_is_aborted_without_finish_loads() -> None:  # B-S16
     bench = missing(*"abc", downloads_max=1, queue_timeout=10, finish_loads=False)
     bench.download_seconds = lambda model: 100
     under_way, left, late = (bench.ask(name) for name in "abc")
@@ -69,7 +69,7 @@ def test_what_nobody_waits_for_is_not_fetched_if_so_set() -> None:  # B-S16
     assert not any(bench.scheduler.downloads.is_wanted(name) for name in "abc")
 
 
-def test_what_was_pulled_is_fetched_whoever_leaves() -> None:
+def test_pulled_model_is_fetched_although_its_request_left() -> None:
     bench = missing("a", finish_loads=False)
     bench.pull("a")
     bench.leave(bench.ask("a"))
@@ -77,7 +77,7 @@ def test_what_was_pulled_is_fetched_whoever_leaves() -> None:
     assert (bench.state("a"), bench.spawns) == (State.UNLOADED, [])
 
 
-def test_an_unload_ends_a_download_and_one_that_has_not_begun() -> None:  # B-L10
+def test_unload_aborts_running_and_waiting_downloads() -> None:  # B-L10
     bench = missing(*"ab", downloads_max=1)
     requests = [bench.ask(name) for name in "ab"]
     for name in "ba":
@@ -88,7 +88,7 @@ def test_an_unload_ends_a_download_and_one_that_has_not_begun() -> None:  # B-L1
     assert not any(bench.scheduler.downloads.is_wanted(name) for name in "ab")
 
 
-def test_a_download_that_fails_is_told_to_all_and_tried_again() -> None:  # B-S14
+def test_failed_download_refuses_all_and_next_request_retries() -> None:  # B-S14
     bench = missing("a")
     bench.unreachable = {"a"}
     requests = [bench.ask("a") for _ in range(3)]
@@ -108,7 +108,7 @@ def test_a_download_that_fails_is_told_to_all_and_tried_again() -> None:  # B-S1
     assert fourth.granted
 
 
-def test_who_waits_gets_the_other_model_that_a_name_means_now() -> None:
+def test_waiting_request_gets_the_model_that_the_name_means_now() -> None:
     bench = missing("a")
     request = bench.ask("a")
     bench.run(1)
@@ -126,7 +126,7 @@ def test_who_waits_gets_the_other_model_that_a_name_means_now() -> None:
 
 
 @pytest.mark.parametrize("state", State)
-def test_news_of_a_download_that_is_no_more(state: State) -> None:
+def test_late_news_of_an_aborted_download_is_ignored(state: State) -> None:
     scheduler = Scheduler(Limits(margins={}))
     scheduler.acquire(Ticket(1, "a", Demand(), missing=True), 0.0)
     scheduler.unload("a", 0.0)
@@ -138,7 +138,7 @@ def test_news_of_a_download_that_is_no_more(state: State) -> None:
 
 
 @pytest.mark.parametrize("state", State)
-def test_what_a_pull_does_in_each_state(state: State) -> None:
+def test_fetch_in_each_state(state: State) -> None:
     scheduler = Scheduler(Limits(margins={}))
     scheduler.acquire(Ticket(1, "a", Demand()), 0.0)
     scheduler.model("a").state = state

@@ -80,7 +80,7 @@ def test_the_least_recently_finished_goes_not_the_first_started() -> None:  # B-
     assert bench.stops == ["b"]
 
 
-def test_a_model_nobody_used_yet_counts_from_when_it_was_ready() -> None:  # B-S10
+def test_unused_model_counts_from_when_it_was_ready() -> None:  # B-S10
     bench = Bench(room=10)
     bench.ask("a", serve=1)
     bench.run(3)
@@ -125,7 +125,7 @@ def test_an_idle_model_ends_after_its_time_to_live() -> None:  # B-S10
     assert bench.state("a") is State.UNLOADED
 
 
-def test_a_time_to_live_of_zero_ends_it_with_its_last_request() -> None:  # B-S10
+def test_ttl_zero_stops_the_model_after_its_last_request() -> None:  # B-S10
     bench = Bench()
     bench.ask("a", serve=5, ttl=0)
     bench.run(5.9)
@@ -297,7 +297,7 @@ def test_a_waiter_that_leaves_costs_nobody_an_eviction() -> None:  # B-S8
     assert bench.loaded == {"a"}
 
 
-def test_room_promised_to_one_who_leaves_goes_to_the_next_at_once() -> None:  # B-S8
+def test_promised_room_of_a_leaving_request_goes_to_the_next() -> None:  # B-S8
     bench = Bench(room=12, drain_grace=1000, poll=1000)
     bench.ask("a", 6)
     bench.run(2)

@@ -36,7 +36,7 @@ def test_several_exits_are_expected_together() -> None:  # B-D6
     assert probes(bench)[-2:] == [{RAM: 11 + 36}, {RAM: 11 + 36 + 36}]
 
 
-def test_what_others_take_meanwhile_is_not_expected() -> None:  # B-D6
+def test_probe_does_not_expect_what_new_processes_took() -> None:  # B-D6
     bench = Bench(room=90)
     bench.ask("a", 40, serve=1)
     bench.run(5)
@@ -58,7 +58,7 @@ def test_a_load_that_ends_gives_back_what_it_took() -> None:  # B-D6
     assert probes(bench)[-1] == {RAM: 91}
 
 
-def test_what_was_measured_is_expected_back() -> None:  # B-D6 B-D7
+def test_probe_expects_the_measured_memory_back() -> None:  # B-D6 B-D7
     bench = Bench(room=90)
     bench.takes_less = lambda: True
     bench.ask("a", 40, serve=1)
@@ -68,7 +68,7 @@ def test_what_was_measured_is_expected_back() -> None:  # B-D6 B-D7
     assert probes(bench)[-1] == {RAM: 91 - 36 + 33}
 
 
-def test_what_others_were_measured_to_take_is_not_expected() -> None:  # B-D6 B-D7
+def test_probe_does_not_expect_what_new_processes_were_measured_to_hold() -> None:  # B-D6 B-D7
     bench = Bench(room=90)
     bench.takes_less = lambda: True
     for model in "ab":
@@ -79,7 +79,7 @@ def test_what_others_were_measured_to_take_is_not_expected() -> None:  # B-D6 B-
     assert probes(bench)[-1] == {RAM: 91 - 36 + 33 - 36}
 
 
-def test_an_exit_of_long_ago_is_not_waited_for() -> None:  # B-D6
+def test_exit_before_the_settle_window_is_not_expected() -> None:  # B-D6
     bench = Bench(room=9)
     bench.ask("a", serve=1, ttl=1)
     bench.run(10)
@@ -89,7 +89,7 @@ def test_an_exit_of_long_ago_is_not_waited_for() -> None:  # B-D6
     assert probes(bench) == [{}, {}]
 
 
-def test_a_reading_from_before_an_exit_is_not_decided_upon() -> None:  # B-S11
+def test_reading_from_before_an_exit_is_thrown_away() -> None:  # B-S11
     bench = Bench(room=9)
     a = bench.ask("a", 4)
     bench.run(2)
@@ -104,7 +104,7 @@ def test_a_reading_from_before_an_exit_is_not_decided_upon() -> None:  # B-S11
     assert b.granted
 
 
-def test_a_reading_from_before_a_wake_up_is_not_decided_upon() -> None:  # B-S11
+def test_reading_from_before_a_wake_up_is_thrown_away() -> None:  # B-S11
     bench = Bench(room=9)
     bench.ask("a", serve=0)
     bench.run(2)

@@ -76,7 +76,7 @@ def test_a_lease_on_a_process_that_died_is_released_without_a_trace() -> None:  
 # Failures
 
 
-def test_sleep_that_is_told_twice_or_out_of_turn_is_no_news() -> None:
+def test_repeated_or_late_sleep_report_is_ignored() -> None:
     bench = Bench()
     bench.ask("a", serve=0.1)
     bench.run(0.5)
@@ -135,7 +135,7 @@ def test_a_load_that_runs_out_of_memory_again_has_failed() -> None:  # B-S13
     assert again.granted
 
 
-def test_nothing_is_retried_for_nobody() -> None:  # B-S13 B-S8
+def test_out_of_memory_load_without_waiters_is_not_retried() -> None:  # B-S13 B-S8
     bench = Bench(room=9)
     bench.ask("a", 2, serve=0.1)
     bench.run(2)
@@ -189,7 +189,7 @@ def test_a_load_with_no_waiter_left_goes_on() -> None:  # B-S16
     assert bench.is_idle
 
 
-def test_a_load_with_no_waiter_left_is_stopped_if_so_set() -> None:  # B-S16
+def test_load_with_no_waiter_left_is_stopped_without_finish_loads() -> None:  # B-S16
     bench = Bench(finish_loads=False)
     request = bench.ask("a")
     bench.run(0.5)
@@ -230,7 +230,7 @@ def test_an_unload_cancels_what_is_queued() -> None:  # B-L10
     assert bench.stops == []
 
 
-def test_an_unload_waits_for_running_requests_and_lets_nobody_in() -> None:  # B-L10
+def test_unload_waits_for_running_requests_and_takes_no_new_ones() -> None:  # B-L10
     bench = Bench()
     running = bench.ask("a")
     bench.run(2)
@@ -258,7 +258,7 @@ def test_a_forced_unload_does_not_wait() -> None:
     assert bench.is_idle
 
 
-def test_an_unload_may_be_made_forcible() -> None:
+def test_second_unload_may_force_the_first() -> None:
     bench = Bench()
     running = bench.ask("a")
     bench.run(2)
@@ -273,7 +273,7 @@ def test_an_unload_may_be_made_forcible() -> None:
     assert bench.stops == ["a"]
 
 
-def test_a_crash_settles_an_unload() -> None:
+def test_crash_completes_a_pending_unload() -> None:
     bench = Bench()
     bench.ask("a")
     bench.run(2)
@@ -320,7 +320,7 @@ def test_an_unload_frees_room_for_those_who_wait() -> None:
         (2.0, True, State.LOADED, State.LOADED, 2),
     ],
 )
-def test_who_waits_gets_the_next_process_of_a_model_that_is_renewed(
+def test_renew_serves_waiting_requests_with_the_next_process(
     seconds: float, busy: bool, before: State, after: State, spawns: int
 ) -> None:  # B-L9
     bench = Bench()
@@ -338,7 +338,7 @@ def test_who_waits_gets_the_next_process_of_a_model_that_is_renewed(
     assert (first.granted, late.granted, len(bench.spawns)) == (True, True, spawns)
 
 
-def test_a_sleeper_is_renewed_and_what_has_no_process_has_nothing_to_renew() -> None:
+def test_renew_stops_a_sleeping_model_and_ignores_an_unloaded_one() -> None:
     bench = Bench()
     bench.ask("a", serve=0.1)
     bench.run(2)
@@ -353,7 +353,7 @@ def test_a_sleeper_is_renewed_and_what_has_no_process_has_nothing_to_renew() -> 
     assert (bench.stops, bench.state("a")) == (["a"], State.UNLOADED)
 
 
-def test_what_is_kept_serves_who_waited_and_what_is_unloaded_is_not_kept() -> None:  # B-L8
+def test_cancelled_renew_serves_waiting_requests_but_keeps_an_unload() -> None:  # B-L8
     bench = Bench()
     bench.ask("a")
     bench.run(2)
@@ -367,7 +367,7 @@ def test_what_is_kept_serves_who_waited_and_what_is_unloaded_is_not_kept() -> No
     assert bench.ask("a").waits
 
 
-def test_a_load_that_waits_in_vain_leaves_the_process_to_those_behind_it() -> None:  # B-L8 B-S9
+def test_timed_out_load_keeps_the_process_for_requests_behind_it() -> None:  # B-L8 B-S9
     bench = Bench(queue_timeout=10)
     bench.ask("a", 5)
     bench.run(2)
@@ -379,7 +379,7 @@ def test_a_load_that_waits_in_vain_leaves_the_process_to_those_behind_it() -> No
 
 
 @pytest.mark.parametrize(("starved", "spawns"), [(0, 2), (1, 2), (2, 3)])
-def test_a_trial_that_fails_is_nobody_elses_failure(starved: int, spawns: int) -> None:  # B-L8 B-S13
+def test_failed_load_with_settings_fails_only_its_own_request(starved: int, spawns: int) -> None:  # B-L8 B-S13
     bench = Bench()
     bench.starved["a"] = starved
     if not starved:
@@ -430,7 +430,7 @@ def test_news_that_crosses_the_end_of_its_process_is_ignored() -> None:
     assert bench.state("a") is State.FAILED
 
 
-def test_a_sleeper_is_served_and_keeps_its_memory_in_the_books() -> None:
+def test_sleeping_model_is_served_and_stays_booked() -> None:
     bench = Bench(room=9)
     bench.ask("a", serve=1)
     bench.run(3)
@@ -456,7 +456,7 @@ def test_a_sleeper_is_served_and_keeps_its_memory_in_the_books() -> None:
 # Probes
 
 
-def test_nothing_is_due_where_nothing_waits() -> None:
+def test_no_wakeup_without_waiting_requests() -> None:
     bench = Bench()
     assert bench.scheduler.wakeup() is None
     bench.ask("a", serve=1)

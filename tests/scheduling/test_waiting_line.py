@@ -30,7 +30,7 @@ def test_priorities_come_first() -> None:  # B-S9
     assert bench.spawns == ["a", "high", "one", "two", "low"]
 
 
-def test_a_small_one_does_not_overtake_into_room_that_was_promised() -> None:  # B-S9
+def test_small_model_does_not_take_promised_room() -> None:  # B-S9
     bench = Bench(room=12, drain_grace=10)
     running = bench.ask("a", 6)
     bench.run(2)
@@ -46,7 +46,7 @@ def test_a_small_one_does_not_overtake_into_room_that_was_promised() -> None:  #
     assert small.granted
 
 
-def test_a_small_one_goes_ahead_where_that_harms_nobody() -> None:  # B-S9
+def test_small_model_goes_ahead_into_unpromised_room() -> None:  # B-S9
     bench = Bench(room=12)
     bench.ask("a", 6)
     bench.run(2)
@@ -57,7 +57,7 @@ def test_a_small_one_goes_ahead_where_that_harms_nobody() -> None:  # B-S9
     assert small.granted
 
 
-def test_when_others_hold_the_memory_it_is_waited_for_without_keeping_anyone_out() -> None:  # B-S9
+def test_wait_for_other_programs_does_not_block_small_models() -> None:  # B-S9
     bench = Bench(room=12)
     bench.others[RAM] = 6
     big, small = bench.ask("big", 10), bench.ask("small", 5)
@@ -71,7 +71,7 @@ def test_when_others_hold_the_memory_it_is_waited_for_without_keeping_anyone_out
     assert bench.stops == ["small"]
 
 
-def test_a_queue_of_none_refuses_at_once_what_would_wait_for_others() -> None:  # B-S9
+def test_queue_max_zero_refuses_what_would_wait_for_others() -> None:  # B-S9
     bench = Bench(room=9, queue_max=0)
     running = bench.ask("a")
     bench.run(0.5)
@@ -95,7 +95,7 @@ def test_a_queue_of_none_refuses_at_once_what_would_wait_for_others() -> None:  
     assert all(request.granted for request in own)
 
 
-def test_a_queue_of_none_still_evicts_idle_ones() -> None:  # B-S9
+def test_queue_max_zero_still_evicts_idle_models() -> None:  # B-S9
     bench = Bench(room=9, queue_max=0)
     bench.ask("a", serve=0.1)
     bench.run(5)
@@ -119,7 +119,7 @@ def test_the_newest_over_the_bound_are_refused(bound: int) -> None:  # B-S9
     assert all(request.granted for request in waiters[:bound])
 
 
-def test_the_bound_counts_those_behind_a_drain_too() -> None:  # B-S9
+def test_queue_bound_counts_requests_behind_a_drain() -> None:  # B-S9
     bench = Bench(room=9, queue_max=1)
     bench.ask("a", 9)
     bench.run(2)
@@ -128,7 +128,7 @@ def test_the_bound_counts_those_behind_a_drain_too() -> None:  # B-S9
     assert [request.waits for request in waiters] == [True, False, False, False, False]
 
 
-def test_nobody_waits_longer_than_the_bound() -> None:  # B-S9
+def test_wait_longer_than_the_queue_timeout_is_refused() -> None:  # B-S9
     bench = Bench(room=9, queue_timeout=30, drain_grace=100, poll=1000)
     bench.ask("a")
     bench.run(2)
@@ -145,7 +145,7 @@ def test_nobody_waits_longer_than_the_bound() -> None:  # B-S9
     assert second.refused is Refusal.QUEUE_TIMEOUT
 
 
-def test_a_long_load_is_no_waiting_in_the_queue() -> None:
+def test_long_load_does_not_count_as_queue_time() -> None:
     bench = Bench(queue_timeout=30)
     bench.load_seconds = lambda model: 300
     request = bench.ask("a")
@@ -153,7 +153,7 @@ def test_a_long_load_is_no_waiting_in_the_queue() -> None:
     assert request.granted
 
 
-def test_a_load_that_is_tried_again_is_no_waiting_in_the_queue() -> None:  # B-S13
+def test_retried_load_does_not_count_as_queue_time() -> None:  # B-S13
     bench = Bench(queue_timeout=30)
     bench.load_seconds = lambda model: 100
     bench.starved["a"] = 1
@@ -162,7 +162,7 @@ def test_a_load_that_is_tried_again_is_no_waiting_in_the_queue() -> None:  # B-S
     assert request.granted
 
 
-def test_a_download_is_no_waiting_in_the_queue() -> None:
+def test_download_does_not_count_as_queue_time() -> None:
     scheduler = Scheduler(Limits(margins={}, queue_timeout=30))
     assert scheduler.acquire(Ticket(1, "a", Demand(), missing=True), 0.0) == [Fetch("a")]
     assert scheduler.tick(1000.0) == []
@@ -171,7 +171,7 @@ def test_a_download_is_no_waiting_in_the_queue() -> None:
     assert [type(effect) for effect in scheduler.tick(1030.0)] == [Refuse]
 
 
-def test_a_wait_without_a_bound() -> None:
+def test_queue_timeout_zero_waits_without_bound() -> None:
     bench = Bench(room=9, queue_timeout=0, drain_grace=10_000)
     bench.ask("a")
     bench.run(2)
@@ -180,7 +180,7 @@ def test_a_wait_without_a_bound() -> None:
     assert waiter.waits
 
 
-def test_a_queue_longer_than_what_is_planned_at_once_comes_to_its_end() -> None:
+def test_queue_longer_than_the_lookahead_is_served() -> None:
     bench = Bench(room=9, drain_grace=1)
     requests = [bench.ask(f"m{i}", serve=0.5) for i in range(3 * Scheduler.LOOKAHEAD)]
     bench.run(300)
@@ -188,7 +188,7 @@ def test_a_queue_longer_than_what_is_planned_at_once_comes_to_its_end() -> None:
     assert len(bench.spawns) == len(requests)
 
 
-def test_the_last_of_those_who_are_planned_for_at_once_may_be_refused() -> None:
+def test_last_entry_of_the_lookahead_may_be_refused() -> None:
     bench = Bench(9)
     bench.probe_seconds = lambda: 0.1
     many = Scheduler.LOOKAHEAD

@@ -17,15 +17,16 @@ from router.engine import allowlist, flags
 from router.engine.allowlist import SAFE
 from router.engine.flags import Flag, FlagTable, LoadArgs
 from router.errors import CatalogError, InvalidRequest
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models import foreign as foreign_presets
 from router.models import presets
 from router.models.build import build
 from router.models.catalog import Catalog
 from router.models.ini import Problem
 from router.models.spec import ModelSpec
-from router.pool.overrides import Overrides, read
 from router.pool.pool import Pool
+from router.pool.requested_settings import RequestedSettings
+from router.pool.settings_patch import read_patch
 from router.proxy.endpoints import ModelFromBody
 from router.proxy.gateway import Gateway
 from router.proxy.head import Head
@@ -57,12 +58,12 @@ def spelled(flag: Flag) -> Iterator[list[str]]:
 
 def refused(extra: Sequence[object], load_args: LoadArgs = "safe") -> str:
     with pytest.raises(InvalidRequest) as caught:
-        read({"extra_args": list(extra)}, TABLE, load_args=load_args)
+        read_patch({"extra_args": list(extra)}, TABLE, load_args=load_args)
     return caught.value.message
 
 
 def taken(extra: Sequence[object], load_args: LoadArgs = "safe") -> list[str]:
-    wish = read({"extra_args": list(extra)}, TABLE, load_args=load_args)
+    wish = read_patch({"extra_args": list(extra)}, TABLE, load_args=load_args)
     assert wish.extra_args is not None
     return flags.render(wish.extra_args)
 
@@ -126,8 +127,8 @@ def test_another_builds_flags() -> None:  # B-T2
     )
     for extra in (["--brand-new", "1"], ["--temp", "1"], ["--log-file", "x"], ["--jinja", "/etc/passwd"]):
         with pytest.raises(InvalidRequest, match="--load-args any"):
-            read({"extra_args": extra}, table)
-    assert read({"extra_args": ["--top-tokens", "5"]}, table).extra_args
+            read_patch({"extra_args": extra}, table)
+    assert read_patch({"extra_args": ["--top-tokens", "5"]}, table).extra_args
 
 
 # ---- values
@@ -219,18 +220,18 @@ def test_arguments_are_short_enough_for_a_process() -> None:  # B-T2
 def test_every_number_is_a_plain_one() -> None:  # B-T2
     """The engine reads `12x` as 12, and the memory plan would not see it."""
     for flag in TABLE.flags:
-        if flag.name in SAFE - allowlist._WORDS and flag.arity:
+        if flag.name in SAFE - allowlist.TEXT_FLAGS and flag.arity:
             for value in ("1x", "x", "", " 1", "1 ", "1_0", "٣", "0x1", "inf", "1,1", VALUE, "1" * 40):
                 assert flag.name in refused([flag.name, value])
             assert taken([flag.name, "1"]) == [flag.name, "1"]
-    assert allowlist._WORDS | allowlist._FRACTIONS | allowlist._CHECKS.keys() <= SAFE
+    assert allowlist.TEXT_FLAGS | allowlist.FRACTION_FLAGS | allowlist.VALUE_CHECKS.keys() <= SAFE
 
 
 def test_slots_have_a_bound_as_a_setting_too() -> None:  # B-T2
     with pytest.raises(InvalidRequest, match=r"n_parallel takes .* 256 .*--load-args any"):
-        read({"n_parallel": 1_000_000}, TABLE)
+        read_patch({"n_parallel": 1_000_000}, TABLE)
     for count, load_args in ((256, "safe"), (0, "none"), (None, "safe"), (1_000_000, "any")):
-        assert read({"n_parallel": count}, TABLE, load_args=load_args).fields == {"n_parallel": count}  # type: ignore[arg-type]
+        assert read_patch({"n_parallel": count}, TABLE, load_args=load_args).fields == {"n_parallel": count}  # type: ignore[arg-type]
 
 
 PATHS = (
@@ -251,17 +252,17 @@ PATHS = (
 def test_a_chat_template_is_no_path(load_args: LoadArgs) -> None:  # B-T2
     for template in PATHS:
         with pytest.raises(InvalidRequest, match="chat_template is Jinja text"):
-            read({"chat_template": template}, TABLE, load_args=load_args)
+            read_patch({"chat_template": template}, TABLE, load_args=load_args)
     for fine in ("", "chatml", "{{ messages }}", "{% if x %}/etc/passwd{% endif %}", None):
-        assert read({"chat_template": fine}, TABLE, load_args=load_args).fields == {"chat_template": fine}
+        assert read_patch({"chat_template": fine}, TABLE, load_args=load_args).fields == {"chat_template": fine}
     if load_args != "any":
         with pytest.raises(InvalidRequest, match="--load-args any"):
-            read({"chat_template": "passwd"}, TABLE, load_args=load_args)
+            read_patch({"chat_template": "passwd"}, TABLE, load_args=load_args)
 
 
 def test_secrets_are_not_told() -> None:  # B-T2
     args = flags.parse(["--mcp-servers-json", "SECRET", "--hf-token", "SECRET", "--top-k", "2"], TABLE)
-    assert Overrides(extra_args=args).as_json()["extra_args"] == ["--top-k", "2"]
+    assert RequestedSettings(extra_args=args).as_json()["extra_args"] == ["--top-k", "2"]
     assert flags.render(flags.shown(args)) == ["--top-k", "2"]
     assert "SECRET" not in str(flags.diff([], args))
 
@@ -600,5 +601,5 @@ def test_the_list_is_one() -> None:  # B-T2
     own = {"alias", "tags", "description", "unlisted", "default-params", "load-on-startup", "stop-timeout", "ttl"}
     own |= {"hf-repo", "hf-file", "spec-draft-hf"}
     assert foreign_presets.ALLOWED_KEYS - own == {name.lstrip("-") for name in SAFE}
-    assert set(allowlist._BOUNDS) <= SAFE
-    assert set(allowlist._CHECKS) <= SAFE
+    assert set(allowlist.BOUNDS) <= SAFE
+    assert set(allowlist.VALUE_CHECKS) <= SAFE

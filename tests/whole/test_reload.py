@@ -26,7 +26,7 @@ import psutil
 import pytest
 
 from router import demo
-from router.pool.overrides import SPECULATIVE
+from router.pool.settings_patch import SPECULATIVE
 from tests.conftest import Starter
 from tests.routers import ENGINES, FAKE, PATIENCE, Events, Router, chat, start, until
 from tests.shapes import PROJECTOR

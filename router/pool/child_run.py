@@ -1,0 +1,142 @@
+"""One process of one model, from the decision to start it until it has ended.
+
+A run knows its node, its child, and what the child reports. It does not know which requests wait for the model, or
+which other models there are: `processes` starts it and says when it stops, and the scheduler books what it holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from router.errors import LoadFailed
+from router.memory.footprints import Footprint
+from router.models.spec import ModelSpec
+from router.node.interface import Child, ChildEvent, Exit, Launch, LoadProgress, Node
+from router.scheduling.resources import Allocation
+from router.units import size
+
+log = logging.getLogger("router.run")
+
+LOGGED_STEP = 0.2  # of a load, 0..1: the log gets a line each time that so much more is done
+
+
+@dataclass(slots=True, repr=False)
+class ChildRun:
+    """`number` is the scheduler's number of this run.
+    `args` are llama-server's arguments.
+    `stop_reason` is None until the router decides to stop it.
+    `info` is what the child reported when it became ready.
+    `ended` is set once the process is gone.
+    `measured_at` is when its memory was measured last, by the event loop's clock.
+    `report_unreachable` is a lease's (see `Lease`); it is made once, because every lease takes it.
+    """
+
+    spec: ModelSpec
+    number: int
+    args: tuple[str, ...]
+    allocation: Allocation
+    node: Node
+    child: Child | None = None
+    stop_reason: str | None = None
+    progress: LoadProgress | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    measured_at: float = 0.0
+    info: Mapping[str, Any] = field(default_factory=dict)
+    report_unreachable: Callable[[], bool] = lambda: False
+    _logged: float = field(default=0.0, init=False)  # the progress at the last line of the log
+
+    def __repr__(self) -> str:
+        pid = self.child.pid if self.child else None
+        stopping = f", stopping ({self.stop_reason})" if self.stop_reason else ""
+        ended = ", ended" if self.ended.is_set() else ""
+        return f"<ChildRun {self.number} of {self.spec.name}, pid {pid}{stopping}{ended}>"
+
+    async def live(
+        self, load_timeout: float, on_ready: Callable[[], None], on_event: Callable[[ChildEvent], None]
+    ) -> Exit:
+        """Start the process, and return when it has ended. Never raises.
+
+        `load_timeout` is the one of `Launch`, in seconds. `on_ready` is called once the child serves.
+        """
+        started = asyncio.get_running_loop().time()
+        log.info("%s: starting, booked %s", self.spec.name, _shown(self.allocation.held))
+        try:
+            self.child = await self.node.spawn(self._launch(load_timeout, on_event))
+            if self.stop_reason is None:
+                self.info = await self.child.ready()
+                seconds = asyncio.get_running_loop().time() - started
+                log.info("%s: ready after %.2f s, pid %d", self.spec.name, seconds, self.child.pid)
+                on_ready()
+                exit = await self.child.wait()
+            else:  # it was to stop before there was a process
+                exit = await self.child.stop()
+        except LoadFailed as exc:
+            exit = await self.child.wait() if self.child else Exit(1, exc.message)
+            exit = replace(exit, sentence=exc.message)
+        except Exception as exc:  # a defect must not leave the model "loading" for ever
+            log.critical("a defect in the router", exc_info=exc)
+            exit = Exit(1, f"a defect in the router: {exc!r}")
+            if self.child is not None:
+                await self.child.stop()
+        if self.stop_reason is None:
+            log.error("%s: %s", self.spec.name, exit.sentence)
+        else:
+            log.info("%s: stopped (%s)", self.spec.name, self.stop_reason)
+        return exit
+
+    def _launch(self, load_timeout: float, on_event: Callable[[ChildEvent], None]) -> Launch:
+        def handle(event: ChildEvent) -> None:
+            if isinstance(event, LoadProgress):
+                self._note_progress(event)
+            on_event(event)
+
+        return Launch(
+            model=self.spec.name,
+            args=self.args,
+            devices=self.allocation.devices,
+            layer_counts=self.allocation.layer_counts,
+            env=(*self.spec.env, *self.spec.secret_env),
+            stop_timeout=self.spec.stop_timeout,
+            load_timeout=load_timeout,
+            template=self.spec.template,
+            on_event=handle,
+        )
+
+    def _note_progress(self, progress: LoadProgress) -> None:
+        self.progress = progress
+        if progress.value - self._logged >= LOGGED_STEP and progress.value < 1:
+            self._logged = progress.value
+            log.info("%s: loading, %.0f %%", self.spec.name, progress.value * 100)
+
+    def mark_stopping(self, reason: str) -> None:
+        """This run is to end. The caller stops its child if there is one; if there is none yet, `live` stops it as soon
+        as it has started."""
+        self.stop_reason = reason
+        log.info("%s: stopping (%s), frees %s", self.spec.name, reason, _shown(self.allocation.held))
+
+    async def measure(self) -> Mapping[str, int]:
+        """The bytes that the child holds now, by device key, as far as the machine reports them."""
+        assert self.child is not None, "measured without a child"
+        return await self.node.footprint(self.child)
+
+    def reconcile(self, measured: Mapping[str, int], booked: Mapping[str, int]) -> tuple[dict[str, int], Footprint]:
+        """Compare a measurement with the books, both in bytes by device key. Returns what is to be booked from now on,
+        and the footprint to remember for the next load."""
+        gpus = {device.key for device in self.allocation.devices}
+        reported = [key for key in gpus if measured.get(key)]  # containers and some drivers report nothing
+        held: dict[str, int] = {}
+        for key, count in booked.items():
+            if key in reported:
+                held[key] = measured[key]
+            else:  # much RAM is taken only as it is used: the estimate is the least
+                held[key] = max(count, measured.get(key, 0))
+        in_ram = sum(count for key, count in held.items() if key not in gpus)
+        return held, Footprint(sum(measured[key] for key in reported), len(reported), in_ram)
+
+
+def _shown(held: Mapping[str, int]) -> str:
+    return ", ".join(f"{size(count)} on {key}" for key, count in held.items()) or "nothing"

@@ -1,0 +1,176 @@
+"""Downloads of models whose files are missing.
+
+The scheduler decides which downloads run and which wait (`Fetch`, `Abort`); they are performed here, with the files
+coming from a `DownloadSource`. When the files are there, the model is estimated, and the scheduler goes on with the
+requests that wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from router import errors
+from router.hub.progress import DownloadProgress
+from router.models.spec import ModelSpec
+from router.node.interface import LoadProgress
+from router.pool.core import STATUS_CHANGE, Core
+from router.pool.download_source import DownloadSource
+from router.scheduling.states import State
+
+log = logging.getLogger("router.pool")
+
+PROGRESS_INTERVAL_S = 0.2  # between two pieces of news of one download
+
+
+@dataclass(slots=True)
+class Download:
+    """One running download. `files` are its files by URL."""
+
+    task: asyncio.Task[None] | None = None
+    files: dict[str, DownloadProgress] = field(default_factory=dict)
+    _published_at: float = field(default=0.0, init=False)
+
+    def update(self, file: DownloadProgress, now: float) -> bool:
+        """Note how much of this file is here. Returns whether to publish it: a while after the last time, or when the
+        file is complete."""
+        self.files[file.url] = file
+        if now - self._published_at < PROGRESS_INTERVAL_S and file.done != file.total:
+            return False
+        self._published_at = now
+        return True
+
+    @property
+    def progress(self) -> LoadProgress:
+        done = sum(file.done for file in self.files.values())
+        total = sum(file.total for file in self.files.values())
+        payload = {file.url: {"done": file.done, "total": file.total} for file in self.files.values()}
+        return LoadProgress("download", done / total if total else 0.0, payload)
+
+
+class Downloads:
+    """`source` is set by the assembly. Without a source, children download their models by themselves."""
+
+    # Downloads that may wait for others to end.
+    MAX_QUEUED = 100
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.source: DownloadSource | None = None
+        self.running: dict[str, Download] = {}
+        self.queued: frozenset[str] = frozenset()  # as clients know it: `publish_queue_changes` keeps it
+        self.failures: dict[str, type[errors.RouterError]] = {}  # the kind of error of each model's last download
+        self._has_ended = False
+
+    def __repr__(self) -> str:
+        return f"<Downloads {', '.join(self.running) or 'none'} running, {len(self.queued)} queued>"
+
+    # Requests
+
+    def pull(self, name: str) -> None:
+        """Download the model's files, with or without a request for the model. Raises UnknownModel, QueueFull,
+        Cancelled."""
+        core = self._core
+        if self._has_ended:
+            raise errors.Cancelled("The router is shutting down.", retry_after=5.0)
+        if not self.is_fetching(name) and len(self.queued) >= self.MAX_QUEUED:
+            raise errors.QueueFull(f"{len(self.queued)} downloads wait already. Try again later.", retry_after=60.0)
+        core.plans.specs.setdefault(name, core.effective(name))
+        core.apply(core.scheduler.fetch(name, core.now()))
+
+    def is_fetching(self, name: str) -> bool:
+        """Whether the model is being downloaded, or waits for other downloads."""
+        return self._core.scheduler.downloads.is_wanted(name)
+
+    def is_needed(self, spec: ModelSpec) -> bool:
+        """Whether the model's files must be downloaded before it can be started."""
+        return self.source is not None and spec.repo_to_download is not None
+
+    def files(self, name: str) -> tuple[DownloadProgress, ...]:
+        """The files of a running download."""
+        download = self.running.get(name)
+        return tuple(download.files.values()) if download else ()
+
+    def progress(self, name: str) -> LoadProgress | None:
+        """How far a running download is."""
+        download = self.running.get(name)
+        return download.progress if download else None
+
+    def forget_wanted(self, name: str) -> None:
+        """The model was given up before it arrived."""
+        if self.source:
+            self.source.forget(name)
+
+    def end(self) -> None:
+        """Refuse all that wait for the source, and all later downloads."""
+        self._has_ended = True
+        if self.source:
+            self.source.end()
+
+    # Effects
+
+    def start(self, name: str) -> None:
+        download = self.running[name] = Download()
+        download.task = self._core.tasks.start(self._run(name, download))
+
+    def abort(self, name: str) -> None:
+        if task := self.running.pop(name).task:
+            task.cancel()
+        log.info("%s: the download is cancelled", name)
+        self._core.publish(name, STATUS_CHANGE, {})
+
+    def publish_queue_changes(self) -> None:
+        """Publish which models have joined or left the queue since the last call."""
+        before, self.queued = self.queued, self._core.scheduler.downloads.not_begun()
+        for name in before ^ self.queued:
+            if self._core.scheduler.model(name).state is not State.DOWNLOADING:  # else `_run` publishes it
+                self._core.publish(name, STATUS_CHANGE, {})
+
+    async def _run(self, name: str, download: Download) -> None:
+        """One download, until the files are there or it has failed."""
+        assert self.source is not None
+        core = self._core
+        started = core.now()
+        core.publish(name, STATUS_CHANGE, {})
+        try:
+            await self.source.fetch(
+                core.effective(name), lambda file: self._on_progress(name, download, file), self._check_header
+            )
+            spec = core.effective(name)
+            if spec.repo_to_download:
+                raise errors.UpstreamFailed(f"{name!r} was downloaded, and is still not there: read the router's log")
+            need = await core.estimates.need(spec)
+        except Exception as exc:
+            if self.running.get(name) is download:  # else it was aborted
+                self._on_failure(name, exc)
+            return
+        log.info("%s: downloaded in %.1f s", name, core.now() - started)
+        del self.running[name]
+        core.plans.set(spec, need)
+        core.apply(core.scheduler.fetched(name, need.demand, core.now()))
+        core.publish(name, "download_finished", {})
+
+    def _on_failure(self, name: str, exc: Exception) -> None:
+        core = self._core
+        if isinstance(exc, errors.RouterError):
+            log.error("%s: the download failed: %s", name, exc.message)
+        else:  # a defect must not leave the model "downloading" for ever
+            log.critical("a defect in the router", exc_info=exc)
+            exc = errors.RouterError(f"a defect in the router: {exc!r}")
+        self.failures[name] = type(exc)
+        del self.running[name]
+        core.apply(core.scheduler.fetch_failed(name, exc.message, core.now(), retry_after=exc.retry_after))
+        core.publish(name, "download_failed", {"error": exc.message})
+        core.forget(name)
+
+    def _on_progress(self, name: str, download: Download, file: DownloadProgress) -> None:
+        # A download that was aborted may still report.
+        if self.running.get(name) is download and download.update(file, self._core.now()):
+            self._core.change_log.publish(name, "download_progress", {"progress": download.progress.payload})
+
+    async def _check_header(self, spec: ModelSpec) -> None:
+        """The model's header has arrived. Raises ModelTooLarge if the model will not fit."""
+        need = await self._core.estimates.need(spec)
+        self._core.plans.set_need(spec.name, need)
+        await self._core.nodes.check_fits(spec, need)

@@ -1,0 +1,187 @@
+"""Models on the Hugging Face hub: which of them requests may name, and their way into the cache and out of it.
+
+A name that a request mentions becomes a model of the catalog at once, with its files still missing (`find`). The pool
+downloads the files when a request needs them (`fetch`; see `downloads`). The gateway and the endpoints for downloads
+call the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from router import threads
+from router.engine.flags import value_of
+from router.errors import ConfigError, GgufError, InvalidRequest, RouterError
+from router.hub import removal
+from router.hub.fetch import fetch
+from router.hub.layout import blob_path, partial_path
+from router.hub.names import Name
+from router.hub.repo import Resolved
+from router.models import gguf
+from router.models.sources import Sources
+from router.models.spec import ModelSpec
+from router.pool.download_source import CheckHeader, OnProgress
+from router.pool.hub_names import HubNames
+from router.units import size
+
+log = logging.getLogger("router.depot")
+
+MAX_WANTED = 1000  # names that clients want; the oldest is dropped
+REFRESH_INTERVAL_S = 1.0  # between two looks at the cache that no request waits for
+HEADER_INTERVAL_S = 0.2  # between two attempts to read the header of a file that arrives
+FIRST_HEADER_BYTES = 1 << 20  # the first attempt; each later one waits for twice as many
+
+
+class HubModels:
+    """Implements `DownloadSource`.
+
+    `root` is the folder of the cache.
+    `refresh` builds the catalog again from `sources`.
+    `allowed` are glob patterns of the repositories that a request may download from.
+    With `fallback`, a smaller quant is taken if the disk is too small for the one that was named.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        sources: Sources,
+        refresh: Callable[[], Awaitable[object]],
+        *,
+        allowed: Sequence[str] = (),
+        offline: bool = False,
+        fallback: bool = False,
+    ) -> None:
+        self._root = root
+        self._sources = sources
+        self._refresh = refresh
+        self._allowed = allowed
+        self._offline = offline
+        self._fallback = fallback
+        self._names = HubNames(root, offline=offline)
+        self._refreshing: asyncio.Task[bool] | None = None
+        self._refreshed_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"<HubModels in {self._root}, {len(self._sources.wanted)} wanted, {self._names!r}>"
+
+    def allows(self, name: str) -> bool:
+        """Whether a request that names this model may have it downloaded."""
+        if self._offline or not self._allowed or not is_name(name):
+            return False
+        return any(fnmatchcase(Name.parse(name).repo, pattern) for pattern in self._allowed)
+
+    async def find(self, name: str) -> str:
+        """The catalog's name for this name on the hub. The model is in the catalog from then on, with or without its
+        files. Raises RouterErrors."""
+        resolved = await self._names.resolve(Name.parse(name), fallback=self._fallback)
+        self._want(resolved.name)
+        await self._refresh()
+        return resolved.name
+
+    async def refresh_if_changed(self) -> bool:
+        """Build the catalog again if another program has changed the cache. Returns whether it was built."""
+        if await threads.CATALOG.run(self._sources.is_current):
+            return False
+        try:
+            await self._refresh()
+        except ConfigError as exc:
+            log.error("the cache has changed, but the models are left as they are: %s", exc)
+            return False
+        return True
+
+    def refresh_soon(self) -> None:
+        """`refresh_if_changed` in the background, at most once a second."""
+        is_refreshing = self._refreshing is not None and not self._refreshing.done()
+        if not is_refreshing and time.monotonic() - self._refreshed_at >= REFRESH_INTERVAL_S:
+            self._refreshed_at = time.monotonic()
+            self._refreshing = asyncio.create_task(self.refresh_if_changed())
+
+    async def fetch(self, spec: ModelSpec, on_progress: OnProgress, check_header: CheckHeader) -> None:
+        """See `DownloadSource`."""
+        assert spec.repo_to_download is not None
+        name = Name.parse(spec.repo_to_download)
+        file, token = value_of(spec.args, "--hf-file"), value_of(spec.args, "--hf-token")
+        if spec.source == "cache":
+            self._want(spec.name)  # an unload may have dropped it
+        try:
+            resolved = await self._names.resolve(name, file, token=token, drafting=spec.draft_kind)
+            checking = asyncio.create_task(self._check_header(spec, resolved, check_header))
+            transfer = fetch(resolved, self._root, on_progress, token=token)
+            await _transfer_while(transfer, checking)
+        except RouterError:
+            # The repository may have changed since it was listed.
+            self._names.forget_answers()
+            raise
+        if name.quant:  # without a quant, the listing of the cache leaves it out
+            self.forget(spec.name)
+        await self._refresh()
+
+    def end(self) -> None:
+        """Refuse all requests that wait for the hub, and all later ones."""
+        self._names.end()
+
+    def _want(self, name: str) -> None:
+        if name not in self._sources.wanted:
+            self._sources.wanted.append(name)
+            del self._sources.wanted[:-MAX_WANTED]
+
+    def forget(self, name: str) -> None:
+        """The model is not wanted any more, until the next request for it."""
+        if name in self._sources.wanted:
+            self._sources.wanted.remove(name)
+
+    async def remove(self, spec: ModelSpec) -> int:
+        """Delete the files of this model from the cache; a missing model is only dropped. Returns the bytes freed.
+        Raises RouterErrors."""
+        self.forget(spec.name)
+        freed = 0
+        if not spec.repo_to_download:
+            freed = await threads.CACHE.run(removal.remove, self._root, Name.parse(spec.name))
+            log.info("%s: removed, which freed %s", spec.name, size(freed))
+        await self._refresh()
+        return freed
+
+    async def _check_header(self, spec: ModelSpec, resolved: Resolved, check_header: CheckHeader) -> None:
+        """Read the header of the file that arrives, as soon as it is complete, and check the model with it."""
+        first = resolved.files[0]
+        blob = blob_path(self._root, resolved.listing.repo, first.oid)
+        least = FIRST_HEADER_BYTES
+        while True:
+            await asyncio.sleep(HEADER_INTERVAL_S)
+            for path in (partial_path(blob), blob):
+                with contextlib.suppress(OSError, GgufError):
+                    if path.stat().st_size >= min(least, first.size):
+                        least *= 2
+                        await threads.CACHE.run(gguf.read, path)
+                        await check_header(replace(spec, model_path=path, size_bytes=resolved.bytes))
+                        return
+
+
+def is_name(name: str) -> bool:
+    """Whether this could be a name on the hub."""
+    try:
+        Name.parse(name)
+    except InvalidRequest:
+        return False
+    return True
+
+
+async def _transfer_while(transfer: Awaitable[None], checking: asyncio.Task[None]) -> None:
+    """Wait for the transfer. If the check of the header raises, end the transfer and raise the same."""
+    transferring = asyncio.ensure_future(transfer)
+    try:
+        await asyncio.wait({transferring, checking}, return_when=asyncio.FIRST_COMPLETED)
+        if checking.done():
+            checking.result()
+        await transferring
+    finally:
+        for task in (transferring, checking):
+            task.cancel()
+        await asyncio.gather(transferring, checking, return_exceptions=True)

@@ -1,0 +1,37 @@
+"""How long a model stays loaded without requests.
+
+Three sources, the strongest first: what a request has set (`keep_alive` of Ollama's API), for as long as the
+process lives; the model's preset; the router's default. Called by `Pool` and `processes`.
+"""
+
+from __future__ import annotations
+
+import math
+
+from router.models.spec import ModelSpec
+
+
+class KeepAlive:
+    """`default_ttl` is the idle time in seconds after which a model is stopped if its preset says nothing. None means
+    never."""
+
+    def __init__(self, default_ttl: float | None) -> None:
+        self._default_ttl = default_ttl
+        self.requested: dict[str, float] = {}  # seconds by model, `math.inf` to pin it
+
+    def __repr__(self) -> str:
+        return f"<KeepAlive default {self._default_ttl} s, {len(self.requested)} requested>"
+
+    def request(self, name: str, ttl: float) -> None:
+        self.requested[name] = ttl
+
+    def drop_request(self, name: str) -> None:
+        """The next process is stopped as the preset says."""
+        self.requested.pop(name, None)
+
+    def idle_policy(self, spec: ModelSpec) -> tuple[float | None, bool]:
+        """The idle time in seconds after which the model is stopped, None for never; and whether it is pinned, which
+        protects it from eviction too."""
+        preset = self._default_ttl if spec.ttl is None else spec.ttl if spec.ttl > 0 else None
+        ttl = self.requested.get(spec.name, preset)
+        return ttl, spec.pin or ttl == math.inf

@@ -1,0 +1,47 @@
+"""Measures what processes really hold, books it, and remembers it for the next load of the same model.
+
+A process is measured shortly after it has become ready, and again when its last request ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from router import threads
+from router.memory.footprints import Footprint
+from router.models.spec import ModelSpec
+from router.pool.child_run import ChildRun
+from router.pool.core import Core
+
+# An engine takes some of its buffers only with the first request, and just then there is more urgent work.
+MEASURE_AFTER_READY_S = 0.5
+# A process that becomes idle is measured again if its last measurement is older.
+REMEASURE_S = 30.0
+
+
+class Measurements:
+    """`learn` stores a footprint; it may block, and is called in a thread."""
+
+    def __init__(self, core: Core, learn: Callable[[ModelSpec, Footprint], None]) -> None:
+        self._core = core
+        self._learn = learn
+
+    def measure_soon(self, run: ChildRun) -> None:
+        """The run has become ready: measure it in a moment."""
+        run.measured_at = self._core.now()
+        self._core.loop.call_later(MEASURE_AFTER_READY_S, self.measure, run)
+
+    def measure(self, run: ChildRun) -> None:
+        """Measure the run now, unless it ends."""
+        if run.stop_reason is None and not run.ended.is_set():
+            run.measured_at = self._core.now()
+            self._core.tasks.start(self._record_measurement(run))
+
+    async def _record_measurement(self, run: ChildRun) -> None:
+        measured = await run.measure()
+        if run.stop_reason is not None:
+            return  # it may have begun to give memory back
+        core, name = self._core, run.spec.name
+        held, footprint = run.reconcile(measured, core.scheduler.model(name).held)
+        core.apply(core.scheduler.measured(name, run.number, held, core.now()))
+        await threads.RECORDS.run(self._learn, run.spec, footprint)

@@ -1,0 +1,158 @@
+"""The processes of all models, at most one of each: started and stopped as the scheduler decides.
+
+A process is a `ChildRun`. Everything that happens to it is reported to the scheduler in one step: it is ready, it
+sleeps, it wakes, it has ended. `pool` hands in the effects `Spawn` and `Stop`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from asyncio import wait_for
+from collections.abc import Callable
+from functools import partial
+
+from router.models.spec import ModelSpec
+from router.node.interface import ChildEvent, Exit, Slept, Woke
+from router.pool.child_run import ChildRun
+from router.pool.core import LOAD_BEGINS, STATUS_CHANGE, Core
+from router.pool.measurements import Measurements
+from router.scheduling.effects import Spawn
+from router.scheduling.states import State
+from router.wire.address import Address
+
+log = logging.getLogger("router.pool")
+
+
+class Processes:
+    """`runs` are the processes that exist, by model; a run whose child has not started yet is among them.
+
+    `load_timeout` is the one of `Launch`, in seconds.
+    `forget_address` is called with the address of a child that is to end, and again when it has ended.
+    `loads` and `evictions` count since the start of the router.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        measurements: Measurements,
+        *,
+        load_timeout: float,
+        forget_address: Callable[[Address], None],
+    ) -> None:
+        self._core = core
+        self._measurements = measurements
+        self._load_timeout = load_timeout
+        self._forget_address = forget_address
+        self.runs: dict[str, ChildRun] = {}
+        self.exit_codes: dict[str, int] = {}  # of each model's last process
+        self.loads = 0
+        self.evictions = 0
+
+    def __repr__(self) -> str:
+        return f"<Processes {', '.join(self.runs) or 'none'}; {self.loads} loads, {self.evictions} evictions>"
+
+    def spawn(self, effect: Spawn) -> None:
+        """Start a process of the model as it is planned now."""
+        core, model = self._core, effect.model
+        spec = core.plans.specs[model]
+        args = (*spec.argv, *core.plans.needs[model].args)
+        run = ChildRun(spec, effect.run, args, effect.allocation, core.nodes.of(effect.allocation))
+        run.report_unreachable = partial(self._replace_unreachable, run)
+        self.runs[model] = run
+        core.change_log.mark_changed(model)
+        core.tasks.start(self._live(run))
+
+    def stop(self, model: str, reason: str) -> None:
+        """Stop the model's process."""
+        run = self.runs[model]
+        run.mark_stopping(reason)
+        self._core.change_log.mark_changed(model)
+        if reason.startswith("room for"):
+            self.evictions += 1
+        if run.child is not None:
+            self._forget_address(run.child.address)  # open connections would delay its end
+            self._core.tasks.start(run.child.stop())
+
+    def lasting_spec(self, name: str) -> ModelSpec | None:
+        """What the model's process runs; None if there is none, or if it is about to end."""
+        run = self.runs.get(name)
+        if run is None or run.stop_reason or self._core.scheduler.model(name).closing:
+            return None
+        return run.spec
+
+    async def wait_until_ended(self, name: str, timeout: float) -> bool:
+        """Wait at most `timeout` seconds until this model has no process. Returns whether it has none."""
+        run = self.runs.get(name)
+        if run is None:
+            return True
+        with contextlib.suppress(TimeoutError):
+            await wait_for(run.ended.wait(), timeout)
+        return run.ended.is_set()
+
+    def prefetch_next(self) -> None:
+        """Let the nodes read the files of the model that starts next ahead, while its start has to wait. While another
+        model loads, the disk is that model's."""
+        core = self._core
+        name = core.scheduler.next_to_start()
+        if name and any(core.scheduler.model(running).state is State.LOADING for running in self.runs):
+            name = None
+        core.nodes.prefetch(core.plans.specs[name] if name else None)
+
+    async def _live(self, run: ChildRun) -> None:
+        """One process, from spawn to exit."""
+        name = run.spec.name
+        self._core.publish(name, LOAD_BEGINS, {})
+        exit = await run.live(self._load_timeout, partial(self._on_ready, run), partial(self._on_event, run))
+        self._on_exit(run, exit)
+
+    def _on_ready(self, run: ChildRun) -> None:
+        core, name = self._core, run.spec.name
+        self.loads += 1
+        core.apply(core.scheduler.ready(name, run.number, core.now()))
+        core.publish(name, STATUS_CHANGE, {})
+        self._measurements.measure_soon(run)
+
+    def _on_event(self, run: ChildRun, event: ChildEvent) -> None:
+        match event:
+            case Slept():
+                self._core.scheduler.slept(run.spec.name, run.number)
+            case Woke():
+                self._core.scheduler.woke(run.spec.name, run.number)
+        self._core.publish(run.spec.name, STATUS_CHANGE, {})
+
+    def _on_exit(self, run: ChildRun, exit: Exit) -> None:
+        core, name = self._core, run.spec.name
+        self.exit_codes[name] = exit.code
+        if run.child is not None:
+            self._forget_address(run.child.address)
+        del self.runs[name]
+        self._reap(run, exit)
+        if not core.scheduler.waiting(name):  # a request that waits may have set the time of the next process
+            core.keep_alive.drop_request(name)
+        run.ended.set()
+        core.publish(name, STATUS_CHANGE, {"exit_code": exit.code})
+        core.forget(name)
+
+    def _reap(self, run: ChildRun, exit: Exit) -> None:
+        """Report the end of the run to the scheduler. If it ran settings that a load is only trying, its end fails that
+        load alone."""
+        core, name = self._core, run.spec.name
+        effects = core.scheduler.exited(
+            name,
+            run.number,
+            exit.sentence,
+            core.now(),
+            out_of_memory=exit.out_of_memory,
+            pending_ticket=core.store.pending_ticket(run.spec),
+        )
+        core.apply(effects)
+
+    def _replace_unreachable(self, run: ChildRun) -> bool:
+        """The process lives, but its socket is gone: end it once its requests have ended, and start another one for
+        the requests that wait. Returns True (see `Lease.report_unreachable`)."""
+        core, name = self._core, run.spec.name
+        if self.runs.get(name) is run and run.stop_reason is None and not core.scheduler.model(name).closing:
+            log.error("%s: its socket is gone, though process %d lives: it is ended", name, run.child and run.child.pid)
+            core.apply(core.scheduler.renew(name, core.now()))
+        return True

@@ -1,0 +1,129 @@
+"""Keeps the pool's catalog equal to its sources: the models folder, the preset file and the cache.
+
+The sources are read again on SIGHUP, on `POST /models/reload`, when the watched preset file is written, and after a
+download. Each reading ends with the models' headers, and then with estimates of their needs. `serve` makes the one
+Reloader; HttpServer starts and stops it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from router import logs, threads
+from router.errors import ConfigError
+from router.memory.estimator import Estimator
+from router.models.catalog import Catalog
+from router.models.changes import Changes
+from router.models.describe import describe
+from router.models.sources import Sources
+from router.models.spec import Info, ModelSpec
+from router.pool.pool import Pool
+from router.watch import changes
+
+log = logging.getLogger("router.serve")
+
+# Headers are read side by side: one may lie on a disk that hangs.
+LANES = 4
+# The router waits this long for the models' headers before it says that it listens. A slow disk may take longer.
+FIRST_READ_S = 1.0
+
+
+class Reloader:
+    """`watched` is the preset file to read again whenever it is written, None to watch none."""
+
+    def __init__(self, pool: Pool, sources: Sources, estimator: Estimator, watched: Path | None) -> None:
+        self._pool = pool
+        self._sources = sources
+        self._estimator = estimator
+        self._watched = watched
+        # Readings follow each other, so that the last one counts.
+        self._reading = asyncio.Lock()
+        self._until_stop: list[asyncio.Task[None]] = []
+        self._after_signals: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<Reloader {'reading' if self._reading.locked() else 'idle'}, watches {self._watched}>"
+
+    async def start(self) -> None:
+        """Begin to watch, and to read headers. Returns when they are read, after FIRST_READ_S at the latest."""
+        describing = asyncio.create_task(self._describe())
+        self._until_stop = [asyncio.create_task(self._watch()), describing]
+        await asyncio.wait({describing}, timeout=FIRST_READ_S)
+
+    def stop(self) -> None:
+        for task in self._until_stop:
+            task.cancel()
+
+    async def reload(self) -> Changes:
+        """Read all sources. Raises ConfigError, and then changes nothing."""
+        return await self._replace(self._sources.read)
+
+    async def refresh(self) -> Changes:
+        """Read the cache again, with the presets as they were read last."""
+        return await self._replace(self._sources.refresh)
+
+    def on_hang_up(self) -> None:
+        """SIGHUP: write to a new log file, and read all sources."""
+        logs.reopen()
+        task = asyncio.ensure_future(self._reload_or_log())
+        self._after_signals.add(task)
+        task.add_done_callback(self._after_signals.discard)
+
+    async def _replace(self, read: Callable[[], Catalog]) -> Changes:
+        async with self._reading:
+            changes = await self._pool.exchange.replace(await describe_all(await threads.CATALOG.run(read)))
+        self._survey()
+        return changes
+
+    async def _describe(self) -> None:
+        """The catalog at the start is built without headers, so that serving begins soon; they are read now."""
+        catalog = self._pool.catalog
+        self._pool.exchange.adopt_descriptions(await describe_all(catalog), of=catalog)
+        self._survey()
+
+    def _survey(self) -> None:
+        self._pool.exchange.survey(lambda spec: self._estimator.need(spec, quick=True))
+
+    async def _watch(self) -> None:
+        if self._watched:
+            async for _ in changes(self._watched):
+                await self._reload_or_log()
+
+    async def _reload_or_log(self) -> None:
+        try:
+            await self.reload()
+        except ConfigError as exc:
+            log.error("the presets are left as they are: %s", exc)
+
+
+async def describe_all(catalog: Catalog) -> Catalog:
+    """The catalog with what the models' headers say. A model whose header cannot be read gets a problem.
+
+    Headers are read in threads, LANES side by side. Many headers on a cold disk take long, so this can be cancelled
+    between two of them; a file on a disk that hangs costs its own model alone."""
+    models, left = list(catalog.models), iter(range(len(catalog.models)))
+    lanes = [asyncio.create_task(_describe_lane(models, left)) for _ in range(LANES)]
+    try:
+        await asyncio.gather(*lanes)
+    finally:
+        for lane in lanes:
+            lane.cancel()
+    for spec in models:
+        if spec.info.problem:
+            log.warning("%s cannot be served: %s", spec.name, spec.info.problem)
+    return Catalog(models, catalog.default_name)
+
+
+async def _describe_lane(models: list[ModelSpec], left: Iterator[int]) -> None:
+    """Replace one model after the other by the described one, while indexes are `left`; all lanes share them."""
+    for index in left:
+        spec = models[index]
+        what = f"The model file {spec.model_path} of {spec.name!r}"
+        try:
+            models[index] = await threads.FILES.run(describe, spec, patience=threads.PATIENCE, what=what)
+        except threads.Unanswered as exc:
+            models[index] = replace(spec, info=Info(problem=exc.message))

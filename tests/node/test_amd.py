@@ -1,0 +1,49 @@
+"""AMD GPUs, by files as sysfs has them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.node.machine import GIB, MIB, ON_LINUX, Host, free_by_name
+
+pytestmark = ON_LINUX
+
+
+async def test_amd_gpus_are_numbered_by_pci_address(host: Host) -> None:
+    host.card(0, "0000:83:00.0", 32 * GIB, 2 * GIB, "b0b0")
+    lost = host.card(1, "0000:03:00.0", 16 * GIB, GIB)
+    host.card(2, "0000:c1:00.0", 512 * MIB, 100 * MIB)  # an integrated one: RAM is its memory
+    devices = host.devices()
+    assert [(d.name, d.total, d.index, d.uuid) for d in devices.list()] == [
+        ("ROCm0", 16 * GIB, 0, ""),
+        ("ROCm1", 32 * GIB, 1, "GPU-b0b0"),
+        ("RAM", 64 * GIB, 0, ""),
+    ]
+    assert free_by_name(await devices.read()) == {"ROCm0": 15 * GIB, "ROCm1": 30 * GIB, "RAM": 48 * GIB}
+    (lost / "mem_info_vram_used").unlink()
+    assert free_by_name(await devices.read()) == {"ROCm0": None, "ROCm1": 30 * GIB, "RAM": 48 * GIB}
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"ROCR_VISIBLE_DEVICES": "1,2"}, [1, 2]),
+        ({"ROCR_VISIBLE_DEVICES": "GPU-02,0"}, [2, 0]),
+        ({"HIP_VISIBLE_DEVICES": "2"}, [2]),
+        ({"ROCR_VISIBLE_DEVICES": "1,2", "HIP_VISIBLE_DEVICES": "1"}, [2]),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, [0]),
+        ({"CUDA_VISIBLE_DEVICES": "0", "HIP_VISIBLE_DEVICES": ""}, []),
+    ],
+)
+def test_amd_gpus_that_masks_hide_are_not_listed(host: Host, environ: dict[str, str], expected: list[int]) -> None:
+    for number in range(3):
+        host.card(number, f"0000:0{number}:00.0", 16 * GIB, 0, f"0{number}")
+    devices = host.devices(environ)  # B-D5
+    assert [d.index for d in devices.list() if d.kind == "gpu"] == expected
+
+
+def test_an_amd_gpu_that_cannot_be_read_is_left_out(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    card = host.card(0, "0000:03:00.0", 16 * GIB, 0)
+    (card / "mem_info_vram_total").write_text("?")
+    assert [d.name for d in host.devices().list()] == ["RAM"]
+    assert "AMD GPU 0000:03:00.0 is left out" in caplog.text

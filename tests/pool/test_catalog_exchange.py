@@ -1,0 +1,156 @@
+"""A new catalog: what it drains, what it leaves alone, what it starts."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from router import errors
+from router.memory.need import Need
+from router.models.catalog import Catalog
+from router.models.spec import ModelSpec
+from router.pool.pool import Pool
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Demand
+from router.scheduling.states import State
+from tests.fakes import GIB, FakeNode
+from tests.pool.bench import bench, model, need_of, refused, settings_bench, spec, until
+
+
+async def test_a_new_catalog_stops_only_what_changed() -> None:  # B-L13
+    async with bench("a", "b", need=10 * GIB) as b:
+        await b.use("a")
+        await b.use("b")
+        changed = spec("b", env=(("X", "1"),))
+        changes = await b.pool.exchange.replace(Catalog((b.specs["a"], changed, spec("c"))))
+        assert (changes.added, changes.changed, changes.kept) == (("c",), ("b",), ("a",))
+        await until(lambda: b.state("b") is State.UNLOADED)
+        assert b.state("a") is State.LOADED
+
+
+async def test_a_request_that_waits_for_a_changed_model_gets_the_new_one() -> None:  # B-L13
+    async with bench("a", "b", need=60 * GIB) as b:
+        lease = await b.lease("a")
+        request = asyncio.create_task(b.lease("b"))
+        await until(lambda: b.pool.status("b").waiting == 1)
+        changed = spec("b", env=(("X", "1"),))
+        await b.pool.exchange.replace(Catalog((b.specs["a"], changed)))
+        assert not request.done()
+        lease.release()
+        (await request).release()
+        assert b.node.of("b").launch.env == changed.env
+
+
+async def test_a_catalog_that_is_replaced_during_an_estimate_counts() -> None:  # B-L13
+    old, new, kept = spec("a"), spec("a", env=(("X", "1"),)), spec("b")
+    estimating, answer = threading.Event(), threading.Event()
+
+    def need(which: ModelSpec) -> Need:
+        if which is old or which is kept:
+            estimating.set()
+            answer.wait(5)
+            return Need(Demand(), ("--old",))
+        return Need(Demand(), ("--new",))
+
+    node = FakeNode()
+    pool = Pool(Catalog((old, kept)), [node], Limits(), need)
+    request = asyncio.create_task(pool.lease(old))
+    await asyncio.to_thread(estimating.wait, 5)
+    await pool.exchange.replace(Catalog((new,)))
+    (await pool.lease(new)).release()
+    answer.set()
+    (await request).release()
+    assert [(child.launch.args, child.launch.env) for child in node.children] == [(("--new",), new.env)]
+    await refused(pool.lease(kept), errors.UnknownModel)
+    await pool.close()
+
+
+async def test_startup_loads_go_as_far_as_the_count_limit() -> None:  # B-L13
+    limits = Limits(models_max=1)
+    async with bench(*(spec(name, load_on_startup=True) for name in "ab"), limits=limits) as b:
+        await b.pool.exchange.load_on_startup()
+        assert [child.launch.model for child in b.node.alive] == ["a"]
+
+
+async def test_a_new_preset_keeps_the_settings_requested_over_it() -> None:  # B-L13
+    async with settings_bench(model("a", "--ctx-size", "2048")) as b:
+        await b.load(ctx_size=8192)
+        child = b.node.of("a")
+        changes = await b.pool.exchange.replace(Catalog([model("a", "--ctx-size", "1024")]))
+        assert (changes.kept, child.is_alive) == (("a",), True)
+        changes = await b.pool.exchange.replace(Catalog([model("a", "--seed", "1")]))
+        assert changes.changed == ("a",)
+        await b.use()
+        assert b.argv() == ["--seed", "1", "--ctx-size", "8192"]
+
+
+async def test_a_new_preset_cancels_the_load_it_changes_and_serves_the_others() -> None:  # B-L13
+    async with settings_bench() as b:
+        await b.use()
+        b.node.autoload = False
+        load = asyncio.create_task(b.load(ctx_size=8192))
+        await until(lambda: b.node.loads() == 2)
+        request = asyncio.create_task(b.use())
+        await until(lambda: b.pool.status("a").waiting == 2)
+        b.node.autoload = True
+        await b.pool.exchange.replace(Catalog([model("a", "--seed", "1")]))
+        with pytest.raises(errors.Cancelled, match="changed meanwhile"):
+            await load
+        assert (await request).launch.args[2:] == ("--seed", "1")
+
+
+async def test_what_a_new_preset_wants_at_startup_is_started() -> None:  # B-L13
+    async with settings_bench(model("a", load_on_startup=True), model("b")) as b:
+        await b.pool.exchange.load_on_startup()
+        await b.use("b")
+        after = [
+            model("a", "--seed", "1", load_on_startup=True),
+            model("b", "--seed", "1"),
+            model("c", load_on_startup=True),
+        ]
+        await b.pool.exchange.replace(Catalog(after))
+        await until(lambda: [b.pool.state(name) for name in "ac"] == [State.LOADED] * 2)
+        await until(lambda: b.pool.state("b") is State.UNLOADED)
+
+
+async def test_a_new_preset_cancels_a_load_that_returns_to_the_old_one() -> None:  # B-L13
+    async with settings_bench(model("a", "--ctx-size", "2048")) as b:
+        await b.load(ctx_size=8192)
+        b.node.autoload = False
+        load = asyncio.create_task(b.load(ctx_size=None))
+        await until(lambda: b.node.loads() == 2)
+        b.node.autoload = True
+        await b.pool.exchange.replace(Catalog([model("a", "--ctx-size", "1024")]))
+        with pytest.raises(errors.Cancelled, match="changed meanwhile"):
+            await load
+        await b.use()
+        assert b.argv() == ["--ctx-size", "8192"]
+
+
+async def test_a_load_that_changes_nothing_is_compared_again_after_a_new_preset() -> None:  # B-L13
+    async with settings_bench() as b:
+        b.node.autoload = False
+        load = asyncio.create_task(b.load(ctx_size=0))  # as it is, but requested
+        await until(lambda: b.node.loads() == 1)
+        b.node.autoload = True
+        await b.pool.exchange.replace(Catalog([model("a", "--ctx-size", "1024")]))
+        await load
+        assert b.pool.settings.requested("a").ctx_size == 0
+        assert b.argv() == []
+
+
+async def test_a_new_preset_is_booked_with_the_settings_requested_meanwhile() -> None:  # B-L13
+    async with settings_bench() as b:
+        await b.use()
+        release = b.slow_estimates()
+        replaced = asyncio.create_task(b.pool.exchange.replace(Catalog([model("a", "--seed", "1")])))
+        await until(lambda: b.estimating == 1)
+        b.fast_estimates()
+        await b.load(ctx_size=4096)
+        lease = await b.lease("a")
+        release.set()
+        await replaced
+        assert b.pool.need("a") == need_of(b.pool.effective("a"))
+        lease.release()

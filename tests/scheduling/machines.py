@@ -1,0 +1,174 @@
+"""Machines for the tests of `policy` and what it stands on, as examples and at random.
+
+Small whole numbers stand for bytes; a margin of 1 is what turns the check of a device on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, combinations, combinations_with_replacement, pairwise
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from router.scheduling.policy import Drain, Evict, Place, Plan, Wait
+from router.scheduling.resources import Demand, Device, Reading
+from router.scheduling.snapshot import Phase, Resident, Snapshot
+
+RAM = Device("here", "RAM", "host", 100)
+
+
+def gpus(*totals: int) -> tuple[Device, ...]:
+    return tuple(Device("here", f"GPU{i}", "gpu", total, index=i) for i, total in enumerate(totals))
+
+
+def snapshot(
+    devices: Iterable[Device],
+    *residents: Resident,
+    limit: int = 0,
+    margin: int = 1,
+    others: Mapping[str, int] | None = None,
+) -> Snapshot:
+    """The machine shows what the residents hold that have taken it already, and what `others` hold by device name."""
+    seen = [r for r in residents if r.phase in (Phase.IDLE, Phase.BUSY, Phase.STOPPING) and not r.sleeping]
+    readings = tuple(
+        Reading(d, d.total - sum(r.held.get(d.key, 0) for r in seen) - (others or {}).get(d.name, 0)) for d in devices
+    )
+    return Snapshot(readings, residents, limit, {d.key: margin for d in devices})
+
+
+def on(phase: Phase, model: str, finished: float = 0.0, pinned: bool = False, **held: int) -> Resident:
+    """`on(Phase.IDLE, "a", GPU0=3)`"""
+    return Resident(model, {f"here/{name}": count for name, count in held.items()}, phase, finished, pinned)
+
+
+def where(outcome: Plan) -> dict[str, int]:
+    assert isinstance(outcome, Place | Evict | Drain | Wait)
+    assert outcome.claim is not None
+    return {key.partition("/")[2]: count for key, count in outcome.claim.held.items()}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A machine with what other programs hold on it, told apart from what the residents hold."""
+
+    snapshot: Snapshot
+    demand: Demand
+    others: Mapping[str, int]
+
+    @property
+    def devices(self) -> list[Device]:
+        return [reading.device for reading in self.snapshot.readings]
+
+    def staying(self) -> list[Resident]:
+        return [r for r in self.snapshot.residents if r.phase is not Phase.STOPPING]
+
+    def rooms(self, residents: Iterable[Resident]) -> dict[str, int]:
+        """With just these there. Of a device that could not be read nobody knows what others hold."""
+        held = [r.held for r in residents]
+        return {
+            d.key: 10**9
+            if not (margin := self.snapshot.margins[d.key])
+            else d.total - self.others[d.key] - sum(h.get(d.key, 0) for h in held) - margin
+            for d in self.devices
+        }
+
+    def options(self, *worlds: Sequence[Resident], shunned: Iterable[str] = ()) -> list[tuple[str, ...]]:
+        """By brute force: every set of device keys on which the demand fits in all of these worlds."""
+        if self.snapshot.limit and any(len(world) >= self.snapshot.limit for world in worlds):
+            return []
+        rooms = [self.rooms(world) for world in worlds]
+        room = {d.key: min(r[d.key] for r in rooms) for d in self.devices}
+        found: list[tuple[str, ...]] = []
+        for node in {d.node for d in self.devices}:
+            host = f"{node}/RAM"
+            if room[host] < self.demand.host:
+                continue
+            if not self.demand.split and not self.demand.fixed:
+                found += [()] if host not in shunned else []
+                continue
+            allowed = [d for d in self.devices if d.node == node and d.kind == "gpu" and d.key not in shunned]
+            allowed = [d for d in allowed if not self.demand.names or d.name in self.demand.names]
+            for keys in nonempty_subsets([d.key for d in allowed]):
+                spare = [room[key] - self.demand.fixed for key in keys]
+                is_meant = not self.demand.user_split or keys == self.given(node)
+                if is_meant and min(spare) >= 0 and self.holds(spare):
+                    found.append(keys)
+        return found
+
+    def given(self, node: str) -> tuple[str, ...] | None:
+        """The GPUs that the user's split is for."""
+        present = [d.name for d in self.devices if d.node == node and d.kind == "gpu"]
+        names = [name for name in self.demand.names or present if name in present][: len(self.demand.user_split)]
+        return tuple(f"{node}/{name}" for name in names) if len(names) == len(self.demand.user_split) else None
+
+    def holds(self, spare: Sequence[int]) -> bool:
+        """By brute force: every way to cut the layers into as many pieces."""
+        demand = self.demand
+        if demand.user_split:
+            return all(room >= need for room, need in zip(spare, demand.user_split, strict=True))
+        if not demand.layers or len(spare) == 1:
+            return sum(spare) >= demand.split
+        count = len(demand.layers)
+        return any(
+            all(sum(demand.layers[start:end]) <= room for room, (start, end) in zip(spare, pairwise(cuts), strict=True))
+            for inner in combinations_with_replacement(range(count + 1), len(spare) - 1)
+            for cuts in [(0, *inner, count)]
+        )
+
+    def fits(self, *worlds: Sequence[Resident]) -> bool:
+        return bool(self.options(*worlds))
+
+    def without(self, models: Iterable[str]) -> list[Resident]:
+        gone = set(models)
+        return [r for r in self.staying() if r.model not in gone]
+
+
+def nonempty_subsets(items: Sequence[str]) -> Iterable[tuple[str, ...]]:
+    return chain.from_iterable(combinations(items, count) for count in range(1, len(items) + 1))
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    devices: list[Device] = []
+    for node in ["here", "there"][: draw(st.sampled_from([1, 1, 1, 2]))]:
+        for index in range(draw(st.integers(0, 3))):
+            devices.append(Device(node, f"GPU{index}", "gpu", draw(st.integers(5, 25)), index=index))
+        devices.append(Device(node, "RAM", "host", draw(st.integers(10, 40))))
+    keys = [d.key for d in devices]
+    residents = []
+    for model in "abcdef"[: draw(st.integers(0, 6))]:
+        phase = draw(st.sampled_from([Phase.IDLE, Phase.IDLE, Phase.BUSY, Phase.BUSY, *Phase]))
+        held = {key: draw(st.integers(1, 10)) for key in keys if draw(st.booleans())}
+        finished, pinned = draw(st.integers(0, 4)), draw(st.integers(0, 4)) == 0
+        sleeping = phase in (Phase.IDLE, Phase.BUSY) and draw(st.integers(0, 3)) == 0
+        residents.append(Resident(model, held, phase, finished, pinned, draw(st.booleans()), sleeping))
+    margins = {key: draw(st.sampled_from([0, 1, 1, 2])) for key in keys}
+    others = {key: draw(st.sampled_from([0, 0, 3])) for key in keys}
+    readings = []
+    for device in devices:
+        unseen = (Phase.LOADING, Phase.CLAIMED)
+        seen = sum(r.held.get(device.key, 0) for r in residents if r.phase not in unseen and not r.sleeping)
+        free: int | None = device.total - others[device.key] - seen
+        if draw(st.integers(0, 9)) == 0:
+            free, others[device.key] = None, 0
+        readings.append(Reading(device, free))
+    names = draw(st.sampled_from([(), (), (), ("GPU0",), ("GPU1", "GPU2")]))
+    demand = Demand(draw(st.integers(0, 30)), draw(st.integers(0, 5)), draw(st.integers(0, 15)), names)
+    match draw(st.sampled_from(["as the engine likes", "by layers", "by layers", "as the user likes"])):
+        case "by layers":
+            layers = tuple(draw(st.lists(st.integers(0, 8), min_size=1, max_size=7)))
+            demand = replace(demand, split=sum(layers), layers=layers)
+        case "as the user likes":
+            given = tuple(draw(st.lists(st.integers(0, 12), min_size=1, max_size=3)))
+            demand = replace(demand, split=sum(given), user_split=given)
+    limit = draw(st.sampled_from([0, 0, 0, 1, 2, 4, 6]))
+    return Case(Snapshot(tuple(readings), tuple(residents), limit, margins), demand, others)
+
+
+def many(test: Callable[..., None]) -> Callable[..., None]:
+    """On hundreds of machines."""
+    tried: Callable[..., None] = pytest.mark.usefixtures("unmeasured")(settings(max_examples=300, deadline=None)(test))
+    return tried
