@@ -14,7 +14,8 @@ from router.memory.demand import CUDA_CONTEXT_BYTES
 from router.scheduling.snapshot import Phase, Resident, Snapshot
 from tests.conftest import Starter
 from tests.memory.rig import MIB, TRAINED, Estimators, Specs, gpus
-from tests.routers import ENGINES, until
+from tests.routers import ENGINES
+from tests.waiting import until
 
 
 def run_estimate(*argv: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

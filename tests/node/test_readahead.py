@@ -22,7 +22,7 @@ from tests.fakes import GIB
 from tests.pages import drop, resident
 from tests.pool import bench as benches
 from tests.pool.bench import Bench, bench
-from tests.routers import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is read ahead elsewhere")
 # Lengths in steps: of a file, and of one that is read in part. The kernel reads some MiB more than requested, and may

@@ -21,7 +21,8 @@ from router.models.check import check_file
 from router.redaction import hider, secrets_of, without_credentials
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
-from tests.routers import FAKE, Router, until
+from tests.routers import FAKE, Router
+from tests.waiting import until
 
 # Each could be told from all others wherever it turns up.
 TOKEN = "hf_MarkerOfTheRoutersToken0001"

@@ -41,8 +41,9 @@ from tests.front import (
     says,
     until,
 )
-from tests.routers import PATIENCE, Router, chat
+from tests.routers import Router, chat
 from tests.sockets import Flood, Handler
+from tests.waiting import PATIENCE_S
 
 # Both ways
 
@@ -1050,7 +1051,7 @@ async def whole(routers: Starter, fake: str, models: Path, **environ: str) -> As
     router = routers("--engine", fake, "--models-dir", str(models), "--allowed-hosts", "h", **environ)
     url = httpx.URL(router.url)
     client = Client(*await asyncio.open_connection(url.host, url.port))
-    client.patience = PATIENCE
+    client.patience = PATIENCE_S
     try:
         assert (await client.ask(post(CHAT, body_of(**chat("tiny-a"))))).status == 200
         yield router, client
