@@ -21,7 +21,7 @@ from router.api import anthropic, native, openai
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.proxy.proxied_request import ProxiedRequest
-from router.server.connection import Connection
+from router.server.connection import ClientConnection
 from router.wire.response import HIGH_WATER_BYTES, Response
 from tests.conftest import Starter
 from tests.front import (
@@ -340,7 +340,7 @@ async def test_a_request_leaves_no_cycle(front: Front, act: Handler, status: int
             client = await front.client()
         await until(lambda: len(front.server.server_state.connections) == 1 and not front.tasks)
         gc.collect()
-        kinds = Connection | ProxiedRequest | RequestResponseCycle | Response
+        kinds = ClientConnection | ProxiedRequest | RequestResponseCycle | Response
         assert not [left for left in gc.garbage if isinstance(left, kinds)]
     finally:
         gc.set_debug(0)
@@ -349,7 +349,11 @@ async def test_a_request_leaves_no_cycle(front: Front, act: Handler, status: int
 
 async def test_whoever_wants_it_closed_has_it_closed(front: Front) -> None:
     await front.ready()
-    for headers, version in ((["Connection: close"], "1.1"), ([], "1.0"), (["Connection: keep-alive"], "1.0")):
+    for headers, version in (
+        (["Connection: close"], "1.1"),
+        ([], "1.0"),
+        (["Connection: keep-alive"], "1.0"),
+    ):
         for said in (OK, ANSWERS["chunked"]):
             client, made, front.child.act = await front.client(), front.made, says(said)
             reply = await client.ask(post(CHAT, body_of(), *headers, version=version))
