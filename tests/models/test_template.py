@@ -201,9 +201,7 @@ def test_deep_nesting_is_judged_by_its_words(text: str) -> None:
     assert analyse(text + QWEN3).reasoning == Reasoning("enable_thinking", None)
 
 
-def test_authors_default_reaches_the_child(
-    engine: str, routers: Starter, tiny_models: Path, tmp_path: Path
-) -> None:
+def test_authors_default_reaches_the_child(engine: str, routers: Starter, tiny_models: Path, tmp_path: Path) -> None:
     (tmp_path / "small.jinja").write_text(SMALL)
     (tmp_path / "large.jinja").write_text(QWEN3)
     (tmp_path / "models.ini").write_text(
