@@ -111,6 +111,9 @@ class _Analysis:
         self._members = {*strings, *(node.attr for node in tree.find_all(nodes.Getattr))}
         self._strings = [*strings, *(node.data for node in tree.find_all(nodes.TemplateData))]
 
+    def __repr__(self) -> str:
+        return f"<_Analysis of a template that reads {', '.join(sorted(self._inputs)) or 'nothing'}>"
+
     def features(self) -> TemplateFeatures:
         return TemplateFeatures("tools" in self._inputs or "tool_calls" in self._members, self._reasoning())
 

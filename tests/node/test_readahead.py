@@ -165,23 +165,8 @@ async def test_a_missing_file_is_harmless(tmp_path: Path, caplog: pytest.LogCapt
     await until_true(lambda: resident(file) > 0.4)
 
 
-# Which files are read
-
-
 def named(name: str, *argv: str) -> ModelSpec:
     return ModelSpec(name, "preset", tuple(flags.parse(argv, flags.default_table())))
-
-
-def test_files_are_read_in_the_order_of_the_engine() -> None:
-    spec = named("m", "--mmproj", "p.gguf", "-md", "d.gguf", "-m", "m-00001-of-00002.gguf", "-c", "4096")
-    found = [file.name for file in spec.files_to_prefetch]
-    assert found == ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "d.gguf", "p.gguf"]
-
-
-def test_files_that_bypass_the_page_cache_are_not_read() -> None:
-    assert not named("m", "-m", "m.gguf", "--load-mode", "dio").files_to_prefetch
-    assert named("m", "-m", "m.gguf", "--load-mode", "none").files_to_prefetch
-    assert not named("m", "-hf", "user/repo").files_to_prefetch
 
 
 # When they are read
