@@ -23,7 +23,7 @@ from router.models.foreign import ALLOWED_KEYS
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
 from tests.routers import FAKE, until
-from tests.test_main import Ended, Shell
+from tests.shell import Ended, Shell
 
 MIB = 2**20
 SMALL, LARGE = bytes(MIB), bytes(3 * MIB)
