@@ -22,7 +22,7 @@ from router.errors import EngineError, RouterError
 from router.hub import cache as hub
 from router.hub import fetch, snapshots
 from router.hub.names import Name
-from router.memory.estimate import Estimator
+from router.memory.estimator import Estimator
 from router.memory.footprints import Footprints, default_path
 from router.models.catalog import Catalog
 from router.models.sources import Sources

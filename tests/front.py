@@ -19,7 +19,7 @@ import uvicorn
 
 from router.api.app import create_app
 from router.errors import ConfigError
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.changes import Changes
 from router.models.spec import ModelSpec

@@ -14,7 +14,7 @@ from typing import Any
 from router.api.details import details
 from router.engine import flags
 from router.engine.flags import Arg
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models import ini
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec

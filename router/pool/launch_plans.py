@@ -7,7 +7,7 @@ to start the model.
 from __future__ import annotations
 
 from router.events.change_log import ChangeLog
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.spec import ModelSpec
 
 

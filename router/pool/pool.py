@@ -19,8 +19,8 @@ from typing import Any, assert_never
 
 from router import errors
 from router.engine.flags import FlagTable, default_table
-from router.memory.estimate import Need
 from router.memory.footprints import Footprint
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.node.interface import Node
@@ -242,7 +242,7 @@ class Pool:
 
     async def _need_unless_open(self, spec: ModelSpec) -> Need | None:
         """What the model needs; None for a model that serves, where it does not matter any more."""
-        return None if self._scheduler.model(spec.name).is_open else await self._core.estimates.of(spec)
+        return None if self._scheduler.model(spec.name).is_open else await self._core.estimates.need(spec)
 
     async def _acquire(
         self,

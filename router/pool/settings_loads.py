@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from router import errors
 from router.engine.flags import FlagTable
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.spec import ModelSpec
 from router.pool.core import Core
 from router.pool.downloads import Downloads
@@ -110,6 +110,7 @@ class SettingsLoads:
         return task.result() if task.done() else Loaded("loading")
 
     async def _load(self, name: str, patch: SettingsPatch, generation: int) -> Loaded:
+        """`generation` is that of the unloads when the load was requested: a later unload of the model cancels it."""
         core, unloads = self._core, self._core.unloads
         async with self._load_lock(name):
             while True:
@@ -119,19 +120,21 @@ class SettingsLoads:
                     return await self._load(base.name, patch, unloads.generation)
                 requested = self.requested(name).apply_patch(patch)
                 spec = requested.apply_to(base, self.table)
+                # Compared with the process that will go on running; without one, with what would be started next.
                 changed = differences(self._processes.lasting_spec(name) or before, spec)
                 if not changed and not differences(before, spec):
                     lease = await self._lease(before)
                     lease.release()
                     if core.effective(name) is not before:
-                        continue
+                        continue  # a new catalog came while this load waited: compare again
                     self._store.remember(base, requested)
                     is_same = run and run.child and run.child.address == lease.address
                     return Loaded("already_loaded" if is_same else "loaded")
-                need = await core.estimates.of(spec)
+                need = await core.estimates.need(spec)
                 await core.nodes.check_fits(spec, need)
                 need_before = await core.need_or_none(before)
                 pending = PendingLoad(base, requested, spec, need, (before, need_before) if need_before else None)
+                # Nothing was stopped so far. If anything has changed during the estimates, all is looked at again.
                 if (
                     not unloads.was_unloaded(name, generation)
                     and core.effective(name) is before

@@ -27,7 +27,7 @@ from router.engine.flags import (
     unknown,
 )
 from router.errors import FlagError, InvalidRequest
-from router.memory.kv import BYTES
+from router.memory.kv import BYTES_PER_ELEMENT
 from router.near import nearest
 
 OFF = "off"
@@ -45,7 +45,7 @@ SPECULATIVE: Mapping[str, str] = {
     "--spec-ngram-mod-n-max 64",
     **{f"draft-{kind}": f"--spec-type draft-{kind}" for kind in ("simple", "mtp", "eagle3", "dflash", "dspark")},
 }
-CACHE_TYPES = tuple(name for name in BYTES if re.fullmatch(r"f32|f16|bf16|q[458]_[01]|iq4_nl", name))
+CACHE_TYPES = tuple(name for name in BYTES_PER_ELEMENT if re.fullmatch(r"f32|f16|bf16|q[458]_[01]|iq4_nl", name))
 MAX_TEMPLATE_CHARS = 2**20
 MAX_EXTRA_ARGS = 1000
 MAX_EXTRA_ARGS_BYTES = 2**20  # together; a process takes 2 MiB at most, its environment included
@@ -166,7 +166,7 @@ def _extra_args(value: object, table: FlagTable, load_args: LoadArgs) -> tuple[A
         raise InvalidRequest('extra_args is a list of llama-server\'s arguments, such as ["--top-k", "20"]')
     if value and load_args == "none":
         raise InvalidRequest(
-            "extra_args are not taken here (--load-args none): set the flags in the model's preset, or start the "
+            "extra_args are not accepted here (--load-args none): set the flags in the model's preset, or start the "
             "router with --load-args safe"
         )
     words = [str(word) for word in value]
@@ -180,12 +180,13 @@ def _extra_args(value: object, table: FlagTable, load_args: LoadArgs) -> tuple[A
     for word, arg in zip(_flags_as_written(words, known), args, strict=True):
         if not OWNED.isdisjoint(arg.flag.spellings):
             raise InvalidRequest(
-                f"extra_args: {word} belongs to the router, not to a model; leave it out (no --load-args takes it)"
+                f"extra_args: {word} belongs to the router, not to a model; leave it out "
+                "(no value of --load-args allows it)"
             )
         if not SOURCES.isdisjoint(arg.flag.spellings):
             raise InvalidRequest(
-                f"extra_args: {word} would make it another model; leave it out, and name that model "
-                "(no --load-args takes it)"
+                f"extra_args: {word} would load another model; leave it out, and request that model "
+                "(no value of --load-args allows it)"
             )
         if not table.find(word):
             raise InvalidRequest(f"extra_args: {unknown(word, table)}")
@@ -198,8 +199,8 @@ def _check_allowed(word: str, arg: Arg) -> None:
     """Raises InvalidRequest for an argument that may not be set over HTTP."""
     if not allowlist.is_safe(arg.flag):
         raise InvalidRequest(
-            f"extra_args: {word} is not taken over HTTP, only what computes and answers is; set it in the model's "
-            "preset, or start the router with --load-args any"
+            f"extra_args: {word} cannot be set over HTTP: only flags that affect computing and answers can; set it "
+            "in the model's preset, or start the router with --load-args any"
         )
     if wrong := allowlist.fault(arg):
         raise InvalidRequest(f"extra_args: {word} {wrong}; set more in the model's preset, or with --load-args any")

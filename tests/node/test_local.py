@@ -89,3 +89,11 @@ async def test_the_key_is_needed(node: Node) -> None:
 async def test_probe_reads_every_device(node: Node, devices: Devices) -> None:
     for expected in ({}, {"local/RAM": 2**60}):
         assert tuple(reading.device for reading in await node.probe(expected)) == devices.list()
+
+
+def test_reprs_show_the_folder_and_the_devices(node: LocalNode, folder: Path) -> None:
+    assert repr(node) == f"<LocalNode {node._run.folder}>"
+    assert repr(node._run) == f"<RunDirectory {node._run.folder}>"
+    assert repr(node._devices) == "<Devices local/RAM>"
+    assert repr(node._watchdog) == "<Watchdog 0 process groups>"
+    assert repr(node._readahead) == "<ReadAhead idle>"

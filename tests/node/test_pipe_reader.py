@@ -91,3 +91,9 @@ def test_each_pipe_is_closed_once(folder: Path, run: RunLoop, monkeypatch: pytes
     assert len(pipes) == 3 * 10 * 3 + 1  # one is the watchdog's
     assert all(pipe.closed for pipe in pipes)
     assert not any(pipe.was_closed_elsewhere for pipe in pipes)
+
+
+async def test_the_repr_shows_whether_the_pipe_is_open(tmp_path: Path) -> None:
+    child = ScriptedChild(tmp_path)
+    await child.info(b"x")
+    assert [repr(pipe) for pipe in child.child._pipes] == ["<PipeReader closed>"] * 2

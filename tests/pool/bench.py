@@ -14,7 +14,7 @@ import pytest
 from router import errors
 from router.engine import flags
 from router.hub.progress import DownloadProgress
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.pool.download_source import CheckHeader, OnProgress

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from router import errors
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.pool.pool import Pool

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from router.memory.estimate import Need
 from router.memory.footprints import Footprint
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.node.interface import Child
 from router.pool.pool import Pool

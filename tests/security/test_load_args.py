@@ -17,7 +17,7 @@ from router.engine import allowlist, flags
 from router.engine.allowlist import SAFE
 from router.engine.flags import Flag, FlagTable, LoadArgs
 from router.errors import CatalogError, InvalidRequest
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models import foreign as foreign_presets
 from router.models import presets
 from router.models.build import build

@@ -20,8 +20,8 @@ import pynvml
 import pytest
 
 from router import errors
-from router.memory.estimate import Need
-from router.memory.weights import spread
+from router.memory.need import Need
+from router.memory.weights import split_by_shares
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.node.devices import Devices
@@ -151,7 +151,7 @@ class Node:
         demand, part, number = self.models[launch.model]
         assert self._pids[number] not in self.claims, "two processes of one model"  # B-L9
         counts = launch.layer_counts or (1,)
-        shares = demand.user_split or spread(demand.layers, counts)
+        shares = demand.user_split or split_by_shares(demand.layers, counts)
         assert not demand.user_split or not launch.layer_counts
         wanted = {
             self.numbers[device.key]: int((share + demand.fixed) * part)

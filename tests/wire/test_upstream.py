@@ -175,3 +175,34 @@ async def test_open_does_not_send_again_once_bytes_came(upstream: Upstream, serv
         with pytest.raises(UpstreamFailed, match="before it answered"):
             await upstream.open(server.address, "secret", RequestHead("POST", b"/x", []), b"{}", sent=sent)
         assert server.connections == 1
+
+
+async def test_reprs_show_the_state_and_no_key(upstream: Upstream, server: Server) -> None:
+    head = RequestHead("POST", b"/x?key=secret", [(b"x-key", b"secret")])
+    assert repr(head) == "<RequestHead POST>"
+
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        first, _ = await take(reader)
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n" if b"?key" in first else OK)
+        await reader.read()
+
+    async with server.running(handler):
+        response = await upstream.open(server.address, "secret", head, b"{}")
+        connections = upstream._children[server.address]
+        connection = response._connection
+        assert repr(upstream) == "<Upstream 1 children>"
+        assert repr(response) == "<Response 404, open>"
+        assert repr(response.head) == "<ResponseHead 404>"
+        assert repr(connection) == "<UpstreamConnection busy, 1 requests>"
+        assert repr(connections) == "<ChildConnections 0 idle, 0 stalled>"
+        response.close()
+        assert repr(response) == "<Response 404, failed>"
+        assert repr(connection) == "<UpstreamConnection closed, 1 requests>"
+        response = await ask(upstream, server)
+        assert await whole(response) == b"ok"
+        assert repr(response) == "<Response 200, complete>"
+        assert repr(response._connection) == "<UpstreamConnection idle, 1 requests>"
+        assert repr(connections) == "<ChildConnections 1 idle, 0 stalled>"
+        assert repr(connections.known_heads) == "<HeadCache 1 heads>"
+        upstream.forget(server.address)
+        assert repr(connections) == "<ChildConnections 0 idle, 0 stalled, retired>"

@@ -17,7 +17,7 @@ from router.api.download import FileProgress
 from router.api.ollama import endpoints
 from router.api.ollama.endpoints import OllamaStore
 from router.errors import QueueTimeout, UnknownModel
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.pool.pool import Pool
