@@ -114,7 +114,7 @@ def test_an_interrupted_download_goes_on(line: Line, hub: HubServer) -> None:  #
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert err.splitlines()[-1].endswith("the same command goes on from there")
+    assert err.splitlines()[-1].endswith("the same command continues from there")
     until(lambda: not line.left())
     assert line.parts()
     file.gate.set()
