@@ -202,7 +202,7 @@ def names(ended: Ended) -> list[str]:
 def test_a_preset_file_on_the_hub_names_the_models(line: Line, hub: HubServer) -> None:
     preset(hub, "[*]\nctx-size = 64\n[one]\nhf = user/m:Q8_0\ntemp = 0.5\n[two]\nhf-repo = user/m\n")
     ended = line.run("list", "--json", "-hf", "user/set")
-    assert (ended.code, names(ended), "serve only what you trust" in ended.err) == (0, ["one", "two"], True)
+    assert (ended.code, names(ended), "serve only presets that you trust" in ended.err) == (0, ["one", "two"], True)
     assert hub.gets["user/m/m-Q8_0.gguf"] == 0
     assert names(line.run("list", "--json", "-hf", "user/set", "--offline")) == ["one", "two"]
     preset(hub, "[three]\nhf = user/m:Q8_0\n")
