@@ -12,8 +12,9 @@ import pytest
 
 from router import __version__
 from router.__main__ import COMMANDS
-from tests.routers import FAKE, until
+from tests.routers import FAKE
 from tests.shell import Shell, write
+from tests.waiting import until
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])

@@ -11,8 +11,9 @@ import pytest
 
 from router import demo
 from tests.conftest import Starter
-from tests.routers import FAKE, until
+from tests.routers import FAKE
 from tests.shell import Shell, write
+from tests.waiting import until
 
 
 def test_a_port_in_use_is_refused(shell: Shell) -> None:

@@ -90,7 +90,7 @@ class Estimator:
 
         Raises GgufError, and LoadFailed for a GPU that is not there and for a file that is none.
         """
-        args = flags.merge(flags.of_environment({**self._environ, **dict(spec.env)}, self._table), spec.args)
+        args = flags.merge(flags.from_environment({**self._environ, **dict(spec.env)}, self._table), spec.args)
         _check_files(spec.name, args)
         args, device_args = self._choose_devices(spec.name, args)
         if spec.model_path is None:  # its child downloads it: only where it goes is known
@@ -112,7 +112,7 @@ class Estimator:
         implied = implied_args(describe(replace(spec, args=args)), self._table, need.estimate)
         return replace(need, args=(*need.args, *implied))
 
-    def longest(self, spec: ModelSpec) -> int:
+    def longest_context(self, spec: ModelSpec) -> int:
         """The longest context that fits the empty machine, on as few GPUs as the shortest; 0 for a model that is not
         here."""
         if spec.model_path is None:
@@ -139,9 +139,9 @@ class Estimator:
     def _choose_devices(self, model: str, args: tuple[Arg, ...]) -> tuple[tuple[Arg, ...], tuple[str, ...]]:
         """The arguments to estimate with, and words about devices that the child must get.
 
-        A visibility mask picks the GPUs that the router knows, so the child is not told about these. It is told about
-        devices that no mask can pick (Metal, Vulkan, SYCL, none). With `--split-mode none` the main GPU is the only one
-        that it sees, so its number is 0.
+        A visibility mask picks the GPUs that the router knows, so no argument names them. Devices that no mask can
+        pick (Metal, Vulkan, SYCL, none) are passed to the child as `--device`. With `--split-mode none` the main GPU is
+        the only one that the child sees, so its number is 0.
         """
         devices, gpus = flags.value_of(args, "--device"), gpu_names(args)
         absent = [name for name in gpus if name not in self._gpus]

@@ -113,7 +113,7 @@ class Footprints:
             return {}
         except (OSError, ValueError, RecursionError) as exc:
             log.warning(
-                "what models took is forgotten: %s cannot be read (%s); it is %s", self._path, exc, self._put_aside()
+                "no footprints are known: %s cannot be read (%s); the file is %s", self._path, exc, self._put_aside()
             )
             return {}
 
@@ -137,4 +137,4 @@ class Footprints:
         except OSError as exc:
             with contextlib.suppress(OSError):
                 fresh.unlink()
-            log.warning("what models took is not kept: %s cannot be written (%s)", self._path, exc)
+            log.warning("footprints are not kept: %s cannot be written (%s)", self._path, exc)

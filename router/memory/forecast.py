@@ -77,7 +77,7 @@ def forecast(estimator: Estimator, spec: ModelSpec, now: Snapshot) -> Forecast:
         host=_host_share(need, claim),
         source=need.source,
         context=need.estimate.n_ctx if need.estimate else 0,
-        max_context=estimator.longest(spec),
+        max_context=estimator.longest_context(spec),
         fits=not isinstance(plan, Reject),
         verdict=verdict,
         evicts=evicts,

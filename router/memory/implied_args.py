@@ -1,4 +1,6 @@
-"""PURE: arguments that a child gets although the user has not given them: defaults that the engine gets wrong.
+"""PURE: arguments that a child gets although the user has not given them.
+
+They replace defaults of the engine that would be wrong:
 
 - A chat template may have the switch `enable_thinking` with a default of its own. llama.cpp takes it for on
   (server-context.cpp), so the author's default is passed on. Other variables stay undefined in the engine, and their
@@ -6,7 +8,7 @@
 - With --context-shift a request without a limit would be generated for ever. It ends after one context. A request's own
   limit wins, even a larger one (`n_predict_max` in server-context.cpp).
 
-Called by `estimator` for each load. The gateway asks `is_thinking_off` before it rewrites a request.
+Called by `estimator` for each load. The gateway calls `is_thinking_off` before it rewrites a request.
 """
 
 from __future__ import annotations

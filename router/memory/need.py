@@ -1,6 +1,6 @@
 """What a load of one model needs: the demand to plan with, and arguments that its child gets besides the model's own.
 
-`SharedEstimates` finds the need of a model in a thread, once for all requests that ask for it at the same time. The
+`SharedEstimates` finds the need of a model in a thread, once for all requests that need it at the same time. The
 pool calls it for each load.
 """
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.api.error_shapes import JSON, error_of
-from tests.routers import Router, until
+from tests.routers import Router
+from tests.waiting import until
 
 
 def sent(router: Router, path: str, body: str) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.api.error_shapes import error_of
-from tests.routers import Router, chat, until
+from tests.routers import Router, chat
+from tests.waiting import until
 
 
 def test_a_stream_gets_comments_while_its_model_loads(launch: Callable[..., Router], tiny_models: Path) -> None:  # B-C5

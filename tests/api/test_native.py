@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.api.error_shapes import error_of
-from tests.routers import Router, chat, until
+from tests.routers import Router, chat
+from tests.waiting import until
 
 
 def test_a_model_is_found_by_its_name(router: Router) -> None:  # B-C2

@@ -49,7 +49,6 @@ def test_flags_decide_what_stays_in_ram() -> None:
 
 
 def test_companions_are_divided_with_the_layers(tmp_path: Path) -> None:
-    """What is beside the model is divided with it, as the engine does."""
     plain = predict(args(), header(), gpus=2)
     assert (plain.demand.layers, plain.demand.user_split) == (plain.layers, ())
     assert len(plain.layers) == 5
@@ -76,11 +75,10 @@ def test_split_mode_decides_the_pieces(mode: str, pieces: int) -> None:
 
 
 def test_prompt_cache_counts_if_a_flag_sets_it() -> None:
-    """Its bound counts where it was asked for."""
     plain = predict(args(), header(), gpus=0)
-    asked = predict(args("--cache-ram 2048"), header(), gpus=0)
-    assert (plain.prompt_cache, asked.prompt_cache) == (0, 2048 * MIB)
-    assert asked.demand.host == plain.demand.host + 2048 * MIB
+    bounded = predict(args("--cache-ram 2048"), header(), gpus=0)
+    assert (plain.prompt_cache, bounded.prompt_cache) == (0, 2048 * MIB)
+    assert bounded.demand.host == plain.demand.host + 2048 * MIB
     assert (
         predict(args("--cache-ram 2048"), header(), gpus=1).demand.split
         == predict(args(), header(), gpus=1).demand.split
@@ -89,7 +87,6 @@ def test_prompt_cache_counts_if_a_flag_sets_it() -> None:
 
 
 def test_layers_that_predict_count_only_for_drafting() -> None:
-    """They are loaded, and have a cache, only to draft."""
     model = header("glm4moe", nextn_predict_layers=1)
     plain, drafts = predict(args(), model, gpus=0), predict(args("--spec-type draft-mtp"), model, gpus=0)
     assert (plain.weights, drafts.weights) == (8 * 400_000, 10 * 400_000)

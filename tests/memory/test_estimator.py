@@ -78,9 +78,9 @@ def test_the_engines_own_measure_beats_the_header(estimator: Estimators, spec: S
 
 def test_missing_file_is_an_error(estimator: Estimators, spec: Specs, tmp_path: Path) -> None:
     gone = replace(spec(), model_path=tmp_path / "gone.gguf")
-    for ask in (estimator(gpus()).need, lambda spec: estimator(gpus()).learn(spec, Footprint(0, 0, 1))):
+    for method in (estimator(gpus()).need, lambda spec: estimator(gpus()).learn(spec, Footprint(0, 0, 1))):
         with pytest.raises(GgufError, match=r"gone\.gguf cannot be read \(No such file"):
-            ask(gone)
+            method(gone)
 
 
 def test_a_model_that_is_not_here_goes_to_a_gpu(estimator: Estimators) -> None:

@@ -85,10 +85,10 @@ def test_without_room_on_any_gpu_all_of_it_goes_to_ram(estimator: Estimators, sp
     assert need.demand.host > need.estimate.weights + need.estimate.kv if need.estimate else False
 
 
-def test_layers_that_were_asked_for_are_honoured(estimator: Estimators, spec: Specs) -> None:  # B-D3
+def test_explicit_gpu_layers_are_honoured(estimator: Estimators, spec: Specs) -> None:  # B-D3
     devices = gpus(6.5)
-    asked = estimator(devices).need(spec("--n-gpu-layers", "all"))
-    assert gpus_needed(devices, asked.demand) is None
+    explicit = estimator(devices).need(spec("--n-gpu-layers", "all"))
+    assert gpus_needed(devices, explicit.demand) is None
     none = estimator(devices).need(spec("--n-gpu-layers", "0"))
     assert none.demand.split == none.demand.fixed == 0
 
@@ -106,7 +106,7 @@ def test_what_is_left_to_the_engine_is_not_divided_by_us(estimator: Estimators, 
     assert estimator(gpus(6.5, 1)).need(spec()).demand.layers == ()
 
 
-def test_a_split_that_the_user_gave_is_never_left_to_the_engine(estimator: Estimators, spec: Specs) -> None:
+def test_users_split_is_never_left_to_the_engine(estimator: Estimators, spec: Specs) -> None:
     need = estimator(gpus(6.5, 6.5)).need(spec("--ctx-size", str(TRAINED), "--tensor-split", "1,1"))
     assert sum(need.demand.user_split) == need.demand.split
     assert gpus_needed(gpus(6.5, 6.5), need.demand) is None

@@ -14,7 +14,8 @@ from router.memory.demand import CUDA_CONTEXT_BYTES
 from router.scheduling.snapshot import Phase, Resident, Snapshot
 from tests.conftest import Starter
 from tests.memory.rig import MIB, TRAINED, Estimators, Specs, gpus
-from tests.routers import ENGINES, until
+from tests.routers import ENGINES
+from tests.waiting import until
 
 
 def run_estimate(*argv: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -94,8 +95,8 @@ def test_the_running_router_is_found(host: str, routers: Starter, tiny_models: P
     if host == "https":
         key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
         there = ["--ssl-key-file", key, "--ssl-cert-file", certificate]
-        asked = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=other"]
-        subprocess.run(["openssl", *asked, "-keyout", key, "-out", certificate], capture_output=True, check=True)
+        request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=other"]
+        subprocess.run(["openssl", *request, "-keyout", key, "-out", certificate], capture_output=True, check=True)
     (tmp_path / "p.ini").write_text("[tiny-a]\nload-on-startup = on\n")
     common = ["--engine", "embedded", "--models-dir", str(tiny_models)]
     listens = [f"127.0.0.1,{word}" if word.endswith(".sock") else word for word in there]

@@ -18,7 +18,7 @@ OFF = ("--chat-template-kwargs", '{"enable_thinking": false}')
 
 
 @pytest.mark.parametrize(
-    ("text", "said", "told"),
+    ("text", "given", "implied"),
     [
         (SWITCH, (), OFF),
         (SWITCH, ("--reasoning", "auto", "--reasoning-budget", "-1", "--reasoning-effort", "default"), OFF),
@@ -34,32 +34,32 @@ OFF = ("--chat-template-kwargs", '{"enable_thinking": false}')
     ],
 )
 def test_the_authors_default_of_thinking_is_passed_on(
-    estimator: Estimators, spec: Specs, tmp_path: Path, text: str, said: Sequence[str], told: Sequence[str]
+    estimator: Estimators, spec: Specs, tmp_path: Path, text: str, given: Sequence[str], implied: Sequence[str]
 ) -> None:
     (tmp_path / "t.jinja").write_text(text)
-    as_text = spec("--chat-template", text, *said)
-    as_file = spec("--chat-template-file", str(tmp_path / "t.jinja"), *said)
-    given = spec("--chat-template", "{{ of_no_use }}", *said, template=text)
-    for each in (as_text, as_file, given):
-        assert own_args(estimator(gpus(200)).need(each)) == tuple(told)
+    as_text = spec("--chat-template", text, *given)
+    as_file = spec("--chat-template-file", str(tmp_path / "t.jinja"), *given)
+    replaced = spec("--chat-template", "{{ of_no_use }}", *given, template=text)
+    for each in (as_text, as_file, replaced):
+        assert own_args(estimator(gpus(200)).need(each)) == tuple(implied)
 
 
 def test_template_file_is_read_again_when_it_changes(estimator: Estimators, spec: Specs, tmp_path: Path) -> None:
     file = tmp_path / "t.jinja"
-    one, asked = estimator(gpus(200)), spec("--chat-template-file", str(file))
-    assert own_args(one.need(asked)) == ()
+    one, with_file = estimator(gpus(200)), spec("--chat-template-file", str(file))
+    assert own_args(one.need(with_file)) == ()
     file.write_text(SWITCH)
-    assert own_args(one.need(asked)) == OFF
+    assert own_args(one.need(with_file)) == OFF
     file.write_bytes(b"\xff" * 10_000_000)
-    assert own_args(one.need(asked)) == ()
+    assert own_args(one.need(with_file)) == ()
 
 
 def test_the_environment_decides_about_thinking(estimator: Estimators, spec: Specs) -> None:
     template = {"LLAMA_ARG_CHAT_TEMPLATE": SWITCH}
     assert own_args(estimator(gpus(200), **template).need(spec())) == OFF
     assert own_args(estimator(gpus(200)).need(spec(env=tuple(template.items())))) == OFF
-    said = {"LLAMA_ARG_CHAT_TEMPLATE_KWARGS": "{}"}
-    assert own_args(estimator(gpus(200), **said).need(spec("--chat-template", SWITCH))) == ()
+    variables = {"LLAMA_ARG_CHAT_TEMPLATE_KWARGS": "{}"}
+    assert own_args(estimator(gpus(200), **variables).need(spec("--chat-template", SWITCH))) == ()
 
 
 @pytest.mark.parametrize(
@@ -100,12 +100,12 @@ def test_request_without_limit_ends_after_one_context(
     flags = ("--models-dir", str(tiny_models), "--ctx-size", "256", "--parallel", "1", "--context-shift")
     router = routers("--engine", engine, *flags)
 
-    def ask(**limit: int) -> tuple[str, int]:
+    def answer(**limit: int) -> tuple[str, int]:
         body = {"model": "tiny-a", "messages": [{"role": "user", "content": "hi"}], **limit}
-        answer = router.client.post("/v1/chat/completions", json=body).raise_for_status().json()
-        return answer["choices"][0]["finish_reason"], answer["usage"]["completion_tokens"]
+        response = router.client.post("/v1/chat/completions", json=body).raise_for_status().json()
+        return response["choices"][0]["finish_reason"], response["usage"]["completion_tokens"]
 
-    assert ask() == ("length", 256)
-    assert ask(max_tokens=-1) == ("length", 256)
-    assert ask(max_tokens=5) == ("length", 5)
-    assert ask(max_completion_tokens=300) == ("length", 300)  # its own limit counts, though it is the larger one
+    assert answer() == ("length", 256)
+    assert answer(max_tokens=-1) == ("length", 256)
+    assert answer(max_tokens=5) == ("length", 5)
+    assert answer(max_completion_tokens=300) == ("length", 300)  # its own limit counts, though it is the larger one

@@ -44,7 +44,7 @@ def test_tied_output_is_on_the_gpu_too() -> None:
 
 
 def test_shares_divide_layers() -> None:
-    """The layer n of N goes to the first GPU whose share of them all ends behind n/N."""
+    """Layer n of N goes to the first GPU whose share, added to those before it, ends behind n/N."""
     layers = (10, 20, 30, 40, 5)
     assert split_by_shares(layers, [1]) == (105,)
     assert split_by_shares(layers, [1, 1]) == (60, 45)
@@ -54,7 +54,7 @@ def test_shares_divide_layers() -> None:
 
 
 def test_shares_by_whole_layers_give_exactly_these() -> None:
-    """A split by whole layers gives just those, however the engine rounds."""
+    """However the engine rounds."""
     for count in range(2, 130):
         for first in range(1, count):
             assert split_by_shares((1,) * count, (first, count - first)) == (first, count - first)

@@ -20,9 +20,8 @@ from router.scheduling.states import State
 from tests.conftest import Starter
 from tests.fakes import GIB
 from tests.pages import drop, resident
-from tests.pool import bench as benches
 from tests.pool.bench import Bench, bench
-from tests.routers import until
+from tests.waiting import eventually, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is read ahead elsewhere")
 # Lengths in steps: of a file, and of one that is read in part. The kernel reads some MiB more than requested, and may
@@ -166,23 +165,8 @@ async def test_a_missing_file_is_harmless(tmp_path: Path, caplog: pytest.LogCapt
     await until_true(lambda: resident(file) > 0.4)
 
 
-# Which files are read
-
-
 def named(name: str, *argv: str) -> ModelSpec:
     return ModelSpec(name, "preset", tuple(flags.parse(argv, flags.default_table())))
-
-
-def test_files_are_read_in_the_order_of_the_engine() -> None:
-    spec = named("m", "--mmproj", "p.gguf", "-md", "d.gguf", "-m", "m-00001-of-00002.gguf", "-c", "4096")
-    found = [file.name for file in spec.files_to_prefetch]
-    assert found == ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "d.gguf", "p.gguf"]
-
-
-def test_files_that_bypass_the_page_cache_are_not_read() -> None:
-    assert not named("m", "-m", "m.gguf", "--load-mode", "dio").files_to_prefetch
-    assert named("m", "-m", "m.gguf", "--load-mode", "none").files_to_prefetch
-    assert not named("m", "-hf", "user/repo").files_to_prefetch
 
 
 # When they are read
@@ -200,7 +184,7 @@ async def test_the_next_start_is_prefetched_while_a_victim_drains() -> None:
         stream = await b.lease("a")
         b.node.prefetched.clear()
         second, third = (asyncio.create_task(b.use(name)) for name in "bc")
-        await benches.until(lambda: b.pool.status("c").waiting == 1 and b.node.prefetched != [])
+        await eventually(lambda: b.pool.status("c").waiting == 1 and b.node.prefetched != [])
         assert b.node.prefetched == [("b.gguf",)]
         stream.release()
         await asyncio.gather(second, third)
@@ -214,7 +198,7 @@ async def test_the_next_start_is_prefetched_while_a_victim_ends() -> None:
         b.node.of("a").may_stop.clear()
         b.node.prefetched.clear()
         waiting = asyncio.create_task(b.use("b"))
-        await benches.until(lambda: b.state("a") is State.STOPPING)
+        await eventually(lambda: b.state("a") is State.STOPPING)
         assert b.node.prefetched == [("b.gguf",)]
         b.node.of("a").may_stop.set()
         await waiting
@@ -225,9 +209,9 @@ async def test_prefetching_ends_when_no_start_waits() -> None:
     async with with_files("a", "b") as b:
         stream = await b.lease("a")
         waiting = asyncio.create_task(b.lease("b"))
-        await benches.until(lambda: b.node.prefetched[-1] == ("b.gguf",))
+        await eventually(lambda: b.node.prefetched[-1] == ("b.gguf",))
         waiting.cancel()
-        await benches.until(lambda: b.node.prefetched[-1] == ())
+        await eventually(lambda: b.node.prefetched[-1] == ())
         stream.release()
 
 

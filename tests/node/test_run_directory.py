@@ -18,7 +18,8 @@ from router.errors import ConfigError
 from router.node.run_directory import MARK, RunDirectory
 from tests.conftest import Starter
 from tests.node.rig import is_alive
-from tests.routers import Router, until
+from tests.routers import Router
+from tests.waiting import until
 
 
 def run_dir(router: Router) -> Path:

@@ -6,17 +6,15 @@ memory comes back late, as on a real GPU.
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from tests import native
 
 SONAME = "libnvidia-ml.so.1"
 NOT_SUPPORTED, FUNCTION_NOT_FOUND, LOST, HANG = 3, 13, 15, -1  # values of `Gpu.status`: NVML_ERROR_... numbers
@@ -71,15 +69,8 @@ def write(path: Path, text: str) -> None:
     fresh.replace(path)
 
 
-@cache
 def build() -> Path:
-    """The library, compiled once a session."""
-    folder = Path(tempfile.mkdtemp(prefix="fake-nvml-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    source = Path(__file__).with_name("nvml.c")
-    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror", f"-Wl,-soname,{SONAME}"]
-    subprocess.run(["cc", *flags, "-o", folder / SONAME, source], check=True)
-    return folder / SONAME
+    return native.library(Path(__file__).with_name("nvml.c"), SONAME, f"-Wl,-soname,{SONAME}")
 
 
 @cache

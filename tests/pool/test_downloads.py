@@ -14,7 +14,8 @@ from router.pool.settings_patch import SettingsPatch
 from router.scheduling.limits import Limits
 from router.scheduling.states import State
 from tests.fakes import GIB
-from tests.pool.bench import RAM, here, hub_bench, missing, refused, until
+from tests.pool.bench import RAM, here, hub_bench, missing, refused
+from tests.waiting import eventually
 
 
 async def test_ten_requests_for_a_missing_model_are_one_download_and_one_load() -> None:  # B-H3
@@ -127,7 +128,7 @@ async def test_a_model_that_leaves_the_catalog_aborts_its_download() -> None:
         await hub.until_begun("a")
         await b.pool.exchange.replace(Catalog([missing("b")]))
         await refused(request, errors.Cancelled)
-        await until(lambda: hub.gates["a"].cancelled())
+        await eventually(lambda: hub.gates["a"].cancelled())
 
 
 async def test_downloads_that_wait_for_others_are_shown_and_bounded() -> None:
@@ -164,7 +165,7 @@ async def test_an_abandoned_download_is_forgotten_without_finish_loads() -> None
     async with hub_bench(*(missing(name, source="cache") for name in "abc"), limits=limits) as (b, hub):
         requests = [asyncio.create_task(b.lease(name)) for name in "aabc"]
         await hub.until_begun("a")
-        await until(lambda: b.pool.downloads.is_fetching("c"))
+        await eventually(lambda: b.pool.downloads.is_fetching("c"))
 
         async def leave(request: asyncio.Task[Lease]) -> None:
             request.cancel()
@@ -180,7 +181,7 @@ async def test_an_abandoned_download_is_forgotten_without_finish_loads() -> None
         b.node.autoload = False
         await hub.until_begun("b")
         hub.gates["b"].set_result(None)
-        await until(lambda: b.state("b") is State.LOADING)
+        await eventually(lambda: b.state("b") is State.LOADING)
         await leave(requests[2])
         assert hub.forgotten == ["a", "c"], "its files are here"
         assert [spec.name for spec in b.pool.catalog.models] == ["b"]

@@ -14,13 +14,14 @@ from router.scheduling.limits import Limits
 from router.scheduling.states import State
 from tests.clock import Clock
 from tests.fakes import GIB
-from tests.pool.bench import RAM, bench, refused, until
+from tests.pool.bench import RAM, bench, refused
+from tests.waiting import eventually
 
 
 async def test_an_idle_model_is_stopped_after_its_time_to_live() -> None:  # B-S10
     async with bench("a", ttl=0.02) as b:
         await b.use("a")
-        await until(lambda: b.state("a") is State.UNLOADED)
+        await eventually(lambda: b.state("a") is State.UNLOADED)
 
 
 def test_the_time_to_live_begins_anew_with_each_use() -> None:  # B-S10
@@ -115,7 +116,7 @@ async def test_a_request_sets_how_long_its_model_stays() -> None:  # B-C6
         assert b.pool.status("a").expires_in == 0
         assert b.state("a") is State.LOADED
         lease.release()
-        await until(lambda: b.state("a") is State.UNLOADED)
+        await eventually(lambda: b.state("a") is State.UNLOADED)
         await b.use("a")
         assert b.pool.status("a").expires_in is None, "the next process is as the preset says"
 

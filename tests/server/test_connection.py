@@ -21,7 +21,7 @@ from router.api import anthropic, native, openai
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.proxy.proxied_request import ProxiedRequest
-from router.server.connection import Connection
+from router.server.connection import ClientConnection
 from router.wire.response import HIGH_WATER_BYTES, Response
 from tests.conftest import Starter
 from tests.front import (
@@ -41,8 +41,9 @@ from tests.front import (
     says,
     until,
 )
-from tests.routers import PATIENCE, Router, chat
+from tests.routers import Router, chat
 from tests.sockets import Flood, Handler
+from tests.waiting import PATIENCE_S
 
 # Both ways
 
@@ -339,7 +340,7 @@ async def test_a_request_leaves_no_cycle(front: Front, act: Handler, status: int
             client = await front.client()
         await until(lambda: len(front.server.server_state.connections) == 1 and not front.tasks)
         gc.collect()
-        kinds = Connection | ProxiedRequest | RequestResponseCycle | Response
+        kinds = ClientConnection | ProxiedRequest | RequestResponseCycle | Response
         assert not [left for left in gc.garbage if isinstance(left, kinds)]
     finally:
         gc.set_debug(0)
@@ -348,7 +349,11 @@ async def test_a_request_leaves_no_cycle(front: Front, act: Handler, status: int
 
 async def test_whoever_wants_it_closed_has_it_closed(front: Front) -> None:
     await front.ready()
-    for headers, version in ((["Connection: close"], "1.1"), ([], "1.0"), (["Connection: keep-alive"], "1.0")):
+    for headers, version in (
+        (["Connection: close"], "1.1"),
+        ([], "1.0"),
+        (["Connection: keep-alive"], "1.0"),
+    ):
         for said in (OK, ANSWERS["chunked"]):
             client, made, front.child.act = await front.client(), front.made, says(said)
             reply = await client.ask(post(CHAT, body_of(), *headers, version=version))
@@ -1046,7 +1051,7 @@ async def whole(routers: Starter, fake: str, models: Path, **environ: str) -> As
     router = routers("--engine", fake, "--models-dir", str(models), "--allowed-hosts", "h", **environ)
     url = httpx.URL(router.url)
     client = Client(*await asyncio.open_connection(url.host, url.port))
-    client.patience = PATIENCE
+    client.patience = PATIENCE_S
     try:
         assert (await client.ask(post(CHAT, body_of(**chat("tiny-a"))))).status == 200
         yield router, client

@@ -12,7 +12,9 @@ from functools import partial
 import pytest
 
 from router.server import openfiles
-from router.server.framing import AHEAD_BYTES, HEAD_BYTES, HEAD_LINES, LINGER_BYTES, ClientLimits, FramedConnection
+from router.server.admission import ClientLimits
+from router.server.framing import MAX_AHEAD_BYTES, MAX_LINGER_BYTES, FramedConnection
+from router.server.head_checks import MAX_HEAD_BYTES, MAX_HEAD_LINES
 from tests.front import CHAT, EVENTS, OK, Client, Front, Works, body_of, echoes, post, says, until
 
 GET = b"GET /models HTTP/1.1\r\nHost: h\r\n"
@@ -58,7 +60,7 @@ LONG_HEADS: dict[str, Callable[[int], bytes]] = {
 @pytest.mark.parametrize("kind", ["one line", "lines", "target", "a name"])
 async def test_a_head_that_is_too_long_is_refused(front: Front, kind: str, step: int) -> None:  # B-T4
     client = await front.ready()
-    request = LONG_HEADS[kind](HEAD_BYTES + 1000)
+    request = LONG_HEADS[kind](MAX_HEAD_BYTES + 1000)
     for start in range(0, len(request), step):
         client.send(request[start : start + step])
         await asyncio.sleep(0)
@@ -68,11 +70,11 @@ async def test_a_head_that_is_too_long_is_refused(front: Front, kind: str, step:
 
 async def test_a_head_of_too_many_lines_is_refused(front: Front) -> None:  # B-T4
     await front.ready()
-    for request in (post(CHAT, body_of(), *["A:"] * HEAD_LINES), GET + b"A:\r\n" * HEAD_LINES + b"\r\n"):
+    for request in (post(CHAT, body_of(), *["A:"] * MAX_HEAD_LINES), GET + b"A:\r\n" * MAX_HEAD_LINES + b"\r\n"):
         client = await front.client()
         client.send(request)
         assert "256 lines" in await refused(client, 431)
-    assert (await (await front.client()).ask(GET + b"A:\r\n" * (HEAD_LINES - 10) + b"\r\n")).status == 200
+    assert (await (await front.client()).ask(GET + b"A:\r\n" * (MAX_HEAD_LINES - 10) + b"\r\n")).status == 200
 
 
 async def test_a_head_without_end_is_not_kept(front: Front) -> None:  # B-T4
@@ -82,10 +84,10 @@ async def test_a_head_without_end_is_not_kept(front: Front) -> None:  # B-T4
     for _ in range(100):
         client.send(b"X: " + b"x" * 10_000 + b"\r\n")
         await asyncio.sleep(0)
-        most = max(most, front.clients.held)
+        most = max(most, front.admission.buffered_bytes)
     assert "64 KiB" in await refused(client, 431)
-    assert most <= HEAD_BYTES + READ
-    assert front.clients.held == 0
+    assert most <= MAX_HEAD_BYTES + READ
+    assert front.admission.buffered_bytes == 0
 
 
 STRANGERS = {
@@ -193,11 +195,11 @@ async def test_no_more_than_so_much_is_read_ahead(front: Front, stream: bool) ->
     front.child.act = says(OK)
     client.send(post(CHAT, body_of(text="x" * 2000)) * count)
     await until(lambda: any(one.flow.read_paused for one in connections(front)))
-    assert AHEAD_BYTES < front.clients.held <= AHEAD_BYTES + READ
+    assert MAX_AHEAD_BYTES < front.admission.buffered_bytes <= MAX_AHEAD_BYTES + READ
     assert len(front.child.asked) == 1
     works.go.set()
     assert [(await client.reply()).status for _ in range(count + 1)] == [200] * (count + 1)
-    assert (front.clients.held, front.leases) == (0, 0)
+    assert (front.admission.buffered_bytes, front.leases) == (0, 0)
 
 
 async def test_small_requests_of_one_do_not_hold_up_another(front: Front) -> None:  # B-T4
@@ -276,7 +278,7 @@ async def test_an_answer_has_all_the_time(front: Front, stream: bool) -> None:
 
 
 async def test_silent_connections_make_room(front: Front) -> None:  # B-T4
-    first = await front.ready(limits=ClientLimits(connections=16))
+    first = await front.ready(limits=ClientLimits(max_connections=16))
     silent = [await front.client() for _ in range(30)]
     for one in silent[-5:]:
         one.send(GET)
@@ -288,7 +290,7 @@ async def test_silent_connections_make_room(front: Front) -> None:  # B-T4
 
 async def test_nobody_who_is_served_makes_room(front: Front) -> None:  # B-T4
     works = front.child.act = Works()
-    await front.ready(limits=ClientLimits(connections=4))
+    await front.ready(limits=ClientLimits(max_connections=4))
     busy = []
     for count in range(1, 5):
         busy.append(await front.client())
@@ -301,7 +303,7 @@ async def test_nobody_who_is_served_makes_room(front: Front) -> None:  # B-T4
 
 
 async def test_who_reads_no_answers_makes_room(front: Front) -> None:  # B-T4
-    first = await front.ready(limits=ClientLimits(connections=4, timeout=0.3))
+    first = await front.ready(limits=ClientLimits(max_connections=4, timeout=0.3))
     first.leave()
     await until(lambda: not connections(front))
     request = GET + b"\r\n"
@@ -321,23 +323,23 @@ async def test_who_reads_no_answers_makes_room(front: Front) -> None:  # B-T4
 
 async def test_unfinished_requests_are_kept_only_so_far(front: Front) -> None:  # B-T4
     """Of all clients together."""
-    client = await front.ready(limits=ClientLimits(held=200_000))
+    client = await front.ready(limits=ClientLimits(max_buffered_bytes=200_000))
     others = [await front.client() for _ in range(10)]
     for other in others:
         other.send(GET + b"X: " + b"x" * 40_000)
         await front.turn()
-    assert front.clients.held <= 200_000
+    assert front.admission.buffered_bytes <= 200_000
     assert "come whole" in await refused(others[0], 503)
     assert (await client.ask(post(CHAT, body_of()))).status == 200
     for other in others:
         other.leave()
-    await until(lambda: front.clients.held == 0)
+    await until(lambda: front.admission.buffered_bytes == 0)
 
 
 async def test_who_is_quick_is_served_while_others_hold_all(front: Front) -> None:  # B-T4
     """Unfinished requests make room for the next one, which comes in pieces too; those that began first go first, also
     when a little more of them comes now and then."""
-    await front.ready(limits=ClientLimits(held=200_000))
+    await front.ready(limits=ClientLimits(max_buffered_bytes=200_000))
     others, sent = [await front.client() for _ in range(4)], 0
     for other, data in zip([*others, others[0]], [GET + b"X: " + b"x" * 48_000] * 4 + [b"x" * 4000], strict=True):
         other.send(data)
@@ -353,7 +355,7 @@ async def test_who_is_quick_is_served_while_others_hold_all(front: Front) -> Non
 
 
 def holds(front: Front, size: int) -> bool:
-    return front.clients.held == size
+    return front.admission.buffered_bytes == size
 
 
 def serves(front: Front, count: int) -> bool:
@@ -372,7 +374,7 @@ def serves(front: Front, count: int) -> bool:
     ],
 )
 def test_files_are_kept_back(wanted: int, files: int, models: int, most: int) -> None:  # B-T4
-    assert openfiles.connections(wanted, files, models) == most
+    assert openfiles.max_connections(wanted, files, models) == most
 
 
 # Early answers
@@ -409,7 +411,7 @@ async def test_what_comes_behind_an_early_answer_is_bounded(front: Front) -> Non
     client.send(post(CHAT, b"").replace(b"Length: 0", b"Length: 9999999999"))
     assert (await client.reply()).status == 401
     with pytest.raises(ConnectionError):
-        await floods(client, 2 * LINGER_BYTES)
+        await floods(client, 2 * MAX_LINGER_BYTES)
     await until(lambda: not connections(front))
 
 

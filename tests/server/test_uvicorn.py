@@ -60,7 +60,7 @@ def test_one_that_lacks_a_method_is_refused() -> None:
     code = """
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 del HttpToolsProtocol._start_asgi_task
-import router.server.framing
+import router.server.uvicorn_protocol
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "this uvicorn has no _start_asgi_task" in done.stderr

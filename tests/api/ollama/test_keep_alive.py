@@ -7,7 +7,8 @@ import datetime
 import ollama
 
 from tests.api.ollama.asking import FEW, HI, loaded
-from tests.routers import Router, until
+from tests.routers import Router
+from tests.waiting import until
 
 
 def test_a_model_goes_when_its_keep_alive_is_over(client: ollama.Client) -> None:  # B-C6

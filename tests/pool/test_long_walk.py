@@ -18,7 +18,8 @@ from router.models.spec import Info, ModelSpec
 from router.pool.settings_patch import read_patch
 from router.pool.settings_store import differences
 from router.scheduling.states import State
-from tests.pool.bench import BAD, HUGE, TABLE, SettingsBench, model, settings_bench, until
+from tests.pool.bench import BAD, HUGE, TABLE, SettingsBench, model, settings_bench
+from tests.waiting import eventually
 
 
 class Walk:
@@ -158,7 +159,7 @@ class Walk:
             failed = load.exception()
             assert failed is None or isinstance(failed, errors.RouterError)
             assert pool.settings.requested(spec.name) == (before if failed else before.apply_patch(patch))
-        await until(self.is_quiet)
+        await eventually(self.is_quiet)
 
     def is_quiet(self) -> bool:
         """Every process serves, and nothing else goes on."""
