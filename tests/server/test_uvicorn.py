@@ -1,4 +1,4 @@
-"""The oldest uvicorn that is allowed works as the newest does: the private methods that the router overrides are the same.
+"""The oldest uvicorn that is allowed works as the newest does, although the router overrides private methods of it.
 
 The oldest one is installed into `.uvicorn`; the whole suite runs with the newest.
 """
