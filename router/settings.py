@@ -18,7 +18,8 @@ from typing import Any
 
 from router import files
 from router.engine import flags
-from router.engine.flags import Arg, FlagTable, LoadArgs
+from router.engine.allowlist import LoadArgs
+from router.engine.flags import Arg, FlagTable
 from router.errors import FlagError
 from router.options import (
     COUNT,

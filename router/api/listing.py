@@ -144,7 +144,7 @@ def _memory(need: Need | None) -> dict[str, Any] | None:
 
 
 def _status(spec: ModelSpec, status: Status) -> dict[str, Any]:
-    shown = flags.shown(spec.args)
+    shown = flags.without_secrets(spec.args)
     entry: dict[str, Any] = {
         "value": status.value,
         "args": flags.render(shown),

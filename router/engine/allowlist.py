@@ -12,9 +12,12 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from router.engine.flags import Arg, Flag, default_table
+
+# What a load request may set by `extra_args`: flags of the allowlist, all flags that the router does not own, or none.
+LoadArgs = Literal["safe", "any", "none"]
 
 MAX_VALUE_BYTES = 2**16  # a process takes 128 KiB at most as one argument
 
@@ -116,7 +119,7 @@ def fault(arg: Arg) -> str | None:
         if name in FRACTION_FLAGS:
             if not re.fullmatch(r"[+-]?([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})([eE][+-]?[0-9]{1,2})?", value):
                 return "takes a number"
-        elif name not in TEXT_FLAGS and (wrong := count_fault(name, value)):
+        elif name not in TEXT_FLAGS and (wrong := whole_number_fault(name, value)):
             return wrong
         check = VALUE_CHECKS.get(name)
         if check and (wrong := check(value)):
@@ -124,7 +127,7 @@ def fault(arg: Arg) -> str | None:
     return None
 
 
-def count_fault(name: str, value: str) -> str | None:
+def whole_number_fault(name: str, value: str) -> str | None:
     """What is wrong with a value of a flag that takes a whole number."""
     low, high = BOUNDS.get(name, DEFAULT_BOUNDS)
     if re.fullmatch(r"-?[0-9]{1,10}", value) and low <= int(value) <= high:

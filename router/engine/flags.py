@@ -14,17 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 from router.errors import FlagError
 from router.near import nearest
 from router.redaction import without_credentials
 
-# What a load request may set by `extra_args`: flags of the allowlist, all flags that the router does not own, or none.
-LoadArgs = Literal["safe", "any", "none"]
-
 # The end of an error about a flag that b11434 has, but this engine lacks: the embedded one, or another build.
-ELSEWHERE = "; this engine lacks it, others have it (--engine PATH)"
+OTHER_ENGINE_HINT = "; this engine lacks it, others have it (--engine PATH)"
 
 _TRUE = frozenset({"on", "enabled", "true", "1", "yes"})
 _FALSE = frozenset({"off", "disabled", "false", "0", "no"})
@@ -66,7 +62,7 @@ SECRETS = {
 }
 
 # Flags that say which model it is. They belong in a preset or on the command line, not in a request for a known model.
-SOURCES = _words("""
+MODEL_SOURCES = _words("""
     --docker-repo --hf-file --hf-repo --hf-token --model --model-url
     --embd-gemma-default --fim-qwen-1.5b-default --fim-qwen-3b-default --fim-qwen-7b-default --fim-qwen-7b-spec
     --fim-qwen-14b-spec --fim-qwen-30b-default --gpt-oss-20b-default --gpt-oss-120b-default
@@ -182,7 +178,7 @@ def boolean(word: str) -> bool | None:
     return False if word.lower() in _FALSE else None
 
 
-def of_environment(environ: Mapping[str, str], table: FlagTable) -> tuple[Arg, ...]:
+def from_environment(environ: Mapping[str, str], table: FlagTable) -> tuple[Arg, ...]:
     """The arguments that a llama-server reads from its environment. They rank below every argument of the command line.
 
     Words that are no booleans are ignored for switches, as llama-server does.
@@ -212,7 +208,7 @@ def parse(argv: Sequence[str], table: FlagTable) -> tuple[Arg, ...]:
         name, equals, value = token.partition("=") if token.startswith("--") else (token, "", "")
         found = table.lookup(name)
         if found is None:
-            raise FlagError(unknown(name, table))
+            raise FlagError(unknown_flag(name, table))
         flag, negated = found
         given = [value] if equals else []
         if flag.arity == 0 and equals:
@@ -230,13 +226,13 @@ def parse(argv: Sequence[str], table: FlagTable) -> tuple[Arg, ...]:
     return tuple(args)
 
 
-def unknown(name: str, table: FlagTable) -> str:
+def unknown_flag(name: str, table: FlagTable) -> str:
     """The message for a word that is not a flag of the table."""
     name = name.partition("=")[0]  # the value may be a secret
     near = table.nearest(name)
     kind = "unknown flag" if name.startswith("-") else "unexpected argument"
     if default_table().find(name):
-        return f"{kind} {name!r}{ELSEWHERE}"
+        return f"{kind} {name!r}{OTHER_ENGINE_HINT}"
     return f"{kind} {name[:80]!r}" + (f"; did you mean {near}?" if near and kind == "unknown flag" else "")
 
 
@@ -266,7 +262,7 @@ def merge(*layers: Sequence[Arg]) -> tuple[Arg, ...]:
     return tuple(arg for group in merged.values() for arg in group)
 
 
-def is_of(flag: Flag, group: str) -> bool:
+def is_in_group(flag: Flag, group: str) -> bool:
     """Whether a flag belongs to one of GROUPS."""
     return any(map(GROUPS[group].fullmatch, flag.spellings))
 
@@ -287,14 +283,14 @@ def _redacted(name: str, words: str | None) -> str | None:
     return f"{name} ***" if name in SECRETS else without_credentials(words)
 
 
-def shown(args: Iterable[Arg]) -> tuple[Arg, ...]:
+def without_secrets(args: Iterable[Arg]) -> tuple[Arg, ...]:
     """The arguments without the secret ones, and without the credentials of URLs."""
     return tuple(
         replace(arg, values=tuple(map(without_credentials, arg.values))) for arg in args if arg.flag.name not in SECRETS
     )
 
 
-def variable_of(arg: Arg) -> str | None:
+def secret_variable(arg: Arg) -> str | None:
     """The variable by which a child gets a secret argument, since all users of a machine can read command lines.
 
     None for an argument that may be seen, and for one that has no variable.

@@ -90,7 +90,7 @@ class Estimator:
 
         Raises GgufError, and LoadFailed for a GPU that is not there and for a file that is none.
         """
-        args = flags.merge(flags.of_environment({**self._environ, **dict(spec.env)}, self._table), spec.args)
+        args = flags.merge(flags.from_environment({**self._environ, **dict(spec.env)}, self._table), spec.args)
         _check_files(spec.name, args)
         args, device_args = self._choose_devices(spec.name, args)
         if spec.model_path is None:  # its child downloads it: only where it goes is known

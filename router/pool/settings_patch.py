@@ -12,19 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.engine import allowlist
-from router.engine.allowlist import is_jinja
+from router.engine.allowlist import LoadArgs, is_jinja
 from router.engine.flags import (
     GROUPS,
+    MODEL_SOURCES,
     OWNED,
-    SOURCES,
     Arg,
     FlagTable,
-    LoadArgs,
     default_table,
-    is_of,
+    is_in_group,
     merge,
     parse,
-    unknown,
+    unknown_flag,
 )
 from router.errors import FlagError, InvalidRequest
 from router.memory.kv import BYTES_PER_ELEMENT
@@ -86,18 +85,18 @@ def read_patch(
             raise InvalidRequest(f"{key[:MAX_SHOWN_CHARS]!r} is no setting of a load; {hint}")
     settings = {name: _READERS[name](name, body[name]) for name in GROUPS if name in body}
     slots = settings.get("n_parallel")
-    if slots and load_args != "any" and (wrong := allowlist.count_fault("--parallel", str(slots))):
+    if slots and load_args != "any" and (wrong := allowlist.whole_number_fault("--parallel", str(slots))):
         raise InvalidRequest(f"n_parallel {wrong} (more with --load-args any)")
     if template := settings.get("chat_template"):
         _check_template(template, load_args)
     extra = None if body.get("extra_args") is None else _extra_args(body["extra_args"], table, load_args)
     for name, value in settings.items():
         for arg in extra or ():
-            if value is not None and is_of(arg.flag, name):
+            if value is not None and is_in_group(arg.flag, name):
                 raise InvalidRequest(f"{name} and {arg.flag.name} in extra_args set the same: send one of them")
     for word in SPECULATIVE[settings.get("speculative_type") or OFF].split():
         if word.startswith("--") and not table.find(word):
-            raise InvalidRequest(f"speculative_type {settings['speculative_type']!r}: {unknown(word, table)}")
+            raise InvalidRequest(f"speculative_type {settings['speculative_type']!r}: {unknown_flag(word, table)}")
     return SettingsPatch(settings, extra)
 
 
@@ -183,13 +182,13 @@ def _extra_args(value: object, table: FlagTable, load_args: LoadArgs) -> tuple[A
                 f"extra_args: {word} belongs to the router, not to a model; leave it out "
                 "(no value of --load-args allows it)"
             )
-        if not SOURCES.isdisjoint(arg.flag.spellings):
+        if not MODEL_SOURCES.isdisjoint(arg.flag.spellings):
             raise InvalidRequest(
                 f"extra_args: {word} would load another model; leave it out, and request that model "
                 "(no value of --load-args allows it)"
             )
         if not table.find(word):
-            raise InvalidRequest(f"extra_args: {unknown(word, table)}")
+            raise InvalidRequest(f"extra_args: {unknown_flag(word, table)}")
         if load_args != "any":
             _check_allowed(word, arg)
     return merge(args)

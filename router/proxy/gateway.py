@@ -14,7 +14,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from router.engine.flags import LoadArgs
+from router.engine.allowlist import LoadArgs
 from router.errors import InvalidRequest, NotLoaded, UnknownModel
 from router.memory.implied_args import is_thinking_off
 from router.models.spec import ModelSpec

@@ -22,7 +22,7 @@ def given_as(words: str) -> tuple[Arg, ...]:
 
 
 def test_sets_name_flags_by_their_canonical_name() -> None:
-    assert {f.name for f in TABLE.flags} >= flags.OWNED | flags.SOURCES
+    assert {f.name for f in TABLE.flags} >= flags.OWNED | flags.MODEL_SOURCES
 
 
 def test_find_by_any_spelling() -> None:

@@ -14,8 +14,8 @@ import pytest
 from router.api.dialects import OPENAI
 from router.api.slots import Slots, action
 from router.engine import allowlist, flags
-from router.engine.allowlist import SAFE
-from router.engine.flags import Flag, FlagTable, LoadArgs
+from router.engine.allowlist import SAFE, LoadArgs
+from router.engine.flags import Flag, FlagTable
 from router.errors import CatalogError, InvalidRequest
 from router.memory.need import Need
 from router.models import foreign as foreign_presets
@@ -42,7 +42,7 @@ TABLE = flags.default_table()
 DANGEROUS = [flag for flag in TABLE.flags if REACH.get(flag.name) != NOTHING]
 VALUE = "/etc/passwd"
 # Of these nobody takes any, whatever the operator allows.
-NEVER = flags.OWNED | flags.SOURCES
+NEVER = flags.OWNED | flags.MODEL_SOURCES
 
 
 def spelled(flag: Flag) -> Iterator[list[str]]:
@@ -263,7 +263,7 @@ def test_a_chat_template_is_no_path(load_args: LoadArgs) -> None:  # B-T2
 def test_secrets_are_not_told() -> None:  # B-T2
     args = flags.parse(["--mcp-servers-json", "SECRET", "--hf-token", "SECRET", "--top-k", "2"], TABLE)
     assert RequestedSettings(extra_args=args).as_json()["extra_args"] == ["--top-k", "2"]
-    assert flags.render(flags.shown(args)) == ["--top-k", "2"]
+    assert flags.render(flags.without_secrets(args)) == ["--top-k", "2"]
     assert "SECRET" not in str(flags.diff([], args))
 
 
