@@ -33,7 +33,8 @@ Packages::
 
 The assembly::
 
-    settings  one frozen Settings; one row an option -> engine access
+    options   the kinds of values that options take  -> engine access
+    settings  one frozen Settings; one row an option -> engine options
     plan      what a command line means; the machine -> scheduling engine node hub models memory settings
     reloader  keeps the catalog equal to its sources -> models memory pool
     serve     from a plan to a router that serves    -> everything

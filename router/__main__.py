@@ -205,7 +205,7 @@ def _row(spec: ModelSpec) -> dict[str, Any]:
         "context": spec.info.n_ctx_train,
         "quantization": spec.info.quantization,
         "architecture": spec.info.architecture,
-        "args": flags.render(flags.shown(spec.args)),
+        "args": flags.render(flags.without_secrets(spec.args)),
         "problem": spec.info.problem,
     }
 

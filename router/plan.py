@@ -22,7 +22,7 @@ from router.errors import EngineError, RouterError
 from router.hub import cache as hub
 from router.hub import fetch, snapshots
 from router.hub.names import Name
-from router.memory.estimate import Estimator
+from router.memory.estimator import Estimator
 from router.memory.footprints import Footprints, default_path
 from router.models.catalog import Catalog
 from router.models.sources import Sources
@@ -115,14 +115,14 @@ def _model_from_environment(environ: Mapping[str, str], table: FlagTable, common
     Only the router reads these variables; children do not get them."""
     is_named = any(arg.flag.name in MODEL_FLAGS for arg in common)
     wanted = SINGLE_MODEL_FLAGS - MODEL_FLAGS if is_named else SINGLE_MODEL_FLAGS
-    found = flags.of_environment({name: word for name, word in environ.items() if word}, table)
+    found = flags.from_environment({name: word for name, word in environ.items() if word}, table)
     return [arg for arg in found if arg.flag.name in wanted]
 
 
 def _foreign_preset(s: Settings, common: Sequence[Arg]) -> Path | None:
     """The preset file of --hf-repo, if its repository on the hub holds one instead of a model, as in llama.cpp."""
     repo, root = flags.value_of(common, "--hf-repo"), hub.cache_root(os.environ)
-    if not repo or s.models_preset or flags.value_of(common, "--hf-file") or hub.split(repo) is None:
+    if not repo or s.models_preset or flags.value_of(common, "--hf-file") or hub.repo_and_quant(repo) is None:
         return None
     name, token = Name.parse(repo), flags.value_of(common, "--hf-token")
     if hub.find(root, repo) and not snapshots.preset(root, name):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from router import logs, threads
 from router.errors import ConfigError
-from router.memory.estimate import Estimator
+from router.memory.estimator import Estimator
 from router.models.catalog import Catalog
 from router.models.changes import Changes
 from router.models.describe import describe

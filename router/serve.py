@@ -30,7 +30,7 @@ from router.proxy.budget import Budget
 from router.proxy.gateway import Gateway
 from router.reloader import Reloader
 from router.server import listeners, openfiles
-from router.server.framing import ClientLimits, Clients
+from router.server.admission import Admission, ClientLimits
 from router.server.http_server import HttpServer, config_of
 from router.settings import Settings
 from router.wire.upstream import Upstream
@@ -121,8 +121,10 @@ def _assemble(
         forecast=forecast,
         build=version,
     )
-    max_connections = openfiles.connections(s.max_connections, openfiles.limit(), s.models_max or ASSUMED_MODELS)
-    clients = Clients(ClientLimits(max_connections, s.client_timeout))
+    max_connections = openfiles.max_connections(
+        s.max_connections, openfiles.raise_limit(), s.models_max or ASSUMED_MODELS
+    )
+    admission = Admission(ClientLimits(max_connections, s.client_timeout))
 
     log.info("engine: %s, %s", engine.kind, version)
     for device in machine.devices.list():
@@ -139,8 +141,8 @@ def _assemble(
         pool.end(force=is_cut)
 
     return HttpServer(
-        config_of(app, clients, s.ssl_key_file, s.ssl_cert_file),
-        clients,
+        config_of(app, admission, s.ssl_key_file, s.ssl_cert_file),
+        admission,
         on_start=on_start,
         on_hang_up=reloader.on_hang_up,
         on_end=on_end,

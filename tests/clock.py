@@ -51,7 +51,7 @@ class Skipping(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is not None and timeout <= 0:
             return super().select(0)
-        while not self._clock.hung and (self._others < _others() or any(pool.is_busy for pool in threads.ALL)):
+        while not self._clock.hung and (_others() - self._others or any(pool.is_busy for pool in threads.ALL)):
             if events := super().select(0.001):
                 return events
         if events := super().select(0):

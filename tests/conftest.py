@@ -26,8 +26,29 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 # Whoever starts the suite in the background may have it ignore SIGINT, which processes of the tests would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Routers start by the hundred, and workers too: what Python compiles is kept, whatever this environment says.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # Without FAKE_NVML the simulated driver says that it is not loaded: the suite is the same on a machine with GPUs.
 nvml.load()
+
+
+WORKERS_PER_CORE = 2  # a test waits for more than half of its time
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """For `-n auto`. The tests of one file run in this process, which is quicker and can be debugged."""
+    paths = {word.partition("::")[0] for word in config.args}
+    if len(paths) == 1 and Path(*paths).is_file():
+        return 0
+    return WORKERS_PER_CORE * (os.cpu_count() or 1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):  # a worker's folder is "3", not "popen-gw3": names of unix sockets are short
+        folder = Path(config.option.basetemp)
+        config.option.basetemp = folder.with_name(folder.name.removeprefix("popen-gw"))
 
 
 @pytest.fixture(scope="session")

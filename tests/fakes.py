@@ -1,4 +1,4 @@
-"""A machine without processes: satisfies `router.node.Node` and does what a test says."""
+"""A machine without processes: satisfies `node.interface.Node`, and does what a test says."""
 
 from __future__ import annotations
 

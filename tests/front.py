@@ -19,7 +19,7 @@ import uvicorn
 
 from router.api.app import create_app
 from router.errors import ConfigError
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.changes import Changes
 from router.models.spec import ModelSpec
@@ -28,8 +28,9 @@ from router.pool.pool import Pool
 from router.proxy.gateway import Gateway
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand
-from router.server.connection import Connection
-from router.server.framing import ClientLimits, Clients, FramedConnection
+from router.server.admission import Admission, ClientLimits
+from router.server.connection import ClientConnection
+from router.server.framing import FramedConnection
 from router.wire.address import Address
 from router.wire.upstream import Upstream
 from tests.fakes import FakeChild, FakeNode
@@ -187,11 +188,11 @@ class Front:
         keep_alive: float = 60.0,
         kind: type[Catalog] = Catalog,
         limits: ClientLimits | None = None,
-        connection: type[FramedConnection] = Connection,
+        connection: type[FramedConnection] = ClientConnection,
         **options: Any,
     ) -> None:
         """`options` are the gateway's."""
-        self.clients = Clients(limits)
+        self.admission = Admission(limits)
         upstream = Upstream(read_timeout=read_timeout, idle_timeout=60.0)
         models = kind([ModelSpec(name, "models_dir", ()) for name in "ab"])
         node = Near(address=self.children.address)
@@ -200,7 +201,7 @@ class Front:
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http=partial(connection, clients=self.clients),  # type: ignore[arg-type]
+            http=partial(connection, admission=self.admission),  # type: ignore[arg-type]
             ws="none",
             log_config=None,
             access_log=False,

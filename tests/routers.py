@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,10 @@ from typing import Any
 import httpx
 import psutil
 
+from tests import processes
+from tests.waiting import PATIENCE_S, until
+
 FAKE = str(Path(__file__).with_name("fake_llama_server.py"))
-PATIENCE = 30.0
 LISTENING = re.compile(r"listening on (https?://[^\s,]+)[\s,]")  # with what follows: a line may come in two parts
 
 
@@ -33,14 +34,6 @@ def _binary() -> str:
 ENGINES: dict[str, Callable[[], str]] = {"embedded": lambda: "embedded", "llama-server": _binary}
 
 
-def until(condition: Callable[[], object], patience: float = PATIENCE) -> None:
-    """Poll until it holds; fails after `patience` seconds."""
-    end = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < end, "it did not come about in time"
-        time.sleep(0.005)
-
-
 class Router:
     """`url` is where it listens; `client` asks it."""
 
@@ -51,7 +44,7 @@ class Router:
         found = LISTENING.search(self.log)
         assert found, f"the router did not start:\n{self.log}"
         self.url = found[1]
-        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE)
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
 
     @property
     def log(self) -> str:
@@ -90,6 +83,10 @@ class Router:
             found = psutil.Process(self.process.pid).children()
             return [child for child in found if "--alias" in _command(child)]
         return []
+
+    def sample(self) -> list[psutil.Process]:
+        """The same, quickly, and not for certain: a child may be left out in the moment in which another one ends."""
+        return [child for child in processes.children(self.process.pid) if "--alias" in _command(child)]
 
     def loads(self, model: str = "") -> int:
         """How many processes were started, by the log."""

@@ -1,7 +1,8 @@
 """Models of many shapes, as sparse files: real headers, and a hole where the weights would be.
 
-An engine loads them and tells its buffers; it cannot talk with them. Dimensions are letters, because a shape is told
-several times: as a size of tensors and as a field of the header. Tensor names and sizes: llama.cpp's src/models.
+An engine loads them and reports its buffers; nothing can be generated with them. Dimensions are letters, because each
+stands in several places: as a size of tensors and as a field of the header. Tensor names and sizes are those of
+llama.cpp's src/models.
 """
 
 from __future__ import annotations
@@ -103,7 +104,12 @@ LLAMA = f"{NORM}; {ATTENTION}; {DENSE}"
 
 @dataclass(frozen=True)
 class Shape:
-    """`sizes` by letter; a list has one value a layer. `layers` are tensor tables; `fields` the header has besides."""
+    """The shape of one model.
+
+    `sizes` are dimensions by letter; a list has one value a layer.
+    `top` and `layers` are tables of tensors.
+    `fields` are in the header besides the sizes.
+    """
 
     name: str
     architecture: str
@@ -185,7 +191,7 @@ class Shape:
             out.add_token_type_count(2)
 
     def _tensor(self, out: gguf.GGUFWriter, name: str, dims: list[int]) -> int:
-        """Vectors and what is no matrix to multiply with are F32."""
+        """Adds one tensor, and returns its size. Vectors, and what nothing is multiplied with, are F32."""
         kind = self.type
         if (
             name.endswith(".bias")

@@ -1,4 +1,4 @@
-"""Servers on unix sockets that do to a connection what a test says, however wrong."""
+"""Servers on unix sockets that answer as a test says, however wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Handler = Callable[[StreamReader, StreamWriter], Awaitable[None]]
 
 
 class Server:
-    """A child on a unix socket; `handler` says what it does with a connection."""
+    """A child on a unix socket. Its handler gets each connection."""
 
     def __init__(self, path: Path) -> None:
         self.address = Address(path=str(path))
@@ -50,8 +50,8 @@ async def take(reader: StreamReader) -> tuple[bytes, bytes]:
 
 
 class Flood:
-    """Answers with `size` bytes, as fast as they are taken. `sent` counts them; `blocked` is set once nobody took any
-    for a while."""
+    """Answers with `size` bytes, as fast as the client reads. `sent` counts them. `blocked` is set once the client has
+    not read for a while."""
 
     def __init__(self, size: int) -> None:
         self.size = size

@@ -19,7 +19,7 @@ import pytest
 
 from router import logs
 from router.logs import Formatter, Lines, visible
-from tests.routers import until
+from tests.waiting import until
 
 FORBIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 NASTY = "a\x1b[2J\r\nb\x00\x07\x7f\x85\x9b31m\u2028c\u2029\u202edlrow\u2066\udcff\ud800\tz\ufeff"

@@ -20,7 +20,8 @@ import pytest
 from router import __version__, demo
 from router.__main__ import COMMANDS
 from tests.conftest import Starter
-from tests.routers import FAKE, until
+from tests.routers import FAKE
+from tests.waiting import until
 
 Process = subprocess.Popen[str]
 TRACE = "TEST_COMMAND_LINE"  # its value is inherited by whatever a command starts

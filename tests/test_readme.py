@@ -12,7 +12,7 @@ from router import errors
 from router.api.app import create_app
 from router.engine.flags import default_table
 from router.errors import ConfigError, RouterError
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.changes import Changes
 from router.pool.pool import Pool

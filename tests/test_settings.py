@@ -33,7 +33,7 @@ def test_rows_and_fields_are_the_same() -> None:
     assert len({option.env for option in OPTIONS}) == len(OPTIONS)
 
 
-def test_defaults() -> None:
+def test_defaults_hold_when_nothing_is_set() -> None:
     s = ours()
     assert s == Settings()
     assert (s.host, s.port, s.models_max, s.models_autoload, s.offline) == (("127.0.0.1",), 8080, 4, True, False)
@@ -66,7 +66,7 @@ def test_command_line_over_environment_over_default() -> None:
     assert ours("--port", "1", "--port", "3").port == 3
 
 
-def test_switches() -> None:
+def test_switches_have_negatives_and_variables() -> None:
     assert ours("--no-models-autoload").models_autoload is False
     assert ours("--models-autoload", LLAMA_ARG_MODELS_AUTOLOAD="0").models_autoload is True
     assert ours(LLAMA_ARG_NO_MODELS_AUTOLOAD="1").models_autoload is False
@@ -74,7 +74,7 @@ def test_switches() -> None:
     assert ours("--no-models-finish-loads").models_finish_loads is False  # B-S16
 
 
-def test_values() -> None:
+def test_values_are_read_by_kind() -> None:
     s = ours(
         *("--host", "127.0.0.1, ::1", "--cors-origins=*", "--models-dir", "~/models", "--log-level", "DEBUG"),
         *("--models-memory-margin", "512,0,2048", "--models-memory-limit=0", "--models-ttl", "1.5"),
@@ -86,7 +86,7 @@ def test_values() -> None:
     assert s.timeout == 60
 
 
-def test_keys_come_from_all_places(tmp_path: Path) -> None:
+def test_keys_come_from_flags_files_and_variables(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# a comment\n\nthree\n four \n")
     s = ours("--api-key", "one,two", "--api-key", "zero", "--api-key-file", str(path))
@@ -95,7 +95,7 @@ def test_keys_come_from_all_places(tmp_path: Path) -> None:
     assert "three" not in repr(s)
 
 
-def test_key_file_without_keys_opens_nothing(tmp_path: Path) -> None:
+def test_key_file_without_keys_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     assert str(path) in refusal("--api-key-file", str(path))
     path.write_text("# none yet\n")
@@ -111,7 +111,7 @@ def test_other_flags_go_to_the_children() -> None:
     assert " ".join(passed("-m", "x.gguf", "-a", "x", "--models-memory-margin", "0")) == "--model x.gguf --alias x"
 
 
-def test_foreign_flags_without_effect_are_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_flags_without_effect_cost_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "router.settings"):
         assert passed("--no-webui", "--cors-methods", "GET") == []
     assert [record.getMessage() for record in caplog.records] == [
@@ -158,14 +158,14 @@ def test_mistakes_in_the_environment_name_the_variable() -> None:
     assert "LLAMA_ARG_OFFLINE" in refusal(LLAMA_ARG_OFFLINE="perhaps")
 
 
-def test_engine_without_some_of_the_flags() -> None:
+def test_options_do_not_depend_on_the_engines_flags() -> None:
     older = FlagTable(flag for flag in TABLE.flags if not flag.name.startswith(("--models", "--cors", "--timeout")))
     s, args = settings.parse(["--models-max", "2", "-to", "5", "--no-models-autoload", "-c", "1"], {}, older)
     assert (s.models_max, s.timeout, s.models_autoload) == (2, 5, False)
     assert render(args) == ["--timeout", "5", "--ctx-size", "1"]
 
 
-def test_help_tells_every_option() -> None:
+def test_help_lists_every_option() -> None:
     text = settings.help_text()
     for option in OPTIONS:
         assert all(word in text for word in (*option.spellings, *option.negatives, f"${option.env}"))

@@ -18,7 +18,7 @@ from router.errors import Unavailable
 from router.threads import Threads, Unanswered
 from tests import hang
 from tests.conftest import Starter
-from tests.routers import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD")
 

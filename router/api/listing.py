@@ -14,7 +14,7 @@ from typing import Any
 from router.api.details import details
 from router.engine import flags
 from router.engine.flags import Arg
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models import ini
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
@@ -144,7 +144,7 @@ def _memory(need: Need | None) -> dict[str, Any] | None:
 
 
 def _status(spec: ModelSpec, status: Status) -> dict[str, Any]:
-    shown = flags.shown(spec.args)
+    shown = flags.without_secrets(spec.args)
     entry: dict[str, Any] = {
         "value": status.value,
         "args": flags.render(shown),

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from router.engine.flags import render, shown, switch_of, value_of
+from router.engine.flags import render, switch_of, value_of, without_secrets
 from router.errors import InvalidRequest
 from router.models.spec import ModelSpec
 from router.pool.pool import Pool
@@ -82,7 +82,7 @@ def settings(pool: Pool, name: str) -> dict[str, Any]:
             or value_of(spec.args, "--chat-template")
             or value_of(spec.args, "--chat-template-file"),
             "n_parallel": value_of(spec.args, "--parallel"),
-            "args": render(shown(spec.args)),
+            "args": render(without_secrets(spec.args)),
         },
         "process": status.pid and {"pid": status.pid, "started": status.started},
     }

@@ -6,7 +6,8 @@ that clients may set is a word in `allowlist`. `discovery` chooses the program; 
 ::
 
     flags      llama-server's arguments as data                            -> nothing
+    help       the flags of a build, from its --help                       -> flags
     allowlist  which flags a request may set, and their values             -> flags
-    discovery  which llama-server, and what it can do                      -> flags
+    discovery  which llama-server, and what it can do                      -> flags help
     embedded   a program of its own: xllamacpp behind llama-server's flags -> nothing
 """

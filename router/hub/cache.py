@@ -63,7 +63,7 @@ def cache_root(environ: Mapping[str, str]) -> Path:
     return (Path(home) if home else Path.home()) / ".cache/huggingface/hub"
 
 
-def split(name: str) -> tuple[str, str | None] | None:
+def repo_and_quant(name: str) -> tuple[str, str | None] | None:
     """`user/repo[:quant]` as (repo, quant); None for other text, and for a name with another revision than `main`.
 
     Does not touch the disk.
@@ -72,7 +72,7 @@ def split(name: str) -> tuple[str, str | None] | None:
     return (parsed.repo, parsed.quant) if parsed and parsed.revision == MAIN else None
 
 
-def is_in(file: Path, name: str) -> bool:
+def is_file_of(file: Path, name: str) -> bool:
     """Whether a file lies in a cache, in the folder of the repository that `name` means. Does not touch the disk."""
     parsed = name_or_none(name)
     return parsed is not None and repo_folder(Path(), parsed.repo).name in file.parts
@@ -165,7 +165,7 @@ class Cache:
         names = list(self._repos)
         if not self._root_stamps.are_current() or self._looked_at is None:
             self._root_stamps = _Stamps.of([str(self.root)])
-            names = [repo for repo in repo_names(self.root) if split(repo)]
+            names = [repo for repo in repo_names(self.root) if repo_and_quant(repo)]
         known = {name: self._repos.get(name) for name in names}
         fresh = {name: one if one and one.stamps.are_current() else self._read(name) for name, one in known.items()}
         if fresh != self._repos:

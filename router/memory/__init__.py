@@ -1,15 +1,26 @@
-"""What a model needs, in bytes for each device.
+"""What a model needs, in bytes for each device, before it is loaded.
 
-Stands on models, engine and scheduling. Begin with `estimate`, which takes the best source there is;
-`demand` computes a need from header and flags.
+Stands on models, engine and scheduling (`Demand`, `plan`). Begin with `estimator`, which takes the best source there is
+of a model's need. `demand` predicts a need from header and flags. A new architecture belongs in `architectures`, a new
+memory flag in `flag_values`.
 
 ::
 
-    kv          what a context keeps for each layer                 -> nothing
-    compute     the buffers in which a batch is computed            -> kv
-    weights     where the engine puts each tensor                   -> kv
-    demand      header and flags, or the engine's measure, to bytes -> kv compute weights
-    footprints  what models really took, kept across restarts       -> nothing
-    estimate    a model's need from the best source there is        -> demand footprints
-    forecast    what a model would take, and who would go for it    -> demand estimate
+    architectures  PURE: what is special about each architecture, as tables  -> nothing
+    layers         PURE: what each layer is: attention, window, recurrence   -> architectures
+    kv             PURE: what a context keeps for each layer                 -> architectures layers
+    compute        PURE: the buffers in which a batch is computed            -> architectures layers kv
+    weights        PURE: where the engine puts each tensor                   -> architectures layers
+    flag_values    PURE: what flags mean in numbers: contexts, slots, layers -> kv
+
+    model_bytes   what one model in a process takes  -> architectures layers kv compute weights flag_values
+    demand        what a process takes, predicted    -> compute weights flag_values model_bytes
+    fit_params    PURE: the engine's own measure     -> flag_values demand
+    fitting       fits contexts to the empty machine -> demand
+    implied_args  PURE: flags that no user gave      -> demand
+    footprints    what models really took            -> nothing
+    need          what one load needs                -> demand
+
+    estimator  the best estimate of a need      -> flag_values demand fit_params fitting implied_args footprints need
+    forecast   what a load would take and evict -> demand need estimator
 """

@@ -1,56 +1,63 @@
-"""The buffers in which a batch is computed.
+"""PURE: the buffers in which a batch is computed.
 
-An engine reserves them once, for the worst moment of a full batch. Which tensors live at the same time is a matter of
-its allocator, so these rows were found from what the server of b11434 reports for two dozen architectures (`python -m
-tests.benchmarks.accuracy`); they are floats for each token. All sizes are bytes.
+The engine reserves them once, for the moment of a full batch that takes most. Which tensors live at the same moment is
+decided by its allocator. So the rows below, in floats for each token, were found by measuring: they fit what the server
+of b11434 reports for two dozen architectures (`python -m tests.benchmarks.accuracy`). All sizes are bytes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from router.memory import kv
-from router.memory.kv import Cache
+from router.memory import architectures, kv
+from router.memory.kv import KvCache
+from router.memory.layers import layers, windows
 from router.models.metadata import Metadata
 
-LINEAR = frozenset(("qwen3next", "qwen35", "qwen35moe", "qwen4exp"))  # gated delta net
-RWKV = frozenset(("rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"))
-# Attention and network from the same input.
-PARALLEL = frozenset(("command-r", "cohere2", "cohere2moe", "falcon", "gptj", "gptneox", "phi2", "plamo"))
-HIDDEN = frozenset(("lfm2", "lfm2moe"))  # compute no logits when they embed
+FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Buffers:
-    """`device` is where the layers are, `inputs` (contained in it) what the host keeps too when that is a GPU."""
+    """What the device with the layers needs.
+
+    `inputs` is the part of `device` that is needed in RAM as well if that device is a GPU.
+    """
 
     device: int
     inputs: int
 
 
-def buffers(metadata: Metadata, cache: Cache, *, all_outputs: bool = False) -> Buffers:
-    """`all_outputs`: each token of a batch has logits, not only the last one of each slot."""
+def buffers(metadata: Metadata, cache: KvCache, *, all_outputs: bool = False) -> Buffers:
+    """The buffers of one device.
+
+    With `all_outputs` each token of a batch has logits, not only the last one of each slot.
+    """
     width = metadata.embedding_length
-    known = kv.layers(metadata)
+    known = layers(metadata)
     mask = _mask(metadata, cache) if any(layer.attends for layer in known) else 0
-    moments = [cache.batch * 4 * ((5 + (metadata.architecture in PARALLEL)) * width + _network(metadata))]
-    if all_outputs and metadata.architecture not in kv.EMBEDDERS:
-        moments.append(cache.batch * 4 * (5 * width + metadata.vocabulary))
-    if any(layer.attends and (layer.heads or metadata.architecture in kv.ENCODERS) for layer in known):
+    rows = 6 if metadata.architecture in architectures.PARALLEL else 5
+    # The largest of these moments decides; most models have two or three of them.
+    moments = [cache.batch * FLOAT_BYTES * (rows * width + _network(metadata))]
+    if all_outputs and metadata.architecture not in architectures.EMBEDDERS:
+        moments.append(cache.batch * FLOAT_BYTES * (5 * width + metadata.vocabulary))
+    if any(layer.attends and (layer.heads or metadata.architecture in architectures.ENCODERS) for layer in known):
         moments.append(_attention(metadata, cache))
     if any(layer.recurs for layer in known):
         moments.append(_recurrence(metadata, cache))
-    return Buffers(device=max(moments) + mask, inputs=cache.batch * 4 * width + mask)
+    return Buffers(device=max(moments) + mask, inputs=cache.batch * FLOAT_BYTES * width + mask)
 
 
-def outputs(metadata: Metadata, cache: Cache) -> int:
-    """What the host keeps for results: logits for one token of each slot."""
-    return 4 * metadata.vocabulary * cache.slots
+def output_bytes(metadata: Metadata, cache: KvCache) -> int:
+    """What RAM keeps for results: logits for one token of each slot."""
+    return FLOAT_BYTES * metadata.vocabulary * cache.slots
 
 
-def projector(metadata: Metadata, *, flash: bool) -> int:
-    """What the projector needs for one picture of the size that it was trained with; the file says it for pictures, not
-    for sound, where a quarter of the weights is a guess."""
+def projector_bytes(metadata: Metadata, *, flash: bool) -> int:
+    """What a projector needs for one picture of the size with which it was trained.
+
+    For sound the file does not say it: a quarter of the weights is a guess.
+    """
     get = metadata.integer
     patch, width = get("vision.patch_size"), get("vision.embedding_length")
     if not patch or not width:
@@ -58,70 +65,73 @@ def projector(metadata: Metadata, *, flash: bool) -> int:
     patches = (get("vision.image_size") // patch) ** 2
     rows = max(5 * width, 3 * width + get("vision.feed_forward_length"))
     scores = 0 if flash else 4 * width + patches * get("vision.attention.head_count")
-    return 4 * patches * max(rows, scores)
+    return FLOAT_BYTES * patches * max(rows, scores)
 
 
-def _mask(metadata: Metadata, cache: Cache) -> int:
-    """Which cells each token sees: once for full attention and once for windows."""
-    if metadata.architecture in kv.ENCODERS:
+def _mask(metadata: Metadata, cache: KvCache) -> int:
+    """The mask says which cells each token sees: one for full attention, and one for windows."""
+    if metadata.architecture in architectures.ENCODERS:
         cells = cache.batch
     else:
-        windowed, width = kv.windows(metadata)
-        cells = cache.length + (cache.window(width) if any(windowed) else 0)
-    return cache.batch * cells * (2 if cache.flash else 4)
+        windowed, width = windows(metadata)
+        cells = cache.cells + (cache.window_cells(width) if any(windowed) else 0)
+    return cache.batch * cells * (2 if cache.flash else FLOAT_BYTES)
 
 
 def _network(metadata: Metadata) -> int:
-    """The feed-forward network: gate, up and their product; of experts, all that a token uses."""
+    """Floats for each token in the feed-forward network: gate, up and their product, for all experts that it uses."""
     get = metadata.integer
     inner = max(metadata.integers("feed_forward_length"), default=0)
     names = {tensor.name.split(".", 2)[-1]: tensor for tensor in metadata.tensors if tensor.name.startswith("blk.")}
     up = names.get("ffn_up.weight")
-    gated = "ffn_gate.weight" in names or (up is not None and up.shape[-1:] > (inner,))  # or both in one tensor
-    dense = (3 if gated else 1) * inner if up else 0
+    # The gate has a tensor of its own, or lies in one tensor with up.
+    is_gated = "ffn_gate.weight" in names or (up is not None and up.shape[-1:] > (inner,))
+    dense = (3 if is_gated else 1) * inner if up else 0
     if not get("expert_used_count"):
         return dense
     used = max(metadata.integers("expert_used_count"))
     experts = used * max(*metadata.integers("expert_feed_forward_length", inner), 0)
-    # What the experts make of it goes where gate and up were, if it fits there.
+    # The experts' results go where gate and up were, if they fit there.
     result = used * metadata.embedding_length
     return max(dense, 3 * experts + (result if result > 2 * experts else 0))
 
 
-def _attention(metadata: Metadata, cache: Cache) -> int:
+def _attention(metadata: Metadata, cache: KvCache) -> int:
+    """The moment of attention: queries, keys, values, and without flash attention the scores."""
     get, width = metadata.integer, metadata.embedding_length
     heads = max(metadata.integers("attention.head_count"), default=0)
-    known = kv.layers(metadata)
+    known = layers(metadata)
     query = max(layer.key for layer in known) * heads
     keys = max(layer.heads * layer.key for layer in known)
     values = max(layer.heads * layer.value for layer in known)
-    turned, latent = get("rope.dimension_count"), get("attention.kv_lora_rank")
+    rotated, latent = get("rope.dimension_count"), get("attention.kv_lora_rank")
     if head := get("attention.key_length_mla"):
-        rows = 5 * width + heads * (head + 2 * (latent + turned))
+        rows = 5 * width + heads * (head + 2 * (latent + rotated))
     elif cache.flash and latent:
         rows = 4 * width + heads * (4 * get("attention.key_length") + get("attention.value_length"))
     elif cache.flash:
         rows = 3 * width + 2 * query + max(query, keys + values)
     else:
         rows = 3 * width + 3 * query + keys + values
-    cells = cache.batch if metadata.architecture in kv.ENCODERS else cache.length
+    cells = cache.batch if metadata.architecture in architectures.ENCODERS else cache.cells
     scores = 0.0 if cache.flash else cells * heads
     if any(layer.index for layer in known):
         rows += get("attention.indexer.head_count") * get("attention.indexer.key_length")
         scores += 1.5 * cells if cache.flash else 0
-    return int(cache.batch * 4 * (rows + scores))
+    return int(cache.batch * FLOAT_BYTES * (rows + scores))
 
 
-def _recurrence(metadata: Metadata, cache: Cache) -> int:
+def _recurrence(metadata: Metadata, cache: KvCache) -> int:
+    """The moment of a recurrent layer: its inputs, and the states of all slots."""
     get, width, arch = metadata.integer, metadata.embedding_length, metadata.architecture
-    inner, channels = get("ssm.inner_size"), kv.convolution(metadata)
-    state = kv.row(metadata) * cache.slots
-    if arch in RWKV:
-        return cache.batch * 4 * 20 * width + state
-    rows = (6 if arch in kv.BOTH else 5) * width + inner + 3 * channels
-    if arch in LINEAR:
-        early = cache.batch * 4 * rows + state
-        late = cache.batch * 4 * (5 * width + channels + 3 * inner) + 2 * state
+    inner, channels = get("ssm.inner_size"), kv.convolution_channels(metadata)
+    state = kv.state_bytes(metadata) * cache.slots
+    if arch in architectures.RWKV:
+        return cache.batch * FLOAT_BYTES * 20 * width + state
+    rows = (6 if arch in architectures.ATTENDS_AND_RECURS else 5) * width + inner + 3 * channels
+    if arch in architectures.LINEAR_ATTENTION:
+        early = cache.batch * FLOAT_BYTES * rows + state
+        late = cache.batch * FLOAT_BYTES * (5 * width + channels + 3 * inner) + 2 * state
         return max(early, late)
-    steps = get("ssm.time_step_rank") if get("ssm.group_count") else 0  # the second kind of Mamba projects them too
-    return cache.batch * 4 * (rows + inner + steps) + state
+    steps = get("ssm.time_step_rank") if get("ssm.group_count") else 0  # Mamba 2 projects them too
+    return cache.batch * FLOAT_BYTES * (rows + inner + steps) + state

@@ -1,4 +1,9 @@
-"""What models really took, by file identity, flags and engine build; kept in a file across restarts."""
+"""What models really took, kept in a file across restarts.
+
+The best estimate of a model's need is what a process of it took before. It counts as long as nothing has changed that
+could change it: the key is made of file identity, flags and engine build. Several routers may use the same file. The
+pool adds a footprint after each load; `estimator` reads them.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +23,18 @@ from router import files
 
 log = logging.getLogger("router.footprints")
 
-LIMIT = 1000  # models and flags that are remembered; the oldest go first
-LARGEST = 4 << 20  # bytes of the file; a full one has some 130 KiB
-MOST_BYTES, MOST_GPUS = 1 << 50, 1 << 10  # what no machine has
+MAX_FOOTPRINTS = 1000  # beyond these the oldest are forgotten
+MAX_FILE_BYTES = 4 << 20  # a full file has about 130 KiB
+# No machine has as much: a larger number in the file is wrong.
+MAX_MEMORY_BYTES, MAX_GPUS = 1 << 50, 1 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes on all GPUs together, on how many of them, and in RAM."""
+    """What one process took.
+
+    `gpu` is bytes on all GPUs together, `gpus` is how many they are, `host` is bytes of RAM.
+    """
 
     gpu: int
     gpus: int
@@ -33,73 +42,83 @@ class Footprint:
 
 
 def key_of(files: Sequence[Path], args: Sequence[str], build: str) -> str:
-    """Raises OSError for a file that is not there."""
+    """The key of a model: its files with their identities, its arguments, and the engine's build.
+
+    Raises OSError if a file is not there.
+    """
     stats = [os.stat(path) for path in files]
     identity = [[str(path), s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns] for path, s in zip(files, stats, strict=True)]
     return hashlib.sha256(json.dumps([identity, list(args), build]).encode()).hexdigest()
 
 
 def default_path(environ: Mapping[str, str]) -> Path:
+    """The file in the user's cache folder."""
     cache = environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "llama-router" / "footprints.json"
 
 
-def _table(path: Path) -> dict[str, Footprint]:
-    """What a file says. Raises OSError, ValueError, RecursionError: it is another program's to spoil."""
-    table = json.loads(files.content(path, LARGEST))
+def _read_file(path: Path) -> dict[str, Footprint]:
+    """The footprints in a file. Raises OSError, ValueError and RecursionError: any program may have written there."""
+    table = json.loads(files.content(path, MAX_FILE_BYTES))
     if not isinstance(table, dict):
         raise ValueError("it holds no table")
-    return {key: _footprint(row) for key, row in list(table.items())[-LIMIT:]}
+    return {key: _footprint(row) for key, row in list(table.items())[-MAX_FOOTPRINTS:]}
 
 
 def _footprint(row: Any) -> Footprint:
     match row:
         case {"gpu": int(gpu), "gpus": int(gpus), "host": int(host)} if (
-            0 <= gpu < MOST_BYTES and 0 <= gpus < MOST_GPUS and 0 <= host < MOST_BYTES
+            0 <= gpu < MAX_MEMORY_BYTES and 0 <= gpus < MAX_GPUS and 0 <= host < MAX_MEMORY_BYTES
         ):
             return Footprint(int(gpu), int(gpus), int(host))
     raise ValueError(f"{str(row)[:80]!r} is no footprint")
 
 
 class Footprints:
-    """Safe to use from threads. A file that cannot be read or written costs a warning, not the service."""
+    """The footprints of all models. May be used from several threads.
+
+    If the file cannot be read or written, a warning is logged and the router goes on.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._writing = threading.Lock()  # not the readers': the disk may hang
+        self._writing = threading.Lock()  # of its own: the disk may hang, and readers must not wait for it
         self._known = self._read()
+
+    def __repr__(self) -> str:
+        return f"<Footprints of {len(self._known)} models in {self._path}>"
 
     def get(self, key: str) -> Footprint | None:
         with self._lock:
             return self._known.get(key)
 
     def put(self, key: str, found: Footprint) -> None:
-        """Remember the greatest of what was seen; blocks for a small write when that is news."""
+        """Remember a footprint; of several the greatest numbers. Blocks for a small write if they are new."""
         with self._lock:
-            known = self._known.pop(key, found)
-            greatest = Footprint(max(known.gpu, found.gpu), found.gpus or known.gpus, max(known.host, found.host))
+            before = self._known.pop(key, found)
+            greatest = Footprint(max(before.gpu, found.gpu), found.gpus or before.gpus, max(before.host, found.host))
             self._known[key] = greatest
-            while len(self._known) > LIMIT:
+            while len(self._known) > MAX_FOOTPRINTS:
                 del self._known[next(iter(self._known))]
-            is_news = greatest != known or known is found
-        if is_news:
+            is_new = greatest != before or before is found
+        if is_new:
             with self._writing:
                 self._write()
 
     def _read(self) -> dict[str, Footprint]:
         try:
-            return _table(self._path)
+            return _read_file(self._path)
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, RecursionError) as exc:
             log.warning(
-                "what models took is forgotten: %s cannot be read (%s); it is %s", self._path, exc, self._put_aside()
+                "no footprints are known: %s cannot be read (%s); the file is %s", self._path, exc, self._put_aside()
             )
             return {}
 
     def _put_aside(self) -> str:
-        """For whoever wants to know what was in it. What became of it."""
+        """Rename the bad file, so that its content can be looked at. Returns where it is now, as words for the log."""
         aside = self._path.with_name(f"{self._path.name}.bad")
         try:
             self._path.replace(aside)
@@ -114,8 +133,8 @@ class Footprints:
             with self._lock:
                 table = {key: asdict(found) for key, found in self._known.items()}
             fresh.write_text(json.dumps(table))
-            fresh.replace(self._path)  # another router's reader sees the one or the other, never half of it
+            fresh.replace(self._path)  # another router reads the old file or the new one, never half of one
         except OSError as exc:
             with contextlib.suppress(OSError):
                 fresh.unlink()
-            log.warning("what models took is not kept: %s cannot be written (%s)", self._path, exc)
+            log.warning("footprints are not kept: %s cannot be written (%s)", self._path, exc)

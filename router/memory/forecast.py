@@ -1,4 +1,7 @@
-"""What a model would take, told device by device, and who would have to go for it now."""
+"""What a model would take on each device, whether it fits now, and which models would be evicted for it.
+
+Nothing is loaded. Called by `GET /models/estimate` and `llama-router estimate`.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from router.memory import demand as memory
-from router.memory.estimate import Estimator, Need
+from router.memory.demand import PROCESS_BYTES
+from router.memory.estimator import Estimator
+from router.memory.need import Need
 from router.models.spec import ModelSpec
 from router.scheduling import policy
 from router.scheduling.policy import Drain, Evict, Place, Plan, Reject, Wait
@@ -18,8 +22,11 @@ from router.units import size
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Bytes on one device. `fixed` is what a process takes whatever its model; the parts are estimates, `total` is
-    what would be booked."""
+    """Bytes on one device.
+
+    `fixed` is what a process takes whatever its model is.
+    The parts are estimates; `total` is what would be booked.
+    """
 
     name: str
     weights: int
@@ -31,9 +38,13 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """`devices` are the GPUs it would go to, `host` the RAM. `source` tells whose figures these are: "footprint",
-    "engine" or "header". `context` is what it would get, `max_context` the longest that fits the empty machine.
-    `verdict` is a sentence; `evicts` are those who would be stopped for it."""
+    """What a load would do.
+
+    `devices` are the GPUs on which the model would be placed; `host` is its share of RAM.
+    `source` is where the figures come from: "footprint", "engine" or "header".
+    `context` is the context that it would get, in tokens; `max_context` is the longest that fits the empty machine.
+    `verdict` is a sentence; `evicts` are the models that would be stopped for it.
+    """
 
     model: str
     devices: tuple[Share, ...]
@@ -50,7 +61,10 @@ class Forecast:
 
 
 def forecast(estimator: Estimator, spec: ModelSpec, now: Snapshot) -> Forecast:
-    """Blocks: reads headers and runs the engine's measure. Raises GgufError."""
+    """The forecast for the machine as it is `now`. Blocks: it reads headers and runs the engine's measure.
+
+    Raises GgufError and LoadFailed.
+    """
     need = estimator.need(spec)
     plan = policy.plan(now, need.demand)
     empty = policy.plan(estimator.empty, need.demand)
@@ -59,11 +73,11 @@ def forecast(estimator: Estimator, spec: ModelSpec, now: Snapshot) -> Forecast:
     verdict, evicts = _verdict(plan)
     return Forecast(
         model=spec.name,
-        devices=tuple(_gpus(need, claim)),
-        host=_host(need, claim),
+        devices=tuple(_gpu_shares(need, claim)),
+        host=_host_share(need, claim),
         source=need.source,
         context=need.estimate.n_ctx if need.estimate else 0,
-        max_context=estimator.longest(spec),
+        max_context=estimator.longest_context(spec),
         fits=not isinstance(plan, Reject),
         verdict=verdict,
         evicts=evicts,
@@ -84,7 +98,7 @@ def _verdict(plan: Plan) -> tuple[str, tuple[str, ...]]:
             return f"It does not fit on this machine: {reason}.", ()
 
 
-def _gpus(need: Need, claim: Allocation) -> Iterator[Share]:
+def _gpu_shares(need: Need, claim: Allocation) -> Iterator[Share]:
     estimate = need.estimate
     for device in claim.devices:
         held = claim.held.get(device.key, 0)
@@ -96,11 +110,11 @@ def _gpus(need: Need, claim: Allocation) -> Iterator[Share]:
         yield Share(device.name, split - kv, kv, estimate.compute, estimate.fixed, held)
 
 
-def _host(need: Need, claim: Allocation) -> Share:
+def _host_share(need: Need, claim: Allocation) -> Share:
     estimate, total = need.estimate, need.demand.host
     if estimate is None:
         return Share("RAM", 0, 0, 0, total, total)
-    fixed = memory.PROCESS + estimate.prompts
+    fixed = PROCESS_BYTES + estimate.prompt_cache
     if claim.devices:
         kv, compute = estimate.kv_host, estimate.staging
     else:
@@ -108,12 +122,16 @@ def _host(need: Need, claim: Allocation) -> Share:
     return Share("RAM", max(0, total - kv - compute - fixed), kv, compute, fixed, total)
 
 
-def table(told: dict[str, Any]) -> str:
-    """`as_json` for a person."""
+def table(figures: dict[str, Any]) -> str:
+    """A forecast as text, from what `as_json` returned here or in another router."""
     columns = ("weights", "kv", "compute", "fixed", "total")
     rows = [["device", *columns]]
-    rows += [[row["name"], *(size(row[column]) for column in columns)] for row in [*told["devices"], told["host"]]]
+    rows += [
+        [row["name"], *(size(row[column]) for column in columns)] for row in [*figures["devices"], figures["host"]]
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.rjust, row, widths)) for row in rows]
-    facts = f"By the {told['source']}; context {told['context']}, the longest that fits is {told['max_context']}."
-    return "\n".join([*lines, "", facts, told["verdict"]])
+    facts = (
+        f"By the {figures['source']}; context {figures['context']}, the longest that fits is {figures['max_context']}."
+    )
+    return "\n".join([*lines, "", facts, figures["verdict"]])

@@ -1,6 +1,6 @@
-"""Where the engine puts each tensor: in RAM, or on GPUs by layers.
+"""PURE: where the engine puts each tensor: in RAM, or on GPUs layer by layer.
 
-The rules are llama.cpp's (llama-model.cpp, llama-model-loader.cpp, common/arg.cpp of b11434). All sizes are bytes.
+The rules are those of llama.cpp b11434 (llama-model.cpp, llama-model-loader.cpp, common/arg.cpp). All sizes are bytes.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from router.engine.flags import Arg
-from router.memory import kv
+from router.memory.architectures import NO_OUTPUT_WEIGHTS
+from router.memory.layers import count_predicting
 from router.models.metadata import Metadata
 
-# Read by rows for the input; always in RAM unless overridden.
-INPUT = ("token_embd.", "position_embd.", "token_types.", "per_layer_token_embd.")
-# Models without words to put out do not use the token embeddings as output weights.
-UNTIED = kv.EMBEDDERS - {"gemma-embedding"}
+# The input reads these row by row; they stay in RAM unless a flag moves them.
+INPUT_TENSORS = ("token_embd.", "position_embd.", "token_types.", "per_layer_token_embd.")
+INPUT_LAYER = -1
+# Patterns of tensor names: the networks of experts, and those of all tokens.
 EXPERTS, DENSE = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps", r"\.ffn_(up|down|gate)\."
+MAX_CPU_LAYERS = 512  # no model has more layers
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """`host` stays in RAM; `layers` goes to GPUs, the output as the last of them."""
+    """`host` stays in RAM. `layers` go to GPUs; the output is the last of them."""
 
     host: int
     layers: tuple[int, ...]
@@ -32,19 +34,20 @@ class Weights:
         return self.host + sum(self.layers)
 
 
-def place(args: Sequence[Arg], metadata: Metadata, first: int, *, predicts: bool = False) -> Weights:
-    """With the layers from `first` on GPUs; the output is the one behind the last. Layers that only predict further
-    tokens are not loaded unless the model `predicts`.
+def place_weights(args: Sequence[Arg], metadata: Metadata, first: int, *, predicts: bool = False) -> Weights:
+    """The weights, if the layers from number `first` on go to GPUs. The output counts as the layer after the last.
+
+    Layers that only predict further tokens are loaded only if the model `predicts`.
     """
     count = metadata.n_layers
-    loaded = count if predicts else count - kv.predicting(metadata)
-    rules = _overrides(args)
+    loaded = count if predicts else count - count_predicting(metadata)
+    rules = _buffer_rules(args)
     host, layers = 0, [0] * (count + 1)
 
-    def put(name: str, nbytes: int, layer: int) -> None:
+    def add(name: str, nbytes: int, layer: int) -> None:
         nonlocal host
-        stays = next((buffer == "CPU" for pattern, buffer in rules if pattern.search(name)), layer < first)
-        if stays:
+        is_in_ram = next((buffer == "CPU" for pattern, buffer in rules if pattern.search(name)), layer < first)
+        if is_in_ram:
             host += nbytes
         else:
             layers[max(layer, 0)] += nbytes
@@ -52,59 +55,61 @@ def place(args: Sequence[Arg], metadata: Metadata, first: int, *, predicts: bool
     for tensor in metadata.tensors:
         layer = _layer(tensor.name, count)
         if layer < loaded or layer == count:
-            put(tensor.name, tensor.nbytes, layer)
+            add(tensor.name, tensor.nbytes, layer)
     if first <= count and not any(tensor.name == "output.weight" for tensor in metadata.tensors):
         for tensor in metadata.tensors:
-            if tensor.name == "token_embd.weight" and metadata.architecture not in UNTIED:
-                put(tensor.name, tensor.nbytes, count)  # once more, for the output
+            if tensor.name == "token_embd.weight" and metadata.architecture not in NO_OUTPUT_WEIGHTS:
+                add(tensor.name, tensor.nbytes, count)  # once more, for the output
     return Weights(host, tuple(layers))
 
 
-def spread(layers: Sequence[int], split: Sequence[float]) -> tuple[int, ...]:
-    """What of the offloaded `layers`, the output last, goes to each GPU by these shares (`--tensor-split`).
+def split_by_shares(layers: Sequence[int], shares: Sequence[float]) -> tuple[int, ...]:
+    """How the bytes of the offloaded `layers`, the output last, divide over GPUs by these shares (`--tensor-split`).
 
-    Shares that are whole numbers of layers, as many as there are together, give each GPU just so many.
+    Layer n of N goes to the first GPU whose share, added to those before it, ends behind n/N. So shares that are whole
+    numbers, N together, give each GPU exactly as many layers.
     """
-    borders = [sum(split[: n + 1]) / sum(split) for n in range(len(split))]
-    found = [0] * len(split)
+    ends = [sum(shares[: n + 1]) / sum(shares) for n in range(len(shares))]
+    found = [0] * len(shares)
     for n, size in enumerate(layers):
-        found[next(gpu for gpu, border in enumerate(borders) if n / len(layers) < border)] += size
+        found[next(gpu for gpu, end in enumerate(ends) if n / len(layers) < end)] += size
     return tuple(found)
 
 
 def _layer(name: str, count: int) -> int:
-    """-1 is the input, `count` the output."""
+    """The number of a tensor's layer: INPUT_LAYER for the input, `count` for the output."""
     if name.startswith("blk."):
         number = name[4:].partition(".")[0]
         return int(number) if number.isdecimal() and len(number) <= 10 else count
-    return -1 if name.startswith(INPUT) else count
+    return INPUT_LAYER if name.startswith(INPUT_TENSORS) else count
 
 
-def _overrides(args: Sequence[Arg]) -> list[tuple[re.Pattern[str], str]]:
-    """Patterns of tensor names and the buffer they go to; the first that matches counts."""
+def _buffer_rules(args: Sequence[Arg]) -> list[tuple[re.Pattern[str], str]]:
+    """What flags say about single tensors: patterns of their names, and the buffer. The first match counts."""
     rules: list[tuple[str, str]] = []
     for arg in args:
         value = arg.values[0] if arg.values else ""
-        number = min(int(value), 512) if value.isdecimal() and len(value) <= 10 else 0
+        number = min(int(value), MAX_CPU_LAYERS) if value.isdecimal() and len(value) <= 10 else 0
         match arg.flag.name:
             case "--cpu-moe" if not arg.negated:
                 rules.append((EXPERTS, "CPU"))
             case "--n-cpu-moe":
-                rules.append((rf"blk\.{_below(number)}{EXPERTS}", "CPU"))
+                rules.append((rf"blk\.{_numbers_below(number)}{EXPERTS}", "CPU"))
             case "--n-cpu-ffn":
-                rules.append((rf"blk\.{_below(number)}{DENSE}", "CPU"))
+                rules.append((rf"blk\.{_numbers_below(number)}{DENSE}", "CPU"))
             case "--override-tensor":
-                for given in value.split(","):
-                    pattern, _, buffer = given.rpartition("=")
+                for rule in value.split(","):
+                    pattern, _, buffer = rule.rpartition("=")
                     rules.append((pattern, buffer))
     compiled = []
     for pattern, buffer in rules:
         try:
             compiled.append((re.compile(pattern), buffer))
         except re.error:
-            continue  # C++ knows some that Python does not
+            continue  # C++ knows expressions that Python does not
     return compiled
 
 
-def _below(number: int) -> str:
+def _numbers_below(number: int) -> str:
+    """A pattern for the numbers from 0 on; one that never matches if there is none."""
     return f"(?:{'|'.join(map(str, range(number)))})" if number else "(?!)"

@@ -170,7 +170,7 @@ class _SpecBuilder:
 
     def download_problem(self, repo: str) -> str | None:
         """Why a repository that is not in the cache cannot be downloaded."""
-        if hub.split(repo) is None:
+        if hub.repo_and_quant(repo) is None:
             return f"hf-repo = {quoted(repo)} is no name of the form user/repo or user/repo:quant"
         if self.offline:
             return f"{repo} is not in the cache {self.cache_root}, and --offline forbids to download it"

@@ -93,7 +93,7 @@ class Catalog:
         return self._by_name.get(name) or self._find_in_repo(name)
 
     def _find_in_repo(self, name: str) -> ModelSpec | None:
-        parts = hub.split(name)
+        parts = hub.repo_and_quant(name)
         if parts is None:
             return None
         repo, quant = parts

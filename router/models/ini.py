@@ -28,7 +28,7 @@ class Problem:
 
 
 class Mistake(Exception):
-    """What is wrong with one line; whoever reads the file makes a Problem of it."""
+    """What is wrong with one line. The reader of the file makes a Problem of it."""
 
     def __init__(self, message: str, nearest: str | None = None) -> None:
         super().__init__(message)

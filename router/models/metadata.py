@@ -1,7 +1,7 @@
 """What the header of a GGUF file says, as frozen `Metadata`, and the tables that give its numbers their names.
 
 The numbers are those of llama.cpp: `enum ggml_type` and `enum llama_ftype`. Pure data: `header` reads it from a file,
-`gguf` from a whole model. Read by whatever asks what a model is or how large its parts are.
+`gguf` from a whole model. Used by all code that needs to know what a model is or how large its parts are.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from router import files
-from router.engine.flags import DROPPED, ELSEWHERE, OWNED, Arg, Flag, FlagTable, default_table, merge
+from router.engine.flags import DROPPED, OTHER_ENGINE_HINT, OWNED, Arg, Flag, FlagTable, default_table, merge
 from router.errors import PresetError
 from router.models.foreign import check_foreign
 from router.models.ini import DEFAULTS, Line, Mistake, Problem, Section, read_sections
@@ -197,7 +197,7 @@ class _SectionReader:
 
     def _unknown(self, key: str) -> Mistake:
         if default_table().by_key(key):
-            return Mistake(f"unknown key {key!r}{ELSEWHERE}")
+            return Mistake(f"unknown key {key!r}{OTHER_ENGINE_HINT}")
         bare = key.lstrip("-")
         candidates = [*OWN_KEYS, self.table.nearest(bare) or ""]
         near = next(iter(nearest(bare, candidates)), None)

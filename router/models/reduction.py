@@ -27,7 +27,7 @@ SHORT = 32  # characters of a string, or elements of a list, up to which it is c
 
 
 class Undefined(Enum):
-    """A variable that nobody has set."""
+    """The value of a variable that is not set."""
 
     UNDEFINED = "undefined"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from router.engine.flags import SOURCES, Arg, render, switch_of, value_of, variable_of
+from router.engine.flags import MODEL_SOURCES, Arg, render, secret_variable, switch_of, value_of
 from router.hub import cache as hub
 from router.hub.repo import DRAFTS
 from router.models.shards import shards
@@ -21,7 +21,7 @@ from router.models.template import Reasoning
 Source = Literal["preset", "models_dir", "cache", "command_line"]
 
 # Flags that say which model it is. A token alone names none.
-MODEL_FLAGS = SOURCES - {"--hf-token"}
+MODEL_FLAGS = MODEL_SOURCES - {"--hf-token"}
 # Flags of the command line that belong to the one model that it names. All its other flags are for every model.
 SINGLE_MODEL_FLAGS = MODEL_FLAGS | {"--mmproj", "--mmproj-url", "--alias", "--tags"}
 # Flags that name a file without which the model cannot be loaded, in the order in which the engine reads them.
@@ -130,7 +130,7 @@ class ModelSpec:
 
     def is_from_repo(self, name: str) -> bool:
         """Whether its file belongs to the repository `name` of the hub."""
-        return self.model_path is not None and hub.is_in(self.model_path, name)
+        return self.model_path is not None and hub.is_file_of(self.model_path, name)
 
     def with_args(self, args: Sequence[Arg], template: str | None = None) -> ModelSpec:
         """The same model with other arguments. `info` is copied, although other arguments may make another answer."""
@@ -162,13 +162,13 @@ class ModelSpec:
 
         The child sees its GPUs by the visibility mask, and gets secrets as variables (`secret_env`).
         """
-        shown = (arg for arg in self.args if "--device" not in arg.flag.spellings and not variable_of(arg))
+        shown = (arg for arg in self.args if "--device" not in arg.flag.spellings and not secret_variable(arg))
         return tuple(render(shown))
 
     @property
     def secret_env(self) -> tuple[tuple[str, str], ...]:
         """The secret arguments as variables: only this user's processes can read the environment of a process."""
-        return tuple((name, arg.values[-1]) for arg in self.args if arg.values and (name := variable_of(arg)))
+        return tuple((name, arg.values[-1]) for arg in self.args if arg.values and (name := secret_variable(arg)))
 
 
 def draft_kind(args: Sequence[Arg]) -> str | None:

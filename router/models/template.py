@@ -1,4 +1,4 @@
-"""What a chat template can do: take tools, and be told whether and how hard its model is to think.
+"""What a chat template can do: take tools, and control whether and how hard its model thinks.
 
 A template has variables, such as `enable_thinking`, that a request may set. Which ones it has, and what it does if a
 request does not set them, no header says: only the template's text does. Templates come from strangers' files, so none
@@ -110,6 +110,9 @@ class _Analysis:
         strings = [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
         self._members = {*strings, *(node.attr for node in tree.find_all(nodes.Getattr))}
         self._strings = [*strings, *(node.data for node in tree.find_all(nodes.TemplateData))]
+
+    def __repr__(self) -> str:
+        return f"<_Analysis of a template that reads {', '.join(sorted(self._inputs)) or 'nothing'}>"
 
     def features(self) -> TemplateFeatures:
         return TemplateFeatures("tools" in self._inputs or "tool_calls" in self._members, self._reasoning())

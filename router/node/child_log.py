@@ -1,6 +1,6 @@
 """The last lines that a child wrote, within bounds.
 
-`process` keeps one for each child: for the reason of a crash, and for whoever looks at the model.
+`process` keeps one for each child. It says why a child crashed, and the model's status shows it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ChildLog:
 
 
 def shorten(line: bytes, already_cut: int = 0) -> bytes:
-    """The begin of a line and how many bytes are missing. `already_cut` bytes of it were dropped before."""
+    """The start of a line, and how many bytes are missing. `already_cut` bytes of it were dropped before."""
     kept = line[: MAX_LINE_BYTES - 64]
     missing = len(line) - len(kept) + already_cut
     return kept + b" ... (%d more bytes)" % missing if missing else line

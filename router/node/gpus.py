@@ -34,8 +34,8 @@ class Gpu(NamedTuple):
 class Gpus:
     """The GPUs, in the order in which the engine counts them.
 
-    A driver in trouble can block for ever. So it is asked in a daemon thread, for which the end of the program does not
-    wait. While one such thread hangs, no other is started.
+    A driver in trouble can block for ever. So it is asked in a daemon thread: the end of the program does not wait for
+    it. While one such thread hangs, no other is started.
     """
 
     def __init__(self, gpus: Iterable[Gpu]) -> None:

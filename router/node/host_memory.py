@@ -112,8 +112,10 @@ class HostMemory:
         return _Machine(fields["MemTotal"] * 1024, fields["MemAvailable"] * 1024, fields.get("Mapped", 0) * 1024)
 
     def _headrooms(self, machine_total: int) -> Iterator[_Headroom]:
-        """Of each group that has a limit below the machine's memory. The statistics cost most to read, so they are read
-        for these groups only."""
+        """The headroom of each group that has a limit below the machine's memory.
+
+        The statistics cost most to read, so they are read for these groups only.
+        """
         for folder, files in self._groups:
             word = read_text(folder / files.limit)
             if word != "max" and (limit := int(word)) < machine_total:

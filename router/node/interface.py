@@ -63,7 +63,7 @@ class Launch:
 
     `args` are llama-server's, without host, port, alias and keys: the node adds these.
     `devices` are the devices that the child may use; the vendor's visibility mask hides all others. Empty: CPU only.
-    `counts` is how many layers go to each device. Empty: the engine or `args` decide.
+    `layer_counts` is how many layers go to each device. Empty: the engine or `args` decide.
     `env` are variables of this child alone.
     `stop_timeout` is how many seconds the child has for its end before it is killed.
     `load_timeout` is how many seconds it may be silent while it loads, counted from its last sign of life.
@@ -75,7 +75,7 @@ class Launch:
     model: str
     args: tuple[str, ...]
     devices: tuple[Device, ...]
-    counts: tuple[int, ...] = ()
+    layer_counts: tuple[int, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     stop_timeout: float = 10.0
     load_timeout: float = 600.0

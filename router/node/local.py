@@ -129,7 +129,7 @@ class LocalNode:
 def _tensor_split(launch: Launch) -> list[str]:
     """The division that was booked. Without it the engine divides by what is free at its start. That is less than what
     the model may have, because models that are stopping still hold some of it."""
-    return ["--tensor-split", ",".join(map(str, launch.counts))] if launch.counts else []
+    return ["--tensor-split", ",".join(map(str, launch.layer_counts))] if launch.layer_counts else []
 
 
 def _shared_folder(environ: Mapping[str, str]) -> Path:

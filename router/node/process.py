@@ -44,7 +44,7 @@ class LocalChild:
         ...
         print((await child.stop()).sentence)
 
-    Three futures tell its life: `_served` has the model info once it serves, `_code` the exit code once the process is
+    Three futures are its life: `_served` has the model info once it serves, `_code` the exit code once the process is
     gone, and `_exit` how it ended, once all that belonged to it is gone too.
     """
 

@@ -40,9 +40,9 @@ class ReadAhead:
     `spare` returns the bytes of RAM that files may take without pushing out what processes have mapped. It is called in
     the thread.
 
-    No more is read than `spare` less a reserve, beginning with the first byte, as the engine does. If more were read
-    than there is room for, the kernel would drop the begin of the file before the engine wants it, and pages that other
-    processes use with it. Pages that were cached before count as read. Pages that no process has mapped may be dropped,
+    No more is read than `spare` less a reserve, from the first byte on, as the engine reads. If more were read than
+    there is room for, the kernel would drop the start of the file before the engine wants it, and with it pages that
+    other processes use. Pages that were cached before count as read. Pages that no process has mapped may be dropped,
     as they will be when the child reads the files.
     """
 

@@ -1,9 +1,9 @@
 """The private folder of one running router, where its children's sockets are.
 
 All routers of a user share a root folder (`--run-dir`), and each makes a folder of its own in it. The folder holds a
-lock file. The kernel drops the lock when its owner dies, so a folder whose lock is free was left behind: whoever opens
-a folder of its own next removes it, and ends the processes that were left with it. They are recognised by the variable
-`MARK` in their environment, never by name. `local` has one RunDirectory; for the other safety nets see `watchdog`.
+lock file. The kernel drops the lock when its owner dies, so a folder whose lock is free was left behind. The next
+router that starts removes it, and ends the processes that were left with it. They are recognised by the variable `MARK`
+in their environment, never by name. `local` has one RunDirectory; for the other safety nets see `watchdog`.
 """
 
 from __future__ import annotations

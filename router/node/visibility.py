@@ -21,7 +21,7 @@ def visible_indices(mask: str | None, uuids: Sequence[str]) -> list[int]:
     """The indices of the GPUs that a mask lets through, in its order; all if there is no mask.
 
     `uuids` are those of all GPUs, in the order of their indices. The rules are CUDA's (Programming Guide, environment
-    variables): an entry is an index or the unique begin of a UUID, and the first entry that names no device ends the
+    variables): an entry is an index or the unique start of a UUID, and the first entry that names no device ends the
     list. Empty entries are skipped.
     """
     if mask is None:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict
 
 from router import errors, threads
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.changes import Changes
 from router.models.spec import ModelSpec

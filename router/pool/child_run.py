@@ -1,7 +1,7 @@
 """One process of one model, from the decision to start it until it has ended.
 
-A run knows its node, its child, and what the child reports. It does not know who waits for the model, or which other
-models there are: `processes` starts it and says when it stops, and the scheduler books what it holds.
+A run knows its node, its child, and what the child reports. It does not know which requests wait for the model, or
+which other models there are: `processes` starts it and says when it stops, and the scheduler books what it holds.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class ChildRun:
             model=self.spec.name,
             args=self.args,
             devices=self.allocation.devices,
-            counts=self.allocation.layer_counts,
+            layer_counts=self.allocation.layer_counts,
             env=(*self.spec.env, *self.spec.secret_env),
             stop_timeout=self.spec.stop_timeout,
             load_timeout=load_timeout,

@@ -16,7 +16,7 @@ from router.engine.flags import FlagTable
 from router.errors import RouterError
 from router.events.change_log import ChangeLog
 from router.events.feed import Feed
-from router.memory.estimate import Estimates, Need
+from router.memory.need import Need, SharedEstimates
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.node.interface import Node
@@ -61,7 +61,7 @@ class Core:
         self.catalog = catalog  # `CatalogExchange` alone writes it
         self.scheduler = Scheduler(limits)
         self.nodes = Nodes(nodes, self.scheduler)
-        self.estimates = Estimates(need, min(threads.PATIENCE, load_timeout))
+        self.estimates = SharedEstimates(need, min(threads.PATIENCE, load_timeout))
         self.change_log = ChangeLog(Feed())
         self.plans = LaunchPlans(self.change_log)
         self.store = SettingsStore(table)
@@ -90,6 +90,6 @@ class Core:
     async def need_or_none(self, spec: ModelSpec) -> Need | None:
         """What this model needs; None if it cannot be estimated."""
         try:
-            return await self.estimates.of(spec)
+            return await self.estimates.need(spec)
         except RouterError:
             return None

@@ -140,7 +140,7 @@ class Downloads:
             spec = core.effective(name)
             if spec.repo_to_download:
                 raise errors.UpstreamFailed(f"{name!r} was downloaded, and is still not there: read the router's log")
-            need = await core.estimates.of(spec)
+            need = await core.estimates.need(spec)
         except Exception as exc:
             if self.running.get(name) is download:  # else it was aborted
                 self._on_failure(name, exc)
@@ -171,6 +171,6 @@ class Downloads:
 
     async def _check_header(self, spec: ModelSpec) -> None:
         """The model's header has arrived. Raises ModelTooLarge if the model will not fit."""
-        need = await self._core.estimates.of(spec)
+        need = await self._core.estimates.need(spec)
         self._core.plans.set_need(spec.name, need)
         await self._core.nodes.check_fits(spec, need)

@@ -1,6 +1,6 @@
 """Models on the Hugging Face hub: which of them requests may name, and their way into the cache and out of it.
 
-A name that a request asks for becomes a model of the catalog at once, with its files still missing (`find`). The pool
+A name that a request mentions becomes a model of the catalog at once, with its files still missing (`find`). The pool
 downloads the files when a request needs them (`fetch`; see `downloads`). The gateway and the endpoints for downloads
 call the rest.
 """

@@ -1,6 +1,6 @@
 """Which files a name on the hub means, remembered for a minute.
 
-The hub is queried once for a name, however many requests wait for the answer. `hub_models` asks here.
+The hub is queried once for a name, however many requests wait for the answer. Called by `hub_models`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How long a model stays loaded without requests.
 
-Three sources, the strongest first: what a request has asked for (`keep_alive` of Ollama's API), for as long as the
-process lives; the model's preset; the router's default. `Pool` and `processes` ask here.
+Three sources, the strongest first: what a request has set (`keep_alive` of Ollama's API), for as long as the
+process lives; the model's preset; the router's default. Called by `Pool` and `processes`.
 """
 
 from __future__ import annotations

@@ -7,12 +7,12 @@ to start the model.
 from __future__ import annotations
 
 from router.events.change_log import ChangeLog
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.spec import ModelSpec
 
 
 class LaunchPlans:
-    """By model name. A model may have a need without a spec: the listing shows needs of models that nobody loads."""
+    """By model name. A model may have a need without a spec: the listing shows the needs of all models."""
 
     def __init__(self, change_log: ChangeLog) -> None:
         self._change_log = change_log

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Iterable, Mapping
 
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.spec import ModelSpec
 from router.node.interface import Node
 from router.scheduling.effects import Refusal

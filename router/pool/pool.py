@@ -19,8 +19,8 @@ from typing import Any, assert_never
 
 from router import errors
 from router.engine.flags import FlagTable, default_table
-from router.memory.estimate import Need
 from router.memory.footprints import Footprint
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.node.interface import Node
@@ -101,7 +101,7 @@ class Pool:
         self.downloads = Downloads(core)
         self.processes = Processes(core, self._measurements, load_timeout=load_timeout, forget_address=forget_address)
         self.settings = SettingsLoads(
-            core, self.processes, self.downloads, lease=self.lease, ask=self._ask, cancel=self._cancel
+            core, self.processes, self.downloads, lease=self.lease, acquire=self._acquire, cancel=self._cancel
         )
         self.exchange = CatalogExchange(
             core,
@@ -150,7 +150,7 @@ class Pool:
         if ttl is not None:
             self._core.keep_alive.request(spec.name, ttl)
         try:
-            lease = await self._ask(spec, need, background=background)
+            lease = await self._acquire(spec, need, background=background)
         finally:
             if not self.is_running(spec.name):
                 self._core.keep_alive.drop_request(spec.name)
@@ -242,9 +242,9 @@ class Pool:
 
     async def _need_unless_open(self, spec: ModelSpec) -> Need | None:
         """What the model needs; None for a model that serves, where it does not matter any more."""
-        return None if self._scheduler.model(spec.name).is_open else await self._core.estimates.of(spec)
+        return None if self._scheduler.model(spec.name).is_open else await self._core.estimates.need(spec)
 
-    async def _ask(
+    async def _acquire(
         self,
         spec: ModelSpec,
         need: Need | None,

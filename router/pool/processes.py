@@ -68,7 +68,8 @@ class Processes:
         run = self.runs[model]
         run.mark_stopping(reason)
         self._core.change_log.mark_changed(model)
-        self.evictions += reason.startswith("room for")
+        if reason.startswith("room for"):
+            self.evictions += 1
         if run.child is not None:
             self._forget_address(run.child.address)  # open connections would delay its end
             self._core.tasks.start(run.child.stop())

@@ -1,4 +1,4 @@
-"""PURE: the settings that load requests have asked of one model, over the model's own.
+"""PURE: the settings that load requests have set for one model, over the model's own.
 
 The first-class settings are fields. Each field stands for a group of llama-server's flags (`flags.GROUPS`). Everything
 else is requested through `extra_args`. Two loads are compared by what was requested, not by what the engine makes of
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from router.engine.allowlist import is_jinja
-from router.engine.flags import GROUPS, Arg, FlagTable, is_of, merge, parse, render, shown
+from router.engine.flags import GROUPS, Arg, FlagTable, is_in_group, merge, parse, render, without_secrets
 from router.models.spec import ModelSpec
 from router.pool.settings_patch import OFF, SPECULATIVE, SettingsPatch
 
@@ -39,11 +39,11 @@ class RequestedSettings:
         kept = {name: getattr(self, name) for name in GROUPS}
         extra = self.extra_args
         if patch.extra_args is None:
-            extra = tuple(arg for arg in extra if not any(is_of(arg.flag, name) for name in patch.fields))
+            extra = tuple(arg for arg in extra if not any(is_in_group(arg.flag, name) for name in patch.fields))
         else:
             extra = patch.extra_args
             for name in GROUPS:
-                if any(is_of(arg.flag, name) for arg in extra):
+                if any(is_in_group(arg.flag, name) for arg in extra):
                     kept[name] = None
         return RequestedSettings(**{**kept, **patch.fields}, extra_args=extra)
 
@@ -67,7 +67,7 @@ class RequestedSettings:
         if name == "speculative_type" and str(self.speculative_type).startswith("draft-"):
             # Only the type itself is replaced: the draft model that the preset names is needed for it.
             return not {"--spec-type", "--spec-default"}.isdisjoint(arg.flag.spellings)
-        return is_of(arg.flag, name)
+        return is_in_group(arg.flag, name)
 
     def _argv(self, name: str) -> Sequence[str]:
         """llama-server's words for the setting `name`."""
@@ -84,4 +84,7 @@ class RequestedSettings:
         return ()
 
     def as_json(self) -> dict[str, Any]:
-        return {**{name: getattr(self, name) for name in GROUPS}, "extra_args": render(shown(self.extra_args))}
+        return {
+            **{name: getattr(self, name) for name in GROUPS},
+            "extra_args": render(without_secrets(self.extra_args)),
+        }

@@ -15,11 +15,10 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 from router import errors
 from router.engine.flags import FlagTable
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.spec import ModelSpec
 from router.pool.core import Core
 from router.pool.downloads import Downloads
@@ -50,7 +49,7 @@ class Loaded:
 
 class SettingsLoads:
     """`lease` is the pool's.
-    `ask` waits for a lease of a spec with a known need; it reports the ticket under which it waits.
+    `acquire` waits for a lease of a spec with a known need; it reports the ticket under which it waits.
     `cancel` ends such a wait with an error.
     """
 
@@ -61,7 +60,7 @@ class SettingsLoads:
         downloads: Downloads,
         *,
         lease: Callable[[ModelSpec], Awaitable[Lease]],
-        ask: Callable[[ModelSpec, Need, Callable[[int], None]], Awaitable[Lease]],
+        acquire: Callable[[ModelSpec, Need, Callable[[int], None]], Awaitable[Lease]],
         cancel: Callable[[int, errors.RouterError], None],
     ) -> None:
         self._core = core
@@ -69,7 +68,7 @@ class SettingsLoads:
         self._processes = processes
         self._downloads = downloads
         self._lease = lease
-        self._ask = ask
+        self._acquire = acquire
         self._cancel = cancel
         # Each with the number of loads that hold the lock or wait for it.
         self._load_locks: dict[str, tuple[asyncio.Lock, int]] = {}
@@ -111,6 +110,7 @@ class SettingsLoads:
         return task.result() if task.done() else Loaded("loading")
 
     async def _load(self, name: str, patch: SettingsPatch, generation: int) -> Loaded:
+        """`generation` is that of the unloads when the load was requested: a later unload of the model cancels it."""
         core, unloads = self._core, self._core.unloads
         async with self._load_lock(name):
             while True:
@@ -120,19 +120,21 @@ class SettingsLoads:
                     return await self._load(base.name, patch, unloads.generation)
                 requested = self.requested(name).apply_patch(patch)
                 spec = requested.apply_to(base, self.table)
+                # Compared with the process that will go on running; without one, with what would be started next.
                 changed = differences(self._processes.lasting_spec(name) or before, spec)
                 if not changed and not differences(before, spec):
                     lease = await self._lease(before)
                     lease.release()
                     if core.effective(name) is not before:
-                        continue
+                        continue  # a new catalog came while this load waited: compare again
                     self._store.remember(base, requested)
                     is_same = run and run.child and run.child.address == lease.address
                     return Loaded("already_loaded" if is_same else "loaded")
-                need = await core.estimates.of(spec)
+                need = await core.estimates.need(spec)
                 await core.nodes.check_fits(spec, need)
                 need_before = await core.need_or_none(before)
                 pending = PendingLoad(base, requested, spec, need, (before, need_before) if need_before else None)
+                # Nothing was stopped so far. If anything has changed during the estimates, all is looked at again.
                 if (
                     not unloads.was_unloaded(name, generation)
                     and core.effective(name) is before
@@ -159,10 +161,14 @@ class SettingsLoads:
         name = pending.base.name
         shown = ", ".join(f"{old or '(none)'} => {new or '(none)'}" for old, new in changed.values())
         log.info("%s: new settings: %s", name, shown)
+
+        def note_ticket(ticket: int) -> None:
+            pending.ticket = ticket
+
         self._store.begin(pending)
         self.renew(pending.spec, pending.need, has_same_files=True)
         try:
-            (await self._ask(pending.spec, pending.need, partial(setattr, pending, "ticket"))).release()
+            (await self._acquire(pending.spec, pending.need, note_ticket)).release()
         finally:
             self._roll_back(pending)  # does nothing if it was committed
 

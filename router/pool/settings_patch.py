@@ -12,22 +12,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.engine import allowlist
-from router.engine.allowlist import is_jinja
+from router.engine.allowlist import LoadArgs, is_jinja
 from router.engine.flags import (
     GROUPS,
+    MODEL_SOURCES,
     OWNED,
-    SOURCES,
     Arg,
     FlagTable,
-    LoadArgs,
     default_table,
-    is_of,
+    is_in_group,
     merge,
     parse,
-    unknown,
+    unknown_flag,
 )
 from router.errors import FlagError, InvalidRequest
-from router.memory.kv import BYTES
+from router.memory.kv import BYTES_PER_ELEMENT
 from router.near import nearest
 
 OFF = "off"
@@ -45,7 +44,7 @@ SPECULATIVE: Mapping[str, str] = {
     "--spec-ngram-mod-n-max 64",
     **{f"draft-{kind}": f"--spec-type draft-{kind}" for kind in ("simple", "mtp", "eagle3", "dflash", "dspark")},
 }
-CACHE_TYPES = tuple(name for name in BYTES if re.fullmatch(r"f32|f16|bf16|q[458]_[01]|iq4_nl", name))
+CACHE_TYPES = tuple(name for name in BYTES_PER_ELEMENT if re.fullmatch(r"f32|f16|bf16|q[458]_[01]|iq4_nl", name))
 MAX_TEMPLATE_CHARS = 2**20
 MAX_EXTRA_ARGS = 1000
 MAX_EXTRA_ARGS_BYTES = 2**20  # together; a process takes 2 MiB at most, its environment included
@@ -86,18 +85,18 @@ def read_patch(
             raise InvalidRequest(f"{key[:MAX_SHOWN_CHARS]!r} is no setting of a load; {hint}")
     settings = {name: _READERS[name](name, body[name]) for name in GROUPS if name in body}
     slots = settings.get("n_parallel")
-    if slots and load_args != "any" and (wrong := allowlist.count_fault("--parallel", str(slots))):
+    if slots and load_args != "any" and (wrong := allowlist.whole_number_fault("--parallel", str(slots))):
         raise InvalidRequest(f"n_parallel {wrong} (more with --load-args any)")
     if template := settings.get("chat_template"):
         _check_template(template, load_args)
     extra = None if body.get("extra_args") is None else _extra_args(body["extra_args"], table, load_args)
     for name, value in settings.items():
         for arg in extra or ():
-            if value is not None and is_of(arg.flag, name):
+            if value is not None and is_in_group(arg.flag, name):
                 raise InvalidRequest(f"{name} and {arg.flag.name} in extra_args set the same: send one of them")
     for word in SPECULATIVE[settings.get("speculative_type") or OFF].split():
         if word.startswith("--") and not table.find(word):
-            raise InvalidRequest(f"speculative_type {settings['speculative_type']!r}: {unknown(word, table)}")
+            raise InvalidRequest(f"speculative_type {settings['speculative_type']!r}: {unknown_flag(word, table)}")
     return SettingsPatch(settings, extra)
 
 
@@ -166,7 +165,7 @@ def _extra_args(value: object, table: FlagTable, load_args: LoadArgs) -> tuple[A
         raise InvalidRequest('extra_args is a list of llama-server\'s arguments, such as ["--top-k", "20"]')
     if value and load_args == "none":
         raise InvalidRequest(
-            "extra_args are not taken here (--load-args none): set the flags in the model's preset, or start the "
+            "extra_args are not accepted here (--load-args none): set the flags in the model's preset, or start the "
             "router with --load-args safe"
         )
     words = [str(word) for word in value]
@@ -180,15 +179,16 @@ def _extra_args(value: object, table: FlagTable, load_args: LoadArgs) -> tuple[A
     for word, arg in zip(_flags_as_written(words, known), args, strict=True):
         if not OWNED.isdisjoint(arg.flag.spellings):
             raise InvalidRequest(
-                f"extra_args: {word} belongs to the router, not to a model; leave it out (no --load-args takes it)"
+                f"extra_args: {word} belongs to the router, not to a model; leave it out "
+                "(no value of --load-args allows it)"
             )
-        if not SOURCES.isdisjoint(arg.flag.spellings):
+        if not MODEL_SOURCES.isdisjoint(arg.flag.spellings):
             raise InvalidRequest(
-                f"extra_args: {word} would make it another model; leave it out, and name that model "
-                "(no --load-args takes it)"
+                f"extra_args: {word} would load another model; leave it out, and request that model "
+                "(no value of --load-args allows it)"
             )
         if not table.find(word):
-            raise InvalidRequest(f"extra_args: {unknown(word, table)}")
+            raise InvalidRequest(f"extra_args: {unknown_flag(word, table)}")
         if load_args != "any":
             _check_allowed(word, arg)
     return merge(args)
@@ -198,8 +198,8 @@ def _check_allowed(word: str, arg: Arg) -> None:
     """Raises InvalidRequest for an argument that may not be set over HTTP."""
     if not allowlist.is_safe(arg.flag):
         raise InvalidRequest(
-            f"extra_args: {word} is not taken over HTTP, only what computes and answers is; set it in the model's "
-            "preset, or start the router with --load-args any"
+            f"extra_args: {word} cannot be set over HTTP: only flags that affect computing and answers can; set it "
+            "in the model's preset, or start the router with --load-args any"
         )
     if wrong := allowlist.fault(arg):
         raise InvalidRequest(f"extra_args: {word} {wrong}; set more in the model's preset, or with --load-args any")

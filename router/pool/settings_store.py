@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from router.engine.flags import FlagTable, diff
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.spec import ModelSpec
 from router.pool.requested_settings import RequestedSettings
 

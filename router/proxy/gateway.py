@@ -14,9 +14,9 @@ from typing import Any
 
 from starlette.requests import Request
 
-from router.engine.flags import LoadArgs
+from router.engine.allowlist import LoadArgs
 from router.errors import InvalidRequest, NotLoaded, UnknownModel
-from router.memory.estimate import is_silent
+from router.memory.implied_args import is_thinking_off
 from router.models.spec import ModelSpec
 from router.pool.hub_models import HubModels, is_name
 from router.pool.pool import Pool
@@ -117,7 +117,7 @@ class Gateway:
         changed = None
         if spec.filters is not None and path in rewrite.PATHS:
             fields = changed = rewrite.apply_filters(path, json_object(body), spec.filters)
-        if rewrite.requests_thinking(path, fields) and is_silent(self.pool.effective(spec.name)):
+        if rewrite.requests_thinking(path, fields) and is_thinking_off(self.pool.effective(spec.name)):
             changed = rewrite.with_thinking(changed or json_object(body))
         return changed
 

@@ -1,16 +1,25 @@
-"""The client's side of a socket: limits, TLS, who may ask, and the fast path.
+"""The client's side of a socket: where the router listens, limits on clients, TLS, who may ask, and the fast path.
 
-Stands on access and proxy. Begin with `framing`, then `connection`.
+Stands on access and proxy. Begin with `framing`, then `connection`; `fast_path` is the application behind both.
 
-::
+The application::
 
-    cors            CORS headers of answers                                    -> nothing
-    error_handlers  errors outside any endpoint, in the dialect of the path    -> nothing
-    fast_path       the ASGI app in front: origin, key, then the endpoint      -> cors error_handlers
-    framing         what a client sends, a request at a time and within limits -> nothing
-    connection      a client's connection; answers small requests by itself    -> fast_path framing
-    tls             a connection until its handshake is done                   -> framing
-    openfiles       how many connections the open files allow for              -> nothing
-    listeners       sockets, URLs, certificate, names of this machine          -> nothing
-    http_server     uvicorn's server: TLS, signals, the end                    -> fast_path framing connection tls
+    cors            CORS headers of answers                                   -> nothing
+    error_handlers  errors outside any endpoint, in the dialect of the path   -> nothing
+    fast_path       the ASGI app: origin and key, then the endpoint of a path -> cors error_handlers
+
+Connections::
+
+    admission         limits that all clients share                           -> nothing
+    head_checks       PURE: checks on a request head before parsers see it    -> nothing
+    uvicorn_protocol  uvicorn's connection, and changes to its private parts  -> nothing
+    framing           one request at a time, within limits                    -> admission head_checks uvicorn_protocol
+    connection        answers small requests to running models without a task -> fast_path head_checks framing
+    tls               a connection until its handshake is done                -> admission framing
+
+The server::
+
+    openfiles    how many connections the open files allow for     -> nothing
+    listeners    sockets, URLs, certificate, names of this machine -> nothing
+    http_server  uvicorn's server: TLS, signals, the end           -> fast_path admission connection tls
 """

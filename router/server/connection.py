@@ -1,8 +1,11 @@
-"""The connection of one client, which answers by itself what needs no waiting but for the child.
+"""The connection of one client, with the fast path: it answers small requests to running models by itself.
 
-A small request to a model that runs, over a connection to its child that is open, and whose answer comes whole, meets
-no task, no coroutine and no message of ASGI's, and its head is parsed only if it is another one than those before.
-Whatever is otherwise is given to uvicorn as it came, and goes the ordinary way from the point at which it is.
+A request takes the fast path if its model runs, a connection to the child is open, and the response comes whole. Then
+there is no task, no coroutine and no ASGI message, and the head is parsed only if it was not seen before. Every other
+request takes the ordinary way through uvicorn and ASGI. A request on the fast path can change to the ordinary way at
+any point, and then goes on from there: nothing is sent twice.
+
+`serve` gives this class to uvicorn.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import logging
 import math
 from typing import Any
 
+from starlette.types import ASGIApp
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -18,25 +22,34 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from router.proxy.head import parse_head, with_host_of
 from router.proxy.proxied_request import ProxiedRequest
 from router.server.fast_path import CachedRoute, FastPathApp, came_over_loopback
-from router.server.framing import HEAD_BYTES, HEAD_LINES, FramedConnection, Phase, is_plain, without_offers
+from router.server.framing import FramedConnection, Phase
+from router.server.head_checks import has_plain_lines, is_too_long, without_upgrade
 from router.wire.head_cache import split_message
 
 log = logging.getLogger("router.connection")
 
 
-class Connection(FramedConnection):
-    """Each request is tried here first."""
+class ClientConnection(FramedConnection):
+    """Tries the fast path for each request.
+
+    `_in_flight` is the request that is on it: sent to the child, while its response has not come whole.
+    """
 
     def __init__(self, config: Config, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
         assert isinstance(config.app, FastPathApp)
-        self._direct = config.app
-        self._begun: tuple[bytes, CachedRoute, ProxiedRequest] | None = None  # its answer has not come whole yet
+        self._fast_path = config.app
+        self._in_flight: ProxiedRequest | None = None
+        self._in_flight_data = b""  # its bytes, for the change to the ordinary way
+        self._in_flight_keep_alive = False
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]} in_flight={self._in_flight}>"
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._is_local = came_over_loopback(self.server)
-        self._entrances = self._direct.cached_routes[self._is_local]
+        self._cached_routes = self._fast_path.cached_routes[self._is_local]
 
     def on_headers_complete(self) -> None:
         self.headers[:] = with_host_of(self.url, self.headers)
@@ -44,93 +57,102 @@ class Connection(FramedConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self._begun is not None:
-            (_, _, passage), self._begun = self._begun, None
-            passage.abort()
+        if self._in_flight is not None:
+            request, self._in_flight = self._in_flight, None
+            request.abort()
 
     def _take_head(self, data: bytes) -> int:
-        taken = self._begin(data)
+        taken = self._take_fast_path(data)
         return super()._take_head(data) if taken is None else taken
 
-    def _begin(self, data: bytes) -> int | None:
-        """Begin a request that is answered here: how many bytes it has, 0 if these are kept until all have come. None
-        for another request."""
-        found = split_message(data)
-        if found is None:
+    def _take_fast_path(self, data: bytes) -> int | None:
+        """Begins a request on the fast path.
+
+        Returns how many bytes it has; 0 if they are buffered until all have come; None for the ordinary way.
+        """
+        message = split_message(data)
+        if message is None:
             return None
-        known, length, body = found
+        key, length, body = message
         if length > HIGH_WATER_LIMIT:
             return None
         end = len(data) - len(body)
         try:
-            entrance = self._entrances[known]
+            route = self._cached_routes[key]
         except KeyError:
-            entrance = self._entrance(data[:end], length)
-            self._entrances.remember(known, entrance)
-        if entrance is None:
+            route = self._find_route(data[:end], length)
+            self._cached_routes.remember(key, route)
+        if route is None:
             return None
         end += length
         if len(data) < end:
-            self._keep(data, end)
+            self._buffer_until(end, data)
             return 0
         if len(data) > end:
             data, body = data[:end], body[:length]
-        passage = None
+        request = None
         try:
-            passage = entrance.endpoint.try_now(entrance.head, body)
-            is_awaited = passage is not None and passage.send() and passage.on_complete(self._arrived)
-        except Exception as exc:  # the connection would be closed for it
+            request = route.endpoint.try_now(route.head, body)
+            is_on_fast_path = request is not None and request.send() and request.on_complete(self._on_response)
+        except Exception as exc:  # else uvloop would close the connection
             log.critical("a defect in the router", exc_info=exc)
-            if passage is not None:
-                passage.abort()
+            if request is not None:
+                request.abort()
             return None
-        if passage is None:
+        if request is None:
             return None
-        self._phase, self._deadline, self._is_timed = Phase.ANSWER, math.inf, False
-        self._begun = data, entrance, passage
-        if not is_awaited:
-            self._hand_over()
+        self._phase, self._deadline, self._has_begun = Phase.RESPONSE, math.inf, False
+        self._in_flight, self._in_flight_data, self._in_flight_keep_alive = request, data, route.keep_alive
+        if not is_on_fast_path:
+            self._fall_back_to_asgi()
         return end
 
-    def _entrance(self, head: bytes, length: int) -> CachedRoute | None:
-        if len(head) > HEAD_BYTES or head.count(b"\n") > HEAD_LINES or not is_plain(head):
+    def _find_route(self, head: bytes, length: int) -> CachedRoute | None:
+        """The endpoint for requests with this head, None for the ordinary way."""
+        if is_too_long(head) or not has_plain_lines(head):
             return None
-        found = parse_head(without_offers(head), length)
-        by_body = self._direct.endpoint_for(found[0], self._is_local) if found else None
-        return CachedRoute(found[0], by_body, keep_alive=found[1]) if found and by_body else None
+        parsed = parse_head(without_upgrade(head), length)
+        if parsed is None:
+            return None
+        found, keep_alive = parsed
+        endpoint = self._fast_path.endpoint_for(found, self._is_local)
+        return CachedRoute(found, endpoint, keep_alive) if endpoint else None
 
-    def _arrived(self) -> None:
-        assert self._begun is not None
-        _, entrance, passage = self._begun
+    def _on_response(self) -> None:
+        """The child's answer has come whole, or it is known that it does not."""
+        request = self._in_flight
+        assert request is not None
         try:
-            whole = None if self.flow.write_paused else passage.take_response()
-            if whole is None:
-                self._hand_over()
+            response = None if self.flow.write_paused else request.take_response()
+            if response is None:
+                self._fall_back_to_asgi()
             else:
-                self._begun = None
-                self._answer(entrance.keep_alive and not self._is_last, *whole)
-        except Exception as exc:  # which the child's connection would be closed for, and the client wait for ever
+                self._in_flight, self._in_flight_data = None, b""
+                self._send_response(self._in_flight_keep_alive and not self._is_last_response, *response)
+        except Exception as exc:  # else the child's connection would be closed, and the client would wait for ever
             log.critical("a defect in the router", exc_info=exc)
-            passage.abort()
+            request.abort()
             self.transport.close()
 
-    def _hand_over(self) -> None:
-        """To uvicorn: the ordinary way, with what has been begun."""
-        assert self._begun is not None
-        (data, _, passage), self._begun = self._begun, None
-        passage.forget_callback()
+    def _fall_back_to_asgi(self) -> None:
+        """Gives the request that is in flight to uvicorn. uvicorn parses its bytes, and then `app_for_request` hands
+        over what has been begun."""
+        assert self._in_flight is not None
+        self._in_flight.forget_callback()
         self._phase = Phase.HEAD
-        self.app = self._direct.with_error_handler(passage)
-        try:
-            self._feed(without_offers(data))
-        finally:
-            self.app = self._direct
+        self._feed_uvicorn(without_upgrade(self._in_flight_data))
 
-    def _answer(self, keep_alive: bool, status: int, lines: bytes, body: bytes) -> None:
+    def app_for_request(self, app: ASGIApp) -> ASGIApp:
+        if self._in_flight is None:
+            return app
+        request, self._in_flight, self._in_flight_data = self._in_flight, None, b""
+        return self._fast_path.with_error_handler(request)
+
+    def _send_response(self, keep_alive: bool, status: int, lines: bytes, body: bytes) -> None:
         own = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
         close = b"" if keep_alive else b"connection: close\r\n"
         length = b"content-length: %d\r\n\r\n" % len(body)
         self.transport.write(b"".join((STATUS_LINE[status], own, lines, close, length, body)))
         if not keep_alive:
-            self._close_behind_answer()
+            self.close_after_response()
         self.on_response_complete()

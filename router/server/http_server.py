@@ -17,19 +17,19 @@ from typing import Any
 
 import uvicorn
 
-from router.server.connection import Connection
+from router.server.admission import Admission
+from router.server.connection import ClientConnection
 from router.server.fast_path import FastPathApp
-from router.server.framing import Clients
 from router.server.tls import Handshake
 
 FINISH_S = 5
 CUT_OFF_S = 3
 
 
-def config_of(app: FastPathApp, clients: Clients, key: Path | None, certificate: Path | None) -> uvicorn.Config:
+def config_of(app: FastPathApp, admission: Admission, key: Path | None, certificate: Path | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=partial(Connection, clients=clients),  # type: ignore[arg-type]
+        http=partial(ClientConnection, admission=admission),  # type: ignore[arg-type]
         ws="none",
         log_config=None,
         access_log=False,
@@ -48,14 +48,14 @@ class HttpServer(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        clients: Clients,
+        admission: Admission,
         *,
         on_start: Callable[[Callable[[], None]], Awaitable[None]],
         on_hang_up: Callable[[], None],
         on_end: Callable[[bool], None],
     ) -> None:
         super().__init__(config)
-        self._clients = clients
+        self._admission = admission
         self._on_start, self._on_hang_up, self._on_end = on_start, on_hang_up, on_end
 
     def __repr__(self) -> str:
@@ -65,7 +65,7 @@ class HttpServer(uvicorn.Server):
         if context := self.config.ssl:
             self.config.ssl = None  # the event loop must not do the handshake: Handshake does
             make: Any = self.config.http_protocol_class
-            self.config.http_protocol_class = partial(Handshake, context, make, self._clients)  # type: ignore[assignment]
+            self.config.http_protocol_class = partial(Handshake, context, make, self._admission)  # type: ignore[assignment]
         await super().startup(sockets)
         if self.started:
             if hasattr(signal, "SIGHUP"):

@@ -85,7 +85,7 @@ def printable(value: Any, limit: int = MAX_MESSAGE_CHARS) -> str:
 
 
 def error_message(data: bytes) -> str:
-    """The message of an error in llama-server's shape; the begin of `data` if it has another shape."""
+    """The message of an error in llama-server's shape; the start of `data` if it has another shape."""
     with contextlib.suppress(ValueError):
         error = object_or_empty(object_or_empty(parse_json(data)).get("error"))
         if "message" in error:

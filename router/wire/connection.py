@@ -25,8 +25,8 @@ _KEEP_ALIVE_LIMIT = re.compile(rb"(timeout|max)\s*=\s*(\d{1,9})")
 class UpstreamConnection(asyncio.Protocol):
     """One connection to a child.
 
-    Between requests it has no response, and any byte that comes is a fault of the child. `expires` is the loop's time
-    from which on a kept connection is not used again.
+    Between requests it has no response, and any byte that comes is a fault of the child. `siblings` are all connections
+    to the same child. A kept connection is not used again once the loop's time is `expires`.
     """
 
     def __init__(self, siblings: ChildConnections) -> None:

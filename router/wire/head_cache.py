@@ -14,7 +14,7 @@ HeadKey = tuple[bytes, bytes]  # the head before and after the digits of its Con
 
 
 def split_message(data: bytes) -> tuple[HeadKey, int, bytes] | None:
-    """Split the begin of an HTTP/1.1 message into the key of its head, its Content-Length, and what follows the head.
+    """Split the start of an HTTP/1.1 message into the key of its head, its Content-Length, and what follows the head.
 
     The bytes that follow may be fewer than the length, or more. Returns None if the head is incomplete, or does not
     give a length in the way that clients and engines write it.

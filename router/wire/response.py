@@ -47,7 +47,7 @@ class Connection(Protocol):
         """The answer is complete. `is_reusable`: another request may follow on this connection."""
 
     def abort(self) -> None:
-        """Close at once, which tells the child to stop working on the answer."""
+        """Close at once, and so the child stops working on the answer."""
 
     def pause(self) -> None:
         """Read no more from the child: the reader is slower."""
@@ -102,7 +102,7 @@ class Response:
     def __init__(self, connection: Connection, is_head_request: bool, timeout: float, now: float) -> None:
         self._connection = connection
         self._is_head_request = is_head_request
-        self._chunks: list[bytes] = []  # what nobody has read yet
+        self._chunks: list[bytes] = []  # not read yet
         self._timeout = timeout
         self._sent_at = self._waiting_since = now
 
@@ -245,7 +245,7 @@ class Response:
     def check_silence(self) -> float:
         """How many seconds the child may still be silent. If none are left, the response fails.
 
-        Time in which nobody waited for the child does not count: a slow reader is not the child's silence.
+        Only time in which the reader waits counts: a slow reader is not a silent child.
         """
         left = self._timeout
         if self._waiter is not None or self.on_complete is not None:

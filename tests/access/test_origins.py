@@ -8,7 +8,7 @@ import pytest
 
 from router.access.origins import AllowedOrigins
 from router.access.permissions import ADMIN, GENERATE, Permission
-from router.settings import ORIGINS
+from router.options import ORIGINS
 from tests.access.guards import FOREIGN
 
 ALLOWED: dict[tuple[str, ...], dict[str, Permission | None]] = {

@@ -15,7 +15,7 @@ import pytest
 from router import errors
 from router.api.listing import Listing
 from router.memory.demand import Estimate
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.node.interface import LoadProgress

@@ -22,8 +22,8 @@ from statistics import median
 from router.engine import discovery as engine
 from router.engine.discovery import Engine
 from router.engine.flags import default_table, parse, value_of
-from router.memory import demand as memory
-from router.memory.demand import MIB
+from router.memory.demand import MIB, predict
+from router.memory.fit_params import fit_args
 from router.models import gguf
 from tests.shapes import PROJECTOR, SHAPES, Shape
 
@@ -107,12 +107,12 @@ def _fit(flags: str) -> list[str]:
 def measured(server: Engine, path: Path, flags: str) -> dict[str, float] | None:
     """What llama-fit-params measures for a single slot or separate ones, MiB rounded down; None where it fails."""
     args = parse(["-m", str(path), *flags.split()], default_table())
-    estimate = memory.demand(args, gguf.read_model(path), gpus=0)
-    table = server.measure([*memory.fit_args(args, estimate), "-t", "1"], timeout=30)
+    estimate = predict(args, gguf.read_model(path), gpus=0)
+    table = server.measure([*fit_args(args, estimate), "-t", "1"], timeout=30)
     if table is None:
         return None
     weights, cache, buffers = map(float, table.split()[1:4])
-    return {"weights": weights, "kv": cache, "compute": buffers - estimate.logits / MIB}
+    return {"weights": weights, "kv": cache, "compute": buffers - estimate.measured_logits / MIB}
 
 
 def predicted(path: Path, flags: str) -> tuple[dict[str, float], float]:
@@ -122,7 +122,7 @@ def predicted(path: Path, flags: str) -> tuple[dict[str, float], float]:
     gguf.read_model(path)
     begin = time.perf_counter()
     mmproj = gguf.read_model(Path(beside)) if beside else None
-    estimate = memory.demand(args, gguf.read_model(path), gpus=0, mmproj=mmproj)
+    estimate = predict(args, gguf.read_model(path), gpus=0, mmproj=mmproj)
     seconds = time.perf_counter() - begin
     parts = {"weights": estimate.weights + estimate.extra, "kv": estimate.kv, "compute": estimate.compute}
     return {**{name: size / MIB for name, size in parts.items()}, "total": sum(parts.values()) / MIB}, seconds

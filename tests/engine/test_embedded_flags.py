@@ -15,6 +15,7 @@ from router.engine.embedded import setters
 from router.engine.embedded.arguments import configure
 from router.engine.embedded.library import StartError
 from router.engine.embedded.table import FLAGS, usage
+from router.engine.help import parse_help
 
 xllamacpp = pytest.importorskip("xllamacpp")
 
@@ -24,7 +25,7 @@ ROWS = [
     for line in Path(__file__).with_name("embedded_flags.tsv").read_text().splitlines()
     if not line.startswith("#")
 ]
-# What llama-server has, and this engine cannot do, need not do, or what llama-server itself no longer takes.
+# Flags of llama-server that this engine cannot serve, does not need, or that llama-server itself no longer takes.
 MISSING = re.compile(
     r"--(usage|version|cache-list|completion-bash|list-devices|rpc|override-kv|control-vector.*|logit-bias|spm-infill"
     r"|top-n-sigma|dry-sequence-breaker|model-url|mmproj-url|docker-repo|tools-runtime|ssl-.*-file"
@@ -78,7 +79,7 @@ PLAIN = dump(configure(["-m", "x.gguf"], {}))
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the rows name."""
+    """The files that the rows name."""
     (tmp_path / "content").write_text("text")
     (tmp_path / "schema").write_text('{"type":"object"}')
     monkeypatch.chdir(tmp_path)
@@ -88,7 +89,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"), [(line, set(sets)) for line, *sets in ROWS], ids=[row[0] for row in ROWS]
 )
-def test_each_flag_sets_its_own(line: str, expected: set[str]) -> None:
+def test_each_flag_sets_its_attributes(line: str, expected: set[str]) -> None:
     name, *value = line.split(" ", 1)
     flag = next(flag for flag in FLAGS if name in flag.spellings + flag.negatives)
     same = flag.spellings if name in flag.spellings else flag.negatives
@@ -103,7 +104,7 @@ def test_each_flag_sets_its_own(line: str, expected: set[str]) -> None:
         assert last[flag.spellings[0]] != last[flag.negatives[-1]]
 
 
-def test_no_flag_is_forgotten() -> None:
+def test_every_flag_has_a_row() -> None:
     shown = {line.split(" ")[0] for line, *_ in ROWS}
     rest = {flag.spellings[-1] for flag in FLAGS if not shown & {*flag.spellings, *flag.negatives}}
     ignored = {flag.spellings[-1] for flag in FLAGS if flag.setter is setters.nothing}
@@ -115,7 +116,7 @@ def test_no_flag_is_forgotten() -> None:
 
 def test_flags_are_those_of_llama_server() -> None:
     table = flags.default_table()
-    ours = flags.parse_help(usage())
+    ours = parse_help(usage())
     assert {flag.name for flag in ours.flags} <= {flag.name for flag in table.flags}
     for flag in FLAGS:
         theirs = table.find(flag.spellings[0])
@@ -147,14 +148,14 @@ def test_flags_are_those_of_llama_server() -> None:
         (["--chat-template-file", "/no/such"], "/no/such cannot be read .No such file", 1),
     ],
 )
-def test_what_cannot_be_used_is_named(argv: list[str], message: str, code: int) -> None:
+def test_unusable_arguments_are_named(argv: list[str], message: str, code: int) -> None:
     with pytest.raises(StartError, match=message) as refused:
         configure(["-m", "x.gguf", *argv], {})
     assert refused.value.exit_code == code
 
 
-def test_environment() -> None:
-    """As llama-server: the command line wins, a value that is no switch is named by its variable."""
+def test_the_environment_ranks_below_the_command_line() -> None:
+    """As in llama-server; an error about a variable names the variable."""
     assert changes("-c", "64", LLAMA_ARG_CTX_SIZE="32") == {"n_ctx=64"}
     assert changes("--jinja", LLAMA_ARG_NO_JINJA="1") == set()
     assert (PLAIN["port"], PLAIN["n_parallel"]) == ("8080", "-1")
@@ -170,14 +171,14 @@ def test_environment() -> None:
 
 
 def test_sampling_of_the_user_is_marked() -> None:
-    """Unmarked, the model's own `general.sampling.*` would replace it."""
+    """Without the mark, the model's own `general.sampling.*` would replace it."""
     marks = xllamacpp.common_params_sampling_config
     params = configure(["-m", "x.gguf", "--temp", "1", "--repeat-last-n", "9", "--dry-multiplier", "1"], {})
     expected = marks.COMMON_PARAMS_SAMPLING_CONFIG_TEMP | marks.COMMON_PARAMS_SAMPLING_CONFIG_PENALTY_LAST_N
     assert params.sampling.user_sampling_config == expected
 
 
-def test_tools_close_the_door_to_browsers() -> None:
+def test_tools_allow_local_origins_only() -> None:
     assert "cors_origins=localhost" in changes("--tools", "all")
     assert "cors_origins=*" not in changes("--agent")
     assert not {one for one in changes("--tools", "all", "--cors-origins", "*") if one.startswith("cors_origins=")}

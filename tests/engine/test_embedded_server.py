@@ -31,7 +31,7 @@ EXIT = b"cmd_router_to_child:exit\n"
 STATE = b"cmd_child_to_router:state:"
 CHILD = {"LLAMA_SERVER_ROUTER_PORT": "1"}
 EMBEDDED = (sys.executable, "-m", "router.engine.embedded")
-# Whatever the shell has set that runs the tests.
+# The environment of the tests, without variables that change an engine.
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_", "HF_", "MTMD_"))}
 
 
@@ -41,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Process:
-    """One engine as a child, or alone; what it says on stdout comes line by line."""
+    """One engine, as a child or alone. `states` reads its stdout line by line."""
 
     def __init__(self, command: tuple[str, ...], argv: tuple[str, ...], environ: Mapping[str, str], log: Path) -> None:
         with log.open("wb") as stderr:
@@ -89,7 +89,7 @@ ENDS: Mapping[str, Callable[[Process], None]] = {
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Unlike `tmp_path`, short enough for the name of a unix socket."""
+    """Unlike `tmp_path`, its path is short enough for a unix socket."""
     path = Path(tempfile.mkdtemp(prefix="lr-"))
     yield path
     shutil.rmtree(path)
@@ -138,7 +138,7 @@ def question(**more: Any) -> dict[str, Any]:
 
 
 # B-P1 B-P7
-def test_a_child_tells_its_states_and_nothing_else(start: Start, folder: Path) -> None:
+def test_stdout_has_states_and_nothing_else(start: Start, folder: Path) -> None:
     child = start("-lv", "5")
     *loading, ready = itertools.islice(child.states(), 3)
     assert [state["payload"]["value"] for state in loading] == [0.0, 1.0]
@@ -170,7 +170,7 @@ def test_chat_over_the_socket_with_the_key(start: Start, folder: Path) -> None:
 
 # B-P4 B-P5
 @pytest.mark.parametrize(("way", "code"), [("exit", 0), ("end of input", 1), ("SIGTERM", 0)])
-def test_ends_of_a_child_even_amid_a_stream(start: Start, folder: Path, way: str, code: int) -> None:
+def test_a_child_ends_even_in_the_middle_of_a_stream(start: Start, folder: Path, way: str, code: int) -> None:
     child = start()
     child.ready()
     body = question(stream=True, max_tokens=-1, ignore_eos=True)
@@ -183,7 +183,7 @@ def test_ends_of_a_child_even_amid_a_stream(start: Start, folder: Path, way: str
 
 @pytest.fixture
 def endless(folder: Path) -> Path:
-    """A model whose load never ends: nobody writes into the pipe."""
+    """A model whose load never ends: nothing is written into the pipe."""
     os.mkfifo(folder / "endless.gguf")
     return folder / "endless.gguf"
 
@@ -200,7 +200,7 @@ def opened_by_reader(pipe: Path) -> int | None:
 # B-P4 B-P5
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel's help")
 @pytest.mark.parametrize("way", ENDS)
-def test_ends_of_a_child_that_still_loads(start: Start, endless: Path, way: str) -> None:
+def test_a_child_that_still_loads_ends(start: Start, endless: Path, way: str) -> None:
     child = start(model=endless)
     writer = until(lambda: opened_by_reader(endless))
     ENDS[way](child)
@@ -208,7 +208,7 @@ def test_ends_of_a_child_that_still_loads(start: Start, endless: Path, way: str)
     os.close(writer)
 
 
-def test_interrupt_of_a_lone_server_that_still_loads(start: Start, endless: Path) -> None:
+def test_an_interrupt_ends_a_lone_server_that_still_loads(start: Start, endless: Path) -> None:
     server = start(model=endless, environ={})
     writer = until(lambda: opened_by_reader(endless))
     server.process.send_signal(signal.SIGINT)
@@ -218,13 +218,13 @@ def test_interrupt_of_a_lone_server_that_still_loads(start: Start, endless: Path
 
 # B-P5
 @pytest.mark.parametrize(("way", "code"), [("exit", 0), ("end of input", 1)])
-def test_ends_before_it_loads(start: Start, endless: Path, way: str, code: int) -> None:
+def test_a_child_ends_before_it_loads(start: Start, endless: Path, way: str, code: int) -> None:
     child = start(model=endless)
     ENDS[way](child)
     assert child.wait() in (code, -signal.SIGTERM)
 
 
-def test_sleeps_and_wakes(start: Start, folder: Path) -> None:
+def test_a_child_sleeps_and_wakes(start: Start, folder: Path) -> None:
     child = start("--sleep-idle-seconds", "1")
     child.ready()
     assert next(child.states())["state"] == "sleeping"
@@ -234,7 +234,7 @@ def test_sleeps_and_wakes(start: Start, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_lone_server(start: Start, number: signal.Signals) -> None:
+def test_a_lone_server_runs_until_a_signal(start: Start, number: signal.Signals) -> None:
     server = start("--host", "127.0.0.1", "--port", "0", environ={})
     server.stdin.close()
     url = until(lambda: re.search(r"listening on (http://127.0.0.1:\d+)", server.log), 10.0)[1]
@@ -244,7 +244,7 @@ def test_a_lone_server(start: Start, number: signal.Signals) -> None:
     assert server.stdout.read() == b""
 
 
-def test_a_stale_socket_goes_a_living_one_stays(start: Start, folder: Path) -> None:
+def test_a_stale_socket_is_replaced_and_a_live_one_kept(start: Start, folder: Path) -> None:
     path = folder / "a.sock"
     with socket.socket(socket.AF_UNIX) as leftover:
         leftover.bind(str(path))
@@ -257,7 +257,9 @@ def test_a_stale_socket_goes_a_living_one_stays(start: Start, folder: Path) -> N
 
 
 @pytest.mark.parametrize("content", [None, b"garbage", b"GGUF\3\0\0\0", "half"])
-def test_a_bad_file_is_a_sentence(start: Start, folder: Path, model: Path, content: bytes | str | None) -> None:
+def test_a_bad_file_is_an_error_in_one_sentence(
+    start: Start, folder: Path, model: Path, content: bytes | str | None
+) -> None:
     path = folder / "bad.gguf"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else model.read_bytes()[:100_000])
@@ -267,19 +269,19 @@ def test_a_bad_file_is_a_sentence(start: Start, folder: Path, model: Path, conte
     assert "Traceback" not in child.log
 
 
-def test_a_refusal_ends_the_program(start: Start) -> None:
+def test_an_unknown_flag_ends_the_program(start: Start) -> None:
     child = start("--no-such-flag")
     assert child.wait() == 2
     assert child.log.startswith("error: --no-such-flag is not known")
     assert child.stdout.read() == b""
 
 
-def test_help_is_for_the_router_too() -> None:
+def test_help_lists_the_flags() -> None:
     result = subprocess.run([*EMBEDDED, "--help"], capture_output=True, text=True, check=True)
     assert "--ctx-size" in result.stdout
 
 
-def test_from_the_hugging_face_cache(start: Start, folder: Path, model: Path) -> None:
+def test_a_model_is_found_in_the_hugging_face_cache(start: Start, folder: Path, model: Path) -> None:
     snapshot = folder / "hub/models--acme--tiny-GGUF/snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
     (snapshot.parents[1] / "refs").mkdir()
@@ -290,7 +292,7 @@ def test_from_the_hugging_face_cache(start: Start, folder: Path, model: Path) ->
     assert child.ready()["id"] == "acme/tiny-GGUF"
 
 
-# The same as llama-server
+# Compared with llama-server
 
 SAMPLING = (
     *("--temp", "0.5", "--top-k", "7", "--top-p", "0.5", "--min-p", "0.25", "--typical", "0.75", "--seed", "11"),
@@ -302,7 +304,7 @@ SAMPLING = (
 
 
 def facts(http: httpx.Client) -> dict[str, Any]:
-    """What a client can see of a server, without what differs from run to run."""
+    """What a client can see of a server, without values that differ from run to run."""
     chat = [http.post("/v1/chat/completions", json=question(seed=seed)).json() for seed in (1, 2)]
     props, slots, listed = http.get("/props").json(), http.get("/slots"), http.get("/v1/models").json()["data"][0]
     vector = http.post("/v1/embeddings", json={"input": "hello"})
@@ -338,7 +340,7 @@ def llama_server() -> tuple[str, ...]:
     ],
     ids=lambda argv: " ".join(argv[:2]) or "defaults",
 )
-def test_a_client_sees_the_same(
+def test_clients_see_the_same_as_from_llama_server(
     start: Start, folder: Path, llama_server: tuple[str, ...], argv: tuple[str, ...]
 ) -> None:
     library = {**CHILD, "LD_LIBRARY_PATH": str(Path(llama_server[0]).parent)}

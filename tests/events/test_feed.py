@@ -1,4 +1,4 @@
-"""News reaches every listener, and a slow one costs only itself."""
+"""News reaches every subscriber, and a slow one costs only itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from router.events.feed import Feed
 
 
-async def test_everybody_hears_everything_from_then_on() -> None:
+async def test_all_subscribers_get_all_news_from_then_on() -> None:
     feed = Feed()
     feed.publish("a", "status_change", 0)
     async with feed.subscribe() as one, feed.subscribe() as other:
@@ -18,7 +18,7 @@ async def test_everybody_hears_everything_from_then_on() -> None:
                 await news.next(0.01)
 
 
-async def test_a_listener_that_falls_behind_is_cut_off() -> None:
+async def test_a_subscriber_that_falls_behind_is_disconnected() -> None:
     feed = Feed(backlog=2)
     async with feed.subscribe() as slow, feed.subscribe() as quick:
         for number in range(4):
@@ -27,7 +27,7 @@ async def test_a_listener_that_falls_behind_is_cut_off() -> None:
         assert [(await slow.next() or {}).get("data") for _ in range(3)] == [0, 1, None]
 
 
-async def test_who_left_is_forgotten() -> None:
+async def test_a_subscription_ends_with_its_block() -> None:
     feed = Feed(backlog=1)
     async with feed.subscribe() as news:
         pass
@@ -36,7 +36,7 @@ async def test_who_left_is_forgotten() -> None:
         await news.next(0.01)
 
 
-async def test_its_end_ends_every_subscription() -> None:
+async def test_closing_ends_every_subscription() -> None:
     feed = Feed()
     async with feed.subscribe() as one, feed.subscribe() as other:
         feed.close()

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import subprocess
-import tempfile
-from functools import cache
 from pathlib import Path
 
+from tests import native
 
-@cache
+
 def build() -> Path:
-    """The library, compiled once a session."""
-    folder = Path(tempfile.mkdtemp(prefix="hang-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    source, library = Path(__file__).with_name("hang.c"), folder / "hang.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, source, "-ldl"], check=True)
-    return library
+    return native.library(Path(__file__).with_name("hang.c"), "hang.so")
 
 
 def variables(pattern: str, until: Path, *, reads: bool = False) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from router.hub.cache import Cache, cache_root, find, split
+from router.hub.cache import Cache, cache_root, find, repo_and_quant
 from router.hub.names import Name
 from router.hub.removal import remove
 from tests.audit import looked
@@ -143,7 +143,7 @@ def test_files_whose_blob_is_gone_are_not_listed(tmp_path: Path) -> None:
     ],
 )
 def test_other_text_is_no_name(tmp_path: Path, name: str) -> None:  # B-H2
-    assert split(name) is None
+    assert repo_and_quant(name) is None
     assert find(tmp_path, name) is None
 
 
@@ -160,7 +160,7 @@ def test_every_ref_but_main_stands_in_the_name(tmp_path: Path) -> None:  # B-H1
     cached(tmp_path, "user/m", "m-Q8_0.gguf", commit="b" * 40)
     (tmp_path / "models--user--m" / "refs" / ".left.tmp").write_text(COMMIT)
     assert names(scan(tmp_path)) == ["user/m:Q2_K@refs/pr/1", "user/m:Q8_0"]
-    assert split("user/m@refs/pr/1") is None
+    assert repo_and_quant("user/m@refs/pr/1") is None
     for revision in ("refs/pr/1", COMMIT):
         entry = find(tmp_path, f"user/m@{revision}")
         assert entry

@@ -22,8 +22,9 @@ from router.models import presets
 from router.models.foreign import ALLOWED_KEYS
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
-from tests.routers import FAKE, until
+from tests.routers import FAKE
 from tests.test_main import Ended, Shell
+from tests.waiting import until
 
 MIB = 2**20
 SMALL, LARGE = bytes(MIB), bytes(3 * MIB)

@@ -1,4 +1,4 @@
-"""What a model would take, told by the command line and over HTTP."""
+"""What a model would take, by the command line and over HTTP."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from pathlib import Path
 import pytest
 
 from router.memory import forecast
-from router.memory.demand import CONTEXT
+from router.memory.demand import CUDA_CONTEXT_BYTES
 from router.scheduling.snapshot import Phase, Resident, Snapshot
 from tests.conftest import Starter
-from tests.memory.test_estimate import MIB, TRAINED, Estimators, Specs, estimator, gpus, model, spec
-from tests.routers import ENGINES, until
+from tests.memory.rig import MIB, TRAINED, Estimators, Specs, gpus
+from tests.routers import ENGINES
+from tests.waiting import until
 
-__all__ = ["estimator", "model", "spec"]  # fixtures
 
-
-def told(*argv: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_estimate(*argv: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "router", "estimate", *argv]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environ, check=False)
 
@@ -33,11 +32,11 @@ def test_the_shares_add_up(estimator: Estimators, spec: Specs) -> None:  # B-D1
     need = one.need(spec("--ctx-size", str(TRAINED)))
     assert need.estimate
     assert sum(share.kv for share in (*found.devices, found.host)) == pytest.approx(need.estimate.kv, abs=2)
-    assert all(share.fixed == CONTEXT for share in found.devices)
+    assert all(share.fixed == CUDA_CONTEXT_BYTES for share in found.devices)
     assert sum(share.total for share in found.devices) == need.demand.split + len(found.devices) * need.demand.fixed
 
 
-def test_it_tells_who_would_go(estimator: Estimators, spec: Specs) -> None:
+def test_forecast_names_the_models_that_would_go(estimator: Estimators, spec: Specs) -> None:
     one = estimator(gpus(200))
     held = {"n/CUDA0": one.empty.readings[0].device.total - 10 * MIB}
 
@@ -52,7 +51,7 @@ def test_it_tells_who_would_go(estimator: Estimators, spec: Specs) -> None:
     assert verdict(Resident("a", held, Phase.IDLE, pinned=True))[0].startswith("It would wait: pinned")
 
 
-def test_what_does_not_fit_is_told_with_the_numbers(estimator: Estimators, spec: Specs) -> None:  # B-S12
+def test_what_does_not_fit_is_refused_with_the_numbers(estimator: Estimators, spec: Specs) -> None:  # B-S12
     one = estimator(gpus(30))
     found = forecast.forecast(one, spec("--ctx-size", str(TRAINED), "--n-gpu-layers", "all"), one.empty)
     assert not found.fits
@@ -60,9 +59,9 @@ def test_what_does_not_fit_is_told_with_the_numbers(estimator: Estimators, spec:
     assert 0 < found.max_context < found.context
 
 
-def test_a_file(tiny_models: Path) -> None:
+def test_file_is_estimated_as_json(tiny_models: Path) -> None:
     engine = ENGINES["llama-server"]()
-    answer = told(str(tiny_models / "tiny-b.gguf"), "--engine", engine, "--ctx-size", "4096", "--json")
+    answer = run_estimate(str(tiny_models / "tiny-b.gguf"), "--engine", engine, "--ctx-size", "4096", "--json")
     assert answer.returncode == 0, answer.stderr
     found = json.loads(answer.stdout)
     assert found.keys() >= {"devices", "host", "source", "max_context"}
@@ -70,8 +69,8 @@ def test_a_file(tiny_models: Path) -> None:
     assert (found["source"], found["context"], found["devices"]) == ("engine", 4096, [])
 
 
-def test_a_model_of_the_catalog_as_a_table(tiny_models: Path) -> None:
-    answer = told("tiny-a", "--engine", "embedded", "--models-dir", str(tiny_models), "--port", "1")
+def test_model_of_the_catalog_is_estimated_as_a_table(tiny_models: Path) -> None:
+    answer = run_estimate("tiny-a", "--engine", "embedded", "--models-dir", str(tiny_models), "--port", "1")
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.splitlines()[0].split() == ["device", "weights", "kv", "compute", "fixed", "total"]
     assert answer.stdout.splitlines()[-1] == "It fits now."
@@ -82,7 +81,9 @@ def test_the_running_router_knows_who_would_go(routers: Starter, tiny_models: Pa
     router.client.headers["x-api-key"] = "k"
     assert router.chat("tiny-a").status_code == 200
     port = router.url.rpartition(":")[2]
-    answer = told("tiny-b", "--engine", "embedded", "--models-dir", str(tiny_models), "--port", port, "--api-key", "k")
+    answer = run_estimate(
+        "tiny-b", "--engine", "embedded", "--models-dir", str(tiny_models), "--port", port, "--api-key", "k"
+    )
     assert answer.stdout.splitlines()[-1] == "It fits once these idle models have gone: tiny-a."
     assert router.status("tiny-a") == "loaded"
     assert router.client.get("/models/estimate", params={"model": "tiny-b"}).json()["evicts"] == ["tiny-a"]
@@ -94,14 +95,14 @@ def test_the_running_router_is_found(host: str, routers: Starter, tiny_models: P
     if host == "https":
         key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
         there = ["--ssl-key-file", key, "--ssl-cert-file", certificate]
-        asked = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=other"]
-        subprocess.run(["openssl", *asked, "-keyout", key, "-out", certificate], capture_output=True, check=True)
+        request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=other"]
+        subprocess.run(["openssl", *request, "-keyout", key, "-out", certificate], capture_output=True, check=True)
     (tmp_path / "p.ini").write_text("[tiny-a]\nload-on-startup = on\n")
     common = ["--engine", "embedded", "--models-dir", str(tiny_models)]
     listens = [f"127.0.0.1,{word}" if word.endswith(".sock") else word for word in there]
     router = routers(*common, "--models-preset", str(tmp_path / "p.ini"), "--models-max", "1", *listens)
     until(lambda: "tiny-a: ready" in router.log)
-    answer = told("tiny-b", *common, *there, "--port", router.url.rpartition(":")[2])
+    answer = run_estimate("tiny-b", *common, *there, "--port", router.url.rpartition(":")[2])
     assert answer.stdout.splitlines()[-1] == "It fits once these idle models have gone: tiny-a.", answer.stderr
 
 
@@ -121,8 +122,8 @@ def test_the_listing_shows_the_need_of_models_that_do_not_run(routers: Starter, 
         (("gone.gguf",), 2, "there is no file gone.gguf"),
     ],
 )
-def test_what_cannot_be_told(argv: tuple[str, ...], code: int, said: str, tiny_models: Path) -> None:
-    answer = told(*argv, *(["--models-dir", str(tiny_models), "--port", "1"] if argv else []))
+def test_wrong_arguments_end_with_one_line(argv: tuple[str, ...], code: int, said: str, tiny_models: Path) -> None:
+    answer = run_estimate(*argv, *(["--models-dir", str(tiny_models), "--port", "1"] if argv else []))
     assert (answer.returncode, answer.stdout) == (code, "")
     assert said in answer.stderr
     assert len(answer.stderr.splitlines()) == 1

@@ -18,7 +18,7 @@ def argv(text: str) -> str:
     return " ".join(render(one_preset(text).args))
 
 
-def test_keys_are_long_short_or_variables() -> None:
+def test_keys_may_be_long_short_or_variables() -> None:
     assert argv("ctx-size = 1\nngl=2\nLLAMA_ARG_CACHE_RAM = 3") == "--ctx-size 1 --n-gpu-layers 2 --cache-ram 3"
 
 

@@ -1,4 +1,4 @@
-"""What templates can be told, in the styles of the families; and that a hostile one ends in an answer."""
+"""What templates of each family can do; and a hostile template gets an answer too."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ LLAMA = """
         ("", None),
     ],
 )
-def test_families(text: str, reasoning: Reasoning | None) -> None:  # B-C2
+def test_templates_of_each_family_are_understood(text: str, reasoning: Reasoning | None) -> None:  # B-C2
     assert analyse(text) == TemplateFeatures("tools" in text, reasoning)
 
 
@@ -89,7 +89,7 @@ def test_families(text: str, reasoning: Reasoning | None) -> None:  # B-C2
         ),
         ("{% if x %}{% set t = enable_thinking | default(true) %}{% else %}{% set t = true %}{% endif %}{{ t }}", True),
         ("{% with x = 1 %}{% if enable_thinking %}<think>{% endif %}{% endwith %}", False),
-        # Silence is neither: it leaves the choice to the model, or to what was said.
+        # An unset switch is neither: the model decides, or what was written.
         ("{% if enable_thinking is defined %}{{ '/think' if enable_thinking else '/no_think' }}{% endif %}", None),
         (
             "{% set n = namespace(on=enable_thinking) %}{% for m in mm %}{% set n.on = m %}{% endfor %}{{ n.on }}",
@@ -97,7 +97,7 @@ def test_families(text: str, reasoning: Reasoning | None) -> None:  # B-C2
         ),
     ],
 )
-def test_the_switchs_default(generation: str, default: bool | None) -> None:
+def test_default_of_the_switch_is_found(generation: str, default: bool | None) -> None:
     reasoning = analyse(chatml(generation)).reasoning
     assert reasoning == Reasoning("enable_thinking", default)
 
@@ -121,22 +121,22 @@ def test_the_switchs_default(generation: str, default: bool | None) -> None:
         ("{% if reasoning_effort is eq('none') %}</think>{% else %}<think>{% endif %}", ("none",), None),
     ],
 )
-def test_levels(text: str, levels: tuple[str, ...], default: str | None) -> None:
+def test_levels_of_effort_are_found(text: str, levels: tuple[str, ...], default: str | None) -> None:
     assert analyse(text).reasoning == Reasoning("reasoning_effort", default, levels)
 
 
-def test_a_switch_and_levels() -> None:
+def test_switch_may_have_levels_too() -> None:
     both = "{% if enable_thinking %}{% if reasoning_effort == 'max' %}hard{% endif %}<think>{% endif %}"
     assert analyse(both).reasoning == Reasoning("enable_thinking", False, ("max",))
 
 
-def test_one_switch_that_is_said_by_another() -> None:
+def test_switch_that_another_switch_sets_is_found() -> None:
     text = "{% set thinking = thinking if thinking is defined else enable_thinking | default(true) %}"
     assert analyse(text + "{% if thinking %}<think>{% endif %}").reasoning == Reasoning("enable_thinking", True)
 
 
 @pytest.mark.parametrize("name", sorted(template.PRESERVES))
-def test_thoughts_that_can_be_kept(name: str) -> None:
+def test_variables_that_keep_thoughts_are_found(name: str) -> None:
     text = QWEN3 + f"{{% if {name} %}}{{{{ messages[0].reasoning_content }}}}{{% endif %}}"
     assert analyse(text).reasoning == Reasoning("enable_thinking", True, preserve=True)
 
@@ -152,11 +152,11 @@ def test_thoughts_that_can_be_kept(name: str) -> None:
         "{% set tools %}a{% endset %}{{ tools }}",
     ],
 )
-def test_what_is_no_switch(text: str) -> None:
+def test_names_that_are_no_switch_are_ignored(text: str) -> None:
     assert analyse(text) == TemplateFeatures()
 
 
-def test_tags_of_training_and_loops_are_known() -> None:
+def test_tags_of_training_and_loops_are_understood() -> None:
     text = "{% for m in messages %}{% if m %}{% continue %}{% endif %}{% generation %}x{% endgeneration %}{% endfor %}"
     assert analyse(text + QWEN3).reasoning == Reasoning("enable_thinking", True)
 
@@ -164,7 +164,7 @@ def test_tags_of_training_and_loops_are_known() -> None:
 @pytest.mark.parametrize(
     "text", ["{% shout %}%s{% endshout %}", "{% if %}%s", "{{ " + "(" * 5000 + "%s", "{{ " + "9" * 5000 + " }}%s"]
 )
-def test_what_no_parser_takes_is_told_by_its_words(text: str) -> None:
+def test_unparsable_template_is_judged_by_its_words(text: str) -> None:
     unknown = text.replace("%s", "{% if tools and enable_thinking and clear_thinking %}")
     assert analyse(unknown) == TemplateFeatures(True, Reasoning("enable_thinking", None, preserve=True))
     assert analyse(text.replace("%s", "{{ reasoning_effort }}")).reasoning == Reasoning("reasoning_effort", None)
@@ -172,7 +172,7 @@ def test_what_no_parser_takes_is_told_by_its_words(text: str) -> None:
     assert analyse(text.replace("%s", "")).reasoning is None
 
 
-def test_a_template_that_is_too_long_is_told_by_its_words() -> None:
+def test_too_long_template_is_judged_by_its_words() -> None:
     assert analyse(QWEN3 + " " * MAX_CHARACTERS).reasoning == Reasoning("enable_thinking", None)
     assert analyse(" " * MAX_CHARACTERS + QWEN3).reasoning is None
 
@@ -190,33 +190,33 @@ def test_a_template_that_is_too_long_is_told_by_its_words() -> None:
         "{{ a.__class__.__mro__[1].__subclasses__() }}",
     ],
 )
-def test_nothing_is_rendered(piece: str) -> None:
-    """An answer comes, in time and memory that the length alone bounds."""
+def test_hostile_template_is_not_rendered(piece: str) -> None:
+    """An answer comes; the length alone bounds its time and memory."""
     count = (MAX_CHARACTERS - len(QWEN3)) // len(piece)
     assert analyse(piece * count + QWEN3).reasoning == Reasoning("enable_thinking", True)
 
 
 @pytest.mark.parametrize("text", ["{% if a %}" * 3000 + "{% endif %}" * 3000, "{{ a" + ".a" * 20000 + " }}"])
-def test_deep_nesting_ends(text: str) -> None:
+def test_deep_nesting_is_judged_by_its_words(text: str) -> None:
     assert analyse(text + QWEN3).reasoning == Reasoning("enable_thinking", None)
 
 
-def test_the_authors_default_counts(engine: str, routers: Starter, tiny_models: Path, tmp_path: Path) -> None:
+def test_authors_default_reaches_the_child(engine: str, routers: Starter, tiny_models: Path, tmp_path: Path) -> None:
     (tmp_path / "small.jinja").write_text(SMALL)
     (tmp_path / "large.jinja").write_text(QWEN3)
     (tmp_path / "models.ini").write_text(
         f"[*]\nmodel = {tiny_models}/tiny-a.gguf\n"
         f"[small]\nchat-template-file = {tmp_path}/small.jinja\n"
         f"[large]\nchat-template-file = {tmp_path}/large.jinja\n"
-        f"[asked]\nchat-template-file = {tmp_path}/small.jinja\nreasoning = on\n"
+        f"[always]\nchat-template-file = {tmp_path}/small.jinja\nreasoning = on\n"
         "[plain]\n"
     )
     router = routers("--engine", engine, "--models-preset", str(tmp_path / "models.ini"))
     listing = router.listing()
-    told = {"control": "enable_thinking", "default": False, "levels": [], "preserve": False}
+    expected = {"control": "enable_thinking", "default": False, "levels": [], "preserve": False}
     assert [listing[name]["reasoning"] for name in ("small", "large", "plain")] == [
-        told,
-        {**told, "default": True},
+        expected,
+        {**expected, "default": True},
         None,
     ]
     assert "thinking" in listing["small"]["capabilities"]
@@ -228,6 +228,6 @@ def test_the_authors_default_counts(engine: str, routers: Starter, tiny_models: 
 
     assert prompt("small").endswith("<think></think>")
     assert prompt("small", enable_thinking=True).endswith("<think>")
-    assert prompt("asked").endswith("<think>")
+    assert prompt("always").endswith("<think>")
     assert prompt("large").endswith("assistant\n")
-    assert router.listing()["small"]["reasoning"] == told
+    assert router.listing()["small"]["reasoning"] == expected

@@ -21,3 +21,9 @@ def test_the_kept_log_has_bounds() -> None:  # B-T5
 
 def test_a_short_line_is_kept_as_it_is() -> None:
     assert shorten(b"short") == b"short"
+
+
+def test_the_repr_shows_how_much_is_kept() -> None:
+    log = ChildLog()
+    log.add(b"secret")
+    assert repr(log) == "<ChildLog 1 lines, 6 bytes>"

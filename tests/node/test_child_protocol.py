@@ -25,7 +25,7 @@ LOADING = b'{"state": "loading", "payload": {"stages": %b, "current": %b, "value
 
 
 @pytest.mark.parametrize(
-    ("payload", "told"),
+    ("payload", "expected"),
     [
         (b"[1]", {}),
         (b'"x"', {}),
@@ -41,8 +41,10 @@ LOADING = b'{"state": "loading", "payload": {"stages": %b, "current": %b, "value
         (b'{"id": "%b"}' % (b"x" * (1 << 20)), None),
     ],
 )
-async def test_model_info_is_kept_as_far_as_it_makes_sense(tmp_path: Path, payload: bytes, told: Any) -> None:  # B-T8
-    assert await ScriptedChild(tmp_path).info(state(READY % payload)) == told
+async def test_model_info_is_kept_as_far_as_it_makes_sense(
+    tmp_path: Path, payload: bytes, expected: Any
+) -> None:  # B-T8
+    assert await ScriptedChild(tmp_path).info(state(READY % payload)) == expected
 
 
 async def test_odd_states_are_harmless(  # B-T8

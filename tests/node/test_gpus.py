@@ -56,3 +56,13 @@ def test_a_process_of_its_own_sees_the_gpus_and_ends_though_the_driver_hangs(gpu
         assert process.stdout.readline() == "['CUDA0', 'RAM']\n"
         gpus.change(1, status=nvml.HANG)
         assert process.communicate("go\n", timeout=10)[0] == "None\n"
+
+
+async def test_reprs_show_what_hangs(host: Host, gpus: FakeNvml) -> None:
+    devices = host.devices()
+    assert repr(devices) == "<Devices local/CUDA0 local/CUDA1 local/RAM>"
+    assert repr(devices._gpus) == "<Gpus CUDA0 CUDA1>"
+    assert repr(devices._ram) == f"<HostMemory {64 * GIB} bytes, 0 control groups>"
+    gpus.change(1, status=nvml.HANG)
+    await devices.read()
+    assert repr(devices._gpus) == "<Gpus CUDA0 CUDA1, driver hangs>"

@@ -38,7 +38,7 @@ sys.stdin.readline()
 
 @pytest.mark.parametrize("rounds", [0, 1, 2])
 def test_health_is_answered_while_a_state_is_heard(folder: Path, run: RunLoop, rounds: int) -> None:
-    """What it is answered with comes so many rounds of the loop after the state."""
+    """The answer comes so many rounds of the loop after the state."""
     socket, go, done = folder / "x.sock", folder / "go", folder / "done"
     errors: list[object] = []
 

@@ -83,8 +83,8 @@ async def test_cgroup_limit_above_the_machine_changes_nothing(host: Host) -> Non
 
 
 async def test_cgroup_v1_seen_from_inside_a_container(host: Host) -> None:
-    # The kernel tells the path on the host, while the container sees its own group as the top. A controller other than
-    # memory has its own path, which means nothing here.
+    # The kernel reports the path on the host, but the container sees its own group as the top. Controllers other than
+    # memory have paths of their own, which mean nothing here.
     host.write("proc/self/cgroup", "9:pids:/other\n4:cpu,memory:/docker/abc\n0::/docker/abc")
     for folder, limit in (("", 8 * GIB), ("other", GIB)):
         host.write(f"sys/fs/cgroup/memory/{folder}/memory.limit_in_bytes", limit)

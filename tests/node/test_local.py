@@ -70,7 +70,7 @@ async def test_arguments_and_environment_of_a_child(node: Node, folder: Path) ->
 
 
 async def test_a_child_gets_the_division_that_was_booked(node: Node) -> None:
-    child = await node.spawn(Launch("m", (), (), counts=(3, 14)))
+    child = await node.spawn(Launch("m", (), (), layer_counts=(3, 14)))
     argv = psutil.Process(child.pid).cmdline()
     assert argv[argv.index("--tensor-split") + 1] == "3,14"
     await child.stop()
@@ -89,3 +89,11 @@ async def test_the_key_is_needed(node: Node) -> None:
 async def test_probe_reads_every_device(node: Node, devices: Devices) -> None:
     for expected in ({}, {"local/RAM": 2**60}):
         assert tuple(reading.device for reading in await node.probe(expected)) == devices.list()
+
+
+def test_reprs_show_the_folder_and_the_devices(node: LocalNode, folder: Path) -> None:
+    assert repr(node) == f"<LocalNode {node._run.folder}>"
+    assert repr(node._run) == f"<RunDirectory {node._run.folder}>"
+    assert repr(node._devices) == "<Devices local/RAM>"
+    assert repr(node._watchdog) == "<Watchdog 0 process groups>"
+    assert repr(node._readahead) == "<ReadAhead idle>"

@@ -39,16 +39,16 @@ async def test_a_line_without_end_is_kept_within_bounds(tmp_path: Path) -> None:
 
 
 class Pipe(io.FileIO):
-    """Notes at its end whether somebody else has closed its descriptor."""
+    """Records at its end whether other code has closed its descriptor."""
 
-    was_robbed = False
+    was_closed_elsewhere = False
 
     def close(self) -> None:
         if not self.closed:
             try:
                 os.fstat(self.fileno())
             except OSError:
-                self.was_robbed = True
+                self.was_closed_elsewhere = True
         super().close()
 
 
@@ -61,7 +61,7 @@ os.write(2, b"2")
 
 
 def test_each_pipe_is_closed_once(folder: Path, run: RunLoop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also one that is held open, here by a process that has left the group."""
+    """Also a pipe that is held open, here by a process that has left the group."""
     real, fifo, socket = io.open, folder / "fifo", folder / "x.sock"
     pipes: list[Pipe] = []
 
@@ -90,4 +90,10 @@ def test_each_pipe_is_closed_once(folder: Path, run: RunLoop, monkeypatch: pytes
     os.close(writer)  # which ends the runaways
     assert len(pipes) == 3 * 10 * 3 + 1  # one is the watchdog's
     assert all(pipe.closed for pipe in pipes)
-    assert not any(pipe.was_robbed for pipe in pipes)
+    assert not any(pipe.was_closed_elsewhere for pipe in pipes)
+
+
+async def test_the_repr_shows_whether_the_pipe_is_open(tmp_path: Path) -> None:
+    child = ScriptedChild(tmp_path)
+    await child.info(b"x")
+    assert [repr(pipe) for pipe in child.child._pipes] == ["<PipeReader closed>"] * 2

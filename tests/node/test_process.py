@@ -189,3 +189,21 @@ async def test_a_cancelled_waiter_leaves_the_child_alone(start: Start) -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert await child.ready()
+
+
+async def test_the_repr_shows_the_state_and_no_key(start: Start) -> None:
+    def state() -> str:
+        assert KEY not in repr(child)
+        begin, _, state = repr(child).rpartition(", ")
+        assert begin == f"<LocalChild 'a-model', pid {child.pid}"
+        return state.rstrip(">")
+
+    child = await start("--sleep-idle-seconds", "0.01")
+    assert state() == "loading"
+    await child.ready()
+    assert state() in ("serving", "asleep")
+    await until(lambda: state() == "asleep")
+    stopping = asyncio.create_task(child.stop())
+    await until(lambda: state() != "asleep")
+    await stopping
+    assert state() == "ended"

@@ -18,7 +18,7 @@ from tests.node.rig import KEY, RunLoop, until
 def test_a_child_may_end_after_all_tasks_were_cancelled(
     folder: Path, run: RunLoop, has_pidfd: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `asyncio.run` cancels them at its end, while the loop still runs."""
+    """`asyncio.run` cancels all tasks at its end, while the loop still runs."""
     if not has_pidfd:
         monkeypatch.delattr(os, "pidfd_open", raising=False)
     errors: list[object] = []

@@ -1,4 +1,4 @@
-"""Files come into the page cache while a start waits; what is there tells the kernel (mincore)."""
+"""Files come into the page cache while a start waits. The kernel says what is in it (mincore)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from router.scheduling.states import State
 from tests.conftest import Starter
 from tests.fakes import GIB
 from tests.pages import drop, resident
-from tests.pool import bench as benches
 from tests.pool.bench import Bench, bench
-from tests.routers import until
+from tests.waiting import eventually, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is read ahead elsewhere")
-# Of a file; of one that is read in part. The kernel reads some MiB more, and may take as many back at any time.
+# Lengths in steps: of a file, and of one that is read in part. The kernel reads some MiB more than requested, and may
+# drop as many at any time.
 STEPS, LONG = 1, 5
 
 
@@ -38,16 +38,16 @@ def cold(path: Path, steps: float = STEPS) -> Path:
 
 
 class Gate:
-    """Memory enough, but each look at it waits until it is let through."""
+    """Reports enough memory, but each call waits until the test lets it through."""
 
     def __init__(self) -> None:
-        self.looks = 0
+        self.calls = 0
         self.priority: object = None
         self._lets = threading.Semaphore(0)
 
     def __call__(self) -> int:
         self.priority = psutil.Process(threading.get_native_id()).ionice().ioclass
-        self.looks += 1
+        self.calls += 1
         assert self._lets.acquire(timeout=10)
         return 1 << 50
 
@@ -90,37 +90,37 @@ async def test_no_memory_is_kept(tmp_path: Path) -> None:
     assert psutil.Process().memory_info().rss - before < STEP_BYTES / 2
 
 
-async def test_it_comes_after_all_others_at_the_disk(tmp_path: Path, gate: Gate) -> None:
+async def test_the_disk_serves_all_others_first(tmp_path: Path, gate: Gate) -> None:
     ReadAhead(gate).prefetch([cold(tmp_path / "a")])
-    await until_true(lambda: gate.looks)
+    await until_true(lambda: gate.calls)
     assert gate.priority == psutil.IOPRIO_CLASS_IDLE
     assert psutil.Process().ionice().ioclass != psutil.IOPRIO_CLASS_IDLE
 
 
-async def test_given_up(tmp_path: Path, gate: Gate) -> None:
+async def test_reading_stops_when_no_start_is_next(tmp_path: Path, gate: Gate) -> None:
     file = cold(tmp_path / "a", LONG)
     ahead = ReadAhead(gate)
     ahead.prefetch([file])
     gate.let()
-    await until_true(lambda: gate.looks == 2)
+    await until_true(lambda: gate.calls == 2)
     ahead.prefetch([])
     gate.let(1000)
     await until_true(lambda: not reading())
     assert 0 < resident(file) < 0.6
 
 
-async def test_what_comes_next_takes_the_place(tmp_path: Path, gate: Gate) -> None:
+async def test_a_later_call_replaces_the_one_before(tmp_path: Path, gate: Gate) -> None:
     first, second = cold(tmp_path / "a", LONG), cold(tmp_path / "b")
     ahead = ReadAhead(gate)
     ahead.prefetch([first])
-    await until_true(lambda: gate.looks == 1)
+    await until_true(lambda: gate.calls == 1)
     ahead.prefetch([second])
     gate.let(1000)
     await until_true(lambda: resident(second) > 0.4)
     assert resident(first) < 0.6
 
 
-async def test_a_start_that_waits_a_moment_only_is_not_worth_it(tmp_path: Path) -> None:
+async def test_a_start_that_hardly_waits_is_not_read_ahead(tmp_path: Path) -> None:
     never, after = cold(tmp_path / "a"), cold(tmp_path / "b")
     ahead = ReadAhead(lambda: 1 << 50)
     ahead.prefetch([never])
@@ -132,7 +132,7 @@ async def test_a_start_that_waits_a_moment_only_is_not_worth_it(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("room", [0, RESERVE_BYTES, RESERVE_BYTES + STEP_BYTES - 1])
-async def test_nothing_where_memory_is_short(tmp_path: Path, room: int) -> None:
+async def test_nothing_is_read_where_memory_is_short(tmp_path: Path, room: int) -> None:
     short, after = cold(tmp_path / "a"), cold(tmp_path / "b")
     looked = threading.Event()
 
@@ -146,7 +146,7 @@ async def test_nothing_where_memory_is_short(tmp_path: Path, room: int) -> None:
     assert resident(short) == resident(after) == 0
 
 
-async def test_no_more_than_there_is_room_for(tmp_path: Path) -> None:
+async def test_no_more_is_read_than_there_is_room_for(tmp_path: Path) -> None:
     file, after = cold(tmp_path / "a", LONG), cold(tmp_path / "b")
     ReadAhead(lambda: RESERVE_BYTES + 2 * STEP_BYTES).prefetch([file, after])
     await until_true(lambda: resident(file) > 0.2)
@@ -155,7 +155,7 @@ async def test_no_more_than_there_is_room_for(tmp_path: Path) -> None:
     assert resident(after) == 0
 
 
-async def test_a_file_that_is_gone_harms_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_missing_file_is_harmless(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = cold(tmp_path / "b")
     ahead = ReadAhead(lambda: 1 << 50)
     with caplog.at_level("DEBUG", "router.readahead"):
@@ -165,26 +165,11 @@ async def test_a_file_that_is_gone_harms_nobody(tmp_path: Path, caplog: pytest.L
     await until_true(lambda: resident(file) > 0.4)
 
 
-# Which files
-
-
 def named(name: str, *argv: str) -> ModelSpec:
     return ModelSpec(name, "preset", tuple(flags.parse(argv, flags.default_table())))
 
 
-def test_all_files_of_a_model_in_the_order_of_the_engine() -> None:
-    spec = named("m", "--mmproj", "p.gguf", "-md", "d.gguf", "-m", "m-00001-of-00002.gguf", "-c", "4096")
-    found = [file.name for file in spec.files_to_prefetch]
-    assert found == ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "d.gguf", "p.gguf"]
-
-
-def test_direct_io_goes_by_the_page_cache() -> None:
-    assert not named("m", "-m", "m.gguf", "--load-mode", "dio").files_to_prefetch
-    assert named("m", "-m", "m.gguf", "--load-mode", "none").files_to_prefetch
-    assert not named("m", "-hf", "user/repo").files_to_prefetch
-
-
-# When
+# When they are read
 
 
 @contextlib.asynccontextmanager
@@ -194,45 +179,43 @@ async def with_files(*names: str) -> AsyncIterator[Bench]:
         yield b
 
 
-async def test_while_a_victim_drains() -> None:
+async def test_the_next_start_is_prefetched_while_a_victim_drains() -> None:
     async with with_files("a", "b", "c") as b:
         stream = await b.lease("a")
         b.node.prefetched.clear()
         second, third = (asyncio.create_task(b.use(name)) for name in "bc")
-        await benches.until(lambda: b.pool.status("c").waiting == 1 and b.node.prefetched != [])
+        await eventually(lambda: b.pool.status("c").waiting == 1 and b.node.prefetched != [])
         assert b.node.prefetched == [("b.gguf",)]
         stream.release()
         await asyncio.gather(second, third)
-        # Once b has been started it reads by itself; when it has, c is the next that waits.
+        # Once b has started, it reads by itself. Then c is the next to start.
         assert b.node.prefetched == [("b.gguf",), (), ("c.gguf",), ()]
 
 
-async def test_while_a_victim_ends() -> None:
+async def test_the_next_start_is_prefetched_while_a_victim_ends() -> None:
     async with with_files("a", "b") as b:
         await b.use("a")
         b.node.of("a").may_stop.clear()
         b.node.prefetched.clear()
         waiting = asyncio.create_task(b.use("b"))
-        await benches.until(lambda: b.state("a") is State.STOPPING)
+        await eventually(lambda: b.state("a") is State.STOPPING)
         assert b.node.prefetched == [("b.gguf",)]
         b.node.of("a").may_stop.set()
         await waiting
         assert b.node.prefetched[-1] == ()
 
 
-async def test_until_nobody_waits() -> None:
+async def test_prefetching_ends_when_no_start_waits() -> None:
     async with with_files("a", "b") as b:
         stream = await b.lease("a")
         waiting = asyncio.create_task(b.lease("b"))
-        await benches.until(lambda: b.node.prefetched[-1] == ("b.gguf",))
+        await eventually(lambda: b.node.prefetched[-1] == ("b.gguf",))
         waiting.cancel()
-        await benches.until(lambda: b.node.prefetched[-1] == ())
+        await eventually(lambda: b.node.prefetched[-1] == ())
         stream.release()
 
 
-def test_a_router_reads_while_somebody_is_served(
-    routers: Starter, fake: str, tiny_models: Path, tmp_path: Path
-) -> None:
+def test_a_router_reads_ahead_while_it_serves(routers: Starter, fake: str, tiny_models: Path, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     shutil.copytree(tiny_models, folder)
     with (folder / "tiny-b.gguf").open("ab") as file:

@@ -1,4 +1,4 @@
-"""The folder of children's sockets: private, and made anew when it has gone. B-P9"""
+"""The folder of children's sockets is private, and is made again when it has gone. B-P9"""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from router.errors import ConfigError
 from router.node.run_directory import MARK, RunDirectory
 from tests.conftest import Starter
 from tests.node.rig import is_alive
-from tests.routers import Router, until
+from tests.routers import Router
+from tests.waiting import until
 
 
 def run_dir(router: Router) -> Path:
@@ -46,8 +47,8 @@ def vanish(router: Router, what: str) -> None:
     elif what == "deaf":
         for path in own.glob("*.sock"):
             path.unlink()
-            with socket.socket(socket.AF_UNIX) as nobody:
-                nobody.bind(str(path))
+            with socket.socket(socket.AF_UNIX) as unused:
+                unused.bind(str(path))
 
 
 @pytest.mark.parametrize("what", ["sockets", "files", "folder", "root", "deaf"])
@@ -58,7 +59,7 @@ def test_a_lost_socket_means_a_new_child(  # B-P9
     assert router.chat("tiny-a").status_code == 200
     (before,) = router.children()
     vanish(router, what)
-    # One request goes over the connection that is kept; of several at once, some need another one.
+    # One request goes over the kept connection. Of several at once, some need another connection.
     codes: list[int] = []
     asking = [threading.Thread(target=lambda: codes.append(router.chat("tiny-a").status_code)) for _ in range(6)]
     for thread in asking:
@@ -82,7 +83,7 @@ def test_a_lost_socket_means_a_new_child(  # B-P9
 def test_a_child_starts_in_a_folder_that_was_made_again(
     routers: Starter, fake: str, tiny_models: Path, tmp_path: Path
 ) -> None:
-    """Its chat template comes as a file there. B-P9"""
+    """Its chat template is a file in that folder. B-P9"""
     preset = tmp_path / "p.ini"
     preset.write_text("[tiny-b]\nchat-template = {{ messages }} is all\n")
     router = start(routers, fake, tiny_models, "--models-preset", str(preset))

@@ -19,7 +19,7 @@ Later = tuple[float, Callable[[], object]]
 
 
 def settle(devices: Devices, expected: Mapping[str, int], *later: Later) -> tuple[dict[str, int | None], float]:
-    """What was free in the end, and after how many seconds; meanwhile `later` happens, each when so many have gone."""
+    """What is free in the end, and after how many seconds. `later` are events and the seconds until they happen."""
 
     async def run() -> tuple[dict[str, int | None], float]:
         loop = asyncio.get_running_loop()
@@ -48,7 +48,7 @@ def test_memory_that_comes_back_late_is_waited_for(
 
 
 def test_memory_that_still_moves_is_waited_for(host: Host, gpus: FakeNvml) -> None:
-    """Another program takes 600 MiB at a time of the other GPU, several times between two samples."""
+    """Another program takes memory of the other GPU, 600 MiB at a time, several times between two readings."""
     steps = range(1, 26)  # B-D6
     moves = [(step / 100, partial(gpus.change, 1, others=step * 600 * MIB)) for step in steps]
     after, seconds = settle(host.devices(), {"local/CUDA0": 23 * GIB}, *moves)

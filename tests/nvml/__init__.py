@@ -1,30 +1,33 @@
-"""GPUs that are not there, simulated below pynvml: a small C library stands in for the NVIDIA driver's own.
+"""Simulated GPUs: a small C library takes the place of the NVIDIA driver's own, below pynvml.
 
-Its state is a folder (see nvml.c). Processes of the tests claim memory there by their pid; when one dies, its memory
-comes back late, as on a real GPU.
+Its state is a folder (see nvml.c). Processes of the tests claim memory there by their pid. When a process dies, its
+memory comes back late, as on a real GPU.
 """
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests import native
+
 SONAME = "libnvidia-ml.so.1"
-NOT_SUPPORTED, FUNCTION_NOT_FOUND, LOST, HANG = 3, 13, 15, -1  # for `Gpu.status`: NVML_ERROR_... of that number
+NOT_SUPPORTED, FUNCTION_NOT_FOUND, LOST, HANG = 3, 13, 15, -1  # values of `Gpu.status`: NVML_ERROR_... numbers
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """`others` is what other programs use; dead processes' memory is back `reclaim_ms` after their death is seen."""
+    """One simulated GPU; sizes in bytes.
+
+    `others` is what other programs use.
+    `reclaim_ms`: the memory of a dead process is back so long after its death is seen.
+    `status` is an error number that every call returns, or HANG.
+    """
 
     total: int
     reserved: int = 0
@@ -35,7 +38,7 @@ class Gpu:
 
 
 class FakeNvml:
-    """`variables` are the environment of a process that shall see these GPUs; its children claim by FAKE_NVML."""
+    """Simulated GPUs. A process with `variables` in its environment sees them."""
 
     def __init__(self, folder: Path, *gpus: Gpu) -> None:
         self.folder = folder
@@ -55,30 +58,23 @@ class FakeNvml:
         write(self.folder / f"gpu{index}", " ".join(map(str, astuple(self.gpus[index]))))
 
     def claim(self, pid: int, held: Mapping[int, int]) -> None:
-        """Book bytes by GPU number for a process, as `--hold-bytes` of the fake llama-server does for itself."""
+        """Let a process hold bytes, by GPU number. The fake llama-server does it for itself with `--hold-bytes`."""
         write(self.folder / "claims" / str(pid), "".join(f"{device} {count}\n" for device, count in held.items()))
 
 
 def write(path: Path, text: str) -> None:
-    """Replace it whole: a reader never sees half of it."""
+    """Replace the file in one step: a reader never sees half of it."""
     fresh = path.with_name(f".{path.name}")
     fresh.write_text(text)
     fresh.replace(path)
 
 
-@cache
 def build() -> Path:
-    """The library, compiled once a session."""
-    folder = Path(tempfile.mkdtemp(prefix="fake-nvml-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    source = Path(__file__).with_name("nvml.c")
-    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror", f"-Wl,-soname,{SONAME}"]
-    subprocess.run(["cc", *flags, "-o", folder / SONAME, source], check=True)
-    return folder / SONAME
+    return native.library(Path(__file__).with_name("nvml.c"), SONAME, f"-Wl,-soname,{SONAME}")
 
 
 @cache
 def load() -> None:
-    """Let it stand in within this process too, before pynvml looks: a library is found by its soname once it is loaded.
-    It answers by the FAKE_NVML of the moment."""
+    """Use the library in this process too. Call it before pynvml looks for the driver: the linker finds a library that
+    is loaded already by its soname. The library reads FAKE_NVML at every call."""
     ctypes.CDLL(str(build()), mode=ctypes.RTLD_GLOBAL)

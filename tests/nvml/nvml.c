@@ -1,9 +1,10 @@
-/* A pretended NVIDIA driver: what pynvml asks for, answered from files that are read on every call.
+/* A simulated NVIDIA driver. It answers pynvml from files, and reads them on every call.
 
-   $FAKE_NVML/gpu<N>        "total reserved others reclaim_ms status bus", bytes; status is what memory calls return,
-                            -1 makes them hang until it changes, 13 is for the second version of them alone
+   $FAKE_NVML/gpu<N>        "total reserved others reclaim_ms status bus", sizes in bytes. Memory calls return status;
+                            with -1 they hang until it changes, 13 is returned by their second version alone
    $FAKE_NVML/claims/<pid>  lines of "device bytes": what a process holds
-   $FAKE_NVML/ended/<pid>   made here when a claim's process is first found dead; its memory comes back reclaim_ms later
+   $FAKE_NVML/ended/<pid>   made here when the process of a claim is first found dead. Its memory comes back reclaim_ms
+                            later
 
    Without FAKE_NVML the driver is not loaded. */
 
@@ -48,7 +49,7 @@ static int load(uintptr_t handle, gpu *out) {
     return fields == 6 ? SUCCESS : UNKNOWN;
 }
 
-/* A zombie's memory is on its way back already. */
+/* A zombie counts as dead: its memory is coming back already. */
 static int alive(const char *pid) {
     char name[300], state = 'Z';
     snprintf(name, sizeof name, "/proc/%s/stat", pid);

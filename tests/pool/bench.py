@@ -14,7 +14,7 @@ import pytest
 from router import errors
 from router.engine import flags
 from router.hub.progress import DownloadProgress
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.pool.download_source import CheckHeader, OnProgress
@@ -26,6 +26,7 @@ from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand
 from router.scheduling.states import State
 from tests.fakes import GIB, FakeChild, FakeNode
+from tests.waiting import eventually
 
 RAM, CUDA = "local/RAM", "local/CUDA0"
 TABLE = flags.default_table()
@@ -36,15 +37,9 @@ def spec(name: str, *argv: str, **more: Any) -> ModelSpec:
     return ModelSpec(name, "models_dir", flags.parse(argv, TABLE), **more)
 
 
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-async def refused(wish: Awaitable[object], error: type[errors.RouterError]) -> errors.RouterError:
+async def refused(request: Awaitable[object], error: type[errors.RouterError]) -> errors.RouterError:
     with pytest.raises(error) as caught:
-        await wish
+        await request
     return caught.value
 
 
@@ -207,7 +202,7 @@ class FakeHub:
         self.has_ended = True
 
     async def until_begun(self, *names: str) -> None:
-        await until(lambda: all(name in self.gates for name in names))
+        await eventually(lambda: all(name in self.gates for name in names))
 
 
 def missing(name: str, repo: str = "user/m:Q8_0", **more: Any) -> ModelSpec:

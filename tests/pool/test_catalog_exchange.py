@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from router import errors
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.pool.pool import Pool
@@ -16,15 +16,8 @@ from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand
 from router.scheduling.states import State
 from tests.fakes import GIB, FakeNode
-from tests.pool.bench import (
-    bench,
-    model,
-    need_of,
-    refused,
-    settings_bench,
-    spec,
-    until,
-)
+from tests.pool.bench import bench, model, need_of, refused, settings_bench, spec
+from tests.waiting import eventually
 
 
 async def test_a_new_catalog_stops_only_what_changed() -> None:  # B-L13
@@ -34,42 +27,42 @@ async def test_a_new_catalog_stops_only_what_changed() -> None:  # B-L13
         changed = spec("b", env=(("X", "1"),))
         changes = await b.pool.exchange.replace(Catalog((b.specs["a"], changed, spec("c"))))
         assert (changes.added, changes.changed, changes.kept) == (("c",), ("b",), ("a",))
-        await until(lambda: b.state("b") is State.UNLOADED)
+        await eventually(lambda: b.state("b") is State.UNLOADED)
         assert b.state("a") is State.LOADED
 
 
 async def test_a_request_that_waits_for_a_changed_model_gets_the_new_one() -> None:  # B-L13
     async with bench("a", "b", need=60 * GIB) as b:
         lease = await b.lease("a")
-        wish = asyncio.create_task(b.lease("b"))
-        await until(lambda: b.pool.status("b").waiting == 1)
+        request = asyncio.create_task(b.lease("b"))
+        await eventually(lambda: b.pool.status("b").waiting == 1)
         changed = spec("b", env=(("X", "1"),))
         await b.pool.exchange.replace(Catalog((b.specs["a"], changed)))
-        assert not wish.done()
+        assert not request.done()
         lease.release()
-        (await wish).release()
+        (await request).release()
         assert b.node.of("b").launch.env == changed.env
 
 
 async def test_a_catalog_that_is_replaced_during_an_estimate_counts() -> None:  # B-L13
     old, new, kept = spec("a"), spec("a", env=(("X", "1"),)), spec("b")
-    asked, answer = threading.Event(), threading.Event()
+    estimating, answer = threading.Event(), threading.Event()
 
     def need(which: ModelSpec) -> Need:
         if which is old or which is kept:
-            asked.set()
+            estimating.set()
             answer.wait(5)
             return Need(Demand(), ("--old",))
         return Need(Demand(), ("--new",))
 
     node = FakeNode()
     pool = Pool(Catalog((old, kept)), [node], Limits(), need)
-    wish = asyncio.create_task(pool.lease(old))
-    await asyncio.to_thread(asked.wait, 5)
+    request = asyncio.create_task(pool.lease(old))
+    await asyncio.to_thread(estimating.wait, 5)
     await pool.exchange.replace(Catalog((new,)))
     (await pool.lease(new)).release()
     answer.set()
-    (await wish).release()
+    (await request).release()
     assert [(child.launch.args, child.launch.env) for child in node.children] == [(("--new",), new.env)]
     await refused(pool.lease(kept), errors.UnknownModel)
     await pool.close()
@@ -99,9 +92,9 @@ async def test_a_new_preset_cancels_the_load_it_changes_and_serves_the_others() 
         await b.use()
         b.node.autoload = False
         load = asyncio.create_task(b.load(ctx_size=8192))
-        await until(lambda: b.node.loads() == 2)
+        await eventually(lambda: b.node.loads() == 2)
         request = asyncio.create_task(b.use())
-        await until(lambda: b.pool.status("a").waiting == 2)
+        await eventually(lambda: b.pool.status("a").waiting == 2)
         b.node.autoload = True
         await b.pool.exchange.replace(Catalog([model("a", "--seed", "1")]))
         with pytest.raises(errors.Cancelled, match="changed meanwhile"):
@@ -119,8 +112,8 @@ async def test_what_a_new_preset_wants_at_startup_is_started() -> None:  # B-L13
             model("c", load_on_startup=True),
         ]
         await b.pool.exchange.replace(Catalog(after))
-        await until(lambda: [b.pool.state(name) for name in "ac"] == [State.LOADED] * 2)
-        await until(lambda: b.pool.state("b") is State.UNLOADED)
+        await eventually(lambda: [b.pool.state(name) for name in "ac"] == [State.LOADED] * 2)
+        await eventually(lambda: b.pool.state("b") is State.UNLOADED)
 
 
 async def test_a_new_preset_cancels_a_load_that_returns_to_the_old_one() -> None:  # B-L13
@@ -128,7 +121,7 @@ async def test_a_new_preset_cancels_a_load_that_returns_to_the_old_one() -> None
         await b.load(ctx_size=8192)
         b.node.autoload = False
         load = asyncio.create_task(b.load(ctx_size=None))
-        await until(lambda: b.node.loads() == 2)
+        await eventually(lambda: b.node.loads() == 2)
         b.node.autoload = True
         await b.pool.exchange.replace(Catalog([model("a", "--ctx-size", "1024")]))
         with pytest.raises(errors.Cancelled, match="changed meanwhile"):
@@ -140,8 +133,8 @@ async def test_a_new_preset_cancels_a_load_that_returns_to_the_old_one() -> None
 async def test_a_load_that_changes_nothing_is_compared_again_after_a_new_preset() -> None:  # B-L13
     async with settings_bench() as b:
         b.node.autoload = False
-        load = asyncio.create_task(b.load(ctx_size=0))  # as it is, but asked for
-        await until(lambda: b.node.loads() == 1)
+        load = asyncio.create_task(b.load(ctx_size=0))  # as it is, but requested
+        await eventually(lambda: b.node.loads() == 1)
         b.node.autoload = True
         await b.pool.exchange.replace(Catalog([model("a", "--ctx-size", "1024")]))
         await load
@@ -154,7 +147,7 @@ async def test_a_new_preset_is_booked_with_the_settings_requested_meanwhile() ->
         await b.use()
         release = b.slow_estimates()
         replaced = asyncio.create_task(b.pool.exchange.replace(Catalog([model("a", "--seed", "1")])))
-        await until(lambda: b.estimating == 1)
+        await eventually(lambda: b.estimating == 1)
         b.fast_estimates()
         await b.load(ctx_size=4096)
         lease = await b.lease("a")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from router.memory.estimate import Need
 from router.memory.footprints import Footprint
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.node.interface import Child
 from router.pool.pool import Pool
@@ -17,20 +17,16 @@ from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand, Device
 from router.scheduling.states import State
 from tests.fakes import GIB, FakeNode
-from tests.pool.bench import (
-    CUDA,
-    RAM,
-    spec,
-)
+from tests.pool.bench import CUDA, RAM, spec
 
 
 @pytest.mark.parametrize(
     ("margin", "on_gpu", "booked", "held", "found"),
     [
         (GIB, 9, {CUDA: 11 * GIB}, {CUDA: 9 * GIB}, Footprint(gpu=9 * GIB, gpus=1, host=GIB)),
-        # In a container, and on AMD, nobody tells what a process holds of a GPU: that is no RAM either.
+        # In a container, and on AMD, the machine does not report what a process holds of a GPU. That is no RAM either.
         (GIB, 0, {CUDA: 11 * GIB}, {CUDA: 11 * GIB}, Footprint(gpu=0, gpus=0, host=GIB)),
-        # Of a GPU that is not checked nothing is booked.
+        # Nothing is booked on a GPU that is not checked.
         (0, 9, {}, {}, Footprint(gpu=9 * GIB, gpus=1, host=GIB)),
     ],
 )
@@ -40,8 +36,8 @@ async def test_what_a_child_really_holds_is_booked_and_learned(
     learned: list[tuple[str, Footprint]] = []
     gpu = Device("local", "CUDA0", "gpu", 24 * GIB)
     need = Need(Demand(split=10 * GIB, fixed=GIB, host=GIB))
-    told = {CUDA: on_gpu * GIB} if on_gpu else {}
-    node = FakeNode((gpu, Device("local", "RAM", "host", 64 * GIB)), footprints={"a": {**told, RAM: GIB // 2}})
+    reported = {CUDA: on_gpu * GIB} if on_gpu else {}
+    node = FakeNode((gpu, Device("local", "RAM", "host", 64 * GIB)), footprints={"a": {**reported, RAM: GIB // 2}})
     limits = Limits(margins={CUDA: margin, RAM: GIB})
     pool = Pool(
         Catalog((spec("a"),)), [node], limits, lambda _: need, learn=lambda s, found: learned.append((s.name, found))
@@ -58,21 +54,21 @@ async def test_what_a_child_really_holds_is_booked_and_learned(
 
 
 @dataclass
-class Scale(FakeNode):
-    """Takes its time."""
+class SlowNode(FakeNode):
+    """A measurement waits for `go`."""
 
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    measuring: asyncio.Event = field(default_factory=asyncio.Event)
     go: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def footprint(self, child: Child) -> Mapping[str, int]:
-        self.asked.set()
+        self.measuring.set()
         await self.go.wait()
         return await super().footprint(child)
 
 
 async def test_nothing_is_learned_of_a_process_that_stops_meanwhile() -> None:  # B-D7
     learned: list[str] = []
-    node = Scale(footprints={"a": {RAM: GIB}})
+    node = SlowNode(footprints={"a": {RAM: GIB}})
     pool = Pool(
         Catalog((spec("a"),)),
         [node],
@@ -83,14 +79,14 @@ async def test_nothing_is_learned_of_a_process_that_stops_meanwhile() -> None:  
     for is_stopped in (True, False):
         (await pool.lease(spec("a"))).release()
         async with asyncio.timeout(10):
-            await node.asked.wait()
+            await node.measuring.wait()
             if is_stopped:
                 pool.unload("a")
             node.go.set()
             while pool.state("a") is not State.UNLOADED and not learned:
                 await asyncio.sleep(0.001)
         assert learned == ([] if is_stopped else ["a"])
-        node.asked.clear()
+        node.measuring.clear()
         node.go.clear()
     node.go.set()
     await pool.close()

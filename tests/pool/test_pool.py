@@ -13,13 +13,8 @@ from router.scheduling.limits import Limits
 from router.scheduling.states import State
 from tests.clock import Clock
 from tests.fakes import GIB
-from tests.pool.bench import (
-    RAM,
-    bench,
-    refused,
-    settings_bench,
-    until,
-)
+from tests.pool.bench import RAM, bench, refused, settings_bench
+from tests.waiting import eventually
 
 
 async def test_a_request_loads_its_model_and_is_served() -> None:  # B-S1
@@ -77,7 +72,7 @@ async def test_a_waiting_client_that_leaves_costs_nothing() -> None:  # B-S8
     async with bench("a", "b", need=40 * GIB) as b:
         lease = await b.lease("a")
         waiting = asyncio.create_task(b.lease("b"))
-        await until(lambda: b.pool.status("b").waiting == 1)
+        await eventually(lambda: b.pool.status("b").waiting == 1)
         waiting.cancel()
         await asyncio.wait({waiting})
         assert b.pool.status("b").waiting == 0
@@ -90,11 +85,13 @@ async def test_a_client_that_leaves_during_a_load_does_not_abort_it() -> None:  
     async with bench("a") as b:
         b.node.autoload = False
         first, second = asyncio.create_task(b.lease("a")), asyncio.create_task(b.lease("a"))
-        await until(lambda: bool(b.node.alive))
+        await eventually(lambda: bool(b.node.alive))
         first.cancel()
+        await asyncio.wait({first})
+        assert first.cancelled()
+        assert (b.pool.status("a").waiting, b.node.of("a").stops) == (1, 0)
         b.node.of("a").load()
         (await second).release()
-        assert first.cancelled() or first.cancelling()
         assert b.node.loads() == 1
 
 
@@ -103,9 +100,9 @@ async def test_an_abandoned_load_is_stopped_without_finish_loads() -> None:  # B
     async with bench("a", limits=limits) as b:
         b.node.autoload = False
         only = asyncio.create_task(b.lease("a"))
-        await until(lambda: bool(b.node.alive))
+        await eventually(lambda: bool(b.node.alive))
         only.cancel()
-        await until(lambda: b.state("a") is State.UNLOADED)
+        await eventually(lambda: b.state("a") is State.UNLOADED)
         assert not b.node.alive
 
 
@@ -119,20 +116,20 @@ async def test_a_cancel_that_crosses_the_grant_leaks_no_lease() -> None:  # B-S2
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 (await task).release()
-        await until(lambda: b.pool.status("a").leases == 0)
+        await eventually(lambda: b.pool.status("a").leases == 0)
 
 
 async def test_a_cancel_at_the_moment_of_ready_leaks_no_lease() -> None:  # B-S2
     async with bench("a") as b:
         b.node.autoload = False
         task = asyncio.create_task(b.lease("a"))
-        await until(lambda: bool(b.node.alive))
+        await eventually(lambda: bool(b.node.alive))
         b.node.of("a").load()
-        while b.state("a") is not State.LOADED:  # the grant is out, the task has not come round yet
+        while b.state("a") is not State.LOADED:  # the grant is out, but the task has not run yet
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait({task})
-        await until(lambda: b.pool.status("a").leases == 0)
+        await eventually(lambda: b.pool.status("a").leases == 0)
 
 
 async def test_a_model_that_never_fits_is_refused_with_the_numbers() -> None:  # B-S12
@@ -155,11 +152,11 @@ async def test_memory_that_another_program_frees_is_used() -> None:  # B-S12
     limits = Limits(margins={RAM: GIB}, poll=0.01)
     async with bench("a", need=40 * GIB, limits=limits) as b:
         b.node.foreign[RAM] = 40 * GIB
-        wish = asyncio.create_task(b.lease("a"))
-        await until(lambda: len(b.node.probes) > 2)
-        assert not wish.done()
+        request = asyncio.create_task(b.lease("a"))
+        await eventually(lambda: len(b.node.probes) > 2)
+        assert not request.done()
         b.node.foreign.clear()
-        (await wish).release()
+        (await request).release()
 
 
 async def test_freed_memory_is_waited_for() -> None:
@@ -198,7 +195,7 @@ async def test_a_steady_stream_on_one_model_does_not_starve_another() -> None:  
                 await b.use("a", 0.01)
 
         busy = [asyncio.create_task(traffic()) for _ in range(4)]
-        await until(lambda: b.pool.status("a").leases == 4)
+        await eventually(lambda: b.pool.status("a").leases == 4)
         async with asyncio.timeout(5):
             await b.use("b")
         stop.set()
@@ -211,11 +208,11 @@ async def test_unload_lets_running_requests_end_and_refuses_waiting_ones() -> No
         b.pool.unload("a")
         assert b.node.of("a").stops == 0
         late = asyncio.create_task(b.lease("a"))
-        await until(lambda: b.pool.status("a").waiting == 1)
+        await eventually(lambda: b.pool.status("a").waiting == 1)
         b.pool.unload("a")
         await refused(late, errors.Cancelled)
         lease.release()
-        await until(lambda: b.state("a") is State.UNLOADED)
+        await eventually(lambda: b.state("a") is State.UNLOADED)
 
 
 async def test_an_unload_cancels_a_request_whose_model_is_still_being_estimated() -> None:  # B-L10
@@ -223,22 +220,22 @@ async def test_an_unload_cancels_a_request_whose_model_is_still_being_estimated(
         release = b.slow_estimates()
         request = asyncio.create_task(b.use())
         load = asyncio.create_task(b.load())
-        await until(lambda: b.estimating == 1)
+        await eventually(lambda: b.estimating == 1)
         b.pool.unload("a")
         release.set()
-        for wish in (request, load):
+        for waiting in (request, load):
             with pytest.raises(errors.Cancelled, match="it was unloaded"):
-                await wish
+                await waiting
         assert b.node.loads() == 0
 
 
 async def test_closing_refuses_waiting_requests() -> None:
     async with bench("a") as b:
         b.node.autoload = False
-        wish = asyncio.create_task(b.lease("a"))
-        await until(lambda: bool(b.node.alive))
+        request = asyncio.create_task(b.lease("a"))
+        await eventually(lambda: bool(b.node.alive))
         closing = asyncio.create_task(b.pool.close())
-        await refused(wish, errors.Cancelled)
+        await refused(request, errors.Cancelled)
         await closing
         await refused(b.lease("a"), errors.Cancelled)
 
@@ -247,15 +244,15 @@ async def test_the_end_waits_for_running_requests_unless_forced() -> None:  # B-
     async with bench("a", "b", "c") as b:
         await b.use("a")
         lease = await b.lease("b")
-        wish = asyncio.create_task(b.lease("c"))
+        request = asyncio.create_task(b.lease("c"))
         await asyncio.sleep(0)
         b.pool.end()
-        await refused(wish, errors.Cancelled)
+        await refused(request, errors.Cancelled)
         await refused(b.lease("b"), errors.Cancelled)
-        await until(lambda: b.state("a") is State.UNLOADED)
+        await eventually(lambda: b.state("a") is State.UNLOADED)
         assert b.state("b") is State.LOADED
         b.pool.end(force=True)
-        await until(lambda: b.state("b") is State.UNLOADED)
+        await eventually(lambda: b.state("b") is State.UNLOADED)
         lease.release()
 
 
@@ -296,7 +293,7 @@ async def test_a_lease_at_once_keeps_its_model_from_eviction() -> None:  # B-S3 
         lease = b.pool.lease_at_once(b.specs["a"])
         assert lease
         other = asyncio.create_task(b.lease("b"))
-        await until(lambda: not b.is_open("a"))
+        await eventually(lambda: not b.is_open("a"))
         assert b.state("a") is State.LOADED, "it is drained, and takes no new work"
         lease.release()
         (await other).release()
@@ -325,7 +322,7 @@ async def test_no_lease_at_once_of_a_model_that_does_not_serve() -> None:  # B-L
     async with bench("a") as b:
         b.node.autoload = False
         task = asyncio.create_task(b.lease("a"))
-        await until(lambda: b.state("a") is State.LOADING and bool(b.node.children))
+        await eventually(lambda: b.state("a") is State.LOADING and bool(b.node.children))
         assert not b.is_open("a"), "loading"
         b.node.of("a").load()
         lease = await task
@@ -335,15 +332,15 @@ async def test_no_lease_at_once_of_a_model_that_does_not_serve() -> None:  # B-L
         assert b.state("a") is State.LOADED
         assert not b.is_open("a"), "closing"
         lease.release()
-        await until(lambda: b.state("a") is State.STOPPING)
+        await eventually(lambda: b.state("a") is State.STOPPING)
         assert not b.is_open("a"), "stopping"
         b.node.of("a").may_stop.set()
-        await until(lambda: b.state("a") is State.UNLOADED)
+        await eventually(lambda: b.state("a") is State.UNLOADED)
         assert not b.is_open("a"), "gone"
         b.node.autoload = True
         await b.use("a")
         b.node.of("a").die()
-        await until(lambda: b.state("a") is State.FAILED)
+        await eventually(lambda: b.state("a") is State.FAILED)
         assert not b.is_open("a"), "failed"
         assert b.node.loads() == 2
 
@@ -357,11 +354,11 @@ async def test_no_lease_at_once_after_the_end() -> None:
 
 
 async def test_no_lease_at_once_while_new_settings_wait() -> None:  # B-L9
-    """Whoever comes while the old process ends gets the new one."""
+    """A request that comes while the old process ends gets the new one."""
     async with bench("a") as b:
         lease = await b.lease("a")
         load = asyncio.create_task(b.pool.settings.load("a", SettingsPatch({"ctx_size": 4096})))
-        await until(lambda: not b.is_open("a"))
+        await eventually(lambda: not b.is_open("a"))
         waiting = asyncio.create_task(b.lease("a"))
         assert b.state("a") is State.LOADED
         lease.release()
@@ -378,9 +375,23 @@ async def test_a_lease_of_a_dead_process_does_not_count_for_the_next() -> None: 
         old = b.pool.lease_at_once(b.specs["a"])
         assert old
         b.node.of("a").die()
-        await until(lambda: b.state("a") is State.FAILED)
+        await eventually(lambda: b.state("a") is State.FAILED)
         new = await b.lease("a")
         old.release()
         assert b.pool.status("a").leases == 1
         new.release()
         assert b.pool.status("a").leases == 0
+
+
+async def test_reprs_tell_the_state_and_no_key() -> None:
+    async with bench("a") as b:
+        lease = await b.lease("a")
+        run = b.pool.processes.runs["a"]
+        assert repr(b.pool) == "<Pool 1 models, <Processes a; 1 loads, 0 evictions>, 0 waiting>"
+        assert repr(run) == f"<ChildRun 1 of a, pid {b.node.of('a').pid}>"
+        assert repr(lease).endswith("held>")
+        assert lease.key not in repr(lease)
+        lease.release()
+        assert repr(lease).endswith("released>")
+        b.pool.unload("a")
+        assert "stopping (unloaded)" in repr(run)

@@ -8,10 +8,7 @@ import pytest
 
 from router.engine import flags
 from router.pool.settings_patch import read_patch
-from tests.pool.bench import (
-    TABLE,
-    settings_bench,
-)
+from tests.pool.bench import TABLE, settings_bench
 
 
 @pytest.mark.parametrize(
@@ -27,9 +24,9 @@ from tests.pool.bench import (
 async def test_inherited_arguments_lose_only_what_is_set_anew(
     before: list[str], now: dict[str, Any], left: list[str]
 ) -> None:  # B-L5
-    asked = read_patch({"extra_args": before}, TABLE, load_args="any")
+    first = read_patch({"extra_args": before}, TABLE, load_args="any")
     kept = b"".join(word.encode() for word in flags.render(flags.parse(left, TABLE)))
     async with settings_bench() as b:
-        overrides = b.pool.settings.requested("a").apply_patch(asked).apply_patch(read_patch(now, TABLE))
-        assert b"".join(word.encode() for word in flags.render(overrides.extra_args)) == kept
-        assert overrides.apply_patch(read_patch({}, TABLE)) == overrides
+        requested = b.pool.settings.requested("a").apply_patch(first).apply_patch(read_patch(now, TABLE))
+        assert b"".join(word.encode() for word in flags.render(requested.extra_args)) == kept
+        assert requested.apply_patch(read_patch({}, TABLE)) == requested

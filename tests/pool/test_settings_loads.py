@@ -15,16 +15,8 @@ from router.models.spec import Info, ModelSpec
 from router.pool.settings_patch import read_patch
 from router.scheduling.states import State
 from tests.fakes import GIB
-from tests.pool.bench import (
-    BAD,
-    HUGE,
-    TABLE,
-    bench,
-    model,
-    refused,
-    settings_bench,
-    until,
-)
+from tests.pool.bench import BAD, HUGE, TABLE, bench, model, refused, settings_bench
+from tests.waiting import eventually
 
 
 async def test_an_explicit_load_and_unload() -> None:
@@ -32,7 +24,7 @@ async def test_an_explicit_load_and_unload() -> None:
         await b.pool.settings.load("a")
         assert b.pool.is_running("a")
         b.pool.unload("a")
-        await until(lambda: b.state("a") is State.UNLOADED)
+        await eventually(lambda: b.state("a") is State.UNLOADED)
 
 
 async def test_a_failed_load_raises_its_error() -> None:
@@ -45,7 +37,7 @@ async def test_an_explicit_load_clears_the_failures() -> None:  # B-S14
         for _ in range(3):
             await b.pool.settings.load("a")
             b.node.of("a").die()
-            await until(lambda: b.state("a") is State.FAILED)
+            await eventually(lambda: b.state("a") is State.FAILED)
         assert b.node.loads() == 3
 
 
@@ -86,7 +78,7 @@ async def test_extra_arguments_are_kept_cleared_and_replaced_over_an_unload() ->
             ({"extra_args": ["--seed", 7]}, ["--seed", "7"]),
         ):
             b.pool.unload("a")
-            await until(lambda: b.pool.state("a") is State.UNLOADED)
+            await eventually(lambda: b.pool.state("a") is State.UNLOADED)
             assert (await b.load(**body)).status == "loaded"
             assert b.argv() == expected
         assert await b.use() is b.node.of("a")
@@ -97,7 +89,7 @@ async def test_a_request_is_served_with_the_settings_of_a_load() -> None:  # B-L
     async with settings_bench() as b:
         await b.load(ctx_size=4096)
         b.pool.unload("a")
-        await until(lambda: b.pool.state("a") is State.UNLOADED)
+        await eventually(lambda: b.pool.state("a") is State.UNLOADED)
         await b.use()
         assert b.argv() == ["--ctx-size", "4096"]
 
@@ -169,11 +161,11 @@ async def test_a_failed_load_leaves_the_old_settings() -> None:  # B-L8
     async with settings_bench() as b:
         await b.load(ctx_size=4096)
         b.node.autoload = False
-        trial = asyncio.create_task(b.load(ctx_size=8192))
-        await until(lambda: b.node.loads() == 2)
+        load = asyncio.create_task(b.load(ctx_size=8192))
+        await eventually(lambda: b.node.loads() == 2)
         b.node.of("a").die(1, "it ended with code 1")
         with pytest.raises(errors.LoadFailed, match="it ended with code 1"):
-            await trial
+            await load
         assert b.pool.settings.requested("a").ctx_size == 4096
         b.node.autoload = True
         await b.use()
@@ -184,14 +176,14 @@ async def test_a_failed_load_fails_no_other_request() -> None:  # B-L8
     async with settings_bench() as b:
         await b.load(ctx_size=4096)
         b.node.autoload = False
-        trial = asyncio.create_task(b.load(ctx_size=8192))
-        await until(lambda: b.node.loads() == 2)
+        load = asyncio.create_task(b.load(ctx_size=8192))
+        await eventually(lambda: b.node.loads() == 2)
         request = asyncio.create_task(b.use())
-        await until(lambda: b.pool.status("a").waiting == 2)
+        await eventually(lambda: b.pool.status("a").waiting == 2)
         b.node.autoload = True
         b.node.of("a").die(1, "it ended with code 1")
         with pytest.raises(errors.LoadFailed):
-            await trial
+            await load
         assert (await request).launch.args[2:] == ("--ctx-size", "4096")
 
 
@@ -209,9 +201,9 @@ async def test_running_requests_end_before_new_settings_begin() -> None:  # B-L9
         lease = await b.lease("a")
         first = b.node.of("a")
         load = asyncio.create_task(b.load(ctx_size=4096))
-        await until(lambda: b.pool.status("a").waiting == 1)
+        await eventually(lambda: b.pool.status("a").waiting == 1)
         late = asyncio.create_task(b.use())
-        await until(lambda: b.pool.status("a").waiting == 2)
+        await eventually(lambda: b.pool.status("a").waiting == 2)
         assert first.is_alive
         lease.release()
         assert (await load).status == "loaded"
@@ -239,7 +231,7 @@ async def test_an_unload_and_two_parallel_loads_are_one_process() -> None:  # B-
         b.node.of("a").may_stop.clear()
         b.pool.unload("a")
         loads = [asyncio.create_task(b.load()) for _ in range(2)]
-        await until(lambda: b.pool.status("a").waiting)
+        await eventually(lambda: b.pool.status("a").waiting)
         b.node.of("a").may_stop.set()
         assert sorted([(await load).status for load in loads]) == ["already_loaded", "loaded"]
         assert (b.node.loads(), b.node.most_alive) == (2, 1)
@@ -249,12 +241,12 @@ async def test_an_unload_cancels_every_load_before_it() -> None:  # B-L10
     async with settings_bench() as b:
         b.node.autoload = False
         loads = [asyncio.create_task(b.load(ctx_size=size)) for size in (4096, 8192, 16384)]
-        await until(lambda: b.node.loads() == 1)
+        await eventually(lambda: b.node.loads() == 1)
         b.pool.unload("a")
         for load in loads:
             with pytest.raises(errors.Cancelled):
                 await load
-        await until(lambda: b.pool.state("a") is State.UNLOADED)
+        await eventually(lambda: b.pool.state("a") is State.UNLOADED)
         b.node.autoload = True
         assert (await b.load()).status == "loaded"
         assert b.argv() == []
@@ -263,16 +255,16 @@ async def test_an_unload_cancels_every_load_before_it() -> None:  # B-L10
 async def test_speculation_of_a_vision_model_is_off_on_both_sides() -> None:  # B-L11
     async with settings_bench(model("a", "--mmproj", "eyes.gguf")) as b:
         child = await b.use()
-        for asked in ("ngram-mod", "default", "off", "", None):
-            assert (await b.load(speculative_type=asked)).status == "already_loaded"
+        for speculation in ("ngram-mod", "default", "off", "", None):
+            assert (await b.load(speculative_type=speculation)).status == "already_loaded"
         assert await b.use() is child
 
 
 async def test_no_speculation_has_three_names() -> None:  # B-L11
     async with settings_bench() as b:
         child = await b.use()
-        for asked in ("off", "", None, "none"):
-            assert (await b.load(speculative_type=asked)).status == "already_loaded"
+        for speculation in ("off", "", None, "none"):
+            assert (await b.load(speculative_type=speculation)).status == "already_loaded"
         assert await b.use() is child
         await b.load(speculative_type="ngram-mod")
         assert "--spec-ngram-mod-n-match" in b.argv()
@@ -307,19 +299,19 @@ async def test_an_unload_closes_what_a_load_that_it_cancels_would_have_left_open
     async with settings_bench() as b:
         lease = await b.lease("a")
         load = asyncio.create_task(b.load(ctx_size=4096))
-        await until(lambda: b.pool.status("a").waiting == 1)
+        await eventually(lambda: b.pool.status("a").waiting == 1)
         b.pool.unload("a")
         with pytest.raises(errors.Cancelled):
             await load
         lease.release()
-        await until(lambda: b.pool.state("a") is State.UNLOADED)
+        await eventually(lambda: b.pool.state("a") is State.UNLOADED)
 
 
 async def test_failed_settings_are_served_to_no_request_even_if_the_old_need_is_unknown() -> None:  # B-L8
     async with settings_bench(model("a", "--ctx-size", str(BAD)), queue_timeout=0.6, poll=0.05) as b:
         b.node.foreign["local/RAM"] = 60 * GIB
         load = asyncio.create_task(b.load(ctx_size=4096))
-        await until(lambda: len(b.node.probes) > 6)
+        await eventually(lambda: len(b.node.probes) > 6)
         request = asyncio.create_task(b.use())
         with pytest.raises(errors.QueueTimeout):
             await load
@@ -348,13 +340,13 @@ async def test_a_failed_load_is_rolled_back_after_models_were_described_meanwhil
         first.may_stop.clear()
         b.node.autoload = False
         load = asyncio.create_task(b.load(ctx_size=4096))
-        await until(lambda: b.pool.status("a").waiting == 1)
+        await eventually(lambda: b.pool.status("a").waiting == 1)
         described = Catalog([replace(model("a"), info=Info(architecture="llama"))])
         b.pool.exchange.adopt_descriptions(described, of=b.pool.catalog)
         request = asyncio.create_task(b.use())
-        await until(lambda: b.pool.status("a").waiting == 2)
+        await eventually(lambda: b.pool.status("a").waiting == 2)
         first.may_stop.set()
-        await until(lambda: b.node.loads() == 2)
+        await eventually(lambda: b.node.loads() == 2)
         b.node.autoload = True
         b.node.of("a").die(1, "it ended with code 1")
         with pytest.raises(errors.LoadFailed):
@@ -376,15 +368,15 @@ async def test_a_load_whose_name_became_an_alias_waits_for_that_model() -> None:
     async with settings_bench(model("a"), model("b")) as b:
         release = b.slow_estimates()
         late = asyncio.create_task(b.load("a", ctx_size=4096))
-        await until(lambda: b.estimating == 1)
+        await eventually(lambda: b.estimating == 1)
         await b.pool.exchange.replace(Catalog([model("b", aliases=("a",))]))
         b.fast_estimates()
         b.node.autoload = False
         load = asyncio.create_task(b.load("b", ctx_size=8192))
-        await until(lambda: b.node.loads() == 1)
+        await eventually(lambda: b.node.loads() == 1)
         first = b.node.of("b")
         release.set()
-        await until(lambda: not b.estimating)
+        await eventually(lambda: not b.estimating)
         for _ in range(20):
             await asyncio.sleep(0)
         assert first.stops == 0
@@ -404,4 +396,6 @@ async def test_a_failure_that_no_client_waits_for_is_logged(caplog: pytest.LogCa
         left.cancel()
         await asyncio.wait({left})
         release.set()
-        await until(lambda: len([r for r in caplog.records if "could not load a: 'a' does not fit" in r.message]) == 2)
+        await eventually(
+            lambda: len([r for r in caplog.records if "could not load a: 'a' does not fit" in r.message]) == 2
+        )

@@ -9,9 +9,7 @@ import pytest
 from router import errors
 from router.engine import flags
 from router.pool.settings_patch import read_patch
-from tests.pool.bench import (
-    TABLE,
-)
+from tests.pool.bench import TABLE
 
 
 @pytest.mark.parametrize(
@@ -57,9 +55,9 @@ def test_flags_that_the_router_owns_are_refused(word: str) -> None:  # B-L7
 
 def test_a_switch_takes_no_value() -> None:  # B-L6
     words = ["--jinja", "--no-warmup", "--spec-default", "--temperature=-1", "--seed", "-1", "--no-jinja"]
-    wish = read_patch({"extra_args": words}, TABLE)
-    assert wish.extra_args is not None
-    assert flags.render(wish.extra_args) == [
+    patch = read_patch({"extra_args": words}, TABLE)
+    assert patch.extra_args is not None
+    assert flags.render(patch.extra_args) == [
         "--no-jinja",
         "--no-warmup",
         "--spec-default",

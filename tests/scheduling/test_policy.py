@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.memory.weights import spread
+from router.memory.weights import split_by_shares
 from router.scheduling.policy import Drain, Evict, Place, Reject, Wait, after_plan, plan
 from router.scheduling.resources import Allocation, Demand, Reading
 from router.scheduling.snapshot import Phase
@@ -228,7 +228,7 @@ def test_a_claim_is_the_whole_demand_on_the_fewest_devices(case: Case) -> None:
             assert shares == [*demand.user_split]
         elif demand.layers and len(shares) > 1:  # what the child's --tensor-split makes of it
             assert sum(claim.layer_counts) == len(demand.layers)
-            assert shares == [*spread(demand.layers, claim.layer_counts)]
+            assert shares == [*split_by_shares(demand.layers, claim.layer_counts)]
             assert min(claim.layer_counts) > 0
         else:
             assert claim.layer_counts == ()

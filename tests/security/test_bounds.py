@@ -21,8 +21,9 @@ from router.proxy.budget import Budget, Reservation
 from router.proxy.conversation import MAX_ID_BYTES, conversation_id
 from router.proxy.routing import LOOK_BACK_FIELDS, MAX_LOOK_BACK, routing_fields
 from tests.conftest import Starter
-from tests.pool.bench import Bench, bench, spec, until
+from tests.pool.bench import Bench, bench, spec
 from tests.routers import Router, chat
+from tests.waiting import eventually
 
 MIB = 1024**2
 
@@ -50,9 +51,11 @@ async def test_books_keep_nothing_of_names_that_have_left() -> None:  # B-T5
                 b.pool.status(name)
             with contextlib.suppress(errors.RouterError):
                 b.pool.unload(names[-1])
-        await until(lambda: not b.pool.processes.runs or all(run in b.pool.catalog for run in b.pool.processes.runs))
+        await eventually(
+            lambda: not b.pool.processes.runs or all(run in b.pool.catalog for run in b.pool.processes.runs)
+        )
         await b.pool.exchange.replace(Catalog([spec("last")]))
-        await until(lambda: not b.pool.processes.runs)
+        await eventually(lambda: not b.pool.processes.runs)
         books = dict(sizes(b.pool, set()))
         assert {"SettingsStore._effective", "LaunchPlans.specs", "ChangeLog.versions"} <= books.keys()
         assert {name: size for name, size in books.items() if size > 2 and not name.startswith("FlagTable.")} == {}

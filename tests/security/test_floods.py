@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.routers import Router, until
+from tests.routers import Router
 from tests.security.floods import (
     FLOODS,
     HEAD,
@@ -26,6 +26,7 @@ from tests.security.floods import (
     silent,
     watched,
 )
+from tests.waiting import until
 
 GROWN = 64 * MIB  # above idle, at most
 ANSWERS = {

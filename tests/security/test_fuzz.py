@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from router.errors import GgufError
-from router.memory import demand as memory
+from router.memory.demand import predict
 from router.models import template
 from router.models.gguf import read
 from router.models.header import MAX_ELEMENTS, MAX_TEXT_BYTES
@@ -75,7 +75,7 @@ def test_a_header_holds_no_more_than_a_header_needs(tmp_path: Path) -> None:  # 
 def test_odd_tensors(tmp_path: Path) -> None:  # B-T8
     path = tmp_path / "m.gguf"
     path.write_bytes(header([], [tensor(b"blk." + b"9" * 5000 + b".x", 1), tensor(b"blk.0.ffn_up.weight")]))
-    assert memory.demand([], read(path), gpus=2).demand.total
+    assert predict([], read(path), gpus=2).demand.total
     path.write_bytes(header([], [tensor(b"x", 2**32, 2**32, kind=99)]))
     with pytest.raises(GgufError, match="elements"):
         read(path)

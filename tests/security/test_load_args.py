@@ -14,10 +14,10 @@ import pytest
 from router.api.dialects import OPENAI
 from router.api.slots import Slots, action
 from router.engine import allowlist, flags
-from router.engine.allowlist import SAFE
-from router.engine.flags import Flag, FlagTable, LoadArgs
+from router.engine.allowlist import SAFE, LoadArgs
+from router.engine.flags import Flag, FlagTable
 from router.errors import CatalogError, InvalidRequest
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models import foreign as foreign_presets
 from router.models import presets
 from router.models.build import build
@@ -42,7 +42,7 @@ TABLE = flags.default_table()
 DANGEROUS = [flag for flag in TABLE.flags if REACH.get(flag.name) != NOTHING]
 VALUE = "/etc/passwd"
 # Of these nobody takes any, whatever the operator allows.
-NEVER = flags.OWNED | flags.SOURCES
+NEVER = flags.OWNED | flags.MODEL_SOURCES
 
 
 def spelled(flag: Flag) -> Iterator[list[str]]:
@@ -220,11 +220,11 @@ def test_arguments_are_short_enough_for_a_process() -> None:  # B-T2
 def test_every_number_is_a_plain_one() -> None:  # B-T2
     """The engine reads `12x` as 12, and the memory plan would not see it."""
     for flag in TABLE.flags:
-        if flag.name in SAFE - allowlist._WORDS and flag.arity:
+        if flag.name in SAFE - allowlist.TEXT_FLAGS and flag.arity:
             for value in ("1x", "x", "", " 1", "1 ", "1_0", "٣", "0x1", "inf", "1,1", VALUE, "1" * 40):
                 assert flag.name in refused([flag.name, value])
             assert taken([flag.name, "1"]) == [flag.name, "1"]
-    assert allowlist._WORDS | allowlist._FRACTIONS | allowlist._CHECKS.keys() <= SAFE
+    assert allowlist.TEXT_FLAGS | allowlist.FRACTION_FLAGS | allowlist.VALUE_CHECKS.keys() <= SAFE
 
 
 def test_slots_have_a_bound_as_a_setting_too() -> None:  # B-T2
@@ -263,7 +263,7 @@ def test_a_chat_template_is_no_path(load_args: LoadArgs) -> None:  # B-T2
 def test_secrets_are_not_told() -> None:  # B-T2
     args = flags.parse(["--mcp-servers-json", "SECRET", "--hf-token", "SECRET", "--top-k", "2"], TABLE)
     assert RequestedSettings(extra_args=args).as_json()["extra_args"] == ["--top-k", "2"]
-    assert flags.render(flags.shown(args)) == ["--top-k", "2"]
+    assert flags.render(flags.without_secrets(args)) == ["--top-k", "2"]
     assert "SECRET" not in str(flags.diff([], args))
 
 
@@ -480,10 +480,10 @@ async def test_the_short_way_is_the_same() -> None:  # B-T2
         body = b'{"model": "a", "filename": "s"}'
         for query, is_passed in ((b"save", False), (b"restore", False), (b"erase", True)):
             head = Head("POST", "/slots/0", b"/slots/0?action=" + query, [(b"content-type", b"application/json")])
-            passage = guarded.try_now(head, body)
-            assert (query, passage is not None) == (query, is_passed)
-            if passage is not None:
-                passage.abort()
+            request = guarded.try_now(head, body)
+            assert (query, request is not None) == (query, is_passed)
+            if request is not None:
+                request.abort()
     finally:
         await pool.close()
         upstream.close()
@@ -601,5 +601,5 @@ def test_the_list_is_one() -> None:  # B-T2
     own = {"alias", "tags", "description", "unlisted", "default-params", "load-on-startup", "stop-timeout", "ttl"}
     own |= {"hf-repo", "hf-file", "spec-draft-hf"}
     assert foreign_presets.ALLOWED_KEYS - own == {name.lstrip("-") for name in SAFE}
-    assert set(allowlist._BOUNDS) <= SAFE
-    assert set(allowlist._CHECKS) <= SAFE
+    assert set(allowlist.BOUNDS) <= SAFE
+    assert set(allowlist.VALUE_CHECKS) <= SAFE

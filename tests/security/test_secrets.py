@@ -21,7 +21,8 @@ from router.models.check import check_file
 from router.redaction import hider, secrets_of, without_credentials
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
-from tests.routers import FAKE, Router, until
+from tests.routers import FAKE, Router
+from tests.waiting import until
 
 # Each could be told from all others wherever it turns up.
 TOKEN = "hf_MarkerOfTheRoutersToken0001"
@@ -261,8 +262,8 @@ def test_secret_flags_are_never_rendered(name: str) -> None:  # B-T7
     assert flag is not None
     for spelling in flag.spellings:
         (arg,) = flags.parse([spelling, "secret"], table)
-        assert flags.variable_of(arg) == flags.SECRETS[name]
-        assert flags.shown([arg]) == ()
+        assert flags.secret_variable(arg) == flags.SECRETS[name]
+        assert flags.without_secrets([arg]) == ()
         assert "secret" not in json.dumps(flags.diff([], [arg]))
 
 
@@ -270,13 +271,13 @@ def test_secret_flags_are_never_rendered(name: str) -> None:  # B-T7
 def test_credentials_of_urls_are_never_rendered(name: str) -> None:  # B-T7
     table = flags.default_table()
     (arg,) = flags.parse([name, "https://me:secret@host/x"], table)
-    variable = flags.variable_of(arg)
+    variable = flags.secret_variable(arg)
     assert variable
     assert variable.startswith("LLAMA_ARG_")
-    assert flags.render(flags.shown([arg])) == [name, "https://***@host/x"]
+    assert flags.render(flags.without_secrets([arg])) == [name, "https://***@host/x"]
     assert "secret" not in json.dumps(flags.diff([], [arg]))
     (plain,) = flags.parse([name, "https://host/x"], table)
-    assert flags.variable_of(plain) is None
+    assert flags.secret_variable(plain) is None
 
 
 def test_credentials_of_urls() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from router.hub import cache as hub
 from router.hub.names import Name
-from router.memory.footprints import LARGEST, Footprint, Footprints
+from router.memory.footprints import MAX_FILE_BYTES, Footprint, Footprints
 from router.node.run_directory import RunDirectory
 from tests.conftest import Starter
 
@@ -61,7 +61,7 @@ SPOILT: dict[str, Callable[[Path], None]] = {
     "NULs": text(b"\0" * 4096),
     "cut": text(f'{{"a": {GOOD}'),
     "two": text(f'{{"a": {GOOD}}} {{"b": {GOOD}}}'),
-    "too large": text(" " * (LARGEST + 1)),
+    "too large": text(" " * (MAX_FILE_BYTES + 1)),
     "a terabyte of holes": sparse,
     "a folder": lambda path: path.mkdir(),
     "a folder with files": full_folder,

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from router.api.app import create_app
 from router.errors import ConfigError
-from router.memory.estimate import Need
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.changes import Changes
 from router.models.spec import ModelSpec

@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from tests.conftest import Starter
-from tests.routers import Router, chat, until
+from tests.routers import Router, chat
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from router import demo
-from tests.routers import ENGINES, PATIENCE, Router, chat, start, until
+from tests.routers import ENGINES, Router, chat, start
+from tests.waiting import PATIENCE_S, until
 
 MIB = 2**20
 
@@ -107,7 +108,7 @@ def post(router: Router, body: bytes, path: str = "/v1/chat/completions", **head
 
 def connect(router: Router) -> socket.socket:
     url = httpx.URL(router.url)
-    return socket.create_connection((url.host, url.port), timeout=PATIENCE)
+    return socket.create_connection((url.host, url.port), timeout=PATIENCE_S)
 
 
 def head(length: int) -> bytes:

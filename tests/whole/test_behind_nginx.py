@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from tests.conftest import Starter
-from tests.routers import Events, Router, chat, until
+from tests.routers import Events, Router, chat
+from tests.waiting import until
 
 README = Path(__file__).parents[2] / "README.md"
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")

@@ -21,7 +21,8 @@ from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel
 
 from tests.conftest import Starter
-from tests.routers import ENGINES, Router, chat, start, until
+from tests.routers import ENGINES, Router, chat, start
+from tests.waiting import until
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
 HI: list[MessageParam] = [{"role": "user", "content": "hello"}]

@@ -19,7 +19,8 @@ from router.hub import cache
 from router.hub.names import Name
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
-from tests.routers import FAKE, Router, until
+from tests.routers import FAKE, Router
+from tests.waiting import until
 
 MIB = 2**20
 PADDING = 8 * MIB  # so that a file does not come at once

@@ -26,7 +26,9 @@ import pytest
 
 from tests.conftest import Starter
 from tests.nvml import FakeNvml, Gpu
-from tests.routers import FAKE, Router, until
+from tests.processes import Sampler
+from tests.routers import FAKE, Router
+from tests.waiting import until
 
 MIB, GIB = 2**20, 2**30
 IN_VAIN = "did not settle"  # memory was waited for until patience ended, by the router's own log
@@ -108,30 +110,23 @@ class Machine:
     @contextlib.contextmanager
     def watched(self, router: Router) -> Iterator[None]:
         """Sample until the block ends: no child may take what the margin needs, no model may have two processes."""
-        end = threading.Event()
+        before = self.used()
 
-        def sample() -> None:
-            before, is_last = self.used(), False
-            while not is_last:
-                is_last = end.wait(0.01)
-                now = self.used()
-                for number, gpu in enumerate(self.nvml.gpus):
-                    most = gpu.total - gpu.reserved - gpu.others - self.margins[number]
-                    if now[number] > before[number] and now[number] > most:
-                        self.problems.append(f"GPU {number}: {now[number]} bytes used of {most}")
-                before = now
-                names = Counter(map(alias, router.children()))
-                del names[""]  # those that ended since they were listed: whose they were nobody can say any more
-                twice = [name for name, count in names.items() if count > 1]
-                self.problems += [f"two processes of {name}" for name in twice]
+        def look() -> None:
+            nonlocal before
+            now = self.used()
+            for number, gpu in enumerate(self.nvml.gpus):
+                most = gpu.total - gpu.reserved - gpu.others - self.margins[number]
+                if now[number] > before[number] and now[number] > most:
+                    self.problems.append(f"GPU {number}: {now[number]} bytes used of {most}")
+            before = now
+            names = Counter(map(alias, router.sample()))
+            del names[""]  # those that ended since they were listed: whose they were nobody can say any more
+            twice = [name for name, count in names.items() if count > 1]
+            self.problems += [f"two processes of {name}" for name in twice]
 
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            sampling = pool.submit(sample)
-            try:
-                yield
-            finally:
-                end.set()
-                sampling.result()
+        with Sampler(look, every=0.01):
+            yield
 
 
 Make = Callable[..., Machine]

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Starter
-from tests.routers import Router, until
+from tests.routers import Router
+from tests.waiting import until
 
 NEWLINE = 13  # its token in a tiny model
 CONTEXT = 262144  # more than is generated in these times

@@ -21,7 +21,8 @@ WAYS = ("short", "ordinary", "anthropic", "ollama", "ollama stream")
 
 
 async def ask(front: Front, way: str) -> tuple[int, bytes]:
-    """One request by this way; an answer that cannot be read as HTTP fails, a cut is the status 0."""
+    """Send one request in this way. Returns status and body, status 0 for a cut answer. Fails if the answer is not
+    HTTP."""
     client = await front.client()
     try:
         if way == "ordinary":
@@ -39,7 +40,7 @@ async def ask(front: Front, way: str) -> tuple[int, bytes]:
 
 
 def assert_well_formed(way: str, status: int, body: bytes) -> None:
-    """In the words of its API."""
+    """The body is an error in the shape of its API."""
     error = json.loads(body.splitlines()[-1])["error"]
     if way.startswith("ollama"):
         assert isinstance(error, str)
@@ -52,7 +53,7 @@ HEAD = b"HTTP/1.1 200 OK\r\n" + JSON.encode() + b"\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
-# What no client may get: each is a 502 of the router.
+# What must not reach a client: each becomes a 502 of the router.
 BROKEN: dict[str, bytes] = {
     **{f"status {status}": answer(f"{status} Odd", b"{}", JSON) for status in ("000", "099", "600", "700", "999")},
     **{f"status {status}": answer(f"{status} Odd", b"{}", JSON) for status in ("1", "20", "2000", "-20", "2x0")},
@@ -80,7 +81,7 @@ BROKEN: dict[str, bytes] = {
 
 
 def once(said: bytes) -> Handler:
-    """Says it, and closes its side."""
+    """Writes it, and closes its side."""
 
     async def act(reader: StreamReader, writer: StreamWriter) -> None:
         writer.write(said)
@@ -105,14 +106,14 @@ async def test_a_broken_answer_is_a_502(front: Front, way: str, caplog: pytest.L
     assert "defect" not in caplog.text
 
 
-# What is an answer, if an odd one: it comes through, or is cut.
+# Odd, but answers: each comes through, or is cut.
 ODD: dict[str, tuple[bytes, set[int]]] = {
     "204 with a body": (b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n{}", {204}),
     "304 with a body": (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n{}", {304}),
     "205 with a body": (answer("205 Reset", b"{}", JSON), {205}),
-    "longer than told": (OK + b"and more", {200}),
+    "longer than its length": (OK + b"and more", {200}),
     "two answers": (OK + OK, {200}),
-    "shorter than told": (HEAD + b"Content-Length: 200\r\n\r\n{}", {0, 502}),
+    "shorter than its length": (HEAD + b"Content-Length: 200\r\n\r\n{}", {0, 502}),
     "trailers": (CHUNKED + b"2\r\n{}\r\n0\r\nX-A: 1\r\nX-B: 2\r\n\r\n", {200}),
     "trailers with a length": (CHUNKED + b"2\r\n{}\r\n0\r\nContent-Length: 9\r\n\r\n", {0, 200, 502}),
     "endless trailers": (CHUNKED + b"2\r\n{}\r\n0\r\nX-A: " + b"x" * 40 * MAX_HEAD_BYTES, {0, 502}),
@@ -126,7 +127,7 @@ ODD: dict[str, tuple[bytes, set[int]]] = {
     "bytes beyond ASCII": (HEAD + b"X-A: \xff\xfe\r\nContent-Length: 2\r\n\r\n{}", {200, 502}),
     "interim": (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK, {200}),
     "its own CORS": (answer("200 OK", b"{}", JSON, "Access-Control-Allow-Origin: *"), {200}),
-    "an encoding nobody knows": (HEAD + b"Transfer-Encoding: gzip\r\n\r\n{}", {200, 502, 0}),
+    "an unknown encoding": (HEAD + b"Transfer-Encoding: gzip\r\n\r\n{}", {200, 502, 0}),
 }
 
 
@@ -135,7 +136,7 @@ async def test_an_odd_answer_comes_through_or_is_cut(  # B-T8
     front: Front, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = await front.ready()
-    front.may_log_errors = True  # uvicorn tells of each cut
+    front.may_log_errors = True  # uvicorn logs each cut
     for name, (said, allowed) in ODD.items():
         await front.warm(client)
         front.child.act = once(said)
@@ -151,9 +152,9 @@ async def test_an_odd_answer_comes_through_or_is_cut(  # B-T8
 
 @pytest.mark.parametrize("begin", [b"2\r\n{}\r\n0\r\nX: ", b"2;", b"2\r\n{}\r\n2;x="])
 async def test_bytes_that_are_no_answer_have_a_bound(front: Front, begin: bytes) -> None:  # B-T5
-    """It would be kept in memory by whoever reads it, for as long as it comes."""
+    """Without a bound the router would keep them in memory, for as long as they come."""
     await front.ready()
-    front.may_log_errors = True  # uvicorn tells of each cut
+    front.may_log_errors = True  # uvicorn logs each cut
     sent, most = 0, 64 << 20
 
     async def act(reader: StreamReader, writer: StreamWriter) -> None:
@@ -201,13 +202,13 @@ async def test_errors_of_any_shape_are_passed_on(front: Front, way: str, status:
     for name, body in BODIES.items():
         await front.warm(client)
         front.child.act = says(answer(f"{status} Odd", body, JSON))
-        got, told = await ask(front, way)
+        got, reply = await ask(front, way)
         assert got == int(status), name
         if way in ("anthropic", "ollama", "ollama stream"):
-            assert_well_formed(way, got, told)
-            assert len(told) < 100_000, name
+            assert_well_formed(way, got, reply)
+            assert len(reply) < 100_000, name
         else:
-            assert told == body  # as the child said it
+            assert reply == body  # as the child sent it
 
 
 def stream(*chunks: bytes) -> bytes:
@@ -312,7 +313,7 @@ async def test_answers_that_are_read_whole_have_bounds(  # B-T5
     front.child.act = says(answer("200 OK", b" " * 200_000, JSON))
     vectors = await (await front.client()).ask(post("/api/embed", body_of(input="x")))
     assert (vectors.status, "more than 97 KiB" in vectors.json()["error"]) == (502, True)
-    front.child.act = says(stream(*[chunk % (b"x" * 1000)] * 200, LAST % b"{}"))  # this is told as it comes
+    front.child.act = says(stream(*[chunk % (b"x" * 1000)] * 200, LAST % b"{}"))  # this is sent on as it comes
     assert (await ask(front, "ollama stream"))[0] == 200
 
 

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from tests.routers import ENGINES, Events, Router, chat, start, until
+from tests.routers import ENGINES, Events, Router, chat, start
+from tests.waiting import until
 
 PRESETS = """
 version = 1

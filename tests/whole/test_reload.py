@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +28,10 @@ import pytest
 from router import demo
 from router.pool.settings_patch import SPECULATIVE
 from tests.conftest import Starter
-from tests.routers import ENGINES, FAKE, PATIENCE, Events, Router, chat, start, until
+from tests.processes import Sampler
+from tests.routers import ENGINES, FAKE, Events, Router, chat, start
 from tests.shapes import PROJECTOR
+from tests.waiting import PATIENCE_S, until
 
 CONTEXT = 8192  # what the models were trained with
 MODELS = 40
@@ -67,52 +69,48 @@ class Child(NamedTuple):
         return self.command[self.command.index(flag) + 1] if flag in self.command else None
 
 
-def children(router: Router) -> list[Child]:
+def described(processes: Iterable[psutil.Process]) -> list[Child]:
     found = []
-    for process in router.children():
+    for process in processes:
         with contextlib.suppress(psutil.Error):
             child = Child(process.pid, process.create_time(), tuple(process.cmdline()))
             found += [child] if "--alias" in child.command else []  # a zombie has no command
     return found
 
 
+def children(router: Router) -> list[Child]:
+    return described(router.children())
+
+
 class Table:
-    """Samples a router's children until it is stopped: `seen` are those of each model, in their order, and `crowds` the
-    samples with two of one model."""
+    """Samples a router's children until the block ends: `seen` are those of each model, in their order, and `crowds`
+    the samples with two of one model."""
 
     def __init__(self, router: Router) -> None:
         self.seen: defaultdict[str, dict[Child, None]] = defaultdict(dict)
         self.crowds: list[list[Child]] = []
-        self.samples = 0
         self._router = router
-        self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(1)
-        self._done = self._pool.submit(self._sample)
+        self._sampler = Sampler(self._look)
 
-    def _sample(self) -> None:
-        while not self._stop.wait(0.005):
-            sample = children(self._router)
-            for child in sample:
-                self.seen[child.model][child] = None
-            if len({child.model for child in sample}) < len(sample):
-                self.crowds.append(sample)
-            self.samples += 1
+    def _look(self) -> None:
+        sample = described(self._router.sample())
+        for child in sample:
+            self.seen[child.model][child] = None
+        if len({child.model for child in sample}) < len(sample):
+            self.crowds.append(sample)
 
     def pids(self, model: str) -> list[int]:
         """All there were until now."""
-        before = self.samples
-        until(lambda: self.samples >= before + 2)  # the next one may have begun already
+        self._sampler.settle()
         return [child.pid for child in self.seen[model]]
 
     def __enter__(self) -> Table:
+        self._sampler.__enter__()
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        self._done.result()
-        self._pool.shutdown()
+    def __exit__(self, *exc: Any) -> None:
+        self._sampler.__exit__(*exc)
         assert self.crowds == []
-        assert self.samples
 
 
 class Bench:
@@ -419,7 +417,7 @@ def test_a_crash_while_settings_are_tried(routers: Starter, tiny_models: Path, t
     )
     program.chmod(0o755)
     router = routers("--engine", str(program), "--models-dir", str(tiny_models))
-    with Table(router) as table, ThreadPoolExecutor(1) as pool:
+    with Table(router), ThreadPoolExecutor(1) as pool:
         assert load(router, "tiny-a", extra_args=["--top-k", "20"]).status_code == 200
         trial = pool.submit(load, router, "tiny-a", ctx_size=1024, extra_args=["--seed", "1"])
         until(lambda: router.status("tiny-a") == "loading")
@@ -431,7 +429,7 @@ def test_a_crash_while_settings_are_tried(routers: Starter, tiny_models: Path, t
         (child,) = children(router)
         assert child.value_of("--top-k") == "20"
         assert child.pid == told["process"]["pid"]
-        assert len(table.seen["tiny-a"]) == 3
+        assert router.loads("tiny-a") == 3
 
 
 def load(router: Router, model: str, **body: Any) -> httpx.Response:
@@ -667,7 +665,7 @@ class Traffic:
 def news(router: Router) -> Iterator[list[dict[str, Any]]]:
     """What `/models/sse` tells of reloads, as it comes; the router is stopped at the end of the block."""
     found: list[dict[str, Any]] = []
-    with httpx.stream("GET", f"{router.url}/models/sse", timeout=PATIENCE) as response, ThreadPoolExecutor(1) as pool:
+    with httpx.stream("GET", f"{router.url}/models/sse", timeout=PATIENCE_S) as response, ThreadPoolExecutor(1) as pool:
         events = Events(response)
 
         def listen() -> None:

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.routers import FAKE, Router, start, until
+from tests.routers import FAKE, Router, start
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 PLACE = ROOT / ".clients/bin"

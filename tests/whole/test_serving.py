@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import concurrent.futures
-import threading
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from tests.conftest import Starter
-from tests.routers import PATIENCE, Router, until
+from tests.processes import Sampler
+from tests.routers import Router
+from tests.waiting import PATIENCE_S, until
 
 # A context of 65,536 cells makes the tiny models hold 16 to 32 MiB of KV cache each.
 CONTEXT = ("--ctx-size", "65536", "--parallel", "4")
 
 
-class Watch:
-    """Samples how many engines run at once, until it is stopped."""
+class Most:
+    """How many engines ran at once, at most, from samples until the block ends."""
 
     def __init__(self, router: Router) -> None:
         self.most = 0
         self._router = router
-        self._stop = threading.Event()
-        self._pool = concurrent.futures.ThreadPoolExecutor(1)
-        self._done = self._pool.submit(self._sample)
+        self._sampler = Sampler(self._look, every=0.01)
 
-    def _sample(self) -> None:
-        while not self._stop.wait(0.01):
-            self.most = max(self.most, len(self._router.children()))
+    def _look(self) -> None:
+        self.most = max(self.most, len(self._router.sample()))
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Most:
+        self._sampler.__enter__()
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        self._done.result()
-        self._pool.shutdown()
+    def __exit__(self, *exc: Any) -> None:
+        self._sampler.__exit__(*exc)
 
 
 def ask_at_once(router: Router, models: list[str]) -> list[int]:
@@ -64,19 +62,19 @@ def test_two_models_that_do_not_fit_together(engine: str, routers: Starter, tiny
     room = max(need.values()) * 5 // 4 // 2**20 + 100
     assert room < sum(need.values()) // 2**20 + 100
     router = routers(*flags, "--models-memory-limit", str(room), "--models-memory-margin", "100", "--models-max", "0")
-    with Watch(router) as watch:
+    with Most(router) as engines:
         codes = ask_at_once(router, ["tiny-a", "tiny-b"] * 3)
     assert codes == [200] * 6
-    assert watch.most == 1
+    assert engines.most == 1
     assert router.loads() <= 3
 
 
 def test_three_models_with_room_for_two(engine: str, routers: Starter, tiny_models: Path) -> None:  # B-S6
     router = routers("--engine", engine, "--models-dir", str(tiny_models), "--models-max", "2")
-    with Watch(router) as watch:
+    with Most(router) as engines:
         codes = ask_at_once(router, ["tiny-a", "tiny-b", "tiny-c"] * 2)
     assert codes == [200] * 6
-    assert watch.most == 2
+    assert engines.most == 2
     assert router.loads() <= 5
 
 
@@ -154,7 +152,7 @@ def test_a_killed_router_leaves_no_child(engine: str, routers: Starter, tiny_mod
     children, foreign = router.children(), bystander.children()
     assert len(children) == 2
     router.kill()
-    gone, alive = psutil.wait_procs(children, timeout=PATIENCE)
+    gone, alive = psutil.wait_procs(children, timeout=PATIENCE_S)
     assert not alive
     assert len(gone) == 2
     assert foreign[0].is_running()
@@ -178,7 +176,7 @@ def test_a_client_that_leaves_stops_the_engine(engine: str, routers: Starter, ti
     slots = router.client.get("/slots", params={"model": "tiny-a"}).json()
     until(
         lambda: not any(s["is_processing"] for s in router.client.get("/slots", params={"model": "tiny-a"}).json()),
-        PATIENCE,
+        PATIENCE_S,
     )
     assert slots
 
@@ -199,5 +197,5 @@ def test_the_router_ends_its_children(engine: str, routers: Starter, tiny_models
     assert router.chat("tiny-a").status_code == 200
     children = router.children()
     assert router.stop() == 0
-    assert not psutil.wait_procs(children, timeout=PATIENCE)[1]
+    assert not psutil.wait_procs(children, timeout=PATIENCE_S)[1]
     assert "Traceback" not in router.log

@@ -20,8 +20,8 @@ import pynvml
 import pytest
 
 from router import errors
-from router.memory.estimate import Need
-from router.memory.weights import spread
+from router.memory.need import Need
+from router.memory.weights import split_by_shares
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.node.devices import Devices
@@ -150,9 +150,9 @@ class Node:
     async def spawn(self, launch: Launch) -> Child:
         demand, part, number = self.models[launch.model]
         assert self._pids[number] not in self.claims, "two processes of one model"  # B-L9
-        counts = launch.counts or (1,)
-        shares = demand.user_split or spread(demand.layers, counts)
-        assert not demand.user_split or not launch.counts
+        counts = launch.layer_counts or (1,)
+        shares = demand.user_split or split_by_shares(demand.layers, counts)
+        assert not demand.user_split or not launch.layer_counts
         wanted = {
             self.numbers[device.key]: int((share + demand.fixed) * part)
             for device, share in zip(launch.devices, shares, strict=True)

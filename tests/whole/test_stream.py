@@ -20,7 +20,8 @@ from router.proxy.conversation import Conversations
 from router.wire.upstream import Upstream
 from tests.conftest import Starter
 from tests.fakes import FakeChild
-from tests.routers import Router, chat, until
+from tests.routers import Router, chat
+from tests.waiting import until
 
 CONTEXT = 65536
 

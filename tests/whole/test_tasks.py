@@ -17,8 +17,9 @@ from router.scheduling.resources import Demand, Device, Reading
 from router.scheduling.snapshot import Phase, Resident, Snapshot
 from router.scheduling.waiting_line import Ticket
 from tests.conftest import Starter
-from tests.routers import Router, chat, until
+from tests.routers import Router, chat
 from tests.scheduling.bench import Bench, Request
+from tests.waiting import until
 
 
 def task(bench: Bench, model: str, need: int = 5, serve: float | None = None) -> Request:

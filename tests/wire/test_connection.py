@@ -67,7 +67,7 @@ async def test_a_connection_with_half_a_request_is_not_kept(upstream: Upstream, 
         await asyncio.Event().wait()
 
     async with server.running(handler):
-        for connections in (1, 2):  # what is half written is not used again
+        for connections in (1, 2):  # no second request follows on it
             response = await ask(upstream, server, body=b"x" * 2**23)
             assert (response.status, await whole(response)) == (413, b"no")
             assert server.connections == connections
@@ -126,15 +126,15 @@ async def test_bytes_that_answer_no_request_close_the_connection(upstream: Upstr
         writer.write(OK)
         await writer.drain()
         if server.connections == 1:
-            await asked.wait()
+            await requested.wait()
             writer.write(OK)
             assert await reader.read() == b""
             gone.set()
 
-    asked = asyncio.Event()
+    requested = asyncio.Event()
     async with server.running(handler):
         assert await whole(await ask(upstream, server)) == b"ok"
-        asked.set()
+        requested.set()
         await gone.wait()
         assert await whole(await ask(upstream, server)) == b"ok"
 
@@ -224,7 +224,7 @@ async def test_a_burst_on_a_real_server_is_answered_at_once(upstream: Upstream, 
                 await health()
                 break
             await asyncio.sleep(0.02)
-    async with asyncio.timeout(3):  # sent_on_kept connections alone would let some wait for 5 s
+    async with asyncio.timeout(3):  # kept connections alone would let some wait for 5 s
         for burst in (16, 16, 64, 3, 64):
             answers = await asyncio.gather(*(health() for _ in range(burst)))
             assert answers == [b'{"status":"ok"}'] * burst

@@ -1,4 +1,4 @@
-"""HeadCache that come again."""
+"""Heads with equal keys are heads that a parser reads alike."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from router.wire.head_cache import HeadCache, split_message
 
 
 @pytest.mark.parametrize("name", ["Content-Length", "content-length"])
-def test_a_message(name: str) -> None:
+def test_a_message_is_split_at_its_head(name: str) -> None:
     for after in ("", "X: 1\r\n"):
         head = f"POST /x HTTP/1.1\r\nHost: h\r\n{name}: 12\r\n{after}\r\n".encode()
-        known = (b"POST /x HTTP/1.1\r\nHost: h", after[:-2].encode())
+        key = (b"POST /x HTTP/1.1\r\nHost: h", after[:-2].encode())
         for body in (b"", b"Content-Length: 3\r\n\r\n"):
-            assert split_message(head + body) == (known, 12, body)
+            assert split_message(head + body) == (key, 12, body)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_message(name: str) -> None:
         "POST / HTTP/1.1\r\n Content-Length: 1\r\n\r\n",
     ],
 )
-def test_what_is_none(head: str) -> None:
+def test_a_head_without_a_plain_length_has_no_key(head: str) -> None:
     assert split_message(head.encode()) is None
 
 
@@ -70,13 +70,13 @@ def head_of(lines: Iterable[tuple[bytes, bytes, bytes]]) -> bytes:
     return b"POST / HTTP/1.1\r\n" + b"".join(name + number + end for name, number, end in lines) + b"\r\n\r\n"
 
 
-def front(head: bytes) -> bytes:
-    """Without what comes behind it."""
+def without_body(head: bytes) -> bytes:
+    """The head alone."""
     return head[: head.index(b"\r\n\r\n") + 4]
 
 
-def place(head: bytes) -> int:
-    """Where its length is told."""
+def length_position(head: bytes) -> int:
+    """Where the digits of its length begin."""
     for name in (b"Content-Length: ", b"content-length: "):
         at = 0
         for line in head.split(b"\r\n"):
@@ -90,22 +90,22 @@ def place(head: bytes) -> int:
 @given(LINES)
 @example([(b"Content-Length: ", b"1", b"456", b"\r\n"), (b"X: ", b"1", b"1", b"")])
 def test_equal_heads_differ_in_the_length_alone(lines: list[tuple[bytes, bytes, bytes, bytes]]) -> None:
-    """And a parser reads the same in them: so what was read once need not be read again."""
-    one = front(head_of((name, number, end) for name, number, _, end in lines))
-    other = front(head_of((name, number, end) for name, _, number, end in lines))
+    """A parser reads the same in both, so the second need not be parsed."""
+    one = without_body(head_of((name, number, end) for name, number, _, end in lines))
+    other = without_body(head_of((name, number, end) for name, _, number, end in lines))
     first, second = split_message(one), split_message(other)
     if first and second and first[0] == second[0]:
         lengths = [b"%d" % found[1] for found in (first, second)]
-        at = place(one)
+        at = length_position(one)
         assert one == one[:at] + lengths[0] + one[at + len(lengths[0]) :]
         assert other == one[:at] + lengths[1] + one[at + len(lengths[0]) :]
-        if said := read(one):
+        if headers := parsed_headers(one):
             ours = (b"content-length", lengths[0])
-            assert ours in said
-            assert read(other) == [(ours[0], lengths[1]) if header == ours else header for header in said]
+            assert ours in headers
+            assert parsed_headers(other) == [(ours[0], lengths[1]) if header == ours else header for header in headers]
 
 
-def read(head: bytes) -> list[tuple[bytes, bytes]] | None:
+def parsed_headers(head: bytes) -> list[tuple[bytes, bytes]] | None:
     headers: list[tuple[bytes, bytes]] = []
 
     class Reader:
@@ -119,13 +119,13 @@ def read(head: bytes) -> list[tuple[bytes, bytes]] | None:
     return headers
 
 
-def test_it_forgets_all_when_it_is_full() -> None:
-    heads: HeadCache[int] = HeadCache()
+def test_a_full_cache_is_emptied_and_long_heads_are_not_kept() -> None:
+    cache: HeadCache[int] = HeadCache()
     for number in range(3 * HeadCache.MAX_HEADS):
-        known = (b"%d" % number, b"")
-        heads.remember(known, number)
-        assert heads[known] == number
-        assert len(heads) <= HeadCache.MAX_HEADS
+        key = (b"%d" % number, b"")
+        cache.remember(key, number)
+        assert cache[key] == number
+        assert len(cache) <= HeadCache.MAX_HEADS
     long = (b"a", b"b" * HeadCache.MAX_KEY_BYTES)
-    heads.remember(long, 1)
-    assert long not in heads
+    cache.remember(long, 1)
+    assert long not in cache

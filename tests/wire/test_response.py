@@ -71,12 +71,12 @@ async def test_a_body_without_length_ends_with_its_connection(upstream: Upstream
 
 
 async def test_an_answer_with_a_known_head_has_its_own_length(upstream: Upstream, server: Server) -> None:
-    """What is remembered of it is not its length."""
+    """The length is not remembered with the head."""
     heads = (b"HTTP/1.1 200 OK\r\nX-A: b\r\n", b"HTTP/1.1 404 Not Found\r\n", b"HTTP/1.1 200 OK\r\nX-A: c\r\n")
-    said = [(head, b"x" * length) for length in (3, 1, 0, 11, 3) for head in heads]
-    answers = [head + b"Content-Length: %d\r\n\r\n" % len(body) + body for head, body in said]
+    sent = [(head, b"x" * length) for length in (3, 1, 0, 11, 3) for head in heads]
+    answers = [head + b"Content-Length: %d\r\n\r\n" % len(body) + body for head, body in sent]
     async with server.running(answering(*answers)):
-        for head, body in said:
+        for head, body in sent:
             response = await ask(upstream, server)
             assert (response.status, response.headers[:-1]) == (
                 (404, []) if b"404" in head else (200, [(b"x-a", head[-3:-2])])
@@ -112,22 +112,22 @@ async def test_bytes_behind_the_body_are_no_part_of_it_though_the_head_is_known(
 async def test_a_body_that_comes_in_pieces_is_read_though_the_head_is_known(
     upstream: Upstream, server: Server, first: bytes, later: bytes
 ) -> None:
-    """Behind a known head; or it looks like a known answer itself."""
+    """The second case is a body that looks like a known answer itself."""
 
     async def handler(reader: StreamReader, writer: StreamWriter) -> None:
         await take(reader)
         writer.write(OK)
         await take(reader)
         writer.write(first)
-        await begun.wait()
+        await rest_is_due.wait()
         writer.write(later)
 
-    begun = asyncio.Event()
+    rest_is_due = asyncio.Event()
     async with server.running(handler):
         assert await whole(await ask(upstream, server)) == b"ok"
         response = await ask(upstream, server)
         assert await response.read() == b"o"
-        begun.set()
+        rest_is_due.set()
         assert await whole(response) == later
 
 
@@ -175,7 +175,7 @@ async def test_hostile_heads_are_a_failure(upstream: Upstream, server: Server, a
     async def handler(reader: StreamReader, writer: StreamWriter) -> None:
         await take(reader)
         writer.write(answer)
-        assert await reader.read() == b""  # the client hangs up
+        assert await reader.read() == b""  # Upstream closes the connection
 
     async with server.running(handler):
         with pytest.raises(UpstreamFailed, match=r"HTTP|head"):
@@ -202,19 +202,19 @@ async def test_a_silent_child_is_a_failure(server: Server) -> None:
 
 async def test_a_slow_reader_is_not_silence(server: Server) -> None:
     upstream = Upstream(read_timeout=0.05)
-    asked = asyncio.Event()
+    requested = asyncio.Event()
 
     async def handler(reader: StreamReader, writer: StreamWriter) -> None:
         await take(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc")
-        await asked.wait()
+        await requested.wait()
         writer.write(b"de")
 
     async with server.running(handler):
         response = await ask(upstream, server)
         assert await response.read() == b"abc"
-        await asyncio.sleep(0.15)  # the reader's slowness, three timeouts long
-        asked.set()
+        await asyncio.sleep(0.15)  # the reader is slow, for three timeouts
+        requested.set()
         assert await whole(response) == b"de"
     await ended(upstream)
 
@@ -222,7 +222,7 @@ async def test_a_slow_reader_is_not_silence(server: Server) -> None:
 @pytest.mark.parametrize("pause", [60.0, 160.0])
 @pytest.mark.parametrize("is_awaited", [False, True])
 def test_silence_counts_from_the_last_sign_of_this_answer(tmp_path: Path, pause: float, is_awaited: bool) -> None:
-    """One timer serves all the answers of a connection: the one before it, and the time between, are no silence."""
+    """One timer serves all answers of a connection: the answer before, and the time between, do not count."""
 
     async def handler(reader: StreamReader, writer: StreamWriter) -> None:
         await take(reader)
@@ -244,8 +244,8 @@ def test_silence_counts_from_the_last_sign_of_this_answer(tmp_path: Path, pause:
             response = send(upstream, server)
             assert response is not None
             if is_awaited:
-                arrivals = Completions(response)
-                await arrivals.first.wait()
+                completions = Completions(response)
+                await completions.first.wait()
                 assert (response.complete_body() is None) == (pause > 100)
             if pause < 100:
                 assert await whole(await response.wait_for_head()) == b"ab"
@@ -274,13 +274,13 @@ async def test_a_slow_reader_holds_the_child_back(upstream: Upstream, server: Se
 
 @pytest.mark.parametrize("when", ["before the head", "in the body", "by cancelling"])
 async def test_closing_cuts_the_connection_at_once(upstream: Upstream, server: Server, when: str) -> None:
-    asked, cut = asyncio.Event(), asyncio.Event()
+    requested, cut = asyncio.Event(), asyncio.Event()
 
     async def handler(reader: StreamReader, writer: StreamWriter) -> None:
         await take(reader)
         if when == "in the body":
             writer.write(CHUNKED + b"3\r\nabc\r\n")
-        asked.set()
+        requested.set()
         assert await reader.read() == b""
         cut.set()
 
@@ -291,7 +291,7 @@ async def test_closing_cuts_the_connection_at_once(upstream: Upstream, server: S
             response.close()
         else:
             task = asyncio.create_task(ask(upstream, server))
-            await asked.wait()
+            await requested.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -321,48 +321,48 @@ async def test_on_complete_is_called_when_the_answer_is_whole(
         await take(reader)
         for part in (answer[i : i + 1] for i in range(len(answer))) if bytewise else (answer,):
             writer.write(part)
-            counts.append(arrivals.count)
+            counts.append(completions.count)
             for _ in range(3):
                 await asyncio.sleep(0)
 
     async with server.running(handler):
         response = await sent_on_kept(upstream, server)
-        arrivals = Completions(response)
-        await arrivals.first.wait()
+        completions = Completions(response)
+        await completions.first.wait()
         assert response.complete_body() == body
-        assert arrivals.count == 1
+        assert completions.count == 1
         assert not any(counts), "not before all of it was there"
         assert await whole(await response.wait_for_head()) == body
         response.close()
-        assert arrivals.count == 1
+        assert completions.count == 1
 
 
 async def test_on_complete_may_send_on_the_same_connection(upstream: Upstream, server: Server) -> None:
     done = asyncio.Event()
-    asked: list[Response] = []
+    responses: list[Response] = []
 
-    def go_on(response: Response | None) -> None:
+    def send_next(response: Response | None) -> None:
         assert response is not None
-        asked.append(response)
-        response.on_complete = done.set if len(asked) == 50 else lambda: go_on(send(upstream, server))
+        responses.append(response)
+        response.on_complete = done.set if len(responses) == 50 else lambda: send_next(send(upstream, server))
 
     async with server.running(answering()):
-        go_on(await sent_on_kept(upstream, server))
+        send_next(await sent_on_kept(upstream, server))
         await asyncio.wait_for(done.wait(), 10)
-        assert [response.complete_body() for response in asked] == [b"ok"] * 50
+        assert [response.complete_body() for response in responses] == [b"ok"] * 50
         assert server.connections == 1
 
 
-@pytest.mark.parametrize("said", [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", b"SSH-2.0\r\n", b"HTTP/1.1 2"])
-async def test_on_complete_is_called_for_a_failure(upstream: Upstream, server: Server, said: bytes) -> None:
-    async with server.running(ok_then_closing(said)):
+@pytest.mark.parametrize("sent", [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", b"SSH-2.0\r\n", b"HTTP/1.1 2"])
+async def test_on_complete_is_called_for_a_failure(upstream: Upstream, server: Server, sent: bytes) -> None:
+    async with server.running(ok_then_closing(sent)):
         response = await sent_on_kept(upstream, server)
-        arrivals = Completions(response)
-        await arrivals.first.wait()
-        assert (arrivals.count, response.complete_body()) == (1, None)
+        completions = Completions(response)
+        await completions.first.wait()
+        assert (completions.count, response.complete_body()) == (1, None)
         with pytest.raises(UpstreamFailed):
             await whole(await response.wait_for_head())
-        assert arrivals.count == 1
+        assert completions.count == 1
 
 
 async def test_on_complete_is_called_for_an_answer_too_long_to_hold(upstream: Upstream, server: Server) -> None:
@@ -375,10 +375,10 @@ async def test_on_complete_is_called_for_an_answer_too_long_to_hold(upstream: Up
 
     async with server.running(handler):
         response = await sent_on_kept(upstream, server)
-        arrivals = Completions(response)
-        await arrivals.first.wait()
+        completions = Completions(response)
+        await completions.first.wait()
         assert response.complete_body() is None
         await flood.blocked.wait()
         assert flood.sent < 4 * 2**20
         assert len(await whole(await response.wait_for_head())) == flood.size
-        assert arrivals.count == 1
+        assert completions.count == 1

@@ -25,7 +25,7 @@ from tests.wire.rig import (
 )
 
 
-async def test_request_and_answer(upstream: Upstream, server: Server) -> None:
+async def test_a_request_arrives_and_its_answer_comes_back(upstream: Upstream, server: Server) -> None:
     seen: list[tuple[bytes, bytes]] = []
 
     async def handler(reader: StreamReader, writer: StreamWriter) -> None:
@@ -117,7 +117,7 @@ async def test_forget_closes_idle_connections_and_cuts_no_answer(upstream: Upstr
         upstream.forget(server.address)
         await gone.acquire()  # the idle one, at once
         go.set()
-        assert await whole(slow) == b"ok"  # the busy one is not cut, and not sent_on_kept
+        assert await whole(slow) == b"ok"  # the busy one is not cut, and not kept
         await gone.acquire()
         upstream.forget(server.address)
 
@@ -125,9 +125,9 @@ async def test_forget_closes_idle_connections_and_cuts_no_answer(upstream: Upstr
 async def test_send_needs_a_kept_connection(upstream: Upstream, server: Server) -> None:
     async with server.running(answering()):
         assert send(upstream, server) is None
-        begun = await sent_on_kept(upstream, server)
-        assert send(upstream, server) is None, "the one that is sent_on_kept is in use"
-        assert await whole(await begun.wait_for_head()) == b"ok"
+        sent = await sent_on_kept(upstream, server)
+        assert send(upstream, server) is None, "the kept connection is in use"
+        assert await whole(await sent.wait_for_head()) == b"ok"
         again = send(upstream, server)
         assert again is not None
         assert await whole(await again.wait_for_head()) == b"ok"
@@ -145,11 +145,11 @@ async def test_open_does_not_send_again_what_was_sent(upstream: Upstream, server
             writer.write(OK)
 
     async with server.running(handler):
-        begun = await sent_on_kept(upstream, server)
+        sent = await sent_on_kept(upstream, server)
         head = RequestHead("POST", b"/x", [(b"x-a", b"b")])
-        opened = await upstream.open(server.address, "secret", head, b"{}", sent=begun)
-        assert opened is begun
-        assert await whole(opened) == b"ok"
+        response = await upstream.open(server.address, "secret", head, b"{}", sent=sent)
+        assert response is sent
+        assert await whole(response) == b"ok"
     assert len(seen) == 2
     assert seen[0] == seen[1]
 
@@ -159,19 +159,50 @@ async def test_open_sends_again_if_the_connection_was_closed(
     upstream: Upstream, server: Server, is_awaited: bool
 ) -> None:
     async with server.running(answering(OK, b"")):
-        begun = await sent_on_kept(upstream, server)
+        sent = await sent_on_kept(upstream, server)
         if is_awaited:
-            arrivals = Completions(begun)
-            await arrivals.first.wait()
-            assert begun.complete_body() is None
-        opened = await upstream.open(server.address, "secret", RequestHead("POST", b"/x", []), b"{}", sent=begun)
-        assert await whole(opened) == b"ok"
+            completions = Completions(sent)
+            await completions.first.wait()
+            assert sent.complete_body() is None
+        response = await upstream.open(server.address, "secret", RequestHead("POST", b"/x", []), b"{}", sent=sent)
+        assert await whole(response) == b"ok"
         assert server.connections == 2
 
 
 async def test_open_does_not_send_again_once_bytes_came(upstream: Upstream, server: Server) -> None:
     async with server.running(ok_then_closing(b"HTTP/1.1 ")):
-        begun = await sent_on_kept(upstream, server)
+        sent = await sent_on_kept(upstream, server)
         with pytest.raises(UpstreamFailed, match="before it answered"):
-            await upstream.open(server.address, "secret", RequestHead("POST", b"/x", []), b"{}", sent=begun)
+            await upstream.open(server.address, "secret", RequestHead("POST", b"/x", []), b"{}", sent=sent)
         assert server.connections == 1
+
+
+async def test_reprs_show_the_state_and_no_key(upstream: Upstream, server: Server) -> None:
+    head = RequestHead("POST", b"/x?key=secret", [(b"x-key", b"secret")])
+    assert repr(head) == "<RequestHead POST>"
+
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        first, _ = await take(reader)
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n" if b"?key" in first else OK)
+        await reader.read()
+
+    async with server.running(handler):
+        response = await upstream.open(server.address, "secret", head, b"{}")
+        connections = upstream._children[server.address]
+        connection = response._connection
+        assert repr(upstream) == "<Upstream 1 children>"
+        assert repr(response) == "<Response 404, open>"
+        assert repr(response.head) == "<ResponseHead 404>"
+        assert repr(connection) == "<UpstreamConnection busy, 1 requests>"
+        assert repr(connections) == "<ChildConnections 0 idle, 0 stalled>"
+        response.close()
+        assert repr(response) == "<Response 404, failed>"
+        assert repr(connection) == "<UpstreamConnection closed, 1 requests>"
+        response = await ask(upstream, server)
+        assert await whole(response) == b"ok"
+        assert repr(response) == "<Response 200, complete>"
+        assert repr(response._connection) == "<UpstreamConnection idle, 1 requests>"
+        assert repr(connections) == "<ChildConnections 1 idle, 0 stalled>"
+        assert repr(connections.known_heads) == "<HeadCache 1 heads>"
+        upstream.forget(server.address)
+        assert repr(connections) == "<ChildConnections 0 idle, 0 stalled, retired>"

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import h11
 
-from router.server.connection import Connection
+from router.server.connection import ClientConnection
 from router.server.framing import FramedConnection
 from tests.front import CHAT, OK, Child, Front, body_of, post
 from tests.sockets import Server
 
 PATIENCE = 10.0  # seconds, for one case
 KEY = b"Authorization: Bearer k\r\n"
-WAYS: dict[str, type[FramedConnection]] = {"short": Connection, "ordinary": FramedConnection}
+WAYS: dict[str, type[FramedConnection]] = {"short": ClientConnection, "ordinary": FramedConnection}
 _TAG = re.compile(rb"\r\nx-tag: ([^\r]*)", re.IGNORECASE)
 _NUMBERED = re.compile(rb"\d+\.\d+")
 
@@ -68,7 +68,7 @@ class Rig:
                 return "the router is not healthy any more"
             writer.close()
         for _ in range(500):
-            held = self.front.clients.held
+            held = self.front.admission.buffered_bytes
             connections = len(self.front.server.server_state.connections)
             if not (self.front.leases or held or connections > 1):
                 break

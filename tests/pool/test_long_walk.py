@@ -18,21 +18,14 @@ from router.models.spec import Info, ModelSpec
 from router.pool.settings_patch import read_patch
 from router.pool.settings_store import differences
 from router.scheduling.states import State
-from tests.pool.bench import (
-    BAD,
-    HUGE,
-    TABLE,
-    SettingsBench,
-    model,
-    settings_bench,
-    until,
-)
+from tests.pool.bench import BAD, HUGE, TABLE, SettingsBench, model, settings_bench
+from tests.waiting import eventually
 
 
 class Walk:
     """Clients, loads with settings, operators, new catalogs and bad luck, at random."""
 
-    WISHES: tuple[dict[str, Any], ...] = (
+    PATCHES: tuple[dict[str, Any], ...] = (
         {},
         {"ctx_size": 4096},
         {"ctx_size": 8192},
@@ -70,8 +63,8 @@ class Walk:
         self.keep(self._used(self.name(), self.random.choice([0, 1, 30])))
 
     def load(self) -> None:
-        wish = read_patch(self.random.choice(self.WISHES), TABLE)
-        self.keep(self.bench.pool.settings.load(self.name(), wish, wait=self.random.random() < 0.8))
+        patch = read_patch(self.random.choice(self.PATCHES), TABLE)
+        self.keep(self.bench.pool.settings.load(self.name(), patch, wait=self.random.random() < 0.8))
 
     def unload(self) -> None:
         self.bench.pool.unload(self.name(), force=self.random.random() < 0.3)
@@ -132,7 +125,7 @@ class Walk:
         await self.settle()
 
     async def settle(self) -> None:
-        """All goes well, and everybody has an answer."""
+        """From now on all goes well. Every request gets an answer."""
         node = self.bench.node
         node.autoload, node.brief = True, False
         async with asyncio.timeout(20):
@@ -153,20 +146,20 @@ class Walk:
         self.check()
 
     async def remember(self) -> None:
-        """What one load asks for is kept if it succeeds, and nothing else."""
+        """The settings of one load are kept if it succeeds, and otherwise nothing changes."""
         pool, node = self.bench.pool, self.bench.node
         for spec in pool.catalog.models:
-            wish = read_patch(self.random.choice(self.WISHES), TABLE)
-            asked = pool.settings.requested(spec.name)
-            load = asyncio.create_task(pool.settings.load(spec.name, wish))
+            patch = read_patch(self.random.choice(self.PATCHES), TABLE)
+            before = pool.settings.requested(spec.name)
+            load = asyncio.create_task(pool.settings.load(spec.name, patch))
             while not load.done():
                 for child in node.children:
                     child.may_stop.set()
                 await asyncio.sleep(0.001)
             failed = load.exception()
             assert failed is None or isinstance(failed, errors.RouterError)
-            assert pool.settings.requested(spec.name) == (asked if failed else asked.apply_patch(wish))
-        await until(self.is_quiet)
+            assert pool.settings.requested(spec.name) == (before if failed else before.apply_patch(patch))
+        await eventually(self.is_quiet)
 
     def is_quiet(self) -> bool:
         """Every process serves, and nothing else goes on."""

@@ -1,0 +1,215 @@
+"""A model's need from the best source there is: what it took before, the engine's own measure, or header and flags.
+
+The sources differ in cost: a footprint is a look into a table, the header takes milliseconds, and the measure starts a
+program. Each need is kept by file identity and arguments, so a model is measured once. The pool calls `Estimator.need`
+for each load, in a thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cachetools import LRUCache
+
+from router import files
+from router.engine import flags
+from router.engine.discovery import Engine
+from router.engine.flags import Arg, FlagTable
+from router.errors import GgufError, LoadFailed
+from router.memory import fit_params
+from router.memory.demand import CUDA_CONTEXT_BYTES
+from router.memory.fitting import fit_context, gpus_of, leave_to_engine
+from router.memory.flag_values import gpu_names
+from router.memory.footprints import Footprint, Footprints, key_of
+from router.memory.implied_args import implied_args
+from router.memory.need import Need
+from router.models import gguf
+from router.models.describe import describe
+from router.models.spec import ModelSpec
+from router.scheduling.resources import Demand, Device, Reading
+from router.scheduling.snapshot import Snapshot
+from router.units import size
+
+log = logging.getLogger("router.estimate")
+
+# The engine measures within 0.3 s here, and within 1 s for the largest models. If it takes longer, the header must do.
+MEASURE_TIMEOUT_S = 10.0
+# Flags that name a file which the child reads from beginning to end, and flags with several such files.
+FILE_FLAGS = (
+    "--model",
+    "--mmproj",
+    "--spec-draft-model",
+    "--chat-template-file",
+    "--grammar-file",
+    "--json-schema-file",
+)
+FILE_LIST_FLAGS = frozenset(("--lora", "--control-vector"))
+
+
+class Estimator:
+    """Finds the need of models. Blocks; may be called from several threads.
+
+    `margins` are the bytes that stay free, by device key.
+    `environ` are the variables that children inherit; some of them are flags.
+    `empty` is the machine without any model.
+
+    ::
+
+        need = estimator.need(spec)
+        need.demand.total, need.source  # 5_368_709_120, "engine"
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        table: FlagTable,
+        devices: Sequence[Device],
+        margins: Mapping[str, int],
+        footprints: Footprints,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._engine = engine
+        self._table = table
+        self.empty = Snapshot(tuple(Reading(device, None) for device in devices), margins=margins)
+        self._gpus = [gpu.name for gpu in gpus_of(self.empty)]
+        self._footprints = footprints
+        self._environ = environ
+        self._build = engine.version()
+        self._needs: LRUCache[str, Need] = LRUCache(4096)
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Estimator for {self._build}: GPUs {', '.join(self._gpus) or 'none'}, {len(self._needs)} needs kept>"
+
+    def need(self, spec: ModelSpec, *, quick: bool = False) -> Need:
+        """With `quick` headers are read, but no program runs.
+
+        Raises GgufError, and LoadFailed for a GPU that is not there and for a file that is none.
+        """
+        args = flags.merge(flags.from_environment({**self._environ, **dict(spec.env)}, self._table), spec.args)
+        _check_files(spec.name, args)
+        args, device_args = self._choose_devices(spec.name, args)
+        if spec.model_path is None:  # its child downloads it: only where it goes is known
+            uses_gpu = self._gpus and flags.value_of(args, "--device") != "none"
+            demand = Demand(fixed=CUDA_CONTEXT_BYTES, names=gpu_names(args)) if uses_gpu else Demand()
+            return Need(demand, device_args)
+        key = self._key(spec)
+        with self._lock:
+            need = self._needs.get(key)
+        if need is None:
+            need = self._estimate(spec, spec.model_path, args, quick=quick)
+            need = replace(need, args=(*device_args, *need.args))
+            if not quick:
+                _log_need(spec.name, need)
+                with self._lock:
+                    self._needs[key] = need
+        if footprint := self._footprints.get(key):
+            need = replace(need, demand=_by_footprint(need.demand, footprint), source="footprint")
+        implied = implied_args(describe(replace(spec, args=args)), self._table, need.estimate)
+        return replace(need, args=(*need.args, *implied))
+
+    def longest_context(self, spec: ModelSpec) -> int:
+        """The longest context that fits the empty machine, on as few GPUs as the shortest; 0 for a model that is not
+        here."""
+        if spec.model_path is None:
+            return 0
+        automatic = replace(spec, args=flags.merge(spec.args, flags.parse(["--ctx-size", "0"], self._table)))
+        need = self.need(automatic, quick=True)
+        return need.estimate.n_ctx if need.estimate else 0
+
+    def learn(self, spec: ModelSpec, footprint: Footprint) -> None:
+        """Remember what a process of this model took. Raises GgufError if its file has gone."""
+        if spec.model_path is not None:
+            self._footprints.put(self._key(spec), footprint)
+
+    def _key(self, spec: ModelSpec) -> str:
+        parts = [path for path in (spec.model_path, spec.mmproj_path) if path]
+        words = [*flags.render(spec.args), *(f"{name}={value}" for name, value in spec.env)]
+        try:
+            return key_of(parts, words, self._build)
+        except OSError as exc:
+            raise GgufError(
+                f"{exc.filename} cannot be read ({exc.strerror}). Put it back, or take it out and POST /models/reload."
+            ) from exc
+
+    def _choose_devices(self, model: str, args: tuple[Arg, ...]) -> tuple[tuple[Arg, ...], tuple[str, ...]]:
+        """The arguments to estimate with, and words about devices that the child must get.
+
+        A visibility mask picks the GPUs that the router knows, so no argument names them. Devices that no mask can
+        pick (Metal, Vulkan, SYCL, none) are passed to the child as `--device`. With `--split-mode none` the main GPU is
+        the only one that the child sees, so its number is 0.
+        """
+        devices, gpus = flags.value_of(args, "--device"), gpu_names(args)
+        absent = [name for name in gpus if name not in self._gpus]
+        if absent:
+            have = ", ".join(self._gpus) or "none: models go to RAM (device = none)"
+            raise LoadFailed(
+                f"{model!r} cannot be loaded: it asks for {', '.join(absent)}, and the GPUs here are {have}. "
+                "Change its device."
+            )
+        if devices and not gpus:
+            return args, ("--device", devices)
+        number, candidates = flags.value_of(args, "--main-gpu") or "", gpus or tuple(self._gpus)
+        if flags.value_of(args, "--split-mode") != "none" or number not in map(str, range(len(candidates))):
+            return args, ()
+        first = ("--main-gpu", "0")
+        return flags.merge(args, flags.parse(["--device", candidates[int(number)], *first], self._table)), first
+
+    def _estimate(self, spec: ModelSpec, path: Path, args: Sequence[Arg], *, quick: bool) -> Need:
+        """By header and flags, and by the engine's measure unless `quick`."""
+        model = gguf.read_model(path)
+        mmproj = gguf.read_model(spec.mmproj_path) if spec.mmproj_path else None
+        estimate, context_args = fit_context(self.empty, self._table, args, model, mmproj)
+        args = (*args, *flags.parse(context_args, self._table))
+        demand, source = leave_to_engine(self.empty, args, estimate), "header"
+        if demand == estimate.demand and not quick:  # the program does not know how to leave weights in RAM
+            table = self._engine.measure(fit_params.fit_args(args, estimate), MEASURE_TIMEOUT_S)
+            if table:
+                try:
+                    estimate, source = fit_params.correct(estimate, table), "engine"
+                    demand = estimate.demand
+                except ValueError as exc:
+                    log.debug("%s: the engine's measure is not understood: %s", spec.name, exc)
+        return Need(demand, tuple(context_args), source, estimate)
+
+
+def _check_files(model: str, args: Sequence[Arg]) -> None:
+    """Raises LoadFailed for a pipe or a device: the child would open it and wait for ever."""
+    for arg in args:
+        name, value = arg.flag.name, arg.values[0] if arg.values else ""
+        for path in [value] if name in FILE_FLAGS else value.split(",") if name in FILE_LIST_FLAGS else ():
+            if files.is_special(path):
+                raise LoadFailed(
+                    f"{model!r} cannot be loaded: {path} ({name}) is no regular file, but a folder, a pipe or "
+                    "a device. Put a file there, or change the path."
+                )
+
+
+def _by_footprint(demand: Demand, footprint: Footprint) -> Demand:
+    """The demand corrected by what a process took.
+
+    On GPUs a process takes everything while it loads, so the footprint is the truth. In RAM it takes much later, so the
+    estimate stays the least.
+    """
+    host = max(demand.host, footprint.host)
+    if not footprint.gpus:
+        return replace(demand, host=host)
+    return replace(demand.resized(max(0, footprint.gpu - footprint.gpus * demand.fixed)), host=host)
+
+
+def _log_need(name: str, need: Need) -> None:
+    assert need.estimate is not None
+    log.info(
+        "%s: needs %s (weights %s, KV %s, compute %s, context %d) by the %s",
+        name,
+        size(need.demand.total),
+        size(need.estimate.weights),
+        size(need.estimate.kv),
+        size(need.estimate.compute),
+        need.estimate.n_ctx,
+        need.source,
+    )

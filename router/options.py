@@ -1,0 +1,151 @@
+"""What options are made of: the kinds of values that they take, and the parts of one option.
+
+A kind turns the word that a user has typed into a value, or raises ValueError. Whoever reads the word then makes an
+error of it that says what the option `takes`. Used by `settings`, which has a row for each option.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from router.access import hosts, origins
+from router.engine import flags
+from router.engine.flags import Flag
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of value.
+
+    `metavar` stands for the value in `--help`.
+    `takes` says what is right, for the error about a wrong word.
+    `read` makes the value of a word, or raises ValueError.
+    """
+
+    metavar: str
+    takes: str
+    read: Callable[[str], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of the command line.
+
+    `name` is the longest of its `spellings`; `negatives` turn a switch off.
+    `env` is the variable that sets it too.
+    `default` is written as a user would type it; None if there is none.
+    A `shared` option is passed on to the children too.
+    """
+
+    name: str
+    spellings: tuple[str, ...]
+    negatives: tuple[str, ...]
+    env: str
+    default: str | None
+    kind: Kind
+    help: str
+    shared: bool
+
+    @property
+    def field(self) -> str:
+        """Its field in `Settings`."""
+        return self.name.lstrip("-").replace("-", "_")
+
+    @property
+    def flag(self) -> Flag:
+        """The option as a flag, so that one parser reads it and the engine's flags."""
+        arity = 0 if self.kind is SWITCH else 1
+        return Flag(self.name, self.spellings, self.negatives, arity, self.env, repeatable=False)
+
+
+def _number(convert: Callable[[str], float], low: float = 0, high: float = math.inf) -> Callable[[str], float]:
+    def read(word: str) -> float:
+        number = convert(word)
+        if not low <= number <= high or number == math.inf:
+            raise ValueError
+        return number
+
+    return read
+
+
+def _words(word: str) -> tuple[str, ...]:
+    return tuple(part for raw in word.split(",") if (part := raw.strip()))
+
+
+def _one_or_more_words(word: str) -> tuple[str, ...]:
+    if not (words := _words(word)):
+        raise ValueError
+    return words
+
+
+def _hosts(word: str) -> tuple[str, ...]:
+    return tuple(part if part == "*" else hosts.parse_host_pattern(part) for part in _words(word))
+
+
+def _origins(word: str) -> tuple[str, ...]:
+    for part in (words := _words(word)):
+        if part not in ("*", "null", "localhost"):
+            origins.origin_pattern(part)
+    return words
+
+
+def _pairs(word: str) -> tuple[tuple[str, str], ...]:
+    """Pairs `PATTERN=MODEL`."""
+    pairs = [part.partition("=")[::2] for part in _words(word)]
+    if any(not pattern.strip() or not model.strip() for pattern, model in pairs):
+        raise ValueError
+    return tuple((pattern.strip(), model.strip()) for pattern, model in pairs)
+
+
+def _switch(word: str) -> bool:
+    if (on := flags.boolean(word)) is None:
+        raise ValueError
+    return on
+
+
+def _text(word: str) -> str:
+    if not word.strip():
+        raise ValueError
+    return word
+
+
+def _header(word: str) -> str:
+    """The name of a header (RFC 9110, a token), or nothing."""
+    if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]*", word, re.ASCII):
+        raise ValueError
+    return word
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def read(word: str) -> str:
+        if word.lower() not in choices:
+            raise ValueError
+        return word.lower()
+
+    return read
+
+
+SWITCH = Kind("", "on or off", _switch)
+TEXT = Kind("NAME", "a name", _text)
+PATH = Kind("PATH", "a path", lambda word: Path(_text(word)).expanduser())
+PATTERNS = Kind("PATTERN,...", "patterns with commas between", _words)
+ORIGINS = Kind("ORIGIN,...", "origins such as https://example.com, with commas between, localhost or *", _origins)
+NAMES = Kind("NAME,...", "names of hosts with commas between, *.example.com or *", _hosts)
+HOSTS = Kind("HOST,...", "an address, or several with commas between", _one_or_more_words)
+KEYS = Kind("KEY,...", "a key, or several with commas between", _one_or_more_words)
+LOAD_ARGS = Kind("WHICH", "safe, any or none", _one_of("safe", "any", "none"))
+LEVEL = Kind("LEVEL", "debug, info, warning or error", _one_of("debug", "info", "warning", "error"))
+PORT = Kind("PORT", "a port, 0 to 65535", _number(int, 0, 65535))
+COUNT = Kind("N", "a whole number, 0 or more", _number(int))
+SECONDS = Kind("SECONDS", "seconds, 0 or more", _number(float))
+WHOLE_SECONDS = Kind("SECONDS", "a whole number of seconds, 1 or more", _number(int, 1))
+MODEL_MAP = Kind("PATTERN=MODEL,...", "PATTERN=MODEL, or several with commas between", _pairs)
+MIB = Kind("MIB", "a whole number of MiB, 0 or more", COUNT.read)
+ENGINE = Kind("PATH", "a path, or embedded", _text)
+HEADER = Kind("NAME", "the name of a header, or nothing", _header)
+MIBS = Kind("MIB,...", "MiB, one number or one for each device", lambda word: tuple(map(COUNT.read, word.split(","))))

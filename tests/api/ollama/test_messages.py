@@ -1,0 +1,53 @@
+"""Messages of an Ollama chat as OpenAI's."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from router.api.ollama import prompt
+from router.api.ollama.options import AliasDefaults
+
+HI = [{"role": "user", "content": "hi"}]
+
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n....").decode()
+
+
+def chat(defaults: AliasDefaults | None = None, **fields: Any) -> dict[str, Any]:
+    return prompt.chat({"messages": HI, **fields}, defaults or AliasDefaults()).fields
+
+
+def test_images_become_parts_of_the_content() -> None:
+    jpeg = base64.b64encode(b"\xff\xd8\xff\xe0....").decode()
+    given = {"role": "user", "content": "what?", "images": [PNG, f"data:image/x;base64,{jpeg}"]}
+    parts = chat(messages=[given])["messages"][0]["content"]
+    assert [part["type"] for part in parts] == ["image_url", "image_url", "text"]
+    urls = [part["image_url"]["url"] for part in parts[:2]]
+    assert urls == [f"data:image/png;base64,{PNG}", f"data:image/jpeg;base64,{jpeg}"]
+    generated = prompt.generate({"prompt": "what?", "images": [PNG]}, AliasDefaults()).fields["messages"][0]["content"]
+    assert generated == [parts[0], parts[2]]
+
+
+def test_a_tool_result_gets_the_id_of_its_call() -> None:
+    def call(name: str, **more: Any) -> dict[str, Any]:
+        return {"function": {"name": name, "arguments": {"city": name}}, **more}
+
+    messages = [
+        {"role": "assistant", "tool_calls": [call("rain"), call("wind"), call("rain", id="mine")], "thinking": "hm"},
+        {"role": "tool", "tool_name": "wind", "content": "3"},
+        {"role": "tool", "content": "1"},
+        {"role": "tool", "tool_call_id": "mine", "content": "2"},
+        {"role": "tool", "tool_name": "nobody", "content": "2"},
+    ]
+    told = chat(messages=messages)["messages"]
+    calls = told[0]["tool_calls"]
+    assert told[0]["reasoning_content"] == "hm"
+    assert [made["id"] for made in calls] == ["call00001", "call00002", "mine"]
+    assert [json.loads(made["function"]["arguments"]) for made in calls] == [
+        {"city": n} for n in ("rain", "wind", "rain")
+    ]
+    answered = [(result.get("tool_call_id"), result.get("name")) for result in told[1:]]
+    assert answered == [("call00002", "wind"), ("call00001", "rain"), ("mine", "rain"), (None, "nobody")]
+    again = chat(messages=[*messages, {"role": "user", "content": "and?"}])["messages"]
+    assert again[: len(told)] == told, "the prompt so far stays as it was"

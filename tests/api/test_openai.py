@@ -1,0 +1,81 @@
+"""Which model a request goes to, and what its child gets of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.api.error_shapes import error_of
+from tests.routers import Router, chat
+
+NAMES = [
+    "x" * 10_000,
+    "../../etc/passwd",
+    "..",
+    "tiny-a/../tiny-b",
+    "tiny-a\x00",
+    "a\nb",
+    "\x1b[2J",
+    "ü" * 300,
+    " tiny-a",
+]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_a_wrong_name_is_a_short_error(router: Router, name: str) -> None:  # B-C1
+    log = len(router.log)
+    quoted = httpx.URL("http://x/").copy_with(params={"model": name}).query.decode()
+    for response in (
+        router.client.post("/v1/chat/completions", json=chat(name)),
+        router.client.post("/v1/messages", json=chat(name)),
+        router.client.post("/models/load", json={"model": name}),
+        router.client.post("/models/unload", json={"model": name}),
+        router.client.get(f"/slots?{quoted}"),
+        router.client.post(
+            "/v1/audio/transcriptions", data={"model": name}, files={"file": ("a.wav", b"RIFF", "audio/wav")}
+        ),
+    ):
+        assert response.status_code in (400, 404)
+        assert error_of(response)
+        assert len(response.content) < 500
+    assert name not in router.log[log:]
+
+
+def test_a_form_goes_to_the_model_that_it_names(router: Router) -> None:
+    """A transcription goes to its model, as it came."""
+    files = {"file": ("speech.wav", b"RIFF" * 1000, "audio/wav")}
+    response = router.client.post("/v1/audio/transcriptions", data={"model": "tiny-b"}, files=files)
+    assert response.json()["path"] == "/v1/audio/transcriptions"
+    assert response.json()["bytes"] == int(response.request.headers["content-length"]) > 4000
+    assert router.status("tiny-b") == "loaded"
+
+
+def test_a_child_gets_its_own_key_and_no_header_of_the_router(router: Router) -> None:
+    """A child is asked with its own key; what is between client and router stays there."""
+    secret = {"x-api-key": "first", "x-conversation-id": "c1", "origin": "http://localhost", "x-custom": "kept"}
+    response = router.client.post("/tokenize", json={"model": "tiny-a"}, headers={**secret, "x-request-id": "r-1"})
+    headers = response.json()["headers"]
+    assert headers.keys() & secret.keys() == {"x-custom"}
+    assert headers["authorization"] != "Bearer first"
+    assert (headers["x-request-id"], response.headers["x-request-id"]) == ("r-1", "r-1")
+
+
+def test_a_single_model_needs_no_name(launch: Callable[..., Router], folder: Callable[..., Path]) -> None:  # B-C1
+    place = folder("only")
+    router = launch("--models-dir", str(place))
+    assert router.client.get("/props").json()["role"] == "router"
+    assert router.chat(model=None).status_code == 200  # type: ignore[arg-type]
+    assert router.client.post("/v1/messages", json=chat(None)).status_code == 200
+    props = router.client.get("/props").json()
+    assert (props["role"], props["path"]) == ("router", "/props")  # the router's and its child's
+
+
+def test_requests_without_a_model_go_to_the_default(launch: Callable[..., Router], tiny_models: Path) -> None:  # B-C1
+    router = launch("--models-dir", str(tiny_models), "--models-default", "tiny-b")
+    assert router.chat(model=None).status_code == 200  # type: ignore[arg-type]
+    assert router.chat(model="").status_code == 200
+    assert [router.status(name) for name in ("tiny-a", "tiny-b")] == ["unloaded", "loaded"]
+    assert router.chat("nowhere").status_code == 404
