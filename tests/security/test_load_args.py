@@ -480,10 +480,10 @@ async def test_the_short_way_is_the_same() -> None:  # B-T2
         body = b'{"model": "a", "filename": "s"}'
         for query, is_passed in ((b"save", False), (b"restore", False), (b"erase", True)):
             head = Head("POST", "/slots/0", b"/slots/0?action=" + query, [(b"content-type", b"application/json")])
-            passage = guarded.try_now(head, body)
-            assert (query, passage is not None) == (query, is_passed)
-            if passage is not None:
-                passage.abort()
+            request = guarded.try_now(head, body)
+            assert (query, request is not None) == (query, is_passed)
+            if request is not None:
+                request.abort()
     finally:
         await pool.close()
         upstream.close()

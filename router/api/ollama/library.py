@@ -56,13 +56,13 @@ class Library:
             status = self._pool.status(spec.name)
             if status.value not in ("loaded", "sleeping"):
                 continue
-            left, gpus = status.expires_in, {k: v for k, v in status.held.items() if not k.endswith("/RAM")}
+            left = status.expires_in
             entries.append(
                 {
                     **_entry(NamedModel(spec), files),
                     "expires_at": FAR_FUTURE if left is None else rfc3339(now + datetime.timedelta(seconds=left)),
                     "size": sum(status.held.values()) or spec.size_bytes,
-                    "size_vram": sum(gpus.values()),
+                    "size_vram": sum(held for key, held in status.held.items() if not _is_ram(key)),
                     "context_length": (status.info.get("meta") or {}).get("n_ctx") or spec.info.n_ctx_train or 0,
                 }
             )
@@ -104,6 +104,11 @@ class Library:
             self._catalog, self._files = catalog, files
             return files
         return self._files
+
+
+def _is_ram(device_key: str) -> bool:
+    """A device's key is NODE/NAME, and the RAM of each node has the name RAM."""
+    return device_key.rpartition("/")[2] == "RAM"
 
 
 def _entry(model: NamedModel, files: Mapping[str, ModelFile]) -> dict[str, Any]:

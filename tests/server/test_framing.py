@@ -1,4 +1,4 @@
-"""What a client may take before anything is known of it: bytes, lines, time, connections."""
+"""What one client may send: bytes, lines and time of a request, and where it ends."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import contextlib
 import re
 import socket
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 
-from router.server import openfiles
 from router.server.admission import ClientLimits
 from router.server.framing import MAX_AHEAD_BYTES, MAX_LINGER_BYTES, FramedConnection
 from router.server.head_checks import MAX_HEAD_BYTES, MAX_HEAD_LINES
 from tests.front import CHAT, EVENTS, OK, Client, Front, Works, body_of, echoes, post, says, until
 
 GET = b"GET /models HTTP/1.1\r\nHost: h\r\n"
+
+
 CHUNKED = b"POST %b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n" % CHAT.encode()
+
+
 READ = 256 * 1024  # bytes that uvloop reads at once
 
 
@@ -45,9 +47,6 @@ def chunked(body: bytes, *trailers: str) -> bytes:
     return CHUNKED + b"\r\n%x\r\n%b\r\n0\r\n%b\r\n" % (len(body), body, lines)
 
 
-# Heads
-
-
 LONG_HEADS: dict[str, Callable[[int], bytes]] = {
     "one line": lambda size: post(CHAT, body_of(), "X-A: " + "x" * size),
     "lines": lambda size: post(CHAT, body_of(), *["X-A: " + "x" * 995] * (size // 1000)),
@@ -58,7 +57,7 @@ LONG_HEADS: dict[str, Callable[[int], bytes]] = {
 
 @pytest.mark.parametrize("step", [1 << 30, 1000, 60_000])
 @pytest.mark.parametrize("kind", ["one line", "lines", "target", "a name"])
-async def test_a_head_that_is_too_long_is_refused(front: Front, kind: str, step: int) -> None:  # B-T4
+async def test_long_head_is_refused(front: Front, kind: str, step: int) -> None:  # B-T4
     client = await front.ready()
     request = LONG_HEADS[kind](MAX_HEAD_BYTES + 1000)
     for start in range(0, len(request), step):
@@ -68,7 +67,7 @@ async def test_a_head_that_is_too_long_is_refused(front: Front, kind: str, step:
     assert (await (await front.client()).ask(LONG_HEADS[kind](6000))).status == 200
 
 
-async def test_a_head_of_too_many_lines_is_refused(front: Front) -> None:  # B-T4
+async def test_head_of_many_lines_is_refused(front: Front) -> None:  # B-T4
     await front.ready()
     for request in (post(CHAT, body_of(), *["A:"] * MAX_HEAD_LINES), GET + b"A:\r\n" * MAX_HEAD_LINES + b"\r\n"):
         client = await front.client()
@@ -77,7 +76,7 @@ async def test_a_head_of_too_many_lines_is_refused(front: Front) -> None:  # B-T
     assert (await (await front.client()).ask(GET + b"A:\r\n" * (MAX_HEAD_LINES - 10) + b"\r\n")).status == 200
 
 
-async def test_a_head_without_end_is_not_kept(front: Front) -> None:  # B-T4
+async def test_endless_head_is_not_buffered(front: Front) -> None:  # B-T4
     client = await front.ready()
     client.send(GET)
     most = 0
@@ -117,7 +116,7 @@ STRANGERS = {
 
 
 @pytest.mark.parametrize("kind", STRANGERS)
-async def test_what_is_no_request_is_refused_at_once(front: Front, kind: str) -> None:  # B-T4
+async def test_other_protocols_are_refused_at_once(front: Front, kind: str) -> None:  # B-T4
     await front.ready()
     for cut in (0, 1, len(STRANGERS[kind]) - 1):
         client = await front.client()
@@ -128,11 +127,8 @@ async def test_what_is_no_request_is_refused_at_once(front: Front, kind: str) ->
     assert not front.child.asked
 
 
-# Chunks
-
-
 @pytest.mark.parametrize("step", [1 << 30, 1, 7])
-async def test_trailers_are_no_headers(front: Front, step: int) -> None:  # B-T4
+async def test_trailers_are_not_taken_for_headers(front: Front, step: int) -> None:  # B-T4
     front.start(keys=("k",))
     client = await front.client()
     key = b"Host: h\r\nAuthorization: Bearer k\r\n"
@@ -158,7 +154,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("kind", ENDLESS)
-async def test_what_stands_beside_chunks_is_bounded(front: Front, kind: str) -> None:  # B-T4
+async def test_chunk_overhead_is_limited(front: Front, kind: str) -> None:  # B-T4
     client = await front.ready()
     client.send(CHUNKED + b"\r\n" + ENDLESS[kind])
     assert re.search("too long|no HTTP/1.1", await refused(client, 400))
@@ -166,7 +162,7 @@ async def test_what_stands_beside_chunks_is_bounded(front: Front, kind: str) -> 
 
 
 @pytest.mark.parametrize("step", [1 << 30, 1, 3, 5])
-async def test_a_body_of_chunks_ends_where_the_next_request_begins(front: Front, step: int) -> None:
+async def test_chunked_body_ends_where_the_next_request_begins(front: Front, step: int) -> None:
     """Also one that holds empty lines, at its own ends too."""
     client = await front.ready()
     front.child.act = lambda reader, writer: echoes(front.child, writer)
@@ -182,11 +178,8 @@ async def test_a_body_of_chunks_ends_where_the_next_request_begins(front: Front,
     assert front.leases == 0
 
 
-# Reading ahead
-
-
 @pytest.mark.parametrize("stream", [False, True])
-async def test_no_more_than_so_much_is_read_ahead(front: Front, stream: bool) -> None:  # B-T4
+async def test_read_ahead_is_limited(front: Front, stream: bool) -> None:  # B-T4
     client, works = await front.ready(), Works(EVENTS if stream else OK)
     front.child.act = works
     count = 1000
@@ -202,7 +195,7 @@ async def test_no_more_than_so_much_is_read_ahead(front: Front, stream: bool) ->
     assert (front.admission.buffered_bytes, front.leases) == (0, 0)
 
 
-async def test_small_requests_of_one_do_not_hold_up_another(front: Front) -> None:  # B-T4
+async def test_connections_take_turns(front: Front) -> None:  # B-T4
     """They take turns."""
     first, second = await front.ready(), await front.client()
     first.send(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n" * 5000)
@@ -212,10 +205,9 @@ async def test_small_requests_of_one_do_not_hold_up_another(front: Front) -> Non
     assert [(await first.reply()).status for _ in range(5000)] == [200] * 5000
 
 
-# Time
-
-
 LONG = body_of(text="x" * 1000)
+
+
 SLOW = {
     "nothing": b"",
     "an empty line": b"\r\n",
@@ -231,7 +223,7 @@ SLOW = {
 
 @pytest.mark.parametrize("drips", [False, True])
 @pytest.mark.parametrize("kind", SLOW)
-async def test_a_request_has_its_time(front: Front, kind: str, drips: bool) -> None:  # B-T4
+async def test_slow_request_times_out(front: Front, kind: str, drips: bool) -> None:  # B-T4
     """Whether or not a byte comes now and then."""
     front.start(limits=ClientLimits(timeout=0.4))
     client = await front.client()
@@ -253,7 +245,7 @@ async def test_a_request_has_its_time(front: Front, kind: str, drips: bool) -> N
     assert (front.leases, front.child.asked) == (0, [])
 
 
-async def test_a_body_that_comes_steadily_has_more_time(front: Front) -> None:
+async def test_steady_body_has_more_time(front: Front) -> None:
     client = await front.ready(limits=ClientLimits(timeout=0.5))
     front.child.act = lambda reader, writer: echoes(front.child, writer)
     body = body_of(text="x" * 200_000)
@@ -265,7 +257,7 @@ async def test_a_body_that_comes_steadily_has_more_time(front: Front) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_has_all_the_time(front: Front, stream: bool) -> None:
+async def test_response_has_no_timeout(front: Front, stream: bool) -> None:
     client, works = await front.ready(limits=ClientLimits(timeout=0.2)), Works(EVENTS if stream else OK)
     front.child.act = works
     client.send(post(CHAT, body_of(stream=stream)))
@@ -274,116 +266,10 @@ async def test_an_answer_has_all_the_time(front: Front, stream: bool) -> None:
     assert (await client.reply()).status == 200
 
 
-# Connections
-
-
-async def test_silent_connections_make_room(front: Front) -> None:  # B-T4
-    first = await front.ready(limits=ClientLimits(max_connections=16))
-    silent = [await front.client() for _ in range(30)]
-    for one in silent[-5:]:
-        one.send(GET)
-    latest = await front.client()
-    assert (await latest.ask(GET + b"\r\n")).status == 200
-    assert (await first.ask(GET + b"\r\n")).status == 200, "it has been answered before"
-    assert len(connections(front)) <= 16
-
-
-async def test_nobody_who_is_served_makes_room(front: Front) -> None:  # B-T4
-    works = front.child.act = Works()
-    await front.ready(limits=ClientLimits(max_connections=4))
-    busy = []
-    for count in range(1, 5):
-        busy.append(await front.client())
-        busy[-1].send(post(CHAT, body_of()))
-        await until(partial(serves, front, count))
-    late = await front.client()
-    assert "--max-connections" in await refused(late, 503)
-    works.go.set()
-    assert [(await client.reply()).status for client in busy] == [200] * 4
-
-
-async def test_who_reads_no_answers_makes_room(front: Front) -> None:  # B-T4
-    first = await front.ready(limits=ClientLimits(max_connections=4, timeout=0.3))
-    first.leave()
-    await until(lambda: not connections(front))
-    request = GET + b"\r\n"
-    for _ in range(4):
-        client = await front.client()
-        client.send(request * 3000)
-    await until(lambda: sum(one.flow.write_paused for one in connections(front)) == 4)
-    statuses: list[int] = []
-    while 200 not in statuses:
-        assert len(statuses) < 500, "nobody made room"
-        late = await front.client()
-        statuses.append((await late.ask(request)).status)
-        await asyncio.sleep(0.02)
-    assert set(statuses) <= {200, 503}
-    await until(lambda: len(connections(front)) <= 4)
-
-
-async def test_unfinished_requests_are_kept_only_so_far(front: Front) -> None:  # B-T4
-    """Of all clients together."""
-    client = await front.ready(limits=ClientLimits(max_buffered_bytes=200_000))
-    others = [await front.client() for _ in range(10)]
-    for other in others:
-        other.send(GET + b"X: " + b"x" * 40_000)
-        await front.turn()
-    assert front.admission.buffered_bytes <= 200_000
-    assert "come whole" in await refused(others[0], 503)
-    assert (await client.ask(post(CHAT, body_of()))).status == 200
-    for other in others:
-        other.leave()
-    await until(lambda: front.admission.buffered_bytes == 0)
-
-
-async def test_who_is_quick_is_served_while_others_hold_all(front: Front) -> None:  # B-T4
-    """Unfinished requests make room for the next one, which comes in pieces too; those that began first go first, also
-    when a little more of them comes now and then."""
-    await front.ready(limits=ClientLimits(max_buffered_bytes=200_000))
-    others, sent = [await front.client() for _ in range(4)], 0
-    for other, data in zip([*others, others[0]], [GET + b"X: " + b"x" * 48_000] * 4 + [b"x" * 4000], strict=True):
-        other.send(data)
-        sent += len(data)
-        await until(partial(holds, front, sent))
-    client = await front.client()
-    request = post(CHAT, body_of(text="x" * 20_000))
-    client.send(request[:15_000])
-    await front.turn()
-    client.send(request[15_000:])
-    assert (await client.reply()).status == 200
-    assert "come whole" in await refused(others[0], 503)
-
-
-def holds(front: Front, size: int) -> bool:
-    return front.admission.buffered_bytes == size
-
-
-def serves(front: Front, count: int) -> bool:
-    return front.leases == count
-
-
-@pytest.mark.parametrize(
-    ("wanted", "files", "models", "most"),
-    [
-        (0, 65_536, 4, 4096),
-        (0, 256, 4, 84),
-        (50, 256, 4, 50),
-        (500, 256, 4, 84),
-        (0, 64, 4, 8),
-        (9000, 65_536, 4, 9000),
-    ],
-)
-def test_files_are_kept_back(wanted: int, files: int, models: int, most: int) -> None:  # B-T4
-    assert openfiles.max_connections(wanted, files, models) == most
-
-
-# Early answers
-
-
 @pytest.mark.parametrize("size", [1000, 100_000, 20 * 2**20])
 @pytest.mark.parametrize("framing", ["length", "chunks"])
 @pytest.mark.parametrize(("path", "status"), [(CHAT, 401), ("/v1/messages", 401), ("/nowhere", 401)])
-async def test_an_early_answer_can_be_read(front: Front, path: str, status: int, framing: str, size: int) -> None:
+async def test_early_response_can_be_read(front: Front, path: str, status: int, framing: str, size: int) -> None:
     """By a client that first sends everything, and then reads."""
     front.start(keys=("k",))
     await front.turn()
@@ -405,7 +291,7 @@ async def test_an_early_answer_can_be_read(front: Front, path: str, status: int,
     assert size < 2**20 or b"\r\nconnection: close\r\n" in said
 
 
-async def test_what_comes_behind_an_early_answer_is_bounded(front: Front) -> None:  # B-T4
+async def test_data_after_an_early_response_is_limited(front: Front) -> None:  # B-T4
     front.start(keys=("k",))
     client = await front.client()
     client.send(post(CHAT, b"").replace(b"Length: 0", b"Length: 9999999999"))
