@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from router.scheduling.books import STEADY_S, ModelRecord
-from router.scheduling.effects import Refusal, Refuse
+import pytest
+
+from router.scheduling.books import STEADY_S, Books, ModelRecord
+from router.scheduling.effects import Refusal, Refuse, Spawn, Stop
+from router.scheduling.limits import Limits
+from router.scheduling.resources import Allocation, Demand
+from router.scheduling.scheduler import Scheduler
 from router.scheduling.snapshot import Phase, Resident
-from router.scheduling.states import State
+from router.scheduling.states import Event, State
+from router.scheduling.waiting_line import Ticket
 from tests.scheduling.bench import RAM, Bench
 
 
@@ -161,3 +167,63 @@ def test_an_orderly_stop_after_service_forgets_the_failures() -> None:
     bench.run(10)
     assert bench.stops == ["a"]
     assert bench.scheduler.model("a").failures == 0
+
+
+# The books alone
+
+
+def test_run_numbers_go_on_after_a_model_was_forgotten() -> None:
+    books = Books()
+    model = books.open("a")
+    assert books.spawn(model, Allocation({RAM: 5})) == Spawn("a", 1, Allocation({RAM: 5}))
+    assert (model.held, books.alive) == ({RAM: 5}, {"a": model})
+    assert books.stop(model, "why") == Stop("a", "why")
+    books.transit(model, Event.EXIT)
+    assert books.alive == {}
+    books.forget(model)
+    assert books.find("a").run == 0  # not kept, so it is not numbered
+    assert books.spawn(books.open("b"), Allocation()).run == 2
+
+
+@pytest.mark.parametrize(
+    ("state", "leases", "force", "stops", "closing"),
+    [
+        (State.UNLOADED, set(), True, False, ""),
+        (State.LOADING, set(), False, True, ""),
+        (State.LOADED, set(), False, True, ""),
+        (State.LOADED, {1}, False, False, "why"),
+        (State.SLEEPING, {1}, True, True, ""),
+        (State.STOPPING, set(), True, False, ""),
+    ],
+)
+def test_close_waits_for_leases_unless_forced(
+    state: State, leases: set[int], force: bool, stops: bool, closing: str
+) -> None:
+    books = Books()
+    model = books.open("a")
+    model.state, model.leases = state, leases
+    assert books.close(model, "why", force=force) == ([Stop("a", "why")] if stops else [])
+    assert (model.state is State.STOPPING, model.closing) == (stops or state is State.STOPPING, closing)
+
+
+def test_spared_are_models_in_recent_foreground_use() -> None:
+    books = Books()
+    for name in "abc":
+        model = books.open(name)
+        books.spawn(model, Allocation())
+        books.transit(model, Event.READY)
+    books.lease(1, books.open("a"), background=False)
+    books.lease(2, books.open("b"), background=True)
+    books.open("c").foreground_finished = 10.0
+    assert books.spared({}, 15.0, 6.0) == {"a", "c"}
+    assert books.spared({}, 16.0, 6.0) == {"a"}
+    assert books.spared({}, 15.0, 0.0) == frozenset()
+    assert books.spared({3: 1.0}, 15.0, 6.0) == frozenset()  # a foreground request spares none
+    assert [model.name for model in books.evictable()] == ["c"]
+
+
+def test_a_repr_tells_the_state() -> None:
+    scheduler = Scheduler(Limits())
+    scheduler.acquire(Ticket(1, "a", Demand(host=5), missing=True), 0.0)
+    for words in ("1 models, 0 processes, 0 leases", "1 tickets for 1 models", "is_probing=False", "downloads: a"):
+        assert words in repr(scheduler).replace("WantedDownloads", "downloads").replace("self.", "")

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from router.scheduling.books import Books
+from router.scheduling.downloads import WantedDownloads
 from router.scheduling.effects import Abort, Fetch, Refusal, Refuse
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand
 from router.scheduling.scheduler import Scheduler
-from router.scheduling.states import State
-from router.scheduling.waiting_line import Ticket
+from router.scheduling.states import Event, State
+from router.scheduling.waiting_line import Ticket, WaitingLine
 from tests.scheduling.bench import RAM, Bench
 
 
@@ -145,3 +147,38 @@ def test_fetch_in_each_state(state: State) -> None:
     begins = state in (State.UNLOADED, State.FAILED)
     assert [effect for effect in scheduler.fetch("a", 1.0) if isinstance(effect, Fetch)] == [Fetch("a")] * begins
     assert scheduler.downloads.is_wanted("a")
+
+
+# The downloads alone
+
+
+def test_downloads_begin_in_the_order_in_which_they_were_wanted() -> None:
+    books, line = Books(), WaitingLine()
+    downloads = WantedDownloads(books, line)
+    assert not downloads
+    for name in "abc":
+        books.open(name)
+        downloads.want(name, is_kept=name != "b")
+    assert downloads.start(2) == [Fetch("a"), Fetch("b")]
+    assert downloads.start(2) == []
+    assert (set(downloads.not_begun()), len(downloads)) == ({"c"}, 3)
+    assert downloads.abort_unless_kept(books.open("a")) == []
+    assert downloads.abort_unless_kept(books.open("b")) == [Abort("b")]
+    downloads.finish(books.open("a"), Event.FETCHED)
+    assert downloads.start(0) == [Fetch("c")]  # 0 is taken as 1
+    assert downloads.restart(books.open("c")) == [Abort("c")]
+    assert downloads.is_wanted("c")
+    assert not downloads.is_wanted("b")
+
+
+def test_download_that_has_not_begun_is_dropped_unless_kept() -> None:
+    books = Books()
+    downloads = WantedDownloads(books, WaitingLine())
+    for name in "ab":
+        downloads.want(name, is_kept=name == "a")
+        downloads.drop_waiting(books.open(name))
+    assert (downloads.is_wanted("a"), downloads.is_wanted("b")) == (True, False)
+    downloads.want("b", is_kept=False)
+    downloads.want("b", is_kept=True)
+    downloads.drop_waiting(books.open("b"))
+    assert downloads.is_wanted("b")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from router.scheduling.books import ModelRecord
 from router.scheduling.effects import Probe
-from router.scheduling.memory_levels import SETTLE_WINDOW_S
+from router.scheduling.memory_levels import SETTLE_WINDOW_S, MemoryLevels
+from router.scheduling.resources import Device, Reading
+from router.scheduling.states import State
 from tests.scheduling.bench import RAM, Bench
 
 
@@ -137,3 +140,53 @@ def test_one_probe_at_a_time() -> None:
     assert probes(bench) == [{}]
     bench.run(0.2)
     assert bench.spawns == ["a"]
+
+
+# The levels alone
+
+MACHINE = Device("here", "RAM", "host", 100)
+
+
+def levels_of(free: int, *models: ModelRecord) -> MemoryLevels:
+    levels = MemoryLevels()
+    levels.read([Reading(MACHINE, free)], models)
+    return levels
+
+
+def test_a_load_is_subtracted_until_a_reading_shows_it() -> None:
+    model = ModelRecord("a", State.LOADING, held={RAM: 40})
+    levels = levels_of(90, model)
+    ended = ModelRecord("b", State.LOADED, held={RAM: 0})
+    levels.give_back(ended, 1.0)
+    assert levels.probe([model], 2.0) == Probe({RAM: 50})
+    model.state = State.LOADED
+    levels.read([Reading(MACHINE, 50)], [model])
+    levels.give_back(ended, 3.0)
+    assert levels.probe([model], 4.0) == Probe({RAM: 50})
+
+
+def test_an_exit_gives_back_all_but_a_tenth() -> None:
+    model = ModelRecord("a", State.LOADED, held={RAM: 40})
+    levels = levels_of(60, model)
+    levels.give_back(model, 1.0)
+    assert levels.probe([], 1.0 + SETTLE_WINDOW_S) == Probe({RAM: 96})
+    assert (levels.is_probing, levels.reading_outdated) == (True, False)
+    assert levels.probe([], 2.0) == Probe({})  # it was expected once
+
+
+def test_a_stopping_process_counts_once_its_exit_is_reported() -> None:
+    model = ModelRecord("a", State.LOADED, held={RAM: 40})
+    levels = levels_of(60, model)
+    model.state = State.STOPPING
+    levels.read([Reading(MACHINE, 90)], [model])  # most of its memory is back already
+    assert levels.last_free == {RAM: 60}
+    levels.give_back(model, 1.0)
+    assert levels.probe([], 1.0) == Probe({RAM: 96})
+
+
+def test_a_device_that_cannot_be_read_is_not_expected() -> None:
+    model = ModelRecord("a", State.LOADED, held={RAM: 40})
+    levels = MemoryLevels()
+    levels.read([Reading(MACHINE, None)], [model])
+    levels.give_back(model, 1.0)
+    assert levels.probe([], 1.0) == Probe({})

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from router.scheduling.books import Books
 from router.scheduling.effects import Fetch, Probe, Refusal, Refuse
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand
 from router.scheduling.scheduler import Scheduler
-from router.scheduling.waiting_line import Ticket
+from router.scheduling.states import State
+from router.scheduling.waiting_line import Ticket, WaitingLine
 from tests.scheduling.bench import RAM, Bench
 
 
@@ -198,3 +202,115 @@ def test_last_entry_of_the_lookahead_may_be_refused() -> None:
     assert [i for i, request in enumerate(requests) if request.refused] == [many - 1]
     bench.run(300.0)
     assert all(request.granted for i, request in enumerate(requests) if i != many - 1)
+
+
+# The line alone
+
+
+def line_of(*tickets: Ticket) -> WaitingLine:
+    """The tickets arrive one a second, from second 0 on."""
+    line, records = WaitingLine(), Books()
+    for now, ticket in enumerate(tickets):
+        line.join(ticket, records.open(ticket.model), float(now))
+    return line
+
+
+def turns(line: WaitingLine) -> str:
+    return "".join(entry.model.name for entry in line.by_turn)
+
+
+def test_rank_is_foreground_then_priority_then_arrival() -> None:
+    line = line_of(
+        Ticket(1, "a", Demand(), background=True),
+        Ticket(2, "b", Demand(), priority=-1),
+        Ticket(3, "c", Demand()),
+        Ticket(4, "d", Demand()),
+        Ticket(5, "e", Demand(), priority=2),
+    )
+    assert turns(line) == "ecdba"
+    assert [*line.by_arrival] == [*"abcde"]
+    assert [entry.model.name for entry in line.behind(line.by_turn[2])] == ["b", "a"]
+
+
+def test_foreground_ticket_lifts_its_entry_while_it_waits() -> None:
+    line = line_of(
+        Ticket(1, "a", Demand(), background=True), Ticket(2, "b", Demand()), Ticket(3, "a", Demand(), priority=1)
+    )
+    assert turns(line) == "ab"
+    line.leave(3)
+    assert turns(line) == "ba"
+
+
+def test_entry_leaves_with_its_last_ticket() -> None:
+    line = line_of(Ticket(1, "a", Demand(host=1)), Ticket(2, "a", Demand(host=2)))
+    entry = line.by_turn[0]
+    assert entry.demand == Demand(host=2)  # the latest demand holds
+    assert line.leave(1) is entry
+    assert (entry.since, entry.began, turns(line)) == (1.0, 0.0, "a")
+    assert line.leave(2) is entry
+    assert (line.by_arrival, line.by_turn, line.by_ticket, entry.rank) == ({}, [], {}, None)
+
+
+def test_overflow_is_the_newest_background_first_without_own_loads() -> None:
+    line = line_of(
+        Ticket(1, "a", Demand(), background=True),
+        Ticket(2, "b", Demand()),
+        Ticket(3, "b", Demand()),
+        Ticket(4, "c", Demand()),
+    )
+    for entry in line.by_turn:
+        entry.needs_room = True
+    assert [line.overflow(limit) for limit in range(5)] == [[2, 3, 4, 1], [3, 4, 1], [4, 1], [1], []]
+    line.by_arrival["b"].model.state = State.LOADING
+    line.by_arrival["c"].needs_room = False
+    assert line.overflow(0) == [1]
+
+
+def test_overdue_counts_from_the_end_of_the_own_load() -> None:
+    line = line_of(Ticket(1, "a", Demand()), Ticket(2, "b", Demand()), Ticket(3, "a", Demand()))
+    assert line.longest_wait() == 0.0
+    assert line.overdue(10.0, 10.0) == [1]
+    assert line.overdue(12.0, 10.0) == [1, 3, 2]
+    line.by_arrival["a"].own_load_ended_at = 5.0
+    assert (line.longest_wait(), line.overdue(12.0, 10.0)) == (1.0, [2])
+    line.by_arrival["b"].model.state = State.DOWNLOADING
+    assert (line.longest_wait(), line.overdue(12.0, 10.0), line.overdue(15.0, 10.0)) == (5.0, [], [1, 3])
+    line.by_arrival["a"].model.state = State.LOADING
+    assert (line.longest_wait(), line.overdue(99.0, 10.0)) == (None, [])
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from("abcd"), st.integers(-1, 1), st.booleans(), st.booleans(), st.sampled_from(State)),
+    max_size=30,
+)
+
+
+@given(STEPS, st.integers(0, 10))
+def test_both_orders_hold_whatever_joins_and_leaves(
+    steps: list[tuple[str, int, bool, bool, State]], limit: int
+) -> None:
+    line, records = WaitingLine(), Books()
+    present: dict[int, Ticket] = {}
+    for now, (name, priority, background, leaves, state) in enumerate(steps):
+        model = records.open(name)
+        model.state = state
+        if leaves and present:
+            ticket = sorted(present)[now % len(present)]
+            assert line.leave(ticket).model.name == present.pop(ticket).model
+        else:
+            present[now] = Ticket(now, name, Demand(), priority, background=background)
+            line.join(present[now], model, float(now)).needs_room = background
+        assert line.by_ticket.keys() == present.keys()
+        assert all(line.by_ticket[ticket.id].model.name == ticket.model for ticket in present.values())
+        assert line.by_arrival.keys() == {ticket.model for ticket in present.values()}
+        assert line.by_turn == sorted(line.by_arrival.values(), key=lambda entry: entry.computed_rank() or ())
+        assert [entry.rank for entry in line.by_turn] == [entry.computed_rank() for entry in line.by_turn]
+        began = [entry.began for entry in line.by_arrival.values()]
+        assert began == sorted(began)
+        counted = [entry for entry in line.by_turn if entry.waits_for_room]
+        assert line.longest_wait() == min((entry.waiting_since for entry in counted), default=None)
+        assert set(line.overdue(float(now), 5.0)) == {
+            ticket for entry in counted for ticket, since in entry.tickets.items() if since + 5.0 <= now
+        }
+        queued = sum(len(entry.tickets) for entry in counted if entry.needs_room)
+        assert len(line.overflow(limit)) == max(0, queued - limit)
