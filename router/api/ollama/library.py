@@ -90,7 +90,7 @@ class Library:
 
     async def _header(self, spec: ModelSpec) -> Metadata:
         what = f"The model file {spec.model_path} of {spec.name!r}"
-        return await threads.FILES.run(gguf.read, spec.model_path, patience=threads.PATIENCE, what=what)
+        return await threads.FILES.run(gguf.read, spec.model_path, timeout=threads.DISK_TIMEOUT_S, what=what)
 
     async def _model_files(self) -> Mapping[str, ModelFile]:
         """The files of all models, by model name."""
@@ -98,7 +98,7 @@ class Library:
         if catalog is not self._catalog:
             files = await threads.FILES.run(
                 lambda: {spec.name: _model_file(spec) for spec in catalog.models},
-                patience=threads.PATIENCE,
+                timeout=threads.DISK_TIMEOUT_S,
                 what="A model file",
             )
             self._catalog, self._files = catalog, files
