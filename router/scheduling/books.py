@@ -1,7 +1,7 @@
 """SANS-I/O: what is remembered of each model.
 
-`Books` has one record for each model that ever was asked for, and is the one writer of `ModelRecord.state`. The other
-fields of a record are written by `scheduler`, in the event that they belong to.
+`Books` has one record for each model that a request has named. It is the one writer of `ModelRecord.state`; `scheduler`
+writes the other fields, each in the event to which it belongs.
 """
 
 from __future__ import annotations
