@@ -6,14 +6,14 @@ imports, both ways. Arrows point up the page only.
 
 The ground, which everything may use (left out of the arrows further down)::
 
-    errors     the tree of errors: status, code, Retry-After             -> nothing
-    units      amounts as people read them                               -> nothing
-    files      files that others wrote: regular ones only, within bounds -> nothing
-    threads    threads for what blocks, by purpose and with patience     -> errors
-    redaction  PURE: text without keys, tokens and credentials           -> nothing
-    near       PURE: the names that were probably meant                  -> nothing
-    logs       what the router writes for people                         -> redaction
-    watch      reports when a file has been written                      -> nothing
+    errors     the tree of errors: status, code, Retry-After              -> nothing
+    units      amounts as people read them                                -> nothing
+    files      reads files that others wrote: regular ones, within bounds -> nothing
+    threads    threads for work that blocks, by purpose                   -> errors
+    redaction  PURE: text without keys, tokens and credentials            -> nothing
+    near       PURE: the names that were probably meant                   -> nothing
+    logs       what the router writes for people                          -> redaction
+    watch      reports when a file has been written                       -> nothing
 
 Packages::
 

@@ -141,7 +141,7 @@ def _start_logging(settings: Settings) -> None:
     except OSError as exc:
         raise ConfigError(f"--log-file {settings.log_file} cannot be written: {exc.strerror}.") from exc
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logs.catch()
+    logs.log_uncaught()
     logging.getLogger("router").setLevel(settings.log_level.upper())
 
 

@@ -1,7 +1,7 @@
-"""Tiny models with random weights: real GGUF files that load in milliseconds, for demo and tests.
+"""Tiny models with random weights, real GGUF files that load in milliseconds: for `llama-router demo` and for tests.
 
-They speak nonsense, but in readable words: dimension 0 of every embedding is large and the same, so that it
-survives the layers, and the output weights of that dimension favour words over raw bytes and control tokens.
+They write nonsense, but in readable words. Dimension 0 of every embedding is large and the same, so that it survives
+the layers. The output weights of that dimension favour words over raw bytes and control tokens.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WORDS = [
     "by",
 ]
 CONTROL = ("<unk>", "<s>", "</s>")
-FAVOUR = 8.0
+WORD_BIAS = 8.0  # output weight of dimension 0: positive for words, negative for all other tokens
 
 
 def write_tiny(
@@ -51,10 +51,10 @@ def write_tiny(
     context: int = 2048,
     name: str | None = None,
 ) -> Path:
-    """Write a llama-architecture F32 GGUF (0.5 MB by default; `width` and `layers` scale it); returns `path`.
+    """Write a llama-architecture F32 GGUF; returns `path`.
 
-    Generation never ends by itself: `max_tokens` or the context ends it. Raises EngineError without the gguf
-    package.
+    It has 0.5 MB by default; `width` and `layers` scale it. Generation never ends by itself: `max_tokens` or the
+    context ends it. Raises EngineError without the gguf package.
     """
     try:
         import gguf
@@ -92,18 +92,18 @@ def write_tiny(
     writer.add_eos_token_id(2)
     writer.add_chat_template(TEMPLATE)
 
-    def add(tensor: str, *shape: int, favour: float = 0.0) -> None:
+    def add(tensor: str, *shape: int, bias: float = 0.0) -> None:
         weights = random.normal(0.0, 0.5 / np.sqrt(shape[-1]), shape).astype(np.float32)
-        if favour:
-            weights[:, 0] = favour
+        if bias:
+            weights[:, 0] = bias
         if tensor == "output":
-            weights[:first_word, 0] = -favour
+            weights[:first_word, 0] = -bias
         writer.add_tensor(f"{tensor}.weight", weights)
 
     def add_norm(tensor: str) -> None:
         writer.add_tensor(f"{tensor}.weight", np.ones(width, dtype=np.float32))
 
-    add("token_embd", len(tokens), width, favour=1.0)
+    add("token_embd", len(tokens), width, bias=1.0)
     for layer in range(layers):
         block = f"blk.{layer}"
         add_norm(f"{block}.attn_norm")
@@ -116,7 +116,7 @@ def write_tiny(
         add(f"{block}.ffn_up", inner, width)
         add(f"{block}.ffn_down", width, inner)
     add_norm("output_norm")
-    add("output", len(tokens), width, favour=FAVOUR)
+    add("output", len(tokens), width, bias=WORD_BIAS)
 
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -126,7 +126,7 @@ def write_tiny(
 
 
 def make_models(folder: Path) -> list[Path]:
-    """Three models of 0.5 to 2 MB in `folder`, which is made when missing; files already there are kept."""
+    """Write three models of 0.5 to 2 MB into `folder`, which is created if it is missing; existing files are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     sizes = {"tiny-a": 64, "tiny-b": 96, "tiny-c": 128}
     paths = [folder / f"{name}.gguf" for name in sizes]
@@ -137,7 +137,7 @@ def make_models(folder: Path) -> list[Path]:
 
 
 def instructions(url: str, names: Sequence[str]) -> str:
-    """What a person can type next: one curl line a model, and one that streams."""
+    """What a person can type next: one curl line for each model, one that streams, and one that lists the models."""
     lines = [f"curl {url}/v1/chat/completions -d '{json.dumps(_question(name))}'" for name in names]
     lines.append(f"curl -N {url}/v1/chat/completions -d '{json.dumps(_question(names[0]) | {'stream': True})}'")
     lines.append(f"curl {url}/models")
@@ -145,7 +145,7 @@ def instructions(url: str, names: Sequence[str]) -> str:
 
 
 def converse(url: str, names: Sequence[str], show: Callable[[str], object]) -> list[str]:
-    """Ask each model for a few words and show the answer; returns the names of those that gave none."""
+    """Ask each model for a few words and show its answer; returns the names of models that gave none."""
     failed = []
     for name in names:
         try:

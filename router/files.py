@@ -1,8 +1,7 @@
-"""Files that others wrote: opened without waiting, only if they are regular, and read no further than a bound.
+"""Reading files that others wrote: only regular ones, without waiting, and within bounds.
 
-Opening a FIFO waits for a writer, a device may wait for ever or never end, and a huge file fills the memory. Whoever
-reads a file of a model, a preset or a key, opens it here. A disk may hang all the same: what reads outside the start
-does so in `threads`.
+Opening a FIFO waits for a writer, a device may never end, and a huge file fills the memory. So files of models,
+presets, templates and keys are opened here. A disk may still hang: after the start, files are read in `threads`.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ import io
 import os
 import stat
 
-# What the platform has of: no waiting for a FIFO's writer, no terminal that becomes ours, nothing for our children.
+# As far as the platform has them: do not wait for a FIFO's writer, take no terminal, give nothing to children.
 _FLAGS = os.O_RDONLY
 for _name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
     _FLAGS |= getattr(os, _name, 0)
-# Descriptors that whoever started this process has opened, as in `--api-key-file <(program)`.
+# Descriptors that were open when this process started, as in `--api-key-file <(program)`.
 _INHERITED = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -27,16 +26,18 @@ _KINDS = (
 
 
 class NotAFile(OSError):
-    """It is there, but no regular file; `strerror` says what it is."""
+    """The path is not a regular file; `strerror` says what it is."""
 
 
 class TooLarge(OSError):
-    """It is larger than what is read of such files."""
+    """The file is larger than the bound for its kind."""
 
 
-def opened(path: str | os.PathLike[str]) -> io.FileIO:
-    """The regular file, to be read without a buffer. Raises OSError, NotAFile among them, and ValueError for a path
-    with a NUL in it."""
+def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
+    """Open a regular file for reading, without a buffer.
+
+    Raises OSError, NotAFile among them, and ValueError for a path with a NUL in it.
+    """
     _check(os.stat(path), path)  # so that a device is not even opened
     descriptor = os.open(path, _FLAGS)
     try:
@@ -47,40 +48,40 @@ def opened(path: str | os.PathLike[str]) -> io.FileIO:
         raise
 
 
-def content(path: str | os.PathLike[str], most: int) -> bytes:
-    """The whole file. Raises what `opened` does, and TooLarge for more than `most` bytes."""
-    data = start(path, most + 1)
+def read(path: str | os.PathLike[str], most: int) -> bytes:
+    """The whole file. Raises what `open_regular` does, and TooLarge for more than `most` bytes."""
+    data = read_start(path, most + 1)
     if len(data) > most:
         raise TooLarge(errno.EFBIG, f"it is larger than {_size(most)}", os.fspath(path))
     return data
 
 
-def start(path: str | os.PathLike[str], most: int) -> bytes:
-    """The first `most` bytes of the file. Raises what `opened` does."""
-    with opened(path) as file:
-        return _read(file, most)
+def read_start(path: str | os.PathLike[str], most: int) -> bytes:
+    """The first `most` bytes of the file. Raises what `open_regular` does."""
+    with open_regular(path) as file:
+        return _read_most(file, most)
 
 
-def secret(path: str | os.PathLike[str], most: int) -> bytes:
-    """As `content`, but also what comes through a descriptor that this process was started with."""
+def read_secret(path: str | os.PathLike[str], most: int) -> bytes:
+    """As `read`, but also from a descriptor that was open when this process started."""
     if not os.fspath(path).startswith(_INHERITED):
-        return content(path, most)
+        return read(path, most)
     with open(path, "rb", buffering=0) as file:
-        data = _read(file, most + 1)
+        data = _read_most(file, most + 1)
     if len(data) > most:
         raise TooLarge(errno.EFBIG, f"it is larger than {_size(most)}", os.fspath(path))
     return data
 
 
 def is_special(path: str | os.PathLike[str]) -> bool:
-    """Whether something is there that is no regular file."""
+    """Whether the path exists and is not a regular file."""
     try:
         return not _is_harmless(os.stat(path))
     except (OSError, ValueError):
         return False
 
 
-def _read(file: io.FileIO, most: int) -> bytes:
+def _read_most(file: io.FileIO, most: int) -> bytes:
     parts, left = [], most
     while left > 0 and (part := file.read(min(left, 1 << 20))):
         parts.append(part)
@@ -89,7 +90,7 @@ def _read(file: io.FileIO, most: int) -> bytes:
 
 
 def _is_harmless(status: os.stat_result) -> bool:
-    """A regular file, or the null device, which people name where they want an empty one."""
+    """A regular file, or the null device, which people use as an empty file."""
     return stat.S_ISREG(status.st_mode) or (stat.S_ISCHR(status.st_mode) and status.st_rdev == _null())
 
 

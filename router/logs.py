@@ -1,8 +1,9 @@
-"""What the router writes for people: its log, and its few words on stderr.
+"""The log, and the lines on stderr for the person who started the router.
 
-Nobody waits for whoever reads: lines go into a queue with a bound, and a thread of its own writes them. If nobody takes
-them, or the disk is full, lines are lost, which is counted and told, and the router serves on. No text from outside
-(names, paths, answers) can end a line, or colour, move or turn round what a terminal shows.
+The one idea: the router never waits for a reader. Lines go into a bounded queue, and a thread writes them. If the
+reader is too slow or the disk is full, lines are lost; they are counted, the log says how many, and the router goes on.
+Text from outside (names, paths, answers) cannot end a line, and cannot colour, move or reverse what a terminal shows.
+`__main__` sets the log up; all other modules use `logging`.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ from router.redaction import without_credentials
 log = logging.getLogger("router.logs")
 
 FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
-MOST = 4 << 20  # bytes that wait for whoever reads them
-LONGEST = 32 << 10  # characters of one message
-PIECE = 64 << 10  # bytes that are written at once
-# How long the end of the program waits for what has not been written: a pipe that nobody reads takes nothing.
-LAST_WORDS = 1.0
-AGAIN = 1.0  # seconds between two looks whether a pipe takes something again
+MAX_QUEUED_BYTES = 4 << 20
+MAX_MESSAGE_CHARACTERS = 32 << 10
+MAX_WRITE_BYTES = 64 << 10  # that are written at once
+# How long the end of the program waits for lines that are not written yet: a pipe without a reader takes nothing.
+FLUSH_TIMEOUT_S = 1.0
+RETRY_S = 1.0  # between two looks whether a full pipe takes bytes again
 
-# C0, DEL and C1; separators of lines and paragraphs; what turns the direction of text; halves of characters.
+# C0, DEL and C1; separators of lines and paragraphs; marks that change the direction of text; surrogates.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-# What the interpreter itself says of a place in a program.
+# Lines of a traceback that the interpreter itself writes.
 _PLACE = re.compile(r'[ |+-]*File "|[ |+-]*(?:Exception Group )?Traceback ')
 
 
 def visible(text: str) -> str:
-    """As one line that shows all that it holds."""
+    """The text as one line, with escapes for all characters that a terminal would not show."""
     return _UNSEEN.sub(_escaped, text)
 
 
@@ -53,12 +54,12 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 class Formatter(logging.Formatter):
-    """Only a traceback has lines, and these are of the program; what an exception says is one of them."""
+    """A record is one line. Only a traceback has more; the message of an exception is one line of it."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         text = super().formatMessage(record)
-        if len(text) > LONGEST:
-            text = f"{text[:LONGEST]} ... ({len(text) - LONGEST} more characters)"
+        if len(text) > MAX_MESSAGE_CHARACTERS:
+            text = f"{text[:MAX_MESSAGE_CHARACTERS]} ... ({len(text) - MAX_MESSAGE_CHARACTERS} more characters)"
         return visible(without_credentials(text))
 
     def formatException(
@@ -66,72 +67,75 @@ class Formatter(logging.Formatter):
     ) -> str:
         pieces = traceback.format_exception(ei[1])
         lines = (line for piece in pieces for line in (piece.splitlines() if _PLACE.match(piece) else [piece.strip()]))
-        return "\n".join(visible(without_credentials(line[:LONGEST])) for line in lines)
+        return "\n".join(visible(without_credentials(line[:MAX_MESSAGE_CHARACTERS])) for line in lines)
 
 
 class Lines:
-    """Lines on their way to a descriptor, or to a file that can be opened anew. `put` never waits."""
+    """Lines on their way to a descriptor, or to a file that can be reopened. `put` never waits."""
 
     def __init__(self, open_: Callable[[], int], name: str) -> None:
-        """`open_` gives a descriptor, and may raise OSError: the first time at once, later it costs a warning."""
+        """`open_` returns a descriptor. If it raises OSError, so does this; later, in `reopen`, that is a warning."""
         self._open = open_
         self._name = name
         self._descriptor = open_()
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._lost = 0
-        self._why = ""
-        self._is_busy = self._is_worn = False
-        self._changed = threading.Condition()  # on an RLock: a garbage collector may log in the middle of `put`
+        self._loss_reason = ""
+        self._is_writing = self._must_reopen = False
+        self._changed = threading.Condition()  # on an RLock: the garbage collector may log in the middle of `put`
         self._thread: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        return f"<Lines to {self._name}: {len(self._waiting)} waiting, {self._lost} lost>"
 
     def put(self, line: str) -> None:
         data = line.encode(errors="backslashreplace") + b"\n"
         with self._changed:
-            if self._size + len(data) > MOST:
-                self._lose(1, "nobody read them in time")
+            if self._size + len(data) > MAX_QUEUED_BYTES:
+                self._lose(1, "they were not read in time")
                 return
             self._waiting.append(data)
             self._size += len(data)
             if self._thread is None:
-                self._begin()
+                self._start_thread()
             self._changed.notify_all()
 
-    def _begin(self) -> None:
+    def _start_thread(self) -> None:
         thread = threading.Thread(target=self._run, name=f"log-{self._name}", daemon=True)
         with contextlib.suppress(RuntimeError):  # there are too many threads: the next line tries again
             thread.start()
             self._thread = thread
 
     def reopen(self) -> None:
-        """Before the next line is written."""
+        """Open the file again before the next line is written."""
         with self._changed:
-            self._is_worn = True
+            self._must_reopen = True
             self._changed.notify_all()
 
-    def flush(self, patience: float = LAST_WORDS) -> None:
-        """Wait until all is written, but not for ever."""
-        end = time.monotonic() + patience
+    def flush(self, timeout: float = FLUSH_TIMEOUT_S) -> None:
+        """Wait until all lines are written, at most `timeout` seconds."""
+        end = time.monotonic() + timeout
         with self._changed:
-            while (self._waiting or self._is_busy) and (left := end - time.monotonic()) > 0:
+            while (self._waiting or self._is_writing) and (left := end - time.monotonic()) > 0:
                 self._changed.wait(left)
 
     def _lose(self, count: int, why: str) -> None:
         self._lost += count
-        self._why = why
+        self._loss_reason = why
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._is_busy = False
+                self._is_writing = False
                 self._changed.notify_all()
-                while not (self._waiting or self._is_worn):
+                while not (self._waiting or self._must_reopen):
                     self._changed.wait()
-                self._is_busy = True
-                is_worn, self._is_worn = self._is_worn, False
+                self._is_writing = True
+                must_reopen, self._must_reopen = self._must_reopen, False
                 data, count = self._take()
-            if is_worn:
-                self._renew()
+            if must_reopen:
+                self._reopen()
             try:
                 _write_all(self._descriptor, data)
             except OSError as exc:
@@ -139,9 +143,9 @@ class Lines:
                     self._lose(count, exc.strerror or type(exc).__name__)
 
     def _take(self) -> tuple[bytes, int]:
-        """Some lines, and how many: with what is to be said of those that were lost."""
+        """The next lines, and their number. If lines were lost, the first line says so, and they are counted again."""
         lines: list[bytes] = []
-        room = PIECE
+        room = MAX_WRITE_BYTES
         while self._waiting and (not lines or len(self._waiting[0]) <= room):
             lines.append(self._waiting.popleft())
             room -= len(lines[-1])
@@ -149,15 +153,20 @@ class Lines:
         count = len(lines)
         if self._lost and lines:
             now = time.strftime("%Y-%m-%d %H:%M:%S")
-            lines.insert(0, f"{now},000 W router.logs: {self._lost} lines were lost: {visible(self._why)}\n".encode())
-            count, self._lost = count + self._lost, 0  # told with the next ones, if these are lost too
+            lines.insert(
+                0, f"{now},000 W router.logs: {self._lost} lines were lost: {visible(self._loss_reason)}\n".encode()
+            )
+            count, self._lost = (
+                count + self._lost,
+                0,
+            )  # if these lines are lost too, all are reported with the next ones
         return b"".join(lines), count
 
-    def _renew(self) -> None:
+    def _reopen(self) -> None:
         try:
             descriptor = self._open()
         except OSError as exc:
-            log.warning("%s cannot be opened anew (%s): what was open goes on", self._name, exc.strerror)
+            log.warning("%s cannot be reopened (%s): lines still go to the file that is open", self._name, exc.strerror)
         else:
             if descriptor != self._descriptor:
                 before, self._descriptor = self._descriptor, descriptor
@@ -175,17 +184,17 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _wait(descriptor: int) -> None:
-    """For a pipe that is full, and does not wait itself; not with `select`, which knows no large numbers."""
+    """Wait until a full pipe takes bytes. Not with `select`, which does not take large descriptors."""
     if not hasattr(select, "poll"):
-        time.sleep(AGAIN / 20)
+        time.sleep(RETRY_S / 20)
         return
     ready = select.poll()
     ready.register(descriptor, select.POLLOUT)
-    ready.poll(AGAIN * 1000)
+    ready.poll(RETRY_S * 1000)
 
 
 class Handler(logging.Handler):
-    """The log's."""
+    """Hands records of the log to Lines."""
 
     def __init__(self, lines: Lines) -> None:
         super().__init__()
@@ -195,8 +204,8 @@ class Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self.lines.put(self.format(record))
-        except Exception:  # a log call whose arguments do not fit its text must not end what it tells of
-            self.lines.put(visible(f"a line of the log cannot be told: {record.name} {record.msg!r}"))
+        except Exception:  # a log call whose arguments do not fit its text must not stop its caller
+            self.lines.put(visible(f"a line of the log cannot be formatted: {record.name} {record.msg!r}"))
 
     def flush(self) -> None:
         self.lines.flush()
@@ -206,7 +215,7 @@ _stderr: Lines | None = None
 
 
 def stderr() -> Lines:
-    """All that goes to stderr goes through these, so that it comes in its order."""
+    """The lines of stderr: everything written there passes through them, so that it stays in order."""
     global _stderr
     if _stderr is None:
         _stderr = Lines(lambda: 2, "stderr")
@@ -214,11 +223,11 @@ def stderr() -> Lines:
 
 
 def say(text: str) -> None:
-    """A line on stderr for whoever has started the program."""
+    """Write a line to stderr, for the person who started the program."""
     line = visible(without_credentials(text))
     if _is_stderr_real():
         stderr().put(line)
-    else:  # somebody in this process has taken its place
+    else:  # sys.stderr is something else in this process, as in tests
         print(line, file=sys.stderr, flush=True)
 
 
@@ -230,48 +239,51 @@ def _is_stderr_real() -> bool:
 
 
 def to_file(path: Path) -> Handler:
-    """Raises OSError for one that cannot be written."""
+    """A handler that appends to a file. Raises OSError if the file cannot be opened."""
 
     def open_() -> int:
-        # Without waiting for whoever reads a pipe.
+        # Without waiting for the reader of a pipe.
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0), 0o666)
 
     return Handler(Lines(open_, str(path)))
 
 
 def to_stderr() -> Handler:
+    """A handler that writes to stderr."""
     return Handler(stderr())
 
 
 def reopen() -> None:
-    """Open the log file anew: another program has renamed it."""
+    """Open the log file again, since another program may have renamed it."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, Handler):
             handler.lines.reopen()
 
 
-def catch() -> None:
-    """What the interpreter would write to stderr by itself, where it could wait for ever, goes to the log."""
+def log_uncaught() -> None:
+    """Log what the interpreter would write to stderr by itself: that write could wait for ever."""
 
     def of_thread(args: threading.ExceptHookArgs) -> None:
         if args.exc_type is not SystemExit:
-            _tell("in a thread", args.exc_value)
+            _log_defect("in a thread", args.exc_value)
 
     def ignored(args: Any) -> None:
-        _tell(f"ignored in {args.object!r}", args.exc_value)
+        _log_defect(f"ignored in {args.object!r}", args.exc_value)
 
     threading.excepthook = of_thread
     sys.unraisablehook = ignored
     logging.captureWarnings(True)
 
 
-def _tell(where: str, exc: BaseException | None) -> None:
+def _log_defect(where: str, exc: BaseException | None) -> None:
     log.critical("a defect in the router (%s)", where, exc_info=exc)
 
 
 def fill_standard_streams() -> None:
-    """Where one of them is closed the next file that is opened, a socket say, would take its place, and whatever writes
-    to stderr would write there."""
+    """Open those of stdin, stdout and stderr that are closed.
+
+    Otherwise the next file that is opened, such as a socket, would get that number, and text for stderr would go there.
+    """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
@@ -287,6 +299,6 @@ def fill_standard_streams() -> None:
 
 
 def flush() -> None:
-    """What has been said on stderr is written when this returns, if anybody takes it in time."""
+    """Wait until the lines of stderr are written, if they are read in time."""
     if _stderr is not None:
         _stderr.flush()

@@ -1,6 +1,6 @@
-"""PURE: text without what only its owner may know: keys, tokens, and the credentials of a URL.
+"""PURE: text without secrets: keys, tokens, and the credentials of URLs.
 
-Whatever leaves the router as text (log, error, listing, news) comes through here, or holds nothing secret by its kind.
+Text that leaves the router (log, error, listing, event) passes through here, unless it cannot hold a secret.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 
 HIDDEN = "***"
-# Shorter words are in ordinary text too: to hide them would tell more than it hides.
-SHORTEST = 8
+# Shorter words occur in ordinary text too. Hiding them there would show what they are.
+MIN_SECRET_CHARACTERS = 8
 # Variables whose values are secrets, by the last word of their name.
 SECRET = re.compile(r"(?:.*_)?(?:TOKEN|KEY|KEYS|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS)", re.IGNORECASE)
-# What stands between the scheme of a URL and its host. A password may hold an @, which should be written otherwise.
+# The credentials between the scheme of a URL and its host. A password may hold an @, although it should be escaped.
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/?#'\"<>]*@")
 
 
@@ -23,13 +23,13 @@ def without_credentials(text: str) -> str:
 
 
 def secrets_of(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The values of an environment that are nobody's business."""
+    """The values of variables whose names say that they are secret (see SECRET)."""
     return tuple(dict.fromkeys(value for name, value in environ.items() if value and SECRET.fullmatch(name)))
 
 
-def hider(secrets: Iterable[str]) -> Callable[[str], str]:
-    """What makes text of text, without these secrets and any credentials."""
-    words = sorted({word for word in secrets if len(word) >= SHORTEST}, key=len, reverse=True)
+def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
+    """A function that hides these secrets, and the credentials of URLs, in a text."""
+    words = sorted({word for word in secrets if len(word) >= MIN_SECRET_CHARACTERS}, key=len, reverse=True)
     if not words:
         return without_credentials
     found = re.compile("|".join(map(re.escape, words)))

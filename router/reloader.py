@@ -124,6 +124,6 @@ async def _describe_lane(models: list[ModelSpec], left: Iterator[int]) -> None:
         spec = models[index]
         what = f"The model file {spec.model_path} of {spec.name!r}"
         try:
-            models[index] = await threads.FILES.run(describe, spec, patience=threads.PATIENCE, what=what)
+            models[index] = await threads.FILES.run(describe, spec, timeout=threads.DISK_TIMEOUT_S, what=what)
         except threads.Unanswered as exc:
             models[index] = replace(spec, info=Info(problem=exc.message))

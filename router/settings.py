@@ -338,7 +338,7 @@ def _read(option: Option, word: str, source: str) -> Any:
 def _read_keys(path: Path, flag: str) -> tuple[str, ...]:
     """The keys in a file, one a line."""
     try:
-        lines = files.secret(path, MAX_KEY_FILE_BYTES).decode().splitlines()
+        lines = files.read_secret(path, MAX_KEY_FILE_BYTES).decode().splitlines()
     except OSError as error:
         raise FlagError(f"cannot read {flag} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -1,5 +1,8 @@
-"""Tells when a file has been written. By its status, asked for again and again: notices of the kernel do not come from
-network shares, nor for files that are mounted into a container one by one."""
+"""Reports when a file has been written.
+
+The file's status is read again and again. Events of the kernel would be quicker, but they do not come from network
+shares, nor for single files that are mounted into a container. Called by the reloader for preset files.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from pathlib import Path
 
 
 async def changes(path: Path, interval: float = 1.0) -> AsyncIterator[None]:
-    """Yields when the file is another one than before, and has then been the same for `interval` seconds: until then
-    somebody may still be writing it. A file that is gone is another one."""
+    """Yields when the file has changed, and has then stayed the same for `interval` seconds.
+
+    A file that still changes is still being written. A file that appears or disappears has changed too.
+    """
     known = latest = _stamp(path)
     while True:
         await asyncio.sleep(interval)
@@ -23,6 +28,7 @@ async def changes(path: Path, interval: float = 1.0) -> AsyncIterator[None]:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What differs between two versions of a file; None if there is no file."""
     try:
         status = os.stat(path)
     except OSError:

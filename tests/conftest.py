@@ -14,6 +14,7 @@ from router.engine import flags
 from tests import nvml
 from tests.front import front  # noqa: F401 - a fixture
 from tests.routers import ENGINES, FAKE, Router, start
+from tests.shell import shell  # noqa: F401 - a fixture
 
 pytest_plugins = ["tests.behaviours"]
 

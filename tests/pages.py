@@ -1,4 +1,4 @@
-"""Which pages of a file are in memory, and how to have them go. Linux."""
+"""Which pages of a file are in the page cache, and how to drop them. Linux only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 def resident(path: Path) -> float:
-    """The part of the file's pages that the page cache holds."""
+    """The share of the file's pages that the page cache holds, from 0 to 1."""
     size = path.stat().st_size
     pages = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
     with path.open("rb") as file:
@@ -26,7 +26,7 @@ def resident(path: Path) -> float:
 
 
 def drop(path: Path) -> None:
-    """Have its pages go, as far as no process has mapped them."""
+    """Drop the file's pages from the cache, except those that a process has mapped."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -23,7 +23,7 @@ print(httpx.post(server.listening_address + "/v1/chat/completions", json={CHAT})
 """
 
 
-def test_models_are_three_and_kept(tmp_path: Path) -> None:
+def test_three_models_are_written_once(tmp_path: Path) -> None:
     paths = demo.make_models(tmp_path / "models")
     sizes = [path.stat().st_size for path in paths]
     before = [path.stat().st_mtime_ns for path in paths]
@@ -34,14 +34,14 @@ def test_models_are_three_and_kept(tmp_path: Path) -> None:
     assert sorted(tmp_path.joinpath("models").iterdir()) == paths
 
 
-def test_seed_decides_the_weights(tmp_path: Path) -> None:
+def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
     one, same, other = (
         demo.write_tiny(tmp_path / f"{n}.gguf", seed=seed, name="x").read_bytes() for n, seed in enumerate((1, 1, 2))
     )
     assert one == same != other
 
 
-def test_the_printed_lines_are_commands() -> None:
+def test_the_instructions_are_commands() -> None:
     lines = [line for line in demo.instructions("http://h:1", ["a", "b"]).splitlines() if line.startswith("curl")]
     bodies = [json.loads(shlex.split(line)[-1]) for line in lines[:-1]]
     assert [body["model"] for body in bodies] == ["a", "b", "a"]
@@ -49,7 +49,7 @@ def test_the_printed_lines_are_commands() -> None:
     assert shlex.split(lines[-1]) == ["curl", "http://h:1/models"]
 
 
-def test_a_conversation_tells_who_did_not_answer() -> None:
+def test_a_conversation_names_the_models_that_did_not_answer() -> None:
     fake = Path(__file__).with_name("fake_llama_server.py")
     command = [sys.executable, "-IS", str(fake), "--port", "0", "--crash-after-requests", "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:

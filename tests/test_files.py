@@ -48,13 +48,13 @@ def special(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 def test_only_regular_files_are_opened(special: tuple[Path, str]) -> None:  # B-T6
     path, said = special
-    for read in (files.opened, lambda path: files.content(path, 10), lambda path: files.start(path, 10)):
+    for read in (files.open_regular, lambda path: files.read(path, 10), lambda path: files.read_start(path, 10)):
         with pytest.raises((files.NotAFile, IsADirectoryError), match=said):
             read(path)
     assert files.is_special(path)
 
 
-def test_every_reader_refuses_what_is_no_file(special: tuple[Path, str], tmp_path: Path) -> None:  # B-T6
+def test_every_reader_refuses_special_files(special: tuple[Path, str], tmp_path: Path) -> None:  # B-T6
     path, said = special
     with pytest.raises(GgufError, match=said):
         gguf.read(path)
@@ -70,32 +70,32 @@ def test_every_reader_refuses_what_is_no_file(special: tuple[Path, str], tmp_pat
 
 
 def test_the_null_device_is_an_empty_file() -> None:  # B-T6
-    assert files.content(os.devnull, 10) == b""
+    assert files.read(os.devnull, 10) == b""
     assert not files.is_special(os.devnull)
 
 
-def test_what_is_too_large_is_refused(tmp_path: Path) -> None:  # B-T6
+def test_files_over_the_bound_are_refused(tmp_path: Path) -> None:  # B-T6
     path = tmp_path / "x"
     path.write_bytes(b"12345")
-    assert files.content(path, 5) == b"12345"
-    assert files.start(path, 3) == b"123"
+    assert files.read(path, 5) == b"12345"
+    assert files.read_start(path, 3) == b"123"
     assert not files.is_special(path)
     with pytest.raises(files.TooLarge, match="larger than"):
-        files.content(path, 4)
+        files.read(path, 4)
 
 
-def test_a_key_may_come_through_a_pipe_that_was_handed_in() -> None:  # B-T6
+def test_a_key_may_come_through_an_inherited_pipe() -> None:  # B-T6
     reader, writer = os.pipe()
     os.write(writer, b"secret\n")
     os.close(writer)
     try:
-        assert files.secret(f"/dev/fd/{reader}", 100) == b"secret\n"
+        assert files.read_secret(f"/dev/fd/{reader}", 100) == b"secret\n"
     finally:
         os.close(reader)
 
 
 @pytest.mark.parametrize("flag", ["chat-template-file", "lora", "grammar-file"])
-def test_loads_that_name_a_pipe_fail_and_stop_nobody(  # B-T6
+def test_loads_that_name_a_pipe_fail_and_do_not_stop_others(  # B-T6
     routers: Starter, tiny_models: Path, fake: str, tmp_path: Path, flag: str
 ) -> None:
     pipe, preset = tmp_path / "pipe", tmp_path / "presets.ini"

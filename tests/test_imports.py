@@ -43,7 +43,7 @@ DOORS = {
     "msgspec": {"proxy", "api"},
     "xllamacpp": {"engine.embedded"},
     "httpx": {"demo", "__main__"},
-    "uvicorn": {"server", "serve"},
+    "uvicorn": {"server"},
     "psutil": {"node"},
     "gguf": {"demo"},
     "jinja2": {"models.template", "models.reduction"},

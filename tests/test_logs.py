@@ -1,4 +1,4 @@
-"""What the router says on stderr and in its log: for people, and never in its own way. B-P13, B-T7"""
+"""The log and stderr: readable lines, for which the router never waits. B-P13, B-T7"""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ NASTY = "a\x1b[2J\r\nb\x00\x07\x7f\x85\x9b31m\u2028c\u2029\u202edlrow\u2066\udcf
 
 
 @pytest.mark.parametrize("character", NASTY)
-def test_what_a_terminal_would_obey_is_shown(character: str) -> None:  # B-T7
+def test_control_characters_are_escaped(character: str) -> None:  # B-T7
     told = visible(f"<{character}>")
     assert told.isprintable()
     assert told.startswith("<")
     assert (told == f"<{character}>") == character.isprintable()
 
 
-def test_what_people_write_stays() -> None:
+def test_text_in_any_script_stays() -> None:
     for text in ("Grüße, мир, 世界, שלום, مرحبا, हिन्दी, 👩‍👩‍👧, é", 'C:\\models\\"a" b', ""):
         assert visible(text) == text
 
@@ -72,14 +72,14 @@ def test_only_a_traceback_has_lines_of_its_own() -> None:  # B-T7
     assert "secret@" not in told
 
 
-def test_a_call_that_does_not_fit_ends_nothing() -> None:
+def test_a_log_call_that_does_not_fit_raises_nothing() -> None:
     read, write = os.pipe()
     lines = Lines(lambda: write, "test")
     logger = logging.Logger("x")
     logger.addHandler(logs.Handler(lines))
     logger.warning("%d", "no number")
     lines.flush()
-    assert b"cannot be told" in os.read(read, 4096)
+    assert b"cannot be formatted" in os.read(read, 4096)
     os.close(read)
     os.close(write)
 
@@ -87,8 +87,8 @@ def test_a_call_that_does_not_fit_ends_nothing() -> None:
 # Where lines go
 
 
-def test_nobody_waits_for_who_reads(monkeypatch: pytest.MonkeyPatch) -> None:  # B-P13
-    monkeypatch.setattr(logs, "MOST", 1 << 20)
+def test_slow_readers_are_never_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:  # B-P13
+    monkeypatch.setattr(logs, "MAX_QUEUED_BYTES", 1 << 20)
     read, write = os.pipe()
     lines = Lines(lambda: write, "test")
     line = "x" * 1023
@@ -101,14 +101,14 @@ def test_nobody_waits_for_who_reads(monkeypatch: pytest.MonkeyPatch) -> None:  #
     lines.put("the last")
     while not got.endswith(b"the last\n"):
         got += os.read(read, 1 << 16)
-    told = re.findall(rb" W router\.logs: (\d+) lines were lost: nobody read them in time\n", got)
+    told = re.findall(rb" W router\.logs: (\d+) lines were lost: they were not read in time\n", got)
     assert told
     assert sum(map(int, told)) + got.count(b"\n") - len(told) - 1 == 10_000
     os.close(read)
     os.close(write)
 
 
-def test_what_was_lost_is_told_once_somebody_reads_again(tmp_path: Path) -> None:  # B-P13
+def test_lost_lines_are_reported_once_writing_works_again(tmp_path: Path) -> None:  # B-P13
     read, write = os.pipe()
     lines = Lines(lambda: write, "test")
     os.close(read)
@@ -199,14 +199,14 @@ def program(tmp_path: Path, fake: str, tiny_models: Path) -> Iterator[Program]:
     "redirections",
     ["2>&-", "2>/dev/full", "2>&- >&-", ">/dev/full 2>/dev/full", "<&- >&- 2>&-", "2>/dev/null >&-", "2</dev/null"],
 )
-def test_a_stderr_that_takes_nothing(program: Program, redirections: str) -> None:  # B-P13
+def test_a_stderr_that_takes_nothing_stops_nothing(program: Program, redirections: str) -> None:  # B-P13
     program.start(redirections)
     program.works()
     assert program.end() == 0
 
 
 @pytest.mark.parametrize("stream", ["2", "1"])
-def test_a_pipe_that_nobody_reads(program: Program, tmp_path: Path, stream: str) -> None:  # B-P13
+def test_a_full_pipe_stops_nothing(program: Program, tmp_path: Path, stream: str) -> None:  # B-P13
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
@@ -221,7 +221,7 @@ def test_a_pipe_that_nobody_reads(program: Program, tmp_path: Path, stream: str)
     os.close(reader)
 
 
-def test_a_pipe_whose_reader_goes(program: Program, tmp_path: Path) -> None:  # B-P13
+def test_a_pipe_without_a_reader_stops_nothing(program: Program, tmp_path: Path) -> None:  # B-P13
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
@@ -232,7 +232,7 @@ def test_a_pipe_whose_reader_goes(program: Program, tmp_path: Path) -> None:  # 
     assert program.end() == 0
 
 
-def test_what_is_said_at_the_start_and_the_end_is_there(program: Program, tmp_path: Path) -> None:  # B-P13
+def test_lines_of_the_start_and_the_end_are_written(program: Program, tmp_path: Path) -> None:  # B-P13
     program.start(f"2>{tmp_path / 'err'}")
     program.works(1)
     assert program.end() == 0
@@ -256,7 +256,7 @@ def test_errors_of_commands_keep_their_code(tmp_path: Path, target: str) -> None
 # The log file
 
 
-def test_a_log_file_is_opened_anew(program: Program, tmp_path: Path) -> None:  # B-P13
+def test_a_log_file_is_reopened(program: Program, tmp_path: Path) -> None:  # B-P13
     folder = tmp_path / "logs"
     folder.mkdir()
     file, old = folder / "r.log", folder / "r.log.1"
@@ -287,7 +287,7 @@ def test_a_log_file_is_opened_anew(program: Program, tmp_path: Path) -> None:  #
 
 
 @pytest.mark.parametrize("kind", ["no folder", "a folder", "a pipe", "a link to itself"])
-def test_a_log_file_that_cannot_be_is_told_at_the_start(tmp_path: Path, fake: str, kind: str) -> None:  # B-P13
+def test_a_log_file_that_cannot_be_opened_ends_the_start(tmp_path: Path, fake: str, kind: str) -> None:  # B-P13
     file = tmp_path / "r.log"
     if kind == "no folder":
         file = tmp_path / "none" / "r.log"
@@ -306,7 +306,7 @@ def test_a_log_file_that_cannot_be_is_told_at_the_start(tmp_path: Path, fake: st
 # Names of files
 
 
-def test_names_of_files_are_told_harmlessly(tmp_path: Path, tiny_models: Path, fake: str) -> None:  # B-T7
+def test_names_of_files_are_shown_escaped(tmp_path: Path, tiny_models: Path, fake: str) -> None:  # B-T7
     folder = tmp_path / "models"
     folder.mkdir()
     model = (tiny_models / "tiny-a.gguf").read_bytes()

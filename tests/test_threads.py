@@ -1,4 +1,4 @@
-"""What blocks has threads of its own purpose, and patience: a disk that hangs costs its own models alone."""
+"""Work that blocks has threads by purpose, and timeouts: a disk that hangs stops its own models alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD")
 
 
 @pytest.mark.parametrize("reads", [False, True])
-def test_models_on_a_disk_that_hangs_cost_nobody_else(  # B-T6
+def test_models_on_a_disk_that_hangs_do_not_stop_others(  # B-T6
     routers: Starter, tiny_models: Path, fake: str, tmp_path: Path, reads: bool
 ) -> None:
     folder, healed = tmp_path / "models", tmp_path / "healed"
@@ -75,23 +75,21 @@ def _chat(model: str) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
 
 
-async def test_whoever_hangs_is_left_behind_and_others_have_their_turn() -> None:  # B-T6
+async def test_jobs_that_hang_are_left_behind_and_others_run() -> None:  # B-T6
     threads, go_on = Threads("test", few=2, most=12), threading.Event()
-    hung = [
-        asyncio.create_task(threads.run(go_on.wait, patience=1.5, what=f"the file {number}")) for number in range(8)
-    ]
+    hung = [asyncio.create_task(threads.run(go_on.wait, timeout=1.5, what=f"the file {number}")) for number in range(8)]
     await asyncio.sleep(0)
-    assert await threads.run(lambda: 5, patience=30.0) == 5
+    assert await threads.run(lambda: 5, timeout=30.0) == 5
     found = await asyncio.gather(*hung, return_exceptions=True)
     assert all(isinstance(each, Unanswered) for each in found)
     assert "the file 3 " in str(found[3])
     with pytest.raises(Unanswered, match="the file 3 still hangs"):
-        await threads.run(go_on.wait, patience=30.0, what="the file 3")
+        await threads.run(go_on.wait, timeout=30.0, what="the file 3")
     go_on.set()
 
     async def answers() -> bool:
         try:
-            return await threads.run(go_on.wait, patience=30.0, what="the file 3")
+            return await threads.run(go_on.wait, timeout=30.0, what="the file 3")
         except Unanswered:
             return False
 
@@ -100,7 +98,7 @@ async def test_whoever_hangs_is_left_behind_and_others_have_their_turn() -> None
         assert time.monotonic() < end
 
 
-async def test_the_line_is_bounded_and_who_leaves_leaves_it() -> None:  # B-T6
+async def test_the_line_is_bounded_and_a_cancelled_job_leaves_it() -> None:  # B-T6
     threads, go_on = Threads("test", few=1, most=1, waiting=2), threading.Event()
     try:
         first = asyncio.create_task(threads.run(go_on.wait))
@@ -120,7 +118,7 @@ async def test_the_line_is_bounded_and_who_leaves_leaves_it() -> None:  # B-T6
         go_on.set()
 
 
-async def test_errors_come_back_and_nothing_is_kept() -> None:  # B-T6
+async def test_errors_are_raised_to_the_caller() -> None:  # B-T6
     threads = Threads("test")
 
     def fail(error: BaseException) -> None:

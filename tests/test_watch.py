@@ -1,4 +1,4 @@
-"""When a file counts as written."""
+"""A changed file is reported once, when it has stopped changing."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from router.watch import changes
 INTERVAL = 0.02
 
 
-async def test_a_change_is_told_once_it_has_settled(tmp_path: Path) -> None:
+async def test_a_change_is_reported_once_it_has_settled(tmp_path: Path) -> None:
     file = tmp_path / "models.ini"
     file.write_text("1")
     news = changes(file, INTERVAL)
-    told = asyncio.ensure_future(anext(news))
-    for step in range(10):  # somebody is writing
+    reported = asyncio.ensure_future(anext(news))
+    for step in range(10):  # the file is still being written
         file.write_text("x" * (step + 2))
         await asyncio.sleep(INTERVAL / 2)
-        assert not told.done()
-    await asyncio.wait_for(told, 5)
+        assert not reported.done()
+    await asyncio.wait_for(reported, 5)
     again = asyncio.ensure_future(anext(news))
     await asyncio.sleep(INTERVAL * 4)
     assert not again.done()

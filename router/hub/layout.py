@@ -64,7 +64,7 @@ def refs_of(folder: Path) -> Iterator[tuple[str, Path]]:
         if not REVISION.fullmatch(ref):
             continue
         try:
-            commit = files.start(path, COMMIT_FILE_BYTES).decode("ascii", "replace").strip()
+            commit = files.read_start(path, COMMIT_FILE_BYTES).decode("ascii", "replace").strip()
         except OSError:
             continue
         if COMMIT.fullmatch(commit) and os.path.isdir(folder / "snapshots" / commit):

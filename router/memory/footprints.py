@@ -59,7 +59,7 @@ def default_path(environ: Mapping[str, str]) -> Path:
 
 def _read_file(path: Path) -> dict[str, Footprint]:
     """The footprints in a file. Raises OSError, ValueError and RecursionError: any program may have written there."""
-    table = json.loads(files.content(path, MAX_FILE_BYTES))
+    table = json.loads(files.read(path, MAX_FILE_BYTES))
     if not isinstance(table, dict):
         raise ValueError("it holds no table")
     return {key: _footprint(row) for key, row in list(table.items())[-MAX_FOOTPRINTS:]}

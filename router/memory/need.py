@@ -44,7 +44,7 @@ class SharedEstimates:
         need = await estimates.need(spec)
     """
 
-    def __init__(self, need: Callable[[ModelSpec], Need], patience: float = threads.PATIENCE) -> None:
+    def __init__(self, need: Callable[[ModelSpec], Need], patience: float = threads.DISK_TIMEOUT_S) -> None:
         self._need = need
         self._patience = patience
         self._tasks: dict[ModelSpec, asyncio.Task[Need]] = {}
@@ -59,7 +59,7 @@ class SharedEstimates:
         task = self._tasks.get(spec)
         if task is None:
             what = f"The model file {spec.model_path} of {spec.name!r}"
-            answer = threads.ESTIMATES.run(self._need, spec, patience=self._patience, what=what)
+            answer = threads.ESTIMATES.run(self._need, spec, timeout=self._patience, what=what)
             task = self._tasks[spec] = asyncio.create_task(answer)
             task.add_done_callback(lambda done: self._done(spec, done))
         return await asyncio.shield(task)

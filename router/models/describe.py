@@ -95,7 +95,7 @@ def _template_override(spec: ModelSpec) -> str | None:
 def _template_file(path: Path) -> str:
     """The part of the file's text that matters; empty if it cannot be read: loading the model will report that."""
     try:
-        text = files.start(path, MAX_TEMPLATE_BYTES).decode(errors="replace")
+        text = files.read_start(path, MAX_TEMPLATE_BYTES).decode(errors="replace")
     except (OSError, ValueError):
         return ""
     return text[: template.MAX_CHARACTERS + 1]

@@ -34,7 +34,7 @@ _lock = threading.Lock()
 def read(path: Path) -> Metadata:
     """The header of one file. It comes from a cache as long as the file stays the same. Raises GgufError."""
     try:
-        with files.opened(path) as file:
+        with files.open_regular(path) as file:
             status = os.fstat(file.fileno())
             key = (path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
             with _lock:

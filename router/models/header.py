@@ -52,7 +52,7 @@ class HeaderReader:
 
     ::
 
-        with files.opened(path) as file:
+        with files.open_regular(path) as file:
             metadata = HeaderReader(path, file, size).read()  # or GgufError
     """
 

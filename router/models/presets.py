@@ -102,7 +102,7 @@ def read(path: Path, table: FlagTable, *, foreign: bool = False) -> PresetFile:
 def examine(path: Path, table: FlagTable, *, foreign: bool = False) -> tuple[PresetFile, tuple[Problem, ...]]:
     """What `parse` returns for the text of a file. Raises PresetError if the file cannot be read at all."""
     try:
-        content = files.start(path, MAX_FILE_BYTES + 1)
+        content = files.read_start(path, MAX_FILE_BYTES + 1)
     except OSError as error:
         raise PresetError(f"cannot read the preset file: {error.strerror}", path=path) from error
     if len(content) > MAX_FILE_BYTES:

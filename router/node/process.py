@@ -28,7 +28,7 @@ from router.node.interface import ChildEvent, Exit, Launch, LoadProgress, Slept,
 from router.node.pipe_reader import PipeReader
 from router.node.processes import exit_code_of, start_time_of
 from router.node.watchdog import Watchdog
-from router.redaction import hider
+from router.redaction import redactor
 from router.wire.address import Address
 
 # Of states that come at once, so many are reported one by one. Of more, only the last progress is.
@@ -66,7 +66,7 @@ class LocalChild:
         self.key = key
         self._loop = asyncio.get_running_loop()
         self._log = ChildLog()
-        self._hide = hider((key, *secrets))
+        self._hide = redactor((key, *secrets))
         self._state_pipe: PipeReader | None = None  # the one that has reported a state
         self._events_at_once = 0
         self._latest_progress: LoadProgress | None = None  # reported next, unless a later one replaces it before

@@ -92,7 +92,7 @@ def _read(files: Sequence[Path], spare: Callable[[], int], is_cancelled: Event) 
         # A mapping goes back to the system when it is closed; the heap of a thread that ends does not.
         with mmap.mmap(-1, STEP_BYTES) as buffer:
             for file in files:
-                with regular.opened(file) as source:
+                with regular.open_regular(file) as source:
                     while not is_cancelled.is_set() and done + STEP_BYTES <= spare() - RESERVE_BYTES:
                         if not (count := source.readinto(buffer)):
                             break

@@ -160,7 +160,7 @@ class CatalogExchange:
             if spec.name not in self._core.plans.needs and not spec.problem and not self._has_ended:
                 with contextlib.suppress(errors.RouterError):
                     what = f"The model file {spec.model_path} of {spec.name!r}"
-                    need = await threads.FILES.run(estimate, spec, patience=threads.PATIENCE, what=what)
+                    need = await threads.FILES.run(estimate, spec, timeout=threads.DISK_TIMEOUT_S, what=what)
                     # An estimate for a load is better than this one, and may have come meanwhile.
                     self._core.plans.needs.setdefault(spec.name, need)
                     self._core.change_log.mark_changed(spec.name)

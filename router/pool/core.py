@@ -61,7 +61,7 @@ class Core:
         self.catalog = catalog  # `CatalogExchange` alone writes it
         self.scheduler = Scheduler(limits)
         self.nodes = Nodes(nodes, self.scheduler)
-        self.estimates = SharedEstimates(need, min(threads.PATIENCE, load_timeout))
+        self.estimates = SharedEstimates(need, min(threads.DISK_TIMEOUT_S, load_timeout))
         self.change_log = ChangeLog(Feed())
         self.plans = LaunchPlans(self.change_log)
         self.store = SettingsStore(table)

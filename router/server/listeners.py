@@ -69,7 +69,7 @@ def check_certificate(key: Path | None, certificate: Path | None) -> None:
         return
     for flag, file in (("--ssl-key-file", key), ("--ssl-cert-file", certificate)):
         try:
-            files.content(file, MAX_PEM_BYTES)
+            files.read(file, MAX_PEM_BYTES)
         except OSError as exc:
             raise ConfigError(f"{flag} {file} cannot be read: {exc.strerror}.") from exc
     try:  # an empty pass phrase, because without one OpenSSL asks the terminal for that of an encrypted key

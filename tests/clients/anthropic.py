@@ -13,21 +13,21 @@ def at(url: str) -> AsyncAnthropic:
     return AsyncAnthropic(base_url=url, api_key="none", max_retries=0)
 
 
-async def chat(url: str, tokens: int, tools: Any = (), **asked: Any) -> dict[str, Any]:
-    told: Any = [
+async def chat(url: str, tokens: int, tools: Any = (), **fields: Any) -> dict[str, Any]:
+    anthropic_tools: Any = [
         {"name": tool["name"], "input_schema": tool["parameters"]} for tool in (each["function"] for each in tools)
     ]
-    answer = await at(url).messages.create(**asked, max_tokens=tokens, tools=told)
+    answer = await at(url).messages.create(**fields, max_tokens=tokens, tools=anthropic_tools)
     return {"model": answer.model, "text": "".join(part.text for part in answer.content if part.type == "text")}
 
 
-async def stream(url: str, tokens: int, **asked: Any) -> list[str]:
-    async with at(url).messages.stream(**asked, max_tokens=tokens) as events:
+async def stream(url: str, tokens: int, **fields: Any) -> list[str]:
+    async with at(url).messages.stream(**fields, max_tokens=tokens) as events:
         return [text async for text in events.text_stream]
 
 
-async def leave(url: str, tokens: int, **asked: Any) -> None:
-    async with at(url).messages.stream(**asked, max_tokens=tokens) as events:
+async def leave(url: str, tokens: int, **fields: Any) -> None:
+    async with at(url).messages.stream(**fields, max_tokens=tokens) as events:
         await anext(events.text_stream)
 
 

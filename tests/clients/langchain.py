@@ -27,7 +27,7 @@ def speaker(api: str, url: str, model: str, tokens: int | None = None) -> BaseCh
 def embedder(api: str, url: str, model: str) -> Embeddings:
     if api == "ollama":
         return OllamaEmbeddings(model=model, base_url=url)
-    # Else it sends numbers of OpenAI's tokens.
+    # With the check it would send OpenAI's token numbers instead of text.
     return OpenAIEmbeddings(model=model, base_url=f"{url}/v1", api_key="none", check_embedding_ctx_length=False)
 
 
@@ -40,8 +40,8 @@ async def chat(
 ) -> dict[str, Any]:
     chain = speaker(api, url, model, tokens)
     answer = await (chain.bind_tools(tools) if tools else chain).ainvoke(messages)
-    told = answer.response_metadata
-    return {"model": told.get("model_name") or told["model"], "text": answer.text}
+    metadata = answer.response_metadata
+    return {"model": metadata.get("model_name") or metadata["model"], "text": answer.text}
 
 
 async def stream(api: str, url: str, model: str, messages: Messages, tokens: int) -> list[str]:

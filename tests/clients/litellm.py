@@ -52,14 +52,14 @@ async def embed(api: str, url: str, model: str, texts: list[str]) -> list[list[f
 
 
 async def call(api: str, url: str, model: str, messages: Messages, tools: list[Any]) -> dict[str, Any]:
-    asked = {**at(api, url, model), "tools": tools}
-    message = litellm.completion(**asked, messages=messages).choices[0].message
-    chunks = [chunk async for chunk in await litellm.acompletion(**asked, messages=messages, stream=True)]
+    fields = {**at(api, url, model), "tools": tools}
+    message = litellm.completion(**fields, messages=messages).choices[0].message
+    chunks = [chunk async for chunk in await litellm.acompletion(**fields, messages=messages, stream=True)]
     streamed = litellm.stream_chunk_builder(chunks)
     results = [{"role": "tool", "tool_call_id": call.id, "content": "yes"} for call in message.tool_calls]
-    answer = await litellm.acompletion(**asked, messages=[*messages, message.model_dump(), *results])
-    told = answer.choices[0].message.content
-    return {"whole": calls(message), "streamed": calls(streamed.choices[0].message), "text": told}
+    answer = await litellm.acompletion(**fields, messages=[*messages, message.model_dump(), *results])
+    text = answer.choices[0].message.content
+    return {"whole": calls(message), "streamed": calls(streamed.choices[0].message), "text": text}
 
 
 async def shape(api: str, url: str, model: str, messages: Messages, schema: dict[str, Any]) -> Any:

@@ -8,25 +8,25 @@ function calls(messages) {
   return all.map(({ function: { name, arguments: given } }) => ({ name, arguments: given }));
 }
 
-async function streamed(url, asked) {
+async function streamed(url, fields) {
   const messages = [];
-  for await (const { message } of await at(url).chat({ ...asked, stream: true })) messages.push(message);
+  for await (const { message } of await at(url).chat({ ...fields, stream: true })) messages.push(message);
   return messages;
 }
 
 await talk({
-  async chat({ url, tokens, ...asked }) {
-    const answer = await at(url).chat({ ...asked, options: { num_predict: tokens } });
+  async chat({ url, tokens, ...fields }) {
+    const answer = await at(url).chat({ ...fields, options: { num_predict: tokens } });
     return { model: answer.model, text: answer.message.content };
   },
 
-  async stream({ url, tokens, ...asked }) {
-    const messages = await streamed(url, { ...asked, options: { num_predict: tokens } });
+  async stream({ url, tokens, ...fields }) {
+    const messages = await streamed(url, { ...fields, options: { num_predict: tokens } });
     return messages.map(({ content }) => content).filter(Boolean);
   },
 
-  async leave({ url, tokens, ...asked }) {
-    const stream = await at(url).chat({ ...asked, stream: true, options: { num_predict: tokens } });
+  async leave({ url, tokens, ...fields }) {
+    const stream = await at(url).chat({ ...fields, stream: true, options: { num_predict: tokens } });
     for await (const { message } of stream) if (message.content) break;
     stream.abort();
   },
@@ -35,15 +35,15 @@ await talk({
     return (await at(url).embed({ model, input: texts })).embeddings;
   },
 
-  async call({ url, messages, ...asked }) {
-    const { message } = await at(url).chat({ ...asked, messages });
+  async call({ url, messages, ...fields }) {
+    const { message } = await at(url).chat({ ...fields, messages });
     const results = calls([message]).map(({ name }) => ({ role: "tool", tool_name: name, content: "yes" }));
-    const answer = await at(url).chat({ ...asked, messages: [...messages, message, ...results] });
-    const told = await streamed(url, { ...asked, messages });
-    return { whole: calls([message]), streamed: calls(told), text: answer.message.content };
+    const answer = await at(url).chat({ ...fields, messages: [...messages, message, ...results] });
+    const deltas = await streamed(url, { ...fields, messages });
+    return { whole: calls([message]), streamed: calls(deltas), text: answer.message.content };
   },
 
-  async shape({ url, schema, ...asked }) {
-    return JSON.parse((await at(url).chat({ ...asked, format: schema })).message.content);
+  async shape({ url, schema, ...fields }) {
+    return JSON.parse((await at(url).chat({ ...fields, format: schema })).message.content);
   },
 });

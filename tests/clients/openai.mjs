@@ -8,20 +8,20 @@ function calls(message) {
 }
 
 await talk({
-  async chat({ url, tokens, ...asked }) {
-    const answer = await at(url).chat.completions.create({ ...asked, max_completion_tokens: tokens });
+  async chat({ url, tokens, ...fields }) {
+    const answer = await at(url).chat.completions.create({ ...fields, max_completion_tokens: tokens });
     return { model: answer.model, text: answer.choices[0].message.content };
   },
 
-  async stream({ url, tokens, ...asked }) {
+  async stream({ url, tokens, ...fields }) {
     const pieces = [];
-    for await (const chunk of await at(url).chat.completions.create({ ...asked, max_tokens: tokens, stream: true }))
+    for await (const chunk of await at(url).chat.completions.create({ ...fields, max_tokens: tokens, stream: true }))
       pieces.push(chunk.choices[0].delta.content);
     return pieces.filter(Boolean);
   },
 
-  async leave({ url, tokens, ...asked }) {
-    const stream = await at(url).chat.completions.create({ ...asked, max_tokens: tokens, stream: true });
+  async leave({ url, tokens, ...fields }) {
+    const stream = await at(url).chat.completions.create({ ...fields, max_tokens: tokens, stream: true });
     for await (const chunk of stream) if (chunk.choices[0].delta.content) stream.controller.abort();
   },
 
@@ -29,18 +29,18 @@ await talk({
     return (await at(url).embeddings.create({ model, input: texts })).data.map((item) => item.embedding);
   },
 
-  async call({ url, messages, ...asked }) {
+  async call({ url, messages, ...fields }) {
     const { completions } = at(url).chat;
-    const { message } = (await completions.create({ ...asked, messages })).choices[0];
-    const streamed = await completions.stream({ ...asked, messages }).finalMessage();
+    const { message } = (await completions.create({ ...fields, messages })).choices[0];
+    const streamed = await completions.stream({ ...fields, messages }).finalMessage();
     const results = message.tool_calls.map(({ id }) => ({ role: "tool", tool_call_id: id, content: "yes" }));
-    const answer = await completions.create({ ...asked, messages: [...messages, message, ...results] });
+    const answer = await completions.create({ ...fields, messages: [...messages, message, ...results] });
     return { whole: calls(message), streamed: calls(streamed), text: answer.choices[0].message.content };
   },
 
-  async shape({ url, schema, ...asked }) {
+  async shape({ url, schema, ...fields }) {
     const response_format = { type: "json_schema", json_schema: { name: "answer", schema, strict: true } };
-    const answer = await at(url).chat.completions.parse({ ...asked, response_format });
+    const answer = await at(url).chat.completions.parse({ ...fields, response_format });
     return JSON.parse(answer.choices[0].message.content);
   },
 });

@@ -21,18 +21,18 @@ def calls(message: Any) -> list[dict[str, Any]]:
     return [{"name": function.name, "arguments": json.loads(function.arguments)} for function in functions]
 
 
-async def chat(url: str, tokens: int, **asked: Any) -> dict[str, Any]:
-    answer = await at(url).chat.completions.create(**asked, max_tokens=tokens)
+async def chat(url: str, tokens: int, **fields: Any) -> dict[str, Any]:
+    answer = await at(url).chat.completions.create(**fields, max_tokens=tokens)
     return {"model": answer.model, "text": answer.choices[0].message.content}
 
 
-async def stream(url: str, tokens: int, **asked: Any) -> list[str]:
-    chunks = await at(url).chat.completions.create(**asked, max_tokens=tokens, stream=True)
+async def stream(url: str, tokens: int, **fields: Any) -> list[str]:
+    chunks = await at(url).chat.completions.create(**fields, max_tokens=tokens, stream=True)
     return [text async for chunk in chunks if (text := chunk.choices[0].delta.content)]
 
 
-async def leave(url: str, tokens: int, **asked: Any) -> None:
-    chunks = await at(url).chat.completions.create(**asked, max_tokens=tokens, stream=True)
+async def leave(url: str, tokens: int, **fields: Any) -> None:
+    chunks = await at(url).chat.completions.create(**fields, max_tokens=tokens, stream=True)
     async for chunk in chunks:
         if chunk.choices[0].delta.content:
             break
@@ -44,21 +44,21 @@ async def embed(url: str, model: str, texts: list[str]) -> list[list[float]]:
     return [item.embedding for item in answer.data]
 
 
-async def call(url: str, messages: Messages, **asked: Any) -> dict[str, Any]:
+async def call(url: str, messages: Messages, **fields: Any) -> dict[str, Any]:
     completions = at(url).chat.completions
-    message = (await completions.create(**asked, messages=messages)).choices[0].message
-    async with completions.stream(**asked, messages=messages) as events:
+    message = (await completions.create(**fields, messages=messages)).choices[0].message
+    async with completions.stream(**fields, messages=messages) as events:
         streamed = (await events.get_final_completion()).choices[0].message
     results: Messages = [
         {"role": "tool", "tool_call_id": call.id, "content": "yes"} for call in message.tool_calls or ()
     ]
-    answer = await completions.create(**asked, messages=[*messages, message, *results])
+    answer = await completions.create(**fields, messages=[*messages, message, *results])
     return {"whole": calls(message), "streamed": calls(streamed), "text": answer.choices[0].message.content}
 
 
-async def shape(url: str, schema: dict[str, Any], **asked: Any) -> Any:
+async def shape(url: str, schema: dict[str, Any], **fields: Any) -> Any:
     wanted: Any = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
-    answer = await at(url).chat.completions.create(**asked, response_format=wanted)
+    answer = await at(url).chat.completions.create(**fields, response_format=wanted)
     return json.loads(answer.choices[0].message.content or "")
 
 

@@ -1,15 +1,15 @@
-// What a test and the process of a client say to each other: a JSON object a line, a wish and then what came of it.
+// The protocol between a test and the process of a client: one JSON object a line, a task and then its result.
 import { createInterface } from "node:readline";
 
-export async function talk(deeds) {
+export async function talk(functions) {
   for await (const line of createInterface({ input: process.stdin })) {
-    const { do: name, ...wish } = JSON.parse(line);
-    let told;
+    const { do: name, ...task } = JSON.parse(line);
+    let result;
     try {
-      told = { done: (await deeds[name](wish)) ?? null };
+      result = { done: (await functions[name](task)) ?? null };
     } catch (error) {
-      told = { error: error.constructor.name, status: error.status ?? error.status_code, message: error.message };
+      result = { error: error.constructor.name, status: error.status ?? error.status_code, message: error.message };
     }
-    console.log(JSON.stringify(told));
+    console.log(JSON.stringify(result));
   }
 }

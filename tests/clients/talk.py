@@ -1,4 +1,4 @@
-"""What a test and the process of a client say to each other: a JSON object a line, a wish and then what came of it."""
+"""The protocol between a test and the process of a client: one JSON object a line, a task and then its result."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-Deed = Callable[..., Awaitable[Any]]
+Function = Callable[..., Awaitable[Any]]
 
 
-def talk(deeds: dict[str, Deed]) -> None:
-    """Until stdin ends. What the client prints by itself goes to stderr."""
+def talk(functions: dict[str, Function]) -> None:
+    """Runs tasks until stdin ends. Whatever the client prints by itself goes to stderr."""
     out, sys.stdout = sys.stdout, sys.stderr
 
-    async def answer(wish: dict[str, Any]) -> dict[str, Any]:
+    async def answer(task: dict[str, Any]) -> dict[str, Any]:
         try:
-            return {"done": await deeds[wish.pop("do")](**wish)}
+            return {"done": await functions[task.pop("do")](**task)}
         except Exception as exc:
             return {"error": type(exc).__name__, "status": getattr(exc, "status_code", None), "message": str(exc)}
 
     async def listen() -> None:
-        # The loop goes on while nobody wishes anything: it closes the streams that were left.
+        # The event loop runs on between tasks, so that streams that were left get closed.
         while line := await asyncio.to_thread(sys.stdin.readline):
             print(json.dumps(await answer(json.loads(line))), file=out, flush=True)
 

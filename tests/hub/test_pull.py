@@ -23,7 +23,7 @@ from router.models.foreign import ALLOWED_KEYS
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
 from tests.routers import FAKE
-from tests.test_main import Ended, Shell
+from tests.shell import Ended, Shell
 from tests.waiting import until
 
 MIB = 2**20
@@ -115,7 +115,7 @@ def test_an_interrupted_download_goes_on(line: Line, hub: HubServer) -> None:  #
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert err.splitlines()[-1].endswith("the same command goes on from there")
+    assert err.splitlines()[-1].endswith("the same command continues from there")
     until(lambda: not line.left())
     assert line.parts()
     file.gate.set()
@@ -203,7 +203,7 @@ def names(ended: Ended) -> list[str]:
 def test_a_preset_file_on_the_hub_names_the_models(line: Line, hub: HubServer) -> None:
     preset(hub, "[*]\nctx-size = 64\n[one]\nhf = user/m:Q8_0\ntemp = 0.5\n[two]\nhf-repo = user/m\n")
     ended = line.run("list", "--json", "-hf", "user/set")
-    assert (ended.code, names(ended), "serve only what you trust" in ended.err) == (0, ["one", "two"], True)
+    assert (ended.code, names(ended), "serve only presets that you trust" in ended.err) == (0, ["one", "two"], True)
     assert hub.gets["user/m/m-Q8_0.gguf"] == 0
     assert names(line.run("list", "--json", "-hf", "user/set", "--offline")) == ["one", "two"]
     preset(hub, "[three]\nhf = user/m:Q8_0\n")

@@ -18,7 +18,7 @@ from router import redaction
 from router.engine import flags
 from router.errors import FlagError, PresetError
 from router.models.check import check_file
-from router.redaction import hider, secrets_of, without_credentials
+from router.redaction import redactor, secrets_of, without_credentials
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
 from tests.routers import FAKE, Router
@@ -295,9 +295,9 @@ def test_credentials_of_urls() -> None:
 def test_secrets_of_an_environment() -> None:
     environ = {"HF_TOKEN": "aaaaaaaa", "OPENAI_API_KEY": "bbbbbbbb", "db_password": "cccccccc", "TOKENIZERS_X": "d" * 8}
     assert secrets_of({**environ, "EMPTY_TOKEN": "", "HOME": "/root"}) == ("aaaaaaaa", "bbbbbbbb", "cccccccc")
-    hide = hider(["aaaaaaaa", "aaaaaaaabb", "1", "no"])
+    hide = redactor(["aaaaaaaa", "aaaaaaaabb", "1", "no"])
     assert hide("aaaaaaaabb and aaaaaaaa, 1 no") == "*** and ***, 1 no"
-    assert hider([])("x http://a:b@c") == f"x http://{redaction.HIDDEN}@c"
+    assert redactor([])("x http://a:b@c") == f"x http://{redaction.HIDDEN}@c"
 
 
 def test_time_is_not_lost_on_long_texts() -> None:

@@ -1,4 +1,4 @@
-"""Clients that people really use, against the router on the real engines."""
+"""OpenAI's and Anthropic's own clients, over routers with real engines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.waiting import until
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
 HI: list[MessageParam] = [{"role": "user", "content": "hello"}]
 FEW: dict[str, Any] = {"max_tokens": 8, "seed": 1, "temperature": 0}
-# Whose answers begin with nothing: the vocabulary of the tiny models makes of "assistant:" what no grammar expects.
+# A template without "assistant:", which the vocabulary of the tiny models splits into what no grammar expects.
 PLAIN = "{% for message in messages %}{{ message.content }}{% endfor %}"
 TOOLS = "{% if tools %}{% for tool in tools %}{{ tool | tojson }}{% endfor %}{% endif %}" + PLAIN
 TOOL = {
@@ -41,7 +41,7 @@ TOOL = {
 def router(
     request: pytest.FixtureRequest, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Router]:
-    """Room for two models, of which `plain` has another name too."""
+    """Room for two models; `plain` has two aliases."""
     folder = tmp_path_factory.mktemp("clients")
     (folder / "models.ini").write_text(
         f"[plain]\nmodel = {tiny_models}/tiny-a.gguf\nchat-template = {PLAIN}\nalias = gpt-5, claude-alias\n\n"
@@ -117,8 +117,8 @@ def test_openai_completes_and_counts_probabilities(client: openai.OpenAI) -> Non
     assert [len(token.top_logprobs) for token in answer.choices[0].logprobs.content or []] == [3] * 8
 
 
-def test_openai_tells_of_tools(client: openai.OpenAI) -> None:
-    """A tiny model calls none; that they reach it is seen in what it reads."""
+def test_openai_passes_tools_to_the_model(client: openai.OpenAI) -> None:
+    """A tiny model calls no tool, but the prompt has more tokens with tools than without."""
     tools: Any = [{"type": "function", "function": TOOL}]
     alone = client.chat.completions.create(model="tools", messages=HELLO, **FEW)
     with_tools = client.chat.completions.create(model="tools", messages=HELLO, tools=tools, **FEW)
@@ -138,7 +138,7 @@ def test_openai_has_structured_answers(client: openai.OpenAI) -> None:
     assert isinstance(answer.choices[0].message.parsed, Weather)
 
 
-def test_openai_responds(client: openai.OpenAI) -> None:
+def test_openai_gets_responses_whole_and_streamed(client: openai.OpenAI) -> None:
     answer = client.responses.create(model="plain", input="hello", instructions="Be brief.", max_output_tokens=8)
     assert (answer.status, answer.model) == ("completed", "plain")
     # The helper `responses.stream` wants a `content_index`, which this engine's events lack.
@@ -163,14 +163,16 @@ def test_openai_understands_the_errors(client: openai.OpenAI) -> None:  # B-C1
         client.chat.completions.create(model="tiny-a", messages=HELLO, extra_body={"max_tokens": "many"})
 
 
-def test_openai_says_which_request_it_was(client: openai.OpenAI) -> None:
-    told = client.chat.completions.create(model="tiny-a", messages=HELLO, extra_headers={"x-request-id": "mine"}, **FEW)
-    assert told._request_id == "mine"
+def test_openai_gets_its_own_request_id(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="tiny-a", messages=HELLO, extra_headers={"x-request-id": "mine"}, **FEW
+    )
+    assert answer._request_id == "mine"
 
 
 def test_an_alias_is_answered_with_the_models_own_name(client: openai.OpenAI, claude: anthropic.Anthropic) -> None:
-    """As llama-server's router does: its child knows no other (`--alias`). Of embeddings it repeats the
-    name that was asked for."""
+    """As llama-server's router answers: the child knows only its own name (`--alias`). Answers with embeddings repeat
+    the name of the request."""
     assert client.chat.completions.create(model="gpt-5", messages=HELLO, **FEW).model == "plain"
     stream = client.chat.completions.create(model="gpt-5", messages=HELLO, stream=True, **FEW)
     assert {chunk.model for chunk in stream} == {"plain"}
@@ -179,16 +181,15 @@ def test_an_alias_is_answered_with_the_models_own_name(client: openai.OpenAI, cl
     assert claude.messages.create(model="claude-alias", messages=HI, max_tokens=4).model == "plain"
 
 
-def test_openai_leaves(router: Router, client: openai.OpenAI) -> None:
-    """And its model has nothing more to do."""
+def test_openai_that_leaves_frees_its_model(router: Router, client: openai.OpenAI) -> None:
     with client.chat.completions.create(model="tiny-b", messages=HELLO, max_tokens=1900, stream=True) as stream:
         next(stream)
         assert not slots_are_idle(router, "tiny-b")
     until(lambda: slots_are_idle(router, "tiny-b"))
 
 
-def test_many_at_once(router: Router) -> None:  # B-S6
-    """Two clients, three models, room for two."""
+def test_many_clients_get_the_models_that_they_named(router: Router) -> None:  # B-S6
+    """Two kinds of clients, three models, room for two."""
 
     async def ask() -> list[Any]:
         async with (
@@ -204,7 +205,7 @@ def test_many_at_once(router: Router) -> None:  # B-S6
     assert [answer.model for answer in answers] == ["tiny-a", "tiny-b", "tiny-c"] * 6
 
 
-def test_a_stream_that_a_load_delays(router: Router) -> None:
+def test_a_stream_waits_for_its_load(router: Router) -> None:
     async def ask() -> str:
         async with openai.AsyncOpenAI(base_url=f"{router.url}/v1", api_key="two", max_retries=0) as one:
             parts = []
@@ -220,7 +221,7 @@ def test_a_stream_that_a_load_delays(router: Router) -> None:
 
 
 def direct(router: Router, model: str) -> httpx.Client:
-    """A client of the model's own process, as the router is one."""
+    """A client of the model's own process, as the router itself is one."""
     pid = router.client.get(f"/models/{model}/settings").json()["process"]["pid"]
     process = psutil.Process(pid)
     words = process.cmdline()
@@ -230,17 +231,17 @@ def direct(router: Router, model: str) -> httpx.Client:
     return httpx.Client(base_url="http://child", transport=transport, headers={"authorization": f"Bearer {key}"})
 
 
-def told(stream: bytes) -> list[Any]:
-    """The events, without what differs from one request to the next."""
+def comparable_events(stream: bytes) -> list[Any]:
+    """The events, without fields that differ from one request to the next."""
     events = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith(b"data: {")]
-    return [strip(event) for event in events]
+    return [without_changing_fields(event) for event in events]
 
 
-def strip(value: Any) -> Any:
-    passing = {"id", "created", "created_at", "completed_at", "timings", "item_id", "encrypted_content"}
+def without_changing_fields(value: Any) -> Any:
+    changing = {"id", "created", "created_at", "completed_at", "timings", "item_id", "encrypted_content"}
     if isinstance(value, dict):
-        return {key: strip(inner) for key, inner in value.items() if key not in passing}
-    return [strip(inner) for inner in value] if isinstance(value, list) else value
+        return {key: without_changing_fields(inner) for key, inner in value.items() if key not in changing}
+    return [without_changing_fields(inner) for inner in value] if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize(
@@ -260,12 +261,12 @@ def test_a_stream_is_the_engines_own_token_for_token(router: Router, path: str, 
     with direct(router, "tiny-a") as child:
         itself = child.post(path, content=content)
     assert through.status_code == itself.status_code == 200
-    assert len(told(itself.content)) > 3
-    assert told(through.content) == told(itself.content)
+    assert len(comparable_events(itself.content)) > 3
+    assert comparable_events(through.content) == comparable_events(itself.content)
     assert through.content.count(b"\n\n") == itself.content.count(b"\n\n")
 
 
-def sound() -> str:
+def silence() -> str:
     with io.BytesIO() as file:
         with wave.open(file, "wb") as out:
             out.setparams((1, 2, 16000, 0, "NONE", ""))
@@ -277,11 +278,11 @@ def sound() -> str:
     "part",
     [
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
-        {"type": "input_audio", "input_audio": {"data": sound(), "format": "wav"}},
+        {"type": "input_audio", "input_audio": {"data": silence(), "format": "wav"}},
     ],
     ids=["image", "audio"],
 )
-def test_what_a_model_cannot_see_or_hear_is_told_by_the_engine(router: Router, part: dict[str, Any]) -> None:
+def test_media_that_a_model_cannot_take_get_the_engines_own_error(router: Router, part: dict[str, Any]) -> None:
     body = {**chat("tiny-a"), "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, part]}]}
     through = router.client.post("/v1/chat/completions", json=body)
     with direct(router, "tiny-a") as child:
@@ -308,14 +309,14 @@ def test_anthropic_counts_tokens(claude: anthropic.Anthropic) -> None:
     assert claude.messages.count_tokens(model="tiny-a", messages=HI, system="Be brief.").input_tokens > count > 0
 
 
-def test_anthropic_tells_of_tools(claude: anthropic.Anthropic) -> None:
+def test_anthropic_passes_tools_to_the_model(claude: anthropic.Anthropic) -> None:
     tools: Any = [{"name": TOOL["name"], "description": "It.", "input_schema": TOOL["parameters"]}]
     alone = claude.messages.count_tokens(model="tools", messages=HI)
     assert claude.messages.count_tokens(model="tools", messages=HI, tools=tools).input_tokens > alone.input_tokens
     assert claude.messages.create(model="tools", messages=HI, tools=tools, max_tokens=4).usage.output_tokens == 4
 
 
-def test_anthropic_names_are_given_to_models(claude: anthropic.Anthropic, client: openai.OpenAI) -> None:  # B-C3
+def test_anthropic_names_are_mapped_to_models(claude: anthropic.Anthropic, client: openai.OpenAI) -> None:  # B-C3
     for name, model in (("claude-9-haiku-latest", "tiny-b"), ("claude-sonnet-9", "plain"), ("tiny-c", "tiny-c")):
         assert claude.messages.create(model=name, messages=HI, max_tokens=2).model == model
         assert claude.messages.count_tokens(model=name, messages=HI).input_tokens
@@ -340,21 +341,21 @@ def test_anthropic_understands_the_errors(claude: anthropic.Anthropic) -> None: 
         claude.with_options(api_key="three").messages.create(model="tiny-a", messages=HI, max_tokens=2)
     assert wrong.value.type == "authentication_error"
     wrongs: Any = [{"role": "user", "content": 5}]
-    with pytest.raises(anthropic.BadRequestError) as bad:  # the engine's own words, in Anthropic's shape
+    with pytest.raises(anthropic.BadRequestError) as bad:  # the engine's sentence in Anthropic's shape
         claude.messages.create(model="tiny-a", messages=wrongs, max_tokens=2)
     assert isinstance(bad.value.body, dict)
     assert (bad.value.body["type"], bad.value.type) == ("error", "invalid_request_error")
     assert bad.value.body["request_id"] == bad.value.request_id
 
 
-# What fails, and whether clients try again
+# Failures, and whether clients retry
 
 
 @pytest.fixture
 def failing(
     routers: Starter, fake: str, tiny_models: Path, tmp_path: Path
 ) -> Callable[..., tuple[Router, Callable[[], int]]]:
-    """Starts a router over the fake engine; gives it and the number of requests that its children have seen."""
+    """Starts a router over the fake engine; returns it, and a function that counts the requests to its children."""
     journal = tmp_path / "journal"
 
     def make(*flags: str, **environ: str) -> tuple[Router, Callable[[], int]]:
@@ -366,15 +367,15 @@ def failing(
     return make
 
 
-def test_a_generation_that_took_too_long_is_not_begun_again(failing: Any) -> None:  # B-L14
-    router, asked = failing("--max-generation-time", "0.1", FAKE_FIRST_SECONDS="600")
+def test_a_generation_that_took_too_long_is_not_retried(failing: Any) -> None:  # B-L14
+    router, requests = failing("--max-generation-time", "0.1", FAKE_FIRST_SECONDS="600")
     client = openai.OpenAI(base_url=f"{router.url}/v1", api_key="-", max_retries=2)
     with client, pytest.raises(openai.InternalServerError, match="--max-generation-time"):
         client.chat.completions.create(model="tiny-a", messages=HELLO)
-    assert asked() == 1
+    assert requests() == 1
 
 
-def test_who_finds_no_room_comes_again_and_is_served(failing: Any) -> None:  # B-S9
+def test_a_refused_client_retries_and_is_served(failing: Any) -> None:  # B-S9
     router, _ = failing("--models-max", "1", "--models-queue-max", "0", FAKE_CHUNK_SECONDS="0.05")
     claude = anthropic.Anthropic(base_url=router.url, api_key="-", max_retries=0)
     with claude, router.stream("tiny-a", 20) as events:

@@ -1,4 +1,4 @@
-"""Models from the hub, through real routers, the real client of a hub on loopback, and a real engine."""
+"""Downloads through real routers: the real client of a hub, a hub server on loopback, and a real engine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.routers import FAKE, Router
 from tests.waiting import until
 
 MIB = 2**20
-PADDING = 8 * MIB  # so that a file does not come at once
+PADDING = 8 * MIB  # so that the large file takes a while
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +34,15 @@ def hub() -> Iterator[HubServer]:
 
 @pytest.fixture(scope="module")
 def shared(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
-    """A router that may fetch all that is the user's."""
+    """A router that may download every repository of `user`."""
     starter = Starter(tmp_path_factory.mktemp("shared"))
     yield starter("--engine", "embedded", "--hub-allow", "other/*,user/*", HF_ENDPOINT=hub.url)
     starter.close()
 
 
 @dataclass
-class Ours:
-    """A repository of this test's own, with two models: `repo:Q8_0` and `repo:Q4_K_M`, which takes a while."""
+class OwnRepo:
+    """A repository for one test, with two models: `NAME:Q8_0` is small, `NAME:Q4_K_M` takes a while."""
 
     name: str
     hub: HubServer
@@ -53,7 +53,7 @@ class Ours:
 
     @property
     def file(self) -> RepoFile:
-        """Of the large one."""
+        """The large file."""
         return self.repo.files["tiny-Q4_K_M.gguf"]
 
     def gets(self, quant: str = "Q4_K_M") -> int:
@@ -66,17 +66,17 @@ class Ours:
         return list((root / f"models--{self.name.replace('/', '--')}").rglob("*.incomplete"))
 
     def has(self, root: Path, size: int) -> bool:
-        """That many bytes of a part have come; up to a MiB more is in a buffer."""
+        """Whether at least `size` bytes are on the disk; up to a MiB more is in a buffer."""
         return sum(part.stat().st_size for part in self.parts(root)) >= size
 
 
 @pytest.fixture
-def ours(hub: HubServer, tiny_models: Path) -> Iterator[Ours]:
+def own(hub: HubServer, tiny_models: Path) -> Iterator[OwnRepo]:
     small, large = ((tiny_models / f"tiny-{name}.gguf").read_bytes() for name in "ab")
     name = f"user/tiny{len(hub.repos)}"
     files = {"tiny-Q8_0.gguf": RepoFile(small), "tiny-Q4_K_M.gguf": RepoFile(large + bytes(PADDING))}
     hub.repos[name] = Repo({**files, "a.txt": RepoFile(b"")})
-    yield Ours(name, hub)
+    yield OwnRepo(name, hub)
     for gate in (hub.repos[name].gate, *(file.gate for file in files.values())):
         if gate:
             gate.set()
@@ -94,62 +94,62 @@ def root_of(router: Router) -> Path:
     return router.folder / "cache"
 
 
-def test_ten_requests_for_a_missing_model_are_one_download_and_one_load(shared: Router, ours: Ours) -> None:  # B-H3
+def test_ten_requests_for_a_missing_model_are_one_download_and_one_load(shared: Router, own: OwnRepo) -> None:  # B-H3
     with concurrent.futures.ThreadPoolExecutor(10) as pool:
-        answers = list(pool.map(lambda _: shared.chat(ours.name), range(10)))
+        answers = list(pool.map(lambda _: shared.chat(own.name), range(10)))
     assert [answer.status_code for answer in answers] == [200] * 10
-    assert (ours.gets(), ours.gets("Q8_0"), shared.loads(f"{ours.name}:Q4_K_M")) == (1, 0, 1)
-    assert shared.listing()[f"{ours.name}:Q4_K_M"]["can_remove"] is True
-    assert shared.chat(f"{ours.name}:q8_0").status_code == 200
+    assert (own.gets(), own.gets("Q8_0"), shared.loads(f"{own.name}:Q4_K_M")) == (1, 0, 1)
+    assert shared.listing()[f"{own.name}:Q4_K_M"]["can_remove"] is True
+    assert shared.chat(f"{own.name}:q8_0").status_code == 200
 
 
 WRONG = ["../x", "a/b/c", "https://hub/user/tiny", "x" * 5000, "user/tiny:../../x", "user/.."]
 
 
-def test_what_a_request_may_not_fetch_touches_no_hub(launch: Any, hub: HubServer) -> None:  # B-H2 B-C1
-    router, asked = launch("--hub-allow", "others/*"), hub.requests.total()
+def test_a_name_that_is_not_allowed_never_reaches_the_hub(launch: Any, hub: HubServer) -> None:  # B-H2 B-C1
+    router, requests = launch("--hub-allow", "others/*"), hub.requests.total()
     for name in ("user/tiny", "nobody/here", *WRONG):
         assert router.chat(name).status_code == 404, name
-    assert hub.requests.total() == asked
+    assert hub.requests.total() == requests
     assert not root_of(router).exists()
 
 
-def test_what_is_no_name_is_told_so(shared: Router, hub: HubServer) -> None:  # B-H2
-    asked = hub.requests.total()
+def test_a_wrong_name_is_refused_without_the_hub(shared: Router, hub: HubServer) -> None:  # B-H2
+    requests = hub.requests.total()
     for name in (*WRONG, "tiny"):
         answer = shared.client.post("/models", json={"model": name})
         assert (answer.status_code, "user/repo" in answer.json()["error"]["message"]) == (400, True), name
-    assert hub.requests.total() == asked
+    assert hub.requests.total() == requests
 
 
-def test_a_download_is_told_while_it_goes_on(shared: Router, ours: Ours) -> None:  # B-H4
-    ours.file.seconds_a_chunk = 0.005
-    model = f"{ours.name}:Q4_K_M"
+def test_events_report_a_download_until_its_end(shared: Router, own: OwnRepo) -> None:  # B-H4
+    own.file.seconds_a_chunk = 0.005
+    model = f"{own.name}:Q4_K_M"
     with shared.client.stream("GET", "/models/sse") as news:
         lines = news.iter_lines()
         next(lines)
-        answer = shared.client.post("/models", json={"model": ours.name}).json()
+        answer = shared.client.post("/models", json={"model": own.name}).json()
         assert answer == {"success": True, "model": model, "status": "downloading"}
-        told = []
+        events = []
         for line in lines:
             item = json.loads(line.removeprefix("data: ") or "{}") if line.startswith("data: ") else {}
             if item.get("model") == model:
-                told.append(item)
+                events.append(item)
             if item.get("event") in ("download_finished", "download_failed"):
                 break
-    assert told[-1]["event"] == "download_finished"
-    done = [next(iter(item["data"]["progress"].values())) for item in told if item["event"] == "download_progress"]
+    assert events[-1]["event"] == "download_finished"
+    done = [next(iter(item["data"]["progress"].values())) for item in events if item["event"] == "download_progress"]
     assert len(done) > 2
     assert done == sorted(done, key=lambda part: part["done"])
-    assert done[-1] == {"done": len(ours.file.data), "total": len(ours.file.data)}
+    assert done[-1] == {"done": len(own.file.data), "total": len(own.file.data)}
     assert shared.status(model) == "unloaded"
     assert shared.chat(model).status_code == 200
 
 
-def test_the_listing_shows_a_download(shared: Router, ours: Ours) -> None:  # B-H4
-    gate = ours.file.gate = threading.Event()
-    model = f"{ours.name}:Q4_K_M"
-    shared.client.post("/models", json={"model": ours.name})
+def test_the_listing_shows_a_download(shared: Router, own: OwnRepo) -> None:  # B-H4
+    gate = own.file.gate = threading.Event()
+    model = f"{own.name}:Q4_K_M"
+    shared.client.post("/models", json={"model": own.name})
     until(lambda: "progress" in shared.listing()[model]["status"])
     assert shared.status(model) == "downloading"
     assert shared.loads(model) == 0
@@ -157,75 +157,75 @@ def test_the_listing_shows_a_download(shared: Router, ours: Ours) -> None:  # B-
     until(lambda: shared.status(model) == "unloaded")
 
 
-def test_a_name_that_means_nothing_is_an_error_at_once(shared: Router, ours: Ours) -> None:  # B-H4
+def test_an_unknown_name_is_an_error_at_once(shared: Router, own: OwnRepo) -> None:  # B-H4
     assert shared.client.post("/models", json={"model": "user/nowhere"}).status_code == 404
-    assert shared.client.post("/models", json={"model": f"{ours.name}:Q3_K"}).status_code == 404
+    assert shared.client.post("/models", json={"model": f"{own.name}:Q3_K"}).status_code == 404
     assert shared.chat("user/nowhere").status_code == 404
     assert "user/nowhere" not in str(shared.listing())
 
 
-def test_a_damaged_file_is_a_failed_download(shared: Router, ours: Ours) -> None:  # B-H3 B-H4
-    ours.repo.files["tiny-Q8_0.gguf"].oid = "0" * 64
-    answer = shared.chat(f"{ours.name}:Q8_0")
+def test_a_damaged_file_is_a_failed_download(shared: Router, own: OwnRepo) -> None:  # B-H3 B-H4
+    own.repo.files["tiny-Q8_0.gguf"].oid = "0" * 64
+    answer = shared.chat(f"{own.name}:Q8_0")
     assert (answer.status_code, "damaged" in answer.json()["error"]["message"]) == (502, True)
-    assert shared.listing()[f"{ours.name}:Q8_0"]["status"]["failed"] is True
+    assert shared.listing()[f"{own.name}:Q8_0"]["status"]["failed"] is True
 
 
-def test_an_unload_cancels_a_download_and_the_next_one_goes_on(shared: Router, ours: Ours) -> None:  # B-L10 B-H3
-    ours.file.gate, ours.file.cut_at = threading.Event(), 4 * MIB
+def test_an_unload_cancels_a_download_and_the_next_one_continues_it(shared: Router, own: OwnRepo) -> None:  # B-L10 B-H3
+    own.file.gate, own.file.cut_at = threading.Event(), 4 * MIB
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(shared.chat, ours.name)
-        until(lambda: ours.has(root_of(shared), 3 * MIB))
-        assert shared.client.post("/models/unload", json={"model": ours.name}).status_code == 200
+        waiting = pool.submit(shared.chat, own.name)
+        until(lambda: own.has(root_of(shared), 3 * MIB))
+        assert shared.client.post("/models/unload", json={"model": own.name}).status_code == 200
         assert waiting.result().status_code == 503
-    assert ours.parts(root_of(shared))
-    ours.file.gate.set()
-    ours.file.cut_at = 0
-    assert shared.chat(ours.name).status_code == 200
-    assert ours.hub.begins[f"{ours.name}/tiny-Q4_K_M.gguf"][-1] >= 3 * MIB
-    assert not ours.parts(root_of(shared))
+    assert own.parts(root_of(shared))
+    own.file.gate.set()
+    own.file.cut_at = 0
+    assert shared.chat(own.name).status_code == 200
+    assert own.hub.begins[f"{own.name}/tiny-Q4_K_M.gguf"][-1] >= 3 * MIB
+    assert not own.parts(root_of(shared))
 
 
-def test_a_killed_router_leaves_what_the_next_goes_on_with(routers: Starter, ours: Ours, tmp_path: Path) -> None:
+def test_a_new_router_continues_the_download_of_a_killed_one(routers: Starter, own: OwnRepo, tmp_path: Path) -> None:
     # B-H3
-    ours.file.gate, ours.file.cut_at = threading.Event(), 4 * MIB
-    shared = {"HF_ENDPOINT": ours.hub.url, "LLAMA_CACHE": str(tmp_path / "shared")}
+    own.file.gate, own.file.cut_at = threading.Event(), 4 * MIB
+    shared = {"HF_ENDPOINT": own.hub.url, "LLAMA_CACHE": str(tmp_path / "shared")}
     router = routers("--engine", "embedded", **shared)
-    router.client.post("/models", json={"model": ours.name})
-    until(lambda: ours.has(tmp_path / "shared", 3 * MIB))
+    router.client.post("/models", json={"model": own.name})
+    until(lambda: own.has(tmp_path / "shared", 3 * MIB))
     router.kill()
-    ours.file.gate.set()
-    ours.file.cut_at = 0
+    own.file.gate.set()
+    own.file.cut_at = 0
     router = routers("--engine", "embedded", "--hub-allow", "*", **shared)
-    assert router.chat(ours.name).status_code == 200
-    assert ours.hub.begins[f"{ours.name}/tiny-Q4_K_M.gguf"][-1] >= 3 * MIB
+    assert router.chat(own.name).status_code == 200
+    assert own.hub.begins[f"{own.name}/tiny-Q4_K_M.gguf"][-1] >= 3 * MIB
 
 
-def test_a_preset_whose_repository_is_not_cached(launch: Any, ours: Ours, tmp_path: Path) -> None:  # B-H1
+def test_a_preset_downloads_its_repository(launch: Any, own: OwnRepo, tmp_path: Path) -> None:  # B-H1
     ini = tmp_path / "models.ini"
     ini.write_text(
-        f"[mine]\nhf-repo = {ours.name}:Q8_0\nctx-size = 128\n[file]\nhf-repo = {ours.name}\nhf-file = tiny-Q8_0.gguf\n"
+        f"[mine]\nhf-repo = {own.name}:Q8_0\nctx-size = 128\n[file]\nhf-repo = {own.name}\nhf-file = tiny-Q8_0.gguf\n"
     )
     router = launch("--models-preset", str(ini))
     assert router.status("mine") == "unloaded"
     assert router.chat("mine").status_code == 200
     assert router.client.get("/models/mine/settings").json()["effective"]["ctx_size"] == 256
     assert router.chat("file").status_code == 200
-    assert ours.gets("Q8_0") == 1
+    assert own.gets("Q8_0") == 1
 
 
-def test_what_cannot_fit_is_refused_before_all_of_it_is_here(launch: Any, ours: Ours) -> None:  # B-S12
-    gate = ours.file.gate = threading.Event()
-    ours.file.cut_at = 4 * MIB
+def test_a_model_that_cannot_fit_is_refused_before_its_download_ends(launch: Any, own: OwnRepo) -> None:  # B-S12
+    gate = own.file.gate = threading.Event()
+    own.file.cut_at = 4 * MIB
     router = launch("--hub-allow", "*", "--models-memory-limit", "20", "--models-memory-margin", "1")
-    answer = router.chat(ours.name)
+    answer = router.chat(own.name)
     assert (answer.status_code, answer.json()["error"]["type"]) == (507, "insufficient_memory")
     assert not gate.is_set()
-    assert ours.parts(root_of(router))
+    assert own.parts(root_of(router))
 
 
-def test_what_was_downloaded_can_be_removed(shared: Router, ours: Ours) -> None:
-    model = f"{ours.name}:Q8_0"
+def test_a_downloaded_model_can_be_removed(shared: Router, own: OwnRepo) -> None:
+    model = f"{own.name}:Q8_0"
     assert shared.chat(model).status_code == 200
     assert shared.client.delete("/models", params={"model": model}).json()["freed"] > 0
     assert model not in shared.listing()
@@ -233,78 +233,78 @@ def test_what_was_downloaded_can_be_removed(shared: Router, ours: Ours) -> None:
     assert shared.client.delete("/models", params={"model": model}).status_code == 404
 
 
-def test_only_what_was_downloaded_can_be_removed(launch: Any, tiny_models: Path) -> None:
+def test_only_downloaded_models_can_be_removed(launch: Any, tiny_models: Path) -> None:
     router = launch("--models-dir", str(tiny_models))
     answer = router.client.delete("/models", params={"model": "tiny-a"})
     assert (answer.status_code, (tiny_models / "tiny-a.gguf").exists()) == (400, True)
 
 
-def test_a_download_can_be_given_up(shared: Router, ours: Ours) -> None:  # B-H3
-    ours.file.gate = threading.Event()
-    shared.client.post("/models", json={"model": ours.name})
-    assert shared.client.delete("/models", params={"model": f"{ours.name}:Q4_K_M"}).status_code in (200, 404)
-    assert ours.name not in str(shared.listing())
+def test_a_removal_cancels_a_download(shared: Router, own: OwnRepo) -> None:  # B-H3
+    own.file.gate = threading.Event()
+    shared.client.post("/models", json={"model": own.name})
+    assert shared.client.delete("/models", params={"model": f"{own.name}:Q4_K_M"}).status_code in (200, 404)
+    assert own.name not in str(shared.listing())
 
 
-def test_what_another_program_downloads_is_seen(launch: Any, hub: HubServer, tiny_models: Path) -> None:  # B-H5
-    asked = hub.requests.total()
+def test_a_download_of_another_program_is_listed(launch: Any, hub: HubServer, tiny_models: Path) -> None:  # B-H5
+    requests = hub.requests.total()
     router = launch("--models-dir", str(tiny_models))
     assert router.chat("user/tiny:Q8_0").status_code == 404
     _store(root_of(router), "user/tiny", tiny_models / "tiny-a.gguf")
     until(lambda: "user/tiny:Q8_0" in router.listing())
     assert router.chat("user/tiny:Q8_0").status_code == 200
-    assert hub.requests.total() == asked
+    assert hub.requests.total() == requests
 
 
-def test_offline_is_total(launch: Any, ours: Ours) -> None:  # B-H4
+def test_offline_is_total(launch: Any, own: OwnRepo) -> None:  # B-H4
     router = launch("--offline", "--hub-allow", "*")
-    assert router.chat(ours.name).status_code == 404
-    assert router.client.post("/models", json={"model": ours.name}).status_code == 404
-    assert not ours.requests()
+    assert router.chat(own.name).status_code == 404
+    assert router.client.post("/models", json={"model": own.name}).status_code == 404
+    assert not own.requests()
 
 
-def test_a_bad_preset_does_not_lose_a_download(launch: Any, ours: Ours, tmp_path: Path) -> None:
+def test_a_bad_preset_does_not_lose_a_download(launch: Any, own: OwnRepo, tmp_path: Path) -> None:
     ini = tmp_path / "models.ini"
-    ini.write_text(f"[mine]\nhf-repo = {ours.name}:Q8_0\n")
+    ini.write_text(f"[mine]\nhf-repo = {own.name}:Q8_0\n")
     router = launch("--models-preset", str(ini), "--no-models-preset-watch")
     ini.write_text("[mine\n")
     assert router.chat("mine").status_code == 200
 
 
-def test_a_hub_that_is_busy_says_when_to_come_again(shared: Router, ours: Ours) -> None:
-    ours.repo.failures, ours.repo.retry_after = [429] * 9, "37"
-    for answer in (shared.chat(ours.name), shared.client.post("/models", json={"model": f"{ours.name}:Q8_0"})):
+def test_a_busy_hub_is_unavailable_with_its_retry_after(shared: Router, own: OwnRepo) -> None:
+    own.repo.failures, own.repo.retry_after = [429] * 9, "37"
+    for answer in (shared.chat(own.name), shared.client.post("/models", json={"model": f"{own.name}:Q8_0"})):
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "37")
         assert answer.json()["error"]["type"] == "unavailable_error"
-    asked = ours.requests()
-    assert shared.chat(ours.name).status_code == 503
-    assert ours.requests() == asked, "what it just said is not asked again"
-    assert ours.name not in str(shared.listing())
+    requests = own.requests()
+    assert shared.chat(own.name).status_code == 503
+    assert own.requests() == requests, "the hub is not asked again so soon"
+    assert own.name not in str(shared.listing())
 
 
-def test_a_hub_that_hangs_holds_up_nobody_else_nor_the_end(launch: Any, ours: Ours, tiny_models: Path) -> None:
-    ours.repo.gate = threading.Event()
+def test_a_hanging_hub_delays_neither_other_models_nor_the_end(launch: Any, own: OwnRepo, tiny_models: Path) -> None:
+    own.repo.gate = threading.Event()
     router = launch("--hub-allow", "*", "--models-dir", str(tiny_models))
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        waiting = [pool.submit(router.chat, f"{ours.name}:{quant}") for quant in ("Q8_0", "Q4_K_M", "Q8_0", "Q3_K")]
-        until(ours.requests)
+        waiting = [pool.submit(router.chat, f"{own.name}:{quant}") for quant in ("Q8_0", "Q4_K_M", "Q8_0", "Q3_K")]
+        until(own.requests)
         assert router.chat("tiny-a").status_code == 200
         router.process.send_signal(signal.SIGTERM)
         assert [wait.result().status_code for wait in waiting] == [503] * 4
     assert router.process.wait(30) == 0
-    until(lambda: not _left(ours.hub, router))
+    until(lambda: not _hub_processes(own.hub, router))
 
 
-def test_a_disk_that_is_too_small(shared: Router, ours: Ours) -> None:  # B-H3
-    ours.repo.files = {"g-Q8_0.gguf": RepoFile(b"", size=2**60)}
-    for answer in (shared.chat(ours.name), shared.client.post("/models", json={"model": ours.name})):
+def test_a_disk_that_is_too_small_is_an_error(shared: Router, own: OwnRepo) -> None:  # B-H3
+    own.repo.files = {"g-Q8_0.gguf": RepoFile(b"", size=2**60)}
+    for answer in (shared.chat(own.name), shared.client.post("/models", json={"model": own.name})):
         assert (answer.status_code, answer.json()["error"]["type"]) == (507, "insufficient_storage")
-    assert ours.name not in str(shared.listing())
+    assert own.name not in str(shared.listing())
 
 
-def test_settings_for_a_model_that_is_not_here_yet(launch: Any, ours: Ours, tmp_path: Path) -> None:  # B-L1
+def test_a_load_with_settings_downloads_its_model(launch: Any, own: OwnRepo, tmp_path: Path) -> None:  # B-L1
     ini = tmp_path / "models.ini"
-    ini.write_text(f"[mine]\nhf-repo = {ours.name}:Q8_0\n")
+    ini.write_text(f"[mine]\nhf-repo = {own.name}:Q8_0\n")
     router = launch("--models-preset", str(ini))
     answer = router.client.post("/models/load", json={"model": "mine", "ctx_size": 512})
     assert (answer.status_code, answer.json()["status"]) == (200, "loaded")
@@ -312,7 +312,9 @@ def test_settings_for_a_model_that_is_not_here_yet(launch: Any, ours: Ours, tmp_
     assert router.loads("mine") == 1
 
 
-def test_a_draft_model_comes_along(routers: Starter, hub: HubServer, tiny_models: Path, tmp_path: Path) -> None:  # B-H1
+def test_a_draft_model_is_downloaded_too(
+    routers: Starter, hub: HubServer, tiny_models: Path, tmp_path: Path
+) -> None:  # B-H1
     data = (tiny_models / "tiny-a.gguf").read_bytes()
     names = ("m-Q8_0.gguf", "mtp-m-Q8_0.gguf", "mtp-m-Q4_0.gguf", "eagle3-m.gguf")
     hub.repos["user/drafted"] = Repo({name: RepoFile(data + bytes(n)) for n, name in enumerate(names)})
@@ -326,7 +328,7 @@ def test_a_draft_model_comes_along(routers: Starter, hub: HubServer, tiny_models
     assert [hub.gets[f"user/drafted/{name}"] for name in names] == [1, 1, 0, 0]
 
 
-def test_a_draft_model_that_is_not_here_is_told_offline(launch: Any, tiny_models: Path, tmp_path: Path) -> None:
+def test_offline_a_missing_draft_model_is_an_error(launch: Any, tiny_models: Path, tmp_path: Path) -> None:
     ini = tmp_path / "models.ini"
     ini.write_text(f"[mine]\nmodel = {tiny_models / 'tiny-a.gguf'}\nspec-draft-hf = user/draft\n")
     router = launch("--models-preset", str(ini), "--offline")
@@ -343,18 +345,18 @@ def test_a_listing_of_two_thousand_models(launch: Any, tmp_path: Path, tiny_mode
     until(lambda: "user/late:Q8_0" in router.client.get("/models").text)
 
 
-def test_downloads_by_the_ollama_api(shared: Router, ours: Ours) -> None:  # B-H4
-    pulled = shared.client.post("/api/pull", json={"model": f"hf.co/{ours.name}"})
+def test_ollamas_api_downloads_and_removes(shared: Router, own: OwnRepo) -> None:  # B-H4
+    pulled = shared.client.post("/api/pull", json={"model": f"hf.co/{own.name}"})
     lines = [json.loads(line) for line in pulled.text.splitlines()]
     assert (lines[0]["status"], lines[-1]["status"]) == ("pulling manifest", "success")
-    assert any(line.get("completed") == line.get("total") == len(ours.file.data) for line in lines)
+    assert any(line.get("completed") == line.get("total") == len(own.file.data) for line in lines)
     assert shared.client.post("/api/pull", json={"model": "user/nowhere", "stream": False}).status_code == 404
-    assert shared.client.request("DELETE", "/api/delete", json={"model": f"{ours.name}:Q4_K_M"}).status_code == 200
-    assert ours.name not in str(shared.listing())
+    assert shared.client.request("DELETE", "/api/delete", json={"model": f"{own.name}:Q4_K_M"}).status_code == 200
+    assert own.name not in str(shared.listing())
 
 
 def _store(root: Path, repo: str, file: Path) -> None:
-    """As another program does: the ref last."""
+    """Store a model in the cache as another program does: the ref last."""
     folder = root / f"models--{Name.parse(repo).repo.replace('/', '--')}"
     snapshot = folder / "snapshots" / ("d" * 40)
     snapshot.mkdir(parents=True)
@@ -363,8 +365,8 @@ def _store(root: Path, repo: str, file: Path) -> None:
     (folder / "refs" / "main").write_text("d" * 40)
 
 
-def _left(hub: HubServer, router: Router) -> list[int]:
-    """Processes that this router has started and that speak to the hub."""
+def _hub_processes(hub: HubServer, router: Router) -> list[int]:
+    """The processes of this router that talk to the hub."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):

@@ -1,6 +1,6 @@
-"""Beside the original: llama-server's router mode and ours, with the same command line, presets and requests.
+"""llama-server's router mode and this router, side by side: same command line, same presets, same requests.
 
-What a client of llama-server's router reads is the same here; each deliberate difference is a row with its reason.
+A client of llama-server's router reads the same here. Each deliberate difference is a case with its reason.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Path:
 
 @contextlib.contextmanager
 def running(folder: Path, place: Path, *flags: str) -> Iterator[Pair]:
-    """Both with the same words, but for the port."""
+    """Both with the same command line, except for the port."""
     binary = ENGINES["llama-server"]()
     words = (*flags, "--models-dir", str(folder / "models"), "--threads", "1", "--offline")
     shared = {"HF_HOME": str(folder / "hf"), "LLAMA_CACHE": ""}
@@ -116,7 +116,7 @@ def running(folder: Path, place: Path, *flags: str) -> Iterator[Pair]:
     with contextlib.ExitStack() as stack:
         theirs = Router(process, log, place)
         stack.callback(theirs.stop)
-        # It drops a kept-alive connection now and then (one request in twenty after a proxied one).
+        # It sometimes drops a kept-alive connection: one request in twenty after a proxied one.
         theirs.client.headers["connection"] = "close"
         ours = start(place / "ours", *words, **shared, LLAMA_SERVER_PATH=binary)
         stack.callback(ours.stop)
@@ -125,12 +125,12 @@ def running(folder: Path, place: Path, *flags: str) -> Iterator[Pair]:
 
 @pytest.fixture(scope="module")
 def pair(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """All run but `tiny-a`, `tiny-c`, and what cannot."""
+    """All models run, except `tiny-a`, `tiny-c` and those that cannot."""
     place = tmp_path_factory.mktemp("pair") / "open"
     presets = ("--models-preset", str(folder / "presets.ini"))
     with running(folder, place, *presets, "--models-max", "8", "--min-p", "0.2") as pair:
         for model in ("small", "tiny-b", "embed", "cached"):
-            if model != "small":  # that one by itself
+            if model != "small":  # which is loaded on startup
                 pair.ask("POST", "/models/load", json={"model": model})
             pair.become(model, "loaded")
         yield pair
@@ -145,7 +145,7 @@ def locked(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 
 
 def missing(theirs: Any, ours: Any, where: str = "") -> list[str]:
-    """Paths in their JSON that ours lacks, or where it has another type. Lists are alike when their heads are."""
+    """Paths in their JSON that ours lacks, or where ours has another type. Of lists, the first items are compared."""
     if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
         lacks = [f"{where}.{key}" for key in theirs if key not in ours]
         return lacks + [
@@ -168,8 +168,8 @@ def media_type(response: httpx.Response) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """`exact` names the keys whose values are equal too, or says that the whole bodies are. `ours` is our status where
-    it is not theirs, and `why` the reason for that."""
+    """`exact` names the keys whose values must be equal; True means that the whole bodies must be.
+    `ours` is our status where it differs from theirs, and `why` the reason."""
 
     ask: str
     json: Any = None
@@ -202,7 +202,7 @@ UI = "there is no web UI here"
 METHOD = "RFC 9110: the path is known, the method is not"
 
 CASES = [
-    # what is said of the router
+    # about the router
     Case("GET /health", exact=True),
     Case("GET /v1/health", exact=True),
     Case("HEAD /health"),
@@ -210,7 +210,7 @@ CASES = [
     Case("GET /v1/models"),
     Case("HEAD /v1/models"),
     Case("GET /props", exact="role max_instances models_autoload model_path default_generation_settings build_info"),
-    # what a running model says of itself, by query
+    # about a running model, by query
     *(
         Case(f"GET /props?model={model}", exact="default_generation_settings total_slots chat_template model_alias")
         for model in ("small", "wee", "tiny-b", "embed", "cached")
@@ -253,7 +253,7 @@ CASES = [
     Case("POST /apply-template", say("tiny-b"), exact=True),
     Case("POST /v1/chat/completions", say("cached"), exact="choices model"),
     Case("POST /v1/chat/completions", say("acme/tiny-GGUF:Q8_0"), exact="choices model"),
-    # of the process
+    # of one process
     Case("POST /completion", {**prompt("small"), "id_slot": 0, "cache_prompt": True}, exact="content id_slot"),
     *(
         Case(f"POST /slots/0?action={action}", {"model": "small", "filename": "slot.bin"}, exact=exact)
@@ -270,7 +270,7 @@ CASES = [
     Case("POST /props", {"model": "small"}, exact=True),
     Case("POST /lora-adapters?model=tiny-b", [], ours=200, why="a fault: the list that it wants can name no model"),
     Case("POST /lora-adapters?model=tiny-c", [], exact="error.code error.type"),
-    # what these models or children cannot, in their own words
+    # what these models or builds cannot do, in the engine's words
     Case("POST /infill", {"model": "tiny-b", "input_prefix": "a", "input_suffix": "b"}, exact=True),
     *(
         Case(f"POST {path}", {"model": "tiny-b", "query": "a", "documents": ["b"]}, exact=True)
@@ -305,29 +305,31 @@ CASES = [
     Case("POST /audio/transcriptions", form={}, exact="error.code error.type"),
     Case("POST /v1/chat/completions", say("broken"), exact="error.code error.type"),
     Case("GET /nowhere", exact="error.code error.type"),
-    Case("GET /", ours=200, why="Ollama's clients look there whether it runs"),
+    Case("GET /", ours=200, why="Ollama's clients check here whether it runs"),
     Case("GET /v1/chat/completions", ours=405, why=METHOD),
     Case("POST /health", ours=405, why=METHOD),
     Case("PUT /models", ours=405, why=METHOD),
     Case("OPTIONS /models", ours=405, why="no preflight: it has no origin"),
-    # load and unload of what cannot be
-    Case("POST /models/load", {"model": "tiny-b"}, ours=200, why="B-L1: it is already_loaded, as was wished"),
+    # loads and unloads that are refused
+    Case("POST /models/load", {"model": "tiny-b"}, ours=200, why="B-L1: it is already loaded"),
     Case("POST /models/load", {"model": "nowhere"}, exact="error.code error.type"),
     Case("POST /models/load", {}, ours=400, why="B-C1: a missing name is no unknown one"),
     Case("POST /models/load", {"model": 5}, ours=400, why="B-C1: a missing name is no unknown one"),
     Case("POST /models/load", content=b"{", exact="error.code error.type"),
-    Case("POST /models/load", {"model": "broken"}, ours=500, why="B-P3: what is known to fail is told at once"),
+    Case(
+        "POST /models/load", {"model": "broken"}, ours=500, why="B-P3: a load that is known to fail is refused at once"
+    ),
     Case("POST /models/unload", {"model": "tiny-c"}, exact="error.code error.type"),
     Case("POST /models/unload", {}, exact="error.code error.type"),
     Case("POST /models/unload", content=b"{", exact="error.code error.type"),
     Case("POST /models/unload", {"model": "nowhere"}, ours=404, why="B-C1"),
-    # of the router, but not here, or not yet
+    # endpoints of their router that differ here
     Case("GET /v1/models/tiny-b", ours=200, why="OpenAI's clients ask for one model"),
     Case("GET /tools", ours=404, why=UI),
     Case("POST /cors-proxy", {}, ours=404, why=UI),
     Case("POST /models", {}, exact="error.code error.type"),
     Case("DELETE /models", exact="error.code error.type"),
-    # resumable streams; `test_stream` has some that are there
+    # resumable streams of unknown ids; `test_stream` has known ones
     Case("GET /v1/stream", exact="error.code error.type"),
     Case("GET /v1/stream?conv_id=x", exact="error.code error.type"),
     Case("DELETE /v1/stream", exact="error.code error.type"),
@@ -339,7 +341,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_request(pair: Pair, case: Case) -> None:
+def test_a_request_is_answered_as_theirs(pair: Pair, case: Case) -> None:
     theirs, ours = pair.ask(*case.ask.split(" "), **case.sent())
     if case.ours:
         assert theirs.status_code != case.ours
@@ -388,35 +390,35 @@ def test_the_same_models_are_listed(pair: Pair) -> None:
     theirs, ours = (router.listing() for router in pair)
     assert ours.keys() == theirs.keys()
     assert "acme/tiny-GGUF:Q8_0" not in ours  # it is `cached`
-    for name in theirs.keys() - {"tiny-a", "broken"}:  # requests above make only their router try these
+    for name in theirs.keys() - {"tiny-a", "broken"}:  # the requests above made only their router try to load these
         assert not missing(theirs[name], ours[name]), name
         for key in ("aliases", "tags", "object", "owned_by", "source", "architecture", "can_remove"):
             assert ours[name][key] == theirs[name][key], (name, key)
 
 
 @pytest.mark.parametrize("model", ["small", "tiny-b"])
-def test_a_running_model_is_described(pair: Pair, model: str) -> None:
+def test_a_running_model_has_the_same_description(pair: Pair, model: str) -> None:
     theirs, ours = (router.listing()[model] for router in pair)
     assert ours["status"]["value"] == theirs["status"]["value"] == "loaded"
     assert theirs["meta"].items() <= ours["meta"].items()
 
 
-# Load and unload, and the news of it
+# Load and unload, and their events
 
 
-def story(router: Router, headers: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What `/models/sse` tells of a load and an unload."""
+def load_events(router: Router, headers: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The events of a load and an unload in `/models/sse`."""
     with router.client.stream("GET", "/models/sse", headers=headers) as response:
         assert media_type(response) == "text/event-stream"
         for way, status in (("load", "loaded"), ("unload", "unloaded")):
             answer = router.client.post(f"/models/{way}", json={"model": "tiny-c"}, headers=headers)
             assert answer.json()["success"] is True
             until(lambda status=status: status_of(router, "tiny-c", headers) == status)  # type: ignore[misc]
-        told = []
+        found = []
         for event in Events(response):
-            told.append(json.loads(event))
-            if told[-1]["data"]["status"] == "unloaded" and "exit_code" in told[-1]["data"]:
-                return told
+            found.append(json.loads(event))
+            if found[-1]["data"]["status"] == "unloaded" and "exit_code" in found[-1]["data"]:
+                return found
     raise AssertionError("the stream ended")
 
 
@@ -425,12 +427,12 @@ def status_of(router: Router, model: str, headers: Mapping[str, str]) -> str:
     return str(next(entry for entry in models if entry["id"] == model)["status"]["value"])
 
 
-def test_the_news_of_a_load_and_an_unload(locked: Pair) -> None:  # B-P7
+def test_events_of_a_load_and_an_unload_are_the_same(locked: Pair) -> None:  # B-P7
     headers = {"authorization": "Bearer key-one"}
-    theirs, ours = (story(router, headers) for router in locked)
+    theirs, ours = (load_events(router, headers) for router in locked)
     assert {event["model"] for event in ours} == {"tiny-c"}
     for status in ("loading", "loaded", "unloaded"):
-        mine, other = (last(told, status) for told in (ours, theirs))
+        mine, other = (last(found, status) for found in (ours, theirs))
         assert not missing(other, mine)
         assert mine["event"] == other["event"]
     assert last(ours, "unloaded")["data"]["exit_code"] == last(theirs, "unloaded")["data"]["exit_code"] == 0
@@ -439,12 +441,12 @@ def test_the_news_of_a_load_and_an_unload(locked: Pair) -> None:  # B-P7
     assert shown[-1] == 1.0
 
 
-def last(told: list[dict[str, Any]], status: str) -> dict[str, Any]:
-    return [event for event in told if event["data"]["status"] == status][-1]
+def last(found: list[dict[str, Any]], status: str) -> dict[str, Any]:
+    return [event for event in found if event["data"]["status"] == status][-1]
 
 
-def test_no_autoload(locked: Pair) -> None:
-    """A request loads what it asks for only where it says so."""
+def test_without_autoload_a_request_has_to_ask_for_the_load(locked: Pair) -> None:
+    """A request loads its model only if it says so."""
     headers = {"authorization": "Bearer key-two"}
     path = "/v1/chat/completions"
     for query, status in (("", 400), ("?autoload=0", 400), ("?autoload=yes", 400), ("?autoload=1", 200), ("", 200)):
@@ -476,7 +478,7 @@ def test_no_autoload(locked: Pair) -> None:
     ],
     ids=str,
 )
-def test_key(locked: Pair, headers: dict[str, str]) -> None:
+def test_a_key_is_accepted_where_theirs_is(locked: Pair, headers: dict[str, str]) -> None:
     for path in ("/props", "/v1/models", "/nowhere", "/metrics"):
         theirs, ours = locked.ask("GET", path, headers=headers)
         assert (ours.status_code == 401) is (theirs.status_code == 401), path
@@ -487,19 +489,19 @@ def test_key(locked: Pair, headers: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "headers", [{"authorization": "bearer key-one"}, {"authorization": "Basic x", "x-api-key": "key-one"}], ids=str
 )
-def test_key_that_only_we_accept(locked: Pair, headers: dict[str, str]) -> None:
-    """The case of the scheme does not matter (RFC 9110), and one header does not hide the other."""
+def test_some_keys_are_accepted_here_only(locked: Pair, headers: dict[str, str]) -> None:
+    """The case of the scheme does not matter (RFC 9110), and a wrong header does not hide a right one."""
     theirs, ours = locked.ask("GET", "/props", headers=headers)
     assert (theirs.status_code, ours.status_code) == (401, 200)
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/health"])
-def test_open_without_a_key(locked: Pair, path: str) -> None:
+def test_health_needs_no_key(locked: Pair, path: str) -> None:
     theirs, ours = locked.ask("GET", path)
     assert ours.status_code == theirs.status_code == 200
 
 
-# CORS: `*` does not become their "everyone with credentials", and only whole origins are reflected.
+# CORS: here `*` does not mean "every origin, with credentials", as theirs does, and only whole origins are reflected.
 
 ORIGINS = {
     "http://localhost": True,
@@ -518,7 +520,7 @@ ORIGINS = {
 
 
 @pytest.mark.parametrize("origin", ORIGINS)
-def test_origin(locked: Pair, origin: str) -> None:
+def test_an_origin_is_allowed_where_theirs_is(locked: Pair, origin: str) -> None:
     asking = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,x-custom"}
     for method, path, more in (("GET", "/health", {}), ("OPTIONS", "/v1/chat/completions", asking)):
         for response in locked.ask(method, path, headers={"origin": origin, **more}):
@@ -543,7 +545,7 @@ def listed(response: httpx.Response, what: str) -> set[str]:
 # Presets read again
 
 
-def test_reload(folder: Path, tmp_path: Path) -> None:  # B-L13
+def test_a_reload_is_answered_as_theirs(folder: Path, tmp_path: Path) -> None:  # B-L13
     presets = tmp_path / "presets.ini"
     text = f"[one]\nmodel = {folder}/models/tiny-a.gguf\nload-on-startup = on\n"
     presets.write_text(text)

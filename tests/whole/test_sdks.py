@@ -1,6 +1,6 @@
-"""Clients that people use, each a process of its own, against routers that have room for one model.
+"""Other clients that people use, each in a process of its own, over routers with room for one model.
 
-They live apart, in `.clients` and `tests/clients/node_modules`, as they want older libraries than ours.
+They are installed apart, in `.clients` and `tests/clients/node_modules`: they need older libraries than the tests.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HI = {"role": "user", "content": "hi"}
 TODAY = {"title": "today", "type": "object", "properties": {"today": {"type": "boolean"}}, "required": ["today"]}
 RAIN = {"name": "rain", "description": "Does it rain?", "parameters": TODAY, "strict": True}
 TOOLS = [{"type": "function", "function": RAIN}]
-PLAIN = "{% for message in messages %}{{ message.content }}{% endfor %}"  # as in test_ollama.py
+PLAIN = "{% for message in messages %}{{ message.content }}{% endfor %}"  # as in tests/api/ollama/conftest.py
 
 
 def python(name: str) -> tuple[str, ...]:
@@ -39,7 +39,10 @@ def python(name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What is run, the class and the status of its error for a model that is not there, and which of its APIs it is."""
+    """A client to run.
+
+    `error` is the class and the status of its error for an unknown model.
+    `api` is the one of its APIs that it uses."""
 
     command: tuple[str, ...]
     error: tuple[str, int]
@@ -59,15 +62,15 @@ CLIENTS = {
     "litellm-ollama": Kind(python("litellm"), NOT_FOUND, "ollama"),
 }
 EMBEDDING = sorted(CLIENTS.keys() - {"anthropic", "langchain-responses"})
-CALLING = EMBEDDING  # the fake engine speaks no other dialect
+CALLING = EMBEDDING  # the fake engine calls tools in this dialect only
 SHAPING = EMBEDDING
 
 
 class Elsewhere(socketserver.TCPServer):
-    """A proxy that serves nobody; `asked` has the first line of each request."""
+    """A proxy that answers nothing; `requests` has the first line of each request."""
 
     def __init__(self) -> None:
-        self.asked: list[bytes] = []
+        self.requests: list[bytes] = []
         super().__init__(("127.0.0.1", 0), Elsewhere.Visit)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -75,11 +78,11 @@ class Elsewhere(socketserver.TCPServer):
         server: Elsewhere
 
         def handle(self) -> None:
-            self.server.asked.append(self.rfile.readline())
+            self.server.requests.append(self.rfile.readline())
 
 
 class Program:
-    """A process to which each wish is a line. Whatever it would ask of others than 127.0.0.1 goes to `proxy`."""
+    """The process of a client: a line of JSON for each task. Requests to other hosts than 127.0.0.1 go to `proxy`."""
 
     def __init__(self, command: tuple[str, ...], folder: Path, proxy: str, ollama: str) -> None:
         program = PLACE / command[0]
@@ -92,7 +95,7 @@ class Program:
             "https_proxy": proxy,
             "no_proxy": "127.0.0.1",
             "NODE_USE_ENV_PROXY": "1",
-            "OLLAMA_API_BASE": ollama,  # where litellm looks what a model is, whatever api_base says
+            "OLLAMA_API_BASE": ollama,  # litellm looks up models here, whatever api_base is
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             "LANGSMITH_TRACING": "false",
         }
@@ -108,16 +111,16 @@ class Program:
                 text=True,
             )
 
-    def ask(self, wish: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, task: dict[str, Any]) -> dict[str, Any]:
         assert self.process.stdin
         assert self.process.stdout
-        print(json.dumps(wish), file=self.process.stdin, flush=True)
+        print(json.dumps(task), file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
         assert line, f"it ended:\n{self._log.read_text(errors='replace')}"
         return dict(json.loads(line))
 
     def close(self) -> None:
-        """It ends by itself when nothing more can be wished."""
+        """It ends by itself when its stdin ends."""
         with self.process:
             try:
                 self.process.communicate(timeout=30)
@@ -132,15 +135,15 @@ class Client:
     kind: Kind
 
     def ask(self, do: str, router: Router, model: str, **more: Any) -> dict[str, Any]:
-        """What it told: what came of it, or the error."""
+        """The result, or the error."""
         api = {"api": self.kind.api} if self.kind.api else {}
         words = {} if do == "embed" else {"messages": [HI]}
         return self.program.ask({"do": do, **api, "url": router.url, "model": model, **words, **more})
 
     def done(self, do: str, router: Router, model: str, **more: Any) -> Any:
-        told = self.ask(do, router, model, **more)
-        assert "done" in told, told
-        return told["done"]
+        answer = self.ask(do, router, model, **more)
+        assert "done" in answer, answer
+        return answer["done"]
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +171,7 @@ def caller(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def programs(router: Router, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Kind], Program]]:
-    """Starts each once; at their end they have asked nobody but the router."""
+    """Starts each client once. At the end, none of them has sent a request to anything but the router."""
     with Elsewhere() as elsewhere:
         threading.Thread(target=elsewhere.serve_forever, args=(0.05,), daemon=True).start()
         started: dict[tuple[str, ...], Program] = {}
@@ -183,7 +186,7 @@ def programs(router: Router, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         for each in started.values():
             each.close()
         elsewhere.shutdown()
-        assert elsewhere.asked == []
+        assert elsewhere.requests == []
 
 
 @pytest.fixture(params=CLIENTS)
@@ -210,35 +213,34 @@ def test_it_streams_from_one_model_after_the_other(client: Client, router: Route
         assert running(router) == {model}
 
 
-def test_it_may_leave_a_stream(client: Client, router: Router) -> None:  # B-S2
+def test_leaving_a_stream_frees_its_model(client: Client, router: Router) -> None:  # B-S2
     client.done("leave", router, "endless", tokens=1_000_000)  # minutes of work
     until(lambda: not any(slot["is_processing"] for slot in slots(router, "endless")))
     assert running(router) == {"endless"}
     assert client.done("chat", router, "tiny-b", tokens=4)["model"] == "tiny-b", "which needs the room of the other"
 
 
-def test_it_understands_that_a_model_is_not_there(client: Client, router: Router) -> None:  # B-C1
+def test_an_unknown_model_is_its_not_found_error(client: Client, router: Router) -> None:  # B-C1
     for do in ("chat", "stream"):
-        told = client.ask(do, router, "tiny-aa", tokens=4)
-        assert (told["error"], told["status"]) == client.kind.error
-        assert "tiny-a" in told["message"].replace("tiny-aa", ""), "the nearest name"
+        answer = client.ask(do, router, "tiny-aa", tokens=4)
+        assert (answer["error"], answer["status"]) == client.kind.error
+        assert "tiny-a" in answer["message"].replace("tiny-aa", ""), "the nearest name"
 
 
-def test_it_offers_tools(client: Client, router: Router) -> None:
+def test_it_can_offer_tools(client: Client, router: Router) -> None:
     assert client.done("chat", router, "tiny-a", tokens=4, tools=TOOLS)["text"]
 
 
 @pytest.mark.parametrize("client", CALLING, indirect=True)
-def test_it_gets_calls_of_tools(client: Client, caller: Router) -> None:
-    """Whole and streamed; then the model has the result, and talks."""
+def test_it_gets_tool_calls_whole_and_streamed(client: Client, caller: Router) -> None:
     call = {"name": "rain", "arguments": {"today": True}}
-    told = client.done("call", caller, "tiny-a", tools=TOOLS)
-    assert (told["whole"], told["streamed"]) == ([call], [call])
-    assert told["text"].startswith("one two")
+    answer = client.done("call", caller, "tiny-a", tools=TOOLS)
+    assert (answer["whole"], answer["streamed"]) == ([call], [call])
+    assert answer["text"].startswith("one two")
 
 
 @pytest.mark.parametrize("client", SHAPING, indirect=True)
-def test_it_gets_json_of_a_schema(client: Client, router: Router) -> None:
+def test_its_answer_matches_a_schema(client: Client, router: Router) -> None:
     assert client.done("shape", router, "plain", schema=TODAY)["today"] in (True, False)
 
 

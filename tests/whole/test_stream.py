@@ -1,4 +1,4 @@
-"""Streams that go on when their client has left, on the real engines; both keep them."""
+"""Streams that go on after their client has left, on both real engines."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def say(tokens: int, **more: Any) -> dict[str, Any]:
 
 
 def begin(router: Router, id: str, tokens: int, model: str = "tiny-a") -> bytes:
-    """Ask for a stream, read some of it, and leave; what was read."""
+    """Request a stream, read some of it, and leave; returns what was read."""
     body = {**say(tokens), "model": model}
     headers = [(b"x-conversation-id", id.encode())]
     with router.client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
@@ -67,8 +67,8 @@ def is_busy(router: Router, model: str = "tiny-a") -> bool:
     return slots.status_code == 200 and any(slot["is_processing"] for slot in slots.json())
 
 
-def test_it_is_read_on_by_whoever_comes_back(launch: Callable[..., Router]) -> None:  # B-S3
-    """Nothing of it is lost, and no eviction cuts it off; one that asks for another model waits until it is done."""
+def test_each_client_that_comes_back_gets_the_rest_of_a_stream(launch: Callable[..., Router]) -> None:  # B-S3
+    """Nothing of it is lost. No eviction cuts it off: a request for another model waits for its end."""
     router = launch("--models-max", "1", "--models-drain-grace", "0")
     whole = router.client.post("/v1/chat/completions", json=say(2000)).content
     with ThreadPoolExecutor() as pool:
@@ -88,7 +88,7 @@ def test_it_is_read_on_by_whoever_comes_back(launch: Callable[..., Router]) -> N
     assert router.loads() == 2, "nothing is loaded for a stream that is gone"
 
 
-def test_it_is_stopped(launch: Callable[..., Router]) -> None:
+def test_a_stop_ends_a_stream(launch: Callable[..., Router]) -> None:
     router = launch()
     begin(router, "long", CONTEXT - 100)
     begin(router, "long::b", CONTEXT - 100)
@@ -104,7 +104,7 @@ def test_it_is_stopped(launch: Callable[..., Router]) -> None:
 
 
 def test_another_request_of_the_conversation_ends_the_one_before(launch: Callable[..., Router]) -> None:
-    """On whatever model that was."""
+    """Even if that was on another model."""
     router = launch()
     begin(router, "one", CONTEXT - 100)
     begin(router, "one", CONTEXT - 100, "tiny-b")
@@ -115,7 +115,7 @@ def test_another_request_of_the_conversation_ends_the_one_before(launch: Callabl
     assert text(follow(router, "one").content)
 
 
-def test_without_a_stream_or_a_name_the_client_that_leaves_ends_it(launch: Callable[..., Router]) -> None:
+def test_without_a_stream_or_an_id_a_client_that_leaves_ends_its_request(launch: Callable[..., Router]) -> None:
     router = launch()
     assert router.chat("tiny-a").status_code == 200
     url = httpx.URL(router.url)
@@ -129,7 +129,7 @@ def test_without_a_stream_or_a_name_the_client_that_leaves_ends_it(launch: Calla
     assert lookup(router, "one") == {}
 
 
-def test_the_ends_of_a_stream(launch: Callable[..., Router]) -> None:
+def test_unknown_and_wrong_ids_have_their_errors(launch: Callable[..., Router]) -> None:
     router = launch()
     for method in ("GET", "DELETE"):
         assert router.client.request(method, "/v1/stream").status_code == 400
@@ -147,8 +147,10 @@ def test_the_ends_of_a_stream(launch: Callable[..., Router]) -> None:
     assert follow(router, "bad").status_code == 404
 
 
-def test_while_its_model_loads(routers: Starter, fake: str, tiny_models: Path) -> None:
-    """Whoever asks for the stream is to come again; a stop is told to the client that waits, and the next one."""
+def test_a_stream_whose_model_loads_is_unavailable_and_can_be_stopped(
+    routers: Starter, fake: str, tiny_models: Path
+) -> None:
+    """Followers should try again later. Another request of the conversation, or a stop, refuses the one that waits."""
     router = routers("--engine", fake, "--models-dir", str(tiny_models), FAKE_LOAD_SECONDS="600")
     with ThreadPoolExecutor() as pool:
         ask = pool.submit(
@@ -177,60 +179,60 @@ def test_a_load_that_fails_leaves_no_stream(routers: Starter, fake: str, tiny_mo
         assert follow(router, "one").status_code == 404
 
 
-# What is remembered
+# Conversations without a router
 
 
-class Asked:
-    """Leases of one child, and how many were given back."""
+class Leases:
+    """Leases of one child, and how many of them were released."""
 
     def __init__(self) -> None:
-        self.given_back = 0
+        self.released = 0
         self.ended = asyncio.Event()
         self._child = FakeChild(Launch("a", (), ()), autoload=True)
 
     def _release(self, used: bool) -> None:
-        self.given_back += 1
+        self.released += 1
 
     async def __call__(self) -> Lease:
         return Lease("a", self._child, self.ended, self._release)
 
 
-async def test_a_lease_is_given_back_by_the_last_who_has_a_part_in_it() -> None:  # B-S2
-    asked, known, upstream = Asked(), Conversations(), Upstream()
-    generating = await known.begin("one", asked, upstream)()
+async def test_the_last_part_gives_the_lease_back() -> None:  # B-S2
+    leases, known, upstream = Leases(), Conversations(), Upstream()
+    generating = await known.begin("one", leases, upstream)()
     follower, another = known.find("one").share(), known.find("one").share()
     generating.release()
     follower.release()
-    assert asked.given_back == 0
-    again = await known.begin("two", asked, upstream)()  # of another stream, or the second try of this one
+    assert leases.released == 0
+    again = await known.begin("two", leases, upstream)()  # another stream, or the second attempt of this one
     another.release()
-    assert asked.given_back == 1
+    assert leases.released == 1
     again.release()
-    assert asked.given_back == 2
+    assert leases.released == 2
     late = known.find("one").share()
     late.release()
-    assert asked.given_back == 2
-    asked.ended.set()
+    assert leases.released == 2
+    leases.ended.set()
     with pytest.raises(UnknownStream):
         known.find("one").share()
 
 
-async def test_a_stop_in_the_moment_of_the_grant() -> None:  # B-S2
-    asked, known, upstream = Asked(), Conversations(), Upstream()
-    waiting = asyncio.ensure_future(known.begin("one", asked, upstream)())
+async def test_a_stop_at_the_moment_of_the_grant_gives_the_lease_back() -> None:  # B-S2
+    leases, known, upstream = Leases(), Conversations(), Upstream()
+    waiting = asyncio.ensure_future(known.begin("one", leases, upstream)())
     while (inner := known.find("one")._waiting) is None or not inner.done():
         await asyncio.sleep(0)
     await known.stop("one", upstream)
     with pytest.raises(InvalidRequest, match="cancelled"):
         await waiting
-    assert asked.given_back == 1
+    assert leases.released == 1
 
 
-async def test_the_oldest_that_ended_are_forgotten() -> None:
-    asked, known, upstream = Asked(), Conversations(), Upstream()
-    running = [await known.begin(str(n), asked, upstream)() for n in range(3)]
+async def test_the_oldest_ended_conversations_are_forgotten() -> None:
+    leases, known, upstream = Leases(), Conversations(), Upstream()
+    running = [await known.begin(str(n), leases, upstream)() for n in range(3)]
     for number in range(3, known.MAX_CONVERSATIONS + 3):
-        (await known.begin(str(number), asked, upstream)()).release()
+        (await known.begin(str(number), leases, upstream)()).release()
     assert [n for n in range(known.MAX_CONVERSATIONS + 3) if str(n) not in known._by_id] == [3, 4, 5]
     for part in running:
         part.release()

@@ -56,13 +56,13 @@ class Library:
             status = self._pool.status(spec.name)
             if status.value not in ("loaded", "sleeping"):
                 continue
-            left, gpus = status.expires_in, {k: v for k, v in status.held.items() if not k.endswith("/RAM")}
+            left = status.expires_in
             entries.append(
                 {
                     **_entry(NamedModel(spec), files),
                     "expires_at": FAR_FUTURE if left is None else rfc3339(now + datetime.timedelta(seconds=left)),
                     "size": sum(status.held.values()) or spec.size_bytes,
-                    "size_vram": sum(gpus.values()),
+                    "size_vram": sum(held for key, held in status.held.items() if not _is_ram(key)),
                     "context_length": (status.info.get("meta") or {}).get("n_ctx") or spec.info.n_ctx_train or 0,
                 }
             )
@@ -90,7 +90,7 @@ class Library:
 
     async def _header(self, spec: ModelSpec) -> Metadata:
         what = f"The model file {spec.model_path} of {spec.name!r}"
-        return await threads.FILES.run(gguf.read, spec.model_path, patience=threads.PATIENCE, what=what)
+        return await threads.FILES.run(gguf.read, spec.model_path, timeout=threads.DISK_TIMEOUT_S, what=what)
 
     async def _model_files(self) -> Mapping[str, ModelFile]:
         """The files of all models, by model name."""
@@ -98,12 +98,17 @@ class Library:
         if catalog is not self._catalog:
             files = await threads.FILES.run(
                 lambda: {spec.name: _model_file(spec) for spec in catalog.models},
-                patience=threads.PATIENCE,
+                timeout=threads.DISK_TIMEOUT_S,
                 what="A model file",
             )
             self._catalog, self._files = catalog, files
             return files
         return self._files
+
+
+def _is_ram(device_key: str) -> bool:
+    """A device's key is NODE/NAME, and the RAM of each node has the name RAM."""
+    return device_key.rpartition("/")[2] == "RAM"
 
 
 def _entry(model: NamedModel, files: Mapping[str, ModelFile]) -> dict[str, Any]:

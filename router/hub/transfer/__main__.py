@@ -14,7 +14,7 @@ from router.hub.repo import PRESET
 from router.hub.transfer.download import Blob, download
 from router.hub.transfer.failures import explain
 from router.hub.transfer.reports import report
-from router.redaction import hider, secrets_of
+from router.redaction import redactor, secrets_of
 
 
 def main() -> int:
@@ -28,7 +28,7 @@ def main() -> int:
             download([Blob(**file) for file in request["files"]])
     except Exception as exc:
         error = explain(exc, request["repo"])
-        hide = hider((*secrets_of(os.environ), *filter(None, [get_token()])))
+        hide = redactor((*secrets_of(os.environ), *filter(None, [get_token()])))
         report(error=type(error).__name__, message=hide(error.message), retry_after=error.retry_after)
         os._exit(1)  # other files are still on their way
     return 0
