@@ -1,6 +1,6 @@
 """SANS-I/O: what is remembered of each model.
 
-`Books` has one record for each model that a request has named. `Books.transit` is the one writer of `ModelRecord.state`;
+`Books` has one record for each model that a request has named. `Books.transit` is the one writer of a record's state;
 the other fields are written in the events to which they belong. Owned by `scheduler`; `pool` only reads.
 """
 
