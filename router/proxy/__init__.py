@@ -10,15 +10,16 @@ The body of a request::
     form      the fields of a multipart form                                -> nothing
     thinking  PURE: what clients want about thinking, as models are told    -> nothing
     schema    PURE: structured output in the one form that the engine takes -> body
-    routing   what a body says to the router: model, stream, limits         -> weight body form thinking schema
+    routing   what a body says to the router: model, stream, limits         -> weight body form thinking schema keep_alive
     rewrite   PURE: changes to a request because of a preset                -> body routing
 
 A chat request as its model takes it::
 
-    roles  PURE: messages in an order that the template takes -> nothing
-    tools  PURE: which tools may be called                    -> body
-    media  PURE: pictures and sound, and who takes them       -> nothing
-    chat   PURE: all of it; what translations rely on         -> body thinking schema roles tools media
+    roles       PURE: messages in an order that the template takes -> nothing
+    tools       PURE: which tools may be called                    -> body
+    media       PURE: pictures and sound, and who takes them       -> nothing
+    chat        PURE: all of it; what translations rely on         -> body thinking schema roles tools media
+    keep_alive  PURE: how long a request wants its model to stay   -> nothing
 
 One request and its answer::
 

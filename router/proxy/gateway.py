@@ -151,24 +151,26 @@ class Gateway:
         stream: bool,
         *,
         used: bool,
+        ttl: float | None = None,
         time_limit: float | None = None,
         lease_now: bool = False,
     ) -> ProxiedRequest:
-        """The request to the child of this model. `used`: it counts as a use of the model. `lease_now`: it gets its
-        lease here, if that needs no waiting. Raises InvalidRequest."""
+        """The request to the child of this model. `used`: it counts as a use of the model. `ttl`: the idle time that it
+        sets, as `Pool.lease` takes it. `lease_now`: it gets its lease here, if that needs no waiting. Raises
+        InvalidRequest."""
         if head.exceeds_engine_limits:
             raise InvalidRequest(
                 f"The request's headers are too many or too long; send at most {MAX_HEADERS}, "
                 f"of {MAX_HEADER_BYTES} bytes at most (large cookies are a common cause)."
             )
         background = self.is_background(head)
-        wait = partial(self.pool.lease, spec, used=used, background=background)
+        wait = partial(self.pool.lease, spec, used=used, ttl=ttl, background=background)
         conversation = conversation_id(head.header(CONVERSATION_HEADER)) if stream else ""
         get_lease: Callable[[], Awaitable[Lease]] = wait
         lease = None
         if conversation:
             get_lease = self.conversations.begin(conversation, wait, self.upstream)
-        elif lease_now:
+        elif lease_now and ttl is None:
             lease = self.pool.lease_at_once(spec, used=used, background=background)
         return ProxiedRequest(
             get_lease,
