@@ -40,7 +40,7 @@ class ResponseObject:
         failed."""
         rest = {
             "status": status,
-            "completed_at": int(time.time()) if status == "completed" else None,
+            "completed_at": int(time.time()) if status in ("completed", "incomplete") else None,
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "error": None if error is None else {"code": error_code(error), "message": error.message},
             "usage": usage,
