@@ -21,6 +21,7 @@ from router.proxy.body import in_thread_if_large
 from router.proxy.endpoints import with_dialect_errors
 from router.proxy.gateway import Gateway
 from router.proxy.head import Head
+from router.proxy.keep_alive import keep_alive
 from router.proxy.rewrite import encode_json
 from router.proxy.routing import all_fields
 
@@ -70,7 +71,15 @@ class ResponsesEndpoints:
             answer.keep = partial(self._keep, call.owner, items, previous)
         is_stream = call.request.is_stream
         return self._gateway.proxied_request(  # type: ignore[return-value]
-            call.spec, call.head, answer, b"", is_stream, used=True, time_limit=time_limit, translation=answer
+            call.spec,
+            call.head,
+            answer,
+            b"",
+            is_stream,
+            used=True,
+            ttl=keep_alive(call.fields),
+            time_limit=time_limit,
+            translation=answer,
         )
 
     async def count_tokens(self, request: Request) -> Response:

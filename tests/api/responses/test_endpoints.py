@@ -17,6 +17,7 @@ from tests.api.responses.child import checked, final, kinds
 from tests.api.responses.conftest import client_of
 from tests.routers import Router
 
+PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="
 FEW: Any = {"max_output_tokens": 4, "temperature": 0}
 RAIN: Any = {
     "type": "function",
@@ -134,9 +135,14 @@ def test_errors_before_the_answer(router: Router, client: openai.OpenAI) -> None
         with pytest.raises(openai.BadRequestError, match="context") as caught:
             client.responses.create(model="tiny-a", input="hi " * 5000, stream=stream)
         assert caught.value.type == "exceed_context_size_error"
+        picture: Any = {"role": "user", "content": [{"type": "input_image", "image_url": PIXEL, "detail": "auto"}]}
+        with pytest.raises(openai.BadRequestError, match="image"):
+            client.responses.create(model="tiny-a", input=[picture], stream=stream)
     for body in ("", "[]", "{", '{"model": 5}', '{"model": "plain", "input": "hi", "background": true}'):
         response = router.client.post("/v1/responses", content=body, headers=JSON)
         assert (response.status_code, error_of(response)["type"]) == (400, "invalid_request_error")
+    wrong = router.client.post("/v1/responses", json={"model": "plain", "input": "hi", "keep_alive": "soon"})
+    assert error_of(wrong)["param"] == "keep_alive"
     for query in ("?limit=0", "?limit=x", "?order=up", "?after=nothing"):
         id = client.responses.create(model="plain", input="one", **FEW).id
         assert router.client.get(f"/v1/responses/{id}/input_items{query}").status_code == 400
