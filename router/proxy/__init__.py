@@ -4,12 +4,13 @@ Stands on pool and wire. Begin with `endpoints`, then `gateway`, then `proxied_r
 
 The body of a request::
 
-    budget   bytes of bodies that all clients together may have held  -> nothing
-    weight   how much work a JSON body is, known before it is parsed  -> nothing
-    body     a request's body: received within limits, parsed as JSON -> budget weight
-    form     the fields of a multipart form                           -> nothing
-    routing  what a body says to the router: model, stream, limits    -> weight body form
-    rewrite  PURE: changes to a request because of a preset           -> body routing
+    budget      bytes of bodies that all clients together may have held  -> nothing
+    weight      how much work a JSON body is, known before it is parsed  -> nothing
+    compressed  compressed bodies, read within limits                    -> nothing
+    body        a request's body: received within limits, parsed as JSON -> budget weight compressed
+    form        the fields of a multipart form                           -> nothing
+    routing     what a body says to the router: model, stream, limits    -> weight body form
+    rewrite     PURE: changes to a request because of a preset           -> body routing
 
 One request and its answer::
 
