@@ -17,7 +17,7 @@ from router.api.responses.answer import Answer
 from router.api.responses.request import translate
 from router.errors import RouterError
 from router.wire.upstream import Upstream
-from tests.api.ollama.child import asks
+from tests.api.ollama.child import posts_to
 from tests.sockets import Server, take
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -65,7 +65,7 @@ async def sent(tmp_path: Path, answer: Answer, body: bytes, status: int = 200, s
     upstream, told = Upstream(), b""
     async with Server(tmp_path / "child.sock").running(child) as server:
         try:
-            async for data in answer(asks(upstream, server)):
+            async for data in answer(posts_to(upstream, server)):
                 told += data
         except RouterError as exc:
             if not told:

@@ -12,7 +12,8 @@ from router.errors import InvalidRequest, UnknownResponse
 
 ME, YOU = b"me", b"you"
 TOKEN = "0" * 48
-MESSAGE = {"id": f"msg_{TOKEN}00", "type": "message", "role": "assistant", "content": []}
+MESSAGE_ID = f"msg_{TOKEN}00"
+MESSAGE = {"id": MESSAGE_ID, "type": "message", "role": "assistant", "content": []}
 
 
 def stored(words: str = "Hi", previous: str = "", size: int = 0) -> StoredResponse:
@@ -42,8 +43,8 @@ def test_nobody_reads_what_another_has_stored() -> None:
     store = ResponseStore()
     store.add(ME, f"resp_{TOKEN}", stored())
     assert store.get(ME, f"resp_{TOKEN}").items()
-    assert (store.find_item(ME, MESSAGE["id"]) or {})["role"] == "assistant"
-    assert store.find_item(YOU, MESSAGE["id"]) is None
+    assert (store.find_item(ME, MESSAGE_ID) or {})["role"] == "assistant"
+    assert store.find_item(YOU, MESSAGE_ID) is None
     for read in (store.get, store.remove):
         with pytest.raises(UnknownResponse):
             read(YOU, f"resp_{TOKEN}")
