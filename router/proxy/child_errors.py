@@ -3,7 +3,7 @@
 llama-server answers 500 to many requests that it will never take: a picture for a model without a projector, arguments
 of a tool call that are cut off, a schema and a grammar at once. Clients try again after a 500, up to ten times. So
 these errors are known by their text (llama.cpp b11434: tools/server and common/chat.cpp) and become a 400. Any other
-error keeps its status.
+error keeps its status and type.
 
 Called by `error_response`, for every answer of a child that is an error.
 """
@@ -15,7 +15,7 @@ import re
 from typing import Any
 
 from router.errors import ContextExceeded, InvalidRequest, RouterError, Unsupported, UpstreamFailed
-from router.wire.child_json import error_message, object_or_empty, parse_json
+from router.wire.child_json import error_message, error_type, object_or_empty, parse_json
 
 # Texts of errors that come again with the same request, each with the field that is to blame; empty if it is unknown.
 PERMANENT = (
@@ -42,7 +42,7 @@ MAX_TOKENS = 10**12  # a larger number of tokens is none
 
 def error_of(status: int, data: bytes) -> RouterError:
     """The error that a child's answer means. `data` is its body."""
-    return clearer_error(status, data) or _with_status(UpstreamFailed(error_message(data)), status)
+    return clearer_error(status, data) or _failure(status, data)
 
 
 def clearer_error(status: int, data: bytes) -> RouterError | None:
@@ -71,7 +71,8 @@ def _context_exceeded(data: bytes, message: str) -> ContextExceeded | None:
     return None if prompt is None or limit is None else ContextExceeded(message, prompt, limit)
 
 
-def _with_status(error: UpstreamFailed, status: int) -> UpstreamFailed:
+def _failure(status: int, data: bytes) -> UpstreamFailed:
+    error = UpstreamFailed(error_message(data))
     if status >= 400:
-        error.status = status
+        error.status, error.code = status, error_type(data) or error.code
     return error

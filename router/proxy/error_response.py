@@ -28,7 +28,7 @@ def is_rewritten(dialect: Dialect, status: int, data: bytes) -> bool:
 
 
 async def read_upstream_error(answer: UpstreamResponse, data: bytes = b"") -> RouterError:
-    """What a child answered in place of the expected response, as an error with the child's status. `data`: the part
-    of the body that was read already. Raises UpstreamFailed."""
+    """What a child answered in place of the expected response, as an error with the child's status and type. `data`:
+    the part of the body that was read already. Raises UpstreamFailed."""
     data += await answer.read_up_to(MAX_ERROR_BYTES)
     return error_of(answer.status, data[:MAX_ERROR_BYTES])
