@@ -36,9 +36,9 @@ def text(value: str) -> dict[str, Any]:
         ([SYSTEM, DEVELOPER, USER], [say("system", "s\n\nd"), USER]),
         (
             [say("system", [text("a"), text("b")]), USER, say("system", "c")],
-            [say("system", [text("a"), text("b"), text("\n\nc")]), USER],
+            [say("system", [text("a"), text("b"), text("\nc")]), USER],
         ),
-        ([SYSTEM, say("system", [text("a")])], [say("system", [text("s"), text("\n\na")])]),
+        ([SYSTEM, say("system", [text("a")])], [say("system", [text("s"), text("\na")])]),
         ([say("system", ""), USER, SYSTEM], [SYSTEM, USER]),
         ([USER, say("system", "", name="n")], [say("system", "", name="n"), USER]),
     ],
@@ -76,7 +76,7 @@ CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{
         ),
         (
             [say("user", [text("a"), {"type": "image_url", "image_url": {}}]), say("user", "b")],
-            [say("user", [text("a"), {"type": "image_url", "image_url": {}}, text("\n\nb")])],
+            [say("user", [text("a"), {"type": "image_url", "image_url": {}}, text("\nb")])],
         ),
         ([say("tool", "1"), say("tool", "2")], [say("tool", "1"), say("tool", "2")]),
     ],
@@ -94,7 +94,7 @@ MESSAGES = st.lists(
 def words(messages: Any) -> list[str]:
     contents = [message["content"] or [] for message in messages]
     parts = [[text(each)] if isinstance(each, str) else each for each in contents]
-    return sorted("".join(part["text"] for each in parts for part in each).replace("\n\n", ""))
+    return sorted("".join(part["text"] for each in parts for part in each).replace("\n", ""))
 
 
 @given(
