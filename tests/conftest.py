@@ -16,7 +16,7 @@ from tests.front import front  # noqa: F401 - a fixture
 from tests.routers import ENGINES, FAKE, Router, start
 from tests.shell import shell  # noqa: F401 - a fixture
 
-pytest_plugins = ["tests.behaviours"]
+pytest_plugins = ["tests.behaviours", "tests.quick"]
 
 # A busy machine is no defect, and what CI tries is the same each time; elsewhere it is new each time.
 SLOW = (hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture)
@@ -38,8 +38,11 @@ nvml.load()
 WORKERS_PER_CORE = 2  # a test waits for more than half of its time
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """For `-n auto`. The tests of one file run in this process, which is quicker and can be debugged."""
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """For `-n auto`. The tests of one file run in this process, which is quicker and can be debugged. None: as
+    PYTEST_XDIST_AUTO_NUM_WORKERS says."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
     paths = {word.partition("::")[0] for word in config.args}
     if len(paths) == 1 and Path(*paths).is_file():
         return 0

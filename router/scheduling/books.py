@@ -1,7 +1,7 @@
 """SANS-I/O: what is remembered of each model.
 
-`Books` has one record for each model that ever was asked for, and is the one writer of `ModelRecord.state`. The other
-fields of a record are written by `scheduler`, in the event that they belong to.
+`Books` has one record for each model that a request has named. `Books.transit` is the one writer of a record's state;
+the other fields are written in the events to which they belong. Owned by `scheduler`; `pool` only reads.
 """
 
 from __future__ import annotations
@@ -69,6 +69,9 @@ class ModelRecord:
     backoff_until: float = 0.0
     _resident: Resident | None = None
     _facts: tuple[Any, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<ModelRecord {self.name}: {self.state.value}, run {self.run}, {len(self.leases)} leases>"
 
     @property
     def is_open(self) -> bool:

@@ -2,7 +2,7 @@
 
 The idea is the `World`: an assumption about which processes are there, and the free memory on every device under that
 assumption. `policy` asks the same question of several worlds: does this demand fit beside the processes that are there
-now, beside those that remain after the pending stops, beside nobody at all?
+now, beside those that remain after the pending stops, on the empty machine?
 
 Made by `scheduler` for each pass over the queue, and handed on from one entry of the queue to the next by
 `policy.after_plan`.

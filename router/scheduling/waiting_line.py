@@ -1,12 +1,12 @@
 """SANS-I/O: the requests that wait, one entry for each model.
 
-The same entries stand in two orders. By arrival: the order in which the entries came into being, for timeouts. By turn:
-who is served first, for planning. Both orders are kept up to date, so that no event has to sort or to search.
+The same entries stand in two orders. By arrival, for timeouts: the order in which the entries were made. By turn, for
+planning: the order in which they are served. Both orders are kept up to date, so that no event has to sort or search.
 
 The rank of an entry: foreground before background, high priority before low, then the arrival of its oldest ticket (the
 oldest foreground ticket if there is one). So a later foreground request lifts the whole entry while it waits.
 
-Owned by `scheduler`. It grants and refuses; the line only knows who waits.
+Owned by `scheduler`, which grants and refuses. The line only knows which requests wait.
 """
 
 from __future__ import annotations
@@ -65,6 +65,10 @@ class Entry:
     needs_room: bool = False
     own_load_ended_at: float = -math.inf
     rank: Rank | None = None
+
+    def __repr__(self) -> str:
+        need = "needs room" if self.needs_room else "waits for its own load"
+        return f"<Entry {self.model.name}: {len(self.tickets)} tickets, {need}>"
 
     @property
     def since(self) -> float:

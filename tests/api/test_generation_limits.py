@@ -59,7 +59,7 @@ def test_an_answer_that_does_not_come_is_ended(launch: Callable[..., Router], ti
 
 
 def test_an_endless_stream_is_ended(launch: Callable[..., Router], tiny_models: Path, tmp_path: Path) -> None:  # B-L14
-    """Its child is told at once. One with a limit may take as long as it needs."""
+    """Its child is cut off at once. A request with a token limit may take as long as it needs."""
     flags = ("--models-dir", str(tiny_models), "--max-generation-time", "0.2")
     journal = tmp_path / "journal"
     router = launch(*flags, FAKE_TOKENS="100000", FAKE_CHUNK_SECONDS="0.05", FAKE_JOURNAL=str(journal))

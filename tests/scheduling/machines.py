@@ -52,7 +52,7 @@ def where(outcome: Plan) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Case:
-    """A machine with what other programs hold on it, told apart from what the residents hold."""
+    """A machine and a demand. `others` is what other programs hold, by device key."""
 
     snapshot: Snapshot
     demand: Demand
@@ -66,7 +66,7 @@ class Case:
         return [r for r in self.snapshot.residents if r.phase is not Phase.STOPPING]
 
     def rooms(self, residents: Iterable[Resident]) -> dict[str, int]:
-        """With just these there. Of a device that could not be read nobody knows what others hold."""
+        """Free bytes by device key if just these are there. Unreadable devices hold nothing of other programs."""
         held = [r.held for r in residents]
         return {
             d.key: 10**9

@@ -304,7 +304,7 @@ def test_no_wait_while_idle_models_could_make_room(case: Case) -> None:
     outcome = plan(case.snapshot, case.demand)
     if any(case.fits(case.without(gone)) for gone in [(), *nonempty_subsets(idle)]):
         assert not isinstance(outcome, Drain | Reject)
-        if isinstance(outcome, Wait):  # then nobody has to go at all: something is stopping, or loads there
+        if isinstance(outcome, Wait):  # then no model has to go: something is stopping, or loads there
             assert outcome.claim is not None
             assert case.fits(case.staying())
             loads = [r for r in case.snapshot.residents if r.phase is Phase.LOADING]

@@ -52,6 +52,9 @@ class _Call:
     clock: RequestClock
     size: int
 
+    def __repr__(self) -> str:  # the head holds keys, and the fields prompts
+        return f"<_Call of {self.model.spec.name!r}, {self.size} bytes>"
+
     @property
     def name(self) -> str:
         """The model's name as the client wrote it."""
