@@ -118,11 +118,11 @@ async def test_fast_path_leaves_refusals_to_the_ordinary_way() -> None:  # B-T2
     try:
         gateway = Gateway(pool, upstream)
         (await pool.lease(spec)).release()
-        guarded = ModelFromBody(gateway, OPENAI, check=Slots(pool).check)
+        endpoint = ModelFromBody(gateway, OPENAI, check=Slots(pool).check)
         body = b'{"model": "a", "filename": "s"}'
         for query, is_passed in ((b"save", False), (b"restore", False), (b"erase", True)):
             head = Head("POST", "/slots/0", b"/slots/0?action=" + query, [(b"content-type", b"application/json")])
-            request = guarded.try_now(head, body)
+            request = endpoint.try_now(head, body)
             assert (query, request is not None) == (query, is_passed)
             if request is not None:
                 request.abort()
