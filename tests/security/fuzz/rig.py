@@ -35,9 +35,7 @@ class Defects(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        if (
-            text == "ASGI callable returned without completing response."
-        ):  # uvicorn's words for a response that was cut off
+        if text == "ASGI callable returned without completing response.":  # uvicorn says so when it cuts one off
             return
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
