@@ -17,6 +17,7 @@ import enum
 import json
 import logging
 import math
+from collections import deque
 from typing import Any
 
 import httptools
@@ -39,6 +40,9 @@ log = logging.getLogger("router.framing")
 
 MAX_AHEAD_BYTES = 64 * 1024  # of further requests that are read while a response is due
 FEED_BYTES = 64 * 1024  # of a chunked body that the parser gets at once
+# Of the buffer that is processed at once: more than a whole head, and than a request that the fast path waits for. The
+# rest is not touched, because what is left of it would be copied with each request.
+PART_BYTES = 256 * 1024
 STEPS_PER_TURN = 16  # pieces of one connection's data that are processed before other connections have their turn
 MIN_BODY_RATE = 1024  # bytes a second; a body that comes more slowly uses up its time
 # A client that is answered before it has sent its whole body may send so much more of it. If a connection is closed
@@ -75,7 +79,7 @@ class FramedConnection(UvicornProtocol):
         self._phase = Phase.HEAD
         self._is_last_response = False  # the response that is due, if any, ends the connection
         # Data that was read and is not processed yet
-        self._buffer: list[bytes] = []
+        self._buffer: deque[bytes] = deque()
         self._buffer_size = 0
         self._wanted_size: float = 0  # processing goes on when the buffer has this size
         self._has_begun = False  # a part of a request's head has come
@@ -166,8 +170,15 @@ class FramedConnection(UvicornProtocol):
             self._append(data)
             if self._buffer_size < self._wanted_size:
                 return
-            data = self._take_buffered()
-        self._process(data)
+            self._process_part()
+        else:
+            self._process(data)
+
+    def _process_part(self) -> None:
+        """Processes the first part of the buffer, and soon the next one, unless that has to wait."""
+        self._process(self._take_buffered(PART_BYTES))
+        if self._phase is not Phase.RESPONSE and self._buffer and self._buffer_size >= self._wanted_size:
+            self.loop.call_soon(self._process_buffered)
 
     def _process(self, data: bytes) -> None:
         for _ in range(STEPS_PER_TURN):
@@ -192,20 +203,25 @@ class FramedConnection(UvicornProtocol):
     def _process_buffered(self) -> None:
         if self._phase is not Phase.RESPONSE and self._buffer and not self.transport.is_closing():
             self.flow.resume_reading()
-            self._process(self._take_buffered())
+            self._process_part()
 
     def _buffer_until(self, wanted_size: float, data: bytes) -> None:
-        """Buffers the data. `data_received` goes on when there are `wanted_size` bytes."""
+        """Puts the data back, in front of what is buffered. `data_received` goes on when there are `wanted_size` bytes
+        in all."""
         if self._phase is Phase.HEAD and not self._has_begun:
             self._has_begun, self.buffer_number = True, self._admission.next_number()
             self._set_deadline(self.loop.time() + self._timeout)
         elif self._phase is not Phase.HEAD and not self._buffer:
             self.buffer_number = self._admission.next_number()
         self._wanted_size = wanted_size
-        self._append(data)
+        self._buffer.appendleft(data)
+        self._count_buffered(data)
 
     def _append(self, data: bytes) -> None:
         self._buffer.append(data)
+        self._count_buffered(data)
+
+    def _count_buffered(self, data: bytes) -> None:
         self._buffer_size += len(data)
         self._admission.buffered_bytes += len(data)
         if self._phase is Phase.RESPONSE and self._buffer_size > MAX_AHEAD_BYTES:
@@ -213,12 +229,16 @@ class FramedConnection(UvicornProtocol):
         if self._admission.buffered_bytes > self._admission.limits.max_buffered_bytes:
             self._admission.drop_buffers(self.connections)
 
-    def _take_buffered(self) -> bytes:
-        data = b"".join(self._buffer)
-        self._buffer.clear()
-        self._admission.buffered_bytes -= self._buffer_size
-        self._buffer_size = 0
-        return data
+    def _take_buffered(self, size: float = math.inf) -> bytes:
+        """The first whole pieces of the buffer that have `size` bytes together; by default all."""
+        pieces, taken = [], 0
+        while self._buffer and taken < size:
+            pieces.append(self._buffer.popleft())
+            taken += len(pieces[-1])
+        self._buffer_size -= taken
+        self._admission.buffered_bytes -= taken
+        self._wanted_size = 0
+        return b"".join(pieces)
 
     # The parts of a request. Each returns how many bytes it has processed; 0 if all are buffered until more come.
 
