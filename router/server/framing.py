@@ -1,4 +1,4 @@
-"""What one client sends, one request at a time and within limits: the connection for clients that nobody knows.
+"""What one client sends, one request at a time and within limits: a connection that any client may open.
 
 Until the head of a request has come whole, nothing is known of its client. So a client may take little until then: some
 bytes and lines, some seconds, and a connection that is closed if another client needs it.
@@ -42,7 +42,7 @@ FEED_BYTES = 64 * 1024  # of a chunked body that the parser gets at once
 STEPS_PER_TURN = 16  # pieces of one connection's data that are processed before other connections have their turn
 MIN_BODY_RATE = 1024  # bytes a second; a body that comes more slowly uses up its time
 # A client that is answered before it has sent its whole body may send so much more of it. If a connection is closed
-# with bytes that nobody has read, the response is lost as well (RFC 9112 section 9.6).
+# with unread bytes, the response is lost as well (RFC 9112 section 9.6).
 MAX_LINGER_BYTES = 64 * 2**20
 LINGER_S = 10.0
 UNREAD_S = 10.0  # after this time, a client that does not read its response may have to make room for another one
