@@ -31,6 +31,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# As in an environment that is activated: what is started as `python3` is this Python.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
 # Without FAKE_NVML the simulated driver says that it is not loaded: the suite is the same on a machine with GPUs.
 nvml.load()
 
