@@ -10,12 +10,13 @@ The application::
 
 Connections::
 
-    admission         limits that all clients share                           -> nothing
-    head_checks       PURE: checks on a request head before parsers see it    -> nothing
-    uvicorn_protocol  uvicorn's connection, and changes to its private parts  -> nothing
-    framing           one request at a time, within limits                    -> admission head_checks uvicorn_protocol
-    connection        answers small requests to running models without a task -> fast_path head_checks framing
-    tls               a connection until its handshake is done                -> admission framing
+    admission         limits that clients share                    -> nothing
+    read_buffer       what came and is not processed yet           -> admission
+    head_checks       PURE: checks on a head before parsers see it -> nothing
+    uvicorn_protocol  uvicorn with its private parts changed       -> nothing
+    framing           one request at a time, within limits         -> admission read_buffer head_checks uvicorn_protocol
+    connection        answers small requests without a task        -> fast_path head_checks framing
+    tls               a connection during its handshake            -> admission framing
 
 The server::
 
