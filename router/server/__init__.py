@@ -1,6 +1,8 @@
 """The client's side of a socket: where the router listens, limits on clients, TLS, who may ask, and the fast path.
 
-Stands on access and proxy. Begin with `framing`, then `connection`; `fast_path` is the application behind both.
+Stands on access and proxy. Begin with `framing`, then `connection`; `fast_path` is the application behind both. What
+changes bodies or heads of answers must be done in `connection` too. Certificates are read in `listeners` and used by
+`http_server`; `tls` only limits the handshake.
 
 The application::
 
