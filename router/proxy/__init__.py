@@ -24,13 +24,14 @@ A chat request as its model takes it::
 
 One request and its answer::
 
-    head             a request's head, and what follows    -> nothing
-    protocols        types: lease, dialect, translation    -> nothing
-    client_response  the response to a client              -> head
-    error_response   errors in the client's dialect        -> head protocols
-    disconnect       a client that leaves ends its request -> nothing
-    proxied_request  a request to a child, and its answer  -> head protocols client_response error_response disconnect
-    conversation     streams that outlive their client     -> nothing
+    head             a request's head, and what follows   -> nothing
+    protocols        types: lease, dialect, translation   -> nothing
+    client_response  the response to a client             -> head
+    engine_errors    PURE: errors of requests             -> nothing
+    error_response   errors in the client's dialect       -> head protocols engine_errors
+    disconnect       a client that leaves                 -> nothing
+    proxied_request  a request to a child, and its answer -> head protocols client_response error_response disconnect
+    conversation     streams that outlive their client    -> nothing
 
 What routes are made of::
 

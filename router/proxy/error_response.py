@@ -8,6 +8,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from router.errors import RouterError, UpstreamFailed
+from router.proxy.engine_errors import request_error
 from router.proxy.head import REQUEST_ID_HEADERS
 from router.proxy.protocols import Dialect
 from router.wire.child_json import error_message
@@ -26,7 +27,20 @@ async def read_upstream_error(answer: UpstreamResponse, data: bytes = b"") -> Ro
     """What a child answered in place of the expected response, as an error with the child's status. `data`: the part
     of the body that was read already. Raises UpstreamFailed."""
     data += await answer.read_up_to(MAX_ERROR_BYTES)
-    error = UpstreamFailed(error_message(data[:MAX_ERROR_BYTES]))
+    if answer.status == 500 and (error := permanent_error(data)):
+        return error
+    failure = UpstreamFailed(error_message(data[:MAX_ERROR_BYTES]))
     if answer.status >= 400:
-        error.status = answer.status
+        failure.status = answer.status
+    return failure
+
+
+def permanent_error(data: bytes) -> UpstreamFailed | None:
+    """The error of a request that fails again each time, from what a child sent as a server error. None if it is not
+    known to be one."""
+    found = request_error(error_message(data[:MAX_ERROR_BYTES]))
+    if found is None:
+        return None
+    error = UpstreamFailed(found.message)
+    error.status, error.code = 400, found.code
     return error

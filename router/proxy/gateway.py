@@ -25,7 +25,7 @@ from router.proxy.body import json_object, read_body
 from router.proxy.budget import Budget
 from router.proxy.conversation import CONVERSATION_HEADER, Conversations, conversation_id
 from router.proxy.head import MAX_HEADER_BYTES, MAX_HEADERS, Head
-from router.proxy.protocols import Dialect, Lease
+from router.proxy.protocols import Dialect, Lease, Translation
 from router.proxy.proxied_request import ProxiedRequest
 from router.proxy.routing import has_context_option, has_no_token_limit, with_time_limit
 from router.wire.upstream import Upstream
@@ -154,6 +154,7 @@ class Gateway:
         ttl: float | None = None,
         time_limit: float | None = None,
         lease_now: bool = False,
+        translation: Translation | None = None,
     ) -> ProxiedRequest:
         """The request to the child of this model. `used`: it counts as a use of the model. `ttl`: the idle time that it
         sets, as `Pool.lease` takes it. `lease_now`: it gets its lease here, if that needs no waiting. Raises
@@ -181,6 +182,7 @@ class Gateway:
             stream=stream,
             keepalive=self.keepalive,
             time_limit=time_limit,
+            translation=translation,
             conversation=conversation,
             lease=lease,
         )

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from router.errors import GenerationTimeout, RouterError, Unreachable
 from router.proxy.client_response import ClientResponse, event_separators, header_lines
 from router.proxy.disconnect import CancelOnDisconnect
-from router.proxy.error_response import error_response, read_upstream_error
+from router.proxy.error_response import error_response, permanent_error, read_upstream_error
 from router.proxy.head import Head, request_id_of
 from router.proxy.protocols import Dialect, Lease, Translation
 from router.wire.headers import Headers
@@ -25,6 +25,9 @@ from router.wire.response import Response as UpstreamResponse
 from router.wire.upstream import Upstream
 
 log = logging.getLogger("router.proxy")
+
+# A server error that may be one of the request is looked at first; such an error is a sentence or two.
+MAX_SMALL_ERROR_BYTES = 16 * 1024
 
 WholeResponse = tuple[int, bytes, bytes]  # status, header lines, body
 
@@ -119,6 +122,8 @@ class ProxiedRequest:
         lines = header_lines(head)
         if lines is None or (head.status >= 400 and self._dialect.rewrites_upstream_errors):
             return None
+        if head.status == 500 and permanent_error(body):
+            return None
         self._lease = self._answer = None
         lease.release()
         return head.status, b"%bx-request-id: %b\r\nrequest-id: %b\r\n" % (lines, self._id, self._id), body
@@ -202,6 +207,11 @@ class ProxiedRequest:
             data = await answer.read()
             if answer.status >= 400 and self._dialect.rewrites_upstream_errors:
                 raise await read_upstream_error(answer, data)
+            if answer.status == 500:
+                while not answer.is_at_end and len(data) < MAX_SMALL_ERROR_BYTES:
+                    data += await answer.read()
+                if error := permanent_error(data):
+                    raise error
             if not client.is_started:
                 await client.start(answer.status, answer.headers)
             elif not event_separators(answer.headers):
