@@ -10,6 +10,7 @@
     ├── Forbidden                   403  permission_error: this client may not, or the hub demands a token or a licence
     ├── UnknownModel                404  not_found_error
     ├── UnknownStream               404  not_found_error: the conversation has no stream
+    ├── UnknownResponse             404  not_found_error: no such response is kept for this client
     ├── BodyTooLarge                413  invalid_request_error
     ├── UnsupportedType             415  invalid_request_error: a browser sent no JSON, or the body is packed oddly
     ├── ModelTooLarge               507  insufficient_memory: the model would not fit on the empty machine
@@ -94,6 +95,11 @@ class UnknownModel(RouterError):
 
 
 class UnknownStream(RouterError):
+    status = 404
+    code = "not_found_error"
+
+
+class UnknownResponse(RouterError):
     status = 404
     code = "not_found_error"
 

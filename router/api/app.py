@@ -27,6 +27,7 @@ from router.api.listing import Listing
 from router.api.native import NativeEndpoints
 from router.api.ollama import endpoints as ollama
 from router.api.predict import Predictions, Variables
+from router.api.responses import endpoints as responses
 from router.errors import ConfigError
 from router.memory.forecast import Forecast
 from router.models.changes import Changes
@@ -61,6 +62,7 @@ def create_app(
     native = NativeEndpoints(gateway, Listing(gateway.pool), downloads, reload, forecast, build)
     routes = [
         *openai.routes(gateway),
+        *responses.routes(gateway),
         *anthropic.routes(gateway),
         *native.routes(),
         *stream.routes(gateway),

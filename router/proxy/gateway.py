@@ -157,16 +157,18 @@ class Gateway:
         translation: Translation | None = None,
     ) -> ProxiedRequest:
         """The request to the child of this model. `used`: it counts as a use of the model. `ttl`: the idle time that it
-        sets, as `Pool.lease` takes it. `lease_now`: it gets its lease here, if that needs no waiting. Raises
-        InvalidRequest."""
-        if head.exceeds_engine_limits:
+        sets, as `Pool.lease` takes it. `lease_now`: it gets its lease here, if that needs no waiting. `translation`
+        answers in place of the child; then the client's headers are not passed on, and a client that leaves always
+        ends its request. Raises InvalidRequest."""
+        if translation is None and head.exceeds_engine_limits:
             raise InvalidRequest(
                 f"The request's headers are too many or too long; send at most {MAX_HEADERS}, "
                 f"of {MAX_HEADER_BYTES} bytes at most (large cookies are a common cause)."
             )
         background = self.is_background(head)
         wait = partial(self.pool.lease, spec, used=used, ttl=ttl, background=background)
-        conversation = conversation_id(head.header(CONVERSATION_HEADER)) if stream else ""
+        is_kept_by_child = stream and translation is None
+        conversation = conversation_id(head.header(CONVERSATION_HEADER)) if is_kept_by_child else ""
         get_lease: Callable[[], Awaitable[Lease]] = wait
         lease = None
         if conversation:
