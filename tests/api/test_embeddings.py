@@ -139,7 +139,11 @@ def test_a_model_that_ranks_does_not_embed(router: Router) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses"])
 def test_a_model_that_embeds_writes_no_text(router: Router, path: str) -> None:  # B-C11
-    body = {"model": "mean", "messages": [{"role": "user", "content": "a"}], "max_tokens": 2, "prompt": "a"}
-    answer = router.client.post(path, json={**body, "input": "a"} if path == "/v1/responses" else body)
+    body: dict[str, Any] = {"model": "mean", "messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
+    if path == "/v1/responses":
+        body = {"model": "mean", "input": "a"}
+    elif path == "/v1/completions":
+        body["prompt"] = "a"
+    answer = router.client.post(path, json=body)
     assert answer.status_code == 400, answer.text
     assert "embeds or ranks" in error(answer)["message"]
