@@ -28,10 +28,9 @@ def spec(info: Info, *flags: str) -> ModelSpec:
 
 def ask(info: Info, *flags: str, **fields: Any) -> dict[str, Any] | None:
     body = json.dumps({"messages": [USER], **fields}).encode()
-    read = routing_fields(body, None).fields
-    assert read is not None
-    assert "messages" not in read
-    return changed(spec(info, *flags), read, body)
+    read = routing_fields(body, None)
+    assert read.fields is not None
+    return changed(spec(info, *flags), read.fields, body, read.outline)
 
 
 @pytest.mark.parametrize("info", [Info(), INFO, STRICT])
@@ -76,11 +75,6 @@ def test_all_wishes_come_together() -> None:  # B-C7 B-C8 B-C9
 def test_a_translation_that_gives_all_fields_is_not_parsed_again() -> None:
     fields = {"messages": [USER], "reasoning_effort": "none"}
     assert changed(spec(INFO), fields, b"not parsed") == {"messages": [USER], **OFF}
-    filtered = {"messages": [USER], "think": True}
-    assert changed(spec(INFO), {}, b"not parsed", filtered) == {
-        "messages": [USER],
-        "chat_template_kwargs": {"enable_thinking": True},
-    }
     assert changed(spec(STRICT), {"messages": [USER]}, b"not parsed") is None
 
 
@@ -110,6 +104,6 @@ def test_what_an_operator_forbids_stays_forbidden(flags: tuple[str, str]) -> Non
 
 @pytest.mark.parametrize("body", [b'{"messages": [{"role": "system"}, 5, "developer"]}', b'{"messages": "system"}'])
 def test_messages_of_no_shape_are_left_to_the_engine(body: bytes) -> None:
-    read = routing_fields(body, None).fields
-    assert read is not None
-    assert changed(spec(STRICT), read, body) is None
+    read = routing_fields(body, None)
+    assert read.fields is not None
+    assert changed(spec(STRICT), read.fields, body, read.outline) is None
