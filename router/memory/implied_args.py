@@ -48,9 +48,10 @@ def is_thinking_off(spec: ModelSpec) -> bool:
     """Whether the child must be started with thinking off: the template's author wants that, and no flag decides."""
     reasoning = spec.info.reasoning
     is_default = reasoning is not None and (reasoning.control, reasoning.default) == ("enable_thinking", False)
-    return is_default and not _decides_thinking(spec.args)
+    return is_default and not decides_thinking(spec.args)
 
 
-def _decides_thinking(args: Sequence[Arg]) -> bool:
+def decides_thinking(args: Sequence[Arg]) -> bool:
+    """Whether one of these arguments turns thinking on or off."""
     given = ((flags.value_of(args, flag), open_values) for flag, open_values in THINKING_FLAGS.items())
     return any(value is not None and value not in open_values for value, open_values in given)

@@ -18,6 +18,7 @@ from router import files
 from router.engine.flags import switch_of
 from router.errors import GgufError
 from router.models import gguf, template
+from router.models.metadata import Metadata
 from router.models.spec import Info, ModelSpec
 from router.models.template import TemplateFeatures
 
@@ -72,10 +73,17 @@ def _read(spec: ModelSpec, path: Path, template_override: str | None) -> Info:
         quantization=model.quantization,
         n_ctx_train=model.context_length or None,
         n_params=model.n_params,
+        n_embd=_embedding_length(model),
         input_modalities=("text", *(["image"] if has_image else []), *(["audio"] if has_audio else [])),
         capabilities=(task, *(name for name, has in abilities.items() if has)),
         reasoning=chat.reasoning,
     )
+
+
+def _embedding_length(model: Metadata) -> int | None:
+    """The length of the model's vectors; None if the header does not say."""
+    value = model.fields.get(f"{model.architecture}.embedding_length")
+    return value if isinstance(value, int) and value > 0 else None
 
 
 def _template_override(spec: ModelSpec) -> str | None:

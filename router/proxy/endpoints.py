@@ -65,7 +65,7 @@ class ModelFromBody:
             return None
         try:
             routing, name = self._read_routing(head, body)
-            spec = self._gateway.pool.catalog.resolve(name)
+            spec = self._gateway.find(name)
             self._check_request(spec, head, body)
             prepared = self._prepare_body(spec, head, body, routing)
             return self._proxied_request(spec, head, prepared, routing, lease_now=True)

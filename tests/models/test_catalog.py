@@ -26,6 +26,10 @@ def three(build: Build, models: Path, cache: Path) -> Catalog:
         ("user/repo", "user/repo:Q4_K_M"),
         ("user/repo:q2_k", "user/repo:Q2_K"),
         ("user/other", "user/other:Q8_0"),
+        ("Qwen", "qwen"),
+        ("QWEN:latest", "qwen"),
+        ("User/Repo:latest", "user/repo:Q4_K_M"),
+        ("USER/other:q2_K", "user/other:Q2_K"),
     ],
 )
 def test_names_resolve_to_models(three: Catalog, name: str, expected: str) -> None:
@@ -33,7 +37,7 @@ def test_names_resolve_to_models(three: Catalog, name: str, expected: str) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["Qwen", "qwen ", "user/rep", "user/repo:Q9", "../qwen", "qwen.gguf", "\0", "a\nb", "ü" * 99]
+    "name", ["qwen ", "user/rep", "user/repo:Q9", "../qwen", "qwen.gguf", "\0", "a\nb", "ü" * 99]
 )
 def test_unknown_name_is_404(three: Catalog, name: str) -> None:  # B-C1
     with pytest.raises(UnknownModel) as caught:

@@ -36,20 +36,22 @@ class ChildRequest:
         return any(isinstance(message["content"], list) for message in self.fields.get("messages", ()))
 
 
-def chat(fields: Fields, defaults: AliasDefaults, reasoning: Reasoning | None = None) -> ChildRequest:
-    """`reasoning` is what the model's chat template says of thinking, None if it says nothing."""
+def chat(
+    fields: Fields, defaults: AliasDefaults, reasoning: Reasoning | None = None, *, think_by_default: bool = False
+) -> ChildRequest:
+    """`reasoning` is what the model's chat template says of thinking, None if it says nothing. `think_by_default`:
+    thinking has to be turned on for a request that does not say."""
     given = fields.get("messages")
     if not isinstance(given, list):
         raise InvalidRequest('"messages" must be a list of {"role", "content"}.')
     translator = MessageTranslator()
     messages = [translator.translate(message) for message in given]
-    if defaults.system and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": defaults.system})
+    messages = _with_defaults(messages, defaults)
     body = {
         "messages": messages,
         **_common(fields, defaults),
         **_chat_logprobs(fields),
-        **_thinking(fields, reasoning),
+        **_thinking(fields, reasoning, think_by_default),
     }
     if tools := fields.get("tools"):
         body["tools"] = _tools(tools)
@@ -58,9 +60,13 @@ def chat(fields: Fields, defaults: AliasDefaults, reasoning: Reasoning | None = 
     return ChildRequest(CHAT, body)
 
 
-def generate(fields: Fields, defaults: AliasDefaults, reasoning: Reasoning | None = None) -> ChildRequest:
+def generate(
+    fields: Fields, defaults: AliasDefaults, reasoning: Reasoning | None = None, *, think_by_default: bool = False
+) -> ChildRequest:
     """The prompt goes through the chat template, unless `raw` is set or a `suffix` asks to fill in the middle."""
     prompt, suffix, images = text(fields, "prompt"), text(fields, "suffix"), fields.get("images")
+    if fields.get("context"):
+        raise InvalidRequest('"context" is not supported: send the earlier turns as "messages" to /api/chat.')
     if text(fields, "template"):
         raise InvalidRequest('A "template" in a request is not supported; send the finished prompt with "raw": true.')
     if suffix or flag(fields, "raw"):
@@ -76,7 +82,17 @@ def generate(fields: Fields, defaults: AliasDefaults, reasoning: Reasoning | Non
     message = {"role": "user", "content": prompt, "images": images}
     system = text(fields, "system") or defaults.system
     before = [{"role": "system", "content": system}] if system else []
-    return chat({**fields, "messages": [*before, message], "tools": None}, defaults, reasoning)
+    messages = {"messages": [*before, message], "tools": None}
+    return chat({**fields, **messages}, defaults, reasoning, think_by_default=think_by_default)
+
+
+def _with_defaults(messages: list[dict[str, Any]], defaults: AliasDefaults) -> list[dict[str, Any]]:
+    """The messages of the client's own name for the model come after the system message, and before all others."""
+    has_system = bool(messages) and messages[0]["role"] == "system"
+    system = messages[:1] if has_system else []
+    if defaults.system and not has_system:
+        system = [{"role": "system", "content": defaults.system}]
+    return [*system, *map(dict, defaults.messages), *messages[has_system:]]
 
 
 def _common(fields: Fields, defaults: AliasDefaults) -> dict[str, Any]:
@@ -96,18 +112,24 @@ def _format(fields: Fields) -> dict[str, Any] | None:
     return value or {"type": "object"}
 
 
-def _thinking(fields: Fields, reasoning: Reasoning | None) -> dict[str, Any]:
+def _thinking(fields: Fields, reasoning: Reasoning | None, by_default: bool) -> dict[str, Any]:
     """`think` in the template's own words.
 
-    `enable_thinking` is always sent: the engine may know more of a model than its template shows."""
+    `enable_thinking` is always sent: the engine may know more of a model than its template shows. If the template knows
+    levels alone, off is the lowest, and on the highest."""
     value = fields.get("think")
     if value in (None, ""):
-        return {}
+        if not by_default:
+            return {}
+        value = True
     if not isinstance(value, bool) and value not in THINKING_LEVELS:
         raise InvalidRequest(f'"think" must be true, false or one of {", ".join(THINKING_LEVELS)}.')
     switches = {"enable_thinking", *({"thinking"} if reasoning and reasoning.control == "thinking" else ())}
     body: dict[str, Any] = {"chat_template_kwargs": dict.fromkeys(sorted(switches), value is not False)}
     level = _nearest_level(value, reasoning) if isinstance(value, str) else None
+    if isinstance(value, bool) and reasoning and reasoning.control == "reasoning_effort":
+        ranked = sorted(set(reasoning.levels or THINKING_LEVELS[:-1]) & set(THINKING_LEVELS), key=THINKING_LEVELS.index)
+        level = (ranked[-1] if value else ranked[0]) if ranked else None
     return body | ({"reasoning_effort": level} if level else {})
 
 
