@@ -21,7 +21,7 @@ from router.models.created import CreatedStore
 from router.models.spec import ModelSpec
 from router.pool.hub_models import HubModels, is_name
 from router.pool.pool import Pool
-from router.proxy import rewrite
+from router.proxy import chat, rewrite
 from router.proxy.body import json_object, read_body
 from router.proxy.budget import Budget
 from router.proxy.conversation import CONVERSATION_HEADER, Conversations, conversation_id
@@ -124,10 +124,9 @@ class Gateway:
     ) -> tuple[bytes, float | None]:
         """The JSON object `body` as this model's child gets it, and a time limit for the answer in seconds. `fields`
         are those of the body, at least those that the router looks at. Raises InvalidRequest."""
-        if spec.filters is not None or spec.info.reasoning is not None:
-            changed = self._rewrite(spec, path.removeprefix("/v1"), fields, body)
-            if changed is not None:
-                fields, body = changed, rewrite.encode_json(changed, len(body))
+        changed = self._rewrite(spec, path.removeprefix("/v1"), fields, body)
+        if changed is not None:
+            fields, body = changed, rewrite.encode_json(changed, len(body))
         return self._limit_time(path, fields, body)
 
     def _rewrite(self, spec: ModelSpec, path: str, fields: Mapping[str, Any], body: bytes) -> rewrite.Fields | None:
@@ -135,6 +134,9 @@ class Gateway:
         changed = None
         if spec.filters is not None and path in rewrite.PATHS:
             fields = changed = rewrite.apply_filters(path, json_object(body), spec.filters)
+        if path in chat.PATHS:
+            # As it runs: a load may have brought another template, or a projector.
+            return chat.changed(self.pool.effective(spec.name), fields, body, changed) or changed
         if rewrite.requests_thinking(path, fields) and is_thinking_off(self.pool.effective(spec.name)):
             changed = rewrite.with_thinking(changed or json_object(body))
         return changed

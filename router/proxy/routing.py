@@ -16,6 +16,8 @@ from router.proxy import weight
 from router.proxy.body import ANY_JSON, json_object, json_type
 from router.proxy.form import form_fields
 from router.proxy.keep_alive import keep_alive
+from router.proxy.schema import SCHEMA_FIELDS
+from router.proxy.thinking import WISH_FIELDS
 
 MAX_MODEL_NAME = 64 * 1024  # characters
 
@@ -39,10 +41,10 @@ _OTHER_FIELDS = (
     "keep_alive",
     "num_ctx",
     "options",
-    "reasoning_effort",
-    "reasoning",
-    "thinking",
+    *WISH_FIELDS,
+    *SCHEMA_FIELDS,
     "chat_template_kwargs",
+    "tool_choice",
     *LOOK_BACK_FIELDS,
 )
 _ALL_LIMIT_FIELDS = (name for names in TOKEN_LIMIT_FIELDS.values() for name in names)
