@@ -1,8 +1,8 @@
 """Names to models: one frozen listing, replaced whole when the sources are read again.
 
 A request names a model by its name, by an alias, or by its repository on the hub with or without a quantization, in any
-case; `resolve` turns each of these into a `ModelSpec`, and a wrong name into an error that names the nearest ones. Called for
-every request.
+case; `resolve` turns each of these into a `ModelSpec`, and a wrong name into an error that names the nearest ones.
+Called for every request.
 """
 
 from __future__ import annotations

@@ -126,9 +126,18 @@ class CreatedStore:
             return None
         return self.of_request(catalog.resolve(created.model), created)
 
+    def made(self, spec: ModelSpec) -> Created | None:
+        """What a client made this model of the catalog of; None if it is of the catalog's other sources."""
+        created = self.get(spec.name)
+        if created is None or not created.is_own_model or created.name != spec.name:
+            return None
+        if created.digests:
+            return created if spec.model_path and spec.model_path.parent == self.folder else None
+        return created if spec.template == created.template else None
+
     def of_request(self, spec: ModelSpec, created: Created | None = None) -> ModelSpec:
         """The model with filters that add what its name stands for; as it is if no client made the name."""
-        created = created or self.get(spec.name)
+        created = created or self.made(spec)
         if created is None:
             return spec
         known = self._derived.get(_key(created.name))
@@ -153,7 +162,8 @@ class CreatedStore:
         own = {created.name: created for created in self if created.is_own_model}
         if not own:
             return catalog
-        folder, models, taken = self.folder, [], {name for spec in catalog.models for name in (spec.name, *spec.aliases)}
+        folder, models = self.folder, []
+        taken = {name for spec in catalog.models for name in (spec.name, *spec.aliases)}
         for spec in catalog.models:
             created = own.get(spec.name)
             is_its_file = created and created.digests and spec.model_path and spec.model_path.parent == folder
@@ -271,4 +281,3 @@ def _with_settings(spec: ModelSpec, created: Created, table: FlagTable) -> Model
     if flag and isinstance(context, int) and 0 < context <= MAX_CONTEXT_TOKENS:
         args = merge(args, [Arg(flag, (str(context),))])
     return spec.with_args(args, created.template if created.template is not None else spec.template)
-

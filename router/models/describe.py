@@ -39,7 +39,7 @@ def _info(spec: ModelSpec) -> Info:
     if spec.model_path is None or spec.problem:
         return Info(problem=spec.problem)
     try:
-        override = _template_override(spec)
+        override = overriding_template(spec)
         parts = filter(None, (spec.model_path, spec.mmproj_path))
         key = (*map(_file_identity, parts), _task_of_flags(spec), _digest(override))
         with _lock:
@@ -87,7 +87,7 @@ def _embedding_length(model: Metadata) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
-def _template_override(spec: ModelSpec) -> str | None:
+def overriding_template(spec: ModelSpec) -> str | None:
     """The chat template that counts instead of the file's own; None if there is no other.
 
     For a template that is built into the engine this is its name: nothing else is known about it.

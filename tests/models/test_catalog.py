@@ -36,9 +36,7 @@ def test_names_resolve_to_models(three: Catalog, name: str, expected: str) -> No
     assert three.resolve(name).name == expected
 
 
-@pytest.mark.parametrize(
-    "name", ["qwen ", "user/rep", "user/repo:Q9", "../qwen", "qwen.gguf", "\0", "a\nb", "ü" * 99]
-)
+@pytest.mark.parametrize("name", ["qwen ", "user/rep", "user/repo:Q9", "../qwen", "qwen.gguf", "\0", "a\nb", "ü" * 99])
 def test_unknown_name_is_404(three: Catalog, name: str) -> None:  # B-C1
     with pytest.raises(UnknownModel) as caught:
         three.resolve(name)

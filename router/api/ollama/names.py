@@ -77,8 +77,7 @@ class Names:
             if created is None or created.model not in catalog:
                 raise not_found(name, exc) from None
             return NamedModel(catalog.resolve(created.model), created)
-        created = self._created.get(spec.name)
-        return NamedModel(spec, created if created and created.is_own_model else None)
+        return NamedModel(spec, self._created.made(spec))
 
     def find_ignoring_prefix(self, name: str | None) -> NamedModel:
         """As `find`, also for `PREFIX.NAME`: Open WebUI sends some requests with the prefix of the connection."""
@@ -98,7 +97,7 @@ class Names:
         """Make a name for a model, or with `digests` for files. `more` are further fields of Created.
 
         Raises InvalidRequest if it cannot become a name."""
-        name = name[: -len(LATEST_TAG)] if name.lower().endswith(LATEST_TAG) else name
+        name = without_tag(name)
         if not name.isprintable() or not 0 < len(name) <= MAX_NAME_LENGTH:
             raise InvalidRequest(
                 f"A model's name has 1 to {MAX_NAME_LENGTH} characters, none of them control characters."
@@ -117,8 +116,8 @@ class Names:
         )
         if not _is_small(made):
             raise InvalidRequest(
-                f"The prompts, the template, the license and the parameters of a name take at most {MAX_DEFAULTS_BYTES} "
-                "bytes together."
+                "The prompts, the template, the license and the parameters of a name take at most "
+                f"{MAX_DEFAULTS_BYTES} bytes together."
             )
         self._created.put(made)
         return made
@@ -131,8 +130,7 @@ class Names:
         catalog = self._pool.catalog
         for spec in catalog.models:
             if not spec.unlisted:
-                created = self._created.get(spec.name)
-                yield NamedModel(spec, created if created and created.is_own_model else None)
+                yield NamedModel(spec, self._created.made(spec))
         for created in self._created:
             if not created.is_own_model and created.model in catalog:
                 yield NamedModel(catalog.resolve(created.model), created)
@@ -143,8 +141,19 @@ class Names:
             spec = self._pool.catalog.resolve(name)
         except UnknownModel:
             return False
-        created = self._created.get(spec.name)
-        return created is None or not created.is_own_model
+        return self._created.made(spec) is None
+
+
+def without_tag(name: str) -> str:
+    """The name without the tag `latest`."""
+    return name[: -len(LATEST_TAG)] if name.lower().endswith(LATEST_TAG) else name
+
+
+def ollama_library_name(name: str) -> str | None:
+    """The name in Ollama's own library that this is, such as `llama3.2:1b`; None for a name with an owner."""
+    for prefix in ("registry.ollama.ai/", "ollama.com/", "library/"):
+        name = name.removeprefix(prefix)
+    return name if name and "/" not in name else None
 
 
 def not_found(name: str | None, exc: UnknownModel) -> UnknownModel:

@@ -14,11 +14,10 @@ from router.api.ollama.fields import Fields, flag, text, top_logprobs
 from router.api.ollama.messages import MessageTranslator
 from router.api.ollama.options import AliasDefaults, engine_options
 from router.errors import InvalidRequest
-from router.models.template import Reasoning
+from router.models.template import SWITCHES, Reasoning
+from router.proxy import thinking
 
 CHAT, RAW, INFILL = b"/v1/chat/completions", b"/completion", b"/infill"
-
-THINKING_LEVELS = ("low", "medium", "high", "max")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +35,8 @@ class ChildRequest:
         return any(isinstance(message["content"], list) for message in self.fields.get("messages", ()))
 
 
-def chat(
-    fields: Fields, defaults: AliasDefaults, reasoning: Reasoning | None = None, *, think_by_default: bool = False
-) -> ChildRequest:
-    """`reasoning` is what the model's chat template says of thinking, None if it says nothing. `think_by_default`:
-    thinking has to be turned on for a request that does not say."""
+def chat(fields: Fields, defaults: AliasDefaults, reasoning: Reasoning | None = None) -> ChildRequest:
+    """`reasoning` is what the model's chat template says of thinking, None if it says nothing."""
     given = fields.get("messages")
     if not isinstance(given, list):
         raise InvalidRequest('"messages" must be a list of {"role", "content"}.')
@@ -51,7 +47,7 @@ def chat(
         "messages": messages,
         **_common(fields, defaults),
         **_chat_logprobs(fields),
-        **_thinking(fields, reasoning, think_by_default),
+        **_thinking(fields, reasoning),
     }
     if tools := fields.get("tools"):
         body["tools"] = _tools(tools)
@@ -60,9 +56,7 @@ def chat(
     return ChildRequest(CHAT, body)
 
 
-def generate(
-    fields: Fields, defaults: AliasDefaults, reasoning: Reasoning | None = None, *, think_by_default: bool = False
-) -> ChildRequest:
+def generate(fields: Fields, defaults: AliasDefaults, reasoning: Reasoning | None = None) -> ChildRequest:
     """The prompt goes through the chat template, unless `raw` is set or a `suffix` asks to fill in the middle."""
     prompt, suffix, images = text(fields, "prompt"), text(fields, "suffix"), fields.get("images")
     if fields.get("context"):
@@ -83,7 +77,7 @@ def generate(
     system = text(fields, "system") or defaults.system
     before = [{"role": "system", "content": system}] if system else []
     messages = {"messages": [*before, message], "tools": None}
-    return chat({**fields, **messages}, defaults, reasoning, think_by_default=think_by_default)
+    return chat({**fields, **messages}, defaults, reasoning)
 
 
 def _with_defaults(messages: list[dict[str, Any]], defaults: AliasDefaults) -> list[dict[str, Any]]:
@@ -112,32 +106,15 @@ def _format(fields: Fields) -> dict[str, Any] | None:
     return value or {"type": "object"}
 
 
-def _thinking(fields: Fields, reasoning: Reasoning | None, by_default: bool) -> dict[str, Any]:
-    """`think` in the template's own words.
+def _thinking(fields: Fields, reasoning: Reasoning | None) -> dict[str, Any]:
+    """`think`, which `proxy.thinking` turns into the template's own words.
 
-    `enable_thinking` is always sent: the engine may know more of a model than its template shows. If the template knows
-    levels alone, off is the lowest, and on the highest."""
+    Ollama's models think unless the request says otherwise, also where the template's author has it off."""
     value = fields.get("think")
-    if value in (None, ""):
-        if not by_default:
-            return {}
-        value = True
-    if not isinstance(value, bool) and value not in THINKING_LEVELS:
-        raise InvalidRequest(f'"think" must be true, false or one of {", ".join(THINKING_LEVELS)}.')
-    switches = {"enable_thinking", *({"thinking"} if reasoning and reasoning.control == "thinking" else ())}
-    body: dict[str, Any] = {"chat_template_kwargs": dict.fromkeys(sorted(switches), value is not False)}
-    level = _nearest_level(value, reasoning) if isinstance(value, str) else None
-    if isinstance(value, bool) and reasoning and reasoning.control == "reasoning_effort":
-        ranked = sorted(set(reasoning.levels or THINKING_LEVELS[:-1]) & set(THINKING_LEVELS), key=THINKING_LEVELS.index)
-        level = (ranked[-1] if value else ranked[0]) if ranked else None
-    return body | ({"reasoning_effort": level} if level else {})
-
-
-def _nearest_level(wanted: str, reasoning: Reasoning | None) -> str | None:
-    """The same level or the next lower one that the template knows; None if it knows none of them."""
-    known = reasoning.levels if reasoning and reasoning.levels else THINKING_LEVELS
-    downwards = THINKING_LEVELS[THINKING_LEVELS.index(wanted) :: -1]
-    return next((level for level in downwards if level in known), None)
+    if thinking.wish_of({"think": value}) is not None:
+        return {"think": value}
+    is_off = reasoning is not None and reasoning.control in SWITCHES and reasoning.default is False
+    return {"think": True} if is_off else {}
 
 
 def _logprobs(fields: Fields) -> int:
