@@ -53,7 +53,7 @@ class Sources:
         self._file: PresetFile | None = None
         self._cached: Sequence[CacheEntry] = ()
         self.wanted: list[str] = []
-        self.created = created or CreatedStore()
+        self.created = CreatedStore() if created is None else created
 
     def __repr__(self) -> str:
         file = self._foreign or self._preset
