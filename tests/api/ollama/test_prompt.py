@@ -56,7 +56,7 @@ def test_tools_get_what_they_lack() -> None:
     assert tools == [{"type": "function", "function": {"name": "f", "description": "", "parameters": schema}}]
 
 
-def test_think_is_passed_on_as_a_wish() -> None:  # B-C7
+def test_think_is_passed_on_as_a_wish() -> None:
     assert "think" not in chat()
     assert [chat(think=value).get("think") for value in (True, False, "low", "")] == [True, False, "low", None]
     assert "think" not in prompt.generate({"prompt": "x", "raw": True, "think": True}, AliasDefaults()).fields
@@ -76,7 +76,7 @@ def test_think_is_passed_on_as_a_wish() -> None:  # B-C7
     ],
 )
 def test_models_that_can_think_do_so_unless_told(control: Control, default: Any, think: Any, expected: Any) -> None:
-    reasoning = Reasoning(control, default)  # B-C7
+    reasoning = Reasoning(control, default)
     for fields in (
         prompt.generate({"prompt": "x", "think": think}, AliasDefaults(), reasoning).fields,
         prompt.chat({"messages": HI, "think": think}, AliasDefaults(), reasoning).fields,
