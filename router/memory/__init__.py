@@ -2,7 +2,8 @@
 
 Stands on models, engine and scheduling (`Demand`, `plan`). Begin with `estimator`, which takes the best source there is
 of a model's need. `demand` predicts a need from header and flags. A new architecture belongs in `architectures`, a new
-memory flag in `flag_values`.
+memory flag in `flag_values`, a new type of cache or tensor in `models.metadata`. `footprints` holds what earlier runs
+took; what a running process holds is in `pool.measurements`.
 
 ::
 
@@ -13,13 +14,14 @@ memory flag in `flag_values`.
     weights        PURE: where the engine puts each tensor                   -> architectures layers
     flag_values    PURE: what flags mean in numbers: contexts, slots, layers -> kv
 
-    model_bytes   what one model in a process takes  -> architectures layers kv compute weights flag_values
-    demand        what a process takes, predicted    -> compute weights flag_values model_bytes
-    fit_params    PURE: the engine's own measure     -> flag_values demand
-    fitting       fits contexts to the empty machine -> demand
-    implied_args  PURE: flags that no user gave      -> demand
-    footprints    what models really took            -> nothing
-    need          what one load needs                -> demand
+    batches       PURE: how models embed: batch and context -> architectures flag_values
+    model_bytes   what one model in a process takes         -> architectures layers kv compute weights flag_values
+    demand        what a process takes, predicted           -> compute weights flag_values model_bytes
+    fit_params    PURE: the engine's own measure            -> flag_values demand
+    fitting       fits contexts to the empty machine        -> flag_values batches demand
+    implied_args  PURE: flags that no user gave             -> demand
+    footprints    what models really took                   -> nothing
+    need          what one load needs                       -> demand
 
     estimator  the best estimate of a need      -> flag_values demand fit_params fitting implied_args footprints need
     forecast   what a load would take and evict -> demand need estimator

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from router.errors import InvalidRequest, RouterError
+from router.errors import ContextExceeded, RouterError
 from router.proxy.body import in_thread_if_large, json_object
 from router.proxy.error_response import read_upstream_error
 from router.proxy.protocols import PostToChild
@@ -35,16 +35,20 @@ BYTES_PER_TOKEN = 2
 _TOO_LONG = re.compile(r"\((\d{1,9}) tokens\)\D+(\d{1,9})")
 
 
-def tokens_and_limit(message: str) -> tuple[int, int] | None:
+def tokens_and_limit(refusal: RouterError) -> tuple[int, int] | None:
     """The numbers in the engine's error for an input that is too long; None for any other error."""
-    found = _TOO_LONG.search(message)
+    if isinstance(refusal, ContextExceeded):
+        return refusal.prompt, refusal.limit
+    found = _TOO_LONG.search(refusal.message)
     return (int(found[1]), int(found[2])) if found else None
 
 
-def too_long(tokens: int, limit: int, remedy: str) -> InvalidRequest:
-    return InvalidRequest(
+def too_long(tokens: int, limit: int, remedy: str) -> ContextExceeded:
+    return ContextExceeded(
         f"the input length exceeds the context length: it has {tokens} tokens, and at most {limit} are possible; "
-        + remedy
+        + remedy,
+        tokens,
+        limit,
     )
 
 
@@ -81,9 +85,9 @@ class Fitting:
         return await in_thread_if_large(len(body), encode_json, fields, len(body))
 
     async def after(self, post: PostToChild, body: bytes, refusal: RouterError, *, is_chat: bool) -> bytes:
-        """A shorter body, after the engine has refused this one. Raises InvalidRequest if there is none, and the
+        """A shorter body, after the engine has refused this one. Raises ContextExceeded if there is none, and the
         `refusal` if it is about something else."""
-        numbers = tokens_and_limit(refusal.message)
+        numbers = tokens_and_limit(refusal)
         if numbers is None or refusal.status != 400:
             raise refusal
         if not self.truncate:

@@ -111,11 +111,12 @@ class Inference:
         answer_fields: AnswerFields,
     ) -> Response:
         fields, spec = call.fields, call.model.spec
-        request = await in_thread_if_large(call.size, translate, fields, call.model.defaults, spec.info.reasoning)
-        if wants_thinking(fields) and spec.info.architecture and spec.info.reasoning is None:
+        info = self._pool.effective(spec.name).info  # as it is loaded
+        request = await in_thread_if_large(call.size, translate, fields, call.model.defaults, info.reasoning)
+        if wants_thinking(fields) and info.architecture and info.reasoning is None:
             raise InvalidRequest(f'{call.name!r} does not support thinking; leave "think" out, or send false.')
         # While the architecture is unknown, so are the capabilities: then the engine decides.
-        if request.has_images and spec.info.architecture and "vision" not in spec.info.capabilities:
+        if request.has_images and info.architecture and "vision" not in info.capabilities:
             raise InvalidRequest(f"{spec.name!r} does not see images; it needs a projector (mmproj) that fits.")
         self._gateway.log_ignored_context(spec, fields)
         body = await in_thread_if_large(call.size, encode_json, request.fields, call.size)

@@ -110,7 +110,7 @@ class Library:
             **({"messages": messages} if messages else {}),
             "details": self._details(model),
             "model_info": _model_info(header, spec, verbose=verbose) if header else {},
-            "capabilities": _capabilities(spec),
+            "capabilities": _capabilities(self._pool.effective(spec.name)),
             "modified_at": self._entry(model, files)["modified_at"],
         }
 
