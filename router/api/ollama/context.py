@@ -9,7 +9,6 @@ answer is kept from the beginning, unless the request says `"shift": false`. `ge
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,21 +25,6 @@ COUNT = b"/v1/chat/completions/input_tokens"
 MAX_COUNT_BYTES = 64 << 20  # of the child's answer; a count is short, the tokens of a raw prompt are not
 # A body with fewer bytes than this for each token of the context fits: few texts have shorter tokens.
 BYTES_PER_TOKEN = 2
-
-# The tokens of an input and the limit, in the engine's sentences:
-#   "input (12 tokens) is too large to process. increase the physical batch size (current batch size: 5)"
-#   "request (12 tokens) exceeds the available context size (5 tokens), try increasing it"
-# There is no other source for the limit of embeddings: the first error has no field for it, and /props does not report
-# the physical batch size. If a build words it differently, the client gets the engine's error.
-_TOO_LONG = re.compile(r"\((\d{1,9}) tokens\)\D+(\d{1,9})")
-
-
-def tokens_and_limit(refusal: RouterError) -> tuple[int, int] | None:
-    """The numbers in the engine's error for an input that is too long; None for any other error."""
-    if isinstance(refusal, ContextExceeded):
-        return refusal.prompt, refusal.limit
-    found = _TOO_LONG.search(refusal.message)
-    return (int(found[1]), int(found[2])) if found else None
 
 
 def too_long(tokens: int, limit: int, remedy: str) -> ContextExceeded:
@@ -87,9 +71,9 @@ class Fitting:
     async def after(self, post: PostToChild, body: bytes, refusal: RouterError, *, is_chat: bool) -> bytes:
         """A shorter body, after the engine has refused this one. Raises ContextExceeded if there is none, and the
         `refusal` if it is about something else."""
-        numbers = tokens_and_limit(refusal)
-        if numbers is None or refusal.status != 400:
+        if not isinstance(refusal, ContextExceeded):
             raise refusal
+        numbers = refusal.prompt, refusal.limit
         if not self.truncate:
             raise too_long(*numbers, 'shorten it, or leave out "truncate": false.')
         fields = await in_thread_if_large(len(body), json_object, body)

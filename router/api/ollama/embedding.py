@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from router.api.ollama.context import tokens_and_limit, too_long
+from router.api.ollama.context import too_long
 from router.api.ollama.events import count_of
 from router.api.ollama.reply import JSON, line
-from router.errors import ContextExceeded, UpstreamFailed
+from router.errors import ContextExceeded
 from router.proxy.error_response import read_upstream_error
 from router.proxy.protocols import PostToChild
 from router.proxy.rewrite import encode_json
@@ -38,13 +38,12 @@ class Embedding:
     async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
         try:
             found = await _post(post, b"/v1/embeddings", {"input": self.inputs})
-        except (UpstreamFailed, ContextExceeded) as exc:
-            numbers = tokens_and_limit(exc)
-            if numbers is None:
-                raise
+        except ContextExceeded as exc:
             if not self.truncate:
-                raise too_long(*numbers, "split the text, or load the model with a larger context.") from None
-            limit = max(1, numbers[1] - 1)
+                raise too_long(
+                    exc.prompt, exc.limit, "split the text, or load the model with a larger context."
+                ) from None
+            limit = max(1, exc.limit - 1)
             cut = [await self._first_tokens(post, each, limit) for each in self.inputs]
             found = await _post(post, b"/v1/embeddings", {"input": cut})
         with blame_child():
