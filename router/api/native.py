@@ -188,7 +188,7 @@ class NativeEndpoints:
         return Response(listing, media_type="application/json")
 
     async def model(self, request: Request) -> Response:
-        spec = self._pool.catalog.resolve(request.path_params["name"])
+        spec = self._gateway.find(request.path_params["name"])
         return Response(self._listing.render_entry(spec), media_type="application/json")
 
     async def reload(self, request: Request) -> Response:

@@ -83,6 +83,7 @@ class CreatedStore:
         self._lock = threading.Lock()  # between two threads that write
         self._rows: dict[str, Created] = self._read() if path else {}
         self._derived: dict[str, tuple[ModelSpec, Created, ModelSpec]] = {}
+        self._names_of: dict[str, list[str]] | None = None  # by model; None when it has to be made again
 
     def __repr__(self) -> str:
         return f"<CreatedStore {len(self._rows)} names in {self._path or 'memory'}>"
@@ -109,13 +110,24 @@ class CreatedStore:
         if _key(created.name) not in self._rows and len(self._rows) >= MAX_NAMES:
             raise InvalidRequest(f"There are {MAX_NAMES} names already; delete one first.")
         self._rows[_key(created.name)] = created
+        self._names_of = None
 
     def remove(self, name: str) -> None:
         self._rows.pop(_key(name), None)
         self._derived.pop(_key(name), None)
+        self._names_of = None
 
     def is_used(self, digest: str) -> bool:
         return any(digest in created.digests for created in self)
+
+    def names_of(self, model: str) -> Sequence[str]:
+        """The names that stand for this model of the catalog and share its process."""
+        if self._names_of is None:
+            self._names_of = {}
+            for created in self:
+                if not created.is_own_model:
+                    self._names_of.setdefault(created.model, []).append(created.name)
+        return self._names_of.get(model, ())
 
     # For requests
 

@@ -67,7 +67,7 @@ class Makers:
         """Raises RouterErrors."""
         async with self._changing:
             self._names.remove(alias)
-            await self._keep(alias.is_own_model)
+            await self._keep(alias.is_own_model, alias)
             await self._blobs.remove(alias.digests)
 
     async def _add(self, name: str, model: NamedModel | None, defaults: AliasDefaults, **more: Any) -> None:
@@ -76,7 +76,7 @@ class Makers:
         try:
             if made.is_own_model and self._gateway.refresh is None:
                 raise Unsupported("Models cannot be made here, only names for them.")
-            await self._keep(made.is_own_model or (before is not None and before.is_own_model))
+            await self._keep(made.is_own_model or (before is not None and before.is_own_model), made, before)
         except RouterError:
             self._names.remove(made)
             if before:
@@ -85,8 +85,11 @@ class Makers:
         if before:
             await self._blobs.remove(before.digests)
 
-    async def _keep(self, is_in_catalog: bool) -> None:
-        """Read the catalog again if it has changed, and write the file."""
+    async def _keep(self, is_in_catalog: bool, *changed: Created | None) -> None:
+        """Read the catalog again if it has changed, and write the file. Lists show names as aliases of their models."""
+        for created in changed:
+            if created and created.model in self._gateway.pool.catalog:
+                self._gateway.pool.change_log.mark_changed(created.model)
         if is_in_catalog and self._gateway.refresh:
             try:
                 await self._gateway.refresh()

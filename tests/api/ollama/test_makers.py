@@ -62,10 +62,13 @@ def test_a_name_is_known_in_every_api_and_after_a_restart(engine: str, tiny_mode
         with client_of(again) as client:
             answer = client.chat("brief", HI, options={"seed": 1, "temperature": 0})
             assert (answer.message.content, answer.eval_count) == (plain, 4)
+            assert again.listing()["tiny-a"]["aliases"] == ["Brief"]
+            assert again.client.get("/v1/models/brief").json()["id"] == "tiny-a"
             shown = client.show("bRIEF")
             assert (shown.license, shown.details and shown.details.parent_model) == ("MIT", "tiny-a")
             assert "num_ctx" in (shown.parameters or "")
             client.delete("brief")
+        assert again.listing()["tiny-a"]["aliases"] == []
         assert again.chat("brief").status_code == 404
     finally:
         again.stop()
