@@ -43,9 +43,12 @@ class Makers:
                 return
             model = self._names.find(wanted.origin)
             before, after = model.defaults, wanted.defaults
+            inherited = dict(before.parameters)
+            if model.alias and model.alias.is_own_model:
+                inherited.pop("num_ctx", None)  # its process has that context already
             defaults = AliasDefaults(
                 after.system or before.system,
-                {**before.parameters, **after.parameters},
+                {**inherited, **after.parameters},
                 after.messages or before.messages,
             )
             license = wanted.license or (model.alias.license if model.alias else ())

@@ -104,6 +104,12 @@ def test_a_template_makes_a_model_of_its_own(own: Router) -> None:  # B-C13
         answer = client.chat("bare", [Message(role="user", content="once upon")], options={"temperature": 0, "seed": 1})
         raw = client.generate("tiny-a", "once upon", raw=True, options={**FEW, "num_predict": 4})
         assert answer.message.content == raw.response
+        client.create("narrow", from_="tiny-a", parameters={"num_ctx": 256})
+        assert client.chat("narrow", HI, options=FEW).done
+        assert [model.context_length for model in client.ps().models] == [256]
+        client.create("narrower", from_="narrow", system="Be brief.")
+        assert client.chat("narrower", HI, options=FEW).done
+        assert [model.model for model in client.ps().models] == ["narrow"], "they share a process"
         same = client.show("tiny-a").template
         client.create("same", from_="tiny-a", template=same)
         client.chat("tiny-a", HI, options=FEW)
@@ -121,12 +127,7 @@ def adapter(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_what_no_model_can_be_made_of_is_refused(
-    router: Router, client: ollama.Client, tmp_path: Path, engine_name: str
-) -> None:
-    if engine_name != "embedded":
-        pytest.skip("no engine takes part")
-
+def test_what_no_model_can_be_made_of_is_refused(router: Router, client: ollama.Client, tmp_path: Path) -> None:
     def send(data: bytes, digest: str = "") -> str:
         digest = digest or f"sha256:{hashlib.sha256(data).hexdigest()}"
         response = router.client.post(f"/api/blobs/{digest}", content=data)
