@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from router import threads
@@ -38,8 +40,9 @@ class Makers:
         """Raises RouterErrors."""
         async with self._changing:
             if wanted.digests:
-                more: dict[str, Any] = {"digests": await self._files(wanted.digests), "template": wanted.template}
-                await self._add(wanted.name, None, wanted.defaults, license=wanted.license, **more)
+                digests, trained = await self._files(wanted.digests)
+                more: dict[str, Any] = {"digests": digests, "template": wanted.template, "license": wanted.license}
+                await self._add(wanted.name, None, _within(trained, wanted.defaults), **more)
                 return
             model = self._names.find(wanted.origin)
             before, after = model.defaults, wanted.defaults
@@ -53,6 +56,7 @@ class Makers:
             )
             license = wanted.license or (model.alias.license if model.alias else ())
             template = None if wanted.template == await self._library.template(model.spec) else wanted.template
+            defaults = _within(model.spec.info.n_ctx_train, defaults)
             await self._add(wanted.name, model, defaults, license=license, template=template)
 
     async def copy(self, model: NamedModel, destination: str) -> None:
@@ -101,9 +105,11 @@ class Makers:
                 raise RouterError(f"The models cannot be read again: {exc}.") from exc
         await threads.RECORDS.run(self._created.save)
 
-    async def _files(self, digests: Any) -> list[str]:
-        """The digests, that of the model first. Raises InvalidRequest for files of which no model can be made."""
+    async def _files(self, digests: Sequence[str]) -> tuple[list[str], int | None]:
+        """The digests, that of the model first, and the context that it was trained for. Raises InvalidRequest for
+        files of which no model can be made."""
         kinds: dict[str, str] = {}
+        trained = None
         for digest in digests:
             path = self._blobs.path(digest)
             if not await self._blobs.has(digest):
@@ -116,8 +122,17 @@ class Makers:
                 raise InvalidRequest(f"The file sha256:{digest} is no model that can be used here: {exc}") from exc
             kind = "projector" if header.architecture == "clip" else str(header.fields.get("general.type") or "model")
             kinds.setdefault(kind, digest)
+            trained = header.context_length if kind == "model" else trained
         if "adapter" in kinds:
             raise Unsupported('An adapter is not supported here: it is a flag of a preset, "lora = FILE".')
         if "model" not in kinds or len(kinds) != len(digests):
             raise InvalidRequest('"files" must be one model, and one projector if it has one.')
-        return [kinds["model"], *(digest for kind, digest in kinds.items() if kind != "model")]
+        return [kinds["model"], *(digest for kind, digest in kinds.items() if kind != "model")], trained or None
+
+
+def _within(trained: int | None, defaults: AliasDefaults) -> AliasDefaults:
+    """No larger context than the model was trained for, as in Ollama."""
+    context = defaults.parameters.get("num_ctx")
+    if not context or not trained or context <= trained:
+        return defaults
+    return replace(defaults, parameters={**defaults.parameters, "num_ctx": trained})

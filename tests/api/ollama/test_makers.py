@@ -107,6 +107,10 @@ def test_a_template_makes_a_model_of_its_own(own: Router) -> None:  # B-C13
         client.create("narrow", from_="tiny-a", parameters={"num_ctx": 256})
         assert client.chat("narrow", HI, options=FEW).done
         assert [model.context_length for model in client.ps().models] == [256]
+        client.create("wide", from_="tiny-a", parameters={"num_ctx": 10**9})
+        assert "num_ctx                        2048" in (client.show("wide").parameters or ""), (
+            "what it was trained for"
+        )
         client.create("narrower", from_="narrow", system="Be brief.")
         assert client.chat("narrower", HI, options=FEW).done
         assert [model.model for model in client.ps().models] == ["narrow"], "they share a process"
@@ -150,6 +154,7 @@ def test_what_no_model_can_be_made_of_is_refused(router: Router, client: ollama.
         ({"from": "tiny-a", "template": "{{ .Prompt }}"}, 501, "Jinja"),
         ({"from": "tiny-a", "messages": [{"role": "king"}]}, 400, "role"),
         ({"from": "tiny-a", "license": [1]}, 400, "license"),
+        ({"from": "tiny-a", "parameters": {"num_ctx": "many"}}, 400, "num_ctx"),
         ({"from": "tiny-a", "parameters": {"mmproj": "/x"}}, 400, "mmproj"),
         (none, 400, "from"),
     ):
