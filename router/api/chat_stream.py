@@ -8,6 +8,7 @@ never a defect of the router.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
@@ -15,10 +16,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from router.errors import RouterError, UpstreamFailed
+from router.proxy.child_errors import error_of
 from router.proxy.error_response import read_upstream_error
 from router.proxy.protocols import PostToChild
 from router.units import limit_size
-from router.wire.child_json import blame_child, parse_json, printable
+from router.wire.child_json import blame_child, parse_json
 
 MAX_EVENT_BYTES = 8 << 20
 
@@ -199,7 +201,5 @@ def _convert(value: Any) -> Chunk:
 
 def _reported_error(error: Any) -> RouterError:
     fields = error if isinstance(error, dict) else {"message": error}
-    failure = UpstreamFailed(printable(fields.get("message")))
-    failure.status = code if isinstance(code := fields.get("code"), int) and 400 <= code < 600 else failure.status
-    failure.code = printable(kind, 100) if isinstance(kind := fields.get("type"), str) else failure.code
-    return failure
+    status = code if isinstance(code := fields.get("code"), int) and 400 <= code < 600 else 0
+    return error_of(status, json.dumps({"error": fields}).encode())

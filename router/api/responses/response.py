@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from router.api.chat_stream import Usage
-from router.errors import RouterError
+from router.errors import ContextExceeded, RouterError
 
 # Codes of OpenAI's `ResponseError` for statuses; all others are "server_error".
 _ERROR_CODES = {400: "invalid_prompt", 413: "invalid_prompt", 429: "rate_limit_exceeded"}
-TOO_LONG = "exceed_context_size_error"  # llama-server's type of the error
 
 
 class ResponseObject:
@@ -51,7 +50,7 @@ class ResponseObject:
 
 def error_code(error: RouterError) -> str:
     """Codex shortens its conversation when it reads "context_length_exceeded"."""
-    if error.code == TOO_LONG:
+    if isinstance(error, ContextExceeded):
         return "context_length_exceeded"
     return _ERROR_CODES.get(error.status, "server_error")
 
