@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -98,7 +98,7 @@ _PIECES_DECODER = msgspec.json.Decoder(list[str])
 _TEXT_EVENT = re.compile(rb'data: \{[^\n]*?"delta":\{"(reasoning_)?content":(?=("(?:[^"\\]|\\.)*"))')
 
 
-async def chunks_of(post: PostToChild, target: bytes, body: bytes) -> AsyncIterator[Sequence[Chunk | Texts]]:
+async def chunks_of(post: PostToChild, target: bytes, body: bytes) -> AsyncGenerator[Sequence[Chunk | Texts]]:
     """Posts `body`, which asks for a stream, and yields what has come since the last time: [] when the answer begins,
     then one or more events.
 

@@ -5,9 +5,8 @@ The child always streams, so that the router sees that the answer goes on, and c
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import AsyncGenerator, Callable
-from typing import Any
 
 from starlette.responses import Response
 
@@ -64,10 +63,11 @@ class Answer:
 
     async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
         output, is_stream = self._output, self._is_stream
-        async for chunks in chunks_of(post, CHAT, self._body):
-            told = b"".join([output.take(chunk) for chunk in chunks]) if chunks else self._begin()
-            if is_stream:
-                yield told
+        async with contextlib.aclosing(chunks_of(post, CHAT, self._body)) as parts:
+            async for chunks in parts:
+                told = b"".join([output.take(chunk) for chunk in chunks]) if chunks else self._begin()
+                if is_stream:
+                    yield told
         if not output.reason:
             raise UpstreamFailed("The model's answer ended before it was complete.")
         yield self._end()
@@ -128,8 +128,3 @@ class TokenCount:
             yield await answer.read_all()
         finally:
             answer.close()
-
-
-def as_json(value: Any) -> bytes:
-    """Plain ASCII: it may repeat what a client sent, which need not be valid Unicode."""
-    return json.dumps(value, separators=(",", ":")).encode()
