@@ -149,6 +149,20 @@ def test_what_is_not_stored_is_gone(client: openai.OpenAI) -> None:
         client.responses.retrieve(answer.id)
 
 
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_the_oldest_turns_may_go(router: Router, is_stream: bool) -> None:
+    """With `truncation` "auto", a conversation that is too long for the context begins with a later turn."""
+    turns = [{"role": role, "content": "hi " * 60} for role in ("user", "assistant") * 10]
+    body = {"model": "plain", "input": [*turns, {"role": "user", "content": "last"}], "stream": is_stream, **FEW}
+    body["instructions"] = "Be brief."
+    response = router.client.post("/v1/responses", json={**body, "truncation": "auto"})
+    answer = final(checked(response.content)) if is_stream else response.json()
+    assert (answer["status"], answer["truncation"]) == ("incomplete", "auto")
+    assert 500 < answer["usage"]["input_tokens"] < 2048
+    alone = {**body, "input": "hi " * 5000, "stream": False}
+    assert router.client.post("/v1/responses", json={**alone, "truncation": "auto"}).status_code == 400
+
+
 def test_errors_before_the_answer(router: Router, client: openai.OpenAI) -> None:
     for stream in (True, False):
         with pytest.raises(openai.NotFoundError, match="tiny-a"):
