@@ -14,9 +14,9 @@ API. `native` has the endpoints of a llama.cpp router; `ollama` is an API that t
     slots      files that requests write and read -> nothing
     download   downloads and removals             -> nothing
     openai     OpenAI's API                       -> dialects
-    anthropic  Anthropic's Messages API           -> dialects
+    messages   a package: Anthropic's Messages    -> dialects
     native     llama.cpp's own API                -> dialects listing load metrics news slots download
     stream     llama.cpp's resumable streams      -> dialects
     ollama     a package: Ollama's API            -> dialects details download
-    app        create_app(): routes and guard     -> dialects listing download openai anthropic native stream ollama
+    app        create_app(): routes and guard     -> dialects listing download openai messages native stream ollama
 """

@@ -19,10 +19,11 @@ from router.access.hosts import AllowedHosts
 from router.access.keys import Keys
 from router.access.origins import AllowedOrigins
 from router.access.permissions import PermissionTable, RoutePattern
-from router.api import anthropic, openai, stream
+from router.api import openai, stream
 from router.api.dialects import dialect_of
 from router.api.download import Downloads
 from router.api.listing import Listing
+from router.api.messages import endpoints as messages
 from router.api.native import NativeEndpoints
 from router.api.ollama import endpoints as ollama
 from router.memory.forecast import Forecast
@@ -55,7 +56,7 @@ def create_app(
     native = NativeEndpoints(gateway, Listing(gateway.pool), downloads, reload, forecast, build)
     routes = [
         *openai.routes(gateway),
-        *anthropic.routes(gateway),
+        *messages.routes(gateway),
         *native.routes(),
         *stream.routes(gateway),
         *ollama.routes(gateway, downloads if gateway.hub_models else None),

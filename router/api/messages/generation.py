@@ -1,0 +1,80 @@
+"""One request to a child, and its answer in Anthropic's words: a message, its events, or a count of tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from router.api.messages.answer import message
+from router.api.messages.chunks import chunk_of, chunks
+from router.api.messages.failures import client_error
+from router.api.messages.request import AnswerShape
+from router.api.messages.stream import EventWriter
+from router.proxy.error_response import read_upstream_error
+from router.proxy.protocols import PostToChild
+from router.wire.child_json import blame_child, parse_json
+from router.wire.response import Response as Answer
+
+CHAT, COUNT = b"/v1/chat/completions", b"/v1/chat/completions/input_tokens"
+EVENTS, JSON = b"text/event-stream", b"application/json"
+
+MAX_ANSWER_BYTES = 64 << 20  # of an answer that is not streamed
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A translation for the gateway: sends `body`, a chat completion, and yields the answer for the client. `model` is
+    the name in the answer."""
+
+    model: str
+    body: bytes
+    shape: AnswerShape
+
+    @property
+    def media_type(self) -> bytes:
+        return EVENTS if self.shape.stream else JSON
+
+    async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
+        answer = await post(CHAT, self.body)
+        try:
+            await _check(answer)
+            if not self.shape.stream:
+                whole = chunk_of(await answer.read_all(MAX_ANSWER_BYTES))
+                yield json.dumps(message(self.model, whole, self.shape)).encode()
+                return
+            writer = EventWriter(self.model, self.shape)
+            async for found in chunks(answer):
+                if events := writer.take(found):
+                    yield events
+            yield writer.end()
+        finally:
+            answer.close()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """As `Generation`, for /v1/messages/count_tokens."""
+
+    body: bytes
+
+    @property
+    def media_type(self) -> bytes:
+        return JSON
+
+    async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
+        answer = await post(COUNT, self.body)
+        try:
+            await _check(answer)
+            data = await answer.read_all()
+            with blame_child():
+                count = int(parse_json(data)["input_tokens"])
+            yield json.dumps({"input_tokens": count}).encode()
+        finally:
+            answer.close()
+
+
+async def _check(answer: Answer) -> None:
+    """Raises the child's error."""
+    if answer.status != 200:
+        raise client_error(await read_upstream_error(answer))
