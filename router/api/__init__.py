@@ -15,7 +15,7 @@ API. `native` has the endpoints of a llama.cpp router; `ollama` is an API that t
     download   downloads and removals             -> nothing
     openai     OpenAI's API                       -> dialects
     messages   a package: Anthropic's Messages    -> dialects
-    native     llama.cpp's own API                -> dialects listing load metrics news slots download
+    native     llama.cpp's own API                -> dialects listing load metrics news slots download messages
     stream     llama.cpp's resumable streams      -> dialects
     ollama     a package: Ollama's API            -> dialects details download
     app        create_app(): routes and guard     -> dialects listing download openai messages native stream ollama

@@ -251,7 +251,6 @@ def without_changing_fields(value: Any) -> Any:
         ("/v1/completions", {"prompt": "the"}),
         ("/completion", {"prompt": "the", "n_probs": 2}),
         ("/v1/responses", {"input": "hello", "max_output_tokens": 40}),
-        ("/v1/messages", {"messages": HI}),
     ],
 )
 def test_a_stream_is_the_engines_own_token_for_token(router: Router, path: str, fields: dict[str, Any]) -> None:

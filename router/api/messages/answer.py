@@ -21,7 +21,11 @@ def message(model: str, chunk: Chunk, shape: AnswerShape) -> dict[str, Any]:
     choice = chunk.choices[0] if chunk.choices else None
     if choice is None or choice.message is None or not choice.finish_reason:
         raise UpstreamFailed("The model's answer ended before it was complete.")
+    reason, word = stop_reason(choice.finish_reason, chunk.verbose, shape)
+    ending = {"stop_reason": reason, "stop_sequence": word, "usage": usage_fields(chunk.usage or Usage(), shape)}
     content: list[dict[str, Any]] = []
+    if shape.is_warmup:
+        return {**head(model), "content": content, **ending}
     if thoughts := choice.message.reasoning_content:
         shown = thoughts if shape.shows_thinking else ""
         content.append({"type": "thinking", "thinking": shown, "signature": SIGNATURE})
@@ -30,14 +34,7 @@ def message(model: str, chunk: Chunk, shape: AnswerShape) -> dict[str, Any]:
     for call in choice.message.tool_calls or ():
         block = _tool_use(call, is_cut=choice.finish_reason == "length")
         content += [block] if block else []
-    reason, word = stop_reason(choice.finish_reason, chunk.verbose, shape)
-    return {
-        **head(model),
-        "content": content,
-        "stop_reason": reason,
-        "stop_sequence": word,
-        "usage": usage_fields(chunk.usage or Usage()),
-    }
+    return {**head(model), "content": content, **ending}
 
 
 def head(model: str) -> dict[str, Any]:
@@ -52,20 +49,22 @@ def tool_use_id(id: str | None) -> str:
 
 def stop_reason(reason: str, verbose: Verbose | None, shape: AnswerShape) -> tuple[str, str | None]:
     """`stop_reason` and `stop_sequence`. Templates have words that end an answer too; those are no stop sequences."""
+    if shape.is_warmup:
+        return "max_tokens", None
     if reason == "stop":
         word = verbose.stopping_word if verbose else None
         return ("stop_sequence", word) if word and word in shape.stop_sequences else ("end_turn", None)
     return _REASONS.get(reason, "end_turn"), None
 
 
-def usage_fields(usage: Usage) -> dict[str, int]:
+def usage_fields(usage: Usage, shape: AnswerShape) -> dict[str, int]:
     """Tokens that were in the cache are not among the `input_tokens`."""
     cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
     return {
         "input_tokens": max(0, usage.prompt_tokens - cached),
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": cached,
-        "output_tokens": usage.completion_tokens,
+        "output_tokens": 0 if shape.is_warmup else usage.completion_tokens,
     }
 
 

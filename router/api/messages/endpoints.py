@@ -1,8 +1,6 @@
-"""The routes of Anthropic's Messages API. `--claude-map` maps Anthropic's model names."""
+"""The routes of Anthropic's Messages API. Its list of models has the path of other APIs' lists: see `api.native`."""
 
 from __future__ import annotations
-
-from fnmatch import fnmatchcase
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,6 +9,7 @@ from starlette.routing import Route
 from router.api.dialects import ANTHROPIC
 from router.api.messages.fields import Fields
 from router.api.messages.generation import CHAT, COUNT, Generation, TokenCount
+from router.api.messages.names import catalog_name
 from router.api.messages.request import chat_request
 from router.errors import InvalidRequest
 from router.models.spec import ModelSpec
@@ -22,13 +21,15 @@ from router.proxy.protocols import Translation
 from router.proxy.rewrite import encode_json
 from router.proxy.routing import all_fields
 
+PATHS = ("/v1/messages", "/v1/messages/count_tokens")
+
 
 class MessagesEndpoints:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
     def routes(self) -> list[Route]:
-        own = (("/v1/messages", self.create), ("/v1/messages/count_tokens", self.count_tokens))
+        own = zip(PATHS, (self.create, self.count_tokens), strict=True)
         return [Route(path, with_dialect_errors(ANTHROPIC, endpoint), methods=["POST"]) for path, endpoint in own]
 
     async def create(self, request: Request) -> Response:
@@ -63,16 +64,6 @@ class MessagesEndpoints:
         body = encode_json(request.fields, size)
         body, time_limit = self._gateway.prepare_body(spec, path, request.fields, body)
         return (TokenCount(body) if counts_only else Generation(spec.name, body, request.shape)), time_limit
-
-
-def catalog_name(gateway: Gateway, name: str | None) -> str | None:
-    """A name of the catalog stays as it is; another one becomes the model of the first pattern that matches."""
-    if gateway.has_model(name):
-        return name
-    for pattern, model in gateway.claude_map:
-        if fnmatchcase(name or "", pattern):
-            return model
-    return name
 
 
 def routes(gateway: Gateway) -> list[Route]:

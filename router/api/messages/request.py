@@ -47,12 +47,17 @@ _WITHOUT_PLACE = ("logprobs", "top_logprobs", "n_probs")
 
 @dataclass(frozen=True, slots=True)
 class AnswerShape:
-    """What the request says of its answer. `prefill` is the beginning that the client already has."""
+    """What the request says of its answer.
+
+    `prefill` is the beginning that the client already has.
+    `is_warmup`: the prompt is to be computed, and nothing to be generated. The engine generates one token all the same.
+    """
 
     stop_sequences: tuple[str, ...] = ()
     prefill: str = ""
     shows_thinking: bool = True
     stream: bool = False
+    is_warmup: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,9 @@ def chat_request(fields: Fields, *, counts_only: bool = False) -> ChatRequest:
     extras = _extras(fields, translated.keys())
     stream = flag_at(fields.get("stream"), "stream")
     own = {} if counts_only else _generation_fields(fields, bool(stops), stream)
-    shape = AnswerShape(tuple(stops), prefill or "", thinking.is_shown, stream and not counts_only)
+    shape = AnswerShape(
+        tuple(stops), prefill or "", thinking.is_shown, stream and not counts_only, own.get("max_tokens") == 0
+    )
     return ChatRequest({**extras, "messages": messages, **translated, **own}, shape)
 
 

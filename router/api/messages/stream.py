@@ -83,7 +83,7 @@ class EventWriter:
         self._close(found)
         reason, word = stop_reason(self._reason, self._verbose, self._shape)
         delta = {"stop_reason": reason, "stop_sequence": word}
-        found.append(event("message_delta", {"delta": delta, "usage": usage_fields(self._usage)}))
+        found.append(event("message_delta", {"delta": delta, "usage": usage_fields(self._usage, self._shape)}))
         found.append(MESSAGE_STOP)
         return b"".join(found)
 
@@ -95,7 +95,7 @@ class EventWriter:
         choice = chunk.choices[0]
         self._reason = choice.finish_reason or self._reason
         delta = choice.delta
-        if delta is None:
+        if delta is None or self._shape.is_warmup:
             return
         if delta.reasoning_content:
             self._open("thinking", b'{"type":"thinking","thinking":"","signature":""}', found)
@@ -165,6 +165,6 @@ class EventWriter:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
-            "usage": usage_fields(usage),
+            "usage": usage_fields(usage, self._shape),
         }
         found.append(event("message_start", {"message": {**head(self._model), **empty}}))
