@@ -5,6 +5,7 @@ API. `native` has the endpoints of a llama.cpp router; `ollama` is an API that t
 
 ::
 
+    text_runs  PURE: texts in streams, unparsed   -> nothing
     dialects   how each API's errors look         -> nothing
     details    what model pickers show            -> nothing
     listing    the list of models as JSON         -> details
@@ -14,7 +15,7 @@ API. `native` has the endpoints of a llama.cpp router; `ollama` is an API that t
     slots      files that requests write and read -> nothing
     download   downloads and removals             -> nothing
     openai     OpenAI's API                       -> dialects
-    messages   a package: Anthropic's Messages    -> dialects
+    messages   a package: Anthropic's Messages    -> dialects text_runs
     native     llama.cpp's own API                -> dialects listing load metrics news slots download messages
     stream     llama.cpp's resumable streams      -> dialects
     ollama     a package: Ollama's API            -> dialects details download

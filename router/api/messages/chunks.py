@@ -5,7 +5,6 @@ Children are read with suspicion: an event of a wrong shape is an UpstreamFailed
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -14,7 +13,6 @@ from router.api.messages.failures import client_error
 from router.errors import RouterError, UpstreamFailed
 from router.units import limit_size
 from router.wire.child_json import object_or_empty, parse_json, printable
-from router.wire.response import Response as Answer
 
 MAX_EVENT_BYTES = 8 << 20
 
@@ -24,7 +22,7 @@ class Function(msgspec.Struct, gc=False):
     arguments: str | None = None
 
 
-class CallPiece(msgspec.Struct):
+class CallPiece(msgspec.Struct, gc=False):
     """A piece of the tool call number `index`."""
 
     index: int = 0
@@ -32,13 +30,13 @@ class CallPiece(msgspec.Struct):
     function: Function | None = None
 
 
-class Delta(msgspec.Struct):
+class Delta(msgspec.Struct, gc=False):
     content: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[CallPiece] | None = None
 
 
-class Choice(msgspec.Struct):
+class Choice(msgspec.Struct, gc=False):
     """`delta` is in a stream, `message` in a whole answer."""
 
     delta: Delta | None = None
@@ -50,7 +48,7 @@ class CachedTokens(msgspec.Struct, gc=False):
     cached_tokens: int = 0
 
 
-class Usage(msgspec.Struct):
+class Usage(msgspec.Struct, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     prompt_tokens_details: CachedTokens | None = None
@@ -67,7 +65,7 @@ class Verbose(msgspec.Struct, gc=False):
     stopping_word: str | None = None
 
 
-class Chunk(msgspec.Struct):
+class Chunk(msgspec.Struct, gc=False):
     """One event, or a whole answer."""
 
     choices: list[Choice] | None = None
@@ -105,26 +103,38 @@ def _read_patiently(data: bytes) -> Chunk:
         ) from exc
 
 
-async def chunks(answer: Answer) -> AsyncIterator[list[Chunk | None]]:
-    """The events that have come together; None for each comment, which says that the child is at work."""
-    held = b""
-    while not answer.is_at_end:
-        data = await answer.read()
-        end = data.rfind(b"\n") + 1
-        if not end:
-            held += data
-            if len(held) > MAX_EVENT_BYTES:
-                raise UpstreamFailed(f"The model's server sent an event of more than {limit_size(MAX_EVENT_BYTES)}.")
-            continue
+class ChunkReader:
+    """Splits what a child sends into events::
+
+    reader.feed(data)   # the chunks that are whole; None for each comment, which says that the child is at work
+    """
+
+    def __init__(self) -> None:
+        self._held = b""
+        self.last_line = b""  # the last event that was whole
+
+    def __repr__(self) -> str:
+        return f"<ChunkReader holds {len(self._held)} bytes>"
+
+    @property
+    def is_between_events(self) -> bool:
+        return not self._held
+
+    def feed(self, data: bytes) -> list[Chunk | None]:
+        """Raises UpstreamFailed, and the error that the child reports in an event."""
+        if self._held:
+            data = self._held + data
+        *lines, self._held = data.split(b"\n")
+        if len(self._held) > MAX_EVENT_BYTES:
+            raise UpstreamFailed(f"The model's server sent an event of more than {limit_size(MAX_EVENT_BYTES)}.")
         found: list[Chunk | None] = []
-        for line in (held + data[:end]).split(b"\n"):
+        for line in lines:
             if line.startswith(b"data: {"):
                 found.append(chunk_of(line[6:]))
+                self.last_line = line
             elif line.startswith(b":"):
                 found.append(None)
-        held = data[end:]
-        if found:
-            yield found
+        return found
 
 
 def _reported_error(raw: bytes) -> RouterError:

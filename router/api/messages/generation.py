@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from router.api.messages.answer import message
-from router.api.messages.chunks import chunk_of, chunks
+from router.api.messages.chunks import chunk_of
 from router.api.messages.failures import client_error
 from router.api.messages.request import AnswerShape
-from router.api.messages.stream import EventWriter
+from router.api.messages.stream import MessageEvents
 from router.proxy.error_response import read_upstream_error
 from router.proxy.protocols import PostToChild
 from router.wire.child_json import blame_child, parse_json
@@ -43,11 +43,15 @@ class Generation:
                 whole = chunk_of(await answer.read_all(MAX_ANSWER_BYTES))
                 yield json.dumps(message(self.model, whole, self.shape)).encode()
                 return
-            writer = EventWriter(self.model, self.shape)
-            async for found in chunks(answer):
-                if events := writer.take(found):
-                    yield events
-            yield writer.end()
+            events = MessageEvents(self.model, self.shape)
+            is_at_end = answer.is_at_end
+            while not is_at_end:
+                found = events.feed(await answer.read())
+                is_at_end = answer.is_at_end
+                if is_at_end:
+                    found += events.end()
+                if found:
+                    yield found
         finally:
             answer.close()
 

@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from router.api.messages.answer import SIGNATURE, head, stop_reason, tool_use_id, usage_fields
-from router.api.messages.chunks import CachedTokens, CallPiece, Chunk, Usage, Verbose
+from router.api.messages.chunks import CachedTokens, CallPiece, Chunk, ChunkReader, Usage, Verbose
 from router.api.messages.request import AnswerShape
+from router.api.text_runs import TextRuns
 from router.errors import UpstreamFailed
 
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
@@ -26,6 +27,8 @@ _TEXT = b'"text_delta","text":%b'
 _THINKING = b'"thinking_delta","thinking":%b'
 _SIGNATURE = b'"signature_delta","signature":"%b"' % SIGNATURE.encode()
 _INPUT = b'"input_json_delta","partial_json":%b'
+_DELTA_END = b'"}}\n\n'
+_DELTA_END = b'"}}\n\n'
 _STOP = b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n'
 
 _encode = msgspec.json.encode
@@ -33,6 +36,52 @@ _encode = msgspec.json.encode
 
 def event(name: str, fields: dict[str, Any]) -> bytes:
     return f"event: {name}\ndata: {json.dumps({'type': name, **fields}, separators=(',', ':'))}\n\n".encode()
+
+
+class MessageEvents:
+    """A child's stream as the stream of a message::
+
+    events = MessageEvents("qwen3", shape)
+    events.feed(data)   # bytes for the client, b"" if nothing is to be sent yet
+    events.end()        # the last events
+    """
+
+    def __init__(self, model: str, shape: AnswerShape) -> None:
+        self._reader, self._writer = ChunkReader(), EventWriter(model, shape)
+        self._runs = {"text": TextRuns("content"), "thinking": TextRuns("reasoning_content")}
+
+    def __repr__(self) -> str:
+        return f"<MessageEvents {self._reader} {self._writer}>"
+
+    def feed(self, data: bytes) -> bytes:
+        """Raises UpstreamFailed, and the error that the child reports in an event."""
+        reader, writer = self._reader, self._writer
+        runs = self._runs.get(writer.kind_of_deltas)
+        if runs and reader.is_between_events and (texts := runs.texts(data)) is not None:
+            return writer.deltas(texts)
+        chunks = reader.feed(data)
+        events = writer.take(chunks)
+        if chunks and (last := chunks[-1]) and (text := _only_text(last, writer.kind_of_deltas)):
+            self._runs[writer.kind_of_deltas].learn(reader.last_line, text)
+        return events
+
+    def end(self) -> bytes:
+        """Raises UpstreamFailed if the child's answer was not complete."""
+        return self._writer.end()
+
+
+def _only_text(chunk: Chunk, kind: str) -> str | None:
+    """The text of an event that holds nothing else, as nearly all do: an answer's text, or thoughts."""
+    if not kind or not chunk.choices or chunk.usage or chunk.prompt_progress or chunk.verbose:
+        return None
+    choice = chunk.choices[0]
+    delta = choice.delta
+    if len(chunk.choices) > 1 or choice.finish_reason or delta is None or delta.tool_calls:
+        return None
+    text, other = delta.content, delta.reasoning_content
+    if kind == "thinking":
+        text, other = other, text
+    return None if other else text
 
 
 class EventWriter:
@@ -48,6 +97,7 @@ class EventWriter:
         self._is_started = False
         self._index = -1  # of the block that is open, or was last
         self._kind = ""  # of the block that is open: text, thinking, tool_use
+        self._delta_begin = b""  # of an event that adds text to it, up to the text
         self._call = -1  # number of the tool call that is open
         self._prefill = shape.prefill  # what the child still has to repeat
         self._repeated = ""
@@ -57,6 +107,18 @@ class EventWriter:
 
     def __repr__(self) -> str:
         return f"<EventWriter block {self._index} {self._kind or 'closed'}, {self._reason or 'running'}>"
+
+    @property
+    def kind_of_deltas(self) -> str:
+        """The kind of block whose deltas only add text to it, if one is open: text or thinking. Else an empty string,
+        also if the next text may be one that is left out."""
+        is_plain = self._kind == "text" or (self._kind == "thinking" and self._shape.shows_thinking)
+        return self._kind if is_plain and not self._prefill else ""
+
+    def deltas(self, texts: list[bytes]) -> bytes:
+        """The events for these pieces of the open block, each as JSON without its quotes."""
+        begin = self._delta_begin
+        return begin + (_DELTA_END + begin).join(texts) + _DELTA_END
 
     def take(self, chunks: Iterable[Chunk | None]) -> bytes:
         """The events for these of the child. Raises UpstreamFailed."""
@@ -144,6 +206,8 @@ class EventWriter:
         self._start(found, self._usage)
         self._close(found)
         self._index, self._kind = self._index + 1, kind
+        piece = (_THINKING if kind == "thinking" else _TEXT) % b'"'
+        self._delta_begin = (_DELTA % (self._index, piece)).removesuffix(b"}}\n\n")
         found.append(
             b'event: content_block_start\ndata: {"type":"content_block_start","index":%d,"content_block":%b}\n\n'
             % (self._index, block)
