@@ -19,7 +19,7 @@ Packages::
 
     scheduling  PURE: decides and remembers           -> nothing
     engine      llama-server as data and as a program -> nothing
-    access      PURE: who may ask for what            -> nothing
+    access      PURE: which request may do what       -> nothing
     wire        HTTP to a child                       -> nothing
     events      what happened, for all who listen     -> nothing
     node        a machine: its memory, its processes  -> scheduling engine wire

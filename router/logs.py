@@ -152,14 +152,10 @@ class Lines:
             self._size -= len(lines[-1])
         count = len(lines)
         if self._lost and lines:
-            now = time.strftime("%Y-%m-%d %H:%M:%S")
-            lines.insert(
-                0, f"{now},000 W router.logs: {self._lost} lines were lost: {visible(self._loss_reason)}\n".encode()
-            )
-            count, self._lost = (
-                count + self._lost,
-                0,
-            )  # if these lines are lost too, all are reported with the next ones
+            now, reason = time.strftime("%Y-%m-%d %H:%M:%S"), visible(self._loss_reason)
+            lines.insert(0, f"{now},000 W router.logs: {self._lost} lines were lost: {reason}\n".encode())
+            count += self._lost  # if these lines are lost too, all are reported with the next ones
+            self._lost = 0
         return b"".join(lines), count
 
     def _reopen(self) -> None:

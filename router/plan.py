@@ -52,6 +52,9 @@ class Plan:
     table: FlagTable
     engine: Engine | None
 
+    def __repr__(self) -> str:  # the settings hold keys, and the arguments may
+        return f"<Plan for {self.engine.kind if self.engine else 'no engine'}, {len(self.common)} arguments>"
+
     def sources(self) -> Sources:
         s = self.settings
         foreign = _foreign_preset(s, self.common)

@@ -163,7 +163,7 @@ def _warn_if_open_to_others(s: Settings, sockets: Sequence[socket.socket]) -> No
     if places and not s.api_key:
         what = "use its models" if s.admin_key else "use, load and unload its models"
         log.warning(
-            "NO KEY IS SET, and %s can be reached from other machines: whoever reaches it may %s. Set a key with "
+            "NO KEY IS SET, and %s can be reached from other machines: anyone who reaches it may %s. Set a key with "
             "--api-key or LLAMA_API_KEY, or listen on 127.0.0.1 alone with --host.",
             ", ".join(places),
             what,

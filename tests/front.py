@@ -1,4 +1,4 @@
-"""The real HTTP server over the whole application, with fakes behind it: what a client says and hears, byte by byte."""
+"""The real HTTP server over the whole application, with a fake child behind it. Tests see each byte that is sent."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def post(path: str, body: bytes, *headers: str, version: str = "1.1") -> bytes:
 
 
 def answer(status: str, body: bytes = b"", *headers: str, chunked: bool = False) -> bytes:
-    """A child's."""
+    """A response of a child."""
     framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
     lines = [f"HTTP/1.1 {status}", "Keep-Alive: timeout=60, max=1000", *headers, framing]
     if chunked:
@@ -72,53 +72,53 @@ EVENTS = answer("200 OK", b"data: 1\n\ndata: [DONE]\n\n", "Content-Type: text/ev
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a child got; `tasks` had been made until then."""
+class ReceivedRequest:
+    """A request as a child got it. `tasks` is how many the router had made until then."""
 
     head: bytes
     body: bytes
     tasks: int
 
 
-def says(said: bytes) -> Handler:
+def sends(data: bytes) -> Handler:
     async def act(reader: StreamReader, writer: StreamWriter) -> None:
-        writer.write(said)
+        writer.write(data)
 
     return act
 
 
-def breaks_off(said: bytes) -> Handler:
+def sends_and_resets(data: bytes) -> Handler:
     async def act(reader: StreamReader, writer: StreamWriter) -> None:
-        writer.write(said)
+        writer.write(data)
         raise ConnectionResetError
 
     return act
 
 
 class Child:
-    """Does to each request what `act` says."""
+    """Answers each request with `act`."""
 
     def __init__(self) -> None:
-        self.act = says(OK)
-        self.asked: list[Asked] = []
+        self.act = sends(OK)
+        self.received: list[ReceivedRequest] = []
         self.tasks: Callable[[], int] = int
 
     async def __call__(self, reader: StreamReader, writer: StreamWriter) -> None:
         while True:
             head, body = await take(reader)
-            self.asked.append(Asked(head, body, self.tasks()))
+            self.received.append(ReceivedRequest(head, body, self.tasks()))
             await self.act(reader, writer)
 
 
 async def echoes(child: Child, writer: StreamWriter) -> None:
-    is_stream = json.loads(child.asked[-1].body).get("stream")
+    is_stream = json.loads(child.received[-1].body).get("stream")
     kind = "text/event-stream" if is_stream else "application/json"
-    text = b"data: %b\n\n" % child.asked[-1].body if is_stream else child.asked[-1].body
+    text = b"data: %b\n\n" % child.received[-1].body if is_stream else child.received[-1].body
     writer.write(answer("200 OK", text, f"Content-Type: {kind}", chunked=bool(is_stream)))
 
 
 class Works:
-    """An act: works until the test says so, or until the connection is closed."""
+    """An act: works until the test sets `go`, then sends its response. Or until the router closes the connection."""
 
     def __init__(self, last: bytes = OK) -> None:
         self.begun, self.go, self._cut = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -138,17 +138,17 @@ class Works:
             raise ConnectionResetError
 
     async def is_cut(self, patience: float = 2.0) -> None:
-        """Returns once it is told to stop."""
+        """Returns when the router has closed the connection."""
         try:
             async with asyncio.timeout(patience):
                 await self._cut.wait()
         finally:
-            self.go.set()  # whoever is not heard is not to be waited for
+            self.go.set()  # else the server would wait for this act
 
 
 @dataclass
 class Near(FakeNode):
-    """Its children are all at one address."""
+    """A node whose children are all at one address."""
 
     address: Address = field(default_factory=Address)
 
@@ -159,7 +159,7 @@ class Near(FakeNode):
 
 
 class Tasks(set["asyncio.Task[None]"]):
-    """Counts those that were ever made."""
+    """uvicorn's set of tasks; it counts all that were ever made."""
 
     made = 0
 
@@ -219,7 +219,7 @@ class Front:
 
     @property
     def made(self) -> int:
-        """Tasks for requests of the test."""
+        """How many tasks were made for requests of the test."""
         return self.tasks.made - self.turns
 
     @property
@@ -231,20 +231,20 @@ class Front:
         return self._clients[-1]
 
     async def ready(self, **options: Any) -> Client:
-        """Starts it; a client, when `a` runs and a connection to its child is kept."""
+        """Starts the server. Returns a client when `a` runs and a connection to its child is kept."""
         self.start(**options)
         client = await self.client()
         await self.warm(client)
         return client
 
     async def warm(self, client: Client) -> None:
-        act, self.child.act = self.child.act, says(OK)
+        act, self.child.act = self.child.act, sends(OK)
         assert (await client.ask(post(CHAT, body_of()))).status == 200
         self.child.act = act
-        self.child.asked.clear()
+        self.child.received.clear()
 
     async def turn(self) -> None:
-        """When this returns, the router has read what was there to be read."""
+        """When this returns, the router has read what clients had sent."""
         client = await self.client()
         assert (await client.ask(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")).status == 200
         self.turns += 1
@@ -271,8 +271,8 @@ class Reply:
         return [value for header, value in self.headers if header == name]
 
     @property
-    def told(self) -> tuple[int, list[tuple[str, str]], bytes]:
-        """All of it, but the time and how the body was framed."""
+    def comparable(self) -> tuple[int, list[tuple[str, str]], bytes]:
+        """All of it except the date, and how the body was framed."""
         return self.status, [header for header in self.headers if header[0] not in {"date", *FRAMING}], self.body
 
     def json(self) -> Any:
@@ -289,17 +289,17 @@ class Client:
         self._writer.write(data)
 
     async def sent(self) -> None:
-        """Returns when what was sent is on its way. Raises ConnectionError."""
+        """Returns when the sent data is on its way. Raises ConnectionError."""
         async with asyncio.timeout(self.patience):
             await self._writer.drain()
 
     async def ask(self, request: bytes) -> Reply:
-        """Sent in one piece."""
+        """Sends a request in one piece."""
         self.send(request)
         return await self.reply()
 
-    async def ask_first(self, request: bytes) -> Reply:
-        """The ordinary way: before a body is sent it is asked whether it is wanted."""
+    async def ask_ordinary_way(self, request: bytes) -> Reply:
+        """Sends a request that the fast path leaves to uvicorn: one that waits for `100 Continue`."""
         head, body = request.split(b"\r\n\r\n", 1)
         self.send(head + b"\r\nExpect: 100-continue\r\n\r\n" + body)
         reply = await self.reply()
@@ -326,12 +326,12 @@ class Client:
         await self._reader.readexactly(2)
         return b"".join(parts)
 
-    async def hears(self, data: bytes) -> None:
+    async def read_until(self, data: bytes) -> None:
         async with asyncio.timeout(self.patience):
             await self._reader.readuntil(data)
 
     async def is_closed(self) -> bool:
-        """Whether the router closes it, and has nothing more to say."""
+        """Whether the router closes the connection without sending more."""
         async with asyncio.timeout(self.patience):
             return await self._reader.read() == b""
 
@@ -341,7 +341,7 @@ class Client:
 
 @pytest.fixture
 async def front(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Front]:
-    """Not started yet. Nothing goes wrong in it of which the client is not told."""
+    """A front that is not started yet. At the end, no error may be in the log unless the test expects one."""
     child, server = Child(), Server(tmp_path / "child")
     async with server.running(child):
         front = Front(tmp_path / "front", child, server)

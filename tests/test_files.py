@@ -108,9 +108,9 @@ def test_loads_that_name_a_pipe_fail_and_do_not_stop_others(  # B-T6
         def ask(number: int) -> httpx.Response:
             return httpx.post(f"{router.url}/v1/chat/completions", json=chat(f"bad-{number}"), timeout=60)
 
-        asked = [clients.submit(ask, number) for number in range(8)]
+        answers = [clients.submit(ask, number) for number in range(8)]
         assert router.chat("good").status_code == 200
-        for answer in asked:
+        for answer in answers:
             response = answer.result(60)
             assert "no regular file" in response.text
             assert response.status_code == 500

@@ -30,10 +30,10 @@ NASTY = "a\x1b[2J\r\nb\x00\x07\x7f\x85\x9b31m\u2028c\u2029\u202edlrow\u2066\udcf
 
 @pytest.mark.parametrize("character", NASTY)
 def test_control_characters_are_escaped(character: str) -> None:  # B-T7
-    told = visible(f"<{character}>")
-    assert told.isprintable()
-    assert told.startswith("<")
-    assert (told == f"<{character}>") == character.isprintable()
+    shown = visible(f"<{character}>")
+    assert shown.isprintable()
+    assert shown.startswith("<")
+    assert (shown == f"<{character}>") == character.isprintable()
 
 
 def test_text_in_any_script_stays() -> None:
@@ -47,9 +47,9 @@ def record(message: str, *args: object, exc: BaseException | None = None) -> str
 
 
 def test_a_record_is_one_line() -> None:  # B-T7
-    told = record("model %s: %s", NASTY, "2026-01-01 00:00:00,000 I router.run: forged\n" + NASTY)
-    assert not FORBIDDEN.search(told)
-    assert told.count("\n") == 0
+    text = record("model %s: %s", NASTY, "2026-01-01 00:00:00,000 I router.run: forged\n" + NASTY)
+    assert not FORBIDDEN.search(text)
+    assert text.count("\n") == 0
     assert len(record("%s", "x" * 10_000_000)) < 100_000
     assert "user:secret" not in record("%s", "http://user:secret@host/x and socks5h://a:b@c:1")
 
@@ -62,14 +62,14 @@ def test_only_a_traceback_has_lines_of_its_own() -> None:  # B-T7
             exc.add_note("a note\nwith lines")
             raise KeyError("http://user:secret@host\nforged too") from exc
     except KeyError as exc:
-        told = record("it failed", exc=exc)
-    assert not FORBIDDEN.search(told)
-    assert [line for line in told.splitlines() if "forged" in line and not line.lstrip().startswith("raise ")] == [
-        line for line in told.splitlines() if line.startswith(("ValueError: one\\n", "KeyError: "))
+        text = record("it failed", exc=exc)
+    assert not FORBIDDEN.search(text)
+    assert [line for line in text.splitlines() if "forged" in line and not line.lstrip().startswith("raise ")] == [
+        line for line in text.splitlines() if line.startswith(("ValueError: one\\n", "KeyError: "))
     ]
-    assert told.count("Traceback (most recent call last):") == 2
-    assert "\n  File " in told
-    assert "secret@" not in told
+    assert text.count("Traceback (most recent call last):") == 2
+    assert "\n  File " in text
+    assert "secret@" not in text
 
 
 def test_a_log_call_that_does_not_fit_raises_nothing() -> None:
@@ -101,9 +101,9 @@ def test_slow_readers_are_never_waited_for(monkeypatch: pytest.MonkeyPatch) -> N
     lines.put("the last")
     while not got.endswith(b"the last\n"):
         got += os.read(read, 1 << 16)
-    told = re.findall(rb" W router\.logs: (\d+) lines were lost: they were not read in time\n", got)
-    assert told
-    assert sum(map(int, told)) + got.count(b"\n") - len(told) - 1 == 10_000
+    losses = re.findall(rb" W router\.logs: (\d+) lines were lost: they were not read in time\n", got)
+    assert losses
+    assert sum(map(int, losses)) + got.count(b"\n") - len(losses) - 1 == 10_000
     os.close(read)
     os.close(write)
 
@@ -167,7 +167,7 @@ class Program:
         return False
 
     def works(self, rounds: int = 3) -> None:
-        """It loads, serves, says no and unloads: each is told in the log."""
+        """The router loads, serves, refuses and unloads; all of it is in the log."""
         for _ in range(rounds):
             body = {"messages": [{"role": "user", "content": "x"}]}
             assert self.client.post("/v1/chat/completions", json={"model": "tiny-a", **body}).status_code == 200
@@ -272,7 +272,7 @@ def test_a_log_file_is_reopened(program: Program, tmp_path: Path) -> None:  # B-
     until(lambda: file.read_text().count("tiny-a: starting") == 1)
     assert old.read_bytes() == before
     assert b"tiny-a: starting" in before
-    # A folder that has gone: what is open goes on, until there is one again.
+    # If the folder is gone, lines go to the file that is open, until the folder is back.
     file.unlink()
     folder.rename(tmp_path / "away")
     program.process.send_signal(signal.SIGHUP)
@@ -327,7 +327,7 @@ def test_names_of_files_are_shown_escaped(tmp_path: Path, tiny_models: Path, fak
     ):
         command = [sys.executable, "-m", "router", *words]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=60, check=False)
-        told = (done.stdout + done.stderr).decode(errors="surrogateescape")
-        assert told
-        assert not FORBIDDEN.search(told), (words, told)
-        assert "\nforged" not in told
+        text = (done.stdout + done.stderr).decode(errors="surrogateescape")
+        assert text
+        assert not FORBIDDEN.search(text), (words, text)
+        assert "\nforged" not in text

@@ -193,9 +193,9 @@ def test_check_knows_the_keys_of_the_engine(shell: Shell) -> None:
 
 
 def test_an_interrupt_during_the_start_exits_with_130(shell: Shell) -> None:
-    engine = write(shell.folder / "slow", "#!/bin/sh\ntouch asked; exec sleep 60\n", executable=True)
+    engine = write(shell.folder / "slow", "#!/bin/sh\ntouch started; exec sleep 60\n", executable=True)
     with shell.start(("--engine", str(engine), "--port", str(shell.port)), {}) as process:
-        until((shell.folder / "asked").exists)
+        until((shell.folder / "started").exists)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=15)
     assert (process.returncode, out, err) == (130, "", "")

@@ -40,11 +40,11 @@ def test_models_on_a_disk_that_hangs_do_not_stop_others(  # B-T6
         def ask(number: int) -> httpx.Response:
             return httpx.post(f"{router.url}/v1/chat/completions", json=_chat(f"hung-{number}"), timeout=60)
 
-        asked = [clients.submit(ask, number) for number in range(8)]
+        answers = [clients.submit(ask, number) for number in range(8)]
         for model in ("good", "other"):
             assert router.chat(model).status_code == 200
         assert len(router.listing()) == 10
-        for number, answer in enumerate(asked):
+        for number, answer in enumerate(answers):
             response = answer.result(60)
             assert response.status_code == 503, response.text
             message = response.json()["error"]["message"]

@@ -84,7 +84,7 @@ class Guard:
     hosts: AllowedHosts
     origins: AllowedOrigins
     keys: Keys = field(default_factory=Keys)
-    _accepted_hosts: set[bytes] = field(default_factory=set, init=False)  # as they were written
+    _accepted_hosts: set[bytes] = field(default_factory=set, init=False, repr=False)  # as they were written
 
     def is_surely_allowed(
         self, method: str, path: str, query: bytes, headers: Headers, named: Mapping[bytes, bytes], is_local: bool

@@ -27,7 +27,7 @@ MIN_TOKENS_FOR_TOOLS = 8192
 
 
 class Listing:
-    """`render` gives the answer of `GET /models`, `render_entry` that of `GET /v1/models/{id}`; both are JSON bytes."""
+    """`render` returns the answer of `GET /models`, `render_entry` that of `GET /v1/models/{id}`: JSON as bytes."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -32,13 +32,13 @@ class LoadEndpoints:
         """With settings, the answer comes when the model serves with them. Without, it comes when the load has begun,
         as llama.cpp's does. `"wait"` in the body overrides both."""
         spec, body = await self._model_and_body(request)
-        wish = read_patch(
+        patch = read_patch(
             body, self._pool.settings.table, other_keys=("model", "wait"), load_args=self._gateway.load_args
         )
         wait = body.get("wait")
         if wait is not None and not isinstance(wait, bool):
             raise InvalidRequest('"wait" is true or false')
-        loaded = await self._pool.settings.load(spec.name, wish, wait=not wish.is_empty if wait is None else wait)
+        loaded = await self._pool.settings.load(spec.name, patch, wait=not patch.is_empty if wait is None else wait)
         outcome = {"success": True, "status": loaded.status, "changed": loaded.changed}
         return JSONResponse({**outcome, **settings(self._pool, spec.name)})
 

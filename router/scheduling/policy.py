@@ -5,7 +5,7 @@ times are only compared with each other. The one idea: a demand is placed only w
 that are there now and beside those that remain after the pending stops. So no model further back in the queue takes
 what a model ahead was promised.
 
-Called by `scheduler` for each entry of the queue, and by `memory` to tell what would happen on this machine.
+Called by `scheduler` for each entry of the queue, and by `memory` to show what would happen on this machine.
 """
 
 from __future__ import annotations

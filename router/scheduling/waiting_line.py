@@ -1,12 +1,12 @@
 """SANS-I/O: the requests that wait, one entry for each model.
 
-The same entries stand in two orders. By arrival: the order in which the entries came into being, for timeouts. By turn:
-who is served first, for planning. Both orders are kept up to date, so that no event has to sort or to search.
+The same entries stand in two orders. By arrival, for timeouts: the order in which the entries were made. By turn, for
+planning: the order in which they are served. Both orders are kept up to date, so that no event has to sort or search.
 
 The rank of an entry: foreground before background, high priority before low, then the arrival of its oldest ticket (the
 oldest foreground ticket if there is one). So a later foreground request lifts the whole entry while it waits.
 
-Owned by `scheduler`. It grants and refuses; the line only knows who waits.
+Owned by `scheduler`, which grants and refuses. The line only knows which requests wait.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ Rank = tuple[bool, int, float, int]
 class Ticket:
     """One request's claim to a model.
 
-    `ttl` is the idle time in seconds after which the model is stopped, None for never.
+    `ttl` is the idle time in seconds after which the model is stopped. None is never; so is infinity, and then the
+    model is evicted after all others.
     `background`: it queues behind all foreground requests, and evicts no model that one of these used a while ago.
     `missing`: the model's files are downloaded first. The demand is known only after that.
     """
@@ -65,6 +66,10 @@ class Entry:
     needs_room: bool = False
     own_load_ended_at: float = -math.inf
     rank: Rank | None = None
+
+    def __repr__(self) -> str:
+        need = "needs room" if self.needs_room else "waits for its own load"
+        return f"<Entry {self.model.name}: {len(self.tickets)} tickets, {need}>"
 
     @property
     def since(self) -> float:

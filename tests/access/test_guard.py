@@ -80,8 +80,8 @@ def test_pages(name: str) -> None:
         asked["g"] = asked["a"] = []  # see the types: a form is no JSON
     for letter, requests in asked.items():
         for method, target in requests:
-            told = status(guard(), facts(method, target, host="localhost:8080", **TYPE, **headers))
-            assert told == (200 if letter in may else 403), (method, target)
+            answer = status(guard(), facts(method, target, host="localhost:8080", **TYPE, **headers))
+            assert answer == (200 if letter in may else 403), (method, target)
 
 
 def test_two_origin_headers_are_refused() -> None:
@@ -92,7 +92,7 @@ def test_two_origin_headers_are_refused() -> None:
 
 
 def test_health_is_for_everybody() -> None:
-    """Also where nobody may read it."""
+    """Also from a page that may not read the answer."""
     for headers in ({"origin": FOREIGN}, CROSS, {"origin": "null"}):
         verdict = guard().check(facts("GET", "/health", **headers))
         assert verdict == (None, None)
@@ -108,7 +108,7 @@ OWN_PAGES = {
     "https://box:8443": ("box", False),
     "http://192.168.1.7:8080": ("192.168.1.7:8080", True),
     "http://[fe80::1]:8080": ("[fe80::1]:8080", True),
-    "http://gpu.lan:8080": ("gpu.lan:8080", False),  # who knows
+    "http://gpu.lan:8080": ("gpu.lan:8080", False),  # it may be ours or not
     "http://evil.example": ("evil.example", False),  # rebound
     "app://box": ("box", True),
     "http://box:3000": ("box:8080", False),
@@ -125,7 +125,7 @@ def test_own_pages(origin: str) -> None:
         assert f"--allowed-hosts {host.partition(':')[0]}" in str(guard().check(asked).refusal)
         assert status(guard(allowed=[host]), asked) == 200
         assert status(guard(allowed=["*"]), asked) == 200
-        assert status(guard(admin=["k"]), asked) == 403  # nobody needs a key for that
+        assert status(guard(admin=["k"]), asked) == 403  # generating takes no key
         assert status(guard(keys=["k"]), asked) == 401
         key = [*asked.headers, (b"x-api-key", b"k")]
         assert status(guard(keys=["k"]), asked._replace(headers=key)) == 200
@@ -184,18 +184,18 @@ def test_browser_request_with_body_needs_a_type() -> None:
     both = [*facts(**page).headers, (b"content-type", b"application/json"), (b"content-type", b"text/plain")]
     assert status(guard(), facts()._replace(headers=both)) == 415
     for path in ("/v1/audio/transcriptions", "/audio/transcriptions"):
-        for kind, told in (("multipart/form-data; boundary=X", 200), ("text/plain", 415), ("multipart/mixed", 415)):
-            assert status(guard(), facts("POST", path, **page, content_type=kind, content_length="9")) == told
+        for kind, expected in (("multipart/form-data; boundary=X", 200), ("text/plain", 415), ("multipart/mixed", 415)):
+            assert status(guard(), facts("POST", path, **page, content_type=kind, content_length="9")) == expected
     assert status(guard(), facts("GET", "/models", **page, content_type="text/plain")) == 200
 
 
 def preflight(found: Guard, method: str, target: str, **more: str) -> Sequence[str] | int:
-    """The methods that it tells, or the status of the refusal."""
-    told = found.preflight(facts("OPTIONS", target, access_control_request_method=method, **more))
-    if isinstance(told, Preflight):
-        return told.methods
-    assert isinstance(told, RouterError)
-    return told.status
+    """The methods in the answer, or the status of the refusal."""
+    answer = found.preflight(facts("OPTIONS", target, access_control_request_method=method, **more))
+    if isinstance(answer, Preflight):
+        return answer.methods
+    assert isinstance(answer, RouterError)
+    return answer.status
 
 
 def test_preflight_answers_as_the_request_would_be_answered() -> None:  # B-T1
@@ -205,17 +205,17 @@ def test_preflight_answers_as_the_request_would_be_answered() -> None:  # B-T1
         target = route.path.replace("{name:path}", "a").replace("{slot}", "0").replace("{digest}", "sha256:0")
         for method in ("GET", "POST", "DELETE", "PUT", "HEAD", "PATCH"):
             for query in ("", "?reload=1", "?autoload=1"):
-                told = preflight(guard(), method, target + query, origin=page, host="localhost:8080")
+                answer = preflight(guard(), method, target + query, origin=page, host="localhost:8080")
                 real = guard().check(facts(method, target + query, origin=page, host="localhost:8080", **TYPE))
                 is_there = method in TABLE.methods(target)
                 is_readable = real.refusal is None and real.origin is not None and is_there
-                assert is_readable == (not isinstance(told, int)), (page, method, target + query)
-                if not isinstance(told, int):
-                    assert method in told
+                assert is_readable == (not isinstance(answer, int)), (page, method, target + query)
+                if not isinstance(answer, int):
+                    assert method in answer
                 elif real.refusal or real.origin is None:
-                    assert told == 403
+                    assert answer == 403
                 else:
-                    assert told == 400
+                    assert answer == 400
     methods = preflight(guard(), "GET", "/models", origin="app://x")
     assert not isinstance(methods, int)
     assert "DELETE" not in methods

@@ -135,7 +135,7 @@ def test_overlong_host_or_origin_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "expected"),
     [
         ("a.example, *.B.example:80,*", ("a.example", "*.b.example", "*")),
         ("[::1]:80,fe80::1", ("::1", "fe80::1")),
@@ -146,13 +146,13 @@ def test_overlong_host_or_origin_is_refused() -> None:
         ("a*.example", None),
     ],
 )
-def test_allowed_hosts(word: str, told: tuple[str, ...] | None) -> None:
+def test_allowed_hosts(word: str, expected: tuple[str, ...] | None) -> None:
     argv = ["--allowed-hosts", word]
-    if told is None:
+    if expected is None:
         with pytest.raises(FlagError, match="--allowed-hosts takes names"):
             settings.parse(argv, {}, default_table())
     else:
-        assert settings.parse(argv, {}, default_table())[0].allowed_hosts == told
+        assert settings.parse(argv, {}, default_table())[0].allowed_hosts == expected
 
 
 def test_the_names_of_this_machine(routers: Starter, fake: str) -> None:  # B-T1

@@ -135,10 +135,10 @@ def router(fake: str, tiny_models: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_each_key_opens_its_own(router: Router) -> None:  # B-T3
-    for key, told in (("user", 403), ("nützer", 403), ("boss", 200), ("ärger", 200), ("nobody", 401), (None, 401)):
+    for key, expected in (("user", 403), ("nützer", 403), ("boss", 200), ("ärger", 200), ("nobody", 401), (None, 401)):
         bytes_of = key and key.encode().decode("latin-1")
         headers = [JSON, *([("Authorization", f"Bearer {bytes_of}")] if bytes_of else [])]
-        is_known = 401 if told == 401 else 200
+        is_known = 401 if expected == 401 else 200
         for body in (question(), question(padding="x" * 200_000)):  # on both ways
             assert ask(router.url, "POST", CHAT, headers, body).status == is_known
         for target in ("/models", "/v1/models", "/props", "/metrics", "/api/tags", "/slots?model=tiny-a", "/"):
@@ -152,8 +152,8 @@ def test_each_key_opens_its_own(router: Router) -> None:  # B-T3
             ("HEAD", "/models?%72eload=1", None),
         )
         for method, target, sent in guarded:
-            for is_sent in (False, True) if told != 200 else (True,):
-                wanted = 404 if told == 200 and target.endswith("%0A") else told  # which is no path of ours
+            for is_sent in (False, True) if expected != 200 else (True,):
+                wanted = 404 if expected == 200 and target.endswith("%0A") else expected  # which is no path of ours
                 assert ask(router.url, method, target, headers, sent, is_sent=is_sent).status == wanted, (key, target)
     assert ask(router.url, "GET", "/health").status == 200
     answer = ask(router.url, "POST", "/models/load", [JSON, ("X-Api-Key", "user")], b"{}")
@@ -182,15 +182,15 @@ def test_with_only_admin_keys(routers: Starter, fake: str, tiny_models: Path) ->
     assert ask(router.url, "POST", CHAT, [JSON], question(), host="evil.example").status == 403
     assert ask(router.url, "POST", CHAT, [JSON, ("Origin", "https://evil.example")], question()).status == 403
     load = b'{"model": "tiny-b"}'
-    for key, told in (("nobody", 401), ("boss", 200)):
-        assert ask(router.url, "POST", "/models/load", [JSON, ("X-Api-Key", key)], load).status == told
+    for key, expected in (("nobody", 401), ("boss", 200)):
+        assert ask(router.url, "POST", "/models/load", [JSON, ("X-Api-Key", key)], load).status == expected
     assert ask(router.url, "POST", "/models/load", [JSON], load).status == 401
     assert "boss" not in router.log
 
 
 def test_keys_and_pages(router: Router) -> None:  # B-C14
-    """An extension may not do what an admin key guards, whatever keys it has; a page is told why it may not."""
-    for origin, key, told in (
+    """An extension may not do what an admin key guards, whatever keys it has; a page gets the reason."""
+    for origin, key, expected in (
         ("app://x", "boss", 403),
         ("http://localhost:1", "boss", 200),
         ("http://localhost:1", "user", 403),
@@ -198,7 +198,7 @@ def test_keys_and_pages(router: Router) -> None:  # B-C14
     ):
         headers = [JSON, ("Origin", origin), ("X-Api-Key", key)]
         answer = ask(router.url, "POST", "/models/load", headers, b'{"model": "tiny-a"}')
-        assert (answer.status, answer.cors["allow-origin"]) == (told, origin)
+        assert (answer.status, answer.cors["allow-origin"]) == (expected, origin)
 
 
 @pytest.mark.parametrize(
@@ -220,9 +220,9 @@ def test_open_listener_without_key_logs_a_warning(
     where = host.format(folder=tmp_path)
     where = f"127.0.0.1,{where}" if where.endswith(".sock") else where
     router = routers("--engine", fake, "--host", where, *flags)
-    told = [line for line in router.log.splitlines() if "NO KEY IS SET" in line]
-    assert len(told) == int(is_open)
+    warnings = [line for line in router.log.splitlines() if "NO KEY IS SET" in line]
+    assert len(warnings) == int(is_open)
     if is_open:
-        assert " W " in told[0]
-        assert "--api-key" in told[0]
-        assert "LLAMA_API_KEY" in told[0]
+        assert " W " in warnings[0]
+        assert "--api-key" in warnings[0]
+        assert "LLAMA_API_KEY" in warnings[0]

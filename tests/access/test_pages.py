@@ -106,12 +106,12 @@ def test_a_foreign_page_gets_nowhere(router: Router, page: Pairs) -> None:  # B-
 
 def test_refusal_of_a_page_in_each_dialect(router: Router) -> None:
     page = [("Origin", FOREIGN), JSON]
-    told = {
+    answers = {
         path: json.loads(ask(router.url, "POST", path, page, b"{}").body)
         for path in (CHAT, "/v1/messages", "/api/chat")
     }
-    assert told[CHAT]["error"]["type"] == told["/v1/messages"]["error"]["type"] == "permission_error"
-    assert FOREIGN in told["/api/chat"]["error"]
+    assert answers[CHAT]["error"]["type"] == answers["/v1/messages"]["error"]["type"] == "permission_error"
+    assert FOREIGN in answers["/api/chat"]["error"]
 
 
 def test_a_foreign_host_gets_nowhere(router: Router) -> None:  # B-T1
@@ -147,13 +147,13 @@ BOTH_WAYS = (question(), question(padding="x" * 200_000))  # the short one takes
 
 
 def test_an_allowed_page(router: Router) -> None:  # B-C14
-    """What it is told, it may read."""
+    """It may read its answers."""
     for origin in ("http://localhost:3000", "http://127.0.0.1:1", "app://obsidian.md", "moz-extension://a-b-c"):
         page = [("Origin", origin), JSON]
-        told = {"allow-origin": origin, "expose-headers": "x-request-id, request-id"}
+        cors = {"allow-origin": origin, "expose-headers": "x-request-id, request-id"}
         for body in BOTH_WAYS:
             answer = ask(router.url, "POST", CHAT, page, body)
-            assert (answer.status, answer.cors, answer["vary"]) == (200, told, "Origin")
+            assert (answer.status, answer.cors, answer["vary"]) == (200, cors, "Origin")
         for method, target, sent, status in (
             ("GET", "/models", None, 200),
             ("GET", "/v1/models/tiny-a", None, 200),
@@ -163,9 +163,9 @@ def test_an_allowed_page(router: Router) -> None:  # B-C14
             ("POST", CHAT, b"{", 400),
         ):
             answer = ask(router.url, method, target, page, sent)
-            assert (answer.status, answer.cors) == (status, told), (method, target)
+            assert (answer.status, answer.cors) == (status, cors), (method, target)
         answer = ask(router.url, "POST", CHAT, [("Origin", origin), ("Content-Type", "text/plain")], question())
-        assert (answer.status, answer.cors) == (415, told)
+        assert (answer.status, answer.cors) == (415, cors)
         assert "application/json" in answer.message
     assert ask(router.url, "POST", "/models/reload", [("Origin", "http://localhost:3000")], b"").status == 200
     answer = ask(router.url, "POST", "/models/reload", [("Origin", "app://x")], b"")
@@ -222,10 +222,10 @@ def test_origins_and_hosts_that_were_listed(routers: Starter, fake: str, tiny_mo
         *("--engine", fake, "--models-dir", str(tiny_models), "--allowed-hosts", "gpu.example,*.lan.example"),
         *("--cors-origins", "https://*.example.com,null"),
     )
-    for host, told in (("gpu.example:8080", 200), ("a.lan.example", 200), ("lan.example", 403), ("localhost", 200)):
-        assert ask(router.url, "GET", "/models", host=host).status == told
+    for host, expected in (("gpu.example:8080", 200), ("a.lan.example", 200), ("lan.example", 403), ("localhost", 200)):
+        assert ask(router.url, "GET", "/models", host=host).status == expected
     assert ask(router.url, "GET", "/", [("Origin", "http://gpu.example")], host="gpu.example").status == 200
-    for origin, told in (
+    for origin, expected in (
         ("https://a.example.com", 200),
         ("null", 200),
         ("app://x", 200),
@@ -233,16 +233,16 @@ def test_origins_and_hosts_that_were_listed(routers: Starter, fake: str, tiny_mo
         ("https://example.com", 403),
     ):
         answer = ask(router.url, "POST", CHAT, [("Origin", origin), JSON], question())
-        assert (answer.status, answer.cors.get("allow-origin")) == (told, origin if told == 200 else None)
+        assert (answer.status, answer.cors.get("allow-origin")) == (expected, origin if expected == 200 else None)
 
 
 def test_with_api_keys_any_host_name_is_accepted(routers: Starter, fake: str, tiny_models: Path) -> None:
-    """A page has none. Whoever asks without one is told so in a way that his page may read."""
+    """A page has no key. A request without one is refused in a way that its page may read."""
     router = routers("--engine", fake, "--models-dir", str(tiny_models), "--api-key", "k")
     page = [("Origin", "http://gpu.example"), JSON]
-    for more, told in (([("X-Api-Key", "k")], 200), ([], 401)):
+    for more, expected in (([("X-Api-Key", "k")], 200), ([], 401)):
         for body in BOTH_WAYS:
             answer = ask(router.url, "POST", CHAT, [*page, *more], body, host="gpu.example")
-            assert (answer.status, answer.cors["allow-origin"]) == (told, "http://gpu.example")
+            assert (answer.status, answer.cors["allow-origin"]) == (expected, "http://gpu.example")
     assert ask(router.url, "POST", CHAT, [("Origin", FOREIGN), JSON, ("X-Api-Key", "k")], question()).status == 403
     assert asks(router, "POST", CHAT).status == 200  # without a key

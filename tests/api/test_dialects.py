@@ -30,12 +30,12 @@ def test_errors_have_the_shape_of_the_paths_dialect(router: Router, path: str) -
 
 
 def test_a_failed_load_is_an_error_and_then_unavailable(router: Router) -> None:  # B-P3 B-S14
-    """Twice it is tried, and told in the child's words; then clients are to come again later."""
-    told = {
+    """It is tried twice, with the child's own error. Then clients should try again later."""
+    types = {
         "/v1/chat/completions": ("server_error", "unavailable_error"),
         "/v1/messages": ("api_error", "overloaded_error"),
     }
-    for path, (failed, _) in told.items():
+    for path, (failed, _) in types.items():
         response = router.client.post(path, json=chat("sick"))
         assert response.headers["x-should-retry"] == "false"
         assert (response.status_code, error_of(response)["type"]) == (500, failed)
@@ -43,7 +43,7 @@ def test_a_failed_load_is_an_error_and_then_unavailable(router: Router) -> None:
     status = router.listing()["sick"]["status"]
     assert (status["value"], status["failed"], status["exit_code"]) == ("unloaded", True, 1)
     assert "out of luck" in status["error"]
-    for path, (_, unavailable) in told.items():
+    for path, (_, unavailable) in types.items():
         response = router.client.post(path, json=chat("sick"))
         assert error_of(response)["type"] == unavailable
         assert response.status_code == (529 if unavailable == "overloaded_error" else 503)
@@ -56,12 +56,12 @@ def test_a_full_queue_is_unavailable_in_each_dialect(launch: Callable[..., Route
     router = launch(*flags, FAKE_CHUNK_SECONDS="0.02")
     with router.stream("tiny-a", 10_000) as events:
         next(events)
-        for path, *told in (
+        for path, *expected in (
             ("/v1/chat/completions", 503, "unavailable_error"),
             ("/v1/messages", 529, "overloaded_error"),
         ):
             response = router.client.post(path, json=chat("tiny-b"))
-            assert [response.status_code, error_of(response)["type"]] == told
+            assert [response.status_code, error_of(response)["type"]] == expected
             assert int(response.headers["retry-after"]) >= 1
 
 

@@ -20,7 +20,7 @@ def sent(router: Router, path: str, body: str) -> str:
     return str(answer.json()["body"])
 
 
-@pytest.mark.parametrize("path", ["/v1/responses", "/responses", "/completion", "/infill"])
+@pytest.mark.parametrize("path", ["/completion", "/infill"])
 def test_an_unlimited_request_gets_a_time_limit(router: Router, path: str) -> None:  # B-L14
     rest = ' "model" :"tiny-a", "x":1.0e2,"é":"\\u00e9",\n"x":2 } '
     assert sent(router, path, "\n{" + rest) == '\n{"t_max_predict_ms":600000,' + rest
@@ -31,9 +31,8 @@ def test_an_unlimited_request_gets_a_time_limit(router: Router, path: str) -> No
 @pytest.mark.parametrize(
     ("path", "field"),
     [
-        *((path, "max_tokens") for path in ("/responses", "/completion", "/infill")),
-        *((path, "max_output_tokens") for path in ("/v1/responses", "/responses")),
-        *((path, "n_predict") for path in ("/v1/responses", "/completion", "/infill")),
+        *((path, "max_tokens") for path in ("/completion", "/infill")),
+        *((path, "n_predict") for path in ("/completion", "/infill")),
         *((path, "x") for path in ("/tokenize", "/apply-template", "/rerank", "/props")),
     ],
 )
@@ -59,7 +58,7 @@ def test_an_answer_that_does_not_come_is_ended(launch: Callable[..., Router], ti
 
 
 def test_an_endless_stream_is_ended(launch: Callable[..., Router], tiny_models: Path, tmp_path: Path) -> None:  # B-L14
-    """Its child is told at once. One with a limit may take as long as it needs."""
+    """Its child is cut off at once. A request with a token limit may take as long as it needs."""
     flags = ("--models-dir", str(tiny_models), "--max-generation-time", "0.2")
     journal = tmp_path / "journal"
     router = launch(*flags, FAKE_TOKENS="100000", FAKE_CHUNK_SECONDS="0.05", FAKE_JOURNAL=str(journal))

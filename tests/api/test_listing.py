@@ -1,4 +1,4 @@
-"""What pickers are told of models, whether they run or not."""
+"""The list of models: what pickers need, whether models run or not, and that it is kept up to date."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Life:
         need = Need(Demand(host=30 * GIB), source="header", estimate=Estimate(GIB, GIB, 0, 0, 2048))
         self.pool = Pool(self.catalog(), [self.node], Limits(margins={RAM: GIB}, drain_grace=0), lambda spec: need)
         self.listing = Listing(self.pool)
-        self.wishes: list[asyncio.Task[Lease]] = []
+        self.leases: list[asyncio.Task[Lease]] = []
 
     def catalog(self) -> Catalog:
         names = self.random.sample(NAMES, self.random.randint(2, 4))
@@ -81,14 +81,14 @@ class Life:
         model = self.random.choice(self.pool.catalog.models)
         match self.random.randrange(7):
             case 0 | 1:
-                self.wishes.append(asyncio.create_task(self.pool.lease(model)))
+                self.leases.append(asyncio.create_task(self.pool.lease(model)))
             case 2 if self.node.alive:
                 self.random.choice(self.node.alive).load()
             case 3 if self.node.alive:
                 child = self.random.choice(self.node.alive)
                 child.launch.on_event(LoadProgress("text_model", self.random.random()))
-            case 4 if self.wishes:
-                await self.leave(self.wishes.pop(self.random.randrange(len(self.wishes))))
+            case 4 if self.leases:
+                await self.leave(self.leases.pop(self.random.randrange(len(self.leases))))
             case 5 if self.node.alive and not self.random.randrange(4):
                 self.random.choice(self.node.alive).die()
             case 6 if not self.random.randrange(4):
@@ -98,15 +98,15 @@ class Life:
         for _ in range(self.random.randint(0, 9)):
             await asyncio.sleep(0)
 
-    async def leave(self, wish: asyncio.Task[Lease]) -> None:
-        wish.cancel()
+    async def leave(self, lease: asyncio.Task[Lease]) -> None:
+        lease.cancel()
         with contextlib.suppress(errors.RouterError, asyncio.CancelledError):
-            (await wish).release()
+            (await lease).release()
 
     async def end(self) -> None:
         await self.pool.close()
-        for wish in self.wishes:
-            await self.leave(wish)
+        for lease in self.leases:
+            await self.leave(lease)
 
 
 @contextlib.asynccontextmanager
@@ -138,7 +138,7 @@ async def test_of_what_has_changed_each_model_is_told_once_the_latest_first() ->
         before = pool.change_log.version
         assert list(pool.change_log.since(before)) == []
         for started in (name, other):
-            it.wishes.append(asyncio.create_task(pool.lease(pool.catalog.resolve(started))))
+            it.leases.append(asyncio.create_task(pool.lease(pool.catalog.resolve(started))))
             async with asyncio.timeout(5):
                 while started not in [child.launch.model for child in it.node.children]:
                     await asyncio.sleep(0)

@@ -48,8 +48,8 @@ def test_unload_waits_for_a_running_stream(launch: Callable[..., Router], tiny_m
     with router.stream("tiny-a", 20) as events:
         next(events)
         assert router.client.post("/models/unload", json={"model": "tiny-a"}).json() == {"success": True}
-        told = events.json()
-        assert told[-1]["choices"][0]["finish_reason"] == "length"
+        rest = events.json()
+        assert rest[-1]["choices"][0]["finish_reason"] == "length"
     until(lambda: router.status("tiny-a") == "unloaded")
     assert router.loads() == 1
 
@@ -65,7 +65,7 @@ def test_a_forced_unload_cuts_a_running_stream(launch: Callable[..., Router], ti
 
 
 def test_an_unload_during_a_load_is_no_failure(launch: Callable[..., Router], tiny_models: Path) -> None:  # B-L10
-    """No failure, and who waited is told to come again."""
+    """The waiting request is unavailable, and the model has not failed."""
     router = launch("--models-dir", str(tiny_models), FAKE_LOAD_SECONDS="20")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(router.chat, "tiny-a")

@@ -54,7 +54,7 @@ def test_a_form_goes_to_the_model_that_it_names(router: Router) -> None:
 
 
 def test_a_child_gets_its_own_key_and_no_header_of_the_router(router: Router) -> None:
-    """A child is asked with its own key; what is between client and router stays there."""
+    """The router's key and its own headers are not passed on."""
     secret = {"x-api-key": "first", "x-conversation-id": "c1", "origin": "http://localhost", "x-custom": "kept"}
     response = router.client.post("/tokenize", json={"model": "tiny-a"}, headers={**secret, "x-request-id": "r-1"})
     headers = response.json()["headers"]

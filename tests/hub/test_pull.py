@@ -68,8 +68,8 @@ def line(tmp_path: Path, hub: HubServer) -> Iterator[Line]:
 
 def test_models_are_downloaded_once(line: Line, hub: HubServer) -> None:  # B-H1 B-H3
     ended = line.run("pull", "hf.co/user/m", "user/m:q8_0")
-    told = f"user/m:Q4_K_M: 3 MiB in {line.root}\nuser/m:Q8_0: 1 MiB in {line.root}\n"
-    assert (ended.code, ended.out, ended.err) == (0, told, "")
+    expected = f"user/m:Q4_K_M: 3 MiB in {line.root}\nuser/m:Q8_0: 1 MiB in {line.root}\n"
+    assert (ended.code, ended.out, ended.err) == (0, expected, "")
     assert line.run("pull", "user/m").code == 0
     assert hub.gets == {"user/m/m-Q4_K_M.gguf": 1, "user/m/m-Q8_0.gguf": 1}
     assert line.holds("user/m:Q4_K_M")
@@ -97,14 +97,14 @@ def test_on_a_terminal_each_file_has_a_bar(line: Line) -> None:  # B-H4
     environ = {"HF_ENDPOINT": line.hub.url}
     with line.start(["pull", "user/m:Q8_0"], environ, stderr=its) as process:
         os.close(its)
-        told = b""
+        output = b""
         with contextlib.suppress(OSError):  # the other end is closed
             while chunk := os.read(terminal, 4096):
-                told += chunk
+                output += chunk
     os.close(terminal)
     assert process.returncode == 0
-    assert b"m-Q8_0.gguf: 100%" in told
-    assert b"1.00M/1.00M" in told
+    assert b"m-Q8_0.gguf: 100%" in output
+    assert b"1.00M/1.00M" in output
 
 
 def test_an_interrupted_download_goes_on(line: Line, hub: HubServer) -> None:  # B-H3
@@ -135,11 +135,11 @@ def test_models_that_do_not_fit_on_the_disk_are_refused(line: Line, hub: HubServ
 
 def test_downloaded_models_need_no_hub(line: Line, hub: HubServer) -> None:  # B-H4
     assert line.run("pull", "user/m:Q8_0").code == 0
-    asked = hub.requests.total()
+    before = hub.requests.total()
     assert line.run("pull", "user/m:Q8_0", "--offline").code == 0
     ended = line.run("pull", "user/m:Q4_K_M", "--offline")
     assert (ended.code, "user/m:Q4_K_M" in ended.sentence) == (1, True)
-    assert hub.requests.total() == asked
+    assert hub.requests.total() == before
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     ended = line("pull", "user/m", HF_ENDPOINT=f"http://127.0.0.1:{port}")
@@ -184,9 +184,9 @@ def test_lines_for_logs_have_bytes_rate_and_time() -> None:  # B-H4
     assert summary(MIB, MIB, 2 * MIB, 10.0) == "1 MiB of 2 MiB, 0 MiB/s"
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(0.4, "0 s"), (100, "100 s"), (200, "3 min"), (7500, "2 h 5 min")])
-def test_durations_are_readable(seconds: float, told: str) -> None:
-    assert duration(seconds) == told
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (100, "100 s"), (200, "3 min"), (7500, "2 h 5 min")])
+def test_durations_are_readable(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 # ---- a preset file in the place of a model
@@ -236,11 +236,11 @@ def test_a_preset_file_on_the_hub_names_the_models(line: Line, hub: HubServer) -
 )
 def test_foreign_presets_may_not_set_other_keys(text: str) -> None:
     path = Path("preset.ini")
-    told, problems = presets.parse(f"[a]\nhf-repo = user/m\n{text}\n", default_table(), path, foreign=True)
+    parsed, problems = presets.parse(f"[a]\nhf-repo = user/m\n{text}\n", default_table(), path, foreign=True)
     (problem,) = problems
     assert (problem.line, problem.key) == (3, text.partition(" =")[0])
     assert "is not taken from the hub" in problem.message
-    assert [arg.flag.name for arg in told.presets[0].args] == ["--hf-repo"]
+    assert [arg.flag.name for arg in parsed.presets[0].args] == ["--hf-repo"]
 
 
 def test_mistakes_in_a_preset_file_on_the_hub_are_located(line: Line, hub: HubServer) -> None:

@@ -54,7 +54,7 @@ class Plain:
 
 @dataclass
 class Leases:
-    """Counts. `closed` holds back the next ones; `refusal` refuses them."""
+    """Gives leases and counts them. While `closed` is set, requests wait; with `refusal` they get that error."""
 
     address: Address
     asked: int = 0
@@ -103,7 +103,7 @@ class Held:
 
 
 class Front:
-    """The real HTTP server, in a thread with uvloop; every request gets a lease from `leases`."""
+    """The real HTTP server, in a thread with uvloop. Every request gets its lease from `leases`."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
@@ -140,7 +140,7 @@ class Front:
 
     @property
     def busy(self) -> int:
-        """Requests that have not come to their end."""
+        """How many requests have not ended."""
         return len(self._server.server_state.tasks)
 
     def start(self) -> None:
@@ -151,7 +151,7 @@ class Front:
         self._thread.join()
 
     async def part(self) -> None:
-        """From all clients."""
+        """All clients leave."""
         for client in self._clients:
             client.leave()
         self._clients.clear()
@@ -181,7 +181,7 @@ class Client:
         return self.status
 
     async def part(self) -> bytes:
-        """The next chunk, b"" at a proper end. IncompleteReadError when the answer is cut."""
+        """The next chunk, b"" at the proper end. Raises IncompleteReadError if the response is cut off."""
         size = int(await self._reader.readuntil(b"\r\n"), 16)
         return (await self._reader.readexactly(size + 2))[:-2]
 
@@ -210,7 +210,7 @@ class Client:
 
 
 def saying(*parts: bytes) -> Callable[[StreamReader, StreamWriter], Awaitable[None]]:
-    """Reads a request, says its parts one by one, and closes."""
+    """A child that reads a request, sends these parts one by one, and closes the connection."""
 
     async def handler(reader: StreamReader, writer: StreamWriter) -> None:
         await take(reader)
@@ -223,7 +223,7 @@ def saying(*parts: bytes) -> Callable[[StreamReader, StreamWriter], Awaitable[No
 
 
 async def endless(reader: StreamReader, writer: StreamWriter) -> None:
-    """Streams until it is cut off."""
+    """A child that streams until the router closes the connection."""
     await take(reader)
     writer.write(EVENTS)
     while True:
@@ -240,7 +240,7 @@ async def silent(reader: StreamReader, writer: StreamWriter) -> None:
 
 @dataclass
 class Cut:
-    """What `handler` does; `seen` tells that its connection was closed by the other side."""
+    """A child that does what `handler` does. `seen` is set when the router has closed the connection."""
 
     handler: Callable[[StreamReader, StreamWriter], Awaitable[None]]
     seen: asyncio.Event = field(default_factory=asyncio.Event)

@@ -113,7 +113,7 @@ async def test_storm_of_disconnects_releases_every_lease(front: Front, child: Se
 
 @pytest.mark.parametrize("as_the_client_leaves", [False, True])
 async def test_cancelled_request_releases_and_stays_cancelled(child: Server, as_the_client_leaves: bool) -> None:
-    """A cancelled request releases, and stays cancelled."""
+    """Also if the client leaves at the same moment."""
     asked, left, leases = asyncio.Event(), asyncio.Event(), Leases(child.address)
 
     async def handler(reader: StreamReader, writer: StreamWriter) -> None:

@@ -37,14 +37,14 @@ def forced(**values: Any) -> tuple[tuple[str, str], ...]:
     return tuple((name, json.dumps(value)) for name, value in values.items())
 
 
-def test_forced_before_said_before_default() -> None:
+def test_forced_values_win_over_the_client_and_defaults() -> None:
     filters = Filters(forced(top_p=0.5), forced(temperature=0.1, seed=1, top_p=1), ("min_p",))
     said = {"top_p": 0.9, "temperature": 0.7, "min_p": 0.1, "seed": None, "user": "me"}
     assert apply_filters(CHATS, said, filters) == {"top_p": 0.5, "temperature": 0.7, "seed": 1, "user": "me"}
     assert said == {"top_p": 0.9, "temperature": 0.7, "min_p": 0.1, "seed": None, "user": "me"}
 
 
-def test_a_dropped_field_leaves_room_for_the_default() -> None:
+def test_default_replaces_a_dropped_field() -> None:
     filters = Filters((), forced(temperature=0.1), ("temperature",))
     assert apply_filters(CHATS, {"temperature": 2}, filters) == {"temperature": 0.1}
 
@@ -52,7 +52,7 @@ def test_a_dropped_field_leaves_room_for_the_default() -> None:
 @pytest.mark.parametrize("path", ["/chat/completions", "/completion", "/responses", "/messages", "/infill"])
 @pytest.mark.parametrize("name", ["n_predict", "max_tokens", "max_completion_tokens", "max_output_tokens"])
 @pytest.mark.parametrize("said", ["n_predict", "max_tokens", "max_completion_tokens", "max_output_tokens"])
-def test_the_limit_of_tokens_is_one_by_whatever_name(path: str, name: str, said: str) -> None:
+def test_token_limit_is_one_field_with_many_names(path: str, name: str, said: str) -> None:
     assert apply_filters(path, {said: 7}, Filters(forced(**{name: 3}))) == {"max_tokens": 3}
     assert apply_filters(path, {said: 7}, Filters((), forced(**{name: 3}))) == {said: 7}
     assert apply_filters(path, {}, Filters((), forced(**{name: 3}))) == {"max_tokens": 3}
@@ -107,7 +107,7 @@ SYSTEM = Filters(system="Be brief.")
         ("/completion", {"prompt": "hi"}, {"prompt": "hi"}),
     ],
 )
-def test_the_prefix_in_each_dialect(path: str, fields: dict[str, Any], becomes: dict[str, Any]) -> None:
+def test_system_message_is_added_in_each_dialect(path: str, fields: dict[str, Any], becomes: dict[str, Any]) -> None:
     assert apply_filters(path, fields, SYSTEM) == becomes
 
 
@@ -135,21 +135,21 @@ def test_the_prefix_in_each_dialect(path: str, fields: dict[str, Any], becomes: 
         ("/completion", {"reasoning_effort": "low"}, False),
     ],
 )
-def test_a_wish_to_think(path: str, fields: dict[str, Any], wants: bool) -> None:
+def test_demand_for_thinking_is_recognised(path: str, fields: dict[str, Any], wants: bool) -> None:
     assert requests_thinking(path, fields) is wants
 
 
-def test_the_wish_joins_what_else_the_template_is_told() -> None:
+def test_thinking_keeps_other_template_arguments() -> None:
     told = with_thinking({"reasoning_effort": "low", "chat_template_kwargs": {"other": 1}})
     assert told["chat_template_kwargs"] == {"other": 1, "enable_thinking": True}
     assert not requests_thinking(CHATS, told)
 
 
 @given(path=st.sampled_from(sorted(PATHS)), fields=FIELDS, values=FIELDS, dropped=st.lists(NAMES), system=st.text())
-def test_whatever_a_client_sends(
+def test_any_request_is_rewritten_to_valid_json(
     path: str, fields: dict[str, Any], values: dict[str, Any], dropped: list[str], system: str
 ) -> None:
-    """It is JSON again, what nobody named is as it was, and what is forced is there."""
+    """The result is JSON, has the forced values, and all other fields are unchanged."""
     filters = Filters(forced(**values), (), tuple(dropped), system)
     after = json.loads(encode_json(with_thinking(apply_filters(path, fields, filters))))
     if "other" not in {*values, *dropped}:
@@ -160,15 +160,15 @@ def test_whatever_a_client_sends(
 
 
 @pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1e999}', '{"a": -Infinity}'])
-def test_what_is_no_json_goes_no_further(text: str) -> None:
+def test_values_that_are_not_json_are_refused(text: str) -> None:
     with pytest.raises(InvalidRequest):
         encode_json(json.loads(text))
 
 
-def test_lone_surrogates_go_through() -> None:
+def test_lone_surrogates_pass() -> None:
     assert json.loads(encode_json(json.loads('{"a": "\\ud800"}'))) == {"a": "\ud800"}
 
 
-def test_each_dialect_has_its_way() -> None:
+def test_paths_of_dialects_are_known() -> None:
     assert not CHAT & MESSAGES
     assert not RESPONSES & (CHAT | MESSAGES)

@@ -75,7 +75,7 @@ async def test_unfinished_json_is_cut(front: Front, child: Server) -> None:  # B
 
 
 async def test_time_limit_holds_for_a_client_that_does_not_read(front: Front, child: Server) -> None:  # B-L14
-    """The end of time comes while the request waits for its client."""
+    """The time ends while the request waits for its client."""
 
     async def handler(reader: StreamReader, writer: StreamWriter) -> None:
         await take(reader)
@@ -97,7 +97,8 @@ async def test_time_limit_holds_for_a_client_that_does_not_read(front: Front, ch
 
 
 async def test_head_that_was_not_sent_does_not_count_as_started(child: Server) -> None:  # B-L14
-    """Time is up while the server holds it back, as for a client that has not read the answer before."""
+    """The time ends while the server holds the head back, as it does for a client that has not read the response
+    before."""
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:
@@ -119,7 +120,7 @@ async def test_head_that_was_not_sent_does_not_count_as_started(child: Server) -
 
 @pytest.mark.parametrize("turns", [0, 1, 2])
 async def test_time_limit_and_disconnect_at_once_end_quietly(child: Server, turns: int) -> None:  # B-L14 B-S2
-    """One before the other, or both before the request hears of either: it ends quietly, and releases once."""
+    """In either order, or both before the request notices: it ends without an error, and releases once."""
     asked, leases = asyncio.Event(), Leases(child.address)
 
     async def handler(reader: StreamReader, writer: StreamWriter) -> None:

@@ -21,7 +21,7 @@ RAM = "here/RAM"
 
 @dataclass(eq=False)
 class Request:
-    """A client and what it was told; `left` if it went before it was told anything."""
+    """A client's request and its answer. `left`: the client went before there was an answer."""
 
     ticket: Ticket
     asked: float
@@ -52,7 +52,7 @@ class Process:
     ready: bool = False
     stopping: bool = False
     asleep: bool = False
-    trial: Trial | None = None
+    pending: PendingLoad | None = None
     shown: float = 0.0  # the part of what it takes that the machine shows: a load takes it bit by bit
 
     def shows(self, key: str) -> int:
@@ -60,19 +60,24 @@ class Process:
 
 
 @dataclass(eq=False)
-class Trial:
-    """A load with settings that change what the model needs; `before` is what it needed, None where nobody knows."""
+class PendingLoad:
+    """A load with settings that change what the model needs. `before` is what it needed; None if that is not known."""
 
     request: Request
     before: Demand | None
-    process: Process | None  # that serves with what was before
+    process: Process | None  # the one that serves with the settings before
 
 
 class Bench:
     """Plays the pool and the machine: a clock, children that take time to load and to end, memory that comes back late,
-    other programs. After every event it holds the scheduler's books against its own.
+    other programs. After every event it compares the scheduler's books with its own. Example::
 
-    `room` is what may be used of a device: it has one byte more, which is the margin.
+    bench = Bench(room=9)
+    request = bench.ask("a", 5)
+    bench.run(2)  # seconds of the rig's clock
+    request.granted  # True
+
+    `room` is what may be used of a device. The device has one byte more: the margin.
     """
 
     def __init__(self, room: int = 9, *, gpus: Sequence[int] = (), checked: bool = True, **limits: float) -> None:
@@ -90,27 +95,27 @@ class Bench:
         self.probe_seconds: Callable[[], float] = lambda: 0.0
         self.measure_seconds: Callable[[], float] = lambda: 0.0  # from when it serves
         self.takes_less: Callable[[], bool] = lambda: False  # than the estimate, by a tenth
-        self.broken: set[str] = set()  # they end while they load
-        self.starved: Counter[str] = Counter()  # that many loads of theirs run out of memory
+        self.broken: set[str] = set()  # these models end while they load
+        self.starved: Counter[str] = Counter()  # how many loads of a model run out of memory
         self.download_seconds: Callable[[str], float] = lambda model: 3.0
-        self.missing: set[str] = set()  # their files are not here
-        self.unreachable: set[str] = set()  # their downloads fail
+        self.missing: set[str] = set()  # models without files
+        self.unreachable: set[str] = set()  # models whose downloads fail
         self.downloads: dict[str, object] = {}  # under way
         self.others: Counter[str] = Counter()  # bytes that other programs hold, by device key
         self.requests: dict[int, Request] = {}
         self.leases: defaultdict[str, set[int]] = defaultdict(set)
         self.waiting: Counter[str] = Counter()
         self.processes: dict[str, Process] = {}
-        self.trials: dict[str, Trial] = {}
-        self.needs: dict[str, Demand] = {}  # with what has proved itself
+        self.pending_loads: dict[str, PendingLoad] = {}
+        self.needs: dict[str, Demand] = {}  # of the settings that loaded last
         self.effects: list[Effect] = []
         self.events = 0
         self._ids = count(1)
-        self._lingering: Counter[str] = Counter()  # freed by its process, not yet by the machine
+        self._lingering: Counter[str] = Counter()  # freed by a process, not yet by the driver
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self._allowed_stop: tuple[str, bool] | None = None  # the model being unloaded, and whether by force
-        self._told = 0  # effects that have effects
+        self._depth = 0  # of effects that have effects
 
     # What clients and operators do
 
@@ -124,7 +129,7 @@ class Bench:
         pinned: bool = False,
         ttl: float | None = None,
     ) -> Request:
-        """`serve` is how long it takes once granted; None is until `end`."""
+        """`serve` is how long the request runs once granted; None: until `end`."""
         if isinstance(need, int):
             need = Demand(split=need) if len(self.devices) > 1 else Demand(host=need)
         missing = model in self.missing
@@ -134,54 +139,54 @@ class Bench:
     def _ask(self, request: Request) -> Request:
         self.requests[request.ticket.id] = request
         self.waiting[request.ticket.model] += 1
-        self._tell(self.scheduler.acquire(request.ticket, self.now))
+        self._perform(self.scheduler.acquire(request.ticket, self.now))
         return request
 
-    def attempt(self, model: str, need: int | Demand, before: int | Demand | None, **more: Any) -> Request:
-        """A load with settings, with which the model needs this much instead."""
+    def load_with_settings(self, model: str, need: int | Demand, before: int | Demand | None, **more: Any) -> Request:
+        """Load the model with settings that make it need this much instead."""
         needs = [Demand(host=amount) if isinstance(amount, int) else amount for amount in (need, before)]
         assert needs[0] is not None
         missing = model in self.missing
         request = Request(Ticket(next(self._ids), model, needs[0], missing=missing, **more), self.now, 0.0)
-        self.trials[model] = Trial(request, needs[1], self.processes.get(model))
-        self.amend(model, needs[0])
-        if not missing:  # else its download is as good as another one
+        self.pending_loads[model] = PendingLoad(request, needs[1], self.processes.get(model))
+        self.set_demand(model, needs[0])
+        if not missing:  # else its download serves as well
             self.renew(model)
         return self._ask(request)
 
-    def abandon(self, model: str) -> None:
-        """The model is another one now: what is tried does not matter any more."""
-        trial = self.trials.pop(model)
-        self.leave(trial.request)
+    def discard_pending_load(self, model: str) -> None:
+        """The model is another one now: its pending load does not matter any more."""
+        pending = self.pending_loads.pop(model)
+        self.leave(pending.request)
 
     def renew(self, model: str) -> None:
         self._allowed_stop = model, False
-        self._tell(self.scheduler.renew(model, self.now))
+        self._perform(self.scheduler.renew(model, self.now))
         self._allowed_stop = None
 
-    def keep(self, model: str) -> None:
-        self._tell(self.scheduler.cancel_renew(model, self.now))
+    def cancel_renew(self, model: str) -> None:
+        self._perform(self.scheduler.cancel_renew(model, self.now))
 
-    def amend(self, model: str, need: Demand) -> None:
+    def set_demand(self, model: str, need: Demand) -> None:
         for request in self.requests.values():
             if request.waits and request.ticket.model == model:
                 request.ticket = replace(request.ticket, demand=need)
-        self._tell(self.scheduler.set_demand(model, need, self.now, missing=model in self.missing))
+        self._perform(self.scheduler.set_demand(model, need, self.now, missing=model in self.missing))
 
-    def lose(self, model: str, need: Demand) -> None:
-        """Its files are not here any more."""
+    def lose_files(self, model: str, need: Demand) -> None:
+        """The model's files are gone, and it needs this much now."""
         self.missing.add(model)
-        self.amend(model, need)
+        self.set_demand(model, need)
         self.renew(model)
 
     def pull(self, model: str) -> None:
-        self._tell(self.scheduler.fetch(model, self.now))
+        self._perform(self.scheduler.fetch(model, self.now))
 
     def leave(self, request: Request) -> None:
         assert request.waits
         request.left = True
         self.waiting[request.ticket.model] -= 1
-        self._tell(self.scheduler.cancel(request.ticket.id, self.now))
+        self._perform(self.scheduler.cancel(request.ticket.id, self.now))
 
     def end(self, request: Request) -> None:
         assert request.granted
@@ -189,11 +194,11 @@ class Bench:
             return
         request.ended = True
         self.leases[request.ticket.model].discard(request.ticket.id)
-        self._tell(self.scheduler.release(request.ticket.id, self.now))
+        self._perform(self.scheduler.release(request.ticket.id, self.now))
 
     def unload(self, model: str, *, force: bool = False) -> None:
         self._allowed_stop = model, force
-        self._tell(self.scheduler.unload(model, self.now, force=force))
+        self._perform(self.scheduler.unload(model, self.now, force=force))
         self._allowed_stop = None
 
     # What happens by itself
@@ -205,13 +210,13 @@ class Bench:
         process = self.processes[model]
         process.shown, process.asleep = 0.0, True
         self.scheduler.slept(model, process.spawn.run)
-        self._tell([])
+        self._perform([])
 
     def wake(self, process: Process) -> None:
         if self.processes.get(process.spawn.model) is process and not process.stopping:
             process.shown = 1.0
         self.scheduler.woke(process.spawn.model, process.spawn.run)
-        self._tell([])
+        self._perform([])
 
     # The clock
 
@@ -219,14 +224,14 @@ class Bench:
         heapq.heappush(self._agenda, (self.now + seconds, next(self._order), what))
 
     def step(self, until: float) -> bool:
-        """The next thing that happens; False if that is not before `until`."""
+        """Let the next thing happen; False if nothing happens before `until`."""
         wakeup = self.scheduler.wakeup()
         due = self._agenda[0][0] if self._agenda else None
         if wakeup is not None and (due is None or wakeup < due):
             if wakeup > until:
                 return False
             self.now = max(self.now, wakeup)
-            self._tell(self.scheduler.tick(self.now))
+            self._perform(self.scheduler.tick(self.now))
             again = self.scheduler.wakeup()
             assert again is None or again > self.now, "the timer would spin"
             return True
@@ -277,9 +282,9 @@ class Bench:
 
     # Playing the effects
 
-    def _tell(self, effects: list[Effect]) -> None:
+    def _perform(self, effects: list[Effect]) -> None:
         self.events += 1
-        self._told += 1
+        self._depth += 1
         for effect in effects:
             self.effects.append(effect)
             match effect:
@@ -295,8 +300,8 @@ class Bench:
                     del self.downloads[model]
                 case Grant() | Refuse():
                     self._answer(effect)
-        self._told -= 1
-        if not self._told:
+        self._depth -= 1
+        if not self._depth:
             self.check()
 
     def _probe(self, expected: Mapping[str, int]) -> None:
@@ -304,13 +309,13 @@ class Bench:
             if device.key in expected:
                 shown = sum(process.shows(device.key) for process in self.processes.values())
                 assert expected[device.key] <= device.total - shown, "it will never be free"
-        # The reading is as old as it can be: from the moment it was asked for. Other programs are as they are now, for
-        # nobody can promise anything about what they take meanwhile.
+        # The reading is as old as it can be: from the moment of the Probe. What other programs hold is up to date: no
+        # scheduler can foresee what they take meanwhile.
         readings = tuple(Reading(d, self.free(d) + self.others[d.key]) for d in self.devices)
 
         def answer() -> None:
             known = tuple(Reading(r.device, (r.free or 0) - self.others[r.device.key]) for r in readings)
-            self._tell(self.scheduler.probed(known, self.now))
+            self._perform(self.scheduler.probed(known, self.now))
 
         self.after(self.probe_seconds(), answer)
 
@@ -325,12 +330,12 @@ class Bench:
             return
         del self.downloads[model]
         if model in self.unreachable:
-            self._tell(self.scheduler.fetch_failed(model, "there is no hub", self.now, retry_after=7.0))
+            self._perform(self.scheduler.fetch_failed(model, "there is no hub", self.now, retry_after=7.0))
             return
         self.missing.discard(model)
         waiting = [r.ticket.demand for r in self.requests.values() if r.waits and r.ticket.model == model]
         need = [*waiting[:1], self.needs.get(model, Demand())][0]
-        self._tell(self.scheduler.fetched(model, need, self.now))
+        self._perform(self.scheduler.fetched(model, need, self.now))
 
     def _spawn(self, spawn: Spawn) -> None:
         assert spawn.model not in self.processes, "two processes of one model"  # B-L9
@@ -338,7 +343,7 @@ class Bench:
         held = spawn.allocation.held
         takes = {key: count - count // 10 for key, count in held.items()} if self.takes_less() else held
         process = self.processes[spawn.model] = Process(spawn, held, takes)
-        process.trial = self.trials.get(spawn.model)
+        process.pending = self.pending_loads.get(spawn.model)
         for device in self.devices:  # B-S11
             if self.scheduler.limits.margins and spawn.allocation.held.get(device.key):
                 theirs = self.others[device.key] + self._lingering[device.key]
@@ -360,16 +365,16 @@ class Bench:
             process.shown = part
 
     def _ready(self, process: Process) -> None:
-        """The news comes even when the process was stopped or has ended meanwhile."""
+        """The report comes even if the process was stopped or has ended meanwhile."""
         self._grow(process, 1.0)
         process.ready = True
-        self._tell(self.scheduler.ready(process.spawn.model, process.spawn.run, self.now))
+        self._perform(self.scheduler.ready(process.spawn.model, process.spawn.run, self.now))
         self.after(self.measure_seconds(), lambda: self._measure(process))
 
     def _measure(self, process: Process) -> None:
         if not process.stopping:
             process.held = process.takes
-        self._tell(self.scheduler.measured(process.spawn.model, process.spawn.run, process.takes, self.now))
+        self._perform(self.scheduler.measured(process.spawn.model, process.spawn.run, process.takes, self.now))
 
     def _stop(self, stop: Stop) -> None:
         process = self.processes[stop.model]
@@ -397,8 +402,8 @@ class Bench:
         self.leases[process.spawn.model].clear()
         starved = reason == "out of memory"
         name, run = process.spawn.model, process.spawn.run
-        trial = process.trial if process.trial and process.trial is self.trials.get(name) else None
-        tried = trial if trial and trial.before else None
+        pending = process.pending if process.pending and process.pending is self.pending_loads.get(name) else None
+        tried = pending if pending and pending.before else None
         was, failures, waiting = self.state(name), self.scheduler.model(name).failures, self.waiting[name]
         ticket = tried.request.ticket.id if tried else None
         effects = self.scheduler.exited(name, run, reason, self.now, out_of_memory=starved, pending_ticket=ticket)
@@ -406,7 +411,7 @@ class Bench:
             assert self.scheduler.model(name).failures == failures  # B-L8
             assert [e.ticket for e in effects if isinstance(e, Refuse)] in ([], [ticket])
             assert waiting - self.scheduler.waiting(name) <= 1
-        self._tell(effects)
+        self._perform(effects)
 
     def _answer(self, answer: Grant | Refuse) -> None:
         request = self.requests[answer.ticket]
@@ -414,9 +419,9 @@ class Bench:
         assert request.ticket.model == answer.model
         request.answer, request.answered = answer, self.now
         self.waiting[answer.model] -= 1
-        trial = self.trials.get(answer.model)
-        if trial and trial.request is request:
-            self._settle(trial, answer)
+        pending = self.pending_loads.get(answer.model)
+        if pending and pending.request is request:
+            self._settle(pending, answer)
         if isinstance(answer, Refuse):
             return
         process = self.processes[answer.model]
@@ -430,17 +435,17 @@ class Bench:
         if request.serve is not None:
             self.after(request.serve, lambda: self.end(request))
 
-    def _settle(self, trial: Trial, answer: Grant | Refuse) -> None:
-        del self.trials[answer.model]
+    def _settle(self, pending: PendingLoad, answer: Grant | Refuse) -> None:
+        del self.pending_loads[answer.model]
         if isinstance(answer, Grant):
-            assert self.processes[answer.model].trial is trial, "not what was asked for serves"
-            self.needs[answer.model] = trial.request.ticket.demand
+            assert self.processes[answer.model].pending is pending, "not what was asked for serves"
+            self.needs[answer.model] = pending.request.ticket.demand
             return
-        if trial.before:
-            self.amend(answer.model, trial.before)
-        if self.processes.get(answer.model) is trial.process:
-            self.keep(answer.model)
-        if not trial.before and self.scheduler.waiting(answer.model):
+        if pending.before:
+            self.set_demand(answer.model, pending.before)
+        if self.processes.get(answer.model) is pending.process:
+            self.cancel_renew(answer.model)
+        if not pending.before and self.scheduler.waiting(answer.model):
             self.unload(answer.model)
 
     def check(self) -> None:
@@ -462,11 +467,11 @@ class Bench:
             assert self.scheduler.waiting(model.name) == self.waiting[model.name]
             assert not (model.is_open and self.waiting[model.name]), "somebody waits for an open model"
             startable |= bool(self.waiting[model.name]) and model.state in (State.UNLOADED, State.FAILED)
-        assert startable or not any(model.draining for model in models), "a drain for nobody"  # B-S8
+        assert startable or not any(model.draining for model in models), "a drain without a reason"  # B-S8
         self._check_order()
 
     def _check_order(self) -> None:
-        """What the scheduler keeps so that it need not look for it."""
+        """What the scheduler keeps up to date, compared with what it would find by searching."""
         scheduler, line = self.scheduler, self.scheduler._line
         entries = [*line.by_arrival.values()]
         assert line.by_turn == sorted(entries, key=lambda entry: entry.computed_rank() or ())

@@ -52,7 +52,7 @@ def where(outcome: Plan) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Case:
-    """A machine with what other programs hold on it, told apart from what the residents hold."""
+    """A machine and a demand. `others` is what other programs hold, by device key."""
 
     snapshot: Snapshot
     demand: Demand
@@ -66,7 +66,7 @@ class Case:
         return [r for r in self.snapshot.residents if r.phase is not Phase.STOPPING]
 
     def rooms(self, residents: Iterable[Resident]) -> dict[str, int]:
-        """With just these there. Of a device that could not be read nobody knows what others hold."""
+        """Free bytes by device key if just these are there. Unreadable devices hold nothing of other programs."""
         held = [r.held for r in residents]
         return {
             d.key: 10**9
@@ -144,7 +144,10 @@ def cases(draw: st.DrawFn) -> Case:
         held = {key: draw(st.integers(1, 10)) for key in keys if draw(st.booleans())}
         finished, pinned = draw(st.integers(0, 4)), draw(st.integers(0, 4)) == 0
         sleeping = phase in (Phase.IDLE, Phase.BUSY) and draw(st.integers(0, 3)) == 0
-        residents.append(Resident(model, held, phase, finished, pinned, draw(st.booleans()), sleeping))
+        goes_last = draw(st.integers(0, 3)) == 0
+        residents.append(
+            Resident(model, held, phase, finished, pinned, draw(st.booleans()), sleeping, goes_last=goes_last)
+        )
     margins = {key: draw(st.sampled_from([0, 1, 1, 2])) for key in keys}
     others = {key: draw(st.sampled_from([0, 0, 3])) for key in keys}
     readings = []

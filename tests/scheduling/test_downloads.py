@@ -114,14 +114,14 @@ def test_waiting_request_gets_the_model_that_the_name_means_now() -> None:
     bench = missing("a")
     request = bench.ask("a")
     bench.run(1)
-    bench.lose("a", Demand(host=3))  # the preset names another repository
+    bench.lose_files("a", Demand(host=3))  # the preset names another repository
     assert [effect for effect in bench.effects if isinstance(effect, Fetch | Abort)] == [
         Fetch("a"),
         Abort("a"),
         Fetch("a"),
     ]
     bench.missing.clear()  # now one that is here
-    bench.amend("a", Demand(host=4))
+    bench.set_demand("a", Demand(host=4))
     bench.run(3)
     assert request.granted
     assert bench.scheduler.model("a").held == {RAM: 4}

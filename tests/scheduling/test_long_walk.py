@@ -54,9 +54,9 @@ class Walk:
             self.leave: 8,
             self.end: 30,
             self.unload: 2,
-            self.attempt: 4,
+            self.load_with_settings: 4,
             self.renew: 1,
-            self.lose: 1,
+            self.lose_files: 1,
             self.pull: 1,
             self.crash: 1,
             self.sleep: 4,
@@ -85,11 +85,11 @@ class Walk:
         random = self.random
         # Some models are asked for more often than others.
         name = list(self.models)[min(random.randrange(10), random.randrange(10))]
-        trial = self.bench.trials.get(name)
+        pending = self.bench.pending_loads.get(name)
         self.open.append(
             self.bench.ask(
                 name,
-                trial.request.ticket.demand if trial else self.models[name],
+                pending.request.ticket.demand if pending else self.models[name],
                 serve=random.choice([None, 0.0, random.expovariate(0.5)]),
                 priority=random.choice([0, 0, 0, 1, -1]),
                 pinned=name in self.pinned,
@@ -109,28 +109,28 @@ class Walk:
     def unload(self) -> None:
         self.bench.unload(self.random.choice(list(self.models)), force=self.random.random() < 0.3)
 
-    def attempt(self) -> None:
-        """A load with settings; loads of one model take their turns, and what does not fit is not tried."""
+    def load_with_settings(self) -> None:
+        """A load with settings. Loads of one model take turns, and a demand that does not fit is not tried."""
         name, demand = self.random.choice(list(self.models)), self.demand()
-        if name not in self.bench.trials and self.fits(demand):
-            self.bench.attempt(name, demand, self.models[name] if self.random.random() < 0.8 else None)
+        if name not in self.bench.pending_loads and self.fits(demand):
+            self.bench.load_with_settings(name, demand, self.models[name] if self.random.random() < 0.8 else None)
 
     def renew(self) -> None:
-        """A new catalog: what is tried is abandoned, and all who wait get the new model."""
-        name = self.random.choice([*self.models, *self.bench.trials])
-        if name in self.bench.trials:
-            self.bench.abandon(name)
+        """A new catalog: the pending load is discarded, and all waiting requests get the new model."""
+        name = self.random.choice([*self.models, *self.bench.pending_loads])
+        if name in self.bench.pending_loads:
+            self.bench.discard_pending_load(name)
         self.models[name] = self.demand()
-        self.bench.amend(name, self.models[name])
+        self.bench.set_demand(name, self.models[name])
         self.bench.renew(name)
 
-    def lose(self) -> None:
+    def lose_files(self) -> None:
         """As `renew`, but the new model is not here."""
         name = self.random.choice(list(self.models))
-        if name in self.bench.trials:
-            self.bench.abandon(name)
+        if name in self.bench.pending_loads:
+            self.bench.discard_pending_load(name)
         self.models[name] = self.demand()
-        self.bench.lose(name, self.models[name])
+        self.bench.lose_files(name, self.models[name])
 
     def pull(self) -> None:
         if self.bench.missing:
@@ -169,7 +169,7 @@ class Walk:
         return on_gpus and ram.total - 1 >= demand.host
 
     def quiesce(self) -> None:
-        """Nobody asks any more, all goes well: in the end each has its answer, and each model that fits can be had."""
+        """No new requests, no failures: in the end each request has its answer, and each model that fits is served."""
         bench, self.luck = self.bench, {lambda: None: 1}
         self.pace = 1e9
         bench.others.clear()
@@ -209,7 +209,7 @@ def test_a_long_walk(shape: str) -> None:
             assert request.left or request.answer is not None
             if request.refused is Refusal.TOO_LARGE:
                 assert not walk.fits(request.ticket.demand)  # B-S12
-    # The walk went through what it is there for.
+    # The walk met everything that it is there for.
     assert min(met[kind] for kind in (Probe, Spawn, Stop, Grant)) > 900
     assert min(met[kind] for kind in (Fetch, Abort, Refusal.FETCH_FAILED)) > 10
     assert min(met[refusal] for refusal in (Refusal.LOAD_FAILED, Refusal.BACKING_OFF, Refusal.CANCELLED)) > 10

@@ -1,4 +1,4 @@
-"""Which models go, when, and who is served instead: evictions, drains, loads side by side."""
+"""Which models go, when, and what is served instead: evictions, drains, loads side by side."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_pinned_model_is_never_evicted() -> None:  # B-S10
     bench.run(50)
     assert waiter.refused is Refusal.QUEUE_TIMEOUT
     assert bench.stops == []
-    bench.unload("a")  # but whoever says so can
+    bench.unload("a")  # an explicit unload still works
     bench.run(2)
     assert bench.stops == ["a"]
 
@@ -140,7 +140,7 @@ def test_the_capacity_is_checked_again_at_the_moment_of_the_spawn() -> None:  # 
     bench.run(5)
     waiter = bench.ask("b")
     bench.run(0.1)
-    assert bench.stops == ["a"]  # decided, when there was nobody else
+    assert bench.stops == ["a"]  # decided while no other program held memory
     bench.others[RAM] = 5
     bench.run(30)
     assert waiter.waits

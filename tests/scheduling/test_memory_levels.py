@@ -35,7 +35,7 @@ def test_several_exits_are_expected_together() -> None:  # B-D6
     bench.reclaim_seconds = lambda: 1.0
     bench.ask("c", 90)
     bench.run(0.5)
-    # The first answer may be there before the end of the second is told; an estimate may be a tenth too high.
+    # The first reading may come before the second exit is reported. An estimate may be a tenth too high.
     assert probes(bench)[-2:] == [{RAM: 11 + 36}, {RAM: 11 + 36 + 36}]
 
 
@@ -45,7 +45,7 @@ def test_probe_does_not_expect_what_new_processes_took() -> None:  # B-D6
     bench.run(5)
     bench.ask("b", 20, serve=1)
     bench.run(5)
-    bench.unload("a")  # nobody looked at the machine since b was loaded
+    bench.unload("a")  # there was no reading since b was loaded
     bench.ask("c", 60)
     bench.run(5)
     assert probes(bench)[-1] == {RAM: 91 - 40 - 20 + 36}
@@ -77,7 +77,7 @@ def test_probe_does_not_expect_what_new_processes_were_measured_to_hold() -> Non
     for model in "ab":
         bench.ask(model, 40)
         bench.run(5)
-    bench.crash("a")  # nobody looked at the machine since b was loaded
+    bench.crash("a")  # there was no reading since b was loaded
     bench.ask("a", 40)
     assert probes(bench)[-1] == {RAM: 91 - 36 + 33 - 36}
 

@@ -293,8 +293,9 @@ def test_the_most_recent_victim_was_needed(case: Case) -> None:  # B-S10
     if not isinstance(outcome, Evict):
         return
     idle = [r for r in case.staying() if r.phase is Phase.IDLE and not r.pinned]
-    last = max((r.finished, r.model) for r in idle if r.model in outcome.victims)
-    assert not case.fits(case.without(r.model for r in idle if (r.finished, r.model) < last))
+    rank = {r.model: (r.goes_last, r.finished, r.model) for r in idle}
+    last = max(rank[model] for model in outcome.victims)
+    assert not case.fits(case.without(model for model in rank if rank[model] < last))
 
 
 @many
@@ -304,7 +305,7 @@ def test_no_wait_while_idle_models_could_make_room(case: Case) -> None:
     outcome = plan(case.snapshot, case.demand)
     if any(case.fits(case.without(gone)) for gone in [(), *nonempty_subsets(idle)]):
         assert not isinstance(outcome, Drain | Reject)
-        if isinstance(outcome, Wait):  # then nobody has to go at all: something is stopping, or loads there
+        if isinstance(outcome, Wait):  # then no model has to go: something is stopping, or loads there
             assert outcome.claim is not None
             assert case.fits(case.staying())
             loads = [r for r in case.snapshot.residents if r.phase is Phase.LOADING]

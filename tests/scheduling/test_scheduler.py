@@ -349,7 +349,7 @@ def test_renew_stops_a_sleeping_model_and_ignores_an_unloaded_one() -> None:
     bench.run(2)
     for name in ("a", "never heard of"):
         bench.renew(name)
-        bench.keep(name)
+        bench.cancel_renew(name)
     assert (bench.stops, bench.state("a")) == (["a"], State.UNLOADED)
 
 
@@ -359,11 +359,11 @@ def test_cancelled_renew_serves_waiting_requests_but_keeps_an_unload() -> None: 
     bench.run(2)
     bench.renew("a")
     waiter = bench.ask("a")
-    bench.keep("a")
+    bench.cancel_renew("a")
     assert waiter.granted
     bench.unload("a")
     bench.renew("a")
-    bench.keep("a")
+    bench.cancel_renew("a")
     assert bench.ask("a").waits
 
 
@@ -371,11 +371,11 @@ def test_timed_out_load_keeps_the_process_for_requests_behind_it() -> None:  # B
     bench = Bench(queue_timeout=10)
     bench.ask("a", 5)
     bench.run(2)
-    trial = bench.attempt("a", 6, 5)
+    pending = bench.load_with_settings("a", 6, 5)
     bench.run(5)
     late = bench.ask("a", 6)
     bench.run(6)
-    assert (trial.refused, late.granted, bench.spawns) == (Refusal.QUEUE_TIMEOUT, True, ["a"])
+    assert (pending.refused, late.granted, bench.spawns) == (Refusal.QUEUE_TIMEOUT, True, ["a"])
 
 
 @pytest.mark.parametrize(("starved", "spawns"), [(0, 2), (1, 2), (2, 3)])
@@ -384,12 +384,12 @@ def test_failed_load_with_settings_fails_only_its_own_request(starved: int, spaw
     bench.starved["a"] = starved
     if not starved:
         bench.broken.add("a")
-    trial = bench.attempt("a", 6, 5)
+    pending = bench.load_with_settings("a", 6, 5)
     other = bench.ask("a", 6)
     bench.run(0.1)
     bench.broken.clear()  # for the next process
     bench.run(5)
-    assert (trial.refused, other.granted) == ((None, True) if starved == 1 else (Refusal.LOAD_FAILED, True))
+    assert (pending.refused, other.granted) == ((None, True) if starved == 1 else (Refusal.LOAD_FAILED, True))
     assert len(bench.spawns) == spawns
     assert bench.scheduler.model("a").failures == 0
     assert other.ticket.demand == Demand(host=6 if starved == 1 else 5)

@@ -55,7 +55,7 @@ async def test_connections_that_do_not_read_make_room(front: Front) -> None:  # 
 
 
 async def test_unfinished_requests_are_limited(front: Front) -> None:  # B-T4
-    """Of all clients together."""
+    """The limit is for all clients together."""
     client = await front.ready(limits=ClientLimits(max_buffered_bytes=200_000))
     others = [await front.client() for _ in range(10)]
     for other in others:
@@ -70,8 +70,8 @@ async def test_unfinished_requests_are_limited(front: Front) -> None:  # B-T4
 
 
 async def test_oldest_unfinished_request_is_dropped(front: Front) -> None:  # B-T4
-    """Unfinished requests make room for the next one, which comes in pieces too; those that began first go first, also
-    when a little more of them comes now and then."""
+    """A new request that comes in pieces is served all the same. The request that began first is dropped, even if a
+    little more of it comes now and then."""
     await front.ready(limits=ClientLimits(max_buffered_bytes=200_000))
     others, sent = [await front.client() for _ in range(4)], 0
     for other, data in zip([*others, others[0]], [GET + b"X: " + b"x" * 48_000] * 4 + [b"x" * 4000], strict=True):

@@ -14,7 +14,7 @@ from tests.front import (
     body_of,
     echoes,
     post,
-    says,
+    sends,
 )
 from tests.server.samples import ANSWERS, FORM, MULTIPART
 
@@ -26,16 +26,18 @@ async def test_both_ways_answer_the_same(front: Front, path: str) -> None:
     client = await front.ready()
     request = post(path + "?x=%20y", body_of(more="\u00e4"), "X-A: b")
     for name, said in ANSWERS.items():
-        front.child.act = says(said)
+        front.child.act = sends(said)
         made = front.made
         short = await client.ask(request)
         assert (name, front.made - made) == (name, int(name in FALLS_BACK))
-        assert [asked.tasks for asked in front.child.asked] == [made], "no task was made before the child was asked"
+        assert [each.tasks for each in front.child.received] == [made], (
+            "no task was made before the child got the request"
+        )
         await front.warm(client)
         made = front.made
-        ordinary = await client.ask_first(request)
+        ordinary = await client.ask_ordinary_way(request)
         assert front.made - made == 1
-        assert (name, short.told) == (name, ordinary.told)
+        assert (name, short.comparable) == (name, ordinary.comparable)
         assert ("x-request-id", "mine") in short.headers
         assert front.leases == 0
         await front.warm(client)
@@ -44,7 +46,7 @@ async def test_both_ways_answer_the_same(front: Front, path: str) -> None:
 async def test_content_length_is_sent(front: Front) -> None:
     client = await front.ready()
     for name in ("json", "headers", "bad", "empty"):
-        front.child.act = says(ANSWERS[name])
+        front.child.act = sends(ANSWERS[name])
         reply = await client.ask(post(CHAT, body_of()))
         assert (name, reply.named("content-length")) == (name, [str(len(reply.body))])
         assert not reply.named("transfer-encoding")
@@ -80,13 +82,13 @@ async def test_both_ways_send_the_same_to_the_child(front: Front) -> None:
         made = front.made
         replies = [await client.ask(request)]
         assert (name, front.made - made) == (name, int(name == "chunked"))
-        replies.append(await client.ask_first(request))
+        replies.append(await client.ask_ordinary_way(request))
         assert (name, front.made - made) == (name, 1 + int(name == "chunked"))
-        short, ordinary = front.child.asked
+        short, ordinary = front.child.received
         assert (name, short.head) == (name, ordinary.head)
         assert (name, short.body) == (name, ordinary.body)
         assert [reply.status for reply in replies] == [200, 200]
-        front.child.asked.clear()
+        front.child.received.clear()
     assert front.children.connections == 1
 
 
@@ -94,8 +96,8 @@ async def test_body_is_passed_on_unchanged(front: Front) -> None:
     client = await front.ready()
     body = b' {"model" : "a",\r\n"max_tokens":1, "x": "\\u00e4"}\n'
     await client.ask(post(CHAT + "?a=%2F&b", body, "X-A: b", "Authorization: Bearer x"))
-    (asked,) = front.child.asked
-    lines = asked.head.decode().split("\r\n")
+    (received,) = front.child.received
+    lines = received.head.decode().split("\r\n")
     key = front.pool.status("a").pid
     assert lines[0] == f"POST {CHAT}?a=%2F&b HTTP/1.1"
     assert sorted(lines[1:-2]) == [
@@ -105,11 +107,11 @@ async def test_body_is_passed_on_unchanged(front: Front) -> None:
         "x-a: b",
         "x-request-id: mine",
     ]
-    assert asked.body == body
+    assert received.body == body
 
 
 async def test_cached_head_fits_any_body_length(front: Front) -> None:
-    """From whomever it comes; what is remembered is not the length of the body, and one that differs is another one."""
+    """It fits for any client. The cache leaves out the length of the body; any other difference is another head."""
     client = await front.ready()
     front.child.act = lambda reader, writer: echoes(front.child, writer)
     bodies = [body_of(text="x" * length) for length in (0, 1, 100, 5000)]
@@ -122,15 +124,15 @@ async def test_cached_head_fits_any_body_length(front: Front) -> None:
             other = wish.replace(b"X-A: b", b"X-A: c").replace(b"mine", b"ours")
             reply = await client.ask(other)
             assert (reply.body, reply.named("x-request-id")) == (body, ["ours"])
-            assert [b"x-a: c" in asked.head for asked in front.child.asked[-2:]] == [False, True]
+            assert [b"x-a: c" in each.head for each in front.child.received[-2:]] == [False, True]
     assert front.made == made
 
 
 @pytest.mark.parametrize("target", ["/v1/ch\xe4t", "http://", "*", "//", "/v1/models", f"{CHAT}#x", "?model=a"])
 async def test_odd_targets_are_answered_alike(front: Front, target: str) -> None:
     short = await (await front.ready()).ask(post(target, body_of()))
-    ordinary = await (await front.client()).ask_first(post(target, body_of()))
-    assert short.told == ordinary.told
+    ordinary = await (await front.client()).ask_ordinary_way(post(target, body_of()))
+    assert short.comparable == ordinary.comparable
 
 
 async def test_header_that_looks_like_a_length_is_not_taken_for_one(front: Front) -> None:
@@ -151,7 +153,7 @@ EARLY = {
 
 @pytest.mark.parametrize("name", EARLY)
 async def test_body_after_an_early_response_is_not_read_as_a_request(front: Front, name: str) -> None:
-    """A proxy in front of us may send the request of another client next, on the same connection."""
+    """A proxy in front of the router may send the request of another client next, on the same connection."""
     front.start(keys=("k",) if name == "no key" else ())
     client = await front.client()
     start, status = EARLY[name]
@@ -164,11 +166,11 @@ async def test_body_after_an_early_response_is_not_read_as_a_request(front: Fron
         await front.turn()
         assert (await client.ask(victim + inner)).status == 404
         assert (await client.ask(start + b"Content-Length: 0\r\n\r\n")).status == status
-    assert not front.child.asked
+    assert not front.child.received
 
 
 async def test_body_of_an_upgrade_request_is_not_read_as_a_request(front: Front) -> None:
-    """Where a proxy passes offers on, cut anywhere, behind an empty line or another request."""
+    """The upgrade request is cut anywhere, and follows an empty line or another request."""
     client = await front.ready()
     inner = b"GET /health HTTP/1.1\r\nHost: inner\r\n\r\n"
     offer = post(CHAT, inner, "Connection: Upgrade", "Upgrade: h2c").removesuffix(inner)
@@ -194,14 +196,14 @@ async def test_empty_body_takes_the_fast_path(front: Front) -> None:
     made = front.made
     assert (await client.ask(post("/tokenize?model=a", b""))).status == 200
     assert front.made == made
-    assert front.child.asked[0].head.startswith(b"POST /tokenize?model=a HTTP/1.1\r\n")
-    assert b"\r\ncontent-length: 0\r\n" in front.child.asked[0].head
+    assert front.child.received[0].head.startswith(b"POST /tokenize?model=a HTTP/1.1\r\n")
+    assert b"\r\ncontent-length: 0\r\n" in front.child.received[0].head
 
 
 @pytest.mark.parametrize("cut", [10, 60, None])
 @pytest.mark.parametrize("size", [1, 7, 100_000])
 async def test_small_request_in_pieces_takes_the_fast_path(front: Front, size: int, cut: int | None) -> None:
-    """Most clients send head and body apart. What is longer than uvicorn holds goes the ordinary way."""
+    """Most clients send head and body separately. A body that is longer than uvicorn buffers takes the ordinary way."""
     client = await front.ready()
     front.child.act = lambda reader, writer: echoes(front.child, writer)
     for body, count in ((body_of(), 0), (body_of(text="x" * 150_000), 1), (body_of(), 0)):
@@ -242,5 +244,5 @@ async def test_100_continue_is_sent(front: Front) -> None:
     assert (await client.reply()).status == 100
     second = await client.ask(body_of())
     assert front.made - made == 2
-    assert first.told == second.told == (await client.ask(post(CHAT, body_of()))).told
-    assert len({asked.head for asked in front.child.asked}) == 1
+    assert first.comparable == second.comparable == (await client.ask(post(CHAT, body_of()))).comparable
+    assert len({each.head for each in front.child.received}) == 1

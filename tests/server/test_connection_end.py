@@ -17,7 +17,7 @@ from tests.front import (
     body_of,
     echoes,
     post,
-    says,
+    sends,
     until,
 )
 
@@ -49,13 +49,13 @@ async def test_disconnect_stops_the_child(
     await works.is_cut()
     await until(lambda: front.leases == 0)
     await until(lambda: len(front.server.server_state.connections) == 1 + is_apart)
-    assert (front.made, len(front.child.asked)) == (made, 1)
+    assert (front.made, len(front.child.received)) == (made, 1)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     await front.warm(await front.client())
 
 
 async def test_disconnect_after_a_long_body_stops_the_child(front: Front) -> None:  # B-S2
-    """uvicorn reads no further when it holds 64 KiB."""
+    """uvicorn stops reading when it has buffered 64 KiB."""
     await front.ready()
     for _ in range(5):
         client, works = await front.client(), Works()
@@ -129,36 +129,36 @@ async def test_shutdown_answers_an_unfinished_request(front: Front) -> None:
 @pytest.mark.parametrize(("size", "count"), [(20 * 1024, 300), (200 * 1024, 60)])
 async def test_pipelined_responses_wait_for_their_reader(front: Front, size: int, count: int) -> None:
     client = await front.ready()
-    front.child.act = says(answer("200 OK", b"x" * size))
+    front.child.act = sends(answer("200 OK", b"x" * size))
     client.send(post(CHAT, body_of()) * count)
-    assert size * await rests(lambda: len(front.child.asked)) < 4 * 2**20
+    assert size * await rests(lambda: len(front.child.received)) < 4 * 2**20
     for _ in range(count):
         assert len((await client.reply()).body) == size
-    assert (len(front.child.asked), front.leases) == (count, 0)
+    assert (len(front.child.received), front.leases) == (count, 0)
 
 
 @pytest.mark.parametrize(("size", "count"), [(20 * 1024, 300), (200 * 1024, 60)])
 async def test_fast_path_responses_wait_for_their_reader(front: Front, size: int, count: int) -> None:
-    """Each request comes when the one before it was answered, until one is not."""
+    """The client sends each request when the one before it was answered, until one is not."""
     client = await front.ready()
-    front.child.act = says(answer("200 OK", b"x" * size))
+    front.child.act = sends(answer("200 OK", b"x" * size))
     made = front.made
     sent = 0
-    while await rests(lambda: len(front.child.asked), sent) == sent:
+    while await rests(lambda: len(front.child.received), sent) == sent:
         await front.turn()
         client.send(post(CHAT, body_of()))
         sent += 1
-    assert front.child.asked[100_000 // size].tasks == made
+    assert front.child.received[100_000 // size].tasks == made
     client.send(post(CHAT, body_of()) * (count - sent))
-    assert size * await rests(lambda: len(front.child.asked)) < 4 * 2**20
+    assert size * await rests(lambda: len(front.child.received)) < 4 * 2**20
     for _ in range(count):
         assert len((await client.reply()).body) == size
-    assert (len(front.child.asked), front.leases) == (count, 0)
+    assert (len(front.child.received), front.leases) == (count, 0)
 
 
 @pytest.mark.parametrize("how", ["more", "end"])
 async def test_large_response_that_falls_back_is_sent_in_full(front: Front, how: str) -> None:
-    """To a reader that takes its time."""
+    """The client is slow."""
 
     async def act(reader: StreamReader, writer: StreamWriter) -> None:
         begun.set()
@@ -186,7 +186,7 @@ async def test_large_response_that_falls_back_is_sent_in_full(front: Front, how:
 
 
 async def rests(count: Callable[[], int], wanted: int = 1_000_000) -> int:
-    """That count, when it is as wanted or has not grown for a while."""
+    """The count, when it is `wanted` or has not grown for a while."""
     before, now = -1, count()
     while before != now < wanted:
         before = now

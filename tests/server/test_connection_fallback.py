@@ -22,9 +22,9 @@ from tests.front import (
     Works,
     answer,
     body_of,
-    breaks_off,
     post,
-    says,
+    sends,
+    sends_and_resets,
     until,
 )
 from tests.sockets import Flood, Handler
@@ -40,9 +40,9 @@ async def test_response_in_pieces_is_sent_in_full(front: Front) -> None:
 
     front.child.act = act
     reply = client.ask(post(CHAT, body_of()))
-    asked = asyncio.create_task(reply)
-    await until(lambda: bool(front.child.asked))
-    assert (await asked).body == b'{"ok": 1}'
+    task = asyncio.create_task(reply)
+    await until(lambda: bool(front.child.received))
+    assert (await task).body == b'{"ok": 1}'
 
 
 async def test_response_above_high_water_falls_back(front: Front) -> None:
@@ -50,7 +50,7 @@ async def test_response_above_high_water_falls_back(front: Front) -> None:
     for size in (HIGH_WATER_BYTES - 1, HIGH_WATER_BYTES, HIGH_WATER_BYTES + 1, 8 * HIGH_WATER_BYTES):
         body = (b"%06d" * (size // 6 + 1) % tuple(range(size // 6 + 1)))[:size]
         for chunked in (False, True):
-            front.child.act = says(answer("200 OK", body, chunked=chunked))
+            front.child.act = sends(answer("200 OK", body, chunked=chunked))
             made = front.made
             for _ in range(3):
                 assert (await client.ask(post(CHAT, body_of()))).body == body
@@ -89,20 +89,20 @@ async def test_connection_closed_by_the_child_is_replaced(front: Front) -> None:
         made = front.made
         assert (await client.ask(post(path, body_of()))).status == 200
         assert front.children.connections == first + 1
-        assert [asked.tasks - made for asked in front.child.asked] == [0, 1]
-        assert front.child.asked[0].body == front.child.asked[1].body
+        assert [each.tasks - made for each in front.child.received] == [0, 1]
+        assert front.child.received[0].body == front.child.received[1].body
         assert front.leases == 0
-        front.child.asked.clear()
+        front.child.received.clear()
 
 
 async def both(front: Front, client: Client, act: Handler, request: bytes) -> tuple[Reply, Reply]:
-    """The short way, and the ordinary one."""
+    """The replies of the fast path and of the ordinary way."""
     replies = []
-    for way in (Client.ask, Client.ask_first):
+    for way in (Client.ask, Client.ask_ordinary_way):
         await front.warm(client)
         front.child.act, made = act, front.made
         replies.append(await way(client, request))
-        assert front.child.asked[0].tasks - made == (way is Client.ask_first)
+        assert front.child.received[0].tasks - made == (way is Client.ask_ordinary_way)
     assert front.leases == 0
     return replies[0], replies[1]
 
@@ -111,16 +111,16 @@ async def test_child_that_ends_before_its_response_is_a_502(front: Front) -> Non
     client = await front.ready()
     for path in DIALECTS:
         for said in (b"H", b"HTTP/1.1 200 OK\r\nContent-", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"):
-            short, ordinary = await both(front, client, breaks_off(said), post(path, body_of()))
-            assert short.told == ordinary.told
+            short, ordinary = await both(front, client, sends_and_resets(said), post(path, body_of()))
+            assert short.comparable == ordinary.comparable
             assert (short.status, b"Send the request again" in short.body) == (502, True)
 
 
 async def test_broken_response_is_cut_off(front: Front, caplog: pytest.LogCaptureFixture) -> None:
     client = await front.ready()
-    for way in (Client.ask, Client.ask_first):
+    for way in (Client.ask, Client.ask_ordinary_way):
         await front.warm(client)
-        front.child.act = breaks_off(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc")
+        front.child.act = sends_and_resets(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc")
         with pytest.raises(asyncio.IncompleteReadError) as caught:
             await way(client, post(CHAT, body_of()))
         assert caught.value.partial == b"abc"
@@ -135,8 +135,8 @@ async def test_broken_response_is_cut_off(front: Front, caplog: pytest.LogCaptur
 async def test_broken_event_stream_ends_with_an_error_event(front: Front) -> None:  # B-C4
     client = await front.ready()
     for path in DIALECTS:
-        short, ordinary = await both(front, client, breaks_off(EVENTS[:-20]), post(path, body_of()))
-        assert short.told == ordinary.told
+        short, ordinary = await both(front, client, sends_and_resets(EVENTS[:-20]), post(path, body_of()))
+        assert short.comparable == ordinary.comparable
         first, error, end = short.body.split(b"\n\n")
         assert (first, end) == (b"data: 1", b"")
         assert error.startswith(b"data: {")
@@ -155,15 +155,15 @@ GARBAGE = {
 async def test_garbage_from_a_child_is_a_502(front: Front) -> None:
     client = await front.ready()
     for name, said in GARBAGE.items():
-        short, ordinary = await both(front, client, says(said), post(CHAT, body_of()))
-        assert (name, short.told) == (name, ordinary.told)
+        short, ordinary = await both(front, client, sends(said), post(CHAT, body_of()))
+        assert (name, short.comparable) == (name, ordinary.comparable)
         assert (name, short.status) == (name, 502)
 
 
 async def test_unknown_status_of_a_child_is_a_502(front: Front) -> None:
     client = await front.ready()
     for status in ("000", "099", "600", "700", "999"):
-        front.child.act = says(answer(f"{status} Odd", b"{}"))
+        front.child.act = sends(answer(f"{status} Odd", b"{}"))
         for _ in range(2):
             reply = await client.ask(post(CHAT, body_of()))
             assert (reply.status, f"the status {status}" in reply.json()["error"]["message"]) == (502, True)
@@ -182,8 +182,8 @@ async def test_defect_is_a_500_on_both_ways(front: Front) -> None:
     client = await front.ready(kind=Broken)
     front.may_log_errors = True
     request = post(CHAT, body_of(model="broken"))
-    short, ordinary = await client.ask(request), await (await front.client()).ask_first(request)
-    assert short.told == ordinary.told
+    short, ordinary = await client.ask(request), await (await front.client()).ask_ordinary_way(request)
+    assert short.comparable == ordinary.comparable
     assert (short.status, b"has a defect" in short.body) == (500, True)
 
 
@@ -191,11 +191,11 @@ async def test_silent_child_is_a_502(front: Front) -> None:
     client = await front.ready(read_timeout=0.5)
     for said in (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"):
         works = Works()
-        front.child.act = says(said) if said else works
+        front.child.act = sends(said) if said else works
         made = front.made
         reply = await client.ask(post(CHAT, body_of()))
         assert (reply.status, b"sent nothing for 0.5 s" in reply.body) == (502, True)
-        assert front.child.asked[-1].tasks == made
+        assert front.child.received[-1].tasks == made
         if not said:
             await works.is_cut()
         assert front.leases == 0

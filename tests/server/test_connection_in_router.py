@@ -23,7 +23,7 @@ from tests.waiting import PATIENCE_S
 
 @contextlib.asynccontextmanager
 async def whole(routers: Starter, fake: str, models: Path, **environ: str) -> AsyncIterator[tuple[Router, Client]]:
-    """A router with the fake engine, and a client of it when a connection to the child of tiny-a is kept."""
+    """A router with the fake engine, and a client. The router keeps a connection to the child of tiny-a."""
     router = routers("--engine", fake, "--models-dir", str(models), "--allowed-hosts", "h", **environ)
     url = httpx.URL(router.url)
     client = Client(*await asyncio.open_connection(url.host, url.port))

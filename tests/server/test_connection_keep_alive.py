@@ -18,10 +18,10 @@ from tests.front import (
     Front,
     Works,
     body_of,
-    breaks_off,
     echoes,
     post,
-    says,
+    sends,
+    sends_and_resets,
     until,
 )
 from tests.server.samples import ANSWERS, FORM, MULTIPART
@@ -39,12 +39,12 @@ async def test_connection_is_reused_without_tasks(front: Front) -> None:
     assert (front.leases, len(front.server.server_state.connections)) == (0, 1)
 
 
-FAILING = [(breaks_off(OK[:20]), 502), (says(b"rubbish\r\n\r\n"), 502)]
+FAILING = [(sends_and_resets(OK[:20]), 502), (sends(b"rubbish\r\n\r\n"), 502)]
 
 
-@pytest.mark.parametrize(("act", "status"), [(says(OK), 200), (says(EVENTS), 200), *FAILING])
+@pytest.mark.parametrize(("act", "status"), [(sends(OK), 200), (sends(EVENTS), 200), *FAILING])
 async def test_request_leaves_no_reference_cycle(front: Front, act: Handler, status: int) -> None:
-    """Whoever serves has Python look for cycles seldom."""
+    """`serve` lets Python look for cycles seldom."""
     client = await front.ready()
     front.child.act = act
     await until(lambda: not front.tasks)
@@ -73,7 +73,7 @@ async def test_connection_close_is_honoured(front: Front) -> None:
         (["Connection: keep-alive"], "1.0"),
     ):
         for said in (OK, ANSWERS["chunked"]):
-            client, made, front.child.act = await front.client(), front.made, says(said)
+            client, made, front.child.act = await front.client(), front.made, sends(said)
             reply = await client.ask(post(CHAT, body_of(), *headers, version=version))
             assert reply.status == 200
             assert reply.body == (b'{"ok": 1}' if said is OK else b'{"a": "bcd"}')
@@ -86,7 +86,7 @@ async def test_connection_close_is_honoured(front: Front) -> None:
 
 
 async def test_connection_close_is_honoured_for_any_body_length(front: Front) -> None:
-    """Whatever the length was the first time."""
+    """Also if the head is cached, and the body before had another length."""
     await front.ready()
     for body in (b"", body_of(), b"", body_of()):
         client = await front.client()
@@ -98,16 +98,16 @@ async def test_connection_close_is_honoured_for_any_body_length(front: Front) ->
 @pytest.mark.parametrize("version", ["0.9", "2.0"])
 async def test_unknown_http_version_closes_the_connection(front: Front, version: str) -> None:
     client = await front.ready()
-    front.child.act = says(ANSWERS["chunked"])
+    front.child.act = sends(ANSWERS["chunked"])
     reply = await client.ask(post(CHAT, body_of(), "Connection: keep-alive", version=version))
     assert (reply.status, reply.body, reply.named("connection")) == (200, b'{"a": "bcd"}', ["close"])
     assert await client.is_closed()
 
 
 async def test_http_1_0_client_gets_no_chunks(front: Front) -> None:
-    """nginx speaks HTTP/1.0 to whoever is behind it, unless it is told not to."""
+    """nginx speaks HTTP/1.0 to servers behind it, unless it is configured otherwise."""
     await front.ready()
-    client, front.child.act = await front.client(), says(EVENTS)
+    client, front.child.act = await front.client(), sends(EVENTS)
     reply = await client.ask(post(CHAT, body_of(stream=True), version="1.0"))
     assert (reply.status, reply.named("transfer-encoding")) == (200, [])
     assert reply.body == b"data: 1\n\ndata: [DONE]\n\n"
@@ -122,18 +122,18 @@ async def test_pipelined_requests_are_answered_in_order(front: Front) -> None:
         client.send(b"".join(post(CHAT, body) for body in bodies))
         assert [(await client.reply()).body for _ in bodies] == bodies
         assert (await client.ask(post(CHAT, bodies[0]))).body == bodies[0]
-        assert [asked.body for asked in front.child.asked] == [*bodies, bodies[0]]
-        front.child.asked.clear()
+        assert [each.body for each in front.child.received] == [*bodies, bodies[0]]
+        front.child.received.clear()
 
 
 async def test_pipelined_request_is_not_part_of_the_body_before(front: Front) -> None:
-    """Nor where what stands behind a body would be passed over, as in a form."""
+    """Also after a form, whose parser would skip what follows the form."""
     client = await front.ready()
     form = post("/v1/audio/transcriptions", FORM, MULTIPART)
     assert (await client.ask(form)).status == 200
     client.send(form + post(CHAT, body_of()))
     assert [(await client.reply()).status for _ in range(2)] == [200, 200]
-    assert [asked.body for asked in front.child.asked] == [FORM, FORM, body_of()]
+    assert [each.body for each in front.child.received] == [FORM, FORM, body_of()]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -142,7 +142,7 @@ async def test_pipelined_request_waits_for_the_one_before(front: Front, stream: 
     front.child.act = works
     other.send(post(CHAT, body_of()))
     await works.begun.wait()
-    front.child.act = says(OK)
+    front.child.act = sends(OK)
     assert (await client.ask(post(CHAT, body_of()))).status == 200
     works.go.set()
     assert (await other.reply()).status == 200
@@ -150,12 +150,12 @@ async def test_pipelined_request_waits_for_the_one_before(front: Front, stream: 
     works = front.child.act = Works(EVENTS)
     client.send(post(CHAT, body_of(stream=stream)))
     await works.begun.wait()
-    front.child.act = says(OK)
+    front.child.act = sends(OK)
     client.send(post(CHAT, body_of()))
     await front.turn()
     works.go.set()
     assert b"[DONE]" in (await client.reply()).body
-    assert (await client.reply()).told == (await client.ask(post(CHAT, body_of()))).told
+    assert (await client.reply()).comparable == (await client.ask(post(CHAT, body_of()))).comparable
 
 
 @pytest.mark.parametrize("start", [b"POST /tokenize HTTP/1.1\r\nHost: h\r\n", b"POST /tokenize HTTP/1.1", b"POST "])
@@ -164,7 +164,7 @@ async def test_request_inside_a_head_is_refused(front: Front, start: bytes) -> N
     client.send(start)
     await front.turn()
     assert (await client.ask(post(CHAT, body_of()))).status == 400
-    assert not front.child.asked
+    assert not front.child.received
 
 
 async def test_pipelined_requests_of_all_kinds_are_answered_in_order(front: Front) -> None:
@@ -197,7 +197,7 @@ async def test_pipelined_request_with_a_late_body_is_answered(front: Front) -> N
     await front.turn()
     client.send(large[-1:])
     assert (await client.reply()).status == 200
-    assert front.child.asked[-1].body == body_of(text="x" * 200_000)
+    assert front.child.received[-1].body == body_of(text="x" * 200_000)
 
 
 async def test_idle_connection_is_closed(front: Front) -> None:
@@ -233,7 +233,7 @@ async def test_pipelined_request_and_response_in_one_turn(front: Front) -> None:
     await front.ready()
 
     async def act(reader: StreamReader, writer: StreamWriter) -> None:
-        front.child.act = says(OK)
+        front.child.act = sends(OK)
         writer.write(OK)
         client.send(post(CHAT, body_of()))
 

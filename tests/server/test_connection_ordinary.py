@@ -16,7 +16,7 @@ from tests.front import (
     Works,
     body_of,
     post,
-    says,
+    sends,
     until,
 )
 
@@ -33,10 +33,10 @@ async def test_keys_are_checked_alike(front: Front) -> None:
             made = front.made
             short = await client.ask(request)
             assert front.made - made == (status == 401)
-            assert short.told == (await client.ask_first(request)).told
+            assert short.comparable == (await client.ask_ordinary_way(request)).comparable
             assert short.status == status
-    assert {asked.head.count(b"authorization") for asked in front.child.asked} == {1}
-    assert not any("sécret".encode() in asked.head for asked in front.child.asked)
+    assert {each.head.count(b"authorization") for each in front.child.received} == {1}
+    assert not any("sécret".encode() in each.head for each in front.child.received)
 
 
 async def test_browser_gets_cors_headers(front: Front) -> None:
@@ -54,7 +54,7 @@ async def test_refusals_are_alike(front: Front) -> None:  # B-C1
     front.start(body_limit=1000, autoload=False)
     client = await front.client()
     assert (await client.ask(post(CHAT + "?autoload=true", body_of()))).status == 200
-    front.child.asked.clear()
+    front.child.received.clear()
     for path in DIALECTS:
         for name, status, request in (
             ("unknown", 404, post(path, body_of(model="c"))),
@@ -70,11 +70,11 @@ async def test_refusals_are_alike(front: Front) -> None:  # B-C1
             ("not to be loaded", 400, post(path + "?autoload=false", body_of(model="b"))),
         ):
             made = front.made
-            short, ordinary = await client.ask(request), await client.ask_first(request)
+            short, ordinary = await client.ask(request), await client.ask_ordinary_way(request)
             assert (path, name, short.status) == (path, name, status)
-            assert (path, name, short.told) == (path, name, ordinary.told)
+            assert (path, name, short.comparable) == (path, name, ordinary.comparable)
             assert front.made - made == 2
-    assert not front.child.asked
+    assert not front.child.received
     made = front.made
     assert (await client.ask(post(CHAT + "?autoload=false", body_of()))).status == 200
     assert front.made == made
@@ -95,15 +95,15 @@ async def test_model_that_is_not_running_is_loaded(front: Front) -> None:  # B-S
 
 
 async def test_second_concurrent_request_opens_a_connection(front: Front) -> None:
-    """One connection is kept: the other request needs a new one."""
+    """The router keeps one connection; the second request needs a new one."""
     first, second = await front.ready(), await front.client()
     works = front.child.act = Works()
     made = front.made
     first.send(post(CHAT, body_of()))
     await works.begun.wait()
     second.send(post(CHAT, body_of()))
-    await until(lambda: len(front.child.asked) == 2)
-    assert [asked.tasks - made for asked in front.child.asked] == [0, 1]
+    await until(lambda: len(front.child.received) == 2)
+    assert [each.tasks - made for each in front.child.received] == [0, 1]
     assert front.leases == 2
     works.go.set()
     assert [(await client.reply()).status for client in (first, second)] == [200, 200]
@@ -118,16 +118,16 @@ async def test_streams_and_unlimited_requests_fall_back(front: Front) -> None:  
         (b'{"model": "a"}', []),
         (b'{"model": "a", "max_tokens": -1}', []),
     ):
-        front.child.act = says(EVENTS if b"stream" in body else OK)
+        front.child.act = sends(EVENTS if b"stream" in body else OK)
         made, request = front.made, post(CHAT, body, *headers)
         short = await client.ask(request)
         assert front.made - made == 1
-        assert short.told == (await client.ask_first(request)).told
-        first, second = front.child.asked
+        assert short.comparable == (await client.ask_ordinary_way(request)).comparable
+        first, second = front.child.received
         assert (first.head, first.body) == (second.head, second.body)
         assert (b"t_max_predict_ms" in first.body) == (b"stream" not in body)
         assert (b"x-conversation-id: c" in first.head) == bool(headers)
-        front.child.asked.clear()
+        front.child.received.clear()
     assert front.leases == 0
 
 
@@ -143,9 +143,9 @@ async def test_events_are_sent_as_they_come(front: Front) -> None:
 
     front.child.act = act
     client.send(post(CHAT, body_of(stream=True)))
-    await client.hears(b"data: 1\n\n")
+    await client.read_until(b"data: 1\n\n")
     heard.set()
-    await client.hears(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    await client.read_until(b"data: [DONE]\n\n\r\n0\r\n\r\n")
 
 
 async def test_conversation_continues_after_disconnect(front: Front) -> None:
@@ -154,7 +154,7 @@ async def test_conversation_continues_after_disconnect(front: Front) -> None:
     front.child.act = works
     client.send(post(CHAT, body_of(stream=True), "X-Conversation-Id: c"))
     await works.begun.wait()
-    front.child.act = says(EVENTS)
+    front.child.act = sends(EVENTS)
     other = await front.client()
     assert (await other.ask(b"GET /v1/stream?conv_id=c HTTP/1.1\r\nHost: h\r\n\r\n")).status == 200
     client.leave()

@@ -1,4 +1,4 @@
-"""The short way to an endpoint answers as the whole application does."""
+"""The shortest way to an endpoint answers as the whole application does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from router.server.fast_path import FastPathApp
 from router.wire.upstream import Upstream
 from tests.fakes import FakeNode
 
-BROWSER = {"origin": "http://localhost:3000"}  # it goes the whole way
+BROWSER = {"origin": "http://localhost:3000"}  # its requests pass every check
 OF_CORS = {"access-control-allow-origin", "access-control-expose-headers", "vary"}
 OWN = {"x-request-id": "mine"}
 STREAMS = {"/models/sse"}  # has no end
@@ -53,11 +53,11 @@ def test_both_ways_answer_the_same(keys: Sequence[str]) -> None:
                 assert answer(client, method, path) == answer(client, method, path, **BROWSER), (method, path)
 
 
-def test_a_defect_is_told_on_both_ways() -> None:
-    """Nobody forecasts here."""
+def test_defect_is_a_500_on_both_ways() -> None:
+    """The application has no forecast: its endpoint raises TypeError."""
     client = TestClient(application(), raise_server_exceptions=False)
     told = answer(client, "GET", "/models/estimate?model=a")
     assert told == answer(client, "GET", "/models/estimate?model=a", **BROWSER)
     assert (told[0], b"has a defect" in told[2]) == (500, True)
-    with pytest.raises(TypeError):  # uvicorn is told it too
+    with pytest.raises(TypeError):  # uvicorn gets the exception too
         TestClient(application()).get("/models/estimate?model=a")

@@ -13,7 +13,7 @@ import pytest
 from router.server.admission import ClientLimits
 from router.server.framing import MAX_AHEAD_BYTES, MAX_LINGER_BYTES, FramedConnection
 from router.server.head_checks import MAX_HEAD_BYTES, MAX_HEAD_LINES
-from tests.front import CHAT, EVENTS, OK, Client, Front, Works, body_of, echoes, post, says, until
+from tests.front import CHAT, EVENTS, OK, Client, Front, Works, body_of, echoes, post, sends, until
 
 GET = b"GET /models HTTP/1.1\r\nHost: h\r\n"
 
@@ -29,7 +29,7 @@ def connections(front: Front) -> list[FramedConnection]:
 
 
 async def refused(client: Client, status: int) -> str:
-    """The message; fails if the connection stays."""
+    """The error's message. Fails if the connection stays open."""
     reply = await client.reply()
     assert (reply.status, reply.named("connection"), reply.named("content-type")) == (
         status,
@@ -124,7 +124,7 @@ async def test_other_protocols_are_refused_at_once(front: Front, kind: str) -> N
         await front.turn()
         client.send(STRANGERS[kind][cut:])
         assert "no HTTP/1.1 request" in await refused(client, 400)
-    assert not front.child.asked
+    assert not front.child.received
 
 
 @pytest.mark.parametrize("step", [1 << 30, 1, 7])
@@ -135,14 +135,14 @@ async def test_trailers_are_not_taken_for_headers(front: Front, step: int) -> No
     assert (await client.ask(post(CHAT, body_of(), "Authorization: Bearer k"))).status == 200
     trailers = ("Authorization: Bearer k", "X-Api-Key: k", "Host: x", "X-Conversation-Id: c", "X-Task: t")
     for head, status in ((key, 200), (b"Host: h\r\n", 401)):
-        front.child.asked.clear()
+        front.child.received.clear()
         request = chunked(body_of(), *trailers).replace(b"Host: h\r\n", head)
         for start in range(0, len(request), step):
             client.send(request[start : start + step])
             await asyncio.sleep(0)
         assert (await client.reply()).status == status
-        assert [asked.body for asked in front.child.asked] == [body_of()] * (status == 200)
-        assert not any(b"conversation" in asked.head or b"x-task" in asked.head for asked in front.child.asked)
+        assert [each.body for each in front.child.received] == [body_of()] * (status == 200)
+        assert not any(b"conversation" in each.head or b"x-task" in each.head for each in front.child.received)
 
 
 ENDLESS = {
@@ -163,7 +163,7 @@ async def test_chunk_overhead_is_limited(front: Front, kind: str) -> None:  # B-
 
 @pytest.mark.parametrize("step", [1 << 30, 1, 3, 5])
 async def test_chunked_body_ends_where_the_next_request_begins(front: Front, step: int) -> None:
-    """Also one that holds empty lines, at its own ends too."""
+    """Also a body with empty lines, at its begin and end too."""
     client = await front.ready()
     front.child.act = lambda reader, writer: echoes(front.child, writer)
     bodies = [body_of(x=1), body_of() + b"\r\n\r\n" * 20, b"\r\n\r\n" + body_of(), body_of() + b"\r"]
@@ -185,18 +185,18 @@ async def test_read_ahead_is_limited(front: Front, stream: bool) -> None:  # B-T
     count = 1000
     client.send(post(CHAT, body_of(stream=stream)))
     await works.begun.wait()
-    front.child.act = says(OK)
+    front.child.act = sends(OK)
     client.send(post(CHAT, body_of(text="x" * 2000)) * count)
     await until(lambda: any(one.flow.read_paused for one in connections(front)))
     assert MAX_AHEAD_BYTES < front.admission.buffered_bytes <= MAX_AHEAD_BYTES + READ
-    assert len(front.child.asked) == 1
+    assert len(front.child.received) == 1
     works.go.set()
     assert [(await client.reply()).status for _ in range(count + 1)] == [200] * (count + 1)
     assert (front.admission.buffered_bytes, front.leases) == (0, 0)
 
 
 async def test_connections_take_turns(front: Front) -> None:  # B-T4
-    """They take turns."""
+    """Many small requests of one client do not hold up another client."""
     first, second = await front.ready(), await front.client()
     first.send(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n" * 5000)
     before = front.server.server_state.total_requests
@@ -224,7 +224,7 @@ SLOW = {
 @pytest.mark.parametrize("drips", [False, True])
 @pytest.mark.parametrize("kind", SLOW)
 async def test_slow_request_times_out(front: Front, kind: str, drips: bool) -> None:  # B-T4
-    """Whether or not a byte comes now and then."""
+    """Also if a byte comes now and then."""
     front.start(limits=ClientLimits(timeout=0.4))
     client = await front.client()
     client.send(SLOW[kind])
@@ -242,7 +242,7 @@ async def test_slow_request_times_out(front: Front, kind: str, drips: bool) -> N
     dripping.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await dripping
-    assert (front.leases, front.child.asked) == (0, [])
+    assert (front.leases, front.child.received) == (0, [])
 
 
 async def test_steady_body_has_more_time(front: Front) -> None:
@@ -270,7 +270,7 @@ async def test_response_has_no_timeout(front: Front, stream: bool) -> None:
 @pytest.mark.parametrize("framing", ["length", "chunks"])
 @pytest.mark.parametrize(("path", "status"), [(CHAT, 401), ("/v1/messages", 401), ("/nowhere", 401)])
 async def test_early_response_can_be_read(front: Front, path: str, status: int, framing: str, size: int) -> None:
-    """By a client that first sends everything, and then reads."""
+    """The client first sends everything, and then reads."""
     front.start(keys=("k",))
     await front.turn()
     body = b"x" * size

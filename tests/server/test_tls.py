@@ -18,10 +18,10 @@ from tests.waiting import until
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[str, str]:
-    """Key and certificate, as flags take them."""
+    """The paths of a key and its certificate."""
     key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
-    asked = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
-    subprocess.run([*asked, "-keyout", key, "-out", certificate], capture_output=True, check=True)
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], capture_output=True, check=True)
     return key, certificate
 
 
@@ -43,7 +43,7 @@ def descriptors(router: Router) -> int:
     return len(list(Path(f"/proc/{router.process.pid}/fd").iterdir()))
 
 
-def test_it_serves(router: Router) -> None:
+def test_https_serves(router: Router) -> None:
     assert router.url.startswith("https://")
     for _ in range(3):
         assert router.chat("tiny-a").status_code == 200
@@ -55,7 +55,7 @@ def test_it_serves(router: Router) -> None:
     assert "Traceback" not in router.log
 
 
-def test_who_only_connects_makes_room(router: Router) -> None:  # B-T4
+def test_connections_without_a_handshake_make_room(router: Router) -> None:  # B-T4
     assert router.chat("tiny-a").status_code == 200
     before = descriptors(router)
     silent = [connect(router) for _ in range(60)]
@@ -69,7 +69,7 @@ def test_who_only_connects_makes_room(router: Router) -> None:  # B-T4
 @pytest.mark.parametrize(
     "said", [b"", b"GET / HTTP/1.1\r\n\r\n", bytes.fromhex("1603010200010001fc0303"), b"\0" * 9999]
 )
-def test_a_handshake_has_its_time(router: Router, said: bytes) -> None:  # B-T4
+def test_slow_handshake_times_out(router: Router, said: bytes) -> None:  # B-T4
     with connect(router) as client:
         client.sendall(said)
         with contextlib.suppress(ConnectionError):
@@ -79,7 +79,7 @@ def test_a_handshake_has_its_time(router: Router, said: bytes) -> None:  # B-T4
     assert "Traceback" not in router.log
 
 
-def test_behind_its_handshake_a_request_has_its_time(router: Router) -> None:  # B-T4
+def test_slow_request_over_tls_times_out(router: Router) -> None:  # B-T4
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with context.wrap_socket(connect(router)) as client:

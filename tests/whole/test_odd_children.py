@@ -13,7 +13,7 @@ import pytest
 
 from router.api.ollama import embedding, events, generation
 from router.wire.response import MAX_HEAD_BYTES
-from tests.front import CHAT, OK, Front, answer, body_of, post, says
+from tests.front import CHAT, OK, Front, answer, body_of, post, sends
 from tests.sockets import Handler
 
 JSON = "Content-Type: application/json"
@@ -26,7 +26,7 @@ async def ask(front: Front, way: str) -> tuple[int, bytes]:
     client = await front.client()
     try:
         if way == "ordinary":
-            reply = await client.ask_first(post(CHAT, body_of()))
+            reply = await client.ask_ordinary_way(post(CHAT, body_of()))
         elif way == "short":
             reply = await client.ask(post(CHAT, body_of()))
         elif way == "anthropic":
@@ -96,7 +96,7 @@ def once(said: bytes) -> Handler:
 async def test_a_broken_answer_is_a_502(front: Front, way: str, caplog: pytest.LogCaptureFixture) -> None:  # B-T8
     client = await front.ready()
     for name, said in BROKEN.items():
-        for act in (says(said), once(said)) if said else (once(said),):
+        for act in (sends(said), once(said)) if said else (once(said),):
             await front.warm(client)
             front.child.act = act
             status, body = await ask(front, way)
@@ -202,7 +202,7 @@ async def test_errors_of_any_shape_are_passed_on(front: Front, way: str, status:
     client = await front.ready()
     for name, body in BODIES.items():
         await front.warm(client)
-        front.child.act = says(answer(f"{status} Odd", body, JSON))
+        front.child.act = sends(answer(f"{status} Odd", body, JSON))
         got, reply = await ask(front, way)
         assert got == int(status), name
         if way in ("anthropic", "ollama", "ollama stream"):
@@ -257,7 +257,7 @@ async def test_ollama_survives_chunks_of_any_shape(  # B-T8
     said = {**CHUNKS, **{f"timings {number}": LAST % timings for number, timings in enumerate(TIMINGS)}}
     for name, chunk in said.items():
         await front.warm(client)
-        front.child.act = says(stream(chunk))
+        front.child.act = sends(stream(chunk))
         status, body = await ask(front, way)
         assert status in (200, 502, 500), name
         for line in body.splitlines():
@@ -284,7 +284,7 @@ async def test_ollama_survives_embeddings_of_any_shape(  # B-T8
     client = await front.ready()
     for vector in VECTORS:
         await front.warm(client)
-        front.child.act = says(answer("200 OK", vector, JSON))
+        front.child.act = sends(answer("200 OK", vector, JSON))
         reply = await (await front.client()).ask(post(path, body_of(input="x", prompt="x")))
         assert reply.status in (200, 502), vector[:80]
         assert isinstance(json.loads(reply.body, parse_constant=pytest.fail), dict)
@@ -307,14 +307,14 @@ async def test_answers_that_are_read_whole_have_bounds(  # B-T5
         ("ollama", answer("200 OK", b"data: {" + b"x" * 400_000, "Content-Type: text/event-stream")),
         ("ollama stream", answer("200 OK", b"data: {" + b"x" * 400_000, "Content-Type: text/event-stream")),
     ):
-        front.child.act = says(said)
+        front.child.act = sends(said)
         status, body = await ask(front, way)
         assert status == 502
         assert "more than" in json.loads(body)["error"]
-    front.child.act = says(answer("200 OK", b" " * 200_000, JSON))
+    front.child.act = sends(answer("200 OK", b" " * 200_000, JSON))
     vectors = await (await front.client()).ask(post("/api/embed", body_of(input="x")))
     assert (vectors.status, "more than 97 KiB" in vectors.json()["error"]) == (502, True)
-    front.child.act = says(stream(*[chunk % (b"x" * 1000)] * 200, LAST % b"{}"))  # this is sent on as it comes
+    front.child.act = sends(stream(*[chunk % (b"x" * 1000)] * 200, LAST % b"{}"))  # this is sent on as it comes
     assert (await ask(front, "ollama stream"))[0] == 200
 
 
@@ -322,7 +322,7 @@ async def test_token_counts_of_any_size_are_survived(front: Front) -> None:  # B
     client = await front.ready()
     for counts in ("(9 tokens) is more than 0", f"({'9' * 9000} tokens) is more than {'9' * 9000}", "(1 tokens) x 1"):
         await front.warm(client)
-        front.child.act = says(answer("500 X", json.dumps({"error": {"message": counts}}).encode(), JSON))
+        front.child.act = sends(answer("500 X", json.dumps({"error": {"message": counts}}).encode(), JSON))
         reply = await (await front.client()).ask(post("/api/embed", body_of(input="x")))
         assert reply.status == 500
 
@@ -341,11 +341,11 @@ async def test_props_are_merged_if_they_make_sense(  # B-T8
 
     client = await front.ready(kind=Lone)
     for props in PROPS:
-        front.child.act = says(answer("200 OK", props, JSON))
+        front.child.act = sends(answer("200 OK", props, JSON))
         reply = await client.ask(b"GET /props HTTP/1.1\r\nHost: h\r\n\r\n")
         assert reply.status == 200
         assert json.loads(reply.body, parse_constant=pytest.fail)["role"] == "router"
-    front.child.act = says(answer("200 OK", b'{"a": "%b"}' % (b"x" * (9 << 20)), JSON))
+    front.child.act = sends(answer("200 OK", b'{"a": "%b"}' % (b"x" * (9 << 20)), JSON))
     assert "a" not in (await client.ask(b"GET /props HTTP/1.1\r\nHost: h\r\n\r\n")).json()
 
 
@@ -356,13 +356,13 @@ async def test_streams_are_looked_up_whatever_the_child_says(  # B-T8
     front: Front, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = await front.ready()
-    front.child.act = says(stream(b"1", b"[DONE]"))
+    front.child.act = sends(stream(b"1", b"[DONE]"))
     assert (await client.ask(post(CHAT, body_of(stream=True), "X-Conversation-Id: c"))).status == 200
     lookup = post("/v1/streams/lookup", json.dumps({"conversation_ids": ["c"]}).encode())
-    front.child.act = says(answer("200 OK", b'[{"conversation_id": "c", "x": NaN}]', JSON))
+    front.child.act = sends(answer("200 OK", b'[{"conversation_id": "c", "x": NaN}]', JSON))
     assert (await client.ask(lookup)).json() == [{"conversation_id": "c", "x": None}]
     for kept in LOOKUPS:
-        front.child.act = says(answer("200 OK", kept, JSON))
+        front.child.act = sends(answer("200 OK", kept, JSON))
         reply = await client.ask(lookup)
         assert (reply.status, reply.json()) == (200, [])
     assert "defect" not in caplog.text

@@ -215,7 +215,7 @@ def test_who_only_watches_keeps_nothing_from_a_task() -> None:
     bench.run(2)
     watching = bench.ask("a")
     bench.leases["a"].discard(watching.ticket.id)
-    bench._tell(bench.scheduler.release(watching.ticket.id, bench.now, used=False))
+    bench._perform(bench.scheduler.release(watching.ticket.id, bench.now, used=False))
     request = task(bench, "b", serve=1)
     bench.run(5)
     assert request.ended

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import getrandbits
 from typing import Any
 
-from router.api.messages.chunks import CallPiece, Chunk, Usage, Verbose
+from router.api.chat_stream import CallPiece, Chunk, Usage, Verbose
 from router.api.messages.request import AnswerShape
 from router.errors import UpstreamFailed
 from router.wire.child_json import parse_json

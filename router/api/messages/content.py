@@ -7,7 +7,7 @@ Files API) is an error. `cache_control` is ignored: the engine keeps what it has
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
@@ -16,7 +16,6 @@ from router.api.messages.fields import Fields, flag_at, list_at, mistake, name_a
 Part = dict[str, Any]  # {"type": "text", "text"} or {"type": "image_url", "image_url": {"url"}}
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
-READABLE = frozenset({"text", "image", "document", "search_result"})
 
 
 def parts_at(content: Any, where: str) -> list[Part]:
@@ -56,11 +55,6 @@ def joined(parts: Sequence[Part]) -> str | list[Part]:
     if all(part["type"] == "text" for part in parts):
         return "\n".join(part["text"] for part in parts)
     return list(parts)
-
-
-def has_images(messages: Iterable[Fields]) -> bool:
-    """Whether any of these chat messages shows an image."""
-    return any(isinstance(message.get("content"), list) for message in messages)
 
 
 def _image(fields: Fields, where: str) -> Part:

@@ -11,12 +11,12 @@ from router.api.messages.fields import Fields
 from router.api.messages.generation import CHAT, COUNT, Generation, TokenCount
 from router.api.messages.names import catalog_name
 from router.api.messages.request import chat_request
-from router.errors import InvalidRequest
 from router.models.spec import ModelSpec
 from router.proxy.body import in_thread_if_large
 from router.proxy.endpoints import with_dialect_errors
 from router.proxy.gateway import Gateway
 from router.proxy.head import Head
+from router.proxy.keep_alive import keep_alive
 from router.proxy.protocols import Translation
 from router.proxy.rewrite import encode_json
 from router.proxy.routing import all_fields
@@ -49,7 +49,15 @@ class MessagesEndpoints:
         translation, time_limit = await in_thread_if_large(size, self._translate, spec, fields, size, counts_only)
         stream = isinstance(translation, Generation) and translation.shape.stream
         return gateway.proxied_request(  # type: ignore[return-value]
-            spec, head, ANTHROPIC, b"", stream, used=True, time_limit=time_limit, translation=translation
+            spec,
+            head,
+            ANTHROPIC,
+            b"",
+            stream,
+            used=True,
+            ttl=keep_alive(fields),
+            time_limit=time_limit,
+            translation=translation,
         )
 
     def _translate(
@@ -57,9 +65,6 @@ class MessagesEndpoints:
     ) -> tuple[Translation, float | None]:
         """The request to the child, and a time limit in seconds. Raises InvalidRequest."""
         request = chat_request(fields, counts_only=counts_only)
-        # While the architecture is unknown, so are the capabilities: then the engine decides.
-        if request.has_images and spec.info.architecture and "vision" not in spec.info.capabilities:
-            raise InvalidRequest(f"{spec.name!r} does not see images; it needs a projector (mmproj) that fits.")
         path = (COUNT if counts_only else CHAT).decode()
         body = encode_json(request.fields, size)
         body, time_limit = self._gateway.prepare_body(spec, path, request.fields, body)

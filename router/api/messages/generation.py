@@ -6,15 +6,15 @@ import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
+from router.api.chat_stream import chunk_of
 from router.api.messages.answer import message
-from router.api.messages.chunks import chunk_of
 from router.api.messages.failures import client_error
 from router.api.messages.request import AnswerShape
 from router.api.messages.stream import MessageEvents
+from router.errors import UpstreamFailed
 from router.proxy.error_response import read_upstream_error
 from router.proxy.protocols import PostToChild
 from router.wire.child_json import blame_child, parse_json
-from router.wire.response import Response as Answer
 
 CHAT, COUNT = b"/v1/chat/completions", b"/v1/chat/completions/input_tokens"
 EVENTS, JSON = b"text/event-stream", b"application/json"
@@ -38,7 +38,8 @@ class Generation:
     async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
         answer = await post(CHAT, self.body)
         try:
-            await _check(answer)
+            if answer.status != 200:
+                raise await read_upstream_error(answer)
             if not self.shape.stream:
                 whole = chunk_of(await answer.read_all(MAX_ANSWER_BYTES))
                 yield json.dumps(message(self.model, whole, self.shape)).encode()
@@ -52,6 +53,8 @@ class Generation:
                     found += events.end()
                 if found:
                     yield found
+        except UpstreamFailed as exc:
+            raise client_error(exc) from exc
         finally:
             answer.close()
 
@@ -69,16 +72,11 @@ class TokenCount:
     async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
         answer = await post(COUNT, self.body)
         try:
-            await _check(answer)
+            if answer.status != 200:
+                raise client_error(await read_upstream_error(answer))
             data = await answer.read_all()
             with blame_child():
                 count = int(parse_json(data)["input_tokens"])
             yield json.dumps({"input_tokens": count}).encode()
         finally:
             answer.close()
-
-
-async def _check(answer: Answer) -> None:
-    """Raises the child's error."""
-    if answer.status != 200:
-        raise client_error(await read_upstream_error(answer))

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from router.api.messages.content import has_images
 from router.api.messages.conversation import chat_messages, prefill_of
 from router.api.messages.fields import Fields, count_at, flag_at, list_at, mistake, name_at, object_at, type_at
 from router.api.messages.thinking import effort_of, forget_thoughts, thinking_of, turns_with_thoughts
@@ -32,7 +31,7 @@ _REFUSED = {
 _TRANSLATED = frozenset(
     (
         *("model", "messages", "system", "max_tokens", "stop_sequences", "stream", "thinking", "tools", "tool_choice"),
-        *("output_config", "output_format", "context_management"),
+        *("output_config", "output_format", "context_management", "keep_alive"),
     )
 )
 # llama-server's fields that change only what its own answer shows. A message has no place for it.
@@ -67,10 +66,6 @@ class ChatRequest:
     fields: dict[str, Any]
     shape: AnswerShape
 
-    @property
-    def has_images(self) -> bool:
-        return has_images(self.fields["messages"])
-
 
 def chat_request(fields: Fields, *, counts_only: bool = False) -> ChatRequest:
     """The request as a chat completion. `counts_only`: its tokens are to be counted, so nothing is generated."""
@@ -87,7 +82,7 @@ def chat_request(fields: Fields, *, counts_only: bool = False) -> ChatRequest:
             raise InvalidRequest(
                 "messages: an answer that has begun cannot think first; end with a message of the user."
             )
-        translated.setdefault("reasoning_effort", "none")
+        translated |= {"reasoning_effort": "none"}
     stops = _stop_sequences(fields)
     if stops:
         # The answer then says by which of them it was ended, and no more than that.

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
+from router.api.chat_stream import CachedTokens, CallPiece, Chunk, ChunkReader, Usage, Verbose
 from router.api.messages.answer import SIGNATURE, head, stop_reason, tool_use_id, usage_fields
-from router.api.messages.chunks import CachedTokens, CallPiece, Chunk, ChunkReader, Usage, Verbose
 from router.api.messages.request import AnswerShape
 from router.api.text_runs import TextRuns
 from router.errors import UpstreamFailed
@@ -61,7 +61,7 @@ class MessageEvents:
             return writer.deltas(texts)
         chunks = reader.feed(data)
         events = writer.take(chunks)
-        if chunks and (last := chunks[-1]) and (text := _only_text(last, writer.kind_of_deltas)):
+        if chunks and (text := _only_text(chunks[-1], writer.kind_of_deltas)):
             self._runs[writer.kind_of_deltas].learn(reader.last_line, text)
         return events
 
@@ -76,7 +76,7 @@ def _only_text(chunk: Chunk, kind: str) -> str | None:
         return None
     choice = chunk.choices[0]
     delta = choice.delta
-    if len(chunk.choices) > 1 or choice.finish_reason or delta is None or delta.tool_calls:
+    if len(chunk.choices) > 1 or choice.finish_reason or delta.tool_calls:
         return None
     text, other = delta.content, delta.reasoning_content
     if kind == "thinking":
@@ -120,13 +120,11 @@ class EventWriter:
         begin = self._delta_begin
         return begin + (_DELTA_END + begin).join(texts) + _DELTA_END
 
-    def take(self, chunks: Iterable[Chunk | None]) -> bytes:
+    def take(self, chunks: Iterable[Chunk]) -> bytes:
         """The events for these of the child. Raises UpstreamFailed."""
         found: list[bytes] = []
         for chunk in chunks:
-            if chunk is None:
-                found.append(PING if self._is_started else b"")
-            elif chunk.prompt_progress is not None:
+            if chunk.prompt_progress is not None:
                 progress = chunk.prompt_progress
                 self._start(found, Usage(progress.total, 0, CachedTokens(progress.cache)))
                 found.append(PING)
@@ -157,7 +155,7 @@ class EventWriter:
         choice = chunk.choices[0]
         self._reason = choice.finish_reason or self._reason
         delta = choice.delta
-        if delta is None or self._shape.is_warmup:
+        if self._shape.is_warmup:
             return
         if delta.reasoning_content:
             self._open("thinking", b'{"type":"thinking","thinking":"","signature":""}', found)

@@ -1,7 +1,7 @@
 """PURE: what a request wants about thinking: `thinking`, `output_config.effort`, `context_management`.
 
-A wish becomes chat's `reasoning_effort`; "none" is off. `proxy.gateway` turns that into the control that the model's
-template has.
+The wish goes on in words that a chat request may have too (`proxy.thinking`), which become the control that the model's
+template has. An effort counts before a plain "on".
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 from router.api.messages.fields import Fields, count_at, list_at, mistake, object_at, type_at
 
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
-DEFAULT_EFFORT = "medium"  # of a request that turns thinking on and names no effort
 
 _CLEAR_THINKING = "clear_thinking_20251015"
 
@@ -38,21 +37,23 @@ def thinking_of(fields: Fields, effort: str | None) -> Thinking:
         case "disabled":
             return _off()
         case "adaptive":
-            return Thinking({"reasoning_effort": effort or DEFAULT_EFFORT}, True, is_shown)
+            return Thinking(_on(effort), True, is_shown)
         case "enabled":
-            chat: dict[str, Any] = {"reasoning_effort": effort or DEFAULT_EFFORT}
-            if config.get("budget_tokens") is not None:
-                budget = count_at(config["budget_tokens"], "thinking.budget_tokens")
-                if budget < 0:
-                    raise mistake("thinking.budget_tokens", "must not be negative.")
-                chat["thinking_budget_tokens"] = budget
-            return Thinking(chat, True, is_shown)
+            if config.get("budget_tokens") is None:
+                return Thinking(_on(effort), True, is_shown)
+            budget = count_at(config["budget_tokens"], "thinking.budget_tokens")
+            if budget < 1:
+                raise mistake("thinking.budget_tokens", "must be at least 1.")
+            return Thinking(_on(effort, budget_tokens=budget), True, is_shown)
         case "between_tools":
-            if _ends_with_tool_result(fields):
-                return Thinking({"reasoning_effort": effort or DEFAULT_EFFORT}, True, is_shown)
-            return _off()
+            return Thinking(_on(effort), True, is_shown) if _ends_with_tool_result(fields) else _off()
         case kind:
             raise mistake("thinking.type", f'"{kind}" is unknown: send "enabled", "adaptive" or "disabled".')
+
+
+def _on(effort: str | None, **more: int) -> dict[str, Any]:
+    level = {"reasoning_effort": effort} if effort else {}
+    return {**level, "thinking": {"type": "enabled", **more}}
 
 
 def _off() -> Thinking:

@@ -24,9 +24,7 @@ def chat_tools(fields: Fields) -> dict[str, Any]:
     ]
     choice = object_at(fields.get("tool_choice") or {}, "tool_choice")
     translated = _choice(choice, tools) if choice else {}
-    if tools and "tools" not in translated:
-        translated["tools"] = tools
-    return translated
+    return {**translated, "tools": tools} if tools else translated
 
 
 def _choice(choice: Fields, tools: list[dict[str, Any]]) -> dict[str, Any]:
@@ -37,13 +35,10 @@ def _choice(choice: Fields, tools: list[dict[str, Any]]) -> dict[str, Any]:
         if kind in ("any", "tool"):
             raise mistake("tool_choice", f'"{kind}" needs tools.')
         return {}
-    translated: dict[str, Any] = {"tool_choice": {"any": "required", "tool": "required"}.get(kind, kind)}
+    translated: dict[str, Any] = {"tool_choice": "required" if kind == "any" else kind}
     if kind == "tool":
-        # The engine can demand some tool, not a certain one. So that one is the only one that it is offered.
         name = name_at(choice.get("name"), "tool_choice.name")
-        translated["tools"] = [tool for tool in tools if tool["function"]["name"] == name]
-        if not translated["tools"]:
-            raise mistake("tool_choice.name", f"there is no tool {name[:80]!r} among the tools.")
+        translated["tool_choice"] = {"type": "function", "function": {"name": name}}
     if flag_at(choice.get("disable_parallel_tool_use"), "tool_choice.disable_parallel_tool_use"):
         translated["parallel_tool_calls"] = False
     return translated

@@ -42,24 +42,24 @@ class Embedding:
     def __repr__(self) -> str:
         return f"<Embedding of {len(self.inputs)} texts>"
 
-    async def __call__(self, ask: PostToChild) -> AsyncGenerator[bytes]:
+    async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
         try:
-            found = await _post(ask, b"/v1/embeddings", {"input": self.inputs})
+            found = await _post(post, b"/v1/embeddings", {"input": self.inputs})
         except UpstreamFailed as exc:
             counts = _TOO_LONG.search(exc.message)
             if counts is None or not self.truncate:
                 raise
             limit = max(1, int(counts[2]) - 1)
-            cut = [await self._first_tokens(ask, each, limit) for each in self.inputs]
-            found = await _post(ask, b"/v1/embeddings", {"input": cut})
+            cut = [await self._first_tokens(post, each, limit) for each in self.inputs]
+            found = await _post(post, b"/v1/embeddings", {"input": cut})
         with blame_child():
             items = sorted(found["data"], key=lambda item: item["index"])
             vectors = [self._vector(item["embedding"]) for item in items]
             answer = line(self.make_answer(vectors, int(count_of((found.get("usage") or {}).get("prompt_tokens")))))
         yield answer
 
-    async def _first_tokens(self, ask: PostToChild, text: str, limit: int) -> list[int]:
-        found = await _post(ask, b"/tokenize", {"content": text, "add_special": True})
+    async def _first_tokens(self, post: PostToChild, text: str, limit: int) -> list[int]:
+        found = await _post(post, b"/tokenize", {"content": text, "add_special": True})
         with blame_child():
             tokens: list[int] = found["tokens"][:limit]
             sum(tokens)  # raises unless all are numbers
@@ -76,8 +76,8 @@ class Embedding:
         return [number / norm for number in short]
 
 
-async def _post(ask: PostToChild, target: bytes, fields: dict[str, Any]) -> Any:
-    answer = await ask(target, encode_json(fields))
+async def _post(post: PostToChild, target: bytes, fields: dict[str, Any]) -> Any:
+    answer = await post(target, encode_json(fields))
     try:
         if answer.status != 200:
             raise await read_upstream_error(answer)

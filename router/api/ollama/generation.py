@@ -51,9 +51,9 @@ class Generation:
     def media_type(self) -> bytes:
         return NDJSON if self.stream else JSON
 
-    async def __call__(self, ask: PostToChild) -> AsyncGenerator[bytes]:
+    async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
         delta_of = delta_of_chat if self.target == CHAT else delta_of_completion
-        answer = await ask(self.target, self.body)
+        answer = await post(self.target, self.body)
         try:
             if answer.status != 200:
                 raise await read_upstream_error(answer)

@@ -48,7 +48,13 @@ class NamedModel(NamedTuple):
 
 
 class Names:
-    """Finds models by name, and keeps the aliases."""
+    """Finds models by name, and keeps the aliases.
+
+    For example, with a model `qwen3` in the catalog::
+
+        names.add("mine", names.find("qwen3:latest"), AliasDefaults("Be brief."))
+        names.find("mine:latest").spec.name  # "qwen3"
+    """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -47,6 +47,9 @@ class AliasDefaults:
     system: str = ""
     parameters: Fields = field(default_factory=dict)
 
+    def __repr__(self) -> str:  # a system prompt is not shown
+        return f"<AliasDefaults {len(self.system)} characters of system prompt, {', '.join(self.parameters)}>"
+
 
 def checked_options(value: Any) -> dict[str, Any]:
     """The options, each of its type. Those that the engine does not take per request stay as they are.

@@ -28,6 +28,9 @@ class ChildRequest:
     target: bytes
     fields: dict[str, Any]
 
+    def __repr__(self) -> str:  # the fields hold the prompt
+        return f"<ChildRequest {self.target.decode()}: {', '.join(self.fields)}>"
+
     @property
     def has_images(self) -> bool:
         return any(isinstance(message["content"], list) for message in self.fields.get("messages", ()))

@@ -79,5 +79,5 @@ class LocalAnswer:
     def __init__(self, make: Callable[[], Mapping[str, Any]]) -> None:
         self._make = make
 
-    async def __call__(self, ask: PostToChild) -> AsyncGenerator[bytes]:
+    async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
         yield line(self._make())

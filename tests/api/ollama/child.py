@@ -29,7 +29,9 @@ def delta(reason: str | None = None, /, **delta: Any) -> dict[str, Any]:
     return {"choices": [choice], **({"timings": TIMINGS} if reason else {})}
 
 
-async def told(tmp_path: Path, translation: Translation, answers: Answers, *, step: int = 7) -> list[dict[str, Any]]:
+async def answer_of(
+    tmp_path: Path, translation: Translation, answers: Answers, *, step: int = 7
+) -> list[dict[str, Any]]:
     """What the client gets of a child that sends `step` bytes at a time."""
 
     async def child(reader: StreamReader, writer: StreamWriter) -> None:
@@ -43,17 +45,17 @@ async def told(tmp_path: Path, translation: Translation, answers: Answers, *, st
 
     upstream = Upstream()
     async with Server(tmp_path / "child.sock").running(child) as server:
-        ask = asks(upstream, server)
+        ask = posts_to(upstream, server)
         data = b"".join([data async for data in translation(ask)])
         upstream.close()
     return [json.loads(line) for line in data.splitlines()]
 
 
-def asks(upstream: Upstream, server: Server) -> PostToChild:
-    async def ask(target: bytes, body: bytes) -> Response:
+def posts_to(upstream: Upstream, server: Server) -> PostToChild:
+    async def post(target: bytes, body: bytes) -> Response:
         return await upstream.open(server.address, "key", RequestHead("POST", target, []), body)
 
-    return ask
+    return post
 
 
 def steady(body: bytes, status: int = 200) -> Answers:

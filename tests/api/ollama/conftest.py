@@ -38,5 +38,5 @@ def router(engine_name: str, tiny_models: Path, tmp_path_factory: pytest.TempPat
 def client(router: Router) -> Iterator[ollama.Client]:
     with client_of(router) as made:
         yield made
-        for model in made.ps().models:  # no wish is left behind
+        for model in made.ps().models:  # no keep_alive is left behind
             made.generate(model.model or "", keep_alive=0)

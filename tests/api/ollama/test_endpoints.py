@@ -102,7 +102,7 @@ def test_a_wrong_alias_is_refused(router: Router, client: ollama.Client) -> None
 
 
 def test_an_unknown_model_is_not_found_on_every_path(router: Router, client: ollama.Client) -> None:  # B-C1
-    asks: list[tuple[str, dict[str, Any]]] = [
+    requests: list[tuple[str, dict[str, Any]]] = [
         ("/api/chat", {"messages": [{"role": "user", "content": "hi"}]}),
         ("/api/chat", {"messages": [], "keep_alive": 0}),
         ("/api/generate", {"prompt": "hi"}),
@@ -111,7 +111,7 @@ def test_an_unknown_model_is_not_found_on_every_path(router: Router, client: oll
         ("/api/embeddings", {"prompt": "hi"}),
         ("/api/show", {}),
     ]
-    for path, fields in asks:
+    for path, fields in requests:
         response = router.client.post(path, json={"model": "tiny-aa", **fields})
         assert response.status_code == 404
         assert "tiny-a" in error_of(response)

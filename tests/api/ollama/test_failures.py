@@ -19,8 +19,8 @@ def breaking(routers: Starter, tiny_models: Path, tmp_path: Path) -> Router:
     presets = tmp_path / "presets.ini"
     presets.write_text(
         "".join(
-            f"[{name}]\nmodel = {tiny_models}/tiny-a.gguf\nenv.FAKE_{wish}\nenv.FAKE_FAIL = out of luck\n"
-            for name, wish in {"middle": "CRASH_AFTER_CHUNKS = 3", "never": "EXIT_CODE = 3"}.items()
+            f"[{name}]\nmodel = {tiny_models}/tiny-a.gguf\nenv.FAKE_{variable}\nenv.FAKE_FAIL = out of luck\n"
+            for name, variable in {"middle": "CRASH_AFTER_CHUNKS = 3", "never": "EXIT_CODE = 3"}.items()
         )
         + f"[slow]\nmodel = {tiny_models}/tiny-a.gguf\nenv.FAKE_CHUNK_SECONDS = 30\n"
     )

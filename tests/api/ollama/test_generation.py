@@ -12,7 +12,7 @@ from router.api.ollama.generation import Generation
 from router.api.ollama.prompt import CHAT, RAW
 from router.api.ollama.reply import RequestClock
 from router.errors import RouterError, UpstreamFailed
-from tests.api.ollama.child import TIMINGS, delta, events, steady, told
+from tests.api.ollama.child import TIMINGS, answer_of, delta, events, steady
 
 
 def generation(target: bytes = CHAT, *, stream: bool = True, top_logprobs: int = 0) -> Generation:
@@ -42,7 +42,7 @@ CALLS = [
 
 @pytest.mark.parametrize("step", [1, 7, 100_000])
 async def test_a_stream_has_thoughts_words_and_then_calls(tmp_path: Path, step: int) -> None:
-    lines = await told(tmp_path, generation(), steady(WEATHER), step=step)
+    lines = await answer_of(tmp_path, generation(), steady(WEATHER), step=step)
     assert [line["message"] for line in lines] == [
         {"role": "assistant", "content": "", "thinking": "Let me"},
         {"role": "assistant", "content": "", "thinking": " see."},
@@ -62,7 +62,7 @@ async def test_a_stream_has_thoughts_words_and_then_calls(tmp_path: Path, step: 
 
 
 async def test_without_a_stream_the_answer_is_one_object(tmp_path: Path) -> None:
-    (whole,) = await told(tmp_path, generation(stream=False), steady(WEATHER))
+    (whole,) = await answer_of(tmp_path, generation(stream=False), steady(WEATHER))
     message = {"role": "assistant", "content": "I look — ☂", "thinking": "Let me see.", "tool_calls": CALLS}
     assert (whole["message"], whole["done"], whole["done_reason"]) == (message, True, "stop")
 
@@ -72,7 +72,7 @@ async def test_a_call_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
         return delta(tool_calls=[{"index": 0, "id": "a", "function": {"name": "f", "arguments": arguments}}])
 
     for arguments in ('{"city": "B', "[]"):
-        lines = await told(tmp_path, generation(), steady(events(call(arguments), delta("length"))))
+        lines = await answer_of(tmp_path, generation(), steady(events(call(arguments), delta("length"))))
         assert [line["done_reason"] for line in lines] == ["length"]
 
 
@@ -83,10 +83,10 @@ async def test_a_raw_stream_has_its_reason_and_logprobs(tmp_path: Path, stop: st
         {"content": "x", "stop": False, "completion_probabilities": probabilities},
         {"content": "", "stop": True, "stop_type": stop, "timings": TIMINGS},
     )
-    first, last = await told(tmp_path, generation(RAW, top_logprobs=2), steady(chunks))
+    first, last = await answer_of(tmp_path, generation(RAW, top_logprobs=2), steady(chunks))
     assert (first["response"], first["done"], last["response"], last["done_reason"]) == ("x", False, "", reason)
     assert first["logprobs"] == [{"token": "x", "bytes": [120], "logprob": -0.5, "top_logprobs": [{"token": "y"}] * 2}]
-    (whole,) = await told(tmp_path, generation(RAW, stream=False), steady(chunks))
+    (whole,) = await answer_of(tmp_path, generation(RAW, stream=False), steady(chunks))
     assert (whole["response"], whole["logprobs"]) == ("x", [{"token": "x", "bytes": [120], "logprob": -0.5}])
 
 
@@ -103,11 +103,11 @@ async def test_the_childs_error_keeps_its_status_and_message(
     tmp_path: Path, body: bytes, status: int, told_status: int
 ) -> None:
     with pytest.raises(RouterError, match="no such thing") as caught:
-        await told(tmp_path, generation(), steady(body, status))
+        await answer_of(tmp_path, generation(), steady(body, status))
     assert caught.value.status == told_status
 
 
 async def test_an_answer_without_an_end_is_a_failure(tmp_path: Path) -> None:  # B-C4
     for stream in (True, False):
         with pytest.raises(UpstreamFailed, match="before it was complete"):
-            await told(tmp_path, generation(stream=stream), steady(events(delta(content="I"))))
+            await answer_of(tmp_path, generation(stream=stream), steady(events(delta(content="I"))))

@@ -43,6 +43,6 @@ async def test_arrays_are_shown_with_verbose(tiny_models: Path) -> None:
     names = Names(pool)
     library = Library(pool, names)
     for verbose in (False, True):
-        told = (await library.show(names.find("m"), verbose=verbose))["model_info"]
-        assert (told["tokenizer.ggml.scores"] is not None) == verbose
-        assert told["tokenizer.ggml.tokens"] is None, "headers are read without their vocabulary"
+        info = (await library.show(names.find("m"), verbose=verbose))["model_info"]
+        assert (info["tokenizer.ggml.scores"] is not None) == verbose
+        assert info["tokenizer.ggml.tokens"] is None, "headers are read without their vocabulary"

@@ -40,14 +40,14 @@ def test_a_tool_result_gets_the_id_of_its_call() -> None:
         {"role": "tool", "tool_call_id": "mine", "content": "2"},
         {"role": "tool", "tool_name": "nobody", "content": "2"},
     ]
-    told = chat(messages=messages)["messages"]
-    calls = told[0]["tool_calls"]
-    assert told[0]["reasoning_content"] == "hm"
+    translated = chat(messages=messages)["messages"]
+    calls = translated[0]["tool_calls"]
+    assert translated[0]["reasoning_content"] == "hm"
     assert [made["id"] for made in calls] == ["call00001", "call00002", "mine"]
     assert [json.loads(made["function"]["arguments"]) for made in calls] == [
         {"city": n} for n in ("rain", "wind", "rain")
     ]
-    answered = [(result.get("tool_call_id"), result.get("name")) for result in told[1:]]
+    answered = [(result.get("tool_call_id"), result.get("name")) for result in translated[1:]]
     assert answered == [("call00002", "wind"), ("call00001", "rain"), ("mine", "rain"), (None, "nobody")]
     again = chat(messages=[*messages, {"role": "user", "content": "and?"}])["messages"]
-    assert again[: len(told)] == told, "the prompt so far stays as it was"
+    assert again[: len(translated)] == translated, "the prompt so far stays as it was"

@@ -23,8 +23,8 @@ def test_options_get_the_engines_names() -> None:
     options |= {"num_ctx": 1 << 20, "num_gpu": 99, "num_thread": 1, "penalize_newline": True, "of_no_meaning": [1]}
     named = {"num_predict": "n_predict", "num_keep": "n_keep"}
     kept = {name: value for name, value in options.items() if name in OPTIONS}
-    told = {named.get(name, name): value for name, value in kept.items()}
-    assert chat(options=options) == {"messages": HI, **told, "stop": ["x"], "stream": True}
+    expected = {named.get(name, name): value for name, value in kept.items()}
+    assert chat(options=options) == {"messages": HI, **expected, "stop": ["x"], "stream": True}
 
 
 @pytest.mark.parametrize("count", [-1, -2, 0, None])
@@ -34,8 +34,9 @@ def test_no_limit_is_no_field(count: int | None) -> None:
 
 def test_a_request_overrides_the_defaults_of_an_alias() -> None:
     own = AliasDefaults("Be brief.", {"seed": 1, "top_k": 2})
-    told = chat(own, options={"seed": 3})
-    assert (told["seed"], told["top_k"], told["messages"][0]) == (3, 2, {"role": "system", "content": "Be brief."})
+    fields = chat(own, options={"seed": 3})
+    assert (fields["seed"], fields["top_k"]) == (3, 2)
+    assert fields["messages"][0] == {"role": "system", "content": "Be brief."}
     said = {"role": "system", "content": "Be long."}
     assert chat(own, messages=[said, *HI])["messages"] == [said, *HI]
     systems = ("", "No.")

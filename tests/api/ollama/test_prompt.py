@@ -51,9 +51,9 @@ def test_mistakes_are_invalid_requests(name: str) -> None:
 
 
 def test_tools_get_what_they_lack() -> None:
-    told = chat(tools=[{"function": {"name": "f"}}])["tools"]
+    tools = chat(tools=[{"function": {"name": "f"}}])["tools"]
     schema = {"type": "object", "properties": {}}
-    assert told == [{"type": "function", "function": {"name": "f", "description": "", "parameters": schema}}]
+    assert tools == [{"type": "function", "function": {"name": "f", "description": "", "parameters": schema}}]
 
 
 def test_think_sets_the_templates_switch() -> None:
@@ -66,7 +66,7 @@ def test_think_sets_the_templates_switch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("control", "levels", "said", "told"),
+    ("control", "levels", "think", "expected"),
     [
         ("thinking", (), True, {"chat_template_kwargs": {"enable_thinking": True, "thinking": True}}),
         ("enable_thinking", (), False, {"chat_template_kwargs": {"enable_thinking": False}}),
@@ -77,13 +77,13 @@ def test_think_sets_the_templates_switch() -> None:
     ],
 )
 def test_think_uses_the_words_of_the_template(
-    control: Control, levels: tuple[str, ...], said: bool | str, told: dict[str, Any]
+    control: Control, levels: tuple[str, ...], think: bool | str, expected: dict[str, Any]
 ) -> None:
     reasoning = Reasoning(control, None, levels)
-    asked = prompt.generate({"prompt": "x", "think": said}, AliasDefaults(), reasoning).fields
-    switch = {"chat_template_kwargs": {"enable_thinking": said is not False}}
-    thinking = {name: asked[name] for name in ("chat_template_kwargs", "reasoning_effort") if name in asked}
-    assert thinking == {**switch, **told}
+    fields = prompt.generate({"prompt": "x", "think": think}, AliasDefaults(), reasoning).fields
+    switch = {"chat_template_kwargs": {"enable_thinking": think is not False}}
+    thinking = {name: fields[name] for name in ("chat_template_kwargs", "reasoning_effort") if name in fields}
+    assert thinking == {**switch, **expected}
 
 
 def test_a_format_becomes_a_json_schema() -> None:
@@ -98,11 +98,11 @@ def test_a_format_becomes_a_json_schema() -> None:
 
 def test_a_prompt_goes_to_chat_completion_or_infill() -> None:
     ways: list[dict[str, Any]] = [{}, {"raw": True}, {"suffix": "end"}, {"suffix": "end", "raw": True}]
-    asked = [prompt.generate({"prompt": "begin", **way}, AliasDefaults()) for way in ways]
-    assert [question.target for question in asked] == [CHAT, RAW, INFILL, INFILL]
-    assert asked[0].fields["messages"] == [{"role": "user", "content": "begin"}]
-    assert asked[1].fields["prompt"] == "begin"
-    assert [asked[2].fields[name] for name in ("input_prefix", "input_suffix")] == ["begin", "end"]
+    requests = [prompt.generate({"prompt": "begin", **way}, AliasDefaults()) for way in ways]
+    assert [request.target for request in requests] == [CHAT, RAW, INFILL, INFILL]
+    assert requests[0].fields["messages"] == [{"role": "user", "content": "begin"}]
+    assert requests[1].fields["prompt"] == "begin"
+    assert [requests[2].fields[name] for name in ("input_prefix", "input_suffix")] == ["begin", "end"]
     mistakes: list[dict[str, Any]] = [{"template": "{{ .Prompt }}"}, {"raw": True, "images": [PNG]}, {"raw": 1}]
     for wrong in mistakes:
         with pytest.raises(InvalidRequest):

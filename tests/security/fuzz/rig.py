@@ -47,13 +47,13 @@ class Rig:
     front: Front
     defects: Defects
     opened: int = 0
-    answers: list[bytes] = field(default_factory=list)  # what the child says next; then it echoes
+    answers: list[bytes] = field(default_factory=list)  # what the child sends next; then it echoes
 
     def seen(self, number: int) -> list[tuple[bytes, bytes]]:
         """What the child got since it was last asked: tag and body. What clients of earlier cases sent before they left
         may come late."""
-        asked, self.front.child.asked = self.front.child.asked, []
-        found = [(b",".join(_TAG.findall(each.head)), each.body) for each in asked]
+        received, self.front.child.received = self.front.child.received, []
+        found = [(b",".join(_TAG.findall(each.head)), each.body) for each in received]
         return [each for each in found if not (_NUMBERED.fullmatch(each[0]) and int(each[0].split(b".")[0]) < number)]
 
     async def open(self) -> tuple[StreamReader, StreamWriter]:
@@ -93,7 +93,7 @@ async def rig(way: str, read_timeout: float = 60.0) -> AsyncIterator[Rig]:
                 reply = await client.ask(post(CHAT, body_of(), KEY.decode().strip()))
                 assert reply.status == 200
                 assert OK.endswith(reply.body)
-                child.asked.clear()
+                child.received.clear()
                 yield made
             finally:
                 await front.stop()

@@ -380,7 +380,7 @@ async def echo(one: Rig) -> None:
     """From now on the child answers with what it is asked."""
 
     async def act(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(answer("200 OK", one.front.child.asked[-1].body, "Content-Type: application/json"))
+        writer.write(answer("200 OK", one.front.child.received[-1].body, "Content-Type: application/json"))
 
     one.front.child.act = act
 
