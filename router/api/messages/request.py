@@ -82,7 +82,8 @@ def chat_request(fields: Fields, *, counts_only: bool = False) -> ChatRequest:
             raise InvalidRequest(
                 "messages: an answer that has begun cannot think first; end with a message of the user."
             )
-        translated |= {"reasoning_effort": "none"}
+        if "reasoning_effort" not in fields:
+            translated["reasoning_effort"] = "none"
     stops = _stop_sequences(fields)
     if stops:
         # The answer then says by which of them it was ended, and no more than that.
