@@ -13,10 +13,9 @@ request passes through `request`, its answer through `generation`.
     tools         PURE: tools and the choice among them                     -> fields
     thinking      PURE: what a request wants about thinking                 -> fields
     request       PURE: a whole request as a chat completion                -> fields conversation tools thinking
-    failures      PURE: a child's errors in the words of the clients        -> nothing
     answer        PURE: a whole answer; usage and reason, also of streams   -> request
     stream        PURE: the events of a streamed answer                     -> request answer
-    generation    one request to a child, and its answer                    -> request failures answer stream
+    generation    one request to a child, and its answer                    -> request answer stream
     names         Anthropic's model names                                   -> nothing
     models        the list of models in Anthropic's shape                   -> names
     endpoints     the routes                                                -> fields request generation names

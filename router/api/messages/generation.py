@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 from router.api.chat_stream import chunk_of
 from router.api.messages.answer import message
-from router.api.messages.failures import client_error
 from router.api.messages.request import AnswerShape
 from router.api.messages.stream import MessageEvents
-from router.errors import UpstreamFailed
 from router.proxy.error_response import read_upstream_error
 from router.proxy.protocols import PostToChild
 from router.wire.child_json import blame_child, parse_json
@@ -22,7 +20,7 @@ EVENTS, JSON = b"text/event-stream", b"application/json"
 MAX_ANSWER_BYTES = 64 << 20  # of an answer that is not streamed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Generation:
     """A translation for the gateway: sends `body`, a chat completion, and yields the answer for the client. `model` is
     the name in the answer."""
@@ -30,6 +28,10 @@ class Generation:
     model: str
     body: bytes
     shape: AnswerShape
+    _events: MessageEvents | None = None  # of the stream that is under way
+
+    def __repr__(self) -> str:
+        return f"<Generation {self.model!r} {self._events or self.shape}>"
 
     @property
     def media_type(self) -> bytes:
@@ -44,7 +46,7 @@ class Generation:
                 whole = chunk_of(await answer.read_all(MAX_ANSWER_BYTES))
                 yield json.dumps(message(self.model, whole, self.shape)).encode()
                 return
-            events = MessageEvents(self.model, self.shape)
+            events = self._events = MessageEvents(self.model, self.shape)
             is_at_end = answer.is_at_end
             while not is_at_end:
                 found = events.feed(await answer.read())
@@ -53,10 +55,13 @@ class Generation:
                     found += events.end()
                 if found:
                     yield found
-        except UpstreamFailed as exc:
-            raise client_error(exc) from exc
         finally:
             answer.close()
+
+    def cut(self) -> bytes | None:
+        """The last events, if the time is up: as at a limit of tokens. Without a stream nothing is known yet of the
+        answer, so it ends as an error."""
+        return self._events.end(is_cut=True) if self._events else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,7 @@ class TokenCount:
         answer = await post(COUNT, self.body)
         try:
             if answer.status != 200:
-                raise client_error(await read_upstream_error(answer))
+                raise await read_upstream_error(answer)
             data = await answer.read_all()
             with blame_child():
                 count = int(parse_json(data)["input_tokens"])

@@ -13,10 +13,9 @@ from typing import Any
 
 import msgspec
 
-from router.api.chat_stream import CachedTokens, CallPiece, Chunk, ChunkReader, Usage, Verbose
+from router.api.chat_stream import CachedTokens, CallPiece, Chunk, EventReader, Texts, Usage, Verbose
 from router.api.messages.answer import SIGNATURE, head, stop_reason, tool_use_id, usage_fields
 from router.api.messages.request import AnswerShape
-from router.api.text_runs import TextRuns
 from router.errors import UpstreamFailed
 
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
@@ -27,8 +26,8 @@ _TEXT = b'"text_delta","text":%b'
 _THINKING = b'"thinking_delta","thinking":%b'
 _SIGNATURE = b'"signature_delta","signature":"%b"' % SIGNATURE.encode()
 _INPUT = b'"input_json_delta","partial_json":%b'
-_DELTA_END = b'"}}\n\n'
-_DELTA_END = b'"}}\n\n'
+_DELTA_END = b"}}\n\n"
+_DELTA_END = b"}}\n\n"
 _STOP = b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n'
 
 _encode = msgspec.json.encode
@@ -47,41 +46,19 @@ class MessageEvents:
     """
 
     def __init__(self, model: str, shape: AnswerShape) -> None:
-        self._reader, self._writer = ChunkReader(), EventWriter(model, shape)
-        self._runs = {"text": TextRuns("content"), "thinking": TextRuns("reasoning_content")}
+        self._reader, self._writer = EventReader(), EventWriter(model, shape)
 
     def __repr__(self) -> str:
         return f"<MessageEvents {self._reader} {self._writer}>"
 
     def feed(self, data: bytes) -> bytes:
         """Raises UpstreamFailed, and the error that the child reports in an event."""
-        reader, writer = self._reader, self._writer
-        runs = self._runs.get(writer.kind_of_deltas)
-        if runs and reader.is_between_events and (texts := runs.texts(data)) is not None:
-            return writer.deltas(texts)
-        chunks = reader.feed(data)
-        events = writer.take(chunks)
-        if chunks and (text := _only_text(chunks[-1], writer.kind_of_deltas)):
-            self._runs[writer.kind_of_deltas].learn(reader.last_line, text)
-        return events
+        return self._writer.take(self._reader.read(data))
 
-    def end(self) -> bytes:
-        """Raises UpstreamFailed if the child's answer was not complete."""
-        return self._writer.end()
-
-
-def _only_text(chunk: Chunk, kind: str) -> str | None:
-    """The text of an event that holds nothing else, as nearly all do: an answer's text, or thoughts."""
-    if not kind or not chunk.choices or chunk.usage or chunk.prompt_progress or chunk.verbose:
-        return None
-    choice = chunk.choices[0]
-    delta = choice.delta
-    if len(chunk.choices) > 1 or choice.finish_reason or delta.tool_calls:
-        return None
-    text, other = delta.content, delta.reasoning_content
-    if kind == "thinking":
-        text, other = other, text
-    return None if other else text
+    def end(self, *, is_cut: bool = False) -> bytes:
+        """`is_cut`: the answer ends here, as one that has reached its limit. Raises UpstreamFailed if the child's
+        answer was not complete."""
+        return self._writer.end(is_cut=is_cut)
 
 
 class EventWriter:
@@ -108,23 +85,13 @@ class EventWriter:
     def __repr__(self) -> str:
         return f"<EventWriter block {self._index} {self._kind or 'closed'}, {self._reason or 'running'}>"
 
-    @property
-    def kind_of_deltas(self) -> str:
-        """The kind of block whose deltas only add text to it, if one is open: text or thinking. Else an empty string,
-        also if the next text may be one that is left out."""
-        is_plain = self._kind == "text" or (self._kind == "thinking" and self._shape.shows_thinking)
-        return self._kind if is_plain and not self._prefill else ""
-
-    def deltas(self, texts: list[bytes]) -> bytes:
-        """The events for these pieces of the open block, each as JSON without its quotes."""
-        begin = self._delta_begin
-        return begin + (_DELTA_END + begin).join(texts) + _DELTA_END
-
-    def take(self, chunks: Iterable[Chunk]) -> bytes:
+    def take(self, chunks: Iterable[Chunk | Texts]) -> bytes:
         """The events for these of the child. Raises UpstreamFailed."""
         found: list[bytes] = []
         for chunk in chunks:
-            if chunk.prompt_progress is not None:
+            if isinstance(chunk, Texts):
+                self._take_texts(chunk, found)
+            elif chunk.prompt_progress is not None:
                 progress = chunk.prompt_progress
                 self._start(found, Usage(progress.total, 0, CachedTokens(progress.cache)))
                 found.append(PING)
@@ -132,13 +99,16 @@ class EventWriter:
                 self._take_pieces(chunk, found)
         return b"".join(found)
 
-    def end(self) -> bytes:
-        """Raises UpstreamFailed if the child's answer was not complete."""
+    def end(self, *, is_cut: bool = False) -> bytes:
+        """The last events. Raises UpstreamFailed if the child's answer was not complete."""
+        if is_cut:
+            self._reason = "length"
         if not self._reason:
             raise UpstreamFailed("The model's answer ended before it was complete.")
         found: list[bytes] = []
         self._start(found, self._usage)
         if self._repeated and self._prefill:  # it has not repeated all of it, so it has not repeated it at all
+            self._prefill = ""
             self._write_text(self._repeated, found)
         self._close(found)
         reason, word = stop_reason(self._reason, self._verbose, self._shape)
@@ -158,20 +128,35 @@ class EventWriter:
         if self._shape.is_warmup:
             return
         if delta.reasoning_content:
-            self._open("thinking", b'{"type":"thinking","thinking":"","signature":""}', found)
-            if self._shape.shows_thinking:
-                found.append(_DELTA % (self._index, _THINKING % _encode(delta.reasoning_content)))
+            self._write_thoughts(delta.reasoning_content, found)
         if delta.content:
-            text = self._without_prefill(delta.content) if self._prefill else delta.content
-            if text:
-                self._write_text(text, found)
+            self._write_text(delta.content, found)
         for piece in delta.tool_calls or ():
             self._take_call(piece, found)
 
+    def _take_texts(self, texts: Texts, found: list[bytes]) -> None:
+        if self._shape.is_warmup:
+            return
+        write = self._write_thoughts if texts.are_thoughts else self._write_text
+        for piece in texts.pieces:
+            write(piece, found)
+
+    def _write_thoughts(self, text: str, found: list[bytes]) -> None:
+        if not text:
+            return
+        if self._kind != "thinking":
+            self._open("thinking", b'{"type":"thinking","thinking":"","signature":""}', found)
+        if self._shape.shows_thinking:
+            found.append(self._delta_begin + _encode(text) + _DELTA_END)
+
     def _write_text(self, text: str, found: list[bytes]) -> None:
+        if self._prefill:
+            text = self._without_prefill(text)
+        if not text:
+            return
         if self._kind != "text":
             self._open("text", b'{"type":"text","text":""}', found)
-        found.append(_DELTA % (self._index, _TEXT % _encode(text)))
+        found.append(self._delta_begin + _encode(text) + _DELTA_END)
 
     def _without_prefill(self, text: str) -> str:
         """The text without the beginning of the answer, which the engine repeats and the client already has."""
@@ -204,8 +189,8 @@ class EventWriter:
         self._start(found, self._usage)
         self._close(found)
         self._index, self._kind = self._index + 1, kind
-        piece = (_THINKING if kind == "thinking" else _TEXT) % b'"'
-        self._delta_begin = (_DELTA % (self._index, piece)).removesuffix(b"}}\n\n")
+        piece = (_THINKING if kind == "thinking" else _TEXT) % b""
+        self._delta_begin = (_DELTA % (self._index, piece)).removesuffix(_DELTA_END)
         found.append(
             b'event: content_block_start\ndata: {"type":"content_block_start","index":%d,"content_block":%b}\n\n'
             % (self._index, block)

