@@ -50,6 +50,7 @@ class Logprobs(msgspec.Struct):
 
 class Choice(msgspec.Struct):
     delta: Delta = msgspec.field(default_factory=Delta)
+    message: Delta | None = None  # only in a whole answer, which has no delta
     finish_reason: str | None = None
     logprobs: Logprobs | None = None
 
@@ -66,12 +67,27 @@ class Usage(msgspec.Struct, gc=False):
     prompt_tokens_details: CachedTokens | None = None
 
 
+class PromptProgress(msgspec.Struct, gc=False):
+    """`cache` of the `total` tokens of the prompt need not be computed again."""
+
+    total: int = 0
+    cache: int = 0
+
+
+class Verbose(msgspec.Struct, gc=False):
+    """`stopping_word` is the word of `stop` that ended the answer; empty if none did."""
+
+    stopping_word: str | None = None
+
+
 class Chunk(msgspec.Struct):
     """One event. The last one has the `usage`, and no choices."""
 
     choices: list[Choice] = []
     usage: Usage | None = None
     error: Any = msgspec.UNSET
+    prompt_progress: PromptProgress | None = None  # with `return_progress`
+    verbose: Verbose | None = msgspec.field(default=None, name="__verbose")  # with `verbose`
 
     @property
     def is_text(self) -> bool:
@@ -148,7 +164,7 @@ class EventReader:
                 continue
             texts = self._texts(line)
             if texts is None:
-                chunk = _chunk(line[6:])
+                chunk = chunk_of(line[6:])
                 if chunk.is_text:
                     self._learn(line)
                 found.append(chunk)
@@ -181,7 +197,8 @@ class EventReader:
             self._are_thoughts = match[1] is not None
 
 
-def _chunk(data: bytes) -> Chunk:
+def chunk_of(data: bytes) -> Chunk:
+    """Raises UpstreamFailed, and the error that the child reports in it."""
     try:
         chunk = _DECODER.decode(data)
     except (ValueError, RecursionError, msgspec.MsgspecError):
