@@ -188,6 +188,8 @@ class NativeEndpoints:
         return Response(listing, media_type="application/json")
 
     async def model(self, request: Request) -> Response:
+        if not request.path_params["name"]:
+            return await self.models(request)
         spec = self._pool.catalog.resolve(request.path_params["name"])
         return Response(self._listing.render_entry(spec), media_type="application/json")
 
