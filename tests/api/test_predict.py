@@ -111,8 +111,8 @@ def test_wrong_variables_are_an_error(variables: Mapping[str, str], told: str) -
 def test_a_route_that_is_taken_is_an_error(shell: Shell, tiny_models: Path, fake: str) -> None:
     environ = {"AIP_MODE": "PREDICTION", "AIP_HTTP_PORT": str(free_port()), "AIP_PREDICT_ROUTE": "/v1/completions"}
     ended = shell("--models-dir", str(tiny_models), "--engine", fake, **environ)
-    assert ended.returncode == 2
-    assert "AIP_PREDICT_ROUTE" in ended.stderr
+    assert ended.code == 2
+    assert "AIP_PREDICT_ROUTE" in ended.sentence
 
 
 def test_without_the_mode_nothing_changes() -> None:
