@@ -89,6 +89,10 @@ def gzipped(body: bytes) -> bytes:
     return gzip.compress(body)
 
 
+def deflated(body: bytes) -> bytes:
+    return zlib.compress(body)
+
+
 PACKED: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzipped,
     "x-gzip": gzipped,
