@@ -23,7 +23,7 @@ MAX_MODEL_NAME = 64 * 1024  # characters
 
 # The endpoints that generate, and the fields that limit their tokens. The first field that is not null counts, and a
 # negative number is no limit (llama.cpp b11434, tools/server: server-schema.cpp at "n_predict", and the conversions of
-# server-chat.cpp). The schema also reads TIME_LIMIT_FIELD, in milliseconds; the conversion of Messages drops it.
+# server-chat.cpp). The schema also reads TIME_LIMIT_FIELD, in milliseconds.
 _NATIVE = ("n_predict", "max_completion_tokens", "max_tokens")
 TOKEN_LIMIT_FIELDS = {
     **dict.fromkeys(("/chat/completions", "/completions", "/completion", "/infill"), _NATIVE),
