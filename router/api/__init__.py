@@ -23,7 +23,7 @@ router's own is a module beside `news`, with its row in `access.permissions`.
     native       llama.cpp's own API                -> dialects lone listing load metrics news slots download messages
     stream       llama.cpp's resumable streams      -> dialects
     ollama       a package: Ollama's API            -> dialects details download
-    responses    a package: OpenAI's Responses      -> dialects chat_stream
+    responses    a package: OpenAI's Responses      -> dialects chat_stream ollama
 
 All of it together::
 

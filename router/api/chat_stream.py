@@ -8,17 +8,19 @@ never a defect of the router.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from router.errors import RouterError, UpstreamFailed
+from router.proxy.child_errors import error_of
 from router.proxy.error_response import read_upstream_error
 from router.proxy.protocols import PostToChild
 from router.units import limit_size
-from router.wire.child_json import blame_child, parse_json, printable
+from router.wire.child_json import blame_child, parse_json
 
 MAX_EVENT_BYTES = 8 << 20
 
@@ -112,7 +114,7 @@ _PIECES_DECODER = msgspec.json.Decoder(list[str])
 _TEXT_EVENT = re.compile(rb'data: \{[^\n]*?"delta":\{"(reasoning_)?content":(?=("(?:[^"\\]|\\.)*"))')
 
 
-async def chunks_of(post: PostToChild, target: bytes, body: bytes) -> AsyncIterator[Sequence[Chunk | Texts]]:
+async def chunks_of(post: PostToChild, target: bytes, body: bytes) -> AsyncGenerator[Sequence[Chunk | Texts]]:
     """Posts `body`, which asks for a stream, and yields what has come since the last time: [] when the answer begins,
     then one or more events.
 
@@ -216,7 +218,5 @@ def _convert(value: Any) -> Chunk:
 
 def _reported_error(error: Any) -> RouterError:
     fields = error if isinstance(error, dict) else {"message": error}
-    failure = UpstreamFailed(printable(fields.get("message")))
-    failure.status = code if isinstance(code := fields.get("code"), int) and 400 <= code < 600 else failure.status
-    failure.code = printable(kind, 100) if isinstance(kind := fields.get("type"), str) else failure.code
-    return failure
+    status = code if isinstance(code := fields.get("code"), int) and 400 <= code < 600 else 0
+    return error_of(status, json.dumps({"error": fields}).encode())
