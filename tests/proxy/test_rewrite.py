@@ -60,6 +60,22 @@ def test_token_limit_is_one_field_with_many_names(path: str, name: str, said: st
 
 
 USER = {"role": "user", "content": "hi"}
+
+
+@pytest.mark.parametrize("content", ["Be long.", ""])
+def test_a_default_system_message_and_examples_come_before_a_chat(content: str) -> None:  # B-C13
+    filters = Filters(default_system="Be brief.", messages='[{"role": "user", "content": "one"}]')
+    hi, one = {"role": "user", "content": "hi"}, {"role": "user", "content": "one"}
+    given = [{"role": "system", "content": content}] if content else []
+    system = {"role": "system", "content": content or "Be brief."}
+    changed = apply_filters("/chat/completions", {"messages": [*given, hi]}, filters)
+    assert changed["messages"] == [system, one, hi]
+    assert apply_filters("/chat/completions", {"messages": 1}, filters) == {"messages": 1}
+    assert apply_filters("/messages", {"messages": [hi]}, filters)["system"] == "Be brief."
+    assert apply_filters("/responses", {"instructions": "x"}, filters) == {"instructions": "x"}
+    assert apply_filters("/completions", {"prompt": "x"}, filters) == {"prompt": "x"}
+
+
 SYSTEM = Filters(system="Be brief.")
 
 
