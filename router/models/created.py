@@ -76,6 +76,8 @@ class Created:
 class CreatedStore:
     """All of them. Without a `path` they live as long as this object.
 
+    `in_catalog` are the names of those that the last `add_models` added.
+
     Used in the event loop, except for `save` and `add_models`, which may run in threads::
 
         store = CreatedStore(path)
@@ -90,7 +92,7 @@ class CreatedStore:
         self._rows: dict[str, Created] = self._read() if path else {}
         self._derived: dict[str, tuple[ModelSpec, Created, ModelSpec]] = {}
         self._names_of: dict[str, list[str]] | None = None  # by model; None when it has to be made again
-        self._in_catalog: frozenset[str] = frozenset()  # the models of the last `add_models`
+        self.in_catalog: frozenset[str] = frozenset()
         self._changes: dict[str, Created | None] = {}  # since the start; None for what was removed
 
     def __repr__(self) -> str:
@@ -151,7 +153,7 @@ class CreatedStore:
 
     def made(self, spec: ModelSpec) -> Created | None:
         """What a client made this model of the catalog of; None if it is of the catalog's other sources."""
-        return self.get(spec.name) if spec.name in self._in_catalog else None
+        return self.get(spec.name) if spec.name in self.in_catalog else None
 
     def of_request(self, spec: ModelSpec, created: Created | None = None) -> ModelSpec:
         """The model with filters that add what its name stands for; as it is if no client made the name."""
@@ -179,7 +181,7 @@ class CreatedStore:
         catalog's own sources wins."""
         own = {created.name: created for created in self if created.is_own_model}
         if not own:
-            self._in_catalog = frozenset()
+            self.in_catalog = frozenset()
             return catalog
         models, added = list(catalog.models), set()
         for index, spec in enumerate(models):
@@ -194,7 +196,7 @@ class CreatedStore:
                 copy = replace(origin, name=created.name, aliases=(), source="models_dir", load_on_startup=False)
                 models.append(_with_settings(replace(copy, pin=False), created, table))
                 added.add(created.name)
-        self._in_catalog = frozenset(added)
+        self.in_catalog = frozenset(added)
         others = [spec for spec in models if spec.name not in added]
         return Catalog(models, catalog.default_name or (others[0].name if len(others) == 1 else None))
 

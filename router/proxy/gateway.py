@@ -84,15 +84,11 @@ class Gateway:
     def find(self, name: str | None) -> ModelSpec:
         """The model with this name, without a look at the hub. A name that a client made has its prompt and parameters
         as filters. Raises UnknownModel, InvalidRequest for no name."""
-        catalog = self.pool.catalog
-        if not self.created:
-            return catalog.resolve(name)
-        try:
-            return self.created.of_request(catalog.resolve(name))
-        except UnknownModel:
-            if spec := self.created.resolve(catalog, name or ""):
-                return spec
-            raise
+        catalog, created = self.pool.catalog, self.created
+        spec = catalog.find(name) if name else None
+        if spec is not None:
+            return created.of_request(spec) if spec.name in created.in_catalog else spec
+        return (name and created.resolve(catalog, name)) or catalog.resolve(name)
 
     async def resolve(self, name: str | None) -> ModelSpec:
         """The model with this name. It may have come into the cache since the catalog was read, and it may be one that
