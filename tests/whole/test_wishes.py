@@ -190,3 +190,58 @@ def test_what_the_clock_ends_is_told_as_cut(router: Router) -> None:  # B-L14
         with router.client.stream("POST", path, json={**body, "stream": True}) as response:
             lines = [line[6:] for line in response.iter_lines() if line.startswith("data: {")]
         assert json.loads(lines[-1])["choices"][0]["finish_reason"] == "length"
+
+
+def ask_all(router: Router, model: str, messages: list[dict[str, Any]], wishes: dict[str, dict[str, Any]]) -> list[int]:
+    """How many tokens the prompt has, as each API tells it."""
+    asked: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions/input_tokens": {"messages": messages},
+        "/v1/messages/count_tokens": {"messages": messages},
+        "/v1/responses/input_tokens": {"input": messages},
+        "/api/chat": {"messages": messages, "stream": False, "options": {"num_predict": 1}},
+    }
+    counts = []
+    for path, fields in asked.items():
+        response = router.client.post(path, json={"model": model, **fields, **wishes.get(path, {})})
+        assert response.status_code == 200, (path, response.text)
+        answer = response.json()
+        counts.append(answer["prompt_eval_count"] if path == "/api/chat" else answer["input_tokens"])
+    return counts
+
+
+def wishes_of(effort: str, thinking: dict[str, Any], think: bool) -> dict[str, dict[str, Any]]:
+    return {
+        "/v1/chat/completions/input_tokens": {"reasoning_effort": effort},
+        "/v1/messages/count_tokens": {"thinking": thinking},
+        "/v1/responses/input_tokens": {"reasoning": {"effort": effort}},
+        "/api/chat": {"think": think},
+    }
+
+
+def test_each_api_asks_the_model_the_same(router: Router) -> None:  # B-C7 B-C8
+    off = wishes_of("none", {"type": "disabled"}, False)
+    on = wishes_of("high", {"type": "adaptive"}, True)
+    for model in ("strict", "silent"):
+        without, said = ask_all(router, model, [USER], off), ask_all(router, model, [USER], on)
+        assert len({*without}) == len({*said}) == 1
+        assert without != said
+    late = [USER, say("system", "b"), say("assistant", "c"), USER]
+    assert len({*ask_all(router, "strict", late, off)}) == 1
+
+
+def test_a_picture_for_a_model_without_eyes_in_each_api(router: Router) -> None:  # B-C11
+    data = "iVBORw0KGgo="
+    source = {"type": "base64", "media_type": "image/png", "data": data}
+    asked: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {"messages": [say("user", [PICTURE])]},
+        "/v1/messages": {"messages": [say("user", [{"type": "image", "source": source}])], "max_tokens": 5},
+        "/v1/responses": {
+            "input": [say("user", [{"type": "input_image", "image_url": f"data:image/png;base64,{data}"}])]
+        },
+        "/api/chat": {"messages": [{**USER, "images": [data]}]},
+    }
+    for path, fields in asked.items():
+        for stream in (False, True):
+            response = router.client.post(path, json={"model": "always", "stream": stream, **fields})
+            assert response.status_code == 400, (path, response.text)
+            assert "does not see images" in response.text
