@@ -73,7 +73,8 @@ def test_the_router_ends_it(launch: Callable[..., Router], path: str) -> None:  
     assert response.status_code == 200
     assert events
     if path == "/v1/messages":
-        assert "--max-generation-time" in json.loads(last)["error"]["message"]
+        assert json.loads(events[-1])["delta"]["stop_reason"] == "max_tokens"
+        assert json.loads(last)["type"] == "message_stop"
     else:
         assert (json.loads(events[-1])["choices"][0]["finish_reason"], last) == ("length", "[DONE]")
     until(lambda: not any(slot["is_processing"] for slot in router.client.get("/slots?model=tiny-a").json()))
