@@ -4,6 +4,7 @@
 
     RouterError                     500  server_error
     ├── InvalidRequest              400  invalid_request_error
+    │   ├── InvalidField            400  one field of the request is wrong
     │   └── NotLoaded               400  the model does not run, and this request may not load it
     ├── Unauthorized                401  authentication_error
     ├── Forbidden                   403  permission_error: this client may not, or the hub demands a token or a licence
@@ -59,6 +60,17 @@ class RouterError(Exception):
 class InvalidRequest(RouterError):
     status = 400
     code = "invalid_request_error"
+
+
+class InvalidField(InvalidRequest):
+    """The message begins with the name of the field::
+
+    raise InvalidField("tool_choice", "must be a string.")
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f'"{field}" {message}')
+        self.param = field
 
 
 class NotLoaded(InvalidRequest):

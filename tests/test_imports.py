@@ -46,7 +46,7 @@ DOORS = {
     "uvicorn": {"server"},
     "psutil": {"node"},
     "gguf": {"demo"},
-    "jinja2": {"models.template", "models.reduction"},
+    "jinja2": {"models.template", "models.reduction", "models.trial", "models.values"},
     "rapidfuzz": {"near"},
     "cachetools": {"models", "memory"},
 }

@@ -8,17 +8,19 @@ They replace defaults of the engine that would be wrong:
 - With --context-shift a request without a limit would be generated for ever. It ends after one context. A request's own
   limit wins, even a larger one (`n_predict_max` in server-context.cpp).
 
-Called by `estimator` for each load. The gateway calls `is_thinking_off` before it rewrites a request.
+Called by `estimator` for each load. `proxy.chat` asks whether a request may make the model think.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from router.engine import flags
 from router.engine.flags import Arg, FlagTable
 from router.memory.demand import Estimate
 from router.models.spec import ModelSpec
+from router.models.template import SWITCHES
 
 # Flags that decide about thinking, each with the values that leave it open. A level or a budget means that it is on.
 THINKING_FLAGS: Mapping[str, tuple[str, ...]] = {
@@ -26,6 +28,13 @@ THINKING_FLAGS: Mapping[str, tuple[str, ...]] = {
     "--reasoning": ("auto", "-1"),
     "--reasoning-budget": ("-1",),
     "--reasoning-effort": ("default",),
+}
+
+# Values of them that turn it off.
+OFF_FLAGS: Mapping[str, tuple[str, ...]] = {
+    "--reasoning": ("off", "0"),
+    "--reasoning-budget": ("0",),
+    "--reasoning-effort": ("none",),
 }
 
 
@@ -49,6 +58,17 @@ def is_thinking_off(spec: ModelSpec) -> bool:
     reasoning = spec.info.reasoning
     is_default = reasoning is not None and (reasoning.control, reasoning.default) == ("enable_thinking", False)
     return is_default and not _decides_thinking(spec.args)
+
+
+def forbids_thinking(args: Sequence[Arg]) -> bool:
+    """Whether a flag says that the model does not think. Then a request's wish to think has no effect."""
+    if any(flags.value_of(args, flag) in values for flag, values in OFF_FLAGS.items()):
+        return True
+    try:
+        kwargs = json.loads(flags.value_of(args, "--chat-template-kwargs") or "{}")
+    except ValueError:
+        return False
+    return isinstance(kwargs, dict) and any(kwargs.get(switch) is False for switch in SWITCHES)
 
 
 def _decides_thinking(args: Sequence[Arg]) -> bool:

@@ -11,7 +11,9 @@ what a model can do in `describe`, and a new kind of place that holds models bes
     header     reads a header; believes none of its numbers              -> metadata
     gguf       headers of files and of whole models, kept while the same -> shards metadata header
     reduction  a chat template under an assumption                       -> nothing
-    template   what a chat template can do: tools, thinking, levels      -> reduction
+    values     PURE: what Jinja's operators and tests make of values     -> reduction
+    trial      whether a chat template refuses a conversation            -> reduction values
+    template   what a chat template can do: tools, thinking, roles       -> reduction trial
     spec       one model as data                                         -> shards template
     describe   what a model's files say: its Info                        -> gguf template spec
     ini        INI text to lines under sections, and back                -> nothing

@@ -75,6 +75,7 @@ def _read(spec: ModelSpec, path: Path, template_override: str | None) -> Info:
         input_modalities=("text", *(["image"] if has_image else []), *(["audio"] if has_audio else [])),
         capabilities=(task, *(name for name, has in abilities.items() if has)),
         reasoning=chat.reasoning,
+        roles=chat.roles,
     )
 
 

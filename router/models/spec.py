@@ -16,7 +16,7 @@ from router.engine.flags import MODEL_SOURCES, Arg, render, secret_variable, swi
 from router.hub import cache as hub
 from router.hub.repo import DRAFTS
 from router.models.shards import shards
-from router.models.template import Reasoning
+from router.models.template import TAKES_ALL, Reasoning, Roles
 
 Source = Literal["preset", "models_dir", "cache", "command_line"]
 
@@ -43,6 +43,7 @@ class Info:
     output_modalities: tuple[str, ...] = ("text",)
     capabilities: tuple[str, ...] = ("completion",)
     reasoning: Reasoning | None = None
+    roles: Roles = TAKES_ALL
     problem: str | None = None
 
 

@@ -1,11 +1,12 @@
-"""What a chat template can do: take tools, and control whether and how hard its model thinks.
+"""What a chat template can do: take tools, control whether and how hard its model thinks, and which roles it refuses.
 
 A template has variables, such as `enable_thinking`, that a request may set. Which ones it has, and what it does if a
 request does not set them, no header says: only the template's text does. Templates come from strangers' files, so none
 is rendered. It is parsed, and reduced (`reduction`) as far as the values of some variables decide it.
 
 The one idea: if two values of a variable lead to the same reduced template, the template treats them alike. So the
-default that its author wants is the value that leads to the same as no value at all.
+default that its author wants is the value that leads to the same as no value at all. What a template refuses is found
+by trials (`trial`): short conversations that clients send, and that some templates raise an error for.
 
 Called by `describe`.
 """
@@ -22,6 +23,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 
 from router.models.reduction import SOME_LEVEL, UNDEFINED, Reduction, Value
+from router.models.trial import Trial
 
 Control = Literal["enable_thinking", "thinking", "reasoning_effort", "always"]
 
@@ -34,6 +36,13 @@ SWITCHES: tuple[Control, ...] = ("enable_thinking", "thinking")
 EFFORTS = ("reasoning_effort", "reasoning_strength")
 # Variables that decide whether the thoughts of earlier turns are kept.
 PRESERVES = frozenset(("preserve_thinking", "clear_thinking", "drop_thinking", "truncate_history_thinking"))
+# Conversations that agents send, and that some templates refuse.
+LATE_SYSTEM = (
+    ("system", "system", "user"),
+    ("system", "user", "system", "assistant", "user"),
+    ("user", "system", "assistant", "user"),
+)
+REPEATS = (("user", "user"), ("user", "assistant", "assistant", "user"))
 # What stands around thoughts in the text.
 TAGS = re.compile(r"</?(?:\w+:)?think(?:ing)?>|\[/?THINK\]|<\|(?:START|END)_THINKING\|>|◁/?think▷")
 
@@ -56,11 +65,29 @@ class Reasoning:
 
 
 @dataclass(frozen=True, slots=True)
+class Roles:
+    """Which orders of messages a template takes. Refused is what it raises an error for, and what it leaves out.
+
+    `late_system`: system messages that are not the first one, or that follow it.
+    `developer`: messages of this role, as the first.
+    `repeats`: two messages of the user, or two of the assistant, in a row.
+    """
+
+    late_system: bool = True
+    developer: bool = True
+    repeats: bool = True
+
+
+TAKES_ALL = Roles()
+
+
+@dataclass(frozen=True, slots=True)
 class TemplateFeatures:
-    """What a template takes besides messages. `reasoning` is None if the template knows no thinking."""
+    """What a template takes. `reasoning` is None if the template knows no thinking."""
 
     tools: bool = False
     reasoning: Reasoning | None = None
+    roles: Roles = TAKES_ALL
 
 
 def analyse(text: str) -> TemplateFeatures:
@@ -115,7 +142,25 @@ class _Analysis:
         return f"<_Analysis of a template that reads {', '.join(sorted(self._inputs)) or 'nothing'}>"
 
     def features(self) -> TemplateFeatures:
-        return TemplateFeatures("tools" in self._inputs or "tool_calls" in self._members, self._reasoning())
+        tools = "tools" in self._inputs or "tool_calls" in self._members
+        return TemplateFeatures(tools, self._reasoning(), self._roles())
+
+    def _roles(self) -> Roles:
+        """All are taken if the template is not understood: it refuses an ordinary conversation, or is too long."""
+        ordinary = ("user", "assistant", "user")
+        if Trial(self._tree, ordinary).is_cut_short or not self._takes_all(ordinary):
+            return TAKES_ALL
+        # Of a template without system messages, the engine puts the first one before the user's text. No other one.
+        return Roles(
+            late_system=self._takes_all(("system", "user"), *LATE_SYSTEM),
+            developer=self._takes_all(("developer", "user")),
+            repeats=self._takes_all(*REPEATS),
+        )
+
+    def _takes_all(self, *conversations: tuple[str, ...]) -> bool:
+        """Whether the template takes each of these, and reads every message of it."""
+        trials = (Trial(self._tree, roles) for roles in conversations)
+        return all(not trial.is_refused and len(trial.read) == len(trial.roles) for trial in trials)
 
     def _reasoning(self) -> Reasoning | None:
         preserve = not PRESERVES.isdisjoint(self._inputs)

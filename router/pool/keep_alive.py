@@ -1,12 +1,13 @@
 """How long a model stays loaded without requests.
 
-Three sources, the strongest first: what a request has set (`keep_alive` of Ollama's API), for as long as the
-process lives; the model's preset; the router's default. Called by `Pool` and `processes`.
+Three sources, the strongest first: what a request has set (its field `keep_alive`), for as long as the process lives;
+the model's preset; the router's default. Only a preset pins a model. A request that wants its model to stay keeps it
+from ending by idleness, and it is evicted after all others: one client must not lock the others out.
+
+Called by `Pool` and `processes`.
 """
 
 from __future__ import annotations
-
-import math
 
 from router.models.spec import ModelSpec
 
@@ -17,7 +18,7 @@ class KeepAlive:
 
     def __init__(self, default_ttl: float | None) -> None:
         self._default_ttl = default_ttl
-        self.requested: dict[str, float] = {}  # seconds by model, `math.inf` to pin it
+        self.requested: dict[str, float] = {}  # seconds by model, `math.inf` to keep it
 
     def __repr__(self) -> str:
         return f"<KeepAlive default {self._default_ttl} s, {len(self.requested)} requested>"
@@ -30,8 +31,7 @@ class KeepAlive:
         self.requested.pop(name, None)
 
     def idle_policy(self, spec: ModelSpec) -> tuple[float | None, bool]:
-        """The idle time in seconds after which the model is stopped, None for never; and whether it is pinned, which
-        protects it from eviction too."""
+        """The idle time in seconds after which the model is stopped; and whether it is pinned, which protects it from
+        eviction too. None is never, `math.inf` is never because a request said so."""
         preset = self._default_ttl if spec.ttl is None else spec.ttl if spec.ttl > 0 else None
-        ttl = self.requested.get(spec.name, preset)
-        return ttl, spec.pin or ttl == math.inf
+        return self.requested.get(spec.name, preset), spec.pin

@@ -135,8 +135,8 @@ class Pool:
         """Wait until this model serves, and load it first if need be. Raises a RouterError. May be cancelled.
 
         `used=False` does not count as a use: the model is evicted as if this request had not been.
-        `ttl` is the idle time in seconds after which the process is stopped from now on: `math.inf` pins it, None
-        changes nothing.
+        `ttl` is the idle time in seconds after which the process is stopped from now on. `math.inf`: never, and it is
+        evicted after all others. None changes nothing.
         Requests in the `background` queue behind all others, and evict no model that others use.
         """
         if ttl is None and (lease := self.lease_at_once(spec, used=used, background=background)):
@@ -178,6 +178,13 @@ class Pool:
         self._apply(self._scheduler.unload(name, self._core.now(), force=force))
         if was_fetching:
             self.exchange.drop_missing(name)
+
+    def unload_unless_awaited(self, name: str) -> None:
+        """Stop this model once its running requests have ended. Does nothing if requests wait for it, or a load with
+        settings does: no other client loses its turn."""
+        is_awaited = self._scheduler.waiting(name) or self.settings.is_loading(name)
+        if not is_awaited and self.state(name) in (*SERVING, State.LOADING):
+            self._apply(self._scheduler.unload(name, self._core.now()))
 
     def end(self, *, force: bool = False) -> None:
         """Refuse all requests, and stop every child once its running requests have ended, or at once with `force`."""

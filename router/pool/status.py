@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,6 +88,6 @@ def _word(state: State) -> str:
 
 
 def _expires_in(model: ModelRecord, now: float) -> float | None:
-    if model.ttl is None or model.pinned:
+    if model.ttl is None or model.ttl == math.inf or model.pinned:
         return None
     return max(0.0, model.ttl if model.expires is None else model.expires - now)

@@ -4,12 +4,22 @@ Stands on pool and wire. Begin with `endpoints`, then `gateway`, then `proxied_r
 
 The body of a request::
 
-    budget   bytes of bodies that all clients together may have held  -> nothing
-    weight   how much work a JSON body is, known before it is parsed  -> nothing
-    body     a request's body: received within limits, parsed as JSON -> budget weight
-    form     the fields of a multipart form                           -> nothing
-    routing  what a body says to the router: model, stream, limits    -> weight body form
-    rewrite  PURE: changes to a request because of a preset           -> body routing
+    budget      bytes of bodies that all clients together may have held  -> nothing
+    weight      how much work a JSON body is, known before it is parsed  -> nothing
+    body        a request's body: received within limits, parsed as JSON -> budget weight
+    form        the fields of a multipart form                           -> nothing
+    thinking    PURE: what clients want about thinking                   -> nothing
+    schema      PURE: structured output in the engine's form             -> body
+    keep_alive  PURE: how long a request wants its model                 -> nothing
+    routing     what a body says to the router                           -> weight body form thinking schema keep_alive
+    rewrite     PURE: changes to a request because of a preset           -> body routing
+
+A chat request as its model takes it::
+
+    roles  PURE: messages in an order that the template takes -> nothing
+    tools  PURE: which tools may be called                    -> body
+    media  PURE: pictures and sound, and who takes them       -> nothing
+    chat   PURE: all of it; what translations rely on         -> body thinking schema roles tools media
 
 One request and its answer::
 
@@ -23,6 +33,6 @@ One request and its answer::
 
 What routes are made of::
 
-    gateway    what endpoints share       -> budget body routing rewrite head protocols proxied_request conversation
-    endpoints  requests that pass through -> body routing head protocols error_response proxied_request gateway
+    gateway    what endpoints share    -> budget body routing rewrite chat head protocols proxied_request conversation
+    endpoints  requests passed through -> body routing head protocols error_response proxied_request gateway
 """

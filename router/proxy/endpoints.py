@@ -104,7 +104,15 @@ class ModelFromBody:
         if routing.fields is not None:
             gateway.log_ignored_context(spec, routing.fields)
         return gateway.proxied_request(
-            spec, head, self._dialect, body, routing.stream, used=True, time_limit=time_limit, lease_now=lease_now
+            spec,
+            head,
+            self._dialect,
+            body,
+            routing.stream,
+            used=True,
+            ttl=routing.ttl,
+            time_limit=time_limit,
+            lease_now=lease_now,
         )
 
 

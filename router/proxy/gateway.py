@@ -20,7 +20,7 @@ from router.memory.implied_args import is_thinking_off
 from router.models.spec import ModelSpec
 from router.pool.hub_models import HubModels, is_name
 from router.pool.pool import Pool
-from router.proxy import rewrite
+from router.proxy import chat, rewrite
 from router.proxy.body import json_object, read_body
 from router.proxy.budget import Budget
 from router.proxy.conversation import CONVERSATION_HEADER, Conversations, conversation_id
@@ -106,10 +106,9 @@ class Gateway:
     ) -> tuple[bytes, float | None]:
         """The JSON object `body` as this model's child gets it, and a time limit for the answer in seconds. `fields`
         are those of the body, at least those that the router looks at. Raises InvalidRequest."""
-        if spec.filters is not None or spec.info.reasoning is not None:
-            changed = self._rewrite(spec, path.removeprefix("/v1"), fields, body)
-            if changed is not None:
-                fields, body = changed, rewrite.encode_json(changed, len(body))
+        changed = self._rewrite(spec, path.removeprefix("/v1"), fields, body)
+        if changed is not None:
+            fields, body = changed, rewrite.encode_json(changed, len(body))
         return self._limit_time(path, fields, body)
 
     def _rewrite(self, spec: ModelSpec, path: str, fields: Mapping[str, Any], body: bytes) -> rewrite.Fields | None:
@@ -117,6 +116,9 @@ class Gateway:
         changed = None
         if spec.filters is not None and path in rewrite.PATHS:
             fields = changed = rewrite.apply_filters(path, json_object(body), spec.filters)
+        if path in chat.PATHS:
+            # As it runs: a load may have brought another template, or a projector.
+            return chat.changed(self.pool.effective(spec.name), fields, body, changed) or changed
         if rewrite.requests_thinking(path, fields) and is_thinking_off(self.pool.effective(spec.name)):
             changed = rewrite.with_thinking(changed or json_object(body))
         return changed
@@ -149,24 +151,26 @@ class Gateway:
         stream: bool,
         *,
         used: bool,
+        ttl: float | None = None,
         time_limit: float | None = None,
         lease_now: bool = False,
     ) -> ProxiedRequest:
-        """The request to the child of this model. `used`: it counts as a use of the model. `lease_now`: it gets its
-        lease here, if that needs no waiting. Raises InvalidRequest."""
+        """The request to the child of this model. `used`: it counts as a use of the model. `ttl`: the idle time that it
+        sets, as `Pool.lease` takes it. `lease_now`: it gets its lease here, if that needs no waiting. Raises
+        InvalidRequest."""
         if head.exceeds_engine_limits:
             raise InvalidRequest(
                 f"The request's headers are too many or too long; send at most {MAX_HEADERS}, "
                 f"of {MAX_HEADER_BYTES} bytes at most (large cookies are a common cause)."
             )
         background = self.is_background(head)
-        wait = partial(self.pool.lease, spec, used=used, background=background)
+        wait = partial(self.pool.lease, spec, used=used, ttl=ttl, background=background)
         conversation = conversation_id(head.header(CONVERSATION_HEADER)) if stream else ""
         get_lease: Callable[[], Awaitable[Lease]] = wait
         lease = None
         if conversation:
             get_lease = self.conversations.begin(conversation, wait, self.upstream)
-        elif lease_now:
+        elif lease_now and ttl is None:
             lease = self.pool.lease_at_once(spec, used=used, background=background)
         return ProxiedRequest(
             get_lease,

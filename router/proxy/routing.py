@@ -15,6 +15,9 @@ from router.errors import InvalidRequest
 from router.proxy import weight
 from router.proxy.body import ANY_JSON, json_object, json_type
 from router.proxy.form import form_fields
+from router.proxy.keep_alive import keep_alive
+from router.proxy.schema import SCHEMA_FIELDS
+from router.proxy.thinking import WISH_FIELDS
 
 MAX_MODEL_NAME = 64 * 1024  # characters
 
@@ -35,12 +38,13 @@ LOOK_BACK_FIELDS = ("repeat_last_n", "dry_penalty_last_n")
 MAX_LOOK_BACK = 2**20  # tokens
 
 _OTHER_FIELDS = (
+    "keep_alive",
     "num_ctx",
     "options",
-    "reasoning_effort",
-    "reasoning",
-    "thinking",
+    *WISH_FIELDS,
+    *SCHEMA_FIELDS,
     "chat_template_kwargs",
+    "tool_choice",
     *LOOK_BACK_FIELDS,
 )
 _ALL_LIMIT_FIELDS = (name for names in TOKEN_LIMIT_FIELDS.values() for name in names)
@@ -64,6 +68,11 @@ class RoutingFields(NamedTuple):
     model: str | None
     stream: bool
     fields: dict[str, Any] | None
+
+    @property
+    def ttl(self) -> float | None:
+        """The idle time that the request sets for its model. Raises InvalidRequest."""
+        return keep_alive(self.fields) if self.fields else None
 
 
 def routing_fields(body: bytes, content_type: str | None) -> RoutingFields:

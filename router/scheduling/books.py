@@ -39,7 +39,8 @@ class ModelRecord:
     `ready_at` is when it began to serve, 0 while it loads.
     `finished` is when its last use ended.
     `foreground_finished` is when the last use ended that was no background request.
-    `ttl` is the idle time after which it is stopped, None for never.
+    `ttl` is the idle time after which it is stopped; None and infinity are never. With infinity a client wanted it to
+    stay, and it is evicted after all others.
     `draining`: closed to new work for a model ahead in the queue.
     `closing`: why it ends with its last lease; empty if it does not.
     `is_in_last_reading`: the last reading shows all that it holds as taken.
@@ -81,9 +82,9 @@ class ModelRecord:
     @property
     def expires(self) -> float | None:
         """When the idle time-to-live ends this process."""
-        if self.ttl is None or self.pinned or self.leases or self.state not in SERVING:
+        if self.ttl in (None, math.inf) or self.pinned or self.leases or self.state not in SERVING:
             return None
-        return self.finished + self.ttl
+        return self.finished + (self.ttl or 0.0)
 
     @property
     def why_backing_off(self) -> str:
@@ -124,6 +125,7 @@ class ModelRecord:
             self.draining or bool(self.closing),
             self.state is State.SLEEPING,
             not self.ready_at and self.state is State.STOPPING,
+            self.ttl == math.inf,
         )
         if facts != self._facts:
             self._facts, self._resident = facts, Resident(*facts)

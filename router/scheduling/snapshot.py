@@ -50,6 +50,7 @@ class Resident:
     `draining`: it takes no new work.
     `sleeping`: it has freed its memory, and may take it back at any time.
     `stopped_while_loading`: how much of `held` it had taken is not known.
+    `goes_last`: a client wants it to stay. It goes after all others in the same phase.
     """
 
     model: str
@@ -60,6 +61,7 @@ class Resident:
     draining: bool = False
     sleeping: bool = False
     stopped_while_loading: bool = False
+    goes_last: bool = False
 
     @property
     def is_visible_to_driver(self) -> bool:
@@ -127,8 +129,9 @@ class Totals:
     `after_pending_stops` is the world once everything that was decided has happened: the stopping processes are gone,
     and the claims of models further ahead have come true.
     `victim_order` are the models that may have to go, in the order in which they go, with their positions among the
-    residents. Idle models come before busy ones, and the least recently finished come first. A busy model that drains
-    already comes before the other busy ones, so that a drain that has begun is the one that is finished.
+    residents. Idle models come before busy ones, and the least recently finished come first. Those that a client wants
+    to stay come last among the idle ones, and last among the busy ones. A busy model that drains already comes before
+    the other busy ones, so that a drain that has begun is the one that is finished.
     """
 
     nodes: tuple[NodeDevices, ...]
@@ -168,10 +171,10 @@ class Totals:
         return cls(tuple(nodes), empty, now, after_pending_stops, {resident.model: at for resident, at in victims})
 
 
-def _victim_rank(candidate: tuple[Resident, int]) -> tuple[bool, bool, float, str]:
+def _victim_rank(candidate: tuple[Resident, int]) -> tuple[bool, bool, bool, float, str]:
     resident, _ = candidate
     is_busy = resident.phase is Phase.BUSY
-    return is_busy, is_busy and not resident.draining, resident.finished, resident.model
+    return is_busy, is_busy and not resident.draining, resident.goes_last, resident.finished, resident.model
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,8 @@ Rank = tuple[bool, int, float, int]
 class Ticket:
     """One request's claim to a model.
 
-    `ttl` is the idle time in seconds after which the model is stopped, None for never.
+    `ttl` is the idle time in seconds after which the model is stopped. None is never; so is infinity, and then the
+    model is evicted after all others.
     `background`: it queues behind all foreground requests, and evicts no model that one of these used a while ago.
     `missing`: the model's files are downloaded first. The demand is known only after that.
     """

@@ -8,13 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from router import errors
 from router.models.catalog import Catalog
 from router.scheduling.limits import Limits
 from router.scheduling.states import State
 from tests.clock import Clock
 from tests.fakes import GIB
-from tests.pool.bench import RAM, bench, refused
+from tests.pool.bench import RAM, bench
 from tests.waiting import eventually
 
 
@@ -121,12 +120,34 @@ async def test_a_request_sets_how_long_its_model_stays() -> None:  # B-C6
         assert b.pool.status("a").expires_in is None, "the next process is as the preset says"
 
 
-async def test_a_model_that_a_request_pins_stays_until_another_request_unpins_it() -> None:  # B-C6
-    async with bench("a", "b", need=60 * GIB, limits=Limits(margins={RAM: GIB}, queue_timeout=0.05)) as b:
+async def test_a_wish_to_stay_locks_nobody_out_and_ends_with_the_process() -> None:  # B-C6
+    async with bench("a", "b", ttl=500.0, need=60 * GIB, limits=Limits(margins={RAM: GIB}, queue_timeout=0.05)) as b:
         (await b.pool.lease(b.specs["a"], ttl=math.inf)).release()
-        await refused(b.pool.lease(b.specs["b"], ttl=math.inf), errors.QueueTimeout)
-        assert b.state("a") is State.LOADED
-        (await b.pool.lease(b.specs["a"], ttl=500.0)).release()
+        assert b.pool.status("a").expires_in is None
         await b.use("b")
-        await b.use("a")  # for "b" was refused when it was to be pinned
-        assert b.state("b") is State.UNLOADED
+        assert b.state("a") is State.UNLOADED
+        await b.use("a")
+        assert b.pool.status("a").expires_in == pytest.approx(500, abs=10)
+
+
+async def test_a_model_that_was_to_stay_goes_after_all_others() -> None:  # B-C6
+    async with bench("a", "b", "c", need=30 * GIB, limits=Limits(margins={RAM: GIB})) as b:
+        (await b.pool.lease(b.specs["a"], ttl=math.inf)).release()
+        await b.use("b")
+        await b.use("c")
+        assert [b.state(name) for name in "abc"] == [State.LOADED, State.UNLOADED, State.LOADED]
+
+
+async def test_an_unload_by_a_client_waits_for_those_who_wait() -> None:  # B-C6
+    async with bench("a") as b:
+        b.node.autoload = False
+        waiting = asyncio.create_task(b.pool.lease(b.specs["a"]))
+        await eventually(lambda: b.state("a") is State.LOADING and b.node.loads() == 1)
+        b.pool.unload_unless_awaited("a")
+        b.node.of("a").load()
+        lease = await waiting
+        b.pool.unload_unless_awaited("a")
+        assert b.state("a") is State.LOADED, "in use"
+        lease.release()
+        await eventually(lambda: b.state("a") is State.UNLOADED)
+        b.pool.unload_unless_awaited("a")  # does nothing

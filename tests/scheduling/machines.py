@@ -144,7 +144,10 @@ def cases(draw: st.DrawFn) -> Case:
         held = {key: draw(st.integers(1, 10)) for key in keys if draw(st.booleans())}
         finished, pinned = draw(st.integers(0, 4)), draw(st.integers(0, 4)) == 0
         sleeping = phase in (Phase.IDLE, Phase.BUSY) and draw(st.integers(0, 3)) == 0
-        residents.append(Resident(model, held, phase, finished, pinned, draw(st.booleans()), sleeping))
+        goes_last = draw(st.integers(0, 3)) == 0
+        residents.append(
+            Resident(model, held, phase, finished, pinned, draw(st.booleans()), sleeping, goes_last=goes_last)
+        )
     margins = {key: draw(st.sampled_from([0, 1, 1, 2])) for key in keys}
     others = {key: draw(st.sampled_from([0, 0, 3])) for key in keys}
     readings = []

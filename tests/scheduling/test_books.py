@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -26,6 +27,7 @@ def test_policy_sees_a_model_as_it_is_now() -> None:
         ("draining", True, {"draining": True}),
         ("held", {RAM: 4}, {"held": {RAM: 4}}),
         ("pinned", True, {"pinned": True}),
+        ("ttl", math.inf, {"goes_last": True}),
         ("finished", 2.0, {"finished": 2.0}),
         ("leases", set(), {"phase": Phase.IDLE}),
         ("state", State.SLEEPING, {"sleeping": True}),

@@ -293,8 +293,9 @@ def test_the_most_recent_victim_was_needed(case: Case) -> None:  # B-S10
     if not isinstance(outcome, Evict):
         return
     idle = [r for r in case.staying() if r.phase is Phase.IDLE and not r.pinned]
-    last = max((r.finished, r.model) for r in idle if r.model in outcome.victims)
-    assert not case.fits(case.without(r.model for r in idle if (r.finished, r.model) < last))
+    rank = {r.model: (r.goes_last, r.finished, r.model) for r in idle}
+    last = max(rank[model] for model in outcome.victims)
+    assert not case.fits(case.without(model for model in rank if rank[model] < last))
 
 
 @many

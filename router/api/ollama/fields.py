@@ -5,8 +5,6 @@ The fields are those of Ollama's docs/api.md and api/types.go. A field that is n
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,12 +13,6 @@ from router.errors import InvalidRequest
 Fields = Mapping[str, Any]
 
 MAX_TOP_LOGPROBS = 20
-MAX_KEEP_ALIVE_S = 10 * 365 * 86400.0  # ten years; clocks do not count much further
-
-_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
-# Go's durations, as Ollama reads them: "1h30m", "-1s", "300" (seconds).
-_DURATION = re.compile(r"[+-]?(?:\d{1,18}(?:\.\d{1,9})?|(?:\d{1,18}(?:\.\d{1,9})?(?:ns|us|µs|μs|ms|s|m|h))+)", re.ASCII)
-_NUMBER_AND_UNIT = re.compile(r"([\d.]+)([a-zµμ]*)")
 
 
 def text(fields: Fields, name: str) -> str:
@@ -56,21 +48,6 @@ def required_model_name(fields: Fields) -> str:
     if name is None:
         raise InvalidRequest('Name a "model".')
     return name
-
-
-def keep_alive(fields: Fields) -> float | None:
-    """Seconds that the model stays loaded after this request; `math.inf` for ever; None if the request does not say."""
-    value = fields.get("keep_alive")
-    if value is None:
-        return None
-    if isinstance(value, str) and _DURATION.fullmatch(value):
-        seconds = math.fsum(float(number) * _UNITS_S[unit] for number, unit in _NUMBER_AND_UNIT.findall(value))
-        seconds = -seconds if value.startswith("-") else seconds
-    elif isinstance(value, int | float) and not isinstance(value, bool) and value == value:  # not NaN
-        seconds = max(-1.0, min(value, MAX_KEEP_ALIVE_S))  # an integer may be too large for a float
-    else:
-        raise InvalidRequest('"keep_alive" must be seconds or a duration like "5m", "1h30m", 0 or -1.')
-    return math.inf if seconds < 0 else min(float(seconds), MAX_KEEP_ALIVE_S)
 
 
 def embedding_inputs(fields: Fields) -> list[str]:

@@ -20,7 +20,6 @@ from router.api.ollama.fields import (
     dimensions,
     embedding_inputs,
     flag,
-    keep_alive,
     model_name,
     text,
     top_logprobs,
@@ -36,6 +35,7 @@ from router.models.template import Reasoning
 from router.proxy.body import in_thread_if_large
 from router.proxy.gateway import Gateway
 from router.proxy.head import Head
+from router.proxy.keep_alive import keep_alive
 from router.proxy.protocols import Lease, Translation
 from router.proxy.proxied_request import ProxiedRequest
 from router.proxy.rewrite import encode_json
@@ -124,7 +124,7 @@ class Inference:
         return self._answer(call, generation, time_limit)
 
     def _load_or_unload(self, call: _Call, answer_fields: AnswerFields) -> Response:
-        """A request without a prompt loads the model; with a `keep_alive` of 0 it unloads it."""
+        """A request without a prompt loads the model; with a `keep_alive` of 0 it unloads it, unless others wait."""
 
         def done(reason: str) -> Mapping[str, Any]:
             fields = {**reply.head(call.name), **answer_fields("", "", [])}
@@ -132,8 +132,7 @@ class Inference:
 
         if keep_alive(call.fields) != 0:
             return self._answer(call, LocalAnswer(lambda: done("load")))
-        if self._pool.is_running(call.model.spec.name):
-            self._pool.unload(call.model.spec.name)
+        self._pool.unload_unless_awaited(call.model.spec.name)
         return json_response(done("unload"))
 
     async def _read_call(self, request: Request) -> _Call:

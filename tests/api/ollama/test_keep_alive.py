@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import ollama
 
-from tests.api.ollama.asking import FEW, HI, loaded
-from tests.routers import Router
+from tests.api.ollama.asking import FEW, HI, client_of, loaded
+from tests.conftest import Starter
+from tests.routers import FAKE, Router
 from tests.waiting import until
 
 
@@ -28,15 +31,29 @@ def test_a_keep_alive_of_zero_unloads_after_the_request(client: ollama.Client) -
     until(lambda: not loaded(client))
 
 
-def test_a_keep_alive_for_ever_pins_the_model(router: Router, client: ollama.Client) -> None:  # B-C6
+def test_a_keep_alive_for_ever_locks_no_other_model_out(client: ollama.Client) -> None:  # B-C6
     client.chat("tiny-a", HI, options=FEW, keep_alive=-1)
     assert loaded(client)["tiny-a"].year == 2300
-    with router.leave("tiny-b"):  # waits in vain
-        until(lambda: router.client.get("/metrics").text.count('waiting{model="tiny-b"} 1'))
-    assert loaded(client).keys() == {"tiny-a"}
-    client.chat("tiny-a", HI, options=FEW, keep_alive="5m")  # says otherwise
     assert client.chat("tiny-b", HI, options=FEW).done
     assert loaded(client).keys() == {"tiny-b"}
+    assert client.chat("tiny-a", HI, options=FEW).done
+
+
+def test_an_empty_request_refuses_nobody_who_waits(routers: Starter, tiny_models: Path, tmp_path: Path) -> None:  # B-C6
+    presets = tmp_path / "presets.ini"
+    presets.write_text(
+        f"[slow]\nmodel = {tiny_models}/tiny-a.gguf\nenv.FAKE_LOAD_SECONDS = 0.5\n"
+        f"[other]\nmodel = {tiny_models}/tiny-b.gguf\n"
+    )
+    router = routers("--engine", FAKE, "--models-preset", str(presets), "--models-max", "1")
+    with client_of(router) as client, ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(client.chat, "slow", HI)
+        until(lambda: router.status("slow") == "loading")
+        assert client.generate("slow", "", keep_alive=0).done_reason == "unload"
+        assert waiting.result().done, "it was served"
+        assert router.loads("slow") == 1
+        assert client.generate("slow", "", keep_alive=0).done_reason == "unload"
+        until(lambda: router.status("slow") == "unloaded")
 
 
 def test_an_empty_request_loads_or_unloads(router: Router, client: ollama.Client) -> None:  # B-C6
