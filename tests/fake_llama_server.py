@@ -419,16 +419,17 @@ def scripted(fields: dict[str, Any]) -> dict[str, Any]:
         if any(message["role"] == "system" for message in messages[1:]):
             message = "Unable to generate parser for this template. System message must be at the beginning."
             return {"error": {"message": message, "type": "invalid_request_error"}}
+    last = next((message for message in reversed(messages) if message["role"] != "system"), messages[-1])
     offered = [tool.get("function", {}).get("name") for tool in fields.get("tools") or ()]
     with open(options["script"]) as file:
         rules: list[dict[str, Any]] = json.load(file)
     for rule in rules:
         after, contains, tool = rule.get("after"), rule.get("contains", ""), rule.get("tool")
-        if after not in (None, messages[-1]["role"]) or (tool is not None and tool not in offered):
+        if after not in (None, last["role"]) or (tool is not None and tool not in offered):
             continue
-        if contains in words_of(messages[-1]):
+        if contains in words_of(last):
             return rule
-    return {"error": {"message": f"no rule of the script fits {json.dumps(messages[-1])[:500]}"}}
+    return {"error": {"message": f"no rule of the script fits {json.dumps(last)[:500]}"}}
 
 
 def calls(fields: dict[str, Any]) -> bool:

@@ -7,8 +7,12 @@ so are the models' files and templates; what reaches the engine is seen in `Scri
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any, TypedDict
+
+import gguf
 
 # Templates of three kinds of models, cut down to what the router reads in them.
 TURNS = "{%- for message in messages %}{{ message.role }}: {{ message.content }} {% endfor %}"
@@ -39,7 +43,7 @@ class Call(TypedDict):
 class Rule(TypedDict, total=False):
     """An answer, and the chats that it fits: all conditions hold; a rule without conditions fits all."""
 
-    after: str  # the role of the last message
+    after: str  # the role of the last message; messages of the system do not count
     contains: str  # in the text of the last message
     tool: str  # that is offered
     reasoning: str
@@ -85,5 +89,31 @@ def text_of(message: dict[str, Any]) -> str:
 
 
 def presets(model: Path) -> str:
-    """A section for each template, over one model's file."""
-    return "\n".join(f"[{name}]\nmodel = {model}\nchat-template = {text}\n" for name, text in TEMPLATES.items())
+    """A section for each template, over one model's file, and `seeing`, which takes images."""
+    eyes = write_eyes(model.with_name("eyes.gguf"))
+    sections = {name: f"model = {model}\nchat-template = {text}\n" for name, text in TEMPLATES.items()}
+    sections["seeing"] = sections["opt-in"] + f"mmproj = {eyes}\n"
+    return "\n".join(f"[{name}]\n{keys}" for name, keys in sections.items())
+
+
+def write_eyes(path: Path) -> Path:
+    """The header of a projector for images. No engine but the fake one loads it."""
+    writer = gguf.GGUFWriter(path, "clip")
+    writer.add_bool("clip.has_vision_encoder", True)
+    writer.add_uint32("clip.vision.projection_dim", 64)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def red(size: int = 8) -> bytes:
+    """A red picture, as a PNG."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = zlib.compress((b"\0" + b"\xff\0\0" * size) * size)
+    head = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
