@@ -13,8 +13,11 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from tests.routers import Router
 
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / ".clients/bin"
@@ -101,6 +104,43 @@ class Program:
             finally:
                 self.process.kill()
         assert self.process.returncode == 0
+
+
+class Front(ThreadingHTTPServer):
+    """Passes POSTs on to a router, and counts them: a client that asks again is seen here."""
+
+    daemon_threads = True
+
+    def __init__(self, router: Router) -> None:
+        self.router, self.count = router, 0
+        super().__init__(("127.0.0.1", 0), Front.Visit)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    class Visit(BaseHTTPRequestHandler):
+        server: Front
+
+        def do_POST(self) -> None:
+            self.server.count += 1
+            body = self.rfile.read(int(self.headers["content-length"]))
+            headers = {"content-type": self.headers["content-type"]}
+            answer = self.server.router.client.post(self.path, content=body, headers=headers)
+            self.send_response(answer.status_code)
+            for name in ("content-type", "content-length", "x-should-retry", "retry-after"):
+                if name in answer.headers:
+                    self.send_header(name, answer.headers[name])
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+
+@contextlib.contextmanager
+def in_front(router: Router) -> Iterator[Front]:
+    with Front(router) as front:
+        threading.Thread(target=front.serve_forever, args=(0.05,), daemon=True).start()
+        yield front
+        front.shutdown()
 
 
 @contextlib.contextmanager

@@ -34,6 +34,15 @@ OPT_IN = (
 ALWAYS = TURNS + TOOLS + "{%- if add_generation_prompt %}assistant:<think>{% endif %}"
 TEMPLATES = {"strict": STRICT, "opt-in": OPT_IN, "always": ALWAYS}
 
+# As llama-server says it (b11434, server-context.cpp).
+TOO_LONG: dict[str, Any] = {
+    "code": 400,
+    "message": "request (4097 tokens) exceeds the available context size (2048 tokens), try increasing it",
+    "type": "exceed_context_size_error",
+    "n_prompt_tokens": 4097,
+    "n_ctx": 2048,
+}
+
 
 class Call(TypedDict):
     name: str

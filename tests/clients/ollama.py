@@ -22,10 +22,10 @@ async def turn(url: str, model: str, text: str) -> dict[str, Any]:
 async def tools(url: str, model: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:
     tool: Any = {"type": "function", "function": {"name": "rain", "parameters": schema}}
     messages: Messages = [{"role": "user", "content": text}]
-    made = []
-    async for chunk in await AsyncClient(url).chat(model, messages, tools=[tool], stream=True):
-        messages.append(chunk.message)
-        made += chunk.message.tool_calls or ()
+    chunks = [chunk.message async for chunk in await AsyncClient(url).chat(model, messages, tools=[tool], stream=True)]
+    made = [call for message in chunks for call in message.tool_calls or ()]
+    said = "".join(message.content or "" for message in chunks)
+    messages.append({"role": "assistant", "content": said, "tool_calls": made})
     messages += [{"role": "tool", "tool_name": call.function.name, "content": "yes"} for call in made]
     answer = await AsyncClient(url).chat(model, messages, tools=[tool])
     names = [[call.function.name, json.dumps(call.function.arguments)] for call in made]

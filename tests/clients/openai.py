@@ -11,6 +11,8 @@ from tests.clients.talk import talk
 
 Messages = list[Any]
 
+HI: Messages = [{"role": "user", "content": "hi"}]
+
 
 def at(url: str) -> AsyncOpenAI:
     return AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
@@ -56,9 +58,9 @@ async def call(url: str, messages: Messages, **fields: Any) -> dict[str, Any]:
     return {"whole": calls(message), "streamed": calls(streamed), "text": answer.choices[0].message.content}
 
 
-async def shape(url: str, schema: dict[str, Any], **fields: Any) -> Any:
+async def shape(url: str, schema: dict[str, Any], messages: Messages = HI, **fields: Any) -> Any:
     wanted: Any = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
-    answer = await at(url).chat.completions.create(**fields, response_format=wanted)
+    answer = await at(url).chat.completions.create(**fields, messages=messages, response_format=wanted)
     return json.loads(answer.choices[0].message.content or "")
 
 

@@ -63,7 +63,7 @@ await talk({
   async image({ api, url, model, png }) {
     const content = [
       { type: "text", text: "what is it?" },
-      { type: "file", data: Buffer.from(png, "base64"), mediaType: "image/png" },
+      { type: "file", data: png, mediaType: "image/png" },
     ];
     const answer = await generateText({ model: speaker(api, url, model), messages: [{ role: "user", content }] });
     return { text: answer.text };
