@@ -10,8 +10,9 @@
     ├── Forbidden                   403  permission_error: this client may not, or the hub demands a token or a licence
     ├── UnknownModel                404  not_found_error
     ├── UnknownStream               404  not_found_error: the conversation has no stream
+    ├── UnknownResponse             404  not_found_error: no such response is kept for this client
     ├── BodyTooLarge                413  invalid_request_error
-    ├── UnsupportedType             415  invalid_request_error: a browser sent something else than JSON
+    ├── UnsupportedType             415  invalid_request_error: a browser sent no JSON, or the body is packed oddly
     ├── ModelTooLarge               507  insufficient_memory: the model would not fit on the empty machine
     ├── InsufficientDisk            507  insufficient_storage: the download would not fit on the disk
     ├── Unavailable                 503  unavailable_error, with Retry-After
@@ -94,6 +95,11 @@ class UnknownModel(RouterError):
 
 
 class UnknownStream(RouterError):
+    status = 404
+    code = "not_found_error"
+
+
+class UnknownResponse(RouterError):
     status = 404
     code = "not_found_error"
 

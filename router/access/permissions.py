@@ -67,6 +67,15 @@ REQUIRED: Mapping[str, Permission] = {
         ),
         GENERATE,
     ),
+    # responses that are kept: each belongs to the key that made it
+    **dict.fromkeys(
+        (
+            *("GET /v1/responses/{response_id}", "GET /responses/{response_id}"),
+            *("GET /v1/responses/{response_id}/input_items", "GET /responses/{response_id}/input_items"),
+        ),
+        READ,
+    ),
+    **dict.fromkeys(("DELETE /v1/responses/{response_id}", "DELETE /responses/{response_id}"), GENERATE),
     # Ollama's
     "GET /": READ,
     "GET /api/version": READ,

@@ -25,6 +25,7 @@ from router.api.download import Downloads
 from router.api.listing import Listing
 from router.api.native import NativeEndpoints
 from router.api.ollama import endpoints as ollama
+from router.api.responses import endpoints as responses
 from router.memory.forecast import Forecast
 from router.models.changes import Changes
 from router.models.spec import ModelSpec
@@ -55,6 +56,7 @@ def create_app(
     native = NativeEndpoints(gateway, Listing(gateway.pool), downloads, reload, forecast, build)
     routes = [
         *openai.routes(gateway),
+        *responses.routes(gateway),
         *anthropic.routes(gateway),
         *native.routes(),
         *stream.routes(gateway),

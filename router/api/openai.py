@@ -1,6 +1,7 @@
 """OpenAI's API, and llama.cpp's paths for the same endpoints.
 
-The engine speaks this API itself: the router reads `model` from the body and passes the request on.
+The engine speaks this API itself: the router reads `model` from the body and passes the request on. The Responses API
+is the exception: `responses` translates it.
 """
 
 from __future__ import annotations
@@ -19,10 +20,6 @@ PATHS = (
     "/chat/completions/input_tokens",
     "/v1/completions",
     "/completions",
-    "/v1/responses",
-    "/responses",
-    "/v1/responses/input_tokens",
-    "/responses/input_tokens",
     "/v1/embeddings",
     "/embeddings",
     "/v1/audio/transcriptions",

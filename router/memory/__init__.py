@@ -13,13 +13,14 @@ memory flag in `flag_values`.
     weights        PURE: where the engine puts each tensor                   -> architectures layers
     flag_values    PURE: what flags mean in numbers: contexts, slots, layers -> kv
 
-    model_bytes   what one model in a process takes  -> architectures layers kv compute weights flag_values
-    demand        what a process takes, predicted    -> compute weights flag_values model_bytes
-    fit_params    PURE: the engine's own measure     -> flag_values demand
-    fitting       fits contexts to the empty machine -> demand
-    implied_args  PURE: flags that no user gave      -> demand
-    footprints    what models really took            -> nothing
-    need          what one load needs                -> demand
+    batches       PURE: how models embed: batch and context -> architectures flag_values
+    model_bytes   what one model in a process takes         -> architectures layers kv compute weights flag_values
+    demand        what a process takes, predicted           -> compute weights flag_values model_bytes
+    fit_params    PURE: the engine's own measure            -> flag_values demand
+    fitting       fits contexts to the empty machine        -> flag_values batches demand
+    implied_args  PURE: flags that no user gave             -> demand
+    footprints    what models really took                   -> nothing
+    need          what one load needs                       -> demand
 
     estimator  the best estimate of a need      -> flag_values demand fit_params fitting implied_args footprints need
     forecast   what a load would take and evict -> demand need estimator

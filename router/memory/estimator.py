@@ -22,7 +22,7 @@ from router.engine.flags import Arg, FlagTable
 from router.errors import GgufError, LoadFailed
 from router.memory import fit_params
 from router.memory.demand import CUDA_CONTEXT_BYTES
-from router.memory.fitting import fit_context, gpus_of, leave_to_engine
+from router.memory.fitting import fit, gpus_of, leave_to_engine
 from router.memory.flag_values import gpu_names
 from router.memory.footprints import Footprint, Footprints, key_of
 from router.memory.implied_args import implied_args
@@ -163,8 +163,8 @@ class Estimator:
         """By header and flags, and by the engine's measure unless `quick`."""
         model = gguf.read_model(path)
         mmproj = gguf.read_model(spec.mmproj_path) if spec.mmproj_path else None
-        estimate, context_args = fit_context(self.empty, self._table, args, model, mmproj)
-        args = (*args, *flags.parse(context_args, self._table))
+        estimate, words = fit(self.empty, self._table, args, model, mmproj)
+        args = (*args, *flags.parse(words, self._table))
         demand, source = leave_to_engine(self.empty, args, estimate), "header"
         if demand == estimate.demand and not quick:  # the program does not know how to leave weights in RAM
             table = self._engine.measure(fit_params.fit_args(args, estimate), MEASURE_TIMEOUT_S)
@@ -174,7 +174,7 @@ class Estimator:
                     demand = estimate.demand
                 except ValueError as exc:
                     log.debug("%s: the engine's measure is not understood: %s", spec.name, exc)
-        return Need(demand, tuple(context_args), source, estimate)
+        return Need(demand, tuple(words), source, estimate)
 
 
 def _check_files(model: str, args: Sequence[Arg]) -> None:

@@ -1,4 +1,4 @@
-"""How a model is fitted to the empty machine: how long an automatic context is, and what goes to RAM.
+"""How a model is fitted to the empty machine: how long a context and a batch are, and what goes to RAM.
 
 An explicit context stays as it is. An automatic one becomes the longest that fits on as few GPUs as the shortest does.
 It is fitted to the machine without any model, so it does not depend on what runs now: the same model is the same each
@@ -12,7 +12,9 @@ from dataclasses import replace
 
 from router.engine import flags
 from router.engine.flags import Arg, FlagTable
+from router.memory import batches
 from router.memory.demand import Estimate, predict
+from router.memory.flag_values import DEFAULT_MICRO_BATCH_TOKENS
 from router.models.metadata import Metadata
 from router.scheduling import policy
 from router.scheduling.policy import Place
@@ -33,6 +35,19 @@ def count_gpus_needed(empty: Snapshot, demand: Demand) -> int | None:
     return len(plan.claim.devices) if isinstance(plan, Place) else None
 
 
+def fit(
+    empty: Snapshot, table: FlagTable, args: Sequence[Arg], model: Metadata, mmproj: Metadata | None
+) -> tuple[Estimate, list[str]]:
+    """The estimate with what is added to `args`, and that: the task, the context and the batch of the child."""
+    task = batches.task_words(args, model)
+    args = (*args, *flags.parse(task, table))
+    estimate, context = fit_context(empty, table, args, model, mmproj)
+    if not batches.follows_context(args, model):
+        return estimate, [*task, *context]
+    estimate, batch = fit_batch(empty, table, (*args, *flags.parse(context, table)), model, mmproj)
+    return estimate, [*task, *context, *batch]
+
+
 def fit_context(
     empty: Snapshot, table: FlagTable, args: Sequence[Arg], model: Metadata, mmproj: Metadata | None
 ) -> tuple[Estimate, list[str]]:
@@ -44,14 +59,21 @@ def fit_context(
 
     def at(length: int | None) -> Estimate:
         context = flags.parse(["--ctx-size", str(length)], table) if length else ()
-        return predict(flags.merge(args, context), model, gpus=n_gpus, mmproj=mmproj)
+        given = flags.merge(args, context)
+        batch = flags.parse(batches.batch_words(given, batches.wanted_batch(given, model)), table)
+        return predict(flags.merge(given, batch), model, gpus=n_gpus, mmproj=mmproj)
 
-    whole = at(None)
-    if flags.value_of(args, "--ctx-size") not in (None, "0") or whole.n_ctx <= MIN_CONTEXT_TOKENS:
+    whole, words = at(None), []
+    if flags.value_of(args, "--ctx-size") not in (None, "0"):
         return whole, []
+    if longest := batches.longest_automatic_context(args, model):
+        length = longest * max(1, whole.n_ctx // max(1, model.context_length))
+        whole, words = at(length), ["--ctx-size", str(length)]
+    if whole.n_ctx <= MIN_CONTEXT_TOKENS:
+        return whole, words
     fewest = count_gpus_needed(empty, at(MIN_CONTEXT_TOKENS).demand)
     if fewest is not None and count_gpus_needed(empty, whole.demand) == fewest:
-        return whole, []
+        return whole, words
     # Slots that do not share one context have one each, and the flag is for all of them together.
     step = CONTEXT_STEP_TOKENS * max(1, whole.n_ctx // max(1, model.context_length))
     # Bisection, in steps: `low` fits, `high` does not.
@@ -61,6 +83,30 @@ def fit_context(
         fits = count_gpus_needed(empty, at(middle * step).demand) == fewest
         low, high = (middle, high) if fits else (low, middle)
     return at(low * step), ["--ctx-size", str(low * step)]
+
+
+def fit_batch(
+    empty: Snapshot, table: FlagTable, args: Sequence[Arg], model: Metadata, mmproj: Metadata | None
+) -> tuple[Estimate, list[str]]:
+    """The estimate with the batch that the child gets, and the flags for it. In `args` the context has been decided.
+
+    A batch that does not fit, or that takes more GPUs than the engine's own batch would, is halved until it does not:
+    then inputs cannot be as long as the context.
+    """
+
+    def at(batch: int) -> Estimate:
+        batch_args = flags.parse(batches.batch_words(args, batch), table)
+        return predict(flags.merge(args, batch_args), model, gpus=n_gpus, mmproj=mmproj)
+
+    n_gpus, batch = len(gpus_of(empty)), batches.wanted_batch(args, model)
+    least = at(DEFAULT_MICRO_BATCH_TOKENS)
+    fewest = count_gpus_needed(empty, least.demand)
+    while batch > DEFAULT_MICRO_BATCH_TOKENS:
+        estimate = at(batch)
+        if count_gpus_needed(empty, estimate.demand) == fewest:
+            return estimate, batches.batch_words(args, batch)
+        batch //= 2
+    return least, []
 
 
 def leave_to_engine(empty: Snapshot, args: Sequence[Arg], estimate: Estimate) -> Demand:

@@ -6,7 +6,8 @@ The body of a request::
 
     budget      bytes of bodies that all clients together may have held  -> nothing
     weight      how much work a JSON body is, known before it is parsed  -> nothing
-    body        a request's body: received within limits, parsed as JSON -> budget weight
+    compressed  compressed bodies, read within limits                    -> nothing
+    body        a request's body: received within limits, parsed as JSON -> budget weight compressed
     form        the fields of a multipart form                           -> nothing
     thinking    PURE: what clients want about thinking                   -> nothing
     schema      PURE: structured output in the engine's form             -> body

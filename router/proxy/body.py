@@ -17,7 +17,7 @@ from starlette.types import Scope
 
 from router import threads
 from router.errors import BodyTooLarge, InvalidRequest
-from router.proxy import weight
+from router.proxy import compressed, weight
 from router.proxy.budget import Budget, Reservation
 
 LARGE_BYTES = 2**20  # a body of more is not parsed in the event loop
@@ -29,12 +29,14 @@ T = TypeVar("T")
 
 
 async def read_body(request: Request, limit: int, budget: Budget | None = None) -> bytes:
-    """The whole body. Its bytes are reserved in the `budget` until `release_body`.
+    """The whole body, unpacked if it is compressed. Its bytes are reserved in the `budget` until `release_body`.
 
     - Raises BodyTooLarge as soon as it is known to have more than `limit` bytes.
     - Raises QueueFull as soon as it does not fit into the budget.
+    - Raises UnsupportedType for an unknown compression, InvalidRequest for a damaged one.
     - Raises Starlette's ClientDisconnect if the client leaves before its end.
     """
+    coding = compressed.coding_of(request.headers.getlist("content-encoding"))
     length = int(request.headers.get("content-length", 0))
     if length > limit:
         raise _too_large(limit)
@@ -50,7 +52,21 @@ async def read_body(request: Request, limit: int, budget: Budget | None = None) 
         if reservation is not None:
             reservation.add(len(chunk))
         chunks.append(chunk)
-    return b"".join(chunks)
+    body = b"".join(chunks)
+    return await _unpack(body, coding, limit, reservation) if coding and body else body
+
+
+async def _unpack(body: bytes, coding: str, limit: int, reservation: Reservation | None) -> bytes:
+    """Both the packed bytes and the unpacked ones are reserved: they are in memory at the same time."""
+    pieces, size = [], 0
+    async for piece in compressed.unpacked(body, coding):
+        size += len(piece)
+        if size > limit:
+            raise _too_large(limit)
+        if reservation is not None:
+            reservation.add(len(piece))
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def release_body(scope: Scope) -> None:

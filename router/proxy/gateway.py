@@ -25,7 +25,7 @@ from router.proxy.body import json_object, read_body
 from router.proxy.budget import Budget
 from router.proxy.conversation import CONVERSATION_HEADER, Conversations, conversation_id
 from router.proxy.head import MAX_HEADER_BYTES, MAX_HEADERS, Head
-from router.proxy.protocols import Dialect, Lease
+from router.proxy.protocols import Dialect, Lease, Translation
 from router.proxy.proxied_request import ProxiedRequest
 from router.proxy.routing import has_context_option, has_no_token_limit, with_time_limit
 from router.wire.upstream import Upstream
@@ -154,18 +154,21 @@ class Gateway:
         ttl: float | None = None,
         time_limit: float | None = None,
         lease_now: bool = False,
+        translation: Translation | None = None,
     ) -> ProxiedRequest:
         """The request to the child of this model. `used`: it counts as a use of the model. `ttl`: the idle time that it
-        sets, as `Pool.lease` takes it. `lease_now`: it gets its lease here, if that needs no waiting. Raises
-        InvalidRequest."""
-        if head.exceeds_engine_limits:
+        sets, as `Pool.lease` takes it. `lease_now`: it gets its lease here, if that needs no waiting. `translation`
+        answers in place of the child; then the client's headers are not passed on, and a client that leaves always
+        ends its request. Raises InvalidRequest."""
+        if translation is None and head.exceeds_engine_limits:
             raise InvalidRequest(
                 f"The request's headers are too many or too long; send at most {MAX_HEADERS}, "
                 f"of {MAX_HEADER_BYTES} bytes at most (large cookies are a common cause)."
             )
         background = self.is_background(head)
         wait = partial(self.pool.lease, spec, used=used, ttl=ttl, background=background)
-        conversation = conversation_id(head.header(CONVERSATION_HEADER)) if stream else ""
+        is_kept_by_child = stream and translation is None
+        conversation = conversation_id(head.header(CONVERSATION_HEADER)) if is_kept_by_child else ""
         get_lease: Callable[[], Awaitable[Lease]] = wait
         lease = None
         if conversation:
@@ -181,6 +184,7 @@ class Gateway:
             stream=stream,
             keepalive=self.keepalive,
             time_limit=time_limit,
+            translation=translation,
             conversation=conversation,
             lease=lease,
         )

@@ -27,14 +27,15 @@ MAX_HEADER_BYTES = 8000
 REQUEST_ID_HEADERS = (b"x-request-id", b"request-id")
 
 # Headers for the router alone: its address, keys, origins and framing. `accept-encoding`: events must come
-# uncompressed. `x-conversation-id`: it makes a llama-server generate on when the client has left, so it is sent only
-# where the lease stays as long.
+# uncompressed. `content-encoding`: the body goes to the child unpacked. `x-conversation-id`: it makes a llama-server
+# generate on when the client has left, so it is sent only where the lease stays as long.
 _NOT_FORWARDED = frozenset(
-    b"host authorization x-api-key origin content-length expect accept-encoding x-request-id x-conversation-id".split()
+    b"host authorization x-api-key origin content-length content-encoding expect accept-encoding x-request-id "
+    b"x-conversation-id".split()
 )
 
 _AUTHORITY = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
-_NOT_FOR_FAST_PATH = frozenset((b"expect", b"transfer-encoding"))
+_NOT_FOR_FAST_PATH = frozenset((b"expect", b"transfer-encoding", b"content-encoding"))
 
 
 class Head:

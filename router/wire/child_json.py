@@ -84,6 +84,14 @@ def printable(value: Any, limit: int = MAX_MESSAGE_CHARS) -> str:
     return text[:limit].encode(errors="replace").decode()
 
 
+def error_type(data: bytes) -> str:
+    """The type of an error in llama-server's shape; empty if it has another shape."""
+    with contextlib.suppress(ValueError):
+        kind = object_or_empty(object_or_empty(parse_json(data)).get("error")).get("type")
+        return printable(kind, 100) if isinstance(kind, str) else ""
+    return ""
+
+
 def error_message(data: bytes) -> str:
     """The message of an error in llama-server's shape; the start of `data` if it has another shape."""
     with contextlib.suppress(ValueError):

@@ -20,7 +20,7 @@ def sent(router: Router, path: str, body: str) -> str:
     return str(answer.json()["body"])
 
 
-@pytest.mark.parametrize("path", ["/v1/responses", "/responses", "/v1/messages", "/completion", "/infill"])
+@pytest.mark.parametrize("path", ["/v1/messages", "/completion", "/infill"])
 def test_an_unlimited_request_gets_a_time_limit(router: Router, path: str) -> None:  # B-L14
     rest = ' "model" :"tiny-a", "x":1.0e2,"é":"\\u00e9",\n"x":2 } '
     assert sent(router, path, "\n{" + rest) == '\n{"t_max_predict_ms":600000,' + rest
@@ -31,9 +31,8 @@ def test_an_unlimited_request_gets_a_time_limit(router: Router, path: str) -> No
 @pytest.mark.parametrize(
     ("path", "field"),
     [
-        *((path, "max_tokens") for path in ("/v1/messages", "/responses", "/completion", "/infill")),
-        *((path, "max_output_tokens") for path in ("/v1/responses", "/responses")),
-        *((path, "n_predict") for path in ("/v1/responses", "/completion", "/infill")),
+        *((path, "max_tokens") for path in ("/v1/messages", "/completion", "/infill")),
+        *((path, "n_predict") for path in ("/completion", "/infill")),
         *((path, "x") for path in ("/tokenize", "/apply-template", "/rerank", "/v1/messages/count_tokens", "/props")),
     ],
 )

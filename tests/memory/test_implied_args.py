@@ -72,8 +72,8 @@ def test_the_environment_decides_about_thinking(estimator: Estimators, spec: Spe
         (("--ctx-size", "8192", "--parallel", "4", "--kv-unified", "--kv-unified-per-slot", "3000"), "3000"),
         (("--ctx-size", str(2 * TRAINED)), str(TRAINED)),
         (("--predict", "-1"), None),
-        (("--embedding",), None),
-        (("--rerank",), None),
+        (("--embedding", "--ubatch-size", "512"), None),
+        (("--rerank", "--ubatch-size", "512"), None),
     ],
 )
 def test_an_answer_ends_with_the_context(

@@ -24,6 +24,7 @@ TEMPLATE = (
 POSTS = sorted(
     {*openai.PATHS, *anthropic.PATHS, *(path.replace("{slot}", "0") for path in native.BY_BODY), "/lora-adapters"}
     | {"/models/load", "/models/unload", "/v1/streams/lookup"}
+    | {"/v1/responses", "/responses", "/v1/responses/input_tokens"}
 )
 GETS = ["/props", "/slots", "/lora-adapters", "/metrics", "/v1/stream", "/models/estimate", "/models", "/v1/models/x"]
 
@@ -50,6 +51,20 @@ MESSAGES = st.lists(
     max_size=3,
 )
 MODELS = st.sampled_from(["filtered", "plain", "filtered", "second", "claude-x", "nowhere", ""])
+ITEMS = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["message", "reasoning", "function_call", "function_call_output", "odd"]) | ODD},
+        optional={
+            "role": st.sampled_from(["user", "assistant", "developer"]) | ODD,
+            "call_id": TEXT | ODD,
+            "summary": PARTS | ODD,
+            **dict.fromkeys(("content", "output", "arguments"), TEXT | PARTS | ODD),
+            **dict.fromkeys(("id", "name", "namespace", "encrypted_content"), TEXT | ODD),
+        },
+    )
+    | ODD,
+    max_size=3,
+)
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "model": MODELS | ODD,
     "messages": MESSAGES | ODD,
@@ -62,7 +77,10 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "reasoning": st.fixed_dictionaries({"effort": TEXT | ODD}) | ODD,
     "thinking": st.fixed_dictionaries({"type": st.sampled_from(["enabled", "disabled"])}) | ODD,
     "chat_template_kwargs": st.dictionaries(st.sampled_from(["enable_thinking", "a"]), ODD, max_size=2) | ODD,
-    **dict.fromkeys(("prompt", "input", "system", "instructions", "content", "query"), TEXT | ODD),
+    "input": TEXT | ITEMS | ODD,
+    "text": st.fixed_dictionaries({"format": ODD, "verbosity": ODD}) | ODD,
+    **dict.fromkeys(("include", "metadata", "store", "previous_response_id", "max_output_tokens", "truncation"), ODD),
+    **dict.fromkeys(("prompt", "system", "instructions", "content", "query"), TEXT | ODD),
     **dict.fromkeys(("documents", "tokens", "stop", "tools", "tool_choice", "response_format", "logprobs"), ODD),
     **dict.fromkeys(("ctx_size", "extra_args", "wait", "force", "conversation_ids", "options"), ODD),
 }

@@ -47,14 +47,17 @@ def test_the_engine_ends_it(launch: Callable[..., Router]) -> None:  # B-L14
     router = launch("1")
 
     def ask(path: str) -> Any:
-        answer = router.client.post(path, json=endless(1000.0, prompt="hi", input="hi"))
+        body = endless(1000.0, prompt="hi")
+        if path == "/v1/responses":  # which refuses the fields of other APIs
+            body = {"input": "hi", **{name: body[name] for name in body.keys() - {"messages", "prompt"}}}
+        answer = router.client.post(path, json=body)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     with ThreadPoolExecutor() as pool:
         chat, plain, responses = pool.map(ask, ("/v1/chat/completions", "/completion", "/v1/responses"))
     assert (chat["choices"][0]["finish_reason"], plain["stop_type"]) == ("length", "limit")
-    assert responses["status"] == "completed"
+    assert (responses["status"], responses["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
     for tokens in (chat["usage"]["completion_tokens"], plain["tokens_predicted"], responses["usage"]["output_tokens"]):
         assert 1 < tokens < CONTEXT / 2
 
