@@ -346,7 +346,9 @@ class Connection:
         """What the script says to this chat, as llama-server answers: thoughts first, then text, then calls."""
         rule = scripted(fields)
         if "error" in rule:
-            return self.json({"error": {"code": rule["error"].get("code", 400), **rule["error"]}}, rule.get("status", 400))
+            return self.json(
+                {"error": {"code": rule["error"].get("code", 400), **rule["error"]}}, rule.get("status", 400)
+            )
         thoughts, text, calls = rule.get("reasoning"), rule.get("text"), rule.get("calls", [])
         reason = rule.get("finish") or ("tool_calls" if calls else "stop")
         made = [

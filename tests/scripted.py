@@ -27,7 +27,9 @@ STRICT = (
 )
 # Thinks only if it is asked to.
 OPT_IN = (
-    TURNS + TOOLS + "{%- if add_generation_prompt %}assistant:{%- if not (enable_thinking is defined and enable_thinking) %}"
+    TURNS
+    + TOOLS
+    + "{%- if add_generation_prompt %}assistant:{%- if not (enable_thinking is defined and enable_thinking) %}"
     "<think></think>{% endif %}{% endif %}"
 )
 # Nothing turns its thinking off.
@@ -66,11 +68,11 @@ class Rule(TypedDict, total=False):
 class Script:
     """The rules of a fake engine in a file, and the chats that it was sent in another.
 
-        script = Script(folder)
-        router = start(folder, "--engine", FAKE, ..., **script.environ)
-        script.play({"after": "tool", "text": "It rains."}, {"calls": [{"name": "rain", "arguments": {}}]})
-        ...
-        assert script.sent()[-1]["messages"][-1]["role"] == "tool"
+    script = Script(folder)
+    router = start(folder, "--engine", FAKE, ..., **script.environ)
+    script.play({"after": "tool", "text": "It rains."}, {"calls": [{"name": "rain", "arguments": {}}]})
+    ...
+    assert script.sent()[-1]["messages"][-1]["role"] == "tool"
     """
 
     def __init__(self, folder: Path) -> None:

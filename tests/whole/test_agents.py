@@ -55,7 +55,7 @@ def environ(tmp_path: Path) -> Iterator[dict[str, str]]:
         (tmp_path / name).mkdir()
     with Elsewhere() as elsewhere:
         threading.Thread(target=elsewhere.serve_forever, args=(0.05,), daemon=True).start()
-        proxies = {name: elsewhere.url for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+        proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), elsewhere.url)
         yield {**proxies, "no_proxy": "127.0.0.1", "PATH": os.defpath, "HOME": str(tmp_path / "home")}
         elsewhere.shutdown()
         assert elsewhere.requests == []

@@ -108,7 +108,12 @@ DEAF = {CLIENTS[name] for name in ("openai", "vercel-chat", "agents-chat")}
 def test_it_calls_a_tool(client: Client, script: Script, template: str) -> None:
     script.play(
         {"after": "tool", "contains": "yes", "text": "It rains."},
-        {"after": "user", "tool": "rain", "reasoning": "Ask.", "calls": [{"name": "rain", "arguments": {"today": True}}]},
+        {
+            "after": "user",
+            "tool": "rain",
+            "reasoning": "Ask.",
+            "calls": [{"name": "rain", "arguments": {"today": True}}],
+        },
     )
     answer = client.done("tools", template, text="does it rain?", schema=TODAY)
     assert [(name, json.loads(given)) for name, given in answer["calls"]] == [("rain", {"today": True})]
@@ -173,4 +178,3 @@ def test_a_schema_reaches_the_engine(client: Client, script: Script) -> None:  #
     assert client.done("shape", "opt-in", schema=TODAY) == {"today": True}
     (chat,) = script.sent()
     assert chat["response_format"]["json_schema"]["schema"]["properties"]["today"]["type"] == "boolean"
-
