@@ -346,9 +346,7 @@ class Connection:
         """What the script says to this chat, as llama-server answers: thoughts first, then text, then calls."""
         rule = scripted(fields)
         if "error" in rule:
-            return self.json(
-                {"error": {"code": rule["error"].get("code", 400), **rule["error"]}}, rule.get("status", 400)
-            )
+            return self.json({"error": {"code": 400, **rule["error"]}}, rule.get("status", 400))
         thoughts, text, calls = rule.get("reasoning"), rule.get("text"), rule.get("calls", [])
         reason = rule.get("finish") or ("tool_calls" if calls else "stop")
         made = [
@@ -417,10 +415,10 @@ def parts(text: str) -> list[str]:
 def scripted(fields: dict[str, Any]) -> dict[str, Any]:
     """The first rule that fits the last message and the tools of a chat."""
     messages = fields["messages"]
-    if "raise_exception" in options.get("chat-template", ""):
-        if any(message["role"] == "system" for message in messages[1:]):
-            message = "Unable to generate parser for this template. System message must be at the beginning."
-            return {"error": {"message": message, "type": "invalid_request_error"}}
+    is_strict = "raise_exception" in options.get("chat-template", "")
+    if is_strict and any(message["role"] == "system" for message in messages[1:]):
+        complaint = "Unable to generate parser for this template. System message must be at the beginning."
+        return {"error": {"message": complaint, "type": "invalid_request_error"}}
     last = next((message for message in reversed(messages) if message["role"] != "system"), messages[-1])
     offered = [tool.get("function", {}).get("name") for tool in fields.get("tools") or ()]
     with open(options["script"]) as file:

@@ -1,7 +1,7 @@
 """What the fake engine answers to chats, said by a test, and what it was sent.
 
-For clients that a tiny model cannot serve: no tiny model calls a tool or thinks. The router in front is the real one, and
-so are the models' files and templates; what reaches the engine is seen in `Script.sent`.
+For clients that a tiny model cannot serve: no tiny model calls a tool or thinks. The router in front is the real one,
+and so are the models' files and templates; what reaches the engine is seen in `Script.sent`.
 """
 
 from __future__ import annotations
@@ -46,11 +46,6 @@ TOO_LONG: dict[str, Any] = {
 }
 
 
-class Call(TypedDict):
-    name: str
-    arguments: Any
-
-
 class Rule(TypedDict, total=False):
     """An answer, and the chats that it fits: all conditions hold; a rule without conditions fits all."""
 
@@ -59,7 +54,7 @@ class Rule(TypedDict, total=False):
     tool: str  # that is offered
     reasoning: str
     text: str
-    calls: list[Call]
+    calls: list[dict[str, Any]]  # `{"name", "arguments"}`
     finish: str  # else "tool_calls" with calls, "stop" without
     error: dict[str, Any]
     status: int  # of the error; default 400

@@ -50,7 +50,7 @@ async def turn(api: str, url: str, model: str, text: str) -> dict[str, Any]:
 async def tools(api: str, url: str, model: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:
     called = []
 
-    @function_tool
+    @function_tool  # type: ignore[untyped-decorator]
     def rain(today: bool) -> str:
         """Does it rain?"""
         called.append(["rain", f'{{"today": {str(today).lower()}}}'])

@@ -7,7 +7,7 @@ from typing import Any
 
 from anthropic import AsyncAnthropic
 
-from tests.clients.talk import talk
+from tests.clients.talk import Function, talk
 
 
 def at(url: str) -> AsyncAnthropic:
@@ -84,5 +84,5 @@ async def shape(url: str, model: str, schema: dict[str, Any]) -> Any:
     return json.loads(text_of(answer))
 
 
-conversations = {"turn": turn, "tools": tools, "resume": resume, "image": image, "shape": shape}
+conversations: dict[str, Function] = {"turn": turn, "tools": tools, "resume": resume, "image": image, "shape": shape}
 talk({"chat": chat, "stream": stream, "leave": leave, **conversations})

@@ -7,7 +7,7 @@ from typing import Any
 
 import litellm
 
-from tests.clients.talk import talk
+from tests.clients.talk import Function, talk
 
 Messages = list[dict[str, Any]]
 
@@ -109,5 +109,5 @@ async def image(api: str, url: str, model: str, png: str) -> dict[str, Any]:
     return {"text": answer.choices[0].message.content}
 
 
-conversations = {"turn": turn, "tools": tools, "resume": resume, "image": image}
+conversations: dict[str, Function] = {"turn": turn, "tools": tools, "resume": resume, "image": image}
 talk({"chat": chat, "stream": stream, "leave": leave, "embed": embed, "call": call, "shape": shape, **conversations})

@@ -7,7 +7,7 @@ from typing import Any
 
 from openai import AsyncOpenAI
 
-from tests.clients.talk import talk
+from tests.clients.talk import Function, talk
 
 Messages = list[Any]
 
@@ -104,5 +104,5 @@ def again(url: str) -> AsyncOpenAI:
     return AsyncOpenAI(base_url=f"{url}/v1", api_key="none")
 
 
-conversations = {"turn": turn, "tools": tools, "resume": resume, "image": image}
+conversations: dict[str, Function] = {"turn": turn, "tools": tools, "resume": resume, "image": image}
 talk({"chat": chat, "stream": stream, "leave": leave, "embed": embed, "call": call, "shape": shape, **conversations})

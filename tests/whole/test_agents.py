@@ -164,7 +164,7 @@ def test_claude_code_calls_tools(claude: Claude, script: Script, model: str) -> 
     echo = {"name": "Bash", "arguments": {"command": "echo six by $((4+3))", "description": "says it"}}
     script.play(
         {"after": "tool", "text": "It is 42."},
-        {"after": "user", "tool": "Read", "reasoning": "Look.", "text": "I look.", "calls": [read, echo]},  # type: ignore[list-item]
+        {"after": "user", "tool": "Read", "reasoning": "Look.", "text": "I look.", "calls": [read, echo]},
     )
     answer = claude.ask(model, "what is it?", "--allowedTools", "Read", "Bash(echo:*)")
     assert (answer["result"], answer["is_error"]) == ("It is 42.", False)
@@ -184,7 +184,7 @@ def look(folder: Path) -> dict[str, Any]:
 
 def test_claude_code_shows_an_image_that_it_reads(claude: Claude, script: Script) -> None:
     script.play(
-        {"after": "user", "contains": "what colour", "calls": [look(claude.folder)]},  # type: ignore[list-item]
+        {"after": "user", "contains": "what colour", "calls": [look(claude.folder)]},
         {"text": "It is red."},
     )
     assert claude.ask("seeing", "what colour is it?", "--allowedTools", "Read")["result"] == "It is red."
@@ -193,7 +193,7 @@ def test_claude_code_shows_an_image_that_it_reads(claude: Claude, script: Script
 
 def test_claude_code_learns_that_a_model_sees_no_images(claude: Claude, router: Router, script: Script) -> None:
     """It asks once, and not ten times.  # B-C11"""
-    script.play({"after": "user", "calls": [look(claude.folder)]}, {"text": "Never said."})  # type: ignore[list-item]
+    script.play({"after": "user", "calls": [look(claude.folder)]}, {"text": "Never said."})
     with in_front(router) as front:
         claude.url = front.url
         answer = claude.ask("opt-in", "what colour is it?", "--allowedTools", "Read")
@@ -236,7 +236,7 @@ def test_codex_calls_tools(codex: Codex, script: Script, model: str) -> None:
     call = {"name": "exec_command", "arguments": {"cmd": "echo six by $((4+3))"}}
     script.play(
         {"after": "tool", "text": "It is 42."},
-        {"after": "user", "tool": "exec_command", "reasoning": "Look.", "text": "I look.", "calls": [call]},  # type: ignore[list-item]
+        {"after": "user", "tool": "exec_command", "reasoning": "Look.", "text": "I look.", "calls": [call]},
     )
     assert said(codex.ask(model, "what is it?")) == "It is 42."
     *_, asked, result = script.sent()[-1]["messages"]

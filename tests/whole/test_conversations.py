@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,14 +107,10 @@ DEAF = {CLIENTS[name] for name in ("openai", "vercel-chat", "agents-chat")}
 
 @pytest.mark.parametrize(("client", "template"), PAIRS, indirect=["client"])
 def test_it_calls_a_tool(client: Client, script: Script, template: str) -> None:
+    rain = {"name": "rain", "arguments": {"today": True}}
     script.play(
         {"after": "tool", "contains": "yes", "text": "It rains."},
-        {
-            "after": "user",
-            "tool": "rain",
-            "reasoning": "Ask.",
-            "calls": [{"name": "rain", "arguments": {"today": True}}],
-        },
+        {"after": "user", "tool": "rain", "reasoning": "Ask.", "calls": [rain]},
     )
     answer = client.done("tools", template, text="does it rain?", schema=TODAY)
     assert [(name, json.loads(given)) for name, given in answer["calls"]] == [("rain", {"today": True})]
@@ -132,7 +129,7 @@ def test_it_calls_a_tool(client: Client, script: Script, template: str) -> None:
 def test_it_goes_on_with_a_conversation(client: Client, script: Script, template: str) -> None:  # B-C10
     script.play({"contains": "one", "reasoning": "First.", "text": "First."}, {"contains": "two", "text": "Second."})
     assert client.done("resume", template, texts=["one", "two"]) == ["First.", "Second."]
-    first, second = script.sent()
+    _, second = script.sent()
     one, answer, two = [message for message in second["messages"] if message["role"] != "system"]
     assert [each["role"] for each in (one, answer, two)] == ["user", "assistant", "user"]
     assert (text_of(one), text_of(two)) == ("one", "two")
@@ -164,8 +161,8 @@ def test_an_image_for_a_model_without_eyes_is_refused_once(client: Client, route
 def test_too_long_a_prompt_says_the_numbers(client: Client, router: Router, script: Script) -> None:  # B-C11
     script.play({"error": TOO_LONG})
     answer = client.ask("turn", "opt-in", text="how are you?")
-    assert answer["error"] and answer["status"] in (400, None), answer
-    assert "4097" in answer["message"] and "2048" in answer["message"], answer
+    assert answer["status"] in (400, None), answer
+    assert {"4097", "2048"} <= set(re.findall(r"\d+", answer["message"])), answer
     assert len(script.sent()) == 1
 
 

@@ -1,4 +1,4 @@
-"""Other clients that people use, each in a process of its own (tests/programs.py), over routers with room for one model."""
+"""Other clients that people use, over routers with room for one model. Each is a process (tests/programs.py)."""
 
 from __future__ import annotations
 
