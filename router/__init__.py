@@ -4,6 +4,21 @@ Three owners: `scheduling.policy` decides, `scheduling.scheduler` remembers, `po
 says what lives there, on what it stands and where to begin, and maps its modules. A test compares all maps with the
 imports, both ways. Arrows point up the page only.
 
+How a request goes through:
+
+1. `server.framing` cuts it out of its connection, within limits. `server.connection` answers it here if its head was
+   seen before, its model runs, and nothing must wait: the fast path. Else `server.fast_path` has `access.guard` check
+   page, host and key, which says yes or no and nothing of the key goes further.
+2. An endpoint of `api` reads the body (`proxy.body`), finds the model (`models.catalog`) and returns a
+   `proxy.proxied_request`. What changes requests or answers for all APIs belongs in `proxy`, and must hold in
+   `server.connection` too.
+3. `pool` has the need estimated (`memory.estimator`) and asks `scheduling` for a lease; it starts and stops children
+   through `node` until the lease is granted.
+4. `wire` sends the request to the child; the bytes of the answer go out as they come, then the lease is released.
+
+How an option goes through: a row in `settings`, read by `plan`, which makes the parts' own limits of it
+(`scheduling.limits`, `node`), or by `serve`, which hands it to the part that it is for.
+
 The ground, which everything may use (left out of the arrows further down)::
 
     errors     the tree of errors: status, code, Retry-After              -> nothing

@@ -16,7 +16,7 @@ from tests.front import front  # noqa: F401 - a fixture
 from tests.routers import ENGINES, FAKE, Router, start
 from tests.shell import shell  # noqa: F401 - a fixture
 
-pytest_plugins = ["tests.behaviours"]
+pytest_plugins = ["tests.behaviours", "tests.quick"]
 
 # A busy machine is no defect, and what CI tries is the same each time; elsewhere it is new each time.
 SLOW = (hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture)
@@ -31,6 +31,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# As in an environment that is activated: what is started as `python3` is this Python.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
 # Without FAKE_NVML the simulated driver says that it is not loaded: the suite is the same on a machine with GPUs.
 nvml.load()
 
@@ -38,8 +41,11 @@ nvml.load()
 WORKERS_PER_CORE = 2  # a test waits for more than half of its time
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """For `-n auto`. The tests of one file run in this process, which is quicker and can be debugged."""
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """For `-n auto`. The tests of one file run in this process, which is quicker and can be debugged. None: as
+    PYTEST_XDIST_AUTO_NUM_WORKERS says."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
     paths = {word.partition("::")[0] for word in config.args}
     if len(paths) == 1 and Path(*paths).is_file():
         return 0

@@ -1,9 +1,9 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -IS
 """A llama-server child without a model: the protocol, the routes and the misbehaviour that tests ask for.
 
-Start it as `[sys.executable, "-IS", this file]` (10 ms) or by its path. It takes any llama-server flag and ignores
-those that it does not know. Its own options are flags (`--load-seconds 0.1`) or, for presets, environment variables
-(`FAKE_LOAD_SECONDS=0.1`); yes/no ones take no value as a flag, and `1` as a variable:
+Start it as `[sys.executable, "-IS", this file]` or by its path: without `site` that takes 10 ms. It takes any
+llama-server flag and ignores those that it does not know. Its own options are flags (`--load-seconds 0.1`) or, for
+presets, environment variables (`FAKE_LOAD_SECONDS=0.1`); yes/no ones take no value as a flag, and `1` as a variable:
 
     --load-seconds S          time to load, told in ten steps
     --silent                  says nothing while it loads

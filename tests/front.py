@@ -41,12 +41,6 @@ DIALECTS = (CHAT, "/v1/messages", "/completion")
 FRAMING = {"content-length", "transfer-encoding"}
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.002)
-
-
 def body_of(**more: Any) -> bytes:
     return json.dumps({"model": "a", "max_tokens": 4, **more}).encode()
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 PATIENCE_S = 30.0
 
 
-def until(condition: Callable[[], object], patience: float = PATIENCE_S) -> None:
-    """Return once the condition holds. Fails after `patience` seconds."""
+def until(condition: Callable[[], T | None], patience: float = PATIENCE_S) -> T:
+    """Return what the condition gives once that is true. Fails after `patience` seconds."""
     end = time.monotonic() + patience
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < end, f"it did not come about within {patience:g} s"
         time.sleep(0.005)
+    return found
 
 
 async def eventually(condition: Callable[[], object], patience: float = PATIENCE_S) -> None:

@@ -1,7 +1,7 @@
 """Which request may do what: hosts, origins of pages, keys, and the permission that each route takes.
 
-Stands on errors alone, and does no I/O. Begin with `permissions`, the table of routes; then `guard`, which decides. A
-new endpoint gets its row in `permissions`.
+Stands on errors alone, and does no I/O. Begin with `permissions`, the table of routes; then `guard`, which decides: it
+answers yes, or an error, and does not say which key a client has. A new endpoint gets its row in `permissions`.
 
 ::
 

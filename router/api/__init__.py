@@ -1,7 +1,9 @@
 """The words of each API: its endpoints, its errors, and what it translates. `app` puts the routes together.
 
 Stands on proxy (requests to children), server (the fast path) and pool. Begin with `app`, then `openai`, the shortest
-API. `native` has the endpoints of a llama.cpp router; `ollama` is an API that the engine does not speak.
+API. `native` has the endpoints of a llama.cpp router; `ollama` is an API that the engine does not speak. A new API is a
+module or package here, its errors in `dialects`, its routes in `app` and in `access.permissions`. An endpoint of the
+router's own is a module beside `news`, with its row in `access.permissions`.
 
 ::
 

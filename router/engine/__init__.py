@@ -1,7 +1,9 @@
 """llama-server as data and as a program: its flags, which binary there is, and the embedded one.
 
 Stands on the ground alone (errors, near, redaction). Begin with `flags`: every argument is a row of `flags.tsv`. A flag
-that clients may set is a word in `allowlist`. `discovery` chooses the program; it is the only module that runs one.
+that requests may set gets a word in `allowlist`, with the bounds of its values; presets and loads then take it. If the
+embedded engine has it, it gets a row in `embedded.table` as well. `discovery` chooses the program; no other module here
+runs one.
 
 ::
 

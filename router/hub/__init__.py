@@ -2,7 +2,8 @@
 
 Stands on the ground alone. Begin with `names` (what a name is) and `repo` (which files it means), then `resolve` (from
 a name to files) and `fetch` (from files to the cache). The catalog reads `cache`; the pool downloads by `resolve` and
-`fetch`. Only `transfer`, a program of its own, imports huggingface_hub.
+`fetch`. Only `transfer`, a program of its own, imports huggingface_hub; it gets the token in its environment. What
+counts as a quantization, and which is the default, is in `repo`.
 
 ::
 

@@ -2,7 +2,8 @@
 
 Stands on models, engine and scheduling (`Demand`, `plan`). Begin with `estimator`, which takes the best source there is
 of a model's need. `demand` predicts a need from header and flags. A new architecture belongs in `architectures`, a new
-memory flag in `flag_values`.
+memory flag in `flag_values`, a new type of cache or tensor in `models.metadata`. `footprints` holds what earlier runs
+took; what a running process holds is in `pool.measurements`.
 
 ::
 

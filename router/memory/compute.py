@@ -80,16 +80,15 @@ def _mask(metadata: Metadata, cache: KvCache) -> int:
 
 def _network(metadata: Metadata) -> int:
     """Floats for each token in the feed-forward network: gate, up and their product, for all experts that it uses."""
-    get = metadata.integer
     inner = max(metadata.integers("feed_forward_length"), default=0)
     names = {tensor.name.split(".", 2)[-1]: tensor for tensor in metadata.tensors if tensor.name.startswith("blk.")}
     up = names.get("ffn_up.weight")
     # The gate has a tensor of its own, or lies in one tensor with up.
     is_gated = "ffn_gate.weight" in names or (up is not None and up.shape[-1:] > (inner,))
     dense = (3 if is_gated else 1) * inner if up else 0
-    if not get("expert_used_count"):
+    used = max(metadata.integers("expert_used_count"), default=0)
+    if not used:
         return dense
-    used = max(metadata.integers("expert_used_count"))
     experts = used * max(*metadata.integers("expert_feed_forward_length", inner), 0)
     # The experts' results go where gate and up were, if they fit there.
     result = used * metadata.embedding_length

@@ -1,8 +1,10 @@
 """Which models there are, and what they are started with.
 
 Stands on engine (flags) and hub (names, cache). Begin with `spec`, a model as data, then `catalog`, from a name to a
-model, and `build`, from the sources to the catalog. A new key of preset files belongs in `own_keys`, a new fact about
-what a model can do in `describe`, and a new kind of place that holds models beside `folder`.
+model, and `build`, from the sources to the catalog. Every flag of llama-server is a key of preset files by itself. A
+new key of the router's own belongs in `own_keys` and `spec`, and in `foreign` if files from the hub may have it. A new
+fact about what a model can do belongs in `describe`, a new kind of place that holds models beside `folder`. What
+`template` finds is used by `proxy.rewrite`, `api.details` and `api.ollama`.
 
 ::
 
@@ -10,7 +12,7 @@ what a model can do in `describe`, and a new kind of place that holds models bes
     metadata   what a GGUF header says, as data, with ggml's tables      -> nothing
     header     reads a header; believes none of its numbers              -> metadata
     gguf       headers of files and of whole models, kept while the same -> shards metadata header
-    reduction  a chat template under an assumption                       -> nothing
+    reduction  what is left of a template if, say, thinking is off       -> nothing
     values     PURE: what Jinja's operators and tests make of values     -> reduction
     trial      whether a chat template refuses a conversation            -> reduction values
     template   what a chat template can do: tools, thinking, roles       -> reduction trial

@@ -1,7 +1,9 @@
 """A machine that runs children: its memory, its processes, and how they end.
 
 Stands on scheduling (devices as data), wire (requests to a child) and engine (its command). Begin with `interface`,
-which is all that the pool knows of a machine. Then read `local`, this machine.
+which is all that the pool knows of a machine. Then read `local`, this machine. `process` also stops a child: a line on
+its stdin, SIGTERM, SIGKILL, each with its time. `crash` finds the cause in the lines that `child_log` kept. Each module
+of GPUs (`nvidia`, `amd`) gives them the names that the engine has for them, such as CUDA0.
 
 ::
 
@@ -26,7 +28,7 @@ What a child is made of, and what keeps it from outliving its router::
     pipe_reader     reads a child's output, line by line                -> child_log
     child_protocol  PURE: the states that a child reports               -> interface
     health_poll     when a child serves that reports no states          -> child_protocol
-    processes       descendants, start time and exit code of a process  -> nothing
+    processes       facts about any process of the system               -> nothing
     watchdog        kills the children when the router dies             -> nothing
     run_directory   the folder of sockets; what dead routers left in it -> nothing
 

@@ -1,7 +1,9 @@
 """Acts: performs what scheduling decided, and reports back what came of it.
 
 Stands on nearly all below it; machines are handed in. Begin with `pool`: apply an event, perform its effects. Then
-`core`: what all parts share. Who may call whom::
+`core`: what all parts share. A `child_run` is one process of one model; `processes` has all of them. `status` is what
+clients see of a model, memory included. `load-on-startup` is done by `catalog_exchange`, `ttl` by `keep_alive` and the
+scheduler, `pin` and `priority` by the scheduler. Who may call whom::
 
     Pool             calls every part. It hands them `Core` and a few of its own methods, never itself
     CatalogExchange  calls SettingsLoads and Downloads, and alone writes `Core.catalog`
@@ -11,10 +13,10 @@ Stands on nearly all below it; machines are handed in. Begin with `pool`: apply 
 
 What is handed out and handed in::
 
-    lease            the right to send one request to a running child -> nothing
-    download_source  the border to where missing models come from     -> nothing
-    hub_names        which files a name on the hub means              -> nothing
-    hub_models       models on the hub: found, fetched, removed       -> download_source hub_names
+    lease            the right to send one request to a running child   -> nothing
+    download_source  the border to where missing models come from       -> nothing
+    hub_names        the answers of the hub to names, kept for a minute -> nothing
+    hub_models       models on the hub: found, fetched, removed         -> download_source hub_names
 
 Settings of loads::
 

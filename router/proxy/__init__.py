@@ -1,6 +1,8 @@
 """What every dialect shares: from the name of a model to the bytes of the answer.
 
-Stands on pool and wire. Begin with `endpoints`, then `gateway`, then `proxied_request`.
+Stands on pool and wire. Begin with `endpoints`, then `gateway`, then `proxied_request`. What is done to a body as it
+comes in belongs in `body`, what a model's preset or template wants of a request in `rewrite`, headers to the child in
+`head`, headers of answers in `client_response`; `server.connection` writes the answers of the fast path itself.
 
 The body of a request::
 

@@ -163,7 +163,7 @@ class Conversations:
                 if self._by_id.get(id) is conversation:
                     del self._by_id[id]
                 raise
-            # The same child ends the previous stream by itself when the new request comes. Another child must be told.
+            # The same child ends the previous stream by itself when the new request comes. Another child does not.
             if previous and previous.lease and previous.lease.address != share.address:
                 await previous.stop(id, upstream)
             return share

@@ -34,7 +34,7 @@ class ProxiedRequest:
 
     - `get_lease` waits for the child. It may raise RouterError. It is cancelled when the client leaves.
     - `body` goes to the child as it is.
-    - `stream`: the client asked for events.
+    - `stream`: the client wants events.
     - `keepalive`: until there is a lease, a client of a stream gets a comment every so many seconds; 0 for none. The
       first comment fixes the status to 200. An error after it is sent as an event.
     - `time_limit`: an answer that is not complete so many seconds after the lease is ended.

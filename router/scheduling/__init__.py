@@ -4,7 +4,9 @@
 remembers: states, leases, the queue. Events go in, effects come out, and `pool` performs them.
 
 Stands on errors and units alone. Begin with `policy`; then the rules and the theory at the top of `scheduler`. A new
-reason to evict belongs in `policy`, a new bound on waiting in `limits` and `waiting_line`, a new state in `states`.
+reason to evict, or another order of victims, belongs in `policy`; a new bound on what may run in `limits`, and
+`snapshot` carries it to `policy`; a new bound on waiting in `limits` and `waiting_line`; a new state in `states`.
+`memory_levels` only knows how much should be free by now: `node.settling` does the waiting.
 
 What is decided, PURE::
 

@@ -1,6 +1,8 @@
 """The client's side of a socket: where the router listens, limits on clients, TLS, who may ask, and the fast path.
 
-Stands on access and proxy. Begin with `framing`, then `connection`; `fast_path` is the application behind both.
+Stands on access and proxy. Begin with `framing`, then `connection`; `fast_path` is the application behind both. What
+changes bodies or heads of answers must be done in `connection` too. Certificates are read in `listeners` and used by
+`http_server`; `tls` only limits the handshake.
 
 The application::
 
@@ -10,12 +12,13 @@ The application::
 
 Connections::
 
-    admission         limits that all clients share                           -> nothing
-    head_checks       PURE: checks on a request head before parsers see it    -> nothing
-    uvicorn_protocol  uvicorn's connection, and changes to its private parts  -> nothing
-    framing           one request at a time, within limits                    -> admission head_checks uvicorn_protocol
-    connection        answers small requests to running models without a task -> fast_path head_checks framing
-    tls               a connection until its handshake is done                -> admission framing
+    admission         limits that clients share                    -> nothing
+    read_buffer       what came and is not processed yet           -> admission
+    head_checks       PURE: checks on a head before parsers see it -> nothing
+    uvicorn_protocol  uvicorn with its private parts changed       -> nothing
+    framing           one request at a time, within limits         -> admission read_buffer head_checks uvicorn_protocol
+    connection        answers small requests without a task        -> fast_path head_checks framing
+    tls               a connection during its handshake            -> admission framing
 
 The server::
 

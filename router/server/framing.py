@@ -1,4 +1,4 @@
-"""What one client sends, one request at a time and within limits: the connection for clients that nobody knows.
+"""What one client sends, one request at a time and within limits: a connection that any client may open.
 
 Until the head of a request has come whole, nothing is known of its client. So a client may take little until then: some
 bytes and lines, some seconds, and a connection that is closed if another client needs it.
@@ -33,16 +33,20 @@ from router.server.head_checks import (
     may_be_head,
     without_upgrade,
 )
+from router.server.read_buffer import ReadBuffer
 from router.server.uvicorn_protocol import UvicornProtocol, mark_disconnected, mark_last
 
 log = logging.getLogger("router.framing")
 
 MAX_AHEAD_BYTES = 64 * 1024  # of further requests that are read while a response is due
 FEED_BYTES = 64 * 1024  # of a chunked body that the parser gets at once
+# Of the buffer that is processed at once: more than a whole head, and than a request that the fast path waits for. The
+# rest is not touched, because what is left of it would be copied with each request.
+PART_BYTES = 256 * 1024
 STEPS_PER_TURN = 16  # pieces of one connection's data that are processed before other connections have their turn
 MIN_BODY_RATE = 1024  # bytes a second; a body that comes more slowly uses up its time
 # A client that is answered before it has sent its whole body may send so much more of it. If a connection is closed
-# with bytes that nobody has read, the response is lost as well (RFC 9112 section 9.6).
+# with unread bytes, the response is lost as well (RFC 9112 section 9.6).
 MAX_LINGER_BYTES = 64 * 2**20
 LINGER_S = 10.0
 UNREAD_S = 10.0  # after this time, a client that does not read its response may have to make room for another one
@@ -74,10 +78,7 @@ class FramedConnection(UvicornProtocol):
         self._timeout = self._admission.limits.timeout or math.inf
         self._phase = Phase.HEAD
         self._is_last_response = False  # the response that is due, if any, ends the connection
-        # Data that was read and is not processed yet
-        self._buffer: list[bytes] = []
-        self._buffer_size = 0
-        self._wanted_size: float = 0  # processing goes on when the buffer has this size
+        self._buffer = ReadBuffer(self._admission)
         self._has_begun = False  # a part of a request's head has come
         self.buffer_number = 0  # its place among all buffers, by age
         # The body
@@ -97,7 +98,7 @@ class FramedConnection(UvicornProtocol):
         self._closing_since = math.inf  # when `is_idle` first saw that the transport is closing
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._phase.name} buffered={self._buffer_size} left={self._body_left}>"
+        return f"<{type(self).__name__} {self._phase.name} buffered={self._buffer.size} left={self._body_left}>"
 
     # For Admission
 
@@ -117,12 +118,12 @@ class FramedConnection(UvicornProtocol):
 
     def has_buffered(self) -> bool:
         """Whether it holds bytes of a request that is not whole, or is not due yet."""
-        return self._buffer_size > 0 and not self.transport.is_closing()
+        return self._buffer.size > 0 and not self.transport.is_closing()
 
     def drop_buffer(self) -> None:
         if self._phase is Phase.RESPONSE:  # requests after this one: the client has to send them again
             self._is_last_response = True
-            self._take_buffered()
+            self._buffer.clear()
         else:
             self._refuse(503, "Too many requests have not come whole; try again later.")
 
@@ -139,7 +140,7 @@ class FramedConnection(UvicornProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._take_buffered()
+        self._buffer.clear()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -154,7 +155,7 @@ class FramedConnection(UvicornProtocol):
     def shutdown(self) -> None:
         """The router stops. A request that has begun is still answered."""
         self._is_last_response = True
-        if self._phase is Phase.HEAD and b"\r\n\r\n" not in b"".join(self._buffer):
+        if self._phase is Phase.HEAD and not self._buffer.starts_with_head():
             self.transport.close()
         elif not self._is_answered():
             mark_last(self.cycle)
@@ -162,12 +163,20 @@ class FramedConnection(UvicornProtocol):
     # Data
 
     def data_received(self, data: bytes) -> None:
-        if self._buffer:
-            self._append(data)
-            if self._buffer_size < self._wanted_size:
+        if self._buffer.size:
+            self._buffer.append(data)
+            self._check_buffer()
+            if self._buffer.size < self._buffer.wanted_size:
                 return
-            data = self._take_buffered()
-        self._process(data)
+            self._process_part()
+        else:
+            self._process(data)
+
+    def _process_part(self) -> None:
+        """Processes the first part of the buffer, and soon the next one, unless that has to wait."""
+        self._process(self._buffer.take(PART_BYTES))
+        if self._phase is not Phase.RESPONSE and 0 < self._buffer.size >= self._buffer.wanted_size:
+            self.loop.call_soon(self._process_buffered)
 
     def _process(self, data: bytes) -> None:
         for _ in range(STEPS_PER_TURN):
@@ -190,35 +199,26 @@ class FramedConnection(UvicornProtocol):
         self.loop.call_soon(self._process_buffered)
 
     def _process_buffered(self) -> None:
-        if self._phase is not Phase.RESPONSE and self._buffer and not self.transport.is_closing():
+        if self._phase is not Phase.RESPONSE and self._buffer.size and not self.transport.is_closing():
             self.flow.resume_reading()
-            self._process(self._take_buffered())
+            self._process_part()
 
     def _buffer_until(self, wanted_size: float, data: bytes) -> None:
-        """Buffers the data. `data_received` goes on when there are `wanted_size` bytes."""
+        """Puts the data back, in front of what is buffered. `data_received` goes on when there are `wanted_size` bytes
+        in all."""
         if self._phase is Phase.HEAD and not self._has_begun:
             self._has_begun, self.buffer_number = True, self._admission.next_number()
             self._set_deadline(self.loop.time() + self._timeout)
-        elif self._phase is not Phase.HEAD and not self._buffer:
+        elif self._phase is not Phase.HEAD and not self._buffer.size:
             self.buffer_number = self._admission.next_number()
-        self._wanted_size = wanted_size
-        self._append(data)
+        self._buffer.put_back(data, wanted_size)
+        self._check_buffer()
 
-    def _append(self, data: bytes) -> None:
-        self._buffer.append(data)
-        self._buffer_size += len(data)
-        self._admission.buffered_bytes += len(data)
-        if self._phase is Phase.RESPONSE and self._buffer_size > MAX_AHEAD_BYTES:
+    def _check_buffer(self) -> None:
+        if self._phase is Phase.RESPONSE and self._buffer.size > MAX_AHEAD_BYTES:
             self.gated_flow.stop_reading()
         if self._admission.buffered_bytes > self._admission.limits.max_buffered_bytes:
             self._admission.drop_buffers(self.connections)
-
-    def _take_buffered(self) -> bytes:
-        data = b"".join(self._buffer)
-        self._buffer.clear()
-        self._admission.buffered_bytes -= self._buffer_size
-        self._buffer_size = 0
-        return data
 
     # The parts of a request. Each returns how many bytes it has processed; 0 if all are buffered until more come.
 
@@ -329,7 +329,7 @@ class FramedConnection(UvicornProtocol):
         self._phase, self._has_answered = Phase.HEAD, True
         self._idle_since = now = self.loop.time()
         self._set_deadline(now + self.timeout_keep_alive)
-        if self._buffer:
+        if self._buffer.size:
             self.loop.call_soon(self._process_buffered)
 
     def close_after_response(self) -> None:
@@ -344,7 +344,7 @@ class FramedConnection(UvicornProtocol):
         if self.transport.is_closing():
             return
         self._phase = Phase.LINGER
-        self._take_buffered()
+        self._buffer.clear()
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._discard_left = MAX_LINGER_BYTES

@@ -31,7 +31,7 @@ class UvicornProtocol(HttpToolsProtocol):
     - The end of a response does not close the transport. It calls `close_after_response`.
     - HTTP/1.0 clients never get chunks.
     - There is no timer for each request.
-    - If the connection is lost, the request that is being answered is told so, and not only the latest one.
+    - If the connection is lost, the app that is running learns of it. uvicorn informs only that of the latest request.
     """
 
     def __init__(self, config: Config, *args: Any, **options: Any) -> None:

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import pytest
 
 import router
 from router import demo
+from tests.waiting import until
 
 pytest.importorskip("xllamacpp")
 
@@ -115,14 +115,6 @@ def start(folder: Path, model: Path) -> Iterator[Start]:
         process.stdout.close()
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
-
-
-def until(condition: Callable[[], Any], limit: float = 5.0) -> Any:
-    deadline = time.monotonic() + limit
-    while not (result := condition()):
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.005)
-    return result
 
 
 @contextlib.contextmanager

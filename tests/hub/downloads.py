@@ -63,12 +63,6 @@ async def stopped(serve: Serve, root: Path, at: int) -> AsyncIterator[tuple[HubS
     yield server, task, resolved
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 def children() -> list[psutil.Process]:
     """The processes of transfers."""
     return [child for child in psutil.Process().children() if "router.hub.transfer" in command_of(child)]

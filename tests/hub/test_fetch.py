@@ -23,9 +23,10 @@ from router.hub.progress import DownloadProgress
 from router.hub.removal import remove
 from router.hub.resolve import resolve
 from router.hub.snapshots import missing_bytes
-from tests.hub.downloads import DATA, MODEL, SIZE, Serve, blobs, children, content, one_model, pull, stopped, until
+from tests.hub.downloads import DATA, MODEL, SIZE, Serve, blobs, children, content, one_model, pull, stopped
 from tests.hub_server import Repo, RepoFile
 from tests.routers import ENGINES
+from tests.waiting import eventually
 
 # What another process runs to get a model: python -c SCRIPT NAME ROOT
 SCRIPT = """
@@ -161,7 +162,7 @@ async def test_partial_files_are_completed(serve: Serve, tmp_path: Path) -> None
 
 async def test_a_cancelled_download_leaves_a_part_and_no_process(serve: Serve, tmp_path: Path) -> None:  # B-H3
     async with stopped(serve, tmp_path, 2 << 20) as (server, task, resolved):
-        await until(lambda: missing_bytes(tmp_path, resolved) < SIZE)
+        await eventually(lambda: missing_bytes(tmp_path, resolved) < SIZE)
         (child,) = children()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -181,11 +182,11 @@ async def test_a_part_that_a_killed_process_left_is_completed(serve: Serve, tmp_
     server = serve(one_model(gate=threading.Event(), cut_at=2 << 20))
     process = await python(SCRIPT, "user/m", tmp_path)
     await asyncio.to_thread(server.wait_for, MODEL, 2 << 20)
-    await until(lambda: bytes_in_blobs(tmp_path) > 0)
+    await eventually(lambda: bytes_in_blobs(tmp_path) > 0)
     (child,) = psutil.Process(process.pid).children()
     process.kill()
     await process.wait()
-    await until(lambda: not child.is_running())
+    await eventually(lambda: not child.is_running())
     kept = bytes_in_blobs(tmp_path)
     server.repos["user/m"].files["m-Q8_0.gguf"].gate = None
     assert hub.Cache(tmp_path).entries() == ()
@@ -205,8 +206,8 @@ async def test_processes_share_one_transfer_of_a_file(serve: Serve, tmp_path: Pa
     resolved = await resolve(Name.parse("user/m"), tmp_path)
     tasks = [asyncio.create_task(fetch(resolved, tmp_path, reports.append)) for _ in range(2)]
     # Both report how far the other process is. The client has sent its request, and waits for the lock.
-    await until(lambda: sum(0 < one.done < SIZE for one in reports) >= 6)
-    await until(lambda: server.requests["user/m/resolve/main/m-Q8_0.gguf"] > 0)
+    await eventually(lambda: sum(0 < one.done < SIZE for one in reports) >= 6)
+    await eventually(lambda: server.requests["user/m/resolve/main/m-Q8_0.gguf"] > 0)
     gate.set()
     await asyncio.gather(*tasks)
     assert (await other.wait(), await client.wait()) == (0, 0)

@@ -15,7 +15,8 @@ import pytest
 import uvloop
 
 from router.errors import RouterError
-from tests.hub.downloads import Serve, children, one_model, pull, stopped, until
+from tests.hub.downloads import Serve, children, one_model, pull, stopped
+from tests.waiting import eventually
 
 
 def test_the_serving_process_never_imports_the_client() -> None:
@@ -48,6 +49,6 @@ def test_cancelling_at_any_moment_leaves_no_process_behind(
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        await until(lambda: not children() and psutil.Process().num_fds() <= before)
+        await eventually(lambda: not children() and psutil.Process().num_fds() <= before)
 
     runner(cancel_often())

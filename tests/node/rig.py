@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sys
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -23,13 +21,6 @@ FAKE_COMMAND = (sys.executable, "-IS", str(FAKE))
 KEY = "a-secret-of-the-child"
 Start = Callable[..., Awaitable[LocalChild]]
 RunLoop = Callable[[Coroutine[Any, Any, None]], None]
-
-
-async def until(condition: Callable[[], bool], limit: float = 5.0) -> None:
-    deadline = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        await asyncio.sleep(0.005)
 
 
 def is_alive(pid: int) -> bool:

@@ -15,7 +15,8 @@ from router.errors import LoadFailed
 from router.node.interface import ChildEvent, Exit, Launch, LoadProgress, Slept, Woke
 from router.node.process import LocalChild
 from router.node.watchdog import Watchdog
-from tests.node.rig import FAKE_COMMAND, KEY, Start, ask, is_alive, until
+from tests.node.rig import FAKE_COMMAND, KEY, Start, ask, is_alive
+from tests.waiting import eventually
 
 
 # B-P1 B-P7
@@ -60,9 +61,9 @@ async def test_sleep_and_wake_are_reported(start: Start) -> None:
     events: list[ChildEvent] = []
     child = await start("--sleep-idle-seconds", "0.01", on_event=events.append)
     await child.ready()
-    await until(lambda: Slept() in events)
+    await eventually(lambda: Slept() in events)
     await ask(child, "/v1/chat/completions", {"messages": []})
-    await until(lambda: Woke() in events)
+    await eventually(lambda: Woke() in events)
 
 
 async def test_an_error_of_the_listener_does_not_end_the_reading(start: Start) -> None:
@@ -96,7 +97,7 @@ def test_the_whole_life_on_uvloop(folder: Path) -> None:
 async def test_a_flood_does_not_block_the_child(start: Start) -> None:
     child = await start("--stdout-flood", "20000", load_timeout=20)
     assert await child.ready()
-    await until(lambda: len(child.log) == 2000)
+    await eventually(lambda: len(child.log) == 2000)
     await child.stop()
     assert len(child.log) == 2000
 
@@ -172,13 +173,13 @@ async def test_stop_while_loading(start: Start) -> None:
 async def test_the_whole_tree_goes(start: Start, way: str) -> None:
     child = await start("--spawn-child")
     await child.ready()
-    await until(lambda: any("grandchild" in line for line in child.log))
+    await eventually(lambda: any("grandchild" in line for line in child.log))
     [grandchild] = [int(line.split()[1]) for line in child.log if line.startswith("grandchild")]
     assert is_alive(grandchild)
     if way == "crash":
         os.kill(child.pid, signal.SIGKILL)
     assert isinstance(await (child.stop() if way == "stop" else child.wait()), Exit)
-    await until(lambda: not is_alive(grandchild))
+    await eventually(lambda: not is_alive(grandchild))
 
 
 async def test_a_cancelled_waiter_leaves_the_child_alone(start: Start) -> None:
@@ -202,8 +203,8 @@ async def test_the_repr_shows_the_state_and_no_key(start: Start) -> None:
     assert state() == "loading"
     await child.ready()
     assert state() in ("serving", "asleep")
-    await until(lambda: state() == "asleep")
+    await eventually(lambda: state() == "asleep")
     stopping = asyncio.create_task(child.stop())
-    await until(lambda: state() != "asleep")
+    await eventually(lambda: state() != "asleep")
     await stopping
     assert state() == "ended"

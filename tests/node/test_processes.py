@@ -11,7 +11,8 @@ import pytest
 from router.node.interface import Launch
 from router.node.process import LocalChild
 from router.node.watchdog import Watchdog
-from tests.node.rig import KEY, RunLoop, until
+from tests.node.rig import KEY, RunLoop
+from tests.waiting import eventually
 
 
 @pytest.mark.parametrize("has_pidfd", [True, False])
@@ -34,7 +35,7 @@ def test_a_child_may_end_after_all_tasks_were_cancelled(
         await asyncio.wait(tasks)
         assert has_pidfd != any(thread.name == f"reap-{child.pid}" for thread in threading.enumerate())
         os.kill(child.pid, signal.SIGKILL)
-        await until(child._code.done)
+        await eventually(child._code.done)
         assert child._code.result() == -signal.SIGKILL
         for pipe in child._pipes:
             pipe.close()

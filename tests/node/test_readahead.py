@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
@@ -60,39 +60,40 @@ async def gate() -> AsyncIterator[Gate]:
     gate = Gate()
     yield gate
     gate.let(1000)
-    await until_true(lambda: not reading())
+    await eventually(lambda: not reading())
 
 
 def reading() -> bool:
     return any(thread.name == "read-ahead" for thread in threading.enumerate())
 
 
-async def until_true(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.002)
-
-
 async def test_all_files_come_into_the_page_cache(tmp_path: Path) -> None:
     files = [cold(tmp_path / "a", LONG), cold(tmp_path / "b", LONG - 0.7)]
     ReadAhead(lambda: 1 << 50).prefetch(files)
-    await until_true(lambda: all(resident(file) > 0.8 for file in files))
-    await until_true(lambda: not reading())
+    await eventually(lambda: all(resident(file) > 0.8 for file in files))
+    await eventually(lambda: not reading())
 
 
 async def test_no_memory_is_kept(tmp_path: Path) -> None:
     file = cold(tmp_path / "a", LONG)
+    calls: list[None] = []
+
+    def spare() -> int:
+        calls.append(None)
+        return 1 << 50
+
     before = psutil.Process().memory_info().rss
     for _ in range(8):
-        ReadAhead(lambda: 1 << 50).prefetch([file])
-        await until_true(reading)
-        await until_true(lambda: not reading())
+        calls.clear()
+        ReadAhead(spare).prefetch([file])
+        await eventually(lambda: calls)  # it has begun; what is cached is read in a moment
+        await eventually(lambda: not reading())
     assert psutil.Process().memory_info().rss - before < STEP_BYTES / 2
 
 
 async def test_the_disk_serves_all_others_first(tmp_path: Path, gate: Gate) -> None:
     ReadAhead(gate).prefetch([cold(tmp_path / "a")])
-    await until_true(lambda: gate.calls)
+    await eventually(lambda: gate.calls)
     assert gate.priority == psutil.IOPRIO_CLASS_IDLE
     assert psutil.Process().ionice().ioclass != psutil.IOPRIO_CLASS_IDLE
 
@@ -102,10 +103,10 @@ async def test_reading_stops_when_no_start_is_next(tmp_path: Path, gate: Gate) -
     ahead = ReadAhead(gate)
     ahead.prefetch([file])
     gate.let()
-    await until_true(lambda: gate.calls == 2)
+    await eventually(lambda: gate.calls == 2)
     ahead.prefetch([])
     gate.let(1000)
-    await until_true(lambda: not reading())
+    await eventually(lambda: not reading())
     assert 0 < resident(file) < 0.6
 
 
@@ -113,10 +114,10 @@ async def test_a_later_call_replaces_the_one_before(tmp_path: Path, gate: Gate) 
     first, second = cold(tmp_path / "a", LONG), cold(tmp_path / "b")
     ahead = ReadAhead(gate)
     ahead.prefetch([first])
-    await until_true(lambda: gate.calls == 1)
+    await eventually(lambda: gate.calls == 1)
     ahead.prefetch([second])
     gate.let(1000)
-    await until_true(lambda: resident(second) > 0.4)
+    await eventually(lambda: resident(second) > 0.4)
     assert resident(first) < 0.6
 
 
@@ -127,7 +128,7 @@ async def test_a_start_that_hardly_waits_is_not_read_ahead(tmp_path: Path) -> No
     ahead.prefetch([])
     assert not reading()
     ahead.prefetch([after])
-    await until_true(lambda: resident(after) > 0.4)
+    await eventually(lambda: resident(after) > 0.4)
     assert resident(never) == 0
 
 
@@ -141,16 +142,16 @@ async def test_nothing_is_read_where_memory_is_short(tmp_path: Path, room: int) 
         return room
 
     ReadAhead(spare).prefetch([short, after])
-    await until_true(looked.is_set)
-    await until_true(lambda: not reading())
+    await eventually(looked.is_set)
+    await eventually(lambda: not reading())
     assert resident(short) == resident(after) == 0
 
 
 async def test_no_more_is_read_than_there_is_room_for(tmp_path: Path) -> None:
     file, after = cold(tmp_path / "a", LONG), cold(tmp_path / "b")
     ReadAhead(lambda: RESERVE_BYTES + 2 * STEP_BYTES).prefetch([file, after])
-    await until_true(lambda: resident(file) > 0.2)
-    await until_true(lambda: not reading())
+    await eventually(lambda: resident(file) > 0.2)
+    await eventually(lambda: not reading())
     assert resident(file) < 0.6
     assert resident(after) == 0
 
@@ -160,9 +161,9 @@ async def test_a_missing_file_is_harmless(tmp_path: Path, caplog: pytest.LogCapt
     ahead = ReadAhead(lambda: 1 << 50)
     with caplog.at_level("DEBUG", "router.readahead"):
         ahead.prefetch([tmp_path / "gone", file])
-        await until_true(lambda: "gone" in caplog.text)
+        await eventually(lambda: "gone" in caplog.text)
     ahead.prefetch([file])
-    await until_true(lambda: resident(file) > 0.4)
+    await eventually(lambda: resident(file) > 0.4)
 
 
 def named(name: str, *argv: str) -> ModelSpec:

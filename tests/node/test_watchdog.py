@@ -13,7 +13,8 @@ import psutil
 
 from router.node.run_directory import RunDirectory
 from router.node.watchdog import Watchdog
-from tests.node.rig import FAKE, FAKE_COMMAND, is_alive, until
+from tests.node.rig import FAKE, FAKE_COMMAND, is_alive
+from tests.waiting import eventually
 
 ROUTER = """
 import asyncio, sys
@@ -59,7 +60,7 @@ def test_a_killed_router_takes_its_children_along(folder: Path) -> None:
         assert len(tree) == 4
         assert all(map(is_alive, tree))
         os.killpg(router.pid, signal.SIGKILL)
-        asyncio.run(until(lambda: not any(map(is_alive, tree)), limit=2))
+        asyncio.run(eventually(lambda: not any(map(is_alive, tree)), 2))
         router.wait()
         RunDirectory.open(folder / "run").close()
         assert is_alive(foreign.pid)

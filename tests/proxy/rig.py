@@ -27,14 +27,9 @@ from router.proxy.routing import routing_fields
 from router.wire.address import Address
 from router.wire.upstream import Upstream
 from tests.sockets import take
+from tests.waiting import eventually
 
 EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def chunk(data: bytes) -> bytes:
@@ -68,7 +63,7 @@ class Leases:
     async def __call__(self) -> Held:
         self.asked += 1
         try:
-            await until(lambda: not self.closed.is_set())
+            await eventually(lambda: not self.closed.is_set())
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -155,7 +150,7 @@ class Front:
         for client in self._clients:
             client.leave()
         self._clients.clear()
-        await until(lambda: self.busy == 0)
+        await eventually(lambda: self.busy == 0)
 
     async def send(
         self, body: bytes = b"{}", *, headers: bytes = b"", method: bytes = b"POST", target: bytes = b"/v1/x?y=%20"

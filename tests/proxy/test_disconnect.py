@@ -13,16 +13,17 @@ import pytest
 from router.proxy.head import Head
 from router.proxy.proxied_request import ProxiedRequest
 from router.wire.upstream import Upstream
-from tests.proxy.rig import EVENTS, Front, Leases, Plain, chunk, until
+from tests.proxy.rig import EVENTS, Front, Leases, Plain, chunk
 from tests.sockets import Server, take
+from tests.waiting import eventually
 
 
 async def test_disconnect_before_the_lease_cancels_the_wait(front: Front) -> None:  # B-S8
     front.leases.closed.set()
     client = await front.send()
-    await until(lambda: front.leases.asked == 1)
+    await eventually(lambda: front.leases.asked == 1)
     client.leave()
-    await until(lambda: front.leases.cancelled == 1)
+    await eventually(lambda: front.leases.cancelled == 1)
     assert front.leases.granted == 0
 
 
@@ -45,7 +46,7 @@ async def test_disconnect_closes_the_connection_to_the_child(front: Front, child
             await client.part()
         client.leave()
         await asyncio.wait_for(cut.wait(), 2)  # the child is told at once
-        await until(lambda: front.leases.released == 1)
+        await eventually(lambda: front.leases.released == 1)
 
 
 async def test_disconnect_of_a_slow_client_closes_the_connection_to_the_child(front: Front, child: Server) -> None:
@@ -69,7 +70,7 @@ async def test_disconnect_of_a_slow_client_closes_the_connection_to_the_child(fr
         await blocked.wait()
         client.leave()
         await asyncio.wait_for(cut.wait(), 2)
-        await until(lambda: front.leases.released == 1)
+        await eventually(lambda: front.leases.released == 1)
 
 
 @pytest.mark.parametrize("time_limit", [None, 0.02])
@@ -106,7 +107,7 @@ async def test_storm_of_disconnects_releases_every_lease(front: Front, child: Se
             front.leases.closed.clear()
             await asyncio.sleep(0.01)
         await storm
-        await until(lambda: front.busy == 0)
+        await eventually(lambda: front.busy == 0)
     assert front.leases.asked == front.leases.granted + front.leases.cancelled
     assert 0 < front.leases.granted == front.leases.released
 

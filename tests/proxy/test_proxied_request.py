@@ -16,8 +16,9 @@ import pytest
 
 from router.demo import write_tiny
 from router.errors import QueueTimeout
-from tests.proxy.rig import EVENTS, Client, Front, Held, chunk, saying, until
+from tests.proxy.rig import EVENTS, Client, Front, Held, chunk, saying
 from tests.sockets import Flood, Server, take
+from tests.waiting import eventually
 
 
 async def test_request_and_response_pass_through(front: Front, child: Server) -> None:
@@ -221,7 +222,7 @@ async def test_disconnect_during_comments_cancels_the_wait(front: Front) -> None
     client = await front.send(b'{"stream":true}')
     await client.head()
     client.leave()
-    await until(lambda: front.leases.cancelled == 1)
+    await eventually(lambda: front.leases.cancelled == 1)
 
 
 @pytest.fixture

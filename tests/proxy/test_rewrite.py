@@ -169,6 +169,6 @@ def test_lone_surrogates_pass() -> None:
     assert json.loads(encode_json(json.loads('{"a": "\\ud800"}'))) == {"a": "\ud800"}
 
 
-def test_paths_of_dialects_are_known() -> None:
+def test_paths_of_dialects_do_not_overlap() -> None:
     assert not CHAT & MESSAGES
     assert not RESPONSES & (CHAT | MESSAGES)

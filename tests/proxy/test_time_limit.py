@@ -12,8 +12,9 @@ import pytest
 from router.proxy.head import Head
 from router.proxy.proxied_request import ProxiedRequest
 from router.wire.upstream import Upstream
-from tests.proxy.rig import EVENTS, Cut, Front, Leases, Plain, chunk, endless, saying, silent, until
+from tests.proxy.rig import EVENTS, Cut, Front, Leases, Plain, chunk, endless, saying, silent
 from tests.sockets import Server, take
+from tests.waiting import eventually
 
 
 async def test_endless_stream_is_ended(front: Front, child: Server) -> None:  # B-L14 B-C4
@@ -58,7 +59,7 @@ async def test_wait_for_a_lease_does_not_count(front: Front, child: Server) -> N
     front.leases.closed.set()
     async with child.running(saying(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")):
         client = await front.send()
-        await until(lambda: front.leases.asked == 1)
+        await eventually(lambda: front.leases.asked == 1)
         asyncio.get_running_loop().call_later(0.2, front.leases.closed.clear)
         assert await client.json() == {}
 
@@ -89,7 +90,7 @@ async def test_time_limit_holds_for_a_client_that_does_not_read(front: Front, ch
     async with child.running(cut):
         client = await front.send(b'{"stream":true}')
         await asyncio.wait_for(cut.seen.wait(), 5)
-        await until(lambda: front.leases.released == 1)
+        await eventually(lambda: front.leases.released == 1)
         assert front.busy == 1
         *events, last, nothing = (await client.body()).split(b"\n\n")
     assert set(events) == {b"data: " + b"x" * 65536}

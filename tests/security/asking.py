@@ -1,4 +1,4 @@
-"""Requests as they are written: any headers, any number of times, and a body that may stay away."""
+"""Requests with full control: any headers, any number of times, and a body that may be announced and not sent."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Answer:
 
     @property
     def message(self) -> str:
-        """Of an error, in whichever dialect."""
+        """The message of an error, in any dialect."""
         error = json.loads(self.body)["error"]
         return str(error if isinstance(error, str) else error["message"])
 
@@ -62,7 +62,8 @@ def ask(
     is_sent: bool = True,
     version: str = "HTTP/1.1",
 ) -> Answer:
-    """Where a body is not sent, its length is announced alone. In one piece, so that it may go the short way."""
+    """Sends a request in one piece, so that it can take the fast path. `is_sent=False` announces the length of the body
+    and does not send the body."""
     url = httpx.URL(where) if isinstance(where, str) else None
     connection = http.client.HTTPConnection(url.host, url.port, timeout=30) if url else _Unix(Path(where))
     connection._http_vsn_str = version  # type: ignore[attr-defined]

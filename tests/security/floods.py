@@ -1,4 +1,4 @@
-"""What one client without a key may cost a router, and what another one notices: `python -m tests.security.floods`."""
+"""What a client without a key costs a router, and what another client notices: `python -m tests.security.floods`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,12 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
 
 @dataclass
 class Cost:
-    """`grown` is the most memory above idle, `kept` what is left of it at the end, in bytes; `waits` are the seconds
-    that another client waits for each health check."""
+    """What a flood costs.
+
+    - `grown`: the most memory above idle, in bytes.
+    - `kept`: how much of it is left at the end, in bytes.
+    - `waits`: seconds that another client waited for each health check.
+    """
 
     grown: int = 0
     kept: int = 0
@@ -41,9 +45,9 @@ class Cost:
     def __str__(self) -> str:
         waits = sorted(self.waits) or [0.0]
         late = waits[int(len(waits) * 0.99)] * 1000
-        told = f"memory +{self.grown / MIB:.0f} MiB, kept {self.kept / MIB:.0f} MiB, other client: "
+        memory = f"memory +{self.grown / MIB:.0f} MiB, kept {self.kept / MIB:.0f} MiB, other client: "
         return (
-            told + f"p50 {statistics.median(waits) * 1000:.1f} ms, p99 {late:.0f} ms, worst {waits[-1] * 1000:.0f} ms"
+            memory + f"p50 {statistics.median(waits) * 1000:.1f} ms, p99 {late:.0f} ms, worst {waits[-1] * 1000:.0f} ms"
         )
 
 
@@ -54,7 +58,7 @@ def connect(router: Router, patience: float = 20.0) -> socket.socket:
 
 @contextlib.contextmanager
 def watched(router: Router) -> Iterator[Cost]:
-    """Measures meanwhile, with another client that asks every 10 ms."""
+    """Measures the router during the block. Another client sends a request every 10 ms."""
     process, cost, ended = psutil.Process(router.process.pid), Cost(), threading.Event()
     idle = process.memory_info().rss
 
@@ -90,7 +94,7 @@ def watched(router: Router) -> Iterator[Cost]:
 
 
 def pour(router: Router, begin: bytes, piece: bytes, size: int, end: bytes = b"") -> bytes:
-    """Send so many bytes, as long as they are taken; what was answered."""
+    """Sends up to `size` bytes, as long as the router reads them. Returns the response."""
     with connect(router, 5.0) as connection:
         with contextlib.suppress(OSError):
             connection.sendall(begin)
@@ -123,7 +127,7 @@ def endless_trailers(router: Router) -> bytes:
 
 
 def refused_body(router: Router) -> bytes:
-    """A client that is not let in, and reads nothing before it has sent its 50 MiB."""
+    """A client without a key that sends 50 MiB before it reads."""
     return pour(router, HEAD + b"Content-Length: %d\r\n\r\n" % (50 * MIB), b"x" * 65536, 50 * MIB)
 
 
@@ -133,7 +137,7 @@ def too_large_body(router: Router) -> bytes:
 
 
 def leavers(router: Router, count: int = 2500) -> bytes:
-    """Clients that send part of a request and are gone."""
+    """Clients that send a part of a request and leave."""
     rng = random.Random(1)
     body = b'{"model": "tiny", "max_tokens": 2, "messages": [{"role": "user", "content": "hi"}]}'
     whole = HEAD + b"Authorization: Bearer secret\r\nContent-Length: %d\r\n\r\n" % len(body) + body
@@ -162,7 +166,7 @@ def _deadline() -> list[str]:
 
 
 def router(folder: Path, engine: str, files: int | None = None) -> Router:
-    """One with a key over a fake engine, with so many open files at most."""
+    """A router with a key and a fake engine. `files` limits how many files it may open."""
     (folder / "models").mkdir(parents=True)
     write_tiny(folder / "models/tiny.gguf")
     flags = ["--engine", engine, "--models-dir", str(folder / "models"), "--api-key", KEY, *_deadline()]
@@ -175,7 +179,7 @@ def router(folder: Path, engine: str, files: int | None = None) -> Router:
 
 
 def silent(one: Router, count: int) -> tuple[int, list[socket.socket]]:
-    """So many connections that say nothing, and how many of them could be opened."""
+    """Opens `count` connections that send nothing. Returns how many could be opened, and the connections."""
     opened = []
     for _ in range(count):
         with contextlib.suppress(OSError):

@@ -1,11 +1,11 @@
-"""What every flag of llama-server reaches, apart from the model itself: read from b11434's `--help` and common/arg.cpp.
+"""What each flag of llama-server can reach besides the model, as read from `--help` and common/arg.cpp of b11434.
 
-A new flag has to be put here before the tests pass again.
+The tests fail until a new flag is listed here.
 """
 
 from __future__ import annotations
 
-# The model computes or answers differently, and nothing else does.
+# The flag changes how the model computes or answers, and nothing else.
 NOTHING = "nothing"
 
 _TABLE = {

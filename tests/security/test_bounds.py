@@ -1,4 +1,4 @@
-"""What clients send and name takes a bounded amount of memory."""
+"""The memory for what clients send and name is limited."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sizes(owner: object, known: set[int]) -> Iterator[tuple[str, int]]:
             yield from sizes(value, known)
 
 
-async def test_books_keep_nothing_of_names_that_have_left() -> None:  # B-T5
+async def test_nothing_is_kept_of_names_that_have_left() -> None:  # B-T5
     async with bench("m-0-0") as b:
         for turn in range(1, 60):
             for known in b.pool.catalog.models[:2]:
@@ -77,7 +77,7 @@ def request_of(chunks: list[bytes], *headers: tuple[bytes, bytes]) -> Request:
     return Request(scope, receive)
 
 
-async def test_bodies_are_counted_as_they_come() -> None:  # B-T5
+async def test_bodies_are_reserved_as_they_come() -> None:  # B-T5
     budget = Budget(100)
     first = request_of([b"x" * 30] * 2)
     assert len(await read_body(first, 1000, budget)) == 60
@@ -92,7 +92,7 @@ async def test_bodies_are_counted_as_they_come() -> None:  # B-T5
     assert budget.reserved == 0
 
 
-async def test_a_length_that_does_not_fit_is_refused_before_the_body() -> None:  # B-T5
+async def test_large_length_is_refused_before_the_body() -> None:  # B-T5
     budget, read = Budget(100), []
 
     async def receive() -> Message:
@@ -107,20 +107,20 @@ async def test_a_length_that_does_not_fit_is_refused_before_the_body() -> None: 
     assert not read
 
 
-def test_without_a_limit_everything_fits() -> None:  # B-T5
+def test_budget_without_a_limit_takes_everything() -> None:  # B-T5
     held = Reservation(Budget())
     held.add(2**40)
     held.release()
 
 
-def test_an_id_of_a_conversation_is_bounded() -> None:  # B-T5 B-T6
+def test_conversation_id_is_limited() -> None:  # B-T5 B-T6
     assert conversation_id("a" * MAX_ID_BYTES)
     with pytest.raises(errors.InvalidRequest):
         conversation_id("a::" * MAX_ID_BYTES)
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/v1/messages"])
-def test_a_flood_of_waiting_bodies_is_refused_and_given_back(  # B-T5
+def test_flood_of_waiting_bodies_is_refused_and_released(  # B-T5
     path: str, routers: Starter, tiny_models: Path, fake: str, tmp_path: Path
 ) -> None:
     slow = tmp_path / "llama-server"
@@ -157,7 +157,7 @@ async def flood(router: Router, path: str) -> None:
 
 @pytest.mark.parametrize("name", LOOK_BACK_FIELDS)
 @pytest.mark.parametrize("large", [False, True])
-def test_a_request_does_not_make_an_engine_remember_without_bound(name: str, large: bool) -> None:  # B-T5
+def test_look_back_is_limited(name: str, large: bool) -> None:  # B-T5
     for value, is_fine in ((MAX_LOOK_BACK, True), (-1, True), (None, True), (MAX_LOOK_BACK + 1, False), (1e9, False)):
         body = json.dumps({"model": "a", name: value, "prompt": "x" * 100_000 * large}).encode()
         if is_fine:

@@ -1,4 +1,4 @@
-"""One client without a key costs little memory and nobody else's time, whatever it sends."""
+"""A client without a key costs little memory and delays no other client, whatever it sends."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def one(tmp_path_factory: pytest.TempPathFactory, fake: str) -> Iterator[Router]
 
 
 @pytest.mark.parametrize("name", FLOODS)
-def test_a_flood(one: Router, name: str) -> None:  # B-T4
+def test_flood_costs_little_memory_and_time(one: Router, name: str) -> None:  # B-T4
     with watched(one) as cost:
         cost.answer = FLOODS[name](one)
     assert cost.answer.startswith(ANSWERS[name])
     assert cost.grown < GROWN, str(cost)
     assert cost.kept < GROWN, str(cost)
-    assert max(cost.waits) < 5.0, str(cost)  # that it is 0.1 s can be told on an idle machine alone
+    assert max(cost.waits) < 5.0, str(cost)  # on an idle machine it is 0.1 s
     assert "a defect" not in one.log
 
 
-def test_clients_that_leave_leave_nothing(one: Router) -> None:  # B-T4
+def test_disconnects_leave_nothing_behind(one: Router) -> None:  # B-T4
     process = psutil.Process(one.process.pid)
     leavers(one, 50)
     until(lambda: not process.net_connections("tcp")[1:])
@@ -72,14 +72,14 @@ def test_clients_that_leave_leave_nothing(one: Router) -> None:  # B-T4
 
 
 @pytest.mark.parametrize("begin", [b"", HEAD[:9], HEAD, HEAD + b"Content-Length: 99\r\nAuthorization: secret\r\n\r\n{"])
-def test_a_client_that_says_no_more_is_sent_away(one: Router, begin: bytes) -> None:  # B-T4
+def test_silent_client_is_disconnected(one: Router, begin: bytes) -> None:  # B-T4
     with connect(one) as connection:
         connection.sendall(begin)
         assert closed_after(connection, TIMEOUT + 20) is not None
 
 
 @pytest.mark.parametrize("begin", [HEAD, HEAD + b"Content-Length: 9999\r\nAuthorization: secret\r\n\r\n"])
-def test_a_client_that_goes_on_slowly_is_sent_away(one: Router, begin: bytes) -> None:  # B-T4
+def test_slow_client_is_disconnected(one: Router, begin: bytes) -> None:  # B-T4
     end = time.monotonic() + TIMEOUT + 20
     with connect(one) as connection:
         connection.sendall(begin)
@@ -88,7 +88,7 @@ def test_a_client_that_goes_on_slowly_is_sent_away(one: Router, begin: bytes) ->
             with contextlib.suppress(TimeoutError):
                 try:
                     if connection.recv(65536):
-                        return  # 408, or that it is gone
+                        return  # 408, or the end of the connection
                     return
                 except ConnectionError:
                     return
@@ -97,7 +97,7 @@ def test_a_client_that_goes_on_slowly_is_sent_away(one: Router, begin: bytes) ->
     pytest.fail("a byte now and then keeps a connection for ever")
 
 
-def test_silent_connections_lock_nobody_out(tmp_path: Path, fake: str) -> None:  # B-T4
+def test_silent_connections_do_not_lock_others_out(tmp_path: Path, fake: str) -> None:  # B-T4
     limited = router(tmp_path, fake, files=256)
     opened: list[socket.socket] = []
     try:

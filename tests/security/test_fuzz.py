@@ -1,4 +1,4 @@
-"""A bounded run of each part of the fuzzer; `python -m tests.security.fuzz --seconds 3600` goes on."""
+"""A short run of each part of the fuzzer. `python -m tests.security.fuzz --seconds 3600` runs longer."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ PARTS: dict[str, Callable[[int, float, int], int]] = {"wire": wire.run, "child":
 
 @pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("part", PARTS)
-def test_requests_and_answers(part: str) -> None:  # B-T4, B-T8
+def test_fuzzed_requests_and_responses(part: str) -> None:  # B-T4, B-T8
     assert PARTS[part](SEED, 15.0, 1500)
 
 
-def test_files() -> None:  # B-T8
-    """In a process of its own with 3 GiB at most: a case that hangs or crashes ends it."""
+def test_fuzzed_files() -> None:  # B-T8
+    """In a process of its own with at most 3 GiB: a case that hangs or crashes ends only that process."""
     limited = "import resource, runpy; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30)); "
     limited += "runpy.run_module('tests.security.fuzz', run_name='__main__')"
     argv = [sys.executable, "-c", limited, "files", "--seconds", "15", "--cases", "4000", "--seed", str(SEED)]
@@ -56,11 +56,11 @@ def tensor(name: bytes, *shape: int, kind: int = 0) -> bytes:
 
 
 @pytest.mark.parametrize("step", ["{% set a = [a, a] %}", "{% set a = (a, a, a) %}"])
-def test_a_list_that_holds_itself_twice_over_and_over(step: str) -> None:  # B-T6
+def test_list_that_doubles_itself_is_not_expanded(step: str) -> None:  # B-T6
     assert template.analyse("{% set a = [] %}" + step * 60 + "{{ a }}{% if a == a %}x{% endif %}") == TemplateFeatures()
 
 
-def test_a_header_holds_no_more_than_a_header_needs(tmp_path: Path) -> None:  # B-T5
+def test_size_of_a_header_is_limited(tmp_path: Path) -> None:  # B-T5
     path = tmp_path / "m.gguf"
     long = MAX_TEXT_BYTES // 4
     path.write_bytes(header([text(b"%d" % n) + struct.pack("<I", 8) + text(b"x" * long) for n in range(4)]))
@@ -72,7 +72,7 @@ def test_a_header_holds_no_more_than_a_header_needs(tmp_path: Path) -> None:  # 
         read(path)
 
 
-def test_odd_tensors(tmp_path: Path) -> None:  # B-T8
+def test_odd_tensors_are_read_or_refused(tmp_path: Path) -> None:  # B-T8
     path = tmp_path / "m.gguf"
     path.write_bytes(header([], [tensor(b"blk." + b"9" * 5000 + b".x", 1), tensor(b"blk.0.ffn_up.weight")]))
     assert predict([], read(path), gpus=2).demand.total

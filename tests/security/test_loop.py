@@ -1,4 +1,4 @@
-"""No body makes others wait: what is large is read apart from the loop, what is much is not made into objects."""
+"""No body blocks other clients: large bodies are parsed in a thread, and bodies with too many values are refused."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def many(value: bytes) -> bytes:
     return b"[" + value * (SIZE // len(value)) + b"1]"
 
 
-# Each with the status that it must have in OpenAI's dialect, where most of a body is passed over, and in Ollama's,
-# where it is translated.
+# Each with the status that it must have in OpenAI's dialect, where most of a body is skipped, and in Ollama's, where
+# the body is translated.
 BODIES: dict[str, tuple[Callable[[], bytes], int, int]] = {
     "lists": (lambda: member(b"x", many(b"[],")), 200, 400),
     "objects": (lambda: member(b"x", many(b'{"a":0},')), 200, 400),
@@ -59,8 +59,8 @@ def router(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path, fake: st
     starter.close()
 
 
-def worst_meanwhile(router: Router, send: Callable[[], httpx.Response]) -> tuple[httpx.Response, float]:
-    """What `send` is answered, and the longest that another client had to wait in the meantime, in seconds."""
+def longest_wait_during(router: Router, send: Callable[[], httpx.Response]) -> tuple[httpx.Response, float]:
+    """The answer to `send`, and the longest time that another client had to wait meanwhile, in seconds."""
     answers: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: answers.append(send()))
     worst = 0.0
@@ -77,20 +77,20 @@ def worst_meanwhile(router: Router, send: Callable[[], httpx.Response]) -> tuple
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
 @pytest.mark.parametrize("kind", sorted(BODIES))
-def test_a_large_body_makes_nobody_wait(router: Router, kind: str, path: str) -> None:  # B-T6
+def test_large_body_blocks_no_other_client(router: Router, kind: str, path: str) -> None:  # B-T6
     assert router.chat("tiny-a").status_code == 200
     make, *statuses = BODIES[kind]
     body = make()
-    answer, worst = worst_meanwhile(router, lambda: httpx.post(router.url + path, content=body, timeout=120))
+    answer, worst = longest_wait_during(router, lambda: httpx.post(router.url + path, content=body, timeout=120))
     print(f"{path} {kind}: {answer.status_code}, others waited {worst * 1000:.0f} ms at most")
     assert answer.status_code == statuses[path == "/api/chat"], answer.text[:300]
     assert worst < 1.0  # on a busy machine; on an idle one it is a tenth of that
 
 
 @pytest.mark.parametrize("path", ["/models/load", "/models/unload", "/v1/streams/lookup", "/models", "/api/show"])
-def test_no_endpoint_makes_objects_of_too_much(router: Router, path: str) -> None:  # B-T6
+def test_every_endpoint_limits_the_weight_of_bodies(router: Router, path: str) -> None:  # B-T6
     body = member(b"conversation_ids", many(b"[],"))
-    answer, worst = worst_meanwhile(router, lambda: httpx.post(router.url + path, content=body, timeout=120))
+    answer, worst = longest_wait_during(router, lambda: httpx.post(router.url + path, content=body, timeout=120))
     print(f"{path}: {answer.status_code}, others waited {worst * 1000:.0f} ms at most")
     assert answer.status_code in (200, 400, 404)
     assert worst < 1.0
@@ -106,18 +106,18 @@ FORMS = {
 
 
 @pytest.mark.parametrize("kind", sorted(FORMS))
-def test_a_large_form_makes_nobody_wait(router: Router, kind: str) -> None:  # B-T6
+def test_large_form_blocks_no_other_client(router: Router, kind: str) -> None:  # B-T6
     def send() -> httpx.Response:
         headers = {"Content-Type": FORM}
         return httpx.post(f"{router.url}/v1/audio/transcriptions", content=FORMS[kind], headers=headers, timeout=120)
 
-    answer, worst = worst_meanwhile(router, send)
+    answer, worst = longest_wait_during(router, send)
     print(f"{kind}: {answer.status_code}, others waited {worst * 1000:.0f} ms at most")
     assert answer.status_code == 400
     assert worst < 1.0
 
 
-def test_forms_have_a_bound_on_their_parts() -> None:  # B-T6
+def test_parts_of_a_form_are_limited() -> None:  # B-T6
     form = PART * 999 + b'--XX\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--XX--\r\n'
     assert routing_fields(form, FORM).model == "m"
     with pytest.raises(InvalidRequest, match="too many parts"):
@@ -155,14 +155,14 @@ def test_signs_within_strings_weigh_nothing(value: object, piece: int) -> None: 
         weight.CHUNK_BYTES = before
 
 
-def test_long_texts_are_not_many_values() -> None:  # B-T6
+def test_long_texts_weigh_little() -> None:  # B-T6
     text = 'f(a[1], {"b": 2}), \\ ' * 200_000
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}] * 2}).encode()
     assert json_object(body)["messages"][1]["content"] == text
     assert all_fields(body)["model"] == routing_fields(body, None).model == "m"
 
 
-def test_many_numbers_pass_where_nobody_looks() -> None:  # B-T6
+def test_many_numbers_pass_in_skipped_fields() -> None:  # B-T6
     tokens = b'{"model":"m","prompt":[%b1]}' % (b"1234," * 2_000_000)
     assert routing_fields(tokens, None).model == "m"
     with pytest.raises(InvalidRequest, match="too many values"):
@@ -172,7 +172,7 @@ def test_many_numbers_pass_where_nobody_looks() -> None:  # B-T6
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
-def test_large_bodies_hold_nothing_that_cannot_be_passed_on(value: str) -> None:  # B-T6
+def test_numbers_that_json_cannot_express_are_refused(value: str) -> None:  # B-T6
     body = b'{"model":"m","x":%b,"y":"%b"}' % (value.encode(), b"y" * weight.LIGHT_BYTES)
     with pytest.raises(InvalidRequest, match="no number"):
         json_object(body)

@@ -1,4 +1,4 @@
-"""Tokens, keys and the credentials of URLs are on no command line, in no log, listing, answer or news. B-T7"""
+"""Tokens, keys and credentials of URLs appear on no command line, and in no log, listing, answer or event. B-T7"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.hub_server import HubServer, Repo, RepoFile
 from tests.routers import FAKE, Router
 from tests.waiting import until
 
-# Each could be told from all others wherever it turns up.
+# Each one is recognised wherever it turns up.
 TOKEN = "hf_MarkerOfTheRoutersToken0001"
 PRESET_TOKEN = "hf_MarkerOfThePresetsToken0002"
 KEY = "MarkerOfTheClientsKey0003"
@@ -36,7 +36,7 @@ MARKERS = (TOKEN, PRESET_TOKEN, KEY, HUB_PASSWORD, PROXY_PASSWORD, URL_PASSWORD,
 
 
 class Watch:
-    """All command lines of the machine, looked at again and again."""
+    """Collects all command lines of the machine, again and again."""
 
     def __init__(self) -> None:
         self.seen: set[str] = set()
@@ -60,22 +60,22 @@ class Watch:
                     self.seen.add(process.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
 
 
-class Ears:
-    """What a router says: answers, and the news."""
+class Listener:
+    """Collects what a router sends: answers, and events."""
 
     def __init__(self, router: Router) -> None:
         self._client = httpx.Client(base_url=router.url, timeout=30, headers={"x-api-key": KEY})
-        self.heard: list[str] = []
+        self.received: list[str] = []
         self._news = threading.Thread(target=self._listen, args=(router,), daemon=True)
         self._news.start()
-        until(lambda: any("hello" in text for text in self.heard))
+        until(lambda: any("hello" in text for text in self.received))
 
     def _listen(self, router: Router) -> None:
         with (
             contextlib.suppress(httpx.HTTPError),
             httpx.stream("GET", f"{router.url}/models/sse", timeout=60, headers={"x-api-key": KEY}) as news,
         ):
-            self.heard.extend(news.iter_lines())
+            self.received.extend(news.iter_lines())
 
     def close(self) -> None:
         self._client.close()
@@ -83,14 +83,14 @@ class Ears:
 
     def ask(self, method: str, path: str, body: Any = None) -> httpx.Response:
         answer = self._client.request(method, path, json=body)
-        self.heard.append(f"{method} {path}: {answer.headers} {answer.text}")
+        self.received.append(f"{method} {path}: {answer.headers} {answer.text}")
         return answer
 
     def chat(self, model: str, path: str = "/v1/chat/completions") -> httpx.Response:
         body = {"model": model, "max_tokens": 2, "messages": [{"role": "user", "content": "x"}]}
         return self.ask("POST", path, body)
 
-    def look_round(self) -> None:
+    def read_all_endpoints(self) -> None:
         for path in ("/models", "/v1/models", "/props", "/metrics", "/api/tags", "/api/ps", "/slots", "/nowhere"):
             self.ask("GET", path)
         for entry in self.ask("GET", "/models").json()["data"]:
@@ -147,7 +147,7 @@ model = MODEL
 def test_secrets_are_nowhere(  # B-T7
     routers: Starter, hub: HubServer, tmp_path: Path, tiny_models: Path, credentials: str
 ) -> None:
-    """The credentials of the hub's URL take the place of a token."""
+    """If the URL of the hub has credentials, they are used in place of a token."""
     preset = tmp_path / "p.ini"
     preset.write_text(PRESETS.replace("MODEL", str(tiny_models / "tiny-b.gguf")))
     with Watch() as watch:
@@ -159,36 +159,36 @@ def test_secrets_are_nowhere(  # B-T7
             HTTPS_PROXY=f"http://user:{PROXY_PASSWORD}@127.0.0.1:1",
             FTP_PROXY=f"http://user:{PROXY_PASSWORD}@127.0.0.1:1",
         )
-        ears = Ears(router)
-        assert ears.chat("user/open:Q8_0").status_code == 200
+        listener = Listener(router)
+        assert listener.chat("user/open:Q8_0").status_code == 200
         for name in ("user/private:Q8_0", "own-token"):
-            assert ears.chat(name).status_code == (404 if credentials else 200)
-        assert ears.chat("short-token").status_code == 200
-        assert ears.chat("by-variable").status_code == 200
-        assert ears.chat("by-url").status_code == 200
+            assert listener.chat(name).status_code == (404 if credentials else 200)
+        assert listener.chat("short-token").status_code == 200
+        assert listener.chat("by-variable").status_code == 200
+        assert listener.chat("by-url").status_code == 200
         children = [child.environ() for child in router.children()]
         secrets = [environ["LLAMA_API_KEY"] for environ in children]
         tokens = [environ.get("HF_TOKEN") for environ in children]
         for path in ("/v1/chat/completions", "/v1/messages", "/api/chat"):
-            assert ears.chat("talks", path).status_code in (500, 503)
+            assert listener.chat("talks", path).status_code in (500, 503)
         for name in ("user/forbidden:Q8_0", "user/broken:Q8_0", "user/none:Q8_0", "user/open:Q2_K"):
-            assert ears.chat(name).status_code >= 400
-        ears.ask("POST", "/models", {"model": "user/forbidden"})
-        ears.ask("POST", "/api/pull", {"model": "user/broken"})
-        ears.ask("POST", "/models/load", {"model": "by-url", "ctx_size": 512})
-        ears.ask("POST", "/models/load", {"model": "short-token", "extra_args": ["--hf-token", TOKEN]})
-        ears.ask("POST", "/models/load", {"model": "short-token", "extra_args": ["--api-key", KEY]})
-        ears.look_round()
+            assert listener.chat(name).status_code >= 400
+        listener.ask("POST", "/models", {"model": "user/forbidden"})
+        listener.ask("POST", "/api/pull", {"model": "user/broken"})
+        listener.ask("POST", "/models/load", {"model": "by-url", "ctx_size": 512})
+        listener.ask("POST", "/models/load", {"model": "short-token", "extra_args": ["--hf-token", TOKEN]})
+        listener.ask("POST", "/models/load", {"model": "short-token", "extra_args": ["--api-key", KEY]})
+        listener.read_all_endpoints()
         preset.write_text(preset.read_text().replace(PRESET_TOKEN, f"{PRESET_TOKEN}-and-more"))
-        ears.ask("POST", "/models/reload")
+        listener.ask("POST", "/models/reload")
         preset.write_text(preset.read_text() + f"[wrong\nhf-token {PRESET_TOKEN}\n")
-        ears.ask("POST", "/models/reload")
+        listener.ask("POST", "/models/reload")
         httpx.get(f"{router.url}/models", headers={"x-api-key": KEY[:-1]})
-        ears.look_round()
+        listener.read_all_endpoints()
         hub.repos.clear()
-        ears.chat("user/open:Q4_0")
+        listener.chat("user/open:Q4_0")
         assert router.stop() == 0
-        ears.close()
+        listener.close()
     assert len(secrets) == len(set(secrets)) >= 4
     assert secrets.count(KEY) == 0
     assert set(tokens) == {TOKEN, PRESET_TOKEN}
@@ -197,12 +197,12 @@ def test_secrets_are_nowhere(  # B-T7
     assert watch.looks > 20
     assert any("--alias by-url" in line for line in watch.seen)
     assert any("router.hub.transfer" in line for line in watch.seen)
-    # The fake engine tells what it was asked with, which a real one does not.
-    heard = re.sub(r'"authorization": "Bearer [^"]*"', "", "\n".join(ears.heard))
-    assert "download_progress" in heard
-    assert "error: *** *** http://***@host/" in heard
+    # The fake engine returns the headers that it got; a real one does not.
+    received = re.sub(r'"authorization": "Bearer [^"]*"', "", "\n".join(listener.received))
+    assert "download_progress" in received
+    assert "error: *** *** http://***@host/" in received
     for secret in (*MARKERS, *secrets):
-        for where, said in (("command lines", "\n".join(watch.seen)), ("log", router.log), ("answers", heard)):
+        for where, said in (("command lines", "\n".join(watch.seen)), ("log", router.log), ("answers", received)):
             assert secret not in said, f"{secret} in the {where}: {around(said, secret)}"
 
 
@@ -211,7 +211,7 @@ def around(text: str, secret: str) -> str:
     return text[max(0, place - 300) : place + 100]
 
 
-def test_an_unreachable_hub_is_told_without_its_credentials(routers: Starter, tmp_path: Path) -> None:  # B-T7
+def test_error_of_an_unreachable_hub_hides_its_credentials(routers: Starter, tmp_path: Path) -> None:  # B-T7
     environs = (
         {"HF_ENDPOINT": f"http://user:{HUB_PASSWORD}@127.0.0.1:1"},
         {"HF_ENDPOINT": f"http://user:{HUB_PASSWORD}@no such host"},
@@ -229,7 +229,7 @@ def test_an_unreachable_hub_is_told_without_its_credentials(routers: Starter, tm
             assert not any(marker in said for marker in MARKERS), said
 
 
-def test_a_preset_that_is_wrong_is_told_without_its_values(tmp_path: Path) -> None:  # B-T7
+def test_errors_of_presets_hide_values(tmp_path: Path) -> None:  # B-T7
     table = flags.default_table()
     for text in (
         f"[a]\nhf-token {TOKEN}\n",
@@ -280,7 +280,7 @@ def test_credentials_of_urls_are_never_rendered(name: str) -> None:  # B-T7
     assert flags.secret_variable(plain) is None
 
 
-def test_credentials_of_urls() -> None:
+def test_credentials_of_urls_are_hidden() -> None:
     for text, told in {
         "http://u:p@h/": "http://***@h/",
         "https://token@h": "https://***@h",
@@ -292,7 +292,7 @@ def test_credentials_of_urls() -> None:
         assert without_credentials(text) == told
 
 
-def test_secrets_of_an_environment() -> None:
+def test_secrets_of_the_environment_are_hidden() -> None:
     environ = {"HF_TOKEN": "aaaaaaaa", "OPENAI_API_KEY": "bbbbbbbb", "db_password": "cccccccc", "TOKENIZERS_X": "d" * 8}
     assert secrets_of({**environ, "EMPTY_TOKEN": "", "HOME": "/root"}) == ("aaaaaaaa", "bbbbbbbb", "cccccccc")
     hide = redactor(["aaaaaaaa", "aaaaaaaabb", "1", "no"])
@@ -300,7 +300,7 @@ def test_secrets_of_an_environment() -> None:
     assert redactor([])("x http://a:b@c") == f"x http://{redaction.HIDDEN}@c"
 
 
-def test_time_is_not_lost_on_long_texts() -> None:
+def test_long_texts_are_redacted_quickly() -> None:
     begun = time.process_time()
     without_credentials("://" * 100_000 + "@")
     without_credentials("http://" + "a" * 300_000)

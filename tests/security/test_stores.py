@@ -1,8 +1,8 @@
-"""What the router keeps on disk may be spoilt by anybody: it is put aside, and the router starts. B-T8
+"""Any program may spoil what the router keeps on disk. A spoilt file is put aside, and the router starts. B-T8
 
-Its stores: the footprints of models (a file), and the run folder (a lock in each, which only its existence and its
-kernel lock mean something; its content is not read). What it writes into the cache of the hub, refs and links, is read
-as whatever other programs have put there.
+The router's stores are the footprints of models (a file) and the run folder. In the run folder, only the existence of a
+lock file and the kernel's lock on it matter; its content is not read. Refs and links in the cache of the hub may come
+from other programs, and are read with the same suspicion.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def test_spoilt_footprints_are_put_aside(  # B-T8
         assert not [each for each in tmp_path.iterdir() if each not in (path, aside)]
 
 
-def test_what_others_have_written_right_is_read(tmp_path: Path) -> None:
+def test_valid_footprints_of_other_programs_are_read(tmp_path: Path) -> None:
     path = tmp_path / "f.json"
     path.write_text('{"a": {"gpu": 5, "gpus": 1, "host": 2, "more": [1]}}')
     assert Footprints(path).get("a") == Footprint(5, 1, 2)
@@ -105,8 +105,8 @@ def test_what_others_have_written_right_is_read(tmp_path: Path) -> None:
     assert (kept.get("3999"), kept.get("4000")) == (None, Footprint(1, 1, 1))
 
 
-def test_a_router_starts_over_spoilt_stores(routers: Starter, tmp_path: Path, fake: str, tiny_models: Path) -> None:
-    """A real one, with what keeps nothing that starts today."""
+def test_router_starts_with_spoilt_stores(routers: Starter, tmp_path: Path, fake: str, tiny_models: Path) -> None:
+    """A whole router with a spoilt file of footprints."""
     folder = tmp_path / "xdg" / "llama-router"
     folder.mkdir(parents=True)
     (folder / "footprints.json").write_text('{"a": {"gpu": 1e999, "gpus": 1, "host": ' + "[" * 100_000)
@@ -127,7 +127,7 @@ LOCKS: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("kind", LOCKS)
-def test_what_other_routers_left_may_be_anything(tmp_path: Path, kind: str) -> None:  # B-T8
+def test_leftovers_of_other_routers_may_be_anything(tmp_path: Path, kind: str) -> None:  # B-T8
     left = tmp_path / "left"
     left.mkdir(mode=0o700)
     LOCKS[kind](left / "lock")

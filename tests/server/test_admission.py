@@ -6,8 +6,9 @@ import asyncio
 from functools import partial
 
 from router.server.admission import ClientLimits
-from tests.front import CHAT, Front, Works, body_of, post, until
+from tests.front import CHAT, Front, Works, body_of, post
 from tests.server.test_framing import GET, connections, refused
+from tests.waiting import eventually
 
 
 async def test_silent_connections_make_room(front: Front) -> None:  # B-T4
@@ -28,7 +29,7 @@ async def test_busy_connections_are_not_closed(front: Front) -> None:  # B-T4
     for count in range(1, 5):
         busy.append(await front.client())
         busy[-1].send(post(CHAT, body_of()))
-        await until(partial(serves, front, count))
+        await eventually(partial(serves, front, count))
     late = await front.client()
     assert "--max-connections" in await refused(late, 503)
     works.go.set()
@@ -38,12 +39,12 @@ async def test_busy_connections_are_not_closed(front: Front) -> None:  # B-T4
 async def test_connections_that_do_not_read_make_room(front: Front) -> None:  # B-T4
     first = await front.ready(limits=ClientLimits(max_connections=4, timeout=0.3))
     first.leave()
-    await until(lambda: not connections(front))
+    await eventually(lambda: not connections(front))
     request = GET + b"\r\n"
     for _ in range(4):
         client = await front.client()
         client.send(request * 3000)
-    await until(lambda: sum(one.flow.write_paused for one in connections(front)) == 4)
+    await eventually(lambda: sum(one.flow.write_paused for one in connections(front)) == 4)
     statuses: list[int] = []
     while 200 not in statuses:
         assert len(statuses) < 500, "nobody made room"
@@ -51,7 +52,7 @@ async def test_connections_that_do_not_read_make_room(front: Front) -> None:  # 
         statuses.append((await late.ask(request)).status)
         await asyncio.sleep(0.02)
     assert set(statuses) <= {200, 503}
-    await until(lambda: len(connections(front)) <= 4)
+    await eventually(lambda: len(connections(front)) <= 4)
 
 
 async def test_unfinished_requests_are_limited(front: Front) -> None:  # B-T4
@@ -66,7 +67,7 @@ async def test_unfinished_requests_are_limited(front: Front) -> None:  # B-T4
     assert (await client.ask(post(CHAT, body_of()))).status == 200
     for other in others:
         other.leave()
-    await until(lambda: front.admission.buffered_bytes == 0)
+    await eventually(lambda: front.admission.buffered_bytes == 0)
 
 
 async def test_oldest_unfinished_request_is_dropped(front: Front) -> None:  # B-T4
@@ -77,7 +78,7 @@ async def test_oldest_unfinished_request_is_dropped(front: Front) -> None:  # B-
     for other, data in zip([*others, others[0]], [GET + b"X: " + b"x" * 48_000] * 4 + [b"x" * 4000], strict=True):
         other.send(data)
         sent += len(data)
-        await until(partial(holds, front, sent))
+        await eventually(partial(holds, front, sent))
     client = await front.client()
     request = post(CHAT, body_of(text="x" * 20_000))
     client.send(request[:15_000])

@@ -18,8 +18,8 @@ from tests.front import (
     echoes,
     post,
     sends,
-    until,
 )
+from tests.waiting import eventually
 
 
 @pytest.mark.parametrize("is_apart", [False, True])
@@ -47,8 +47,8 @@ async def test_disconnect_stops_the_child(
         await front.turn()
     client.leave()
     await works.is_cut()
-    await until(lambda: front.leases == 0)
-    await until(lambda: len(front.server.server_state.connections) == 1 + is_apart)
+    await eventually(lambda: front.leases == 0)
+    await eventually(lambda: len(front.server.server_state.connections) == 1 + is_apart)
     assert (front.made, len(front.child.received)) == (made, 1)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     await front.warm(await front.client())
@@ -64,7 +64,7 @@ async def test_disconnect_after_a_long_body_stops_the_child(front: Front) -> Non
         await works.begun.wait()
         client.leave()
         await works.is_cut()
-        await until(lambda: front.leases == 0)
+        await eventually(lambda: front.leases == 0)
         await front.warm(await front.client())
 
 
@@ -91,7 +91,7 @@ async def test_disconnect_at_any_moment_releases_the_lease(front: Front) -> None
         for _ in range(turns // 4):
             await asyncio.sleep(0)
         client.leave()
-    await until(lambda: len(front.server.server_state.connections) == 1 and front.leases == 0 and not front.tasks)
+    await eventually(lambda: len(front.server.server_state.connections) == 1 and front.leases == 0 and not front.tasks)
     assert (await (await front.client()).ask(post(CHAT, body_of()))).body == body_of()
 
 

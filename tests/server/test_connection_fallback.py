@@ -25,9 +25,9 @@ from tests.front import (
     post,
     sends,
     sends_and_resets,
-    until,
 )
 from tests.sockets import Flood, Handler
+from tests.waiting import eventually
 
 
 async def test_response_in_pieces_is_sent_in_full(front: Front) -> None:
@@ -41,7 +41,7 @@ async def test_response_in_pieces_is_sent_in_full(front: Front) -> None:
     front.child.act = act
     reply = client.ask(post(CHAT, body_of()))
     task = asyncio.create_task(reply)
-    await until(lambda: bool(front.child.received))
+    await eventually(lambda: bool(front.child.received))
     assert (await task).body == b'{"ok": 1}'
 
 
@@ -127,7 +127,7 @@ async def test_broken_response_is_cut_off(front: Front, caplog: pytest.LogCaptur
         assert caught.value.partial == b"abc"
         client = await front.client()
     assert front.leases == 0
-    await until(lambda: not front.tasks)
+    await eventually(lambda: not front.tasks)
     front.may_log_errors = True
     told = {record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR}
     assert told == {"ASGI callable returned without completing response."}  # which is how uvicorn comes to cut it

@@ -15,10 +15,9 @@ from tests.front import (
     Client,
     body_of,
     post,
-    until,
 )
 from tests.routers import Router, chat
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, eventually
 
 
 @contextlib.asynccontextmanager
@@ -60,7 +59,7 @@ async def test_stopped_router_answers_first(
     slow = {"FAKE_FIRST_SECONDS": "0.5", "FAKE_JOURNAL": str(journal)}
     async with whole(routers, fake, tiny_models, **slow) as (router, client):
         client.send(post(CHAT, body_of(**chat("tiny-a"))))
-        await until(lambda: journal.read_text().count(" request ") == 2)
+        await eventually(lambda: journal.read_text().count(" request ") == 2)
         stopped = asyncio.create_task(asyncio.to_thread(router.stop))
         reply = await client.reply()
         assert (reply.status, reply.named("connection")) == (200, ["close"])

@@ -22,10 +22,10 @@ from tests.front import (
     post,
     sends,
     sends_and_resets,
-    until,
 )
 from tests.server.samples import ANSWERS, FORM, MULTIPART
 from tests.sockets import Handler
+from tests.waiting import eventually
 
 
 async def test_connection_is_reused_without_tasks(front: Front) -> None:
@@ -47,7 +47,7 @@ async def test_request_leaves_no_reference_cycle(front: Front, act: Handler, sta
     """`serve` lets Python look for cycles seldom."""
     client = await front.ready()
     front.child.act = act
-    await until(lambda: not front.tasks)
+    await eventually(lambda: not front.tasks)
     assert (await client.ask(post(CHAT, body_of()))).status == status
     gc.collect()
     gc.set_debug(gc.DEBUG_SAVEALL)
@@ -56,7 +56,7 @@ async def test_request_leaves_no_reference_cycle(front: Front, act: Handler, sta
             assert (await client.ask(post(CHAT, body_of()))).status == status
             client.leave()
             client = await front.client()
-        await until(lambda: len(front.server.server_state.connections) == 1 and not front.tasks)
+        await eventually(lambda: len(front.server.server_state.connections) == 1 and not front.tasks)
         gc.collect()
         kinds = ClientConnection | ProxiedRequest | RequestResponseCycle | Response
         assert not [left for left in gc.garbage if isinstance(left, kinds)]
@@ -226,7 +226,7 @@ async def test_garbage_after_a_request_is_refused(front: Front) -> None:
     works.go.set()
     assert [(await client.reply()).status for _ in range(2)] == [200, 400]
     assert await client.is_closed()
-    await until(lambda: front.leases == 0)
+    await eventually(lambda: front.leases == 0)
 
 
 async def test_pipelined_request_and_response_in_one_turn(front: Front) -> None:

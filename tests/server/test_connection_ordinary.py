@@ -17,8 +17,8 @@ from tests.front import (
     body_of,
     post,
     sends,
-    until,
 )
+from tests.waiting import eventually
 
 
 async def test_keys_are_checked_alike(front: Front) -> None:
@@ -89,7 +89,7 @@ async def test_model_that_is_not_running_is_loaded(front: Front) -> None:  # B-S
     assert front.made - made == 1
     unload = post("/models/unload", b'{"model": "b"}')
     assert (await client.ask(unload)).status == 200
-    await until(lambda: front.pool.status("b").value == "unloaded")
+    await eventually(lambda: front.pool.status("b").value == "unloaded")
     assert (await client.ask(post(CHAT, body_of(model="b")))).status == 200
     assert front.made - made == 3
 
@@ -102,7 +102,7 @@ async def test_second_concurrent_request_opens_a_connection(front: Front) -> Non
     first.send(post(CHAT, body_of()))
     await works.begun.wait()
     second.send(post(CHAT, body_of()))
-    await until(lambda: len(front.child.received) == 2)
+    await eventually(lambda: len(front.child.received) == 2)
     assert [each.tasks - made for each in front.child.received] == [0, 1]
     assert front.leases == 2
     works.go.set()
@@ -160,7 +160,7 @@ async def test_conversation_continues_after_disconnect(front: Front) -> None:
     client.leave()
     with pytest.raises(TimeoutError):
         await works.is_cut(0.3)
-    await until(lambda: front.leases == 0)
+    await eventually(lambda: front.leases == 0)
 
 
 async def test_unlimited_request_is_ended_by_the_clock(front: Front) -> None:  # B-L14

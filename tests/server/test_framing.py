@@ -13,7 +13,8 @@ import pytest
 from router.server.admission import ClientLimits
 from router.server.framing import MAX_AHEAD_BYTES, MAX_LINGER_BYTES, FramedConnection
 from router.server.head_checks import MAX_HEAD_BYTES, MAX_HEAD_LINES
-from tests.front import CHAT, EVENTS, OK, Client, Front, Works, body_of, echoes, post, sends, until
+from tests.front import CHAT, EVENTS, OK, Client, Front, Works, body_of, echoes, post, sends
+from tests.waiting import eventually
 
 GET = b"GET /models HTTP/1.1\r\nHost: h\r\n"
 
@@ -187,7 +188,7 @@ async def test_read_ahead_is_limited(front: Front, stream: bool) -> None:  # B-T
     await works.begun.wait()
     front.child.act = sends(OK)
     client.send(post(CHAT, body_of(text="x" * 2000)) * count)
-    await until(lambda: any(one.flow.read_paused for one in connections(front)))
+    await eventually(lambda: any(one.flow.read_paused for one in connections(front)))
     assert MAX_AHEAD_BYTES < front.admission.buffered_bytes <= MAX_AHEAD_BYTES + READ
     assert len(front.child.received) == 1
     works.go.set()
@@ -298,7 +299,7 @@ async def test_data_after_an_early_response_is_limited(front: Front) -> None:  #
     assert (await client.reply()).status == 401
     with pytest.raises(ConnectionError):
         await floods(client, 2 * MAX_LINGER_BYTES)
-    await until(lambda: not connections(front))
+    await eventually(lambda: not connections(front))
 
 
 async def floods(client: Client, size: int) -> None:

@@ -52,10 +52,10 @@ def test_oldest_allowed_uvicorn_passes() -> None:
         pytest.skip(f"not installed: {command}")
     (found,) = importlib.metadata.distributions(name="uvicorn", path=[str(PLACE)])
     assert found.version == oldest, f"rm -r .uvicorn && {command}"
-    code = f"import sys; sys.path.insert(0, {str(PLACE)!r}); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
     done = subprocess.run(
-        [sys.executable, "-c", code, "-q", "-x", "-p", "no:cacheprovider", *TESTS],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *TESTS],
         cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(PLACE)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

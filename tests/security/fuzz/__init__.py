@@ -1,6 +1,6 @@
-"""What strangers may send, at random: requests, answers of children, and files.
+"""The fuzzer: random requests, random responses of children, and random files.
 
-A part is a module with `run(seed, seconds, cases)`, which ends after so many seconds or cases and raises Found for the
+Each part is a module with `run(seed, seconds, cases)`. It ends after so many seconds or cases, and raises Found for the
 first case that is answered wrongly. The same seed makes the same cases.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 
 class Found(Exception):
-    """A case with a wrong end; the text tells it whole."""
+    """A case that was answered wrongly. The text says how to repeat it."""
 
     def __init__(self, part: str, seed: int, number: int, what: str, case: object) -> None:
         again = f"python -m tests.security.fuzz {part} --seed {seed} --only {number}"
@@ -20,7 +20,7 @@ class Found(Exception):
 
 
 def numbers(seconds: float, cases: int, only: int | None = None) -> Iterator[int]:
-    """Of the cases of a run."""
+    """The numbers of the cases of a run."""
     if only is not None:
         yield only
         return
@@ -32,12 +32,12 @@ def numbers(seconds: float, cases: int, only: int | None = None) -> Iterator[int
 
 
 def dice(seed: int, number: int) -> random.Random:
-    """Those of one case: it is the same whatever came before it."""
+    """The random numbers of one case. They do not depend on the cases before it."""
     return random.Random(f"{seed}/{number}")
 
 
 def pieces(data: bytes, rng: random.Random) -> list[bytes]:
-    """Cut anywhere: whole, in a few, or its begin byte by byte."""
+    """The data cut at random: not at all, into a few pieces, or byte by byte for a part."""
     way = rng.random()
     if way < 0.4 or len(data) < 2:
         return [data]

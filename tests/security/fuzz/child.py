@@ -1,4 +1,4 @@
-"""Children that answer with anything, cut anywhere, slowly or not at all, to clients of each dialect and both ways.
+"""Children that answer with anything, cut anywhere, slowly or not at all. Clients use each dialect and both ways.
 
 A client gets one answer that a strict parser understands, or a connection that ends; never a defect of the router.
 """
@@ -75,7 +75,7 @@ def _event(rng: random.Random) -> bytes:
 
 
 def said(rng: random.Random) -> bytes:
-    """An answer, more or less."""
+    """A response, more or less."""
     is_stream = rng.random() < 0.5
     body = b"".join(_event(rng) for _ in range(rng.randint(0, 8))) if is_stream else _json(rng)
     status = rng.choice(
@@ -197,5 +197,5 @@ async def _run(seed: int, seconds: float, cases: int, only: int | None) -> int:
 
 
 def run(seed: int, seconds: float, cases: int = 10**9, only: int | None = None) -> int:
-    """How many cases there were. Raises Found."""
+    """Returns how many cases there were. Raises Found."""
     return asyncio.run(_run(seed, seconds, cases, only))

@@ -1,4 +1,4 @@
-"""Model files, chat templates and preset files that somebody has tampered with, read as the router reads them.
+"""Model files, chat templates and preset files that were tampered with, read as the router reads them.
 
 Each ends with a result or with an error of ours, within SECONDS; the list of models stays JSON. A case that hangs or
 takes too much memory ends the process: run it as a child.
@@ -102,7 +102,7 @@ def _text(value: bytes) -> bytes:
 
 
 def _value(rng: random.Random) -> bytes:
-    """A type and a value of it, not always right."""
+    """A type and a value, which does not always fit it."""
     kind = rng.choice([4, 4, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0, 13, 200])
     number = rng.choice(NUMBERS)
     match kind:
@@ -171,7 +171,7 @@ def _written(rng: random.Random) -> bytes:
 
 
 def _mutated(data: bytes, rng: random.Random) -> bytes:
-    """Some bytes are others, are gone, or are there twice."""
+    """Changes, removes or repeats some bytes."""
     changed = bytearray(data)
     for _ in range(rng.choice([1, 1, 2, 5, 20])):
         at = rng.randrange(min(len(changed), 2000)) if rng.random() < 0.5 else rng.randrange(len(changed))
@@ -346,7 +346,7 @@ def one_case(folder: Path, model: bytes, rng: random.Random) -> None:
 
 
 def run(seed: int, seconds: float, cases: int = 10**9, only: int | None = None) -> int:
-    """How many cases there were. Raises Found."""
+    """Returns how many cases there were. Raises Found."""
     done = 0
     logging.getLogger("router").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,4 @@
-"""Two routers over one echoing child: one with the short way, one that takes uvicorn's for every request."""
+"""Routers in front of an echoing child: one with the fast path, one that takes the ordinary way for every request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NUMBERED = re.compile(rb"\d+\.\d+")
 
 
 class Defects(logging.Handler):
-    """What is logged as an error."""
+    """Collects what is logged as an error."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -35,7 +35,7 @@ class Defects(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        if text == "ASGI callable returned without completing response.":  # uvicorn's word for what was cut off
+        if text == "ASGI callable returned without completing response.":  # uvicorn says so when it cuts one off
             return
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
@@ -50,8 +50,8 @@ class Rig:
     answers: list[bytes] = field(default_factory=list)  # what the child sends next; then it echoes
 
     def seen(self, number: int) -> list[tuple[bytes, bytes]]:
-        """What the child got since it was last asked: tag and body. What clients of earlier cases sent before they left
-        may come late."""
+        """What the child got since the last call: tag and body. Requests of earlier cases are left out: a client that
+        left may have sent one that comes late."""
         received, self.front.child.received = self.front.child.received, []
         found = [(b",".join(_TAG.findall(each.head)), each.body) for each in received]
         return [each for each in found if not (_NUMBERED.fullmatch(each[0]) and int(each[0].split(b".")[0]) < number)]
@@ -60,7 +60,7 @@ class Rig:
         return await asyncio.open_unix_connection(self.front.path, limit=2**22)
 
     async def is_clean(self) -> str | None:
-        """What was left behind."""
+        """What was left behind, None if nothing was."""
         async with asyncio.timeout(PATIENCE):
             reader, writer = await self.open()
             writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -108,8 +108,10 @@ class Told:
 
 
 def parse(stream: bytes, methods: list[str], *, is_cut: bool = False) -> tuple[list[Told], bool]:
-    """The answers in a stream, to requests with these methods, and whether the last one ends the connection. Raises
-    h11's error where a strict client would; one that `is_cut` may end anywhere."""
+    """The responses in a stream, to requests with these methods, and whether the last one ends the connection.
+
+    Raises h11's error for what a strict client refuses. `is_cut`: the stream may end anywhere.
+    """
     client = h11.Connection(h11.CLIENT, max_incomplete_event_size=2**20)
     client.receive_data(stream)
     client.receive_data(b"")

@@ -1,8 +1,12 @@
-"""Requests of some thirty kinds, pipelined, cut and broken off anywhere, to both ways at once.
+"""Requests of about thirty kinds, pipelined and cut anywhere, to the fast path and to the ordinary way.
 
-What must hold: a strict client understands the answers, which are one for each request until one that ends the
-connection. Both ways answer with the same status and body. The child sees each body byte for byte as it was meant,
-once; nothing that was in a body or a trailer becomes a request or a header. Nothing is left behind.
+What must hold:
+
+- A strict client understands the responses. There is one for each request, until one that ends the connection.
+- Both ways respond with the same status and body.
+- The child gets each body once, byte for byte as it was meant. Nothing in a body or a trailer becomes a request or a
+  header.
+- Nothing is left behind.
 """
 
 from __future__ import annotations
@@ -22,16 +26,20 @@ from tests.front import answer
 from tests.security.fuzz import Found, dice, numbers, pieces
 from tests.security.fuzz.rig import KEY, PATIENCE, Rig, Told, parse, rig
 
-BATCH = 40  # cases, then it is looked for what is left
+BATCH = 40  # cases between two checks for what is left behind
 LAST = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-CREATED = re.compile(rb'"created": \d+')  # each router started at another second
+CREATED = re.compile(rb'"created": \d+')  # the routers did not start in the same second
 SMUGGLED = b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\n" + KEY + b"X-Tag: smuggled\r\nContent-Length: 0\r\n\r\n"
 
 
 @dataclass(frozen=True)
 class Meant:
-    """`statuses` are the first digits that are right. `body` is what a child gets if it is answered with 2, None if
-    none is asked. `ends`: it is the last on its connection; None: that is so if it is refused."""
+    """A request, and how it must be answered.
+
+    - `statuses`: the first digits of the statuses that are right.
+    - `body`: what the child gets if the status begins with 2; None if no child may get the request.
+    - `ends`: it is the last on its connection; None: only if it is refused.
+    """
 
     kind: str
     data: bytes
@@ -231,7 +239,7 @@ def twice_equal(rng: random.Random, tag: bytes) -> Meant:
 
 
 def bad(rng: random.Random, tag: bytes) -> Meant:
-    """Must be refused, and nothing behind it may be read as a request."""
+    """Must be refused, and nothing after it may be read as a request."""
     body = _chat(rng)
     told = _length(body)
     start = b"POST /v1/chat/completions HTTP/1.1"
@@ -291,7 +299,7 @@ def meant(rng: random.Random, number: int) -> list[Meant]:
 
 
 async def ask(one: Rig, sent: list[bytes], pause: float, leaves: bool) -> bytes | None:
-    """What comes back until the end; None if the client `leaves` without listening. Raises TimeoutError."""
+    """All that comes back; None if the client `leaves` without reading. Raises TimeoutError."""
     loop = asyncio.get_running_loop()
     # No transport of asyncio's: it throws away what was read when a connection is closed that it writes to.
     with socket.socket(socket.AF_UNIX) as connection:
@@ -320,7 +328,7 @@ async def _heard(connection: socket.socket) -> bytes:
 
 
 def judge(case: list[Meant], told: list[Told], seen: list[tuple[bytes, bytes]]) -> str | None:
-    """What is wrong, by what was meant."""
+    """What is wrong, compared with what was meant."""
     expected: list[tuple[bytes, bytes]] = []
     for n, one in enumerate(case):
         if n >= len(told):
@@ -377,7 +385,7 @@ async def one_case(rigs: dict[str, Rig], rng: random.Random, number: int) -> str
 
 
 async def echo(one: Rig) -> None:
-    """From now on the child answers with what it is asked."""
+    """From now on the child answers with the body that it gets."""
 
     async def act(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(answer("200 OK", one.front.child.received[-1].body, "Content-Type: application/json"))
@@ -409,5 +417,5 @@ async def _run(seed: int, seconds: float, cases: int, only: int | None) -> int:
 
 
 def run(seed: int, seconds: float, cases: int = 10**9, only: int | None = None) -> int:
-    """How many cases there were. Raises Found."""
+    """Returns how many cases there were. Raises Found."""
     return asyncio.run(_run(seed, seconds, cases, only))
