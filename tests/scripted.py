@@ -29,8 +29,8 @@ STRICT = (
 OPT_IN = (
     TURNS
     + TOOLS
-    + "{%- if add_generation_prompt %}assistant:{%- if not (enable_thinking is defined and enable_thinking) %}"
-    "<think></think>{% endif %}{% endif %}"
+    + "{%- if add_generation_prompt %}assistant:"
+    + "{%- if not (enable_thinking is defined and enable_thinking) %}<think></think>{% endif %}{% endif %}"
 )
 # Nothing turns its thinking off.
 ALWAYS = TURNS + TOOLS + "{%- if add_generation_prompt %}assistant:<think>{% endif %}"

@@ -74,7 +74,9 @@ async def shape(api: str, url: str, model: str, messages: Messages, schema: dict
 
 async def turn(api: str, url: str, model: str, text: str) -> dict[str, Any]:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}]
-    chunks = [chunk async for chunk in await litellm.acompletion(**at(api, url, model), messages=messages, stream=True)]
+    wish = {"reasoning_effort": {"effort": "low", "summary": "auto"}} if api == "responses" else {}
+    fields = at(api, url, model) | wish
+    chunks = [chunk async for chunk in await litellm.acompletion(**fields, messages=messages, stream=True)]
     message = litellm.stream_chunk_builder(chunks).choices[0].message
     return {"text": message.content, "reasoning": getattr(message, "reasoning_content", None) or ""}
 
@@ -83,8 +85,11 @@ async def tools(api: str, url: str, model: str, text: str, schema: dict[str, Any
     tool = {"type": "function", "function": {"name": "rain", "parameters": schema}}
     fields = {**at(api, url, model), "tools": [tool]}
     messages: Messages = [{"role": "user", "content": text}]
-    chunks = [chunk async for chunk in await litellm.acompletion(**fields, messages=messages, stream=True)]
-    message = litellm.stream_chunk_builder(chunks).choices[0].message
+    if api == "responses":  # it would make up a stream of its own, in which the arguments stand twice
+        message = (await litellm.acompletion(**fields, messages=messages)).choices[0].message
+    else:
+        chunks = [chunk async for chunk in await litellm.acompletion(**fields, messages=messages, stream=True)]
+        message = litellm.stream_chunk_builder(chunks).choices[0].message
     made = message.tool_calls or ()
     messages.append(message.model_dump())
     messages += [{"role": "tool", "tool_call_id": call.id, "content": "yes"} for call in made]

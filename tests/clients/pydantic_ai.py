@@ -45,7 +45,8 @@ def thoughts(messages: Any) -> str:
 
 
 async def turn(api: str, url: str, model: str, text: str) -> dict[str, Any]:
-    async with agent(api, url, model).run_stream(text) as run:
+    wish: Any = {"openai_reasoning_summary": "auto"} if api == "responses" else None
+    async with agent(api, url, model).run_stream(text, model_settings=wish) as run:
         said = await run.get_output()
         return {"text": said, "reasoning": thoughts(run.all_messages())}
 

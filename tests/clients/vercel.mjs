@@ -35,7 +35,8 @@ async function streamed(fields) {
 
 await talk({
   async turn({ api, url, model, text }) {
-    const providerOptions = { ollama: { think: true } };
+    const openai = { reasoningSummary: "auto", forceReasoning: true }; // it does not know the model
+    const providerOptions = { ollama: { think: true }, ...(api === "responses" && { openai }) };
     const fields = { model: speaker(api, url, model), instructions: "Be brief.", prompt: text, providerOptions };
     const { text: said, reasoning } = await streamed(fields);
     return { text: said, reasoning };

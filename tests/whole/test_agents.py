@@ -29,6 +29,8 @@ base_url = "{url}/v1"
 wire_api = "responses"
 [analytics]
 enabled = false
+[features]
+plugins = false  # it would look for some on GitHub
 """
 
 

@@ -15,7 +15,7 @@ from router.api.chat_stream import chunks_of
 from router.api.dialects import OPENAI
 from router.api.responses.output import Events, Output
 from router.api.responses.request import ChatRequest
-from router.api.responses.response import ResponseObject, error_code
+from router.api.responses.response import TOO_LONG, ResponseObject, error_code
 from router.errors import RouterError, UpstreamFailed
 from router.proxy.error_response import read_upstream_error
 from router.proxy.protocols import PostToChild
@@ -64,10 +64,17 @@ class Answer:
 
     async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
         output, is_stream = self._output, self._is_stream
-        async for chunks in chunks_of(post, CHAT, self._body):
-            told = b"".join([output.take(chunk) for chunk in chunks]) if chunks else self._begin()
-            if is_stream:
-                yield told
+        try:
+            async for chunks in chunks_of(post, CHAT, self._body):
+                told = b"".join([output.take(chunk) for chunk in chunks]) if chunks else self._begin()
+                if is_stream:
+                    yield told
+        except RouterError as exc:
+            if not is_stream or exc.code != TOO_LONG:
+                raise
+            # An event, as OpenAI's servers send it: Codex reads no code in an answer with status 400.
+            yield self.stream_error(exc, "")
+            return
         if not output.reason:
             raise UpstreamFailed("The model's answer ended before it was complete.")
         status = "incomplete" if output.reason == "length" else "completed"
