@@ -10,14 +10,13 @@ import base64
 import json
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.programs import Kind, Program, in_front, python, started
-from tests.routers import FAKE, Router, start
-from tests.scripted import TEMPLATES, TOO_LONG, Script, presets, red, text_of
+from tests.routers import Router
+from tests.scripted import TEMPLATES, TOO_LONG, Script, red, text_of
 
 CLIENTS = {
     "openai": Kind(python("openai"), ("BadRequestError", 400)),
@@ -46,24 +45,8 @@ PNG = base64.b64encode(red()).decode()
 
 
 @pytest.fixture(scope="module")
-def script(tmp_path_factory: pytest.TempPathFactory) -> Script:
-    return Script(tmp_path_factory.mktemp("script"))
-
-
-@pytest.fixture(scope="module")
-def router(script: Script, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
-    folder = tmp_path_factory.mktemp("conversations")
-    (folder / "tiny.gguf").symlink_to(tiny_models / "tiny-a.gguf")
-    (folder / "models.ini").write_text(presets(folder / "tiny.gguf"))
-    flags = ("--engine", FAKE, "--models-preset", str(folder / "models.ini"))
-    made = start(folder / "router", *flags, **script.environ)
-    yield made
-    made.stop()
-
-
-@pytest.fixture(scope="module")
-def programs(router: Router, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Kind], Program]]:
-    with started(tmp_path_factory.mktemp("programs"), router.url) as program:
+def programs(scripted: Router, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Kind], Program]]:
+    with started(tmp_path_factory.mktemp("programs"), scripted.url) as program:
         yield program
 
 
@@ -84,9 +67,9 @@ class Client:
 
 
 @pytest.fixture
-def client(request: pytest.FixtureRequest, programs: Callable[[Kind], Program], router: Router) -> Client:
+def client(request: pytest.FixtureRequest, programs: Callable[[Kind], Program], scripted: Router) -> Client:
     kind = CLIENTS[request.param]
-    return Client(kind, programs(kind), router)
+    return Client(kind, programs(kind), scripted)
 
 
 @pytest.mark.parametrize(("client", "template"), PAIRS, indirect=["client"])
@@ -146,10 +129,10 @@ def test_an_image_goes_where_it_is_seen(client: Client, script: Script) -> None:
 
 
 @pytest.mark.parametrize("client", CLIENTS, indirect=True)
-def test_an_image_for_a_model_without_eyes_is_refused_once(client: Client, router: Router, script: Script) -> None:
+def test_an_image_for_a_model_without_eyes_is_refused_once(client: Client, scripted: Router, script: Script) -> None:
     """By clients that repeat what may help: they ask once.  # B-C11"""
     script.play({"text": "It is red."})
-    with in_front(router) as front:
+    with in_front(scripted) as front:
         answer = client.ask("image", "opt-in", png=PNG, url=front.url)
     assert (answer["error"], answer["status"]) == client.kind.error, answer
     assert "see images" in answer["message"]
@@ -158,7 +141,7 @@ def test_an_image_for_a_model_without_eyes_is_refused_once(client: Client, route
 
 
 @pytest.mark.parametrize("client", CLIENTS, indirect=True)
-def test_too_long_a_prompt_says_the_numbers(client: Client, router: Router, script: Script) -> None:  # B-C11
+def test_too_long_a_prompt_says_the_numbers(client: Client, scripted: Router, script: Script) -> None:  # B-C11
     script.play({"error": TOO_LONG})
     answer = client.ask("turn", "opt-in", text="how are you?")
     assert answer["status"] in (400, None), answer
