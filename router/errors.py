@@ -5,6 +5,7 @@
     RouterError                     500  server_error
     ├── InvalidRequest              400  invalid_request_error
     │   ├── InvalidField            400  one field of the request is wrong
+    │   ├── ContextExceeded         400  exceed_context_size_error: the prompt is longer than the context
     │   └── NotLoaded               400  the model does not run, and this request may not load it
     ├── Unauthorized                401  authentication_error
     ├── Forbidden                   403  permission_error: this client may not, or the hub demands a token or a licence
@@ -72,6 +73,16 @@ class InvalidField(InvalidRequest):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f'"{field}" {message}')
         self.param = field
+
+
+class ContextExceeded(InvalidRequest):
+    """`prompt` and `limit` are numbers of tokens: of what was sent, and of what fits."""
+
+    code = "exceed_context_size_error"
+
+    def __init__(self, message: str, prompt: int, limit: int) -> None:
+        super().__init__(message)
+        self.prompt, self.limit = prompt, limit
 
 
 class NotLoaded(InvalidRequest):

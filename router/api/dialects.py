@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from router.errors import RouterError, UpstreamFailed
+from router.errors import ContextExceeded, RouterError, UpstreamFailed
 from router.proxy.protocols import Dialect
 
 # Anthropic's error types by status: https://docs.anthropic.com/en/api/errors
@@ -91,11 +91,19 @@ def retry_headers(exc: RouterError) -> dict[str, str]:
 
 
 def _openai_error(exc: RouterError) -> dict[str, Any]:
-    return {"code": exc.status, "message": exc.message, "type": exc.code, "param": exc.param}
+    error = {"code": exc.status, "message": exc.message, "type": exc.code, "param": exc.param}
+    if isinstance(exc, ContextExceeded):  # OpenAI's code and words, and llama.cpp's type and numbers
+        message = f"This model's maximum context length is {exc.limit} tokens, but the prompt has {exc.prompt}. "
+        error |= {"code": "context_length_exceeded", "message": message + exc.message}
+        error |= {"n_prompt_tokens": exc.prompt, "n_ctx": exc.limit}
+    return error
 
 
 def _anthropic_error(exc: RouterError, request_id: str) -> dict[str, Any]:
-    error = {"type": _ANTHROPIC_TYPES.get(_anthropic_status(exc), "api_error"), "message": exc.message}
+    message = exc.message
+    if isinstance(exc, ContextExceeded):  # the sentence by which Claude Code knows that it must compact
+        message = f"prompt is too long: {exc.prompt} tokens > {exc.limit} maximum"
+    error = {"type": _ANTHROPIC_TYPES.get(_anthropic_status(exc), "api_error"), "message": message}
     return {"type": "error", "error": error, "request_id": request_id}
 
 

@@ -67,8 +67,8 @@ class Listing:
                 self._entries[name] = entry if name == first else b"," + entry
 
     def _describe(self, spec: ModelSpec) -> dict[str, Any]:
-        status, info = self._pool.status(spec.name), spec.info
-        effective = self._pool.effective(spec.name)
+        status, effective = self._pool.status(spec.name), self._pool.effective(spec.name)
+        info = effective.info  # as it is loaded, or would be
         context = self._context(spec, effective.args, status)
         entry: dict[str, Any] = {
             "id": spec.name,
@@ -89,7 +89,7 @@ class Listing:
             "size": spec.size_bytes,
             "context": context,
             "memory": _memory(self._pool.need(spec.name)),
-            "info": {"meta": _meta(spec, context["effective"])},
+            "info": {"meta": _meta(effective, context["effective"])},
             "source": spec.source,
             "can_remove": spec.source == "cache",
             "meta": {

@@ -234,6 +234,9 @@ class Trial:
             case nodes.Not():
                 is_true = truth(self._value(node.node, names))
                 return is_true if is_true is UNKNOWN else not is_true
+            case nodes.Neg():
+                value = self._value(node.node, names)
+                return -value if isinstance(value, int) else UNKNOWN
             case nodes.And() | nodes.Or():
                 return self._logic(node, names)
             case nodes.CondExpr():

@@ -72,6 +72,7 @@ class CatalogExchange:
         self._core.catalog = catalog
         for name in changes.added:
             self._store.restore(name)
+        self._core.tasks.start(self._describe_with_settings(catalog))
         starting = [name for name in changes.changed if self._is_running(name)] + list(changes.added)
         specs_before = {spec.name: spec for spec in before.models}
         fetched = [name for name in changes.changed if self._is_fetched(specs_before[name], catalog.resolve(name))]
@@ -99,6 +100,16 @@ class CatalogExchange:
         catalog has come meanwhile."""
         if self._core.catalog is of:
             self._core.catalog = described
+            self._core.tasks.start(self._describe_with_settings(described))
+
+    async def _describe_with_settings(self, catalog: Catalog) -> None:
+        """Finds out what the files of models that run with other settings than their own say about them."""
+        for base in catalog.models:
+            if self._store.has_settings(base) and self._core.catalog is catalog:
+                described = await self._core.described(self._core.effective(base.name))
+                if self._core.catalog is catalog:
+                    self._store.learn(described)
+                    self._core.change_log.mark_changed(base.name)
 
     def drop_missing(self, name: str) -> None:
         """The download of this model was given up. If the model was there only to be downloaded, it leaves the catalog

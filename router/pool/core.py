@@ -18,6 +18,7 @@ from router.events.change_log import ChangeLog
 from router.events.feed import Feed
 from router.memory.need import Need, SharedEstimates
 from router.models.catalog import Catalog
+from router.models.describe import describe
 from router.models.spec import ModelSpec
 from router.node.interface import Node
 from router.pool.keep_alive import KeepAlive
@@ -86,6 +87,15 @@ class Core:
     def effective(self, name: str) -> ModelSpec:
         """The model of this name with the settings that were requested for it. Raises UnknownModel."""
         return self.store.effective(self.catalog.resolve(name))
+
+    async def described(self, spec: ModelSpec) -> ModelSpec:
+        """The model with what its files say about it as it is loaded: its template and its projector may come from a
+        load. The same object if they do not answer."""
+        what = f"The model file {spec.model_path} of {spec.name!r}"
+        try:
+            return await threads.FILES.run(describe, spec, timeout=threads.DISK_TIMEOUT_S, what=what)
+        except RouterError:
+            return spec
 
     async def need_or_none(self, spec: ModelSpec) -> Need | None:
         """What this model needs; None if it cannot be estimated."""

@@ -130,6 +130,7 @@ class SettingsLoads:
                     self._store.remember(base, requested)
                     is_same = run and run.child and run.child.address == lease.address
                     return Loaded("already_loaded" if is_same else "loaded")
+                spec = await core.described(spec)
                 need = await core.estimates.need(spec)
                 await core.nodes.check_fits(spec, need)
                 need_before = await core.need_or_none(before)
@@ -141,6 +142,7 @@ class SettingsLoads:
                     and self._processes.runs.get(name) is run
                 ):
                     await self._try(pending, changed)
+                    self._store.learn(await core.described(core.effective(name)))  # its files may have arrived
                     return Loaded("loaded", changed)
 
     @contextlib.asynccontextmanager

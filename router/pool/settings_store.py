@@ -7,7 +7,7 @@ drops them, and the settings before them hold again: a failed load changes nothi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router.engine.flags import FlagTable, diff
 from router.memory.need import Need
@@ -51,6 +51,7 @@ class SettingsStore:
         self._absent: dict[str, tuple[str, RequestedSettings]] = {}  # of models that are gone, the latest last
         self._pending: dict[str, PendingLoad] = {}
         self._effective: dict[str, tuple[ModelSpec, RequestedSettings, ModelSpec]] = {}
+        self._described: dict[str, ModelSpec] = {}  # models with settings, and what their files say about them then
 
     def __repr__(self) -> str:
         return f"<SettingsStore {len(self._committed)} committed, {len(self._pending)} pending>"
@@ -76,8 +77,23 @@ class SettingsStore:
         requested = self.requested(base)
         known = self._effective.get(base.name)
         if known is None or known[0] is not base or known[1] is not requested:
-            known = self._effective[base.name] = base, requested, requested.apply_to(base, self.table)
+            made = requested.apply_to(base, self.table)
+            described = self._described.get(base.name)
+            if made is not base and described and described.identity == made.identity:
+                made = made if differences(described, made) else replace(made, info=described.info)
+            known = self._effective[base.name] = base, requested, made
         return known[2]
+
+    def has_settings(self, base: ModelSpec) -> bool:
+        """Whether the model runs with other settings than its own."""
+        return self.requested(base) is not NOTHING
+
+    def learn(self, spec: ModelSpec) -> None:
+        """`spec` has the requested settings, and an `info` of what its files say about it with them."""
+        self._described[spec.name] = spec
+        known = self._effective.get(spec.name)
+        if known and known[2].info != spec.info:
+            del self._effective[spec.name]
 
     def committed_spec(self, base: ModelSpec) -> ModelSpec:
         """The model with the committed settings, whatever a load is trying."""
@@ -86,6 +102,7 @@ class SettingsStore:
     def begin(self, pending: PendingLoad) -> None:
         """From now on the model has the settings of this load."""
         self._pending[pending.base.name] = pending
+        self._described[pending.base.name] = pending.spec
         self._effective[pending.base.name] = pending.base, pending.requested, pending.spec
 
     def end(self, pending: PendingLoad) -> bool:
@@ -108,6 +125,7 @@ class SettingsStore:
     def forget(self, name: str) -> None:
         """The model has left the catalog, and no load of it is pending. Its settings are put aside."""
         self._effective.pop(name, None)
+        self._described.pop(name, None)
         committed = self._committed.pop(name, None)
         if committed and committed[1] != NOTHING:
             self._absent[name] = committed

@@ -26,16 +26,18 @@ A chat request as its model takes it::
 
 One request and its answer::
 
-    head             a request's head, and what follows    -> nothing
-    protocols        types: lease, dialect, translation    -> nothing
-    client_response  the response to a client              -> head
-    error_response   errors in the client's dialect        -> head protocols
-    disconnect       a client that leaves ends its request -> nothing
-    proxied_request  a request to a child, and its answer  -> head protocols client_response error_response disconnect
-    conversation     streams that outlive their client     -> nothing
+    head             a request's head, and what follows -> nothing
+    protocols        types of what requests use         -> nothing
+    client_response  the response to a client           -> head
+    child_errors     PURE: what a child's error means   -> nothing
+    cut              PURE: a stream whose time is up    -> nothing
+    error_response   errors in a dialect                -> head protocols child_errors
+    disconnect       a client that leaves ends it       -> nothing
+    proxied_request  a request to a child, its answer   -> head protocols client_response error_response disconnect
+    conversation     streams outlive a client           -> nothing
 
 What routes are made of::
 
-    gateway    what endpoints share    -> budget body routing rewrite chat head protocols proxied_request conversation
-    endpoints  requests passed through -> body routing head protocols error_response proxied_request gateway
+    gateway    shared by endpoints -> budget body routing rewrite chat head protocols cut proxied_request conversation
+    endpoints  passed through      -> body routing head protocols error_response proxied_request gateway
 """

@@ -52,6 +52,8 @@ def changed(spec: ModelSpec, fields: Mapping[str, Any], body: bytes, all_fields:
     `spec` is the model as it runs. `fields` are those that the router looks at, and `all_fields` all of them
     if the body was parsed already. Raises InvalidRequest."""
     info, before = spec.info, all_fields
+    if before is None and isinstance(fields, dict) and "messages" in fields:
+        before = fields  # a translation gives all of them
     if before is None:
         if not _needs_look(info, fields, body):
             return None

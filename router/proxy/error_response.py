@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from router.errors import RouterError, UpstreamFailed
+from router.errors import RouterError
+from router.proxy.child_errors import clearer_error, error_of
 from router.proxy.head import REQUEST_ID_HEADERS
 from router.proxy.protocols import Dialect
-from router.wire.child_json import error_message, error_type
 from router.wire.response import Response as UpstreamResponse
 
 MAX_ERROR_BYTES = 256 * 1024  # of an error that a child sends
@@ -22,11 +22,13 @@ def error_response(dialect: Dialect, exc: RouterError, request_id: bytes) -> Res
     return response
 
 
+def is_rewritten(dialect: Dialect, status: int, data: bytes) -> bool:
+    """Whether the client gets this error of a child in other words. `data` is its body."""
+    return dialect.rewrites_upstream_errors or clearer_error(status, data[:MAX_ERROR_BYTES]) is not None
+
+
 async def read_upstream_error(answer: UpstreamResponse, data: bytes = b"") -> RouterError:
     """What a child answered in place of the expected response, as an error with the child's status and type. `data`:
     the part of the body that was read already. Raises UpstreamFailed."""
     data += await answer.read_up_to(MAX_ERROR_BYTES)
-    error = UpstreamFailed(error_message(data[:MAX_ERROR_BYTES]))
-    if answer.status >= 400:
-        error.status, error.code = answer.status, error_type(data[:MAX_ERROR_BYTES]) or error.code
-    return error
+    return error_of(answer.status, data[:MAX_ERROR_BYTES])

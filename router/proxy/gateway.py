@@ -24,6 +24,7 @@ from router.proxy import chat, rewrite
 from router.proxy.body import json_object, read_body
 from router.proxy.budget import Budget
 from router.proxy.conversation import CONVERSATION_HEADER, Conversations, conversation_id
+from router.proxy.cut import cut_of
 from router.proxy.head import MAX_HEADER_BYTES, MAX_HEADERS, Head
 from router.proxy.protocols import Dialect, Lease, Translation
 from router.proxy.proxied_request import ProxiedRequest
@@ -184,6 +185,7 @@ class Gateway:
             stream=stream,
             keepalive=self.keepalive,
             time_limit=time_limit,
+            cut=cut_of(head.path.removeprefix("/v1")) if stream and time_limit else None,
             translation=translation,
             conversation=conversation,
             lease=lease,

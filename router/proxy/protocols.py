@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from starlette.responses import Response
 
@@ -62,3 +62,13 @@ class Translation(Protocol):
     def __call__(self, post: PostToChild, /) -> AsyncGenerator[bytes]:
         """Sends requests to the child, as many as it needs, and yields the answer for the client. Raises
         RouterError."""
+
+
+@runtime_checkable
+class CuttableTranslation(Translation, Protocol):
+    """A translation that can end its answer when its time is up."""
+
+    def cut(self) -> bytes | None:
+        """The rest of the answer, which says in the words of its API that it was cut: `length`, `incomplete`,
+        `max_tokens`. Without a stream it is the whole answer, with as much as was generated. Called after the
+        generator was closed. None: the answer ends as an error."""

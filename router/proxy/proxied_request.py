@@ -16,15 +16,17 @@ from starlette.types import Receive, Scope, Send
 from router.errors import GenerationTimeout, RouterError, Unreachable
 from router.proxy.client_response import ClientResponse, event_separators, header_lines
 from router.proxy.disconnect import CancelOnDisconnect
-from router.proxy.error_response import error_response, read_upstream_error
+from router.proxy.error_response import MAX_ERROR_BYTES, error_response, is_rewritten, read_upstream_error
 from router.proxy.head import Head, request_id_of
-from router.proxy.protocols import Dialect, Lease, Translation
+from router.proxy.protocols import CuttableTranslation, Dialect, Lease, Translation
 from router.wire.headers import Headers
 from router.wire.request_head import RequestHead
 from router.wire.response import Response as UpstreamResponse
 from router.wire.upstream import Upstream
 
 log = logging.getLogger("router.proxy")
+
+MAX_BEGINNING_BYTES = 4096  # of a stream, kept for the event that may end it
 
 WholeResponse = tuple[int, bytes, bytes]  # status, header lines, body
 
@@ -37,7 +39,8 @@ class ProxiedRequest:
     - `stream`: the client wants events.
     - `keepalive`: until there is a lease, a client of a stream gets a comment every so many seconds; 0 for none. The
       first comment fixes the status to 200. An error after it is sent as an event.
-    - `time_limit`: an answer that is not complete so many seconds after the lease is ended.
+    - `time_limit`: an answer that is not complete so many seconds after the lease is ended. A stream of a generation
+      ends as one that was cut at its token limit, with an event of `cut`, which gets the beginning of the stream.
     - `translation` answers in place of the child.
     - `conversation`: with such an id, the request goes on when the client has left.
     - `lease`: one that is there already, so that `get_lease` is not called first. It is given back at the end of the
@@ -62,6 +65,7 @@ class ProxiedRequest:
         stream: bool = False,
         keepalive: float = 0.0,
         time_limit: float | None = None,
+        cut: Callable[[bytes], bytes] | None = None,
         translation: Translation | None = None,
         conversation: str = "",
         lease: Lease | None = None,
@@ -75,6 +79,8 @@ class ProxiedRequest:
         self._is_stream = stream
         self._keepalive = keepalive if stream else 0.0
         self._time_limit = time_limit
+        self._cut = cut
+        self._beginning = b""  # of a stream that may be cut
         self._translation = translation
         self._conversation = conversation
         self._lease = lease
@@ -117,7 +123,7 @@ class ProxiedRequest:
         if body is None or head is None:
             return None
         lines = header_lines(head)
-        if lines is None or (head.status >= 400 and self._dialect.rewrites_upstream_errors):
+        if lines is None or (head.status >= 400 and is_rewritten(self._dialect, head.status, body)):
             return None
         self._lease = self._answer = None
         lease.release()
@@ -140,7 +146,9 @@ class ProxiedRequest:
             try:
                 await self._serve(client)
             except RouterError as exc:
-                if not client.is_started:
+                if isinstance(exc, GenerationTimeout) and (last := self._last_of_cut(client)) is not None:
+                    await self._end_cut_answer(client, last)
+                elif not client.is_started:
                     await error_response(self._dialect, exc, self._id)(scope, receive, send)
                 elif client.has_events:
                     client.drop_partial_event()
@@ -176,6 +184,21 @@ class ProxiedRequest:
             finally:
                 lease.release()
 
+    def _last_of_cut(self, client: ClientResponse) -> bytes | None:
+        """What ends an answer whose time is up, as one that has reached its limit. None if it ends as an error."""
+        if self._translation is not None:
+            return self._translation.cut() if isinstance(self._translation, CuttableTranslation) else None
+        if self._cut is None or not self._beginning or not client.has_events:
+            return None
+        return self._cut(self._beginning)
+
+    async def _end_cut_answer(self, client: ClientResponse, last: bytes) -> None:
+        if not client.is_started:
+            assert self._translation is not None
+            await client.start(200, [(b"content-type", self._translation.media_type)])
+        client.drop_partial_event()
+        await client.write(last, last=True)
+
     async def _wait_for_lease(self, client: ClientResponse) -> Lease:
         if not self._keepalive:
             return await self._get_lease()
@@ -200,13 +223,18 @@ class ProxiedRequest:
         try:
             # Read before the head goes out: a child that dies here is still a 502.
             data = await answer.read()
-            if answer.status >= 400 and self._dialect.rewrites_upstream_errors:
-                raise await read_upstream_error(answer, data)
+            if answer.status >= 400:
+                while not answer.is_at_end and len(data) < MAX_ERROR_BYTES:
+                    data += await answer.read()
+                if is_rewritten(self._dialect, answer.status, data):
+                    raise await read_upstream_error(answer, data)
             if not client.is_started:
                 await client.start(answer.status, answer.headers)
             elif not event_separators(answer.headers):
                 # The client got comments already, so this answer cannot be sent as it is.
                 raise await read_upstream_error(answer, data)
+            if self._cut is not None and answer.status == 200:
+                self._beginning = data[:MAX_BEGINNING_BYTES]
             while not answer.is_at_end:
                 await client.write(data)
                 data = await answer.read()

@@ -20,6 +20,7 @@ Message = dict[str, Any]
 SYSTEM_ROLES = ("system", "developer")
 JOINED_ROLES = ("user", "assistant")
 SEPARATOR = "\n\n"  # between two texts that become one
+PART_SEPARATOR = "\n"  # between parts of text; the engine adds another one where the template wants one text
 
 
 def fitting(messages: Sequence[Any], roles: Roles) -> Sequence[Any]:
@@ -83,12 +84,11 @@ def _joined_content(one: Any, other: Any) -> Any:
         return other or one
     if isinstance(one, str) and isinstance(other, str):
         return one + SEPARATOR + other
-    # Parts of text are put together without anything between them, so each message but the first brings its separator.
     if isinstance(other, str):
-        return [*_parts(one), *_parts(SEPARATOR + other)]
+        return [*_parts(one), *_parts(PART_SEPARATOR + other)]
     match other:
         case [{"type": "text", "text": str(text)} as part, *rest]:
-            return [*_parts(one), {**part, "text": SEPARATOR + text}, *rest]
+            return [*_parts(one), {**part, "text": PART_SEPARATOR + text}, *rest]
     return [*_parts(one), *_parts(other)]
 
 

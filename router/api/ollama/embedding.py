@@ -10,7 +10,7 @@ from typing import Any
 
 from router.api.ollama.events import count_of
 from router.api.ollama.reply import JSON, line
-from router.errors import UpstreamFailed
+from router.errors import ContextExceeded, UpstreamFailed
 from router.proxy.error_response import read_upstream_error
 from router.proxy.protocols import PostToChild
 from router.proxy.rewrite import encode_json
@@ -45,7 +45,7 @@ class Embedding:
     async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
         try:
             found = await _post(post, b"/v1/embeddings", {"input": self.inputs})
-        except UpstreamFailed as exc:
+        except (UpstreamFailed, ContextExceeded) as exc:
             counts = _TOO_LONG.search(exc.message)
             if counts is None or not self.truncate:
                 raise

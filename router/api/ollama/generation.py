@@ -42,6 +42,7 @@ class Generation:
     _logprobs: list[dict[str, Any]] = field(default_factory=list)
     _calls: dict[int, dict[str, str]] = field(default_factory=dict)
     _reason: str = ""
+    _has_begun: bool = False
     _timings: Mapping[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -76,10 +77,18 @@ class Generation:
         for last in lines:
             yield last
 
+    def cut(self) -> bytes | None:
+        """What ends the answer when its time is up: it has reached a limit. None if nothing has come yet."""
+        if not self._has_begun:
+            return None
+        self._reason = "length"
+        return b"".join(self._last_lines())
+
     def _take(self, delta: Delta) -> bytes | None:
         """Collect what belongs at the end; returns the line that goes out now, if any."""
         for piece in delta.calls or ():
             self._add_call(piece)
+        self._has_begun = True
         self._reason = delta.reason or self._reason
         self._timings = delta.timings or self._timings
         logprobs = [_logprob(entry, self.top_logprobs) for entry in delta.logprobs or ()]

@@ -107,9 +107,10 @@ class Inference:
         answer_fields: AnswerFields,
     ) -> Response:
         fields, spec = call.fields, call.model.spec
-        request = await in_thread_if_large(call.size, translate, fields, call.model.defaults, spec.info.reasoning)
+        info = self._pool.effective(spec.name).info  # as it is loaded
+        request = await in_thread_if_large(call.size, translate, fields, call.model.defaults, info.reasoning)
         # While the architecture is unknown, so are the capabilities: then the engine decides.
-        if request.has_images and spec.info.architecture and "vision" not in spec.info.capabilities:
+        if request.has_images and info.architecture and "vision" not in info.capabilities:
             raise InvalidRequest(f"{spec.name!r} does not see images; it needs a projector (mmproj) that fits.")
         self._gateway.log_ignored_context(spec, fields)
         body = await in_thread_if_large(call.size, encode_json, request.fields, call.size)

@@ -75,7 +75,8 @@ class Library:
         """Raises GgufError."""
         spec, files = model.spec, await self._model_files()
         header = await self._header(spec) if spec.model_path and not spec.problem else None
-        template = self._pool.effective(spec.name).template or (header.chat_template if header else None) or ""
+        effective = self._pool.effective(spec.name)
+        template = effective.template or (header.chat_template if header else None) or ""
         parameters = "\n".join(_parameter_lines(model.defaults.parameters))
         return {
             "modelfile": _modelfile(model, template, parameters),
@@ -84,7 +85,7 @@ class Library:
             **({"system": model.defaults.system} if model.defaults.system else {}),
             "details": _details(model),
             "model_info": _model_info(header, spec, verbose=verbose) if header else {},
-            "capabilities": [name for name in _CAPABILITIES if name in spec.info.capabilities],
+            "capabilities": [name for name in _CAPABILITIES if name in effective.info.capabilities],
             "modified_at": rfc3339(_modified_at(model, files)),
         }
 

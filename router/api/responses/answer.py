@@ -77,13 +77,23 @@ class Answer:
             return
         if not output.reason:
             raise UpstreamFailed("The model's answer ended before it was complete.")
+        yield self._end()
+
+    def cut(self) -> bytes:
+        """What ends the answer when its time is up: it is incomplete, as at a limit of tokens."""
+        begun = self._begin() if self._is_stream else b""
+        self._output.reason = "length"
+        return begun + self._end()
+
+    def _end(self) -> bytes:
+        output = self._output
         status = "incomplete" if output.reason == "length" else "completed"
         told = output.finish()
         response = self._response.render(status, output.items, output.usage)
         if self.keep is not None:
             # Before the client hears of it: its next request may come at once.
             self.keep(self._response.id, response)
-        yield told + self._lifecycle(status, response) if is_stream else response
+        return told + self._lifecycle(status, response) if self._is_stream else response
 
     def error(self, exc: RouterError, request_id: str) -> Response:
         return OPENAI.error(exc, request_id)

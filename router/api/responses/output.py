@@ -1,7 +1,7 @@
 """The output items of an answer, made of a chat's pieces, and the events that tell of each step.
 
 One item is open at a time: thoughts, a message or a call. A piece of another kind closes it and opens the next. Most
-pieces of an answer are pieces of text, and each is an event of its own, so these events are written by template.
+events of an answer are pieces of text, so these are written by template.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from router.api.chat_stream import CallPiece, Chunk, Usage
+from router.api.chat_stream import CallPiece, Chunk, Texts, Usage
 from router.api.responses.items import sealed_thoughts
 from router.api.responses.response import usage_fields
 from router.api.responses.tools import CUSTOM_INPUT, ToolName
@@ -245,8 +245,10 @@ class Output:
     def usage(self) -> dict[str, Any] | None:
         return usage_fields(self._usage, self._reasoning_tokens)
 
-    def take(self, chunk: Chunk) -> bytes:
+    def take(self, chunk: Chunk | Texts) -> bytes:
         """The events that a piece of the chat becomes. Raises UpstreamFailed."""
+        if isinstance(chunk, Texts):
+            return self._add_texts(chunk)
         self._usage = chunk.usage or self._usage
         told = b""
         for choice in chunk.choices:
@@ -266,20 +268,22 @@ class Output:
         opened = self._begin(Message(self._events, self._token, 0)) if not (self.items or self._open or is_cut) else b""
         return opened + self._close("incomplete" if is_cut else "completed")
 
-    def _add_thoughts(self, piece: str) -> bytes:
-        self._reasoning_tokens += 1
+    def _add_texts(self, texts: Texts) -> bytes:
+        """One event for all of them: they have come together, so nobody would see them one by one."""
+        text = "".join(texts.pieces)
+        if not text:
+            return b""
+        return self._add_thoughts(text, len(texts.pieces)) if texts.are_thoughts else self._add_text(text, None)
+
+    def _add_thoughts(self, piece: str, tokens: int = 1) -> bytes:
+        self._reasoning_tokens += tokens
         self._count(piece)
-        if isinstance(self._open, Thoughts):
-            return self._open.add(piece)
-        thoughts = self._thoughts(self._events, self._token, self._next_index, self._seals)
-        return self._begin(thoughts) + thoughts.add(piece)
+        thoughts, opened = self._open_thoughts()
+        return opened + thoughts.add(piece)
 
     def _add_text(self, piece: str, logprobs: list[dict[str, Any]] | None) -> bytes:
         self._count(piece)
-        message, opened = self._open, b""
-        if not isinstance(message, Message):
-            message = Message(self._events, self._token, self._next_index)
-            opened = self._begin(message)
+        message, opened = self._open_message()
         if logprobs and self._top_logprobs is not None:
             return opened + message.add(piece, [logprob(each, self._top_logprobs) for each in logprobs])
         return opened + message.add(piece)
@@ -299,6 +303,19 @@ class Output:
             return opened
         self._count(arguments)
         return opened + call.add(arguments)
+
+    def _open_thoughts(self) -> tuple[Item, bytes]:
+        """The item that is open, or one that is begun now, and the events of that."""
+        if isinstance(self._open, Thoughts):
+            return self._open, b""
+        thoughts = self._thoughts(self._events, self._token, self._next_index, self._seals)
+        return thoughts, self._begin(thoughts)
+
+    def _open_message(self) -> tuple[Message, bytes]:
+        if isinstance(self._open, Message):
+            return self._open, b""
+        message = Message(self._events, self._token, self._next_index)
+        return message, self._begin(message)
 
     @property
     def _next_index(self) -> int:
