@@ -34,6 +34,14 @@ OPT_IN = (
 )
 # Nothing turns its thinking off.
 ALWAYS = TURNS + TOOLS + "{%- if add_generation_prompt %}assistant:<think>{% endif %}"
+# Has levels, and always thinks a little, as gpt-oss does.
+LEVELS = (
+    "{%- if reasoning_effort is not defined %}{%- set reasoning_effort = 'medium' %}{% endif %}"
+    "{{- 'Reasoning: ' + reasoning_effort + ' ' }}"
+    + TURNS
+    + TOOLS
+    + "{%- if add_generation_prompt %}assistant:{% endif %}"
+)
 TEMPLATES = {"strict": STRICT, "opt-in": OPT_IN, "always": ALWAYS}
 
 # As llama-server says it (b11434, server-context.cpp).
@@ -95,9 +103,10 @@ def text_of(message: dict[str, Any]) -> str:
 
 
 def presets(model: Path) -> str:
-    """A section for each template, over one model's file, and `seeing`, which takes images."""
+    """Sections over one model's file: one for each template, `levels`, and `seeing`, which takes images."""
     eyes = write_eyes(model.with_name("eyes.gguf"))
     sections = {name: f"model = {model}\nchat-template = {text}\n" for name, text in TEMPLATES.items()}
+    sections["levels"] = f"model = {model}\nchat-template = {LEVELS}\n"
     sections["seeing"] = sections["opt-in"] + f"mmproj = {eyes}\n"
     return "\n".join(f"[{name}]\n{keys}" for name, keys in sections.items())
 

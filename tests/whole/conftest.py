@@ -19,7 +19,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Script:
 
 @pytest.fixture(scope="session")
 def scripted(script: Script, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
-    """Models `strict`, `opt-in` and `always`, after their templates, and `seeing`, which takes images."""
+    """The models of `presets`."""
     folder = tmp_path_factory.mktemp("scripted")
     (folder / "tiny.gguf").symlink_to(tiny_models / "tiny-a.gguf")
     (folder / "models.ini").write_text(presets(folder / "tiny.gguf"))
