@@ -38,9 +38,7 @@ ALWAYS = TURNS + TOOLS + "{%- if add_generation_prompt %}assistant:<think>{% end
 LEVELS = (
     "{%- if reasoning_effort is not defined %}{%- set reasoning_effort = 'medium' %}{% endif %}"
     "{{- 'Reasoning: ' + reasoning_effort + ' ' }}"
-    + TURNS
-    + TOOLS
-    + "{%- if add_generation_prompt %}assistant:{% endif %}"
+    f"{TURNS}{TOOLS}{{%- if add_generation_prompt %}}assistant:{{% endif %}}"
 )
 TEMPLATES = {"strict": STRICT, "opt-in": OPT_IN, "always": ALWAYS}
 

@@ -33,9 +33,7 @@ class Api:
     """How a client of an API says what it wants. `thinking` are fields for each wish."""
 
     path: str
-    base: Callable[
-        [list[Body]], Body
-    ]  # a request with these messages, each `{"role", "content"}`, the first a system one
+    base: Callable[[list[Body]], Body]  # a request with these messages; the first is a system one
     thinking: dict[str, Body]
     schema: Body
     image: Body  # a message with one
@@ -67,7 +65,7 @@ APIS = {
     "chat": Api(
         "/v1/chat/completions",
         chat_base,
-        {"off": {"reasoning_effort": "none"}, "high": {"reasoning_effort": "high"}, "unsaid": {}},
+        {"off": {"reasoning_effort": "none"}, "high": {"reasoning_effort": "high"}},
         {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": TODAY}}},
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": PICTURE}}]},
         openai_message,
@@ -77,7 +75,7 @@ APIS = {
     "responses": Api(
         "/v1/responses",
         responses_base,
-        {"off": {"reasoning": {"effort": "none"}}, "high": {"reasoning": {"effort": "high"}}, "unsaid": {}},
+        {"off": {"reasoning": {"effort": "none"}}, "high": {"reasoning": {"effort": "high"}}},
         {"text": {"format": {"type": "json_schema", "name": "a", "schema": TODAY}}},
         {"role": "user", "content": [{"type": "input_image", "image_url": PICTURE}]},
         openai_message,
@@ -90,7 +88,6 @@ APIS = {
         {
             "off": {"thinking": {"type": "disabled"}},
             "high": {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}},
-            "unsaid": {},
         },
         {"output_config": {"format": {"type": "json_schema", "schema": TODAY}}},
         {"role": "user", "content": [{"type": "image", "source": SOURCE}]},
@@ -101,7 +98,7 @@ APIS = {
     "ollama": Api(
         "/api/chat",
         chat_base,
-        {"off": {"think": False}, "high": {"think": "high"}, "unsaid": {}},
+        {"off": {"think": False}, "high": {"think": "high"}},
         {"format": TODAY},
         {"role": "user", "content": "", "images": [PNG]},
         lambda error: str(error["error"]),
@@ -133,19 +130,15 @@ def sent_by_each(
     return chats
 
 
-@pytest.mark.parametrize("wish", ["off", "high", "unsaid"])
+@pytest.mark.parametrize("wish", ["off", "high"])
 @pytest.mark.parametrize("model", [*TEMPLATES, "levels"])
 def test_thinking_is_the_same_wish(scripted: Router, script: Script, model: str, wish: str) -> None:  # B-C7
-    if wish == "unsaid":
-        pytest.skip("by each API's own default")
     chats = sent_by_each(scripted, script, model, lambda api: api.thinking[wish], HI)
     controls = [chat.get("chat_template_kwargs") or {} for chat in chats]
     assert all(control == controls[0] for control in controls), controls
-    expected: dict[str, Any] = {"strict": {"enable_thinking": wish == "high"}, "always": {}}
-    expected["opt-in"], expected["levels"] = (
-        expected["strict"],
-        {"reasoning_effort": "low" if wish == "off" else "high"},
-    )
+    switch: Body = {"enable_thinking": wish == "high"}
+    level: Body = {"reasoning_effort": "low" if wish == "off" else "high"}
+    expected = {"strict": switch, "opt-in": switch, "levels": level, "always": {}}
     assert expected[model].items() <= controls[0].items()
 
 
