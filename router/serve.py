@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from router import logs, threads
 from router.api.app import create_app
+from router.api.predict import Variables
 from router.engine.discovery import Engine
 from router.errors import ConfigError, UnknownModel
 from router.hub import cache as hub
@@ -52,7 +53,9 @@ def serve(plan: Plan, announce: Announce | None = None) -> None:
     assert plan.engine is not None
     listeners.check_certificate(plan.settings.ssl_key_file, plan.settings.ssl_cert_file)
     with contextlib.ExitStack() as stack:
-        sockets = listeners.bind(plan.settings.host, plan.settings.port, stack)
+        predict = Variables.read(os.environ)
+        port = predict.port if predict else plan.settings.port
+        sockets = listeners.bind(plan.settings.host, port, stack)
         gc.set_threshold(GC_THRESHOLD_OBJECTS)
         server = _assemble(plan, plan.engine, sockets, announce or _announce, stack)
         server.run(sockets)
@@ -120,6 +123,7 @@ def _assemble(
         reload=reloader.reload,
         forecast=forecast,
         build=version,
+        predict=Variables.read(os.environ),
     )
     max_connections = openfiles.max_connections(
         s.max_connections, openfiles.raise_limit(), s.models_max or ASSUMED_MODELS

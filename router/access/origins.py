@@ -77,9 +77,9 @@ class AllowedOrigins:
 
     def __init__(self, listed: Sequence[str]) -> None:
         words = [word for word in listed if word not in ("*", "null", "localhost")]
-        patterns = [origin_pattern(word) for word in (*words, *(LOOPBACK if "localhost" in listed else ()))]
+        self._named = [origin_pattern(word) for word in (*words, *(LOOPBACK if "localhost" in listed else ()))]
         self._words = tuple(listed)
-        self._listed = [*patterns, *([origin_pattern("*://*:*")] if "*" in listed else ())]
+        self._listed = [*self._named, *([origin_pattern("*://*:*")] if "*" in listed else ())]
         self._desktop = [origin_pattern(word) for word in DESKTOP] if listed else []
         self._has_null = "null" in listed
 
@@ -90,11 +90,21 @@ class AllowedOrigins:
         """The highest permission of this origin's pages; None if they have none."""
         if origin == "null":
             return ADMIN if self._has_null else None
-        parts = split_origin(origin)
-        if parts is None:
+        normalized = _normalized(origin)
+        if normalized is None:
             return None
-        scheme, host, port = parts
-        normalized = f"{scheme}://{host}:{port}"
         if any(pattern.fullmatch(normalized) for pattern in self._listed):
             return ADMIN
         return GENERATE if any(pattern.fullmatch(normalized) for pattern in self._desktop) else None
+
+    def takes_credentials(self, origin: str) -> bool:
+        """Whether this origin's pages may send cookies along, and read the answers: only pages that were named. A page
+        that is let in with all others may not use what a proxy in front of the router knows the person by."""
+        normalized = _normalized(origin)
+        return normalized is not None and any(pattern.fullmatch(normalized) for pattern in self._named)
+
+
+def _normalized(origin: str) -> str | None:
+    """The origin in the form that patterns match; None if it is not an origin."""
+    parts = split_origin(origin)
+    return None if parts is None else "{}://{}:{}".format(*parts)

@@ -40,6 +40,7 @@ REQUIRED: Mapping[str, Permission] = {
     "GET /metrics": READ,
     "GET /slots": READ,
     "GET /lora-adapters": READ,
+    **dict.fromkeys(("GET /tools", "GET /cors-proxy"), READ),  # always refused, as are their POSTs
     "GET /v1/stream": READ,
     "POST /v1/streams/lookup": READ,
     "DELETE /v1/stream": GENERATE,  # ends an answer that its client asked for
@@ -64,6 +65,7 @@ REQUIRED: Mapping[str, Permission] = {
             *("POST /v1/audio/transcriptions", "POST /audio/transcriptions"),
             *("POST /v1/rerank", "POST /rerank", "POST /v1/reranking", "POST /reranking"),
             *("POST /tokenize", "POST /detokenize", "POST /apply-template", "POST /v1/systemone"),
+            *("POST /tools", "POST /cors-proxy"),
         ),
         GENERATE,
     ),

@@ -9,21 +9,24 @@ router's own is a module beside `news`, with its row in `access.permissions`.
 
     dialects     how each API's errors look         -> nothing
     details      what model pickers show            -> nothing
-    listing      the list of models as JSON         -> details
+    lone         a llama-server's own answers       -> details
+    listing      the list of models as JSON         -> details lone
     load         load, unload, settings of a model  -> nothing
     metrics      Prometheus metrics of the router   -> nothing
     news         a stream of what happens to models -> nothing
     chat_stream  what a child's chat streams say    -> nothing
     slots        files that requests write and read -> nothing
     download     downloads and removals             -> nothing
-    openai       OpenAI's API                       -> dialects
+    embeddings   vectors with fewer dimensions      -> nothing
+    openai       OpenAI's API                       -> dialects embeddings
     anthropic    Anthropic's Messages API           -> dialects
-    native       llama.cpp's own API                -> dialects listing load metrics news slots download
+    native       llama.cpp's own API                -> dialects lone listing load metrics news slots download
     stream       llama.cpp's resumable streams      -> dialects
     ollama       a package: Ollama's API            -> dialects details download
     responses    a package: OpenAI's Responses      -> dialects chat_stream
 
 All of it together::
 
-    app  create_app(): routes and guard -> dialects listing download openai anthropic native stream ollama responses
+    predict  Google Cloud's route -> nothing
+    app      every route          -> dialects listing download openai anthropic native stream ollama responses predict
 """

@@ -13,22 +13,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 
 from router.access.guard import Guard
 from router.access.hosts import AllowedHosts
 from router.access.keys import Keys
 from router.access.origins import AllowedOrigins
-from router.access.permissions import PermissionTable, RoutePattern
+from router.access.permissions import GENERATE, OPEN, REQUIRED, PermissionTable, RoutePattern
 from router.api import anthropic, openai, stream
-from router.api.dialects import dialect_of
+from router.api.dialects import OPENAI, dialect_of
 from router.api.download import Downloads
 from router.api.listing import Listing
 from router.api.native import NativeEndpoints
 from router.api.ollama import endpoints as ollama
+from router.api.predict import Predictions, Variables
 from router.api.responses import endpoints as responses
+from router.errors import ConfigError
 from router.memory.forecast import Forecast
 from router.models.changes import Changes
 from router.models.spec import ModelSpec
+from router.proxy.endpoints import with_dialect_errors
 from router.proxy.gateway import Gateway
 from router.server.error_handlers import ErrorHandlers, on_disconnect
 from router.server.fast_path import FastPathApp
@@ -45,12 +49,14 @@ def create_app(
     reload: Callable[[], Awaitable[Changes]],
     forecast: Callable[[ModelSpec], Awaitable[Forecast]],
     build: str = "",
+    predict: Variables | None = None,
 ) -> FastPathApp:
     """The application.
 
     `keys` allow generating and reading, `admin_keys` everything; `access.keys` says what holds if one kind is missing.
     `cors_origins` and `allowed_hosts` are as `access.origins` reads them; `own_hosts` are this machine's names.
     `reload` and `forecast` are as in NativeEndpoints; `build` is the engine's line of `--version`.
+    `predict` adds Google Cloud's routes.
     Raises LookupError for a route that `access.permissions` does not list."""
     downloads = Downloads(gateway)
     native = NativeEndpoints(gateway, Listing(gateway.pool), downloads, reload, forecast, build)
@@ -62,7 +68,12 @@ def create_app(
         *stream.routes(gateway),
         *ollama.routes(gateway, downloads if gateway.hub_models else None),
     ]
-    table = PermissionTable([RoutePattern(route.methods or (), route.path, route.path_regex) for route in routes])
+    required = dict(REQUIRED)
+    if predict:
+        routes += _predict_routes(gateway, predict, native, routes)
+        required |= {f"POST {predict.predict}": GENERATE, f"GET {predict.health}": OPEN}
+    patterns = [RoutePattern(route.methods or (), route.path, route.path_regex) for route in routes]
+    table = PermissionTable(patterns, required)
     errors = ErrorHandlers(dialect_of)
     whole = Starlette(
         routes=routes,
@@ -75,6 +86,29 @@ def create_app(
     )
     guard = Guard(table, AllowedHosts(allowed_hosts, own_hosts), AllowedOrigins(cors_origins), Keys(keys, admin_keys))
     return FastPathApp(whole, routes, guard, errors)
+
+
+def _predict_routes(
+    gateway: Gateway, variables: Variables, native: NativeEndpoints, routes: Sequence[Route]
+) -> list[Route]:
+    """Raises ConfigError for a path that the router has already."""
+    taken = {route.path for route in routes}
+    if variables.predict in taken:
+        raise ConfigError(f"AIP_PREDICT_ROUTE={variables.predict} is a route of this router already; choose another")
+    is_health_known = variables.health in ("", "/health", "/v1/health")
+    if variables.health in taken and not is_health_known:
+        raise ConfigError(f"AIP_HEALTH_ROUTE={variables.health} is a route of this router already; choose another")
+    endpoints = {
+        route.path: route.endpoint
+        for route in routes
+        if REQUIRED.get(f"POST {route.path}") is GENERATE and not route.path.startswith("/api/")
+        if "POST" in (route.methods or ())
+    }
+    predictions = Predictions(gateway, endpoints)
+    found = [Route(variables.predict, with_dialect_errors(OPENAI, predictions.predict), methods=["POST"])]
+    if not is_health_known:
+        found.append(Route(variables.health, native.health, methods=["GET"]))
+    return found
 
 
 @contextlib.asynccontextmanager

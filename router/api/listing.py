@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from router.api.details import details
+from router.api.lone import ollama_entry
 from router.engine import flags
 from router.engine.flags import Arg
 from router.memory.need import Need
@@ -52,9 +53,16 @@ class Listing:
             self._update(self._pool.change_log.since(self._version))
         else:
             return self._rendered
-        self._rendered = b"".join((b'{"object":"list","data":[', *self._entries.values(), b"]}"))
+        self._rendered = b"".join((b"{", self._lone(), b'"object":"list","data":[', *self._entries.values(), b"]}"))
         self._catalog, self._version = catalog, version
         return self._rendered
+
+    def _lone(self) -> bytes:
+        """The member `models`, if there is exactly one model; else nothing."""
+        if len(self._listed) != 1:
+            return b""
+        (spec,) = self._listed.values()
+        return b'"models":' + json.dumps([ollama_entry(spec)]).encode() + b","
 
     def render_entry(self, spec: ModelSpec) -> bytes:
         return json.dumps(self._describe(spec)).encode()

@@ -20,9 +20,11 @@ from router.api.dialects import OPENAI
 from router.api.download import Downloads
 from router.api.listing import Listing
 from router.api.load import LoadEndpoints
+from router.api.lone import DISABLED_PATHS, disabled
 from router.api.news import NewsStream
 from router.api.slots import Slots
-from router.errors import ConfigError, InvalidRequest, UpstreamFailed
+from router.engine.flags import switch_of
+from router.errors import ConfigError, InvalidRequest, RouterError, UpstreamFailed
 from router.memory.forecast import Forecast
 from router.models.changes import Changes
 from router.models.spec import ModelSpec
@@ -37,10 +39,10 @@ from router.wire.request_head import RequestHead
 log = logging.getLogger("router.native")
 
 MAX_PROPS_BYTES = 2 << 20  # of a child's /props, which may hold a chat template
+MAX_METRICS_BYTES = 1 << 20
 BY_BODY = (
     "/completion",
     "/infill",
-    "/embedding",
     "/tokenize",
     "/detokenize",
     "/apply-template",
@@ -74,6 +76,7 @@ class NativeEndpoints:
         self._build = build_info(build)
         self._child_by_query = model_from_query(gateway, OPENAI)
         self._child_by_body = ModelFromBody(gateway, OPENAI)
+        self._child_of_default = model_from_query(gateway, OPENAI, loads=True)
 
     def routes(self) -> list[Route]:
         load = LoadEndpoints(self._gateway)
@@ -94,6 +97,7 @@ class NativeEndpoints:
             ("/lora-adapters", "POST", self.lora_adapters),
             ("/models", "POST", self.download),
             ("/models", "DELETE", self.remove),
+            *((path, method, disabled) for path, method in DISABLED_PATHS),
         )
         return [
             *(Route(path, with_dialect_errors(OPENAI, endpoint), methods=[method]) for path, method, endpoint in own),
@@ -112,8 +116,7 @@ class NativeEndpoints:
         single llama-server expect them here."""
         if "model" in request.query_params:
             return await self._child_by_query(request)
-        models = self._pool.catalog.models
-        is_single = len(models) == 1 and self._pool.status(models[0].name).value == "loaded"
+        lone = self._lone_running()
         return JSONResponse(
             {
                 "role": "router",
@@ -125,33 +128,55 @@ class NativeEndpoints:
                 "ui_settings": {},
                 "build_info": self._build,
                 "cors_proxy_enabled": False,
-                **(await self._props_of(models[0]) if is_single else {}),
+                **(await self._props_of(lone) if lone else {}),
             }
         )
 
     async def _props_of(self, spec: ModelSpec) -> dict[str, object]:
         """The child's /props; empty when it cannot be read."""
-        lease = await self._pool.lease(spec, used=False)
         try:
-            answer = await self._gateway.upstream.open(lease.address, lease.key, RequestHead("GET", b"/props", []))
-            body = await answer.read_all(MAX_PROPS_BYTES)
-            return object_or_empty(parse_json(body)) if answer.status == 200 else {}
-        except (UpstreamFailed, ValueError) as exc:
+            return object_or_empty(parse_json(await self._read_child(spec, b"/props", MAX_PROPS_BYTES)))
+        except ValueError as exc:
             log.warning("%s: cannot read its /props: %s", spec.name, exc)
             return {}
+
+    def _lone_running(self) -> ModelSpec | None:
+        """The model, if there is exactly one and it runs: a request that names none means it."""
+        models = self._pool.catalog.models
+        return models[0] if len(models) == 1 and self._pool.status(models[0].name).value == "loaded" else None
+
+    async def _read_child(self, spec: ModelSpec, target: bytes, limit: int) -> bytes:
+        """What the child answers to a GET, up to `limit` bytes; empty if it does not answer with 200."""
+        try:
+            lease = await self._pool.lease(spec, used=False)
+        except RouterError:
+            return b""  # it has just ended
+        try:
+            answer = await self._gateway.upstream.open(lease.address, lease.key, RequestHead("GET", target, []))
+            body = await answer.read_all(limit)
+            return body if answer.status == 200 else b""
+        except UpstreamFailed as exc:
+            log.warning("%s: cannot read its %s: %s", spec.name, target.decode(), exc)
+            return b""
         finally:
             lease.release()
 
     async def metrics(self, request: Request) -> Response:
-        """The router's own metrics, or with `?model=` the child's."""
+        """The router's own metrics, or with `?model=` the child's. Those of an only model follow the router's."""
         if "model" in request.query_params:
             return await self._child_by_query(request)
-        return PlainTextResponse(metrics.render(self._pool))
+        text, lone = metrics.render(self._pool), self._lone_running()
+        if lone and switch_of(self._pool.effective(lone.name).args, "--metrics"):
+            text += (await self._read_child(lone, b"/metrics", MAX_METRICS_BYTES)).decode(errors="replace")
+        return PlainTextResponse(text)
 
     async def lora_adapters(self, request: Request) -> Response:
-        """The engine wants a list as the body, which cannot name a model, so `?model=` may name it."""
-        by_query = "model" in request.query_params
-        return await (self._child_by_query if by_query else self._child_by_body.endpoint)(request)
+        """The engine wants a list as the body, which cannot name a model, so `?model=` may name it. An only model needs
+        no name."""
+        if "model" in request.query_params:
+            return await self._child_by_query(request)
+        is_lone = len(self._pool.catalog.models) == 1
+        return await (self._child_of_default if is_lone else self._child_by_body.endpoint)(request)
 
     async def models(self, request: Request) -> Response:
         if self._gateway.hub_models:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from starlette.routing import Route
 
 from router.api.dialects import OPENAI
+from router.api.embeddings import Embeddings, NativeEmbeddings
 from router.proxy.endpoints import ModelFromBody
 from router.proxy.gateway import Gateway
 
@@ -20,8 +21,6 @@ PATHS = (
     "/chat/completions/input_tokens",
     "/v1/completions",
     "/completions",
-    "/v1/embeddings",
-    "/embeddings",
     "/v1/audio/transcriptions",
     "/audio/transcriptions",
     "/v1/rerank",
@@ -32,4 +31,8 @@ PATHS = (
 
 
 def routes(gateway: Gateway) -> list[Route]:
-    return ModelFromBody(gateway, OPENAI).routes(PATHS)
+    return [
+        *ModelFromBody(gateway, OPENAI).routes(PATHS),
+        *Embeddings(gateway, OPENAI).routes(["/v1/embeddings"]),
+        *NativeEmbeddings(gateway, OPENAI).routes(["/embeddings", "/embedding"]),
+    ]

@@ -37,6 +37,9 @@ TOO_LONG = (
     re.compile(r"request \((\d+) tokens\) exceeds the available context size \((\d+) tokens\)"),
     re.compile(r"input \((\d+) tokens\) is too large to process\..*current batch size: (\d+)\)"),
 )
+# The sentence of a model that has no words to put out, and a clearer one.
+NO_WORDS = "context does not support logits computation"
+CLEARER = "This model embeds or ranks texts, and writes none. Ask /v1/embeddings or /v1/rerank, or another model."
 MAX_TOKENS = 10**12  # a larger number of tokens is none
 
 
@@ -51,6 +54,10 @@ def clearer_error(status: int, data: bytes) -> RouterError | None:
     if status in (400, 500):
         if too_long := _context_exceeded(data, message):
             return too_long
+        if NO_WORDS in message:
+            error = InvalidRequest(CLEARER)
+            error.param = "model"
+            return error
         for text, field in PERMANENT:
             if found := text.search(message):
                 error = InvalidRequest(message)
@@ -68,7 +75,11 @@ def _context_exceeded(data: bytes, message: str) -> ContextExceeded | None:
         if found := text.search(message):
             numbers = [int(digits) if len(digits) < 13 else None for digits in found.groups()]
     prompt, limit = (each if isinstance(each, int) and 0 <= each < MAX_TOKENS else None for each in numbers)
-    return None if prompt is None or limit is None else ContextExceeded(message, prompt, limit)
+    if prompt is None or limit is None:
+        return None
+    if "batch size" in message:  # which is nothing that a client can change
+        message = f"The input is too long ({prompt} tokens): this model takes at most {limit} tokens at once."
+    return ContextExceeded(message, prompt, limit)
 
 
 def _failure(status: int, data: bytes) -> UpstreamFailed:

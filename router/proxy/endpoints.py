@@ -19,7 +19,7 @@ from router.proxy.body import has_reservation, in_thread_if_large, release_body
 from router.proxy.error_response import error_response
 from router.proxy.gateway import Gateway
 from router.proxy.head import Head, request_id_of
-from router.proxy.protocols import Dialect
+from router.proxy.protocols import Dialect, Translation
 from router.proxy.proxied_request import ProxiedRequest
 from router.proxy.routing import RoutingFields, routing_fields
 
@@ -55,8 +55,11 @@ class ModelFromBody:
         spec = await self._gateway.resolve(name)
         self._check_request(spec, head, body)
         prepared = await in_thread_if_large(len(body), self._prepare_body, spec, head, body, routing)
+        translation = None
+        if not self._passes_through(routing):
+            translation = await in_thread_if_large(len(body), self._translation, head, prepared[0])
         # Starlette calls what an endpoint returns as an ASGI app, so it need not be a Response.
-        return self._proxied_request(spec, head, prepared, routing)  # type: ignore[return-value]
+        return self._proxied_request(spec, head, prepared, routing, translation)  # type: ignore[return-value]
 
     def try_now(self, head: Head, body: bytes) -> ProxiedRequest | None:
         """The request to the child, with a lease if there is one. None if something must be waited for before, or the
@@ -66,6 +69,8 @@ class ModelFromBody:
         try:
             routing, name = self._read_routing(head, body)
             spec = self._gateway.pool.catalog.resolve(name)
+            if not self._passes_through(routing):
+                return None
             self._check_request(spec, head, body)
             prepared = self._prepare_body(spec, head, body, routing)
             return self._proxied_request(spec, head, prepared, routing, lease_now=True)
@@ -91,12 +96,22 @@ class ModelFromBody:
             return body, None
         return self._gateway.prepare_body(spec, head.path, routing.fields, body)
 
+    def _passes_through(self, routing: RoutingFields) -> bool:
+        """Whether the child's answer is the answer as it is. If not, `_translation` makes it."""
+        return True
+
+    def _translation(self, head: Head, body: bytes) -> Translation | None:
+        """What answers a request that does not pass through; `body` is as the child is to get it. Raises
+        InvalidRequest."""
+        return None
+
     def _proxied_request(
         self,
         spec: ModelSpec,
         head: Head,
         prepared: tuple[bytes, float | None],
         routing: RoutingFields,
+        translation: Translation | None = None,
         *,
         lease_now: bool = False,
     ) -> ProxiedRequest:
@@ -113,6 +128,7 @@ class ModelFromBody:
             ttl=routing.ttl,
             time_limit=time_limit,
             lease_now=lease_now,
+            translation=translation,
         )
 
 
@@ -124,14 +140,14 @@ class ModelFromBodyRoute(Route):
         self.model_from_body = model_from_body
 
 
-def model_from_query(gateway: Gateway, dialect: Dialect) -> Endpoint:
-    """An endpoint for requests whose query names the model; the body is passed through as it is. It loads no model,
-    unless the query says `autoload=1`: a program that watches a server must not wake it."""
+def model_from_query(gateway: Gateway, dialect: Dialect, *, loads: bool = False) -> Endpoint:
+    """An endpoint for requests whose query names the model; the body is passed through as it is. Unless it `loads`
+    models as other requests do, the query must say `autoload=1`: a program that watches a server must not wake it."""
 
     async def endpoint(request: Request) -> Response:
         head = Head.from_scope(request.scope)
         spec = gateway.pool.catalog.resolve(head.query("model"))
-        gateway.check_may_load(spec, head, False)
+        gateway.check_may_load(spec, head, loads and gateway.autoload)
         body = await gateway.read_body(request)
         return gateway.proxied_request(spec, head, dialect, body, False, used=False)  # type: ignore[return-value]
 

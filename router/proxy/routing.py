@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import msgspec
 
-from router.errors import InvalidRequest
+from router.errors import InvalidField, InvalidRequest
 from router.proxy import weight
 from router.proxy.body import ANY_JSON, json_object, json_type
 from router.proxy.form import form_fields
@@ -45,6 +45,8 @@ _OTHER_FIELDS = (
     *SCHEMA_FIELDS,
     "chat_template_kwargs",
     "tool_choice",
+    "best_of",
+    "dimensions",
     *LOOK_BACK_FIELDS,
 )
 _ALL_LIMIT_FIELDS = (name for names in TOKEN_LIMIT_FIELDS.values() for name in names)
@@ -84,6 +86,8 @@ def routing_fields(body: bytes, content_type: str | None) -> RoutingFields:
         fields = _read_fields(body)
         for name in LOOK_BACK_FIELDS:
             check_look_back(name, fields.get(name))
+        if fields.get("best_of") not in (None, 1):
+            _check_best_of(json_object(body))
         model, stream = fields.get("model"), fields.get("stream") is True
     else:
         model, stream, fields = None, False, None
@@ -134,6 +138,12 @@ def check_look_back(name: str, value: Any) -> None:
     """Raises InvalidRequest."""
     if isinstance(value, int | float) and value > MAX_LOOK_BACK:
         raise InvalidRequest(f'"{name}" is at most {MAX_LOOK_BACK}, as the engine keeps that many tokens.')
+
+
+def _check_best_of(fields: Mapping[str, Any]) -> None:
+    """Raises InvalidField for more answers than are to be returned: the engine does not choose the best ones."""
+    if fields["best_of"] != fields.get("n", 1):
+        raise InvalidField("best_of", 'is not supported: ask for as many answers with "n", or leave it out.')
 
 
 def has_no_token_limit(path: str, fields: Mapping[str, Any]) -> bool:

@@ -12,14 +12,15 @@ from starlette.types import Message, Send
 
 from router.access.guard import Preflight, RequestFacts
 
+CREDENTIALS = (b"access-control-allow-credentials", b"true")
 EXPOSED_HEADERS = (b"access-control-expose-headers", b"x-request-id, request-id")
 
 _REQUEST_HEADERS = b"access-control-request-headers"
 _REQUEST_PRIVATE_NETWORK = b"access-control-request-private-network"
 
 
-def preflight_response(facts: RequestFacts, preflight: Preflight) -> Response:
-    """The 200 that lets a page send the request which it announced."""
+def preflight_response(facts: RequestFacts, preflight: Preflight, *, credentials: bool) -> Response:
+    """The 200 that lets a page send the request which it announced; with `credentials`, cookies too."""
     requested = {name: b", ".join(facts.all(name)) for name in (_REQUEST_HEADERS, _REQUEST_PRIVATE_NETWORK)}
     headers = {
         b"access-control-allow-origin": facts.all(b"origin")[0],
@@ -31,6 +32,8 @@ def preflight_response(facts: RequestFacts, preflight: Preflight) -> Response:
         headers[b"access-control-allow-headers"] = requested[_REQUEST_HEADERS]
     if requested[_REQUEST_PRIVATE_NETWORK]:
         headers[b"access-control-allow-private-network"] = b"true"
+    if credentials:
+        headers.update([CREDENTIALS])
     response = PlainTextResponse("OK")
     response.raw_headers += headers.items()
     return response

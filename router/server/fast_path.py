@@ -22,7 +22,7 @@ from router.access.hosts import is_loopback
 from router.errors import RouterError
 from router.proxy.endpoints import ModelFromBody, ModelFromBodyRoute
 from router.proxy.head import Head
-from router.server.cors import EXPOSED_HEADERS, preflight_response, with_headers, with_vary
+from router.server.cors import CREDENTIALS, EXPOSED_HEADERS, preflight_response, with_headers, with_vary
 from router.server.error_handlers import ErrorHandlers, on_disconnect
 from router.wire.head_cache import HeadCache
 
@@ -90,13 +90,20 @@ class FastPathApp:
         )
         match self._guard.preflight(facts):
             case Preflight() as preflight:
-                return preflight_response(facts, preflight), send
+                credentials = self._takes_credentials(facts.all(b"origin")[0])
+                return preflight_response(facts, preflight, credentials=credentials), send
             case RouterError() as error:
                 return self._errors.response(scope, error), send
         verdict = self._guard.check(facts)
         if verdict.origin is not None:
-            send = with_headers(send, [(b"access-control-allow-origin", verdict.origin), EXPOSED_HEADERS])
+            headers = [(b"access-control-allow-origin", verdict.origin), EXPOSED_HEADERS]
+            if self._takes_credentials(verdict.origin):
+                headers.append(CREDENTIALS)
+            send = with_headers(send, headers)
         return self._errors.response(scope, verdict.refusal) if verdict.refusal else None, send
+
+    def _takes_credentials(self, origin: bytes) -> bool:
+        return self._guard.origins.takes_credentials(origin.decode("latin-1"))
 
     def endpoint_for(self, head: Head, is_local: bool) -> ModelFromBody | None:
         """The endpoint for a request with this head, if the endpoint needs no more than the body and the guard lets

@@ -151,6 +151,8 @@ def test_an_allowed_page(router: Router) -> None:  # B-C14
     for origin in ("http://localhost:3000", "http://127.0.0.1:1", "app://obsidian.md", "moz-extension://a-b-c"):
         page = [("Origin", origin), JSON]
         cors = {"allow-origin": origin, "expose-headers": "x-request-id, request-id"}
+        if origin.startswith("http"):
+            cors["allow-credentials"] = "true"
         for body in BOTH_WAYS:
             answer = ask(router.url, "POST", CHAT, page, body)
             assert (answer.status, answer.cors, answer["vary"]) == (200, cors, "Origin")
@@ -203,7 +205,10 @@ def test_preflights(router: Router) -> None:  # B-T1
     assert answer.cors["allow-private-network"] == "true"
     assert "POST" in answer.cors["allow-methods"]
     assert "Origin" in (answer["vary"] or "")
-    assert asks(router, "POST", CHAT).cors.keys() == {"allow-origin", "allow-methods", "max-age"}
+    assert asks(router, "POST", CHAT).cors.keys() == {
+        *("allow-origin", "allow-credentials", "allow-methods", "max-age")
+    }
+    assert "allow-credentials" not in asks(router, "POST", CHAT, origin="app://x").cors
     for method, target, origin, status in (
         ("POST", CHAT, FOREIGN, 403),
         ("POST", CHAT, "null", 403),
@@ -234,6 +239,18 @@ def test_origins_and_hosts_that_were_listed(routers: Starter, fake: str, tiny_mo
     ):
         answer = ask(router.url, "POST", CHAT, [("Origin", origin), JSON], question())
         assert (answer.status, answer.cors.get("allow-origin")) == (expected, origin if expected == 200 else None)
+
+
+def test_a_page_that_nobody_named_brings_no_cookies(routers: Starter, fake: str, tiny_models: Path) -> None:  # B-T1
+    """With `*` any page may ask, but not with what a proxy knows the person by."""
+    router = routers("--engine", fake, "--models-dir", str(tiny_models), "--cors-origins", "*,null,http://my.example")
+    for origin, credentials in ((FOREIGN, None), ("null", None), ("app://x", None), ("http://my.example", "true")):
+        for answer in (
+            asks(router, "POST", CHAT, origin=origin),
+            ask(router.url, "GET", "/models", [("Origin", origin)]),
+        ):
+            assert answer.status == 200
+            assert (answer.cors["allow-origin"], answer.cors.get("allow-credentials")) == (origin, credentials)
 
 
 def test_with_api_keys_any_host_name_is_accepted(routers: Starter, fake: str, tiny_models: Path) -> None:

@@ -36,6 +36,12 @@ def test_an_error_that_would_come_again_is_the_clients(message: str, field: str 
     assert (error.status, error.param, error.message) == (400, field, message)
 
 
+def test_a_model_without_words_is_named_so() -> None:  # B-C11
+    error = error_of(500, told("the current context does not support logits computation. skipping"))
+    assert isinstance(error, InvalidRequest)
+    assert "/v1/embeddings" in error.message
+
+
 @pytest.mark.parametrize(
     ("data", "numbers"),
     [

@@ -22,7 +22,10 @@ from router.wire.upstream import Upstream
 from tests.fakes import FakeNode
 
 BROWSER = {"origin": "http://localhost:3000"}  # its requests pass every check
-OF_CORS = {"access-control-allow-origin", "access-control-expose-headers", "vary"}
+OF_CORS = {
+    *("access-control-allow-origin", "access-control-allow-credentials", "access-control-expose-headers"),
+    "vary",
+}
 OWN = {"x-request-id": "mine"}
 STREAMS = {"/models/sse"}  # has no end
 
