@@ -25,6 +25,8 @@ from router.hub.names import Name
 from router.memory.estimator import Estimator
 from router.memory.footprints import Footprints, default_path
 from router.models.catalog import Catalog
+from router.models.created import CreatedStore
+from router.models.created import default_path as created_path
 from router.models.sources import Sources
 from router.models.spec import MODEL_FLAGS, SINGLE_MODEL_FLAGS
 from router.node.devices import Devices
@@ -68,6 +70,7 @@ class Plan:
             models_dir=s.models_dir,
             default_name=s.models_default,
             offline=s.offline,
+            created=CreatedStore(created_path(os.environ)),
         )
 
     def catalog(self) -> Catalog:

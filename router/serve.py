@@ -108,6 +108,8 @@ def _assemble(
         task_header=s.task_header,
         hub_models=hub_models,
         load_args=s.load_args,
+        created=sources.created,
+        refresh=reloader.refresh,
     )
 
     async def forecast(spec: ModelSpec) -> Forecast:

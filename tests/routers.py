@@ -149,6 +149,7 @@ def start(folder: Path, *flags: str, **environ: str) -> Router:
         "LLAMA_CACHE": str(folder / "cache"),
         "LLAMA_ARG_THREADS": "1",
         "XDG_CACHE_HOME": str(folder),
+        "XDG_DATA_HOME": str(folder / "data"),
     }
     env = {**keep, **own, **environ}
     log = folder / "router.log"

@@ -93,6 +93,7 @@ REQUIRED: Mapping[str, Permission] = {
     "POST /api/create": ADMIN,
     "DELETE /api/delete": ADMIN,
     "POST /api/pull": ADMIN,
+    "POST /api/push": ADMIN,
     "POST /api/blobs/{digest}": ADMIN,
 }
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from router.models.spec import Info
+from router.models.spec import Info, ModelSpec
+from router.pool.pool import Pool
+from router.pool.status import Status
 
 
 def details(info: Info) -> dict[str, Any]:
@@ -16,6 +18,20 @@ def details(info: Info) -> dict[str, Any]:
         "parameter_size": parameter_size(info.n_params) if info.n_params else "",
         "quantization_level": info.quantization or "",
     }
+
+
+def running_context(status: Status) -> int | None:
+    """The context of one request, in tokens, as the model's process reports it; None if none runs."""
+    context = (status.info.get("meta") or {}).get("n_ctx") if status.value in ("loaded", "sleeping") else None
+    return context if isinstance(context, int) and context > 0 else None
+
+
+def context_of(pool: Pool, spec: ModelSpec) -> int | None:
+    """The context that one request has, in tokens: as the process reports it, else as the estimate expects it, else
+    what the model was trained for; None if nothing is known."""
+    need = pool.need(spec.name)
+    estimated = need.estimate.n_slot if need and need.estimate else None
+    return running_context(pool.status(spec.name)) or estimated or spec.info.n_ctx_train
 
 
 def parameter_size(count: int) -> str:

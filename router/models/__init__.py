@@ -17,15 +17,16 @@ fact about what a model can do belongs in `describe`, a new kind of place that h
     trial      whether a chat template refuses a conversation            -> reduction values
     template   what a chat template can do: tools, thinking, roles       -> reduction trial
     spec       one model as data                                         -> shards template
-    describe   what a model's files say: its Info                        -> gguf template spec
+    describe   what a model's files say: its Info                        -> metadata gguf template spec
     ini        INI text to lines under sections, and back                -> nothing
     own_keys   keys of presets that are the router's own                 -> spec ini
     foreign    what a preset file from the hub may set                   -> ini own_keys
     presets    INI to frozen presets, and where each value came from     -> spec ini own_keys foreign
     catalog    names to models, and the names that were probably meant   -> spec
     folder     the models in a folder, with their companions             -> shards spec
+    created    names and models that clients made, kept in a file        -> spec catalog folder
     build      from presets, folder, cache and command line to a catalog -> shards spec ini presets catalog folder
     check      every mistake in one preset file                          -> ini presets catalog build
     changes    PURE: what a new catalog means for the one before         -> spec catalog
-    sources    where the catalog comes from, read again                  -> presets catalog build
+    sources    where the catalog comes from, read again                  -> presets catalog created build
 """

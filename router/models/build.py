@@ -48,12 +48,14 @@ def build(
     default_name: str | None,
     offline: bool,
     wanted: Sequence[str] = (),
+    created: Mapping[str, FoundModel] | None = None,
 ) -> Catalog:
     """The catalog of all sources. Raises CatalogError.
 
     `global_args` are the command line's, for all children. A model that they name is the only one, unless `models_dir`
     or a preset file add more.
     `wanted` are names on the hub that are models even if the cache does not have them.
+    `created` are models that clients have made of files.
     """
     own_args = [arg for arg in global_args if arg.flag.name in SINGLE_MODEL_FLAGS]
     common_args = [arg for arg in global_args if arg.flag.name not in SINGLE_MODEL_FLAGS]
@@ -64,6 +66,7 @@ def build(
         found = {entry.name: FoundModel("cache", entry.files[0], entry.mmproj) for entry in cached}
     if models_dir:
         found |= find_models(models_dir)
+    found = {**(created or {}), **found}
     _check_foreign_names(file, found)
 
     builder = _SpecBuilder(table, cache_root, offline, common_args)

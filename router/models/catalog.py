@@ -1,8 +1,8 @@
 """Names to models: one frozen listing, replaced whole when the sources are read again.
 
-A request names a model by its name, by an alias, or by its repository on the hub with or without a quantization;
-`resolve` turns each of these into a `ModelSpec`, and a wrong name into an error that names the nearest ones. Called for
-every request.
+A request names a model by its name, by an alias, or by its repository on the hub with or without a quantization, in any
+case; `resolve` turns each of these into a `ModelSpec`, and a wrong name into an error that names the nearest ones.
+Called for every request.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from router.hub.repo import DEFAULT_QUANTS
 from router.models.spec import ModelSpec
 from router.near import nearest
 
+LATEST_TAG = ":latest"
 SHOWN_CHARACTERS = 80  # of a wrong name, in the error
 
 
@@ -56,6 +57,10 @@ class Catalog:
                 self._by_repo.setdefault(repo, {})[quant.upper()] = spec
         for _, sentence in alias_clashes(self.models):
             raise CatalogError(sentence)
+        self._by_folded: dict[str, ModelSpec | None] = {}  # names in lower case; None if they name several models
+        for name, spec in self._by_name.items():
+            self._by_folded[name.casefold()] = None if self._by_folded.get(name.casefold(), spec) is not spec else spec
+        self._repos = {repo.casefold(): repo for repo in self._by_repo}
         self._default = self.models[0] if len(self.models) == 1 else None
         if default_name is not None:
             self._default = self._find(default_name)
@@ -76,8 +81,9 @@ class Catalog:
     def resolve(self, name: str | None) -> ModelSpec:
         """The model that a request names; without a name the default model, or the only one.
 
-        `user/repo` means its Q4_K_M, Q8_0, or else its first model. A quantization may be written in any case. Raises
-        UnknownModel, and InvalidRequest if there is no name and no default.
+        `user/repo` means its Q4_K_M, Q8_0, or else its first model. A name may be written in any case, as long as that
+        leaves no doubt, and with Ollama's tag `latest`. Raises UnknownModel, and InvalidRequest if there is no name
+        and no default.
         """
         if not name:
             if self._default is None:
@@ -90,7 +96,20 @@ class Catalog:
         return spec
 
     def _find(self, name: str) -> ModelSpec | None:
-        return self._by_name.get(name) or self._find_in_repo(name)
+        return self._by_name.get(name) or self._find_in_repo(name) or self._find_loosely(name)
+
+    def _find_loosely(self, name: str) -> ModelSpec | None:
+        """By a name in another case, as Ollama's clients may write it. They also add the tag `latest` to a name
+        without a tag, and leave it out."""
+        folded = name.casefold()
+        short = folded.removesuffix(LATEST_TAG)
+        for each in (folded, short if short != folded else folded + LATEST_TAG):
+            if spec := self._by_folded.get(each):
+                return spec
+            repo, colon, quant = each.partition(":")
+            if repo in self._repos and (spec := self._find_in_repo(self._repos[repo] + colon + quant)):
+                return spec
+        return None
 
     def _find_in_repo(self, name: str) -> ModelSpec | None:
         parts = hub.repo_and_quant(name)

@@ -18,6 +18,7 @@ from router import files
 from router.engine.flags import switch_of
 from router.errors import GgufError
 from router.models import gguf, template
+from router.models.metadata import Metadata
 from router.models.spec import Info, ModelSpec
 from router.models.template import TemplateFeatures
 
@@ -38,7 +39,7 @@ def _info(spec: ModelSpec) -> Info:
     if spec.model_path is None or spec.problem:
         return Info(problem=spec.problem)
     try:
-        override = _template_override(spec)
+        override = overriding_template(spec)
         parts = filter(None, (spec.model_path, spec.mmproj_path))
         key = (*map(_file_identity, parts), _task_of_flags(spec), _digest(override))
         with _lock:
@@ -72,6 +73,7 @@ def _read(spec: ModelSpec, path: Path, template_override: str | None) -> Info:
         quantization=model.quantization,
         n_ctx_train=model.context_length or None,
         n_params=model.n_params,
+        n_embd=_embedding_length(model),
         input_modalities=("text", *(["image"] if has_image else []), *(["audio"] if has_audio else [])),
         capabilities=(task, *(name for name, has in abilities.items() if has)),
         reasoning=chat.reasoning,
@@ -79,7 +81,13 @@ def _read(spec: ModelSpec, path: Path, template_override: str | None) -> Info:
     )
 
 
-def _template_override(spec: ModelSpec) -> str | None:
+def _embedding_length(model: Metadata) -> int | None:
+    """The length of the model's vectors; None if the header does not say."""
+    value = model.fields.get(f"{model.architecture}.embedding_length")
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def overriding_template(spec: ModelSpec) -> str | None:
     """The chat template that counts instead of the file's own; None if there is no other.
 
     For a template that is built into the engine this is its name: nothing else is known about it.

@@ -15,6 +15,7 @@ from router.hub.cache import CacheEntry
 from router.models import presets
 from router.models.build import build
 from router.models.catalog import Catalog
+from router.models.created import CreatedStore
 from router.models.presets import NO_PRESETS, PresetFile
 
 
@@ -25,6 +26,7 @@ class Sources:
     `preset` is the operator's preset file; `foreign`, one from the hub, takes its place.
     `default_name` is the model of requests that name none.
     `wanted` are names on the hub that are models too, whether their files are here or not.
+    `created` are the names and models that clients have made.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Sources:
         models_dir: Path | None = None,
         default_name: str | None = None,
         offline: bool = False,
+        created: CreatedStore | None = None,
     ) -> None:
         self._preset = preset
         self._models_dir = models_dir
@@ -50,6 +53,7 @@ class Sources:
         self._file: PresetFile | None = None
         self._cached: Sequence[CacheEntry] = ()
         self.wanted: list[str] = []
+        self.created = CreatedStore() if created is None else created
 
     def __repr__(self) -> str:
         file = self._foreign or self._preset
@@ -78,7 +82,7 @@ class Sources:
 
     def _build(self, file: PresetFile) -> Catalog:
         self._cached = self._cache.entries(0)
-        return build(
+        catalog = build(
             file,
             self._cached,
             models_dir=self._models_dir,
@@ -88,4 +92,6 @@ class Sources:
             default_name=self._default_name,
             offline=self._offline,
             wanted=tuple(self.wanted),
+            created=self.created.found_models(),
         )
+        return self.created.add_models(catalog, self._table)

@@ -39,6 +39,7 @@ class Info:
     quantization: str | None = None
     n_ctx_train: int | None = None
     n_params: int | None = None
+    n_embd: int | None = None
     input_modalities: tuple[str, ...] = ("text",)
     output_modalities: tuple[str, ...] = ("text",)
     capabilities: tuple[str, ...] = ("completion",)
@@ -55,12 +56,16 @@ class Filters:
     `defaults` are used where the request says nothing.
     `dropped` fields are removed before the model sees the request.
     `system` is put before the system message.
+    `default_system` is the system message of a chat that has none.
+    `messages` is the JSON text of messages that come before those of a chat, after its system message.
     """
 
     forced: tuple[tuple[str, str], ...] = ()
     defaults: tuple[tuple[str, str], ...] = ()
     dropped: tuple[str, ...] = ()
     system: str = ""
+    default_system: str = ""
+    messages: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,17 @@ def analyse(text: str) -> TemplateFeatures:
     return _features_by_words(text[:MAX_CHARACTERS])
 
 
+def syntax_problem(text: str) -> str | None:
+    """Why a text is no chat template of Jinja; None if it is one. A template that has no use for messages is none."""
+    if len(text) > MAX_CHARACTERS:
+        return f"it has more than {MAX_CHARACTERS} characters"
+    try:
+        Parser(_SYNTAX, text).parse()
+    except (TemplateSyntaxError, RecursionError, ValueError) as exc:
+        return str(exc) or type(exc).__name__
+    return None if "messages" in text else "it does not say messages"
+
+
 class _Generation(Extension):
     """`{% generation %}` and its end mark what a model is trained on. They are ignored, as in llama.cpp."""
 

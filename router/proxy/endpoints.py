@@ -68,7 +68,7 @@ class ModelFromBody:
             return None
         try:
             routing, name = self._read_routing(head, body)
-            spec = self._gateway.pool.catalog.resolve(name)
+            spec = self._gateway.find(name)
             if not self._passes_through(routing):
                 return None
             self._check_request(spec, head, body)

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from router.engine.allowlist import LoadArgs
 from router.errors import InvalidRequest, NotLoaded, UnknownModel
 from router.memory.implied_args import is_thinking_off
+from router.models.created import CreatedStore
 from router.models.spec import ModelSpec
 from router.pool.hub_models import HubModels, is_name
 from router.pool.pool import Pool
@@ -48,6 +49,8 @@ class Gateway:
     - `hub_models`: models that can be downloaded.
     - `budget`: the bytes of bodies that are held for requests that wait.
     - `load_args`: which settings a load may bring with it.
+    - `created`: names that clients have made.
+    - `refresh`: builds the catalog again, after a model was made; None if none can be made here.
     """
 
     pool: Pool
@@ -61,6 +64,8 @@ class Gateway:
     hub_models: HubModels | None = None
     budget: Budget = field(default_factory=Budget)
     load_args: LoadArgs = "safe"
+    created: CreatedStore = field(default_factory=CreatedStore)
+    refresh: Callable[[], Awaitable[object]] | None = None
     conversations: Conversations = field(default_factory=Conversations, init=False)
     # Models with a request whose `num_ctx` was ignored, and logged.
     _logged_context: set[str] = field(default_factory=set, init=False)
@@ -72,16 +77,29 @@ class Gateway:
     def has_model(self, name: str | None) -> bool:
         """Whether this names a model of the catalog. No name is one if there is a default."""
         try:
-            self.pool.catalog.resolve(name)
+            self.find(name)
         except (UnknownModel, InvalidRequest):
             return False
         return True
+
+    def find(self, name: str | None) -> ModelSpec:
+        """The model with this name, without a look at the hub. A name that a client made has its prompt and parameters
+        as filters. Raises UnknownModel, InvalidRequest for no name."""
+        catalog = self.pool.catalog
+        if not self.created:
+            return catalog.resolve(name)
+        try:
+            return self.created.of_request(catalog.resolve(name))
+        except UnknownModel:
+            if spec := self.created.resolve(catalog, name or ""):
+                return spec
+            raise
 
     async def resolve(self, name: str | None) -> ModelSpec:
         """The model with this name. It may have come into the cache since the catalog was read, and it may be one that
         can be downloaded. Raises UnknownModel, InvalidRequest for no name, and the errors of the hub."""
         try:
-            return self.pool.catalog.resolve(name)
+            return self.find(name)
         except UnknownModel:
             if self.hub_models is None or not name:
                 raise

@@ -45,6 +45,12 @@ def apply_filters(path: str, fields: Mapping[str, Any], filters: Filters) -> Fie
             _set(fields, name, value)
     for name, value in filters.forced:
         _set(fields, name, value)
+    if path in CHAT and isinstance(fields.get("messages"), list) and (filters.messages or filters.default_system):
+        fields["messages"] = _with_first_messages(fields["messages"], filters)
+    if path in MESSAGES and filters.default_system:
+        fields["system"] = fields.get("system") or filters.default_system
+    if path in RESPONSES and filters.default_system:
+        fields["instructions"] = fields.get("instructions") or filters.default_system
     if filters.system:
         _add_system_message(path, fields, filters.system)
     return fields
@@ -73,6 +79,16 @@ def _add_system_message(path: str, fields: Fields, text: str) -> None:
         fields["system"] = _prefixed(text, fields.get("system"))
     elif path in RESPONSES:
         fields["instructions"] = _prefixed(text, fields.get("instructions"))
+
+
+def _with_first_messages(messages: list[Any], filters: Filters) -> list[Any]:
+    """The default system message, and then the examples, before the first message that is no system message."""
+    examples = json.loads(filters.messages) if filters.messages else []
+    match messages:
+        case [{"role": "system" | "developer"} as system, *others]:
+            return [system, *examples, *others]
+    system = [{"role": "system", "content": filters.default_system}] if filters.default_system else []
+    return [*system, *examples, *messages]
 
 
 def _with_system_message(messages: list[Any], text: str) -> list[Any]:

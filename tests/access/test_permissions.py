@@ -16,6 +16,7 @@ from tests.access.guards import APP, CHAT, TABLE
 GUARDED = {
     *("POST /models", "DELETE /models", "POST /models/load", "POST /models/unload", "POST /models/reload"),
     *("POST /props", "POST /slots/{slot}", "POST /lora-adapters"),
+    "POST /api/push",
     *("POST /api/pull", "POST /api/create", "POST /api/copy", "DELETE /api/delete", "POST /api/blobs/{digest}"),
 }
 

@@ -26,15 +26,17 @@ def three(build: Build, models: Path, cache: Path) -> Catalog:
         ("user/repo", "user/repo:Q4_K_M"),
         ("user/repo:q2_k", "user/repo:Q2_K"),
         ("user/other", "user/other:Q8_0"),
+        ("Qwen", "qwen"),
+        ("QWEN:latest", "qwen"),
+        ("User/Repo:latest", "user/repo:Q4_K_M"),
+        ("USER/other:q2_K", "user/other:Q2_K"),
     ],
 )
 def test_names_resolve_to_models(three: Catalog, name: str, expected: str) -> None:
     assert three.resolve(name).name == expected
 
 
-@pytest.mark.parametrize(
-    "name", ["Qwen", "qwen ", "user/rep", "user/repo:Q9", "../qwen", "qwen.gguf", "\0", "a\nb", "ü" * 99]
-)
+@pytest.mark.parametrize("name", ["qwen ", "user/rep", "user/repo:Q9", "../qwen", "qwen.gguf", "\0", "a\nb", "ü" * 99])
 def test_unknown_name_is_404(three: Catalog, name: str) -> None:  # B-C1
     with pytest.raises(UnknownModel) as caught:
         three.resolve(name)

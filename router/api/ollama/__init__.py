@@ -4,18 +4,26 @@ Stands on proxy and pool, and on the modules of `api` that all APIs share. Begin
 A request that a model answers passes through `inference` (which model), `prompt` (its fields in llama-server's words)
 and `generation` or `embedding` (the child's answer in Ollama's words).
 
-::
+Words::
 
-    fields      PURE: single fields of a request, checked -> nothing
-    options     PURE: options in the engine's names       -> fields
-    messages    PURE: messages, images and tool calls     -> fields
-    prompt      PURE: prompts in the engine's words       -> fields options messages
-    reply       the common parts of answers               -> nothing
-    events      what a child's stream says                -> nothing
-    generation  a generation: lines of JSON or one object -> prompt reply events
-    embedding   embeddings, of long texts too             -> reply events
-    names       names with tags, and aliases              -> options
-    library     tags, ps and show                         -> reply names
-    inference   the endpoints that a model answers        -> fields options prompt reply generation embedding names
-    endpoints   the routes; aliases and downloads         -> fields options reply names library inference
+    fields    PURE: single fields of a request      -> nothing
+    version   which version of Ollama's API this is -> nothing
+    options   PURE: options in the engine's names   -> fields
+    messages  PURE: messages, images, tool calls    -> fields
+    creation  PURE: what a model is to be made of   -> fields options messages
+    prompt    PURE: prompts in the engine's words   -> fields options messages
+    reply     the common parts of answers           -> nothing
+    events    what a child's stream says            -> nothing
+
+Answers::
+
+    context     chats that outgrow the context    -> nothing
+    generation  lines of JSON, or one object      -> prompt reply events context
+    embedding   embeddings, of long texts too     -> reply events context
+    names       tags, and names that clients made -> options
+    library     tags, ps and show                 -> reply names
+    blobs       files that clients send           -> nothing
+    makers      create, copy and delete           -> options creation names library blobs
+    inference   endpoints that a model answers    -> fields options prompt reply context generation embedding names
+    endpoints   the routes; downloads             -> fields version creation reply names library blobs makers inference
 """

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from router.api.ollama.context import too_long
 from router.api.ollama.events import count_of
 from router.api.ollama.reply import JSON, line
-from router.errors import ContextExceeded, UpstreamFailed
+from router.errors import ContextExceeded
 from router.proxy.error_response import read_upstream_error
 from router.proxy.protocols import PostToChild
 from router.proxy.rewrite import encode_json
@@ -18,19 +18,12 @@ from router.wire.child_json import blame_child, parse_json
 
 MAX_EMBEDDINGS_BYTES = 128 << 20  # of an answer of the child
 
-# The tokens of an input and the limit, in the engine's sentences:
-#   "input (12 tokens) is too large to process. increase the physical batch size (current batch size: 5)"
-#   "request (12 tokens) exceeds the available context size (5 tokens), try increasing it"
-# There is no other source for the limit: the first error has no field for it, and /props does not report the physical
-# batch size. If a build words it differently, the client gets the engine's error instead of a cut text.
-_TOO_LONG = re.compile(r"\((\d{1,9}) tokens\)\D+(\d{1,9})")
-
 
 @dataclass
 class Embedding:
     """A translation for the gateway. `make_answer` gets the vectors and the number of their tokens.
 
-    With `truncate`, inputs that are too long are cut; without, the engine's error is the answer.
+    With `truncate`, inputs that are too long are cut; without, they are an InvalidRequest with the numbers.
     Vectors are cut to `dimensions`, unless it is 0."""
 
     inputs: list[str]
@@ -45,11 +38,12 @@ class Embedding:
     async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
         try:
             found = await _post(post, b"/v1/embeddings", {"input": self.inputs})
-        except (UpstreamFailed, ContextExceeded) as exc:
-            counts = _TOO_LONG.search(exc.message)
-            if counts is None or not self.truncate:
-                raise
-            limit = max(1, int(counts[2]) - 1)
+        except ContextExceeded as exc:
+            if not self.truncate:
+                raise too_long(
+                    exc.prompt, exc.limit, "split the text, or load the model with a larger context."
+                ) from None
+            limit = max(1, exc.limit - 1)
             cut = [await self._first_tokens(post, each, limit) for each in self.inputs]
             found = await _post(post, b"/v1/embeddings", {"input": cut})
         with blame_child():

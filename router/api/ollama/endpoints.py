@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -14,24 +15,21 @@ from starlette.routing import Route
 
 from router.api.dialects import OLLAMA
 from router.api.download import FileProgress
+from router.api.ollama.blobs import Blobs
+from router.api.ollama.creation import creation
 from router.api.ollama.fields import flag, model_name, required_model_name, text
 from router.api.ollama.inference import Inference
 from router.api.ollama.library import Library
-from router.api.ollama.names import Names
-from router.api.ollama.options import AliasDefaults, check_alias_parameters, checked_options
+from router.api.ollama.makers import Makers
+from router.api.ollama.names import Names, ollama_library_name, without_tag
 from router.api.ollama.reply import json_response, line, status_response
-from router.errors import InvalidRequest, RouterError, Unsupported
+from router.api.ollama.version import VERSION
+from router.errors import InvalidRequest, RouterError, UnknownModel, Unsupported
 from router.proxy.body import in_thread_if_large
 from router.proxy.client_response import NDJSON
 from router.proxy.endpoints import with_dialect_errors
 from router.proxy.gateway import Gateway
 from router.proxy.routing import all_fields
-
-# The version of Ollama's API that this follows. Clients compare it, and accept nothing but numbers and dots.
-VERSION = "0.12.6"
-
-# Fields of /api/create that would make a new model of another one, rather than a name with a prompt and parameters.
-_UNSUPPORTED = ("files", "adapters", "template", "license", "messages", "quantize", "quantization", "modelfile", "path")
 
 
 class OllamaStore(Protocol):
@@ -47,8 +45,10 @@ class OllamaEndpoints:
 
     def __init__(self, gateway: Gateway, store: OllamaStore | None) -> None:
         self._gateway = gateway
-        self._names = Names(gateway.pool)
+        self._names = Names(gateway.pool, gateway.created)
         self._library = Library(gateway.pool, self._names)
+        self._blobs = Blobs(gateway.created)
+        self._makers = Makers(gateway, self._names, self._library, self._blobs)
         self._store = store
 
     def routes(self) -> list[Route]:
@@ -67,6 +67,7 @@ class OllamaEndpoints:
             ("/api/create", "POST", self.create),
             ("/api/delete", "DELETE", self.delete),
             ("/api/pull", "POST", self.pull),
+            ("/api/push", "POST", self.push),
             ("/api/blobs/{digest}", "HEAD", self.has_blob),
             ("/api/blobs/{digest}", "POST", self.take_blob),
         )
@@ -91,63 +92,69 @@ class OllamaEndpoints:
         model = self._names.find_ignoring_prefix(model_name(fields))
         return json_response(await self._library.show(model, verbose=flag(fields, "verbose")))
 
-    # Aliases
+    # Names and models that clients make
 
     async def copy(self, request: Request) -> Response:
         fields = await self._read_fields(request)
         source, destination = text(fields, "source"), text(fields, "destination")
         if not source or not destination:
             raise InvalidRequest('Send {"source": NAME, "destination": NAME}.')
-        model = self._names.find(source)
-        self._names.add(destination, model, model.defaults)
+        await self._makers.copy(self._names.find(source), destination)
         return Response()
 
     async def create(self, request: Request) -> Response:
-        """An alias for an existing model, with a system prompt and parameters."""
         fields = await self._read_fields(request)
-        if unsupported := [name for name in _UNSUPPORTED if fields.get(name)]:
-            raise Unsupported(
-                f'"{unsupported[0]}" is not supported: a model is made "from" another one, with "system" and '
-                '"parameters". Put other models where the router finds them, or into its presets.'
-            )
-        name, origin = model_name(fields), text(fields, "from")
-        if not name or not origin:
-            raise InvalidRequest('Send {"model": NAME, "from": NAME}, and "system" and "parameters" if you like.')
-        model = self._names.find(origin)
-        given = checked_options(fields.get("parameters"))
-        check_alias_parameters(given)
-        parameters = {**model.defaults.parameters, **given}
-        defaults = AliasDefaults(text(fields, "system") or model.defaults.system, parameters)
-        self._names.add(name, model, defaults)
+        await self._makers.create(creation(fields))
         return status_response(["writing manifest", "success"], stream=flag(fields, "stream", True))
 
     async def delete(self, request: Request) -> Response:
-        """Removes an alias, or a model from the cache."""
+        """Removes what a client made, or a model from the cache."""
         fields = await self._read_fields(request)
         model = self._names.find(required_model_name(fields))
         if model.alias:
-            self._names.remove(model.alias)
+            await self._makers.remove(model.alias)
         else:
             await self._store_for("deleted").remove(model.spec.name)
         return Response()
+
+    async def has_blob(self, request: Request) -> Response:
+        digest = request.path_params["digest"]
+        is_here = await self._library.has_digest(digest.removeprefix("sha256:")) or await self._blobs.has(digest)
+        return Response(status_code=200 if is_here else 404)
+
+    async def take_blob(self, request: Request) -> Response:
+        length = request.headers.get("content-length", "")
+        size = int(length) if length.isdecimal() else None
+        await self._blobs.receive(request.path_params["digest"], request.stream(), size)
+        return Response(status_code=201)
 
     # Downloads
 
     async def pull(self, request: Request) -> Response:
         fields = await self._read_fields(request)
-        name, store = required_model_name(fields), self._store_for("pulled")
+        name, store = without_tag(required_model_name(fields)), self._store_for("pulled")
+        if library_name := ollama_library_name(name):
+            if self._is_here(name):
+                return status_response(["pulling manifest", "success"], stream=flag(fields, "stream", True))
+            raise InvalidRequest(
+                f"{library_name!r} is a name of Ollama's own library, which is not served here. Pull a repository of "
+                f"Hugging Face that has GGUF files, as hf.co/USER/REPO:Q4_K_M; "
+                f"https://huggingface.co/models?library=gguf&search={quote(library_name.partition(':')[0])} lists some."
+            )
         if not flag(fields, "stream", True):
             async for _ in store.pull(name):
                 pass
             return json_response({"status": "success"})
         return StreamingResponse(_pull_lines(store, name), media_type=NDJSON.decode())
 
-    async def has_blob(self, request: Request) -> Response:
-        digest = request.path_params["digest"].removeprefix("sha256:")
-        return Response(status_code=200 if await self._library.has_digest(digest) else 404)
+    async def push(self, request: Request) -> Response:
+        raise Unsupported("Models cannot be pushed: this router has no account at a registry.")
 
-    async def take_blob(self, request: Request) -> Response:
-        raise Unsupported("Files cannot be uploaded; put them where the router finds models.")
+    def _is_here(self, name: str) -> bool:
+        try:
+            return not self._names.find(name).spec.repo_to_download
+        except UnknownModel:
+            return False
 
     def _store_for(self, verb: str) -> OllamaStore:
         if self._store is None:

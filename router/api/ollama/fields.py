@@ -50,6 +50,12 @@ def required_model_name(fields: Fields) -> str:
     return name
 
 
+def wants_thinking(fields: Fields) -> bool:
+    """Whether the request demands thinking, or a level of it."""
+    value = fields.get("think")
+    return value is True or (isinstance(value, str) and value not in ("", "none"))
+
+
 def embedding_inputs(fields: Fields) -> list[str]:
     """The texts to embed."""
     given = fields.get("input", [])

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from router.api.ollama.context import Fitting
 from router.api.ollama.events import Delta, count_of, delta_of_chat, delta_of_completion, event_objects, text_of
 from router.api.ollama.prompt import CHAT
 from router.api.ollama.reply import JSON, AnswerFields, RequestClock, head, line
@@ -19,6 +20,7 @@ from router.proxy.error_response import read_upstream_error
 from router.proxy.protocols import PostToChild
 from router.units import limit_size
 from router.wire.child_json import blame_child, parse_json
+from router.wire.response import Response as Answer
 
 MAX_ANSWER_BYTES = 64 << 20  # of the events that are collected into one answer
 
@@ -28,7 +30,8 @@ class Generation:
     """A translation for the gateway: sends `body` to the child's `target`, and yields the client's answer.
 
     `model` is the name that the client used.
-    `top_logprobs` is the number of alternatives that the client wants to see for each token."""
+    `top_logprobs` is the number of alternatives that the client wants to see for each token.
+    `fitting` says what happens if the prompt is too long; without it, the engine's error is the answer."""
 
     model: str
     target: bytes
@@ -37,6 +40,7 @@ class Generation:
     clock: RequestClock
     stream: bool = True
     top_logprobs: int = 0
+    fitting: Fitting | None = None
     _content: list[str] = field(default_factory=list)
     _thinking: list[str] = field(default_factory=list)
     _logprobs: list[dict[str, Any]] = field(default_factory=list)
@@ -54,10 +58,8 @@ class Generation:
 
     async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
         delta_of = delta_of_chat if self.target == CHAT else delta_of_completion
-        answer = await post(self.target, self.body)
+        answer = await self._post(post)
         try:
-            if answer.status != 200:
-                raise await read_upstream_error(answer)
             collected_bytes = 0
             async for event, size in event_objects(answer):
                 with blame_child():
@@ -76,6 +78,24 @@ class Generation:
             lines = self._last_lines()
         for last in lines:
             yield last
+
+    async def _post(self, post: PostToChild) -> Answer:
+        """The child's answer to the prompt, or to a shorter one if that is too long."""
+        is_chat, body = self.target == CHAT, self.body
+        if self.fitting:
+            body = await self.fitting.before(post, body, is_chat=is_chat)
+        for attempt in (1, 2):
+            answer = await post(self.target, body)
+            if answer.status == 200:
+                break
+            try:
+                refusal = await read_upstream_error(answer)
+            finally:
+                answer.close()
+            if self.fitting is None or attempt == 2:
+                raise refusal
+            body = await self.fitting.after(post, body, refusal, is_chat=is_chat)
+        return answer
 
     def cut(self) -> bytes | None:
         """What ends the answer when its time is up: it has reached a limit. None if nothing has come yet."""

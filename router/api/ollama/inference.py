@@ -12,8 +12,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from router.api.details import running_context
 from router.api.dialects import OLLAMA
 from router.api.ollama import prompt, reply
+from router.api.ollama.context import Fitting
 from router.api.ollama.embedding import Embedding
 from router.api.ollama.fields import (
     Fields,
@@ -23,12 +25,14 @@ from router.api.ollama.fields import (
     model_name,
     text,
     top_logprobs,
+    wants_thinking,
 )
 from router.api.ollama.generation import Generation
-from router.api.ollama.names import NamedModel, Names
+from router.api.ollama.names import NamedModel, Names, not_found, without_tag
 from router.api.ollama.options import AliasDefaults
 from router.api.ollama.prompt import ChildRequest
 from router.api.ollama.reply import AnswerFields, LocalAnswer, RequestClock, json_response
+from router.engine.flags import switch_of
 from router.errors import InvalidRequest, UnknownModel
 from router.hub.names import without_host
 from router.models.template import Reasoning
@@ -109,6 +113,8 @@ class Inference:
         fields, spec = call.fields, call.model.spec
         info = self._pool.effective(spec.name).info  # as it is loaded
         request = await in_thread_if_large(call.size, translate, fields, call.model.defaults, info.reasoning)
+        if wants_thinking(fields) and info.architecture and info.reasoning is None:
+            raise InvalidRequest(f'{call.name!r} does not support thinking; leave "think" out, or send false.')
         # While the architecture is unknown, so are the capabilities: then the engine decides.
         if request.has_images and info.architecture and "vision" not in info.capabilities:
             raise InvalidRequest(f"{spec.name!r} does not see images; it needs a projector (mmproj) that fits.")
@@ -120,9 +126,24 @@ class Inference:
         )
         stream = flag(fields, "stream", True)
         generation = Generation(
-            call.name, request.target, body, answer_fields, call.clock, stream, top_logprobs(fields)
+            call.name,
+            request.target,
+            body,
+            answer_fields,
+            call.clock,
+            stream,
+            top_logprobs(fields),
+            self._fitting(spec.name, fields),
         )
         return self._answer(call, generation, time_limit)
+
+    def _fitting(self, name: str, fields: Fields) -> Fitting:
+        pool = self._pool
+        shift = flag(fields, "shift", True)
+        is_shifting = switch_of(pool.effective(name).args, "--context-shift") is True
+        return Fitting(
+            flag(fields, "truncate", True), shift, is_shifting and not shift, lambda: running_context(pool.status(name))
+        )
 
     def _load_or_unload(self, call: _Call, answer_fields: AnswerFields) -> Response:
         """A request without a prompt loads the model; with a `keep_alive` of 0 it unloads it, unless others wait."""
@@ -146,7 +167,10 @@ class Inference:
         try:
             return self._names.find(name)
         except UnknownModel:
-            return NamedModel(await self._gateway.resolve(without_host(name or "")))
+            try:
+                return NamedModel(await self._gateway.resolve(without_tag(without_host(name or ""))))
+            except UnknownModel as exc:
+                raise not_found(name, exc) from None
 
     def _answer(self, call: _Call, translation: Translation, time_limit: float | None = None) -> Response:
         spec, ttl = call.model.spec, keep_alive(call.fields)

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from router import threads
-from router.api.details import details
+from router.api.details import context_of, details
 from router.api.ollama.names import NamedModel, Names
 from router.api.ollama.reply import rfc3339
 from router.models import gguf
 from router.models.catalog import Catalog
+from router.models.describe import overriding_template
 from router.models.metadata import ArrayInfo, Metadata, Value
 from router.models.spec import ModelSpec
 from router.pool.pool import Pool
@@ -47,7 +48,7 @@ class Library:
 
     async def tags(self) -> list[dict[str, Any]]:
         files = await self._model_files()
-        return [_entry(model, files) for model in self._names.listed()]
+        return [self._entry(model, files) for model in self._names.listed()]
 
     async def running(self) -> list[dict[str, Any]]:
         """The models that are loaded, asleep or not."""
@@ -59,14 +60,33 @@ class Library:
             left = status.expires_in
             entries.append(
                 {
-                    **_entry(NamedModel(spec), files),
+                    **self._entry(NamedModel(spec), files),
                     "expires_at": FAR_FUTURE if left is None else rfc3339(now + datetime.timedelta(seconds=left)),
                     "size": sum(status.held.values()) or spec.size_bytes,
                     "size_vram": sum(held for key, held in status.held.items() if not _is_ram(key)),
-                    "context_length": (status.info.get("meta") or {}).get("n_ctx") or spec.info.n_ctx_train or 0,
+                    "context_length": context_of(self._pool, spec) or 0,
                 }
             )
         return entries
+
+    def _entry(self, model: NamedModel, files: Mapping[str, ModelFile]) -> dict[str, Any]:
+        file = files.get(model.spec.name) or _model_file(model.spec)  # a catalog may have come meanwhile
+        return {
+            "name": model.name,
+            "model": model.name,
+            "modified_at": rfc3339(model.created_at or file.modified_at),
+            "size": model.spec.size_bytes,
+            "digest": file.digest,
+            "details": self._details(model),
+            "capabilities": _capabilities(model.spec),
+        }
+
+    def _details(self, model: NamedModel) -> dict[str, Any]:
+        """`context_length` is the context that one request has."""
+        info = model.spec.info
+        lengths = {"context_length": context_of(self._pool, model.spec), "embedding_length": info.n_embd}
+        known = {name: length for name, length in lengths.items() if length}
+        return {"parent_model": model.parent, **details(info), **known}
 
     async def has_digest(self, digest: str) -> bool:
         return any(file.digest == digest for file in (await self._model_files()).values())
@@ -75,19 +95,38 @@ class Library:
         """Raises GgufError."""
         spec, files = model.spec, await self._model_files()
         header = await self._header(spec) if spec.model_path and not spec.problem else None
-        effective = self._pool.effective(spec.name)
-        template = effective.template or (header.chat_template if header else None) or ""
-        parameters = "\n".join(_parameter_lines(model.defaults.parameters))
+        template = await self.template(spec, header)
+        context = context_of(self._pool, spec)
+        # What a request gets: a context that the name was made with counts only if its model was loaded with it.
+        lasting = {**model.defaults.parameters, **({"num_ctx": context} if context else {})}
+        parameters = "\n".join(_parameter_lines(lasting))
+        alias, messages = model.alias, [{"role": m["role"], "content": m["content"]} for m in model.defaults.messages]
         return {
+            **({"license": "\n".join(alias.license)} if alias and alias.license else {}),
             "modelfile": _modelfile(model, template, parameters),
             "parameters": parameters,
             "template": template,
             **({"system": model.defaults.system} if model.defaults.system else {}),
-            "details": _details(model),
+            **({"messages": messages} if messages else {}),
+            "details": self._details(model),
             "model_info": _model_info(header, spec, verbose=verbose) if header else {},
-            "capabilities": [name for name in _CAPABILITIES if name in effective.info.capabilities],
-            "modified_at": rfc3339(_modified_at(model, files)),
+            "capabilities": _capabilities(self._pool.effective(spec.name)),
+            "modified_at": self._entry(model, files)["modified_at"],
         }
+
+    async def template(self, spec: ModelSpec, header: Metadata | None = None) -> str:
+        """The chat template that the model runs with, or would run with. Raises GgufError."""
+        override = await threads.FILES.run(
+            overriding_template,
+            self._pool.effective(spec.name),
+            timeout=threads.DISK_TIMEOUT_S,
+            what=f"The chat template of {spec.name!r}",
+        )
+        if override is not None:
+            return override
+        if header is None and spec.model_path and not spec.problem:
+            header = await self._header(spec)
+        return (header.chat_template if header else None) or ""
 
     async def _header(self, spec: ModelSpec) -> Metadata:
         what = f"The model file {spec.model_path} of {spec.name!r}"
@@ -112,15 +151,8 @@ def _is_ram(device_key: str) -> bool:
     return device_key.rpartition("/")[2] == "RAM"
 
 
-def _entry(model: NamedModel, files: Mapping[str, ModelFile]) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "model": model.name,
-        "modified_at": rfc3339(_modified_at(model, files)),
-        "size": model.spec.size_bytes,
-        "digest": files[model.spec.name].digest,
-        "details": _details(model),
-    }
+def _capabilities(spec: ModelSpec) -> list[str]:
+    return [name for name in _CAPABILITIES if name in spec.info.capabilities]
 
 
 def _model_file(spec: ModelSpec) -> ModelFile:
@@ -132,14 +164,6 @@ def _model_file(spec: ModelSpec) -> ModelFile:
     identity = f"{spec.name}\0{spec.model_path}\0{spec.size_bytes}\0{modified_ns}"
     digest = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()
     return ModelFile(digest, datetime.datetime.fromtimestamp(modified_ns // 10**9, datetime.UTC) if status else _EPOCH)
-
-
-def _modified_at(model: NamedModel, files: Mapping[str, ModelFile]) -> datetime.datetime:
-    return model.alias.created_at if model.alias else files[model.spec.name].modified_at
-
-
-def _details(model: NamedModel) -> dict[str, Any]:
-    return {"parent_model": model.spec.name if model.alias else "", **details(model.spec.info)}
 
 
 def _model_info(header: Metadata, spec: ModelSpec, *, verbose: bool) -> dict[str, Any]:
@@ -170,4 +194,6 @@ def _modelfile(model: NamedModel, template: str, parameters: str) -> str:
     parts = [f"FROM {source}", f'TEMPLATE """{template}"""' if template else ""]
     parts.append(f'SYSTEM """{model.defaults.system}"""' if model.defaults.system else "")
     parts += [f"PARAMETER {line}" for line in parameters.splitlines()]
+    parts += [f'MESSAGE {message["role"]} """{message["content"]}"""' for message in model.defaults.messages]
+    parts += [f'LICENSE """{each}"""' for each in (model.alias.license if model.alias else ())]
     return "\n".join(filter(None, parts)) + "\n"

@@ -34,9 +34,11 @@ class MessageTranslator:
         return f"<MessageTranslator {self._call_count} tool calls, {len(self._open_calls)} without a result>"
 
     def translate(self, message: Any) -> dict[str, Any]:
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
+        role = message.get("role") if isinstance(message, dict) else None
+        role = role.lower() if isinstance(role, str) else None
+        if role not in ROLES:
             raise InvalidRequest(f'Each message must be an object whose "role" is one of {", ".join(ROLES)}.')
-        role, content, thinking = message["role"], text(message, "content"), text(message, "thinking")
+        content, thinking = text(message, "content"), text(message, "thinking")
         translated: dict[str, Any] = {"role": role, "content": content}
         if images := message.get("images"):
             parts = [{"type": "text", "text": content}] if content else []
@@ -93,8 +95,10 @@ def _image_parts(images: Any) -> list[dict[str, Any]]:
 
 
 def _data_url(image: str) -> str:
-    """Ollama's clients send plain base64; the engine wants a data URL with the image's type."""
-    image = image.partition(",")[2] if image.startswith("data:") else image
+    """Ollama's clients send plain base64, which may be broken into lines; some send a data URL. The engine wants a data
+    URL with the image's type."""
+    image = image.partition(",")[2] if image[:5].lower() == "data:" else image
+    image = "".join(image.split())
     try:
         data = binascii.a2b_base64(image, strict_mode=True)
     except ValueError as exc:

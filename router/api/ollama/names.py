@@ -1,42 +1,33 @@
-"""The names by which Ollama's clients ask for models: the catalog's, with or without a tag, and aliases of their own.
+"""The names by which Ollama's clients ask for models: the catalog's, and those that clients made.
 
-`/api/copy` and `/api/create` make aliases; they live as long as the router.
+`/api/copy` and `/api/create` make names. `models.created` keeps them, and every API knows them.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from router.api.ollama.options import AliasDefaults
+from router.api.ollama.options import AliasDefaults, engine_options
 from router.errors import InvalidRequest, UnknownModel
+from router.models.catalog import LATEST_TAG, quoted
+from router.models.created import MAX_NAMES, Created, CreatedStore
 from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 
-LATEST_TAG = ":latest"  # Ollama's clients add it to a name without a tag
-MAX_ALIASES = 1000
+MAX_ALIASES = MAX_NAMES
 MAX_NAME_LENGTH = 200
-MAX_DEFAULTS_BYTES = 2**16  # of an alias's system prompt and parameters as JSON, since they are kept for each alias
-
-
-@dataclass(frozen=True, slots=True)
-class Alias:
-    """A client's own name for a model of the catalog."""
-
-    name: str
-    model: str
-    created_at: datetime.datetime
-    defaults: AliasDefaults = field(default_factory=AliasDefaults)
+MAX_DEFAULTS_BYTES = 2**16  # of all that is kept of a name, as JSON
 
 
 class NamedModel(NamedTuple):
-    """A model, and the alias by which the client named it, if any."""
+    """A model, and the name that a client made for it, if it was named so."""
 
     spec: ModelSpec
-    alias: Alias | None = None
+    alias: Created | None = None
 
     @property
     def name(self) -> str:
@@ -44,42 +35,49 @@ class NamedModel(NamedTuple):
 
     @property
     def defaults(self) -> AliasDefaults:
-        return self.alias.defaults if self.alias else AliasDefaults()
+        if self.alias is None:
+            return AliasDefaults()
+        return AliasDefaults(self.alias.system, self.alias.parameters, self.alias.messages)
+
+    @property
+    def parent(self) -> str:
+        """The model that the name was made from; empty for a model that no client made."""
+        return self.alias.model if self.alias else ""
+
+    @property
+    def created_at(self) -> datetime.datetime | None:
+        return datetime.datetime.fromtimestamp(self.alias.created_at, datetime.UTC) if self.alias else None
 
 
 class Names:
-    """Finds models by name, and keeps the aliases.
+    """Finds models by name, and makes names.
 
     For example, with a model `qwen3` in the catalog::
 
         names.add("mine", names.find("qwen3:latest"), AliasDefaults("Be brief."))
-        names.find("mine:latest").spec.name  # "qwen3"
+        names.find("Mine:latest").spec.name  # "qwen3"
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, created: CreatedStore | None = None) -> None:
         self._pool = pool
-        self._aliases: dict[str, Alias] = {}
+        self._created = CreatedStore() if created is None else created
 
     def __repr__(self) -> str:
-        return f"<Names {len(self._aliases)} aliases>"
+        return f"<Names {len(self._created)} made by clients>"
 
     def find(self, name: str | None) -> NamedModel:
-        """The model of this name. The catalog's names win over aliases.
+        """The model of this name. The catalog's names win.
 
         Raises UnknownModel, or InvalidRequest if there is no name and no default model."""
+        catalog = self._pool.catalog
         try:
-            return NamedModel(self._pool.catalog.resolve(name))
-        except UnknownModel:
-            assert name is not None
-            short = name.removesuffix(LATEST_TAG)
-            if alias := self._aliases.get(short):
-                return NamedModel(self._pool.catalog.resolve(alias.model), alias)
-            if short == name:
-                raise
-        try:
-            return NamedModel(self._pool.catalog.resolve(short))
-        except InvalidRequest:  # the name is nothing but a tag
-            raise UnknownModel(f"there is no model {name!r}") from None
+            spec = catalog.resolve(name)
+        except UnknownModel as exc:
+            created = self._created.get(name or "")
+            if created is None or created.model not in catalog:
+                raise not_found(name, exc) from None
+            return NamedModel(catalog.resolve(created.model), created)
+        return NamedModel(spec, self._created.made(spec))
 
     def find_ignoring_prefix(self, name: str | None) -> NamedModel:
         """As `find`, also for `PREFIX.NAME`: Open WebUI sends some requests with the prefix of the connection."""
@@ -95,47 +93,79 @@ class Names:
                 pass
             raise
 
-    def add(self, name: str, model: NamedModel, defaults: AliasDefaults) -> None:
-        """Raises InvalidRequest if the name cannot become an alias."""
-        name = name.removesuffix(LATEST_TAG)
+    def add(self, name: str, model: NamedModel | None, defaults: AliasDefaults, **more: Any) -> Created:
+        """Make a name for a model, or with `digests` for files. `more` are further fields of Created.
+
+        Raises InvalidRequest if it cannot become a name."""
+        name = without_tag(name)
         if not name.isprintable() or not 0 < len(name) <= MAX_NAME_LENGTH:
             raise InvalidRequest(
                 f"A model's name has 1 to {MAX_NAME_LENGTH} characters, none of them control characters."
             )
-        if self._is_in_catalog(name):
+        if self._is_of_others(name):
             raise InvalidRequest(f"{name!r} is a model of the catalog and cannot be changed; choose another name.")
-        if name not in self._aliases and len(self._aliases) >= MAX_ALIASES:
-            raise InvalidRequest(f"There are {MAX_ALIASES} names already; delete one first.")
-        if not _is_small(defaults):
+        made = Created(
+            name,
+            "" if model is None else model.spec.name,
+            time.time(),
+            defaults.system,
+            defaults.parameters,
+            engine_options({}, defaults),
+            tuple(defaults.messages),
+            **more,
+        )
+        if not _is_small(made):
             raise InvalidRequest(
-                f"The system prompt and the parameters of a name take at most {MAX_DEFAULTS_BYTES} bytes together."
+                "The prompts, the template, the license and the parameters of a name take at most "
+                f"{MAX_DEFAULTS_BYTES} bytes together."
             )
-        created_at = datetime.datetime.now(datetime.UTC)
-        self._aliases[name] = Alias(name, model.spec.name, created_at, defaults)
+        self._created.put(made)
+        return made
 
-    def remove(self, alias: Alias) -> None:
-        del self._aliases[alias.name]
+    def remove(self, alias: Created) -> None:
+        self._created.remove(alias.name)
 
     def listed(self) -> Iterator[NamedModel]:
-        """All models that clients may see, then the aliases of models that still exist."""
+        """All models that clients may see, then the names that clients made for models that still exist."""
         catalog = self._pool.catalog
-        yield from (NamedModel(spec) for spec in catalog.models if not spec.unlisted)
-        for alias in self._aliases.values():
-            if spec := next((spec for spec in catalog.models if spec.name == alias.model), None):
-                yield NamedModel(spec, alias)
+        for spec in catalog.models:
+            if not spec.unlisted:
+                yield NamedModel(spec, self._created.made(spec))
+        for created in self._created:
+            if not created.is_own_model and created.model in catalog:
+                yield NamedModel(catalog.resolve(created.model), created)
 
-    def _is_in_catalog(self, name: str) -> bool:
+    def _is_of_others(self, name: str) -> bool:
+        """Whether the catalog has this name, and no client made it."""
         try:
-            self._pool.catalog.resolve(name)
+            spec = self._pool.catalog.resolve(name)
         except UnknownModel:
             return False
-        return True
+        return self._created.made(spec) is None
 
 
-def _is_small(defaults: AliasDefaults) -> bool:
-    if len(defaults.system) > MAX_DEFAULTS_BYTES:  # then it is not made into JSON first, which takes a while
+def without_tag(name: str) -> str:
+    """The name without the tag `latest`."""
+    return name[: -len(LATEST_TAG)] if name.lower().endswith(LATEST_TAG) else name
+
+
+def ollama_library_name(name: str) -> str | None:
+    """The name in Ollama's own library that this is, such as `llama3.2:1b`; None for a name with an owner."""
+    for prefix in ("registry.ollama.ai/", "ollama.com/", "library/"):
+        name = name.removeprefix(prefix)
+    return name if name and "/" not in name else None
+
+
+def not_found(name: str | None, exc: UnknownModel) -> UnknownModel:
+    """The error in the words that Ollama's clients look for."""
+    return UnknownModel(f"model {quoted(name or '')} not found: {exc.message}")
+
+
+def _is_small(made: Created) -> bool:
+    texts = (made.system, made.template or "", *made.license)
+    if sum(map(len, texts)) > MAX_DEFAULTS_BYTES:  # then it is not made into JSON first, which takes a while
         return False
     try:
-        return len(json.dumps([defaults.system, defaults.parameters])) <= MAX_DEFAULTS_BYTES
-    except RecursionError:
+        return len(json.dumps([texts, made.parameters, made.messages])) <= MAX_DEFAULTS_BYTES
+    except (RecursionError, ValueError):
         return False

@@ -5,7 +5,7 @@ Engine fields are those of tools/server/README.md and server-schema.cpp of llama
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,10 +42,12 @@ _NO_EFFECT = frozenset({"numa", "main_gpu", "stop"})
 
 @dataclass(frozen=True, slots=True)
 class AliasDefaults:
-    """The system prompt and the parameters that a client's own name for a model adds to each request."""
+    """What a client's own name for a model adds to each request: a system prompt, parameters, and messages that come
+    before the client's, in OpenAI's shape."""
 
     system: str = ""
     parameters: Fields = field(default_factory=dict)
+    messages: Sequence[Fields] = ()
 
     def __repr__(self) -> str:  # a system prompt is not shown
         return f"<AliasDefaults {len(self.system)} characters of system prompt, {', '.join(self.parameters)}>"

@@ -14,11 +14,10 @@ from router.api.ollama.fields import Fields, flag, text, top_logprobs
 from router.api.ollama.messages import MessageTranslator
 from router.api.ollama.options import AliasDefaults, engine_options
 from router.errors import InvalidRequest
-from router.models.template import Reasoning
+from router.models.template import SWITCHES, Reasoning
+from router.proxy import thinking
 
 CHAT, RAW, INFILL = b"/v1/chat/completions", b"/completion", b"/infill"
-
-THINKING_LEVELS = ("low", "medium", "high", "max")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +42,7 @@ def chat(fields: Fields, defaults: AliasDefaults, reasoning: Reasoning | None = 
         raise InvalidRequest('"messages" must be a list of {"role", "content"}.')
     translator = MessageTranslator()
     messages = [translator.translate(message) for message in given]
-    if defaults.system and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": defaults.system})
+    messages = _with_defaults(messages, defaults)
     body = {
         "messages": messages,
         **_common(fields, defaults),
@@ -61,6 +59,8 @@ def chat(fields: Fields, defaults: AliasDefaults, reasoning: Reasoning | None = 
 def generate(fields: Fields, defaults: AliasDefaults, reasoning: Reasoning | None = None) -> ChildRequest:
     """The prompt goes through the chat template, unless `raw` is set or a `suffix` asks to fill in the middle."""
     prompt, suffix, images = text(fields, "prompt"), text(fields, "suffix"), fields.get("images")
+    if fields.get("context"):
+        raise InvalidRequest('"context" is not supported: send the earlier turns as "messages" to /api/chat.')
     if text(fields, "template"):
         raise InvalidRequest('A "template" in a request is not supported; send the finished prompt with "raw": true.')
     if suffix or flag(fields, "raw"):
@@ -76,7 +76,17 @@ def generate(fields: Fields, defaults: AliasDefaults, reasoning: Reasoning | Non
     message = {"role": "user", "content": prompt, "images": images}
     system = text(fields, "system") or defaults.system
     before = [{"role": "system", "content": system}] if system else []
-    return chat({**fields, "messages": [*before, message], "tools": None}, defaults, reasoning)
+    messages = {"messages": [*before, message], "tools": None}
+    return chat({**fields, **messages}, defaults, reasoning)
+
+
+def _with_defaults(messages: list[dict[str, Any]], defaults: AliasDefaults) -> list[dict[str, Any]]:
+    """The messages of the client's own name for the model come after the system message, and before all others."""
+    has_system = bool(messages) and messages[0]["role"] == "system"
+    system = messages[:1] if has_system else []
+    if defaults.system and not has_system:
+        system = [{"role": "system", "content": defaults.system}]
+    return [*system, *map(dict, defaults.messages), *messages[has_system:]]
 
 
 def _common(fields: Fields, defaults: AliasDefaults) -> dict[str, Any]:
@@ -97,25 +107,14 @@ def _format(fields: Fields) -> dict[str, Any] | None:
 
 
 def _thinking(fields: Fields, reasoning: Reasoning | None) -> dict[str, Any]:
-    """`think` in the template's own words.
+    """`think`, which `proxy.thinking` turns into the template's own words.
 
-    `enable_thinking` is always sent: the engine may know more of a model than its template shows."""
+    Ollama's models think unless the request says otherwise, also where the template's author has it off."""
     value = fields.get("think")
-    if value in (None, ""):
-        return {}
-    if not isinstance(value, bool) and value not in THINKING_LEVELS:
-        raise InvalidRequest(f'"think" must be true, false or one of {", ".join(THINKING_LEVELS)}.')
-    switches = {"enable_thinking", *({"thinking"} if reasoning and reasoning.control == "thinking" else ())}
-    body: dict[str, Any] = {"chat_template_kwargs": dict.fromkeys(sorted(switches), value is not False)}
-    level = _nearest_level(value, reasoning) if isinstance(value, str) else None
-    return body | ({"reasoning_effort": level} if level else {})
-
-
-def _nearest_level(wanted: str, reasoning: Reasoning | None) -> str | None:
-    """The same level or the next lower one that the template knows; None if it knows none of them."""
-    known = reasoning.levels if reasoning and reasoning.levels else THINKING_LEVELS
-    downwards = THINKING_LEVELS[THINKING_LEVELS.index(wanted) :: -1]
-    return next((level for level in downwards if level in known), None)
+    if thinking.wish_of({"think": value}) is not None:
+        return {"think": value}
+    is_off = reasoning is not None and reasoning.control in SWITCHES and reasoning.default is False
+    return {"think": True} if is_off else {}
 
 
 def _logprobs(fields: Fields) -> int:

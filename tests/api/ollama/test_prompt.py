@@ -56,34 +56,32 @@ def test_tools_get_what_they_lack() -> None:
     assert tools == [{"type": "function", "function": {"name": "f", "description": "", "parameters": schema}}]
 
 
-def test_think_sets_the_templates_switch() -> None:
-    assert "chat_template_kwargs" not in chat()
-    assert [chat(think=value)["chat_template_kwargs"] for value in (True, False)] == [
-        {"enable_thinking": True},
-        {"enable_thinking": False},
-    ]
-    assert chat(think="low")["reasoning_effort"] == "low"
+def test_think_is_passed_on_as_a_wish() -> None:
+    assert "think" not in chat()
+    assert [chat(think=value).get("think") for value in (True, False, "low", "")] == [True, False, "low", None]
+    assert "think" not in prompt.generate({"prompt": "x", "raw": True, "think": True}, AliasDefaults()).fields
 
 
 @pytest.mark.parametrize(
-    ("control", "levels", "think", "expected"),
+    ("control", "default", "think", "expected"),
     [
-        ("thinking", (), True, {"chat_template_kwargs": {"enable_thinking": True, "thinking": True}}),
-        ("enable_thinking", (), False, {"chat_template_kwargs": {"enable_thinking": False}}),
-        ("reasoning_effort", (), "max", {"reasoning_effort": "max"}),
-        ("reasoning_effort", ("low", "high"), "max", {"reasoning_effort": "high"}),
-        ("reasoning_effort", ("low", "high"), "medium", {"reasoning_effort": "low"}),
-        ("reasoning_effort", ("high",), "low", {}),
+        ("enable_thinking", False, None, True),
+        ("thinking", False, None, True),
+        ("enable_thinking", False, False, False),
+        ("enable_thinking", True, None, None),
+        ("enable_thinking", None, None, None),
+        ("reasoning_effort", "medium", None, None),
+        ("reasoning_effort", "medium", "high", "high"),
+        ("always", True, None, None),
     ],
 )
-def test_think_uses_the_words_of_the_template(
-    control: Control, levels: tuple[str, ...], think: bool | str, expected: dict[str, Any]
-) -> None:
-    reasoning = Reasoning(control, None, levels)
-    fields = prompt.generate({"prompt": "x", "think": think}, AliasDefaults(), reasoning).fields
-    switch = {"chat_template_kwargs": {"enable_thinking": think is not False}}
-    thinking = {name: fields[name] for name in ("chat_template_kwargs", "reasoning_effort") if name in fields}
-    assert thinking == {**switch, **expected}
+def test_models_that_can_think_do_so_unless_told(control: Control, default: Any, think: Any, expected: Any) -> None:
+    reasoning = Reasoning(control, default)
+    for fields in (
+        prompt.generate({"prompt": "x", "think": think}, AliasDefaults(), reasoning).fields,
+        prompt.chat({"messages": HI, "think": think}, AliasDefaults(), reasoning).fields,
+    ):
+        assert fields.get("think") == expected
 
 
 def test_a_format_becomes_a_json_schema() -> None:

@@ -1,0 +1,117 @@
+"""What `/api/create`, `/api/copy` and `/api/delete` do: names and models that clients make, and their files."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from router import threads
+from router.api.ollama.blobs import Blobs
+from router.api.ollama.creation import Creation
+from router.api.ollama.library import Library
+from router.api.ollama.names import NamedModel, Names
+from router.api.ollama.options import AliasDefaults
+from router.errors import ConfigError, GgufError, InvalidRequest, RouterError, Unsupported
+from router.models import gguf
+from router.models.created import Created
+from router.proxy.gateway import Gateway
+
+log = logging.getLogger("router.created")
+
+
+class Makers:
+    """One change at a time: a change may read the catalog again, and writes a file."""
+
+    def __init__(self, gateway: Gateway, names: Names, library: Library, blobs: Blobs) -> None:
+        self._gateway = gateway
+        self._created = gateway.created
+        self._names = names
+        self._library = library
+        self._blobs = blobs
+        self._changing = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Makers of {self._created!r}, {'changing' if self._changing.locked() else 'idle'}>"
+
+    async def create(self, wanted: Creation) -> None:
+        """Raises RouterErrors."""
+        async with self._changing:
+            if wanted.digests:
+                more: dict[str, Any] = {"digests": await self._files(wanted.digests), "template": wanted.template}
+                await self._add(wanted.name, None, wanted.defaults, license=wanted.license, **more)
+                return
+            model = self._names.find(wanted.origin)
+            before, after = model.defaults, wanted.defaults
+            defaults = AliasDefaults(
+                after.system or before.system,
+                {**before.parameters, **after.parameters},
+                after.messages or before.messages,
+            )
+            license = wanted.license or (model.alias.license if model.alias else ())
+            template = None if wanted.template == await self._library.template(model.spec) else wanted.template
+            await self._add(wanted.name, model, defaults, license=license, template=template)
+
+    async def copy(self, model: NamedModel, destination: str) -> None:
+        """A name of its own: it outlives the one that it was copied from. Raises RouterErrors."""
+        async with self._changing:
+            alias, license = model.alias, model.alias.license if model.alias else ()
+            origin: NamedModel | None = model
+            more: dict[str, Any] = {}
+            if alias and alias.is_own_model:
+                more = {"template": alias.template, "digests": alias.digests}
+                origin = NamedModel(self._gateway.pool.catalog.resolve(alias.model)) if alias.model else None
+            await self._add(destination, origin, model.defaults, license=license, **more)
+
+    async def remove(self, alias: Created) -> None:
+        """Raises RouterErrors."""
+        async with self._changing:
+            self._names.remove(alias)
+            await self._keep(alias.is_own_model)
+            await self._blobs.remove(alias.digests)
+
+    async def _add(self, name: str, model: NamedModel | None, defaults: AliasDefaults, **more: Any) -> None:
+        before = self._created.get(name)
+        made = self._names.add(name, model, defaults, **more)
+        try:
+            if made.is_own_model and self._gateway.refresh is None:
+                raise Unsupported("Models cannot be made here, only names for them.")
+            await self._keep(made.is_own_model or (before is not None and before.is_own_model))
+        except RouterError:
+            self._names.remove(made)
+            if before:
+                self._created.put(before)
+            raise
+        if before:
+            await self._blobs.remove(before.digests)
+
+    async def _keep(self, is_in_catalog: bool) -> None:
+        """Read the catalog again if it has changed, and write the file."""
+        if is_in_catalog and self._gateway.refresh:
+            try:
+                await self._gateway.refresh()
+            except ConfigError as exc:
+                log.error("a model of a client was left out: %s", exc)
+                raise RouterError(f"The models cannot be read again: {exc}.") from exc
+        await threads.RECORDS.run(self._created.save)
+
+    async def _files(self, digests: Any) -> list[str]:
+        """The digests, that of the model first. Raises InvalidRequest for files of which no model can be made."""
+        kinds: dict[str, str] = {}
+        for digest in digests:
+            path = self._blobs.path(digest)
+            if not await self._blobs.has(digest):
+                raise InvalidRequest(f"The file sha256:{digest} is not here: send it to /api/blobs first.")
+            try:
+                header = await threads.FILES.run(
+                    gguf.read, path, timeout=threads.DISK_TIMEOUT_S, what=f"The file {path.name}"
+                )
+            except GgufError as exc:
+                raise InvalidRequest(f"The file sha256:{digest} is no model that can be used here: {exc}") from exc
+            kind = "projector" if header.architecture == "clip" else str(header.fields.get("general.type") or "model")
+            kinds.setdefault(kind, digest)
+        if "adapter" in kinds:
+            raise Unsupported('An adapter is not supported here: it is a flag of a preset, "lora = FILE".')
+        if "model" not in kinds or len(kinds) != len(digests):
+            raise InvalidRequest('"files" must be one model, and one projector if it has one.')
+        return [kinds["model"], *(digest for kind, digest in kinds.items() if kind != "model")]
