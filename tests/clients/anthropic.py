@@ -64,11 +64,13 @@ async def tools(url: str, model: str, text: str, schema: dict[str, Any]) -> dict
 
 async def resume(url: str, model: str, texts: list[str]) -> list[str]:
     messages: Any = []
+    said = []
     for text in texts:
         messages.append({"role": "user", "content": text})
         answer = await again(url).messages.create(model=model, messages=messages, max_tokens=300)
         messages.append({"role": "assistant", "content": answer.content})
-    return ["".join(part.text for part in message["content"]) for message in messages[1::2]]
+        said.append(text_of(answer))
+    return said
 
 
 async def image(url: str, model: str, png: str) -> dict[str, Any]:

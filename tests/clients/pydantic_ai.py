@@ -1,18 +1,15 @@
-"""Pydantic AI, over four APIs."""
+"""Pydantic AI, over three APIs. The release that goes with LiteLLM does not go with this release of `anthropic`."""
 
 from __future__ import annotations
 
 import base64
 from typing import Any
 
-from anthropic import AsyncAnthropic
 from pydantic import BaseModel
 from pydantic_ai import Agent, BinaryContent, NativeOutput
 from pydantic_ai.messages import ModelResponse
-from pydantic_ai.models.anthropic import AnthropicModel
 from pydantic_ai.models.ollama import OllamaModel
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
-from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.ollama import OllamaProvider
 from pydantic_ai.providers.openai import OpenAIProvider
 
@@ -25,9 +22,6 @@ class Today(BaseModel):
 
 def speaker(api: str, url: str, model: str) -> Any:
     match api:
-        case "anthropic":
-            client = AsyncAnthropic(base_url=url, api_key="none")
-            return AnthropicModel(model, provider=AnthropicProvider(anthropic_client=client))
         case "ollama":
             return OllamaModel(model, provider=OllamaProvider(base_url=f"{url}/v1"))
         case "responses":

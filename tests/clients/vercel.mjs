@@ -72,6 +72,7 @@ await talk({
 
   async shape({ api, url, model }) {
     const output = Output.object({ schema: z.object({ today: z.boolean() }) });
-    return (await generateText({ model: speaker(api, url, model), output, prompt: "hi" })).output;
+    const providerOptions = { anthropic: { structuredOutputMode: "outputFormat" } }; // it does not know the model
+    return (await generateText({ model: speaker(api, url, model), output, prompt: "hi", providerOptions })).output;
   },
 });

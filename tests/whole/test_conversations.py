@@ -27,7 +27,6 @@ CLIENTS = {
     "agents-responses": Kind(python("agents"), ("BadRequestError", 400), "responses"),
     "pydantic-chat": Kind(python("pydantic_ai"), ("ModelHTTPError", 400), "chat"),
     "pydantic-responses": Kind(python("pydantic_ai"), ("ModelHTTPError", 400), "responses"),
-    "pydantic-anthropic": Kind(python("pydantic_ai"), ("ModelHTTPError", 400), "anthropic"),
     "pydantic-ollama": Kind(python("pydantic_ai"), ("ModelHTTPError", 400), "ollama"),
     "vercel-chat": Kind(("node", "tests/clients/vercel.mjs"), ("APICallError", 400), "chat"),
     "vercel-responses": Kind(("node", "tests/clients/vercel.mjs"), ("APICallError", 400), "responses"),

@@ -134,12 +134,13 @@ def sent_by_each(
 @pytest.mark.parametrize("model", [*TEMPLATES, "levels"])
 def test_thinking_is_the_same_wish(scripted: Router, script: Script, model: str, wish: str) -> None:  # B-C7
     chats = sent_by_each(scripted, script, model, lambda api: api.thinking[wish], HI)
-    controls = [chat.get("chat_template_kwargs") or {} for chat in chats]
+    controls = [{**(chat.get("chat_template_kwargs") or {}), "effort": chat.get("reasoning_effort")} for chat in chats]
     assert all(control == controls[0] for control in controls), controls
     switch: Body = {"enable_thinking": wish == "high"}
-    level: Body = {"reasoning_effort": "low" if wish == "off" else "high"}
-    expected = {"strict": switch, "opt-in": switch, "levels": level, "always": {}}
-    assert expected[model].items() <= controls[0].items()
+    level = "low" if wish == "off" else "high"
+    expected = {"strict": {"effort": None, **switch}, "opt-in": {"effort": None, **switch}}
+    expected |= {"levels": {"effort": level}, "always": {"effort": None}}
+    assert expected[model] == controls[0]
 
 
 def test_a_schema_is_the_same_wish(scripted: Router, script: Script) -> None:  # B-C9
