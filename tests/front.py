@@ -37,7 +37,7 @@ from tests.fakes import FakeChild, FakeNode
 from tests.sockets import Handler, Server, take
 
 CHAT = "/v1/chat/completions"
-DIALECTS = (CHAT, "/v1/messages", "/completion")
+DIALECTS = (CHAT, "/completion")
 FRAMING = {"content-length", "transfer-encoding"}
 
 

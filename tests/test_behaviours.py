@@ -18,10 +18,10 @@ ROWS = behaviours.read()
 DUE = {
     *(f"S{number}" for number in range(1, 17)),
     *(f"D{number}" for number in range(1, 8)),
-    *(f"L{number}" for number in range(1, 15)),
+    *(f"L{number}" for number in (*range(1, 15), 16)),
     *(f"P{number}" for number in (*range(1, 10), 13)),
     *(f"H{number}" for number in range(1, 6)),
-    *(f"C{number}" for number in (*range(1, 7), 10, 13, 14)),
+    *(f"C{number}" for number in range(1, 15)),
     *(f"T{number}" for number in range(1, 9)),
 }
 

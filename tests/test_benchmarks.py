@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from tests.benchmarks import behaviour, events, listings, plain, readahead, traces
+from tests.benchmarks import behaviour, events, listings, plain, readahead, streams, traces
 from tests.benchmarks.report import ENGINE, OURS, Report, Row, Target, ratios
 from tests.benchmarks.stage import Stage, ask, question
 from tests.benchmarks.traces import DEVICE
@@ -35,6 +35,15 @@ def test_a_router_is_measured_beside_its_engine(stage: Stage) -> None:
     assert set(found) == {ENGINE, OURS}
     assert any(run["requests"] for run in found[OURS])
     assert peers[1].rss() > 10
+
+
+@pytest.mark.parametrize("api", streams.TRANSLATED)
+def test_a_translated_stream_is_measured_beside_one_passed_through(stage: Stage, api: str) -> None:
+    ours = stage.ours()
+    ask(ours.port)
+    row = streams.translated(stage, ours, 2, 0.3, api, streams.TRANSLATED[api])
+    assert set(row.values) == {OURS, streams.PASSED}
+    assert all(rate > 0 for rate in row.values.values())
 
 
 def test_scheduler() -> None:

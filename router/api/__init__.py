@@ -19,14 +19,14 @@ router's own is a module beside `news`, with its row in `access.permissions`.
     download     downloads and removals             -> nothing
     embeddings   vectors with fewer dimensions      -> nothing
     openai       OpenAI's API                       -> dialects embeddings
-    anthropic    Anthropic's Messages API           -> dialects
-    native       llama.cpp's own API                -> dialects lone listing load metrics news slots download
+    messages     a package: Anthropic's Messages    -> dialects chat_stream
+    native       llama.cpp's own API                -> dialects lone listing load metrics news slots download messages
     stream       llama.cpp's resumable streams      -> dialects
     ollama       a package: Ollama's API            -> dialects details download
-    responses    a package: OpenAI's Responses      -> dialects chat_stream
+    responses    a package: OpenAI's Responses      -> dialects chat_stream ollama
 
 All of it together::
 
     predict  Google Cloud's route -> nothing
-    app      every route          -> dialects listing download openai anthropic native stream ollama responses predict
+    app      every route          -> dialects listing download openai messages native stream ollama responses predict
 """

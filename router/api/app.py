@@ -20,10 +20,11 @@ from router.access.hosts import AllowedHosts
 from router.access.keys import Keys
 from router.access.origins import AllowedOrigins
 from router.access.permissions import GENERATE, OPEN, REQUIRED, PermissionTable, RoutePattern
-from router.api import anthropic, openai, stream
+from router.api import openai, stream
 from router.api.dialects import OPENAI, dialect_of
 from router.api.download import Downloads
 from router.api.listing import Listing
+from router.api.messages import endpoints as messages
 from router.api.native import NativeEndpoints
 from router.api.ollama import endpoints as ollama
 from router.api.predict import Predictions, Variables
@@ -63,7 +64,7 @@ def create_app(
     routes = [
         *openai.routes(gateway),
         *responses.routes(gateway),
-        *anthropic.routes(gateway),
+        *messages.routes(gateway),
         *native.routes(),
         *stream.routes(gateway),
         *ollama.routes(gateway, downloads if gateway.hub_models else None),

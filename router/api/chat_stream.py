@@ -8,17 +8,19 @@ never a defect of the router.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from router.errors import RouterError, UpstreamFailed
+from router.proxy.child_errors import error_of
 from router.proxy.error_response import read_upstream_error
 from router.proxy.protocols import PostToChild
 from router.units import limit_size
-from router.wire.child_json import blame_child, parse_json, printable
+from router.wire.child_json import blame_child, parse_json
 
 MAX_EVENT_BYTES = 8 << 20
 
@@ -48,6 +50,7 @@ class Logprobs(msgspec.Struct):
 
 class Choice(msgspec.Struct):
     delta: Delta = msgspec.field(default_factory=Delta)
+    message: Delta | None = None  # only in a whole answer, which has no delta
     finish_reason: str | None = None
     logprobs: Logprobs | None = None
 
@@ -64,12 +67,27 @@ class Usage(msgspec.Struct, gc=False):
     prompt_tokens_details: CachedTokens | None = None
 
 
+class PromptProgress(msgspec.Struct, gc=False):
+    """`cache` of the `total` tokens of the prompt need not be computed again."""
+
+    total: int = 0
+    cache: int = 0
+
+
+class Verbose(msgspec.Struct, gc=False):
+    """`stopping_word` is the word of `stop` that ended the answer; empty if none did."""
+
+    stopping_word: str | None = None
+
+
 class Chunk(msgspec.Struct):
     """One event. The last one has the `usage`, and no choices."""
 
     choices: list[Choice] = []
     usage: Usage | None = None
     error: Any = msgspec.UNSET
+    prompt_progress: PromptProgress | None = None  # with `return_progress`
+    verbose: Verbose | None = msgspec.field(default=None, name="__verbose")  # with `verbose`
 
     @property
     def is_text(self) -> bool:
@@ -96,7 +114,7 @@ _PIECES_DECODER = msgspec.json.Decoder(list[str])
 _TEXT_EVENT = re.compile(rb'data: \{[^\n]*?"delta":\{"(reasoning_)?content":(?=("(?:[^"\\]|\\.)*"))')
 
 
-async def chunks_of(post: PostToChild, target: bytes, body: bytes) -> AsyncIterator[Sequence[Chunk | Texts]]:
+async def chunks_of(post: PostToChild, target: bytes, body: bytes) -> AsyncGenerator[Sequence[Chunk | Texts]]:
     """Posts `body`, which asks for a stream, and yields what has come since the last time: [] when the answer begins,
     then one or more events.
 
@@ -146,7 +164,7 @@ class EventReader:
                 continue
             texts = self._texts(line)
             if texts is None:
-                chunk = _chunk(line[6:])
+                chunk = chunk_of(line[6:])
                 if chunk.is_text:
                     self._learn(line)
                 found.append(chunk)
@@ -179,7 +197,8 @@ class EventReader:
             self._are_thoughts = match[1] is not None
 
 
-def _chunk(data: bytes) -> Chunk:
+def chunk_of(data: bytes) -> Chunk:
+    """Raises UpstreamFailed, and the error that the child reports in it."""
     try:
         chunk = _DECODER.decode(data)
     except (ValueError, RecursionError, msgspec.MsgspecError):
@@ -199,7 +218,5 @@ def _convert(value: Any) -> Chunk:
 
 def _reported_error(error: Any) -> RouterError:
     fields = error if isinstance(error, dict) else {"message": error}
-    failure = UpstreamFailed(printable(fields.get("message")))
-    failure.status = code if isinstance(code := fields.get("code"), int) and 400 <= code < 600 else failure.status
-    failure.code = printable(kind, 100) if isinstance(kind := fields.get("type"), str) else failure.code
-    return failure
+    status = code if isinstance(code := fields.get("code"), int) and 400 <= code < 600 else 0
+    return error_of(status, json.dumps({"error": fields}).encode())

@@ -67,6 +67,11 @@ class Listing:
     def render_entry(self, spec: ModelSpec) -> bytes:
         return json.dumps(self._describe(spec)).encode()
 
+    def context(self, spec: ModelSpec) -> int | None:
+        """How many tokens one request has: as the process reports it, else as the estimate expects it."""
+        effective = self._pool.effective(spec.name)
+        return self._context(spec, effective.args, self._pool.status(spec.name))["effective"]
+
     def _update(self, names: Iterable[str]) -> None:
         first = next(iter(self._listed), None)
         for name in names:

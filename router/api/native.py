@@ -21,6 +21,7 @@ from router.api.download import Downloads
 from router.api.listing import Listing
 from router.api.load import LoadEndpoints
 from router.api.lone import DISABLED_PATHS, disabled
+from router.api.messages.models import AnthropicModels, is_anthropic_client
 from router.api.news import NewsStream
 from router.api.slots import Slots
 from router.engine.flags import switch_of
@@ -70,6 +71,7 @@ class NativeEndpoints:
         self._gateway = gateway
         self._pool: Pool = gateway.pool
         self._listing = listing
+        self._anthropic_models = AnthropicModels(gateway, listing.context)
         self._downloads = downloads
         self._reload = reload
         self._forecast = forecast
@@ -181,6 +183,8 @@ class NativeEndpoints:
     async def models(self, request: Request) -> Response:
         if self._gateway.hub_models:
             self._gateway.hub_models.refresh_soon()
+        if is_anthropic_client(request.headers):
+            return await self._anthropic_models.list(request)
         listing = self._listing.render()
         if request.query_params.get("reload"):
             changes = json.dumps(asdict(await self._read_again())).encode()
@@ -188,6 +192,10 @@ class NativeEndpoints:
         return Response(listing, media_type="application/json")
 
     async def model(self, request: Request) -> Response:
+        if not request.path_params["name"]:
+            return await self.models(request)
+        if is_anthropic_client(request.headers):
+            return await self._anthropic_models.retrieve(request)
         spec = self._pool.catalog.resolve(request.path_params["name"])
         return Response(self._listing.render_entry(spec), media_type="application/json")
 

@@ -22,7 +22,7 @@ A chat request as its model takes it::
     roles  PURE: messages in an order that the template takes -> nothing
     tools  PURE: which tools may be called                    -> body
     media  PURE: pictures and sound, and who takes them       -> nothing
-    chat   PURE: all of it; what translations rely on         -> body thinking schema roles tools media
+    chat   PURE: all of it; what translations rely on         -> body thinking schema routing roles tools media
 
 One request and its answer::
 

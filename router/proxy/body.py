@@ -69,6 +69,12 @@ async def _unpack(body: bytes, coding: str, limit: int, reservation: Reservation
     return b"".join(pieces)
 
 
+def reserve_more(scope: Scope, size: int) -> None:
+    """The request holds so many bytes more than its body has. Raises QueueFull or BodyTooLarge."""
+    if size and (reservation := scope.get(_RESERVATION)):
+        reservation.add(size)
+
+
 def release_body(scope: Scope) -> None:
     """The body of this request is no longer kept."""
     if reservation := scope.get(_RESERVATION):

@@ -94,7 +94,7 @@ class ModelFromBody:
         """As `Gateway.prepare_body`. Raises InvalidRequest."""
         if routing.fields is None:
             return body, None
-        return self._gateway.prepare_body(spec, head.path, routing.fields, body)
+        return self._gateway.prepare_body(spec, head.path, routing.fields, body, routing.outline)
 
     def _passes_through(self, routing: RoutingFields) -> bool:
         """Whether the child's answer is the answer as it is. If not, `_translation` makes it."""

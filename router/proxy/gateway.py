@@ -29,7 +29,7 @@ from router.proxy.cut import cut_of
 from router.proxy.head import MAX_HEADER_BYTES, MAX_HEADERS, Head
 from router.proxy.protocols import Dialect, Lease, Translation
 from router.proxy.proxied_request import ProxiedRequest
-from router.proxy.routing import has_context_option, has_no_token_limit, with_time_limit
+from router.proxy.routing import Outline, has_context_option, has_no_token_limit, with_time_limit
 from router.wire.upstream import Upstream
 
 log = logging.getLogger("router.gateway")
@@ -121,23 +121,26 @@ class Gateway:
             raise NotLoaded(f"model {spec.name!r} is not loaded; POST /models/load loads it, or add ?autoload=true")
 
     def prepare_body(
-        self, spec: ModelSpec, path: str, fields: Mapping[str, Any], body: bytes
+        self, spec: ModelSpec, path: str, fields: dict[str, Any], body: bytes, outline: Outline | None = None
     ) -> tuple[bytes, float | None]:
         """The JSON object `body` as this model's child gets it, and a time limit for the answer in seconds. `fields`
-        are those of the body, at least those that the router looks at. Raises InvalidRequest."""
-        changed = self._rewrite(spec, path.removeprefix("/v1"), fields, body)
+        are those of the body, at least those that the router looks at; `outline` tells about messages that are not
+        among them. Raises InvalidRequest."""
+        changed = self._rewrite(spec, path.removeprefix("/v1"), fields, body, outline)
         if changed is not None:
             fields, body = changed, rewrite.encode_json(changed, len(body))
         return self._limit_time(path, fields, body)
 
-    def _rewrite(self, spec: ModelSpec, path: str, fields: Mapping[str, Any], body: bytes) -> rewrite.Fields | None:
+    def _rewrite(
+        self, spec: ModelSpec, path: str, fields: dict[str, Any], body: bytes, outline: Outline | None
+    ) -> rewrite.Fields | None:
         """All fields of the body as they are to be; None if nothing changes."""
         changed = None
         if spec.filters is not None and path in rewrite.PATHS:
             fields = changed = rewrite.apply_filters(path, json_object(body), spec.filters)
         if path in chat.PATHS:
             # As it runs: a load may have brought another template, or a projector.
-            return chat.changed(self.pool.effective(spec.name), fields, body, changed) or changed
+            return chat.changed(self.pool.effective(spec.name), fields, body, outline) or changed
         if rewrite.requests_thinking(path, fields) and is_thinking_off(self.pool.effective(spec.name)):
             changed = rewrite.with_thinking(changed or json_object(body))
         return changed

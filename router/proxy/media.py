@@ -1,7 +1,7 @@
 """PURE: pictures, sound and files in a chat, and whether its model takes them.
 
 The engine says that it does not only after the model was loaded, and as a server error, which clients try again. What a
-model takes is known before. `chat` calls `may_have_media` with a body that nobody has parsed, then `check`.
+model takes is known before. `chat` calls `may_have_media` with messages that nobody has parsed, then `check`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from router.errors import MediaRefused
+import msgspec
+
+from router.errors import InvalidRequest, MediaRefused
 
 # The types of parts, and which capability they need; None if the engine takes no part of this type.
 NEEDS: dict[str, str | None] = {
@@ -29,11 +31,16 @@ _QUOTED = {kind: b'"%b"' % kind.encode() for kind in NEEDS}
 _FILE_TYPE = re.compile(rb'"type"\s*:\s*"file"')  # "file" alone is a common word
 
 
-def may_have_media(body: bytes, capabilities: Collection[str]) -> bool:
-    """Whether the JSON text may hold parts that a model with these capabilities does not take."""
+def may_have_media(content: bytes | msgspec.Raw, capabilities: Collection[str]) -> bool:
+    """Whether the JSON text of a message's content may hold parts that a model with these capabilities does not
+    take."""
+    text = memoryview(content)
+    if text[:1].tobytes() != b"[":
+        return False
+    parts = text.tobytes()
     for kind, quoted in _QUOTED.items():
-        if NEEDS[kind] not in capabilities and quoted in body:
-            return kind != "file" or _FILE_TYPE.search(body) is not None
+        if NEEDS[kind] not in capabilities and quoted in parts and (kind != "file" or _FILE_TYPE.search(parts)):
+            return True
     return False
 
 

@@ -11,6 +11,7 @@ message. No text is lost, and texts keep their order. A conversation that the te
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from router.models.template import TAKES_ALL, Roles
@@ -21,6 +22,14 @@ SYSTEM_ROLES = ("system", "developer")
 JOINED_ROLES = ("user", "assistant")
 SEPARATOR = "\n\n"  # between two texts that become one
 PART_SEPARATOR = "\n"  # between parts of text; the engine adds another one where the template wants one text
+
+
+def are_taken(given: Sequence[Any], roles: Roles) -> bool:
+    """Whether the template takes messages of these roles as they are."""
+    systems = [index for index, role in enumerate(given) if role in SYSTEM_ROLES]
+    if (not roles.late_system and systems not in ([], [0])) or (not roles.developer and "developer" in given):
+        return False
+    return roles.repeats or not any(one == other for one, other in pairwise(given) if one in JOINED_ROLES)
 
 
 def fitting(messages: Sequence[Any], roles: Roles) -> Sequence[Any]:

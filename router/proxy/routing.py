@@ -23,7 +23,7 @@ MAX_MODEL_NAME = 64 * 1024  # characters
 
 # The endpoints that generate, and the fields that limit their tokens. The first field that is not null counts, and a
 # negative number is no limit (llama.cpp b11434, tools/server: server-schema.cpp at "n_predict", and the conversions of
-# server-chat.cpp). The schema also reads TIME_LIMIT_FIELD, in milliseconds; the conversion of Messages drops it.
+# server-chat.cpp). The schema also reads TIME_LIMIT_FIELD, in milliseconds.
 _NATIVE = ("n_predict", "max_completion_tokens", "max_tokens")
 TOKEN_LIMIT_FIELDS = {
     **dict.fromkeys(("/chat/completions", "/completions", "/completion", "/infill"), _NATIVE),
@@ -37,6 +37,7 @@ TIME_LIMIT_FIELD = "t_max_predict_ms"
 LOOK_BACK_FIELDS = ("repeat_last_n", "dry_penalty_last_n")
 MAX_LOOK_BACK = 2**20  # tokens
 
+MESSAGES = "messages"
 _OTHER_FIELDS = (
     "keep_alive",
     "num_ctx",
@@ -49,27 +50,42 @@ _OTHER_FIELDS = (
     "dimensions",
     *LOOK_BACK_FIELDS,
 )
+
+
+class MessageHead(msgspec.Struct):
+    """What is read of a message: its role, and how its content is written."""
+
+    role: Any = None
+    content: msgspec.Raw = msgspec.Raw(b"")
+
+
+Outline = list[MessageHead]  # of messages that nobody has parsed
+
 _ALL_LIMIT_FIELDS = (name for names in TOKEN_LIMIT_FIELDS.values() for name in names)
 _FIELDS = {"model", "stream", TIME_LIMIT_FIELD, *_OTHER_FIELDS, *_ALL_LIMIT_FIELDS}
 _DECODER: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(
-    TypedDict("_Fields", dict.fromkeys(_FIELDS, Any), total=False)  # type: ignore[operator]
+    TypedDict("_Fields", {**dict.fromkeys(_FIELDS, Any), MESSAGES: Outline}, total=False)  # type: ignore[operator]
 )
 # For large bodies: each value stays as it is written, so that its weight can be checked before it is parsed.
 _RAW_DECODER: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(
-    TypedDict("_RawFields", dict.fromkeys(_FIELDS, msgspec.Raw), total=False)  # type: ignore[operator]
+    TypedDict("_RawFields", dict.fromkeys((*_FIELDS, MESSAGES), msgspec.Raw), total=False)  # type: ignore[operator]
 )
+_OUTLINE_DECODER = msgspec.json.Decoder(Outline)
 
 
 class RoutingFields(NamedTuple):
     """What a body says to the router.
 
     - `model` is None if the body names none.
-    - `fields`: the fields of a JSON object that the router looks at; None for an empty body and for a form.
+    - `fields`: the fields of a JSON object that the router looks at; None for an empty body and for a form. A body that
+      is written oddly is parsed as a whole; then these are all its fields.
+    - `outline`: the `messages` of a chat, if they were not parsed and are not too many to look at.
     """
 
     model: str | None
     stream: bool
     fields: dict[str, Any] | None
+    outline: Outline | None = None
 
     @property
     def ttl(self) -> float | None:
@@ -81,17 +97,17 @@ def routing_fields(body: bytes, content_type: str | None) -> RoutingFields:
     """A multipart form is read as a form. Every other body is read as a JSON object whatever its content type, as
     llama-server does. Raises InvalidRequest."""
     if content_type and "multipart" in content_type.lower() and (form := form_fields(body, content_type)) is not None:
-        model, stream, fields = form.get("model"), form.get("stream") in ("true", "1"), None
+        model, stream, fields, outline = form.get("model"), form.get("stream") in ("true", "1"), None, None
     elif body:
-        fields = _read_fields(body)
+        fields, outline = _read_fields(body)
         for name in LOOK_BACK_FIELDS:
             check_look_back(name, fields.get(name))
         if fields.get("best_of") not in (None, 1):
             _check_best_of(json_object(body))
         model, stream = fields.get("model"), fields.get("stream") is True
     else:
-        model, stream, fields = None, False, None
-    return RoutingFields(_checked_name(model), stream, fields)
+        model, stream, fields, outline = None, False, None, None
+    return RoutingFields(_checked_name(model), stream, fields, outline)
 
 
 def all_fields(body: bytes) -> dict[str, Any]:
@@ -103,18 +119,26 @@ def all_fields(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def _read_fields(body: bytes) -> dict[str, Any]:
+def _read_fields(body: bytes) -> tuple[dict[str, Any], Outline | None]:
     try:
         if not body.isascii():
             body.decode()  # the decoder does not check the text that it skips
         if len(body) <= weight.LIGHT_BYTES:
-            return _DECODER.decode(body)
+            fields = _DECODER.decode(body)
+            return fields, fields.pop(MESSAGES, None)
         if len(body) > weight.MAX_SKIPPED_WEIGHT // 2:  # a smaller body cannot weigh that much
             weight.check(body, most=weight.MAX_SKIPPED_WEIGHT)
-        return {name: _parse_value(name, raw) for name, raw in _RAW_DECODER.decode(body).items()}
+        values = _RAW_DECODER.decode(body)
+        outline = _outline(values.pop(MESSAGES)) if MESSAGES in values else None
+        return {name: _parse_value(name, raw) for name, raw in values.items()}, outline
     except (ValueError, RecursionError, msgspec.MsgspecError):
         # The json module reads more than msgspec, and its errors say better what it cannot read.
-        return json_object(body)
+        return json_object(body), None
+
+
+def _outline(raw: msgspec.Raw) -> Outline | None:
+    text = memoryview(raw)
+    return _OUTLINE_DECODER.decode(text) if weight.weight(text) <= weight.MAX_WEIGHT else None
 
 
 def _parse_value(name: str, raw: msgspec.Raw) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from router.api.dialects import ANTHROPIC, OLLAMA, OPENAI
+from router.errors import ContextExceeded, Unsupported
 from tests.api.error_shapes import JSON, error_of
 from tests.routers import Router, chat
 
@@ -75,3 +78,27 @@ def test_a_body_over_the_limit_is_refused(router: Router) -> None:
         assert response.status_code == 413
         assert "1 MiB" in error_of(response)["message"]
     assert router.client.post("/tokenize", json={"model": "tiny-a", "content": "x" * 2**19}).status_code == 200
+
+
+def test_too_long_a_prompt_in_the_words_of_each_dialect() -> None:  # B-C11
+    exc = ContextExceeded("request (27 tokens) exceeds the available context size (20 tokens)", 27, 20)
+    openai, anthropic, ollama = (
+        json.loads(bytes(dialect.error(exc, "id").body)) for dialect in (OPENAI, ANTHROPIC, OLLAMA)
+    )
+    assert openai["error"]["code"] == "context_length_exceeded"
+    assert (openai["error"]["type"], openai["error"]["n_prompt_tokens"], openai["error"]["n_ctx"]) == (
+        "exceed_context_size_error",
+        27,
+        20,
+    )
+    assert openai["error"]["message"].startswith("This model's maximum context length is 20 tokens")
+    assert anthropic["error"] == {
+        "type": "invalid_request_error",
+        "message": "prompt is too long: 27 tokens > 20 maximum",
+    }
+    assert ollama == {"error": exc.message}
+
+
+def test_what_will_not_work_is_not_tried_again() -> None:  # B-C11
+    for dialect in (OPENAI, ANTHROPIC, OLLAMA):
+        assert dialect.error(Unsupported("no"), "id").headers["x-should-retry"] == "false"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.api.error_shapes import JSON, error_of
-from tests.routers import Router
+from tests.routers import Router, chat
 from tests.waiting import until
 
 
@@ -20,7 +20,7 @@ def sent(router: Router, path: str, body: str) -> str:
     return str(answer.json()["body"])
 
 
-@pytest.mark.parametrize("path", ["/v1/messages", "/completion", "/infill"])
+@pytest.mark.parametrize("path", ["/completion", "/infill"])
 def test_an_unlimited_request_gets_a_time_limit(router: Router, path: str) -> None:  # B-L14
     rest = ' "model" :"tiny-a", "x":1.0e2,"é":"\\u00e9",\n"x":2 } '
     assert sent(router, path, "\n{" + rest) == '\n{"t_max_predict_ms":600000,' + rest
@@ -31,9 +31,9 @@ def test_an_unlimited_request_gets_a_time_limit(router: Router, path: str) -> No
 @pytest.mark.parametrize(
     ("path", "field"),
     [
-        *((path, "max_tokens") for path in ("/v1/messages", "/completion", "/infill")),
+        *((path, "max_tokens") for path in ("/completion", "/infill")),
         *((path, "n_predict") for path in ("/completion", "/infill")),
-        *((path, "x") for path in ("/tokenize", "/apply-template", "/rerank", "/v1/messages/count_tokens", "/props")),
+        *((path, "x") for path in ("/tokenize", "/apply-template", "/rerank", "/props")),
     ],
 )
 def test_a_limited_request_is_passed_byte_for_byte(router: Router, path: str, field: str) -> None:  # B-L14
@@ -50,7 +50,7 @@ def test_an_answer_that_does_not_come_is_ended(launch: Callable[..., Router], ti
     flags = ("--models-dir", str(tiny_models), "--max-generation-time", "0.1")
     tireless = launch(*flags, FAKE_FIRST_SECONDS="60")
     for path in ("/v1/chat/completions", "/v1/messages"):
-        response = tireless.client.post(path, json={"model": "tiny-a", "messages": []})
+        response = tireless.client.post(path, json=chat("tiny-a", max_tokens=None))
         assert (response.status_code, error_of(response)["type"]) == (504, "timeout_error")
         assert "max_tokens" in error_of(response)["message"]
     assert tireless.client.post("/models/unload", json={"model": "tiny-a"}).status_code == 200

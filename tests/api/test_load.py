@@ -6,8 +6,10 @@ import concurrent.futures
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.api.error_shapes import error_of
+from tests.models.rig import write_header
 from tests.routers import Router, chat
 from tests.waiting import until
 
@@ -88,3 +90,48 @@ def test_the_listing_shows_the_progress_of_a_load(launch: Callable[..., Router],
     assert 0 <= progress["value"] <= 1
     until(lambda: router.status("tiny-a") == "loaded")
     assert "progress" not in router.listing()["tiny-a"]["status"]
+
+
+SWITCH = "{% for m in messages %}{{ m.content }}{% endfor %}{% if enable_thinking %}<think>{% endif %}"
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+
+def test_what_a_load_brought_is_what_clients_see(
+    launch: Callable[..., Router], folder: Callable[..., Path], tmp_path: Path
+) -> None:  # B-L16
+    """A template and a projector of a load count in the list, and for requests, until another load replaces them."""
+    place = folder("m")
+    projector = tmp_path / "eyes.gguf"
+    write_header(projector, "clip", {"clip.has_vision_encoder": True})
+    router = launch("--models-dir", str(place), "--load-args", "any")
+
+    def seen() -> tuple[list[str], str | None, list[str]]:
+        entry = router.listing()["m"]
+        shown = router.client.post("/api/show", json={"model": "m"}).json()["capabilities"]
+        assert set(shown) == set(entry["capabilities"])
+        control = (entry["reasoning"] or {}).get("control")
+        return entry["capabilities"], control, entry["architecture"]["input_modalities"]
+
+    def load(**settings: Any) -> None:
+        response = router.client.post("/models/load", json={"model": "m", "wait": True, **settings})
+        assert response.status_code == 200, response.text
+        until(lambda: router.status("m") == "loaded")
+
+    def told() -> dict[str, Any]:
+        body = {"model": "m", "messages": [{"role": "user", "content": [PICTURE]}], "reasoning_effort": "high"}
+        answer: dict[str, Any] = router.client.post("/apply-template", json=body).json()
+        return answer if "error" in answer else dict(json.loads(answer["body"]))
+
+    plain = (["completion"], None, ["text"])
+    assert seen() == plain
+    assert "does not see images" in told()["error"]["message"]
+    load(chat_template=SWITCH, extra_args=["--mmproj", str(projector)])
+    for _ in range(2):
+        assert seen() == (["completion", "vision", "thinking"], "enable_thinking", ["text", "image"])
+        assert told()["chat_template_kwargs"] == {"enable_thinking": True}
+        assert router.client.post("/models/reload").status_code == 200
+    (place / "n.gguf").hardlink_to(place / "m.gguf")
+    assert router.client.post("/models/reload").json()["added"] == ["n"]
+    until(lambda: "vision" in seen()[0])
+    load(chat_template=None, extra_args=[])
+    assert seen() == plain

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.api.error_shapes import error_of
@@ -79,3 +83,62 @@ def test_requests_without_a_model_go_to_the_default(launch: Callable[..., Router
     assert router.chat(model="").status_code == 200
     assert [router.status(name) for name in ("tiny-a", "tiny-b")] == ["unloaded", "loaded"]
     assert router.chat("nowhere").status_code == 404
+
+
+def gzipped(body: bytes) -> bytes:
+    return gzip.compress(body)
+
+
+def deflated(body: bytes) -> bytes:
+    return zlib.compress(body)
+
+
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzipped,
+    "x-gzip": gzipped,
+    "deflate": lambda b: zlib.compress(b),
+}
+
+
+@pytest.mark.parametrize("coding", PACKED)
+def test_a_compressed_body_reaches_its_model_unpacked(router: Router, coding: str) -> None:
+    """However small it is, and also while its model runs: such a head is not for the fast path."""
+    for path, kind in (("/tokenize", "application/json"), ("/api/embed", ""), ("/v1/messages/count_tokens", "")):
+        for text in ("x", "x" * 100_000):
+            body = json.dumps(
+                {"model": "tiny-a", "content": text, "input": "a", "max_tokens": 1, "messages": []}
+            ).encode()
+            headers = {"content-encoding": coding, "content-type": kind}
+            answer = router.client.post(path, content=PACKED[coding](body), headers=headers)
+            assert answer.status_code == 200, answer.text
+            if path == "/tokenize":
+                assert answer.json()["body"] == body.decode()
+                assert "content-encoding" not in answer.json()["headers"]
+
+
+def test_a_body_that_unpacks_to_more_than_the_limit_is_refused(router: Router) -> None:  # B-T5
+    """The limit is 1 MiB here. Of a gigabyte no more than that is unpacked."""
+    packer = zlib.compressobj(9, wbits=31)
+    packed = b"".join([*(packer.compress(bytes(2**20)) for _ in range(1024)), packer.flush()])
+    assert len(packed) < 2**20
+    for _ in range(3):
+        answer = router.client.post("/tokenize", content=packed, headers={"content-encoding": "gzip"})
+        assert (answer.status_code, answer.json()["error"]["type"]) == (413, "invalid_request_error")
+    assert psutil.Process(router.process.pid).memory_info().rss < 2**29
+
+
+def test_another_compression_is_refused(router: Router) -> None:
+    for coding in ("zstd", "br", "gzip, deflate"):
+        answer = router.client.post("/tokenize", content=b"{}", headers={"content-encoding": coding})
+        assert answer.status_code == 415
+        assert "gzip or deflate" in answer.json()["error"]["message"]
+
+
+def test_more_answers_than_are_returned_cannot_be_had(router: Router) -> None:  # B-C9
+    for best_of, n, status in ((1, 1, 200), (1, None, 200), (2, 2, 200), (None, 2, 200), (2, 1, 400), (2, None, 400)):
+        more = {name: value for name, value in (("best_of", best_of), ("n", n)) if value}
+        answer = router.client.post("/v1/completions", json={"model": "tiny-a", "prompt": "a", **more})
+        assert answer.status_code == status
+        if status == 400:
+            assert error_of(answer)
+            assert answer.json()["error"]["param"] == "best_of"

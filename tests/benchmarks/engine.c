@@ -3,8 +3,8 @@
  * It takes llama-server's flags and heeds --host (an address, or a path that ends in .sock) and --port (0: a free one,
  * told on stderr), speaks the protocol between a router and its children, and keeps connections for as long as they
  * last. With ENGINE_CPU it runs on that CPU alone. A body with "stream":true is answered with "max_tokens" events, each
- * one write as an engine's is, "pace" of them a second (0: as fast as the socket takes them); each holds the time at
- * which it was written, "t", in ns of the monotonic clock. Any other request gets the same short answer.
+ * one write as an engine's is, "pace" of them a second (0: as fast as the socket takes them); the text of each
+ * ends with the time at which it was written, "t=", in ns of the monotonic clock. Any other request gets the same short answer.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -110,11 +110,11 @@ static int event(Client *client) {
     char data[512], chunk[600];
     int size, length;
     size = snprintf(data, sizeof data,
-                    "data: {\"t\":%020llu,\"choices\":[{\"finish_reason\":null,\"index\":0,"
-                    "\"delta\":{\"content\":\" word\"}}],\"created\":1760000000,"
+                    "data: {\"choices\":[{\"finish_reason\":%s,\"index\":0,"
+                    "\"delta\":{\"content\":\" word t=%020llu\"}}],\"created\":1760000000,"
                     "\"id\":\"chatcmpl-0123456789abcdef0123456789abcdef\",\"model\":\"fake\","
                     "\"system_fingerprint\":\"b11434\",\"object\":\"chat.completion.chunk\"}\n\n",
-                    (unsigned long long)now());
+                    client->left == 1 ? "\"length\"" : "null", (unsigned long long)now());
     length = snprintf(chunk, sizeof chunk, "%x\r\n%s\r\n", (unsigned)size, data);
     put(client, chunk, (size_t)length);
     if (--client->left == 0) {

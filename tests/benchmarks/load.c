@@ -3,7 +3,7 @@
  * Each connection asks again as soon as it was answered, and is replaced when the server closes it. They begin evenly
  * within the first WARMUP seconds, which are not counted. One JSON object on stdout: requests, events, errors and
  * seconds, and percentiles in microseconds: `latency` from the request to the end of its answer, `first` to its first
- * event, `transit` from an event's writing ("t" in it) to its arrival, and `jitter`, by how much the pause between two
+ * event, `transit` from an event's writing ("t=" in its text) to its arrival, and `jitter`, by how much the pause between two
  * events was longer or shorter on arrival than at the writing.
  */
 #define _GNU_SOURCE
@@ -118,7 +118,7 @@ static void event_came(Connection *connection, uint64_t time) {
 
 /* Looks for the times of events, which may come in pieces. */
 static void look(Connection *connection, const char *data, size_t size, uint64_t time) {
-    static const char mark[] = "\"t\":";
+    static const char mark[] = " t=";
     for (size_t n = 0; n < size; n++) {
         if (connection->digits >= 0) {
             connection->value = connection->value * 10 + (uint64_t)(data[n] - '0');

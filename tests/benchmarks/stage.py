@@ -127,10 +127,15 @@ class Stage(contextlib.ExitStack):
         return path
 
     def load(
-        self, peer: Peer, connections: int, seconds: float, body: dict[str, Any], warmup: float = 0.2
+        self,
+        peer: Peer,
+        connections: int,
+        seconds: float,
+        body: dict[str, Any],
+        warmup: float = 0.2,
+        path: str = "/v1/chat/completions",
     ) -> dict[str, Any]:
         """What load.c tells, and the CPU time that the peer used meanwhile, in seconds."""
-        path = "/v1/chat/completions"
         command = [str(self._load), str(peer.port), str(connections), str(seconds), str(warmup), path]
         before = peer.cpu()
         with pinned(self.load_cpu):

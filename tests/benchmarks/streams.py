@@ -7,8 +7,10 @@ from typing import Any
 
 from tests.benchmarks.plain import added, in_turns, middle
 from tests.benchmarks.report import NGINX, OURS, Row, Target
-from tests.benchmarks.stage import Stage, question
+from tests.benchmarks.stage import Peer, Stage, question
 
+TRANSLATED = {"Messages": "/v1/messages"}  # APIs whose streams are made of those of a chat
+PASSED = "passed through"
 STREAMS = (1, 64, 256)
 ROUNDS = 3  # longer than those of plain requests: all streams of the warm-up end, and begin again, at the same time
 PACE = 50  # tokens a second
@@ -22,6 +24,9 @@ def measure(stage: Stage, seconds: float, missing: list[str], streams: Sequence[
         yield from _paced(count, in_turns(stage, peers, count, 1.5 * seconds, paced, warmup=seconds / 3, rounds=ROUNDS))
         flat_out = question(stream=True, max_tokens=500)
         yield from _flat_out(count, in_turns(stage, peers, count, seconds, flat_out, rounds=ROUNDS))
+        ours = next(peer for peer in peers if peer.name == OURS)
+        for api, path in TRANSLATED.items():
+            yield translated(stage, ours, count, seconds, api, path)
 
 
 def _paced(count: int, found: dict[str, list[dict[str, Any]]]) -> Iterator[Row]:
@@ -43,6 +48,19 @@ def _paced(count: int, found: dict[str, list[dict[str, Any]]]) -> Iterator[Row]:
 
 def _flat_out(count: int, found: dict[str, list[dict[str, Any]]]) -> Iterator[Row]:
     yield _rate(f"{count} flat out", found, count)
+
+
+def translated(stage: Stage, ours: Peer, count: int, seconds: float, api: str, path: str) -> Row:
+    """Streams of another API beside those of chat completions, which are passed through; both over this router."""
+    paths = {OURS: path, PASSED: "/v1/chat/completions"}
+    found: dict[str, list[dict[str, Any]]] = {who: [] for who in paths}
+    body = question(stream=True, max_tokens=500)
+    for _ in range(ROUNDS):
+        for who, each in paths.items():
+            found[who].append(stage.load(ours, count, seconds / ROUNDS, body, path=each))
+    rates = {who: middle(runs, "events") / runs[0]["seconds"] for who, runs in found.items()}
+    target = Target("at least 0.75 of what is passed through", rates[OURS] >= 0.75 * rates[PASSED])
+    return Row("streams", f"{count} flat out, {api}", "tokens", "1/s", rates, (target,))
 
 
 def _rate(case: str, found: dict[str, list[dict[str, Any]]], count: int) -> Row:

@@ -25,17 +25,17 @@ AUDIO = ('name="file"; filename="model"', b"RIFF\r\n--X\r\n\0" * 10_000)
 def test_form_names_the_model(audio_first: bool) -> None:
     fields = [('name="model"', b"whisper"), ('name="stream"', b"true")]
     parts = [AUDIO, *fields] if audio_first else [*fields, AUDIO]
-    assert routing_fields(form(*parts), 'multipart/form-data; boundary="XX"') == ("whisper", True, None)
+    assert routing_fields(form(*parts), 'multipart/form-data; boundary="XX"')[:3] == ("whisper", True, None)
 
 
 def test_file_is_not_taken_for_a_field() -> None:
     # a file that is called model is not the name of one
-    assert routing_fields(form(('name="model"; filename="x"', b"a")), "multipart/form-data; boundary=XX") == (
+    assert routing_fields(form(('name="model"; filename="x"', b"a")), "multipart/form-data; boundary=XX")[:3] == (
         None,
         False,
         None,
     )
-    assert routing_fields(form(AUDIO)[:300], "multipart/form-data; boundary=XX") == (None, False, None)
+    assert routing_fields(form(AUDIO)[:300], "multipart/form-data; boundary=XX")[:3] == (None, False, None)
 
 
 @pytest.mark.parametrize("boundary", ["", "; boundary=", "; boundary=YY", "; boundary=" + "X" * 5000])

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.api import anthropic, native, openai
+from router.api import native, openai
+from router.api.messages import endpoints as messages
 from router.proxy.rewrite import PATHS
 from tests.routers import ENGINES, Router, start
 
@@ -22,7 +23,7 @@ TEMPLATE = (
     "{% if enable_thinking is defined and enable_thinking %}.{% endif %}"
 )
 POSTS = sorted(
-    {*openai.PATHS, *anthropic.PATHS, *(path.replace("{slot}", "0") for path in native.BY_BODY), "/lora-adapters"}
+    {*openai.PATHS, *messages.PATHS, *(path.replace("{slot}", "0") for path in native.BY_BODY), "/lora-adapters"}
     | {"/models/load", "/models/unload", "/v1/streams/lookup"}
     | {"/v1/responses", "/responses", "/v1/responses/input_tokens"}
 )

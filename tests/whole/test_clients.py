@@ -249,7 +249,6 @@ def without_changing_fields(value: Any) -> Any:
         ("/v1/chat/completions", {"messages": HELLO, "logprobs": True, "stream_options": {"include_usage": True}}),
         ("/v1/completions", {"prompt": "the"}),
         ("/completion", {"prompt": "the", "n_probs": 2}),
-        ("/v1/messages", {"messages": HI}),
     ],
 )
 def test_a_stream_is_the_engines_own_token_for_token(router: Router, path: str, fields: dict[str, Any]) -> None:

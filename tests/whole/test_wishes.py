@@ -152,6 +152,24 @@ def test_too_long_a_prompt_is_told_with_its_numbers(router: Router) -> None:  # 
     assert f"maximum context length is 512 tokens, but the prompt has {error['n_prompt_tokens']}" in error["message"]
 
 
+SCHEMA = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"]}
+FORMS: list[dict[str, Any]] = [
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "strict": True, "schema": SCHEMA}}},
+    {"response_format": {"type": "json_schema", "name": "a", "strict": True, "schema": SCHEMA}},
+    {"response_format": {"type": "json_schema", "json_schema": SCHEMA}},
+    {"response_format": {"type": "json_object", "schema": SCHEMA}},
+    {"json_schema": SCHEMA},
+]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=range(len(FORMS)))
+def test_a_schema_holds_in_each_form_of_it(router: Router, form: dict[str, Any]) -> None:  # B-C9
+    body = {"model": "silent", "messages": [USER], "max_tokens": 64, "seed": 1, **form}
+    response = router.client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200, response.text
+    assert json.loads(response.json()["choices"][0]["message"]["content"])["yes"] in (True, False)
+
+
 def test_one_tool_that_must_be_called_is_the_only_one(router: Router) -> None:
     def tool(name: str) -> dict[str, Any]:
         return {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}}

@@ -14,6 +14,6 @@ child, and says the answer in this API's words: `output` makes items and events,
     response   the response object                      -> nothing
     output     output items and their events            -> tools items response
     answer     the answer: events, or one object        -> request response output
-    store      responses that are kept, within bounds   -> fields
+    store      responses that are kept, within bounds   -> fields items
     endpoints  the routes                               -> fields request answer store
 """

@@ -5,23 +5,26 @@ The child always streams, so that the router sees that the answer goes on, and c
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator, Callable
-from typing import Any
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from starlette.responses import Response
 
-from router.api.chat_stream import chunks_of
+from router.api.chat_stream import Chunk, Texts, chunks_of
 from router.api.dialects import OPENAI
+from router.api.ollama.context import Fitting
 from router.api.responses.output import Events, Output
 from router.api.responses.request import ChatRequest
-from router.api.responses.response import TOO_LONG, ResponseObject, error_code
-from router.errors import RouterError, UpstreamFailed
+from router.api.responses.response import ResponseObject, error_code
+from router.errors import ContextExceeded, RouterError, UpstreamFailed
 from router.proxy.error_response import read_upstream_error
 from router.proxy.protocols import PostToChild
 
 CHAT, INPUT_TOKENS = b"/v1/chat/completions", b"/v1/chat/completions/input_tokens"
 EVENTS, JSON = b"text/event-stream", b"application/json"
+
+# For "truncation": "auto": the oldest turns go, as in chats of Ollama's API.
+FITTING = Fitting(truncate=True, shift=True, ends_at_context=False, context=lambda: None)
 
 Keep = Callable[[str, bytes], None]  # keeps a finished response: its id, the object as JSON
 
@@ -39,6 +42,7 @@ class Answer:
         # Not the request itself: its fields are many times as large as the body, and it may wait long.
         self._body = body
         self._is_stream = request.is_stream
+        self._truncates = request.truncates
         self._response = ResponseObject(request.shown)
         self._events = Events()
         self._output = Output(
@@ -65,12 +69,13 @@ class Answer:
     async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
         output, is_stream = self._output, self._is_stream
         try:
-            async for chunks in chunks_of(post, CHAT, self._body):
-                told = b"".join([output.take(chunk) for chunk in chunks]) if chunks else self._begin()
-                if is_stream:
-                    yield told
-        except RouterError as exc:
-            if not is_stream or exc.code != TOO_LONG:
+            async with contextlib.aclosing(self._chunks(post)) as parts:
+                async for chunks in parts:
+                    told = b"".join([output.take(chunk) for chunk in chunks]) if chunks else self._begin()
+                    if is_stream:
+                        yield told
+        except ContextExceeded as exc:
+            if not is_stream:
                 raise
             # An event, as OpenAI's servers send it: Codex reads no code in an answer with status 400.
             yield self.stream_error(exc, "")
@@ -78,6 +83,23 @@ class Answer:
         if not output.reason:
             raise UpstreamFailed("The model's answer ended before it was complete.")
         yield self._end()
+
+    async def _chunks(self, post: PostToChild) -> AsyncGenerator[Sequence[Chunk | Texts]]:
+        """The child's answer; if the prompt is too long and the client allows it, to a shorter prompt."""
+        body, is_begun = self._body, False
+        try:
+            async with contextlib.aclosing(chunks_of(post, CHAT, body)) as parts:
+                async for chunks in parts:
+                    is_begun = True
+                    yield chunks
+            return
+        except ContextExceeded as refusal:
+            if is_begun or not self._truncates:
+                raise
+            body = await FITTING.after(post, body, refusal, is_chat=True)
+        async with contextlib.aclosing(chunks_of(post, CHAT, body)) as parts:
+            async for chunks in parts:
+                yield chunks
 
     def cut(self) -> bytes:
         """What ends the answer when its time is up: it is incomplete, as at a limit of tokens."""
@@ -135,8 +157,3 @@ class TokenCount:
             yield await answer.read_all()
         finally:
             answer.close()
-
-
-def as_json(value: Any) -> bytes:
-    """Plain ASCII: it may repeat what a client sent, which need not be valid Unicode."""
-    return json.dumps(value, separators=(",", ":")).encode()

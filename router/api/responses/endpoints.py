@@ -12,12 +12,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from router.api.dialects import OPENAI
-from router.api.responses.answer import CHAT, INPUT_TOKENS, Answer, TokenCount, as_json
+from router.api.responses.answer import CHAT, INPUT_TOKENS, Answer, TokenCount
 from router.api.responses.fields import Fields, choice, invalid, text
 from router.api.responses.request import ChatRequest, translate
 from router.api.responses.store import Item, ResponseStore, StoredResponse, items_of, owner_of, with_ids
+from router.errors import BodyTooLarge
 from router.models.spec import ModelSpec
-from router.proxy.body import in_thread_if_large
+from router.proxy.body import in_thread_if_large, reserve_more
 from router.proxy.endpoints import with_dialect_errors
 from router.proxy.gateway import Gateway
 from router.proxy.head import Head
@@ -96,10 +97,15 @@ class ResponsesEndpoints:
         spec = await self._gateway.resolve(fields.get("model") or head.query("model"))
         self._gateway.check_may_load(spec, head, self._gateway.autoload)
         conversation = self._store.conversation(owner, text(fields, "previous_response_id"))
-        size = len(body) + sum(stored.size for stored in conversation)
+        references = self._store.referenced(owner, fields.get("input"))
+        more = references.size + sum(stored.size for stored in conversation)
+        size = len(body) + more
+        if size > self._gateway.body_limit:
+            raise BodyTooLarge("The conversation has grown larger than --max-body-size. Begin a new one.")
+        reserve_more(request.scope, more)
 
         def translated() -> ChatRequest:
-            return translate(fields, spec.name, items_of(conversation), partial(self._store.find_item, owner))
+            return translate(fields, spec.name, items_of(conversation), references.take)
 
         return _Call(head, fields, spec, await in_thread_if_large(size, translated), owner, size)
 
@@ -141,7 +147,7 @@ class ResponsesEndpoints:
 
 
 def _stored_items(items: Sequence[Fields], token: str) -> bytes:
-    return as_json(with_ids(items, token))
+    return encode_json({"items": with_ids(items, token)})
 
 
 def _page(read_items: Callable[[], list[Item]], query: dict[str, Any]) -> bytes:
@@ -158,7 +164,7 @@ def _page(read_items: Callable[[], list[Item]], query: dict[str, Any]) -> bytes:
         items = items[places[0] + 1 :]
     page = items[: int(limit)]
     ids = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": "", "last_id": ""}
-    return as_json({"object": "list", "data": page, "has_more": len(items) > len(page), **ids})
+    return encode_json({"object": "list", "data": page, "has_more": len(items) > len(page), **ids})
 
 
 def routes(gateway: Gateway) -> list[Route]:

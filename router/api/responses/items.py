@@ -45,6 +45,12 @@ def _opened_thoughts(sealed: str) -> str:
         return ""
 
 
+def is_reference(item: Fields) -> bool:
+    """Whether an item names another one. It may come without a type."""
+    kind = item.get("type")
+    return kind == "item_reference" or (kind is None and "id" in item and item.keys() <= {"id", "type"})
+
+
 class Conversation:
     """Collects messages, item after item. `find_item` finds what an `item_reference` names.
 
@@ -83,7 +89,7 @@ class Conversation:
     def add(self, item: Fields, where: str) -> None:
         kind = text(item, "type", where)
         if not kind:
-            kind = "message" if "role" in item else "item_reference" if item.keys() <= {"id", "type"} else ""
+            kind = "message" if "role" in item else "item_reference" if is_reference(item) else ""
         match kind:
             case "message":
                 self._add_message(item, where)
@@ -147,8 +153,8 @@ class Conversation:
         found = self._find_item(id)
         if found is None:
             raise invalid(
-                f"Item {id[:80]!r} is not known here, or not any more: send the item itself. Items are kept for some "
-                "time, and not if 'store' is false.",
+                f"Item {id[:80]!r} is not known here, or not any more, or was named twice: send the item itself. "
+                "Items are kept for some time, and not if 'store' is false.",
                 path(where, "id"),
             )
         self.add(found, where)

@@ -83,6 +83,7 @@ class ChatRequest:
     - `has_summary`: the client wants to see thoughts as their summary, not as they are.
     - `seals`: it wants them as `encrypted_content` too.
     - `top_logprobs`: None if it wants no logprobs.
+    - `truncates`: the oldest turns may be left out if the context is too small for all.
     """
 
     fields: dict[str, Any]
@@ -94,6 +95,7 @@ class ChatRequest:
     has_summary: bool = False
     seals: bool = False
     top_logprobs: int | None = None
+    truncates: bool = False
 
 
 def translate(fields: Fields, model: str, earlier: Sequence[Fields], find_item: FindItem) -> ChatRequest:
@@ -170,6 +172,7 @@ def translate(fields: Fields, model: str, earlier: Sequence[Fields], find_item: 
         has_summary=summary is not None,
         seals=SEALED in include,
         top_logprobs=logprobs,
+        truncates=shown["truncation"] == "auto",
     )
 
 

@@ -9,22 +9,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from router.api.chat_stream import Usage
-from router.errors import RouterError
+from router.errors import ContextExceeded, RouterError
+from router.proxy.rewrite import encode_json
 
 # Codes of OpenAI's `ResponseError` for statuses; all others are "server_error".
 _ERROR_CODES = {400: "invalid_prompt", 413: "invalid_prompt", 429: "rate_limit_exceeded"}
-TOO_LONG = "exceed_context_size_error"  # llama-server's type of the error
 
 
 class ResponseObject:
-    """`shown` is what it repeats of the request. `id` cannot be guessed: whoever knows it may read what is stored."""
+    """`shown` is what it repeats of the request. `id` cannot be guessed: without keys, whoever knows it may read what
+    is stored. Raises InvalidRequest for values that JSON cannot express."""
 
     def __init__(self, shown: dict[str, Any]) -> None:
         self.token = secrets.token_hex(24)
         self.id = f"resp_{self.token}"
         head = {"id": self.id, "object": "response", "created_at": int(time.time())}
-        # Plain ASCII: it repeats what a client sent, which need not be valid Unicode.
-        self._head = json.dumps({**head, **shown}, separators=(",", ":")).encode()[:-1]
+        self._head = encode_json({**head, **shown})[:-1]
 
     def __repr__(self) -> str:
         return f"<ResponseObject {self.id} {len(self._head)} bytes>"
@@ -51,7 +51,7 @@ class ResponseObject:
 
 def error_code(error: RouterError) -> str:
     """Codex shortens its conversation when it reads "context_length_exceeded"."""
-    if error.code == TOO_LONG:
+    if isinstance(error, ContextExceeded):
         return "context_length_exceeded"
     return _ERROR_CODES.get(error.status, "server_error")
 

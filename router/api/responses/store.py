@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.api.responses.fields import invalid
+from router.api.responses.items import is_reference
 from router.errors import InvalidRequest, UnknownResponse
 from router.proxy import weight
-from router.proxy.body import ANY_JSON
+from router.proxy.body import json_object
 
 MAX_RESPONSES = 1000
 MAX_BYTES = 64 << 20
@@ -29,8 +30,8 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """`response` is the object and `input` the list of its own input items, both as JSON. `previous` is the id of the
-    response before it; empty if there is none."""
+    """`response` is the object, and `input` an object with the list of its own input `items`, both as JSON. `previous`
+    is the id of the response before it; empty if there is none."""
 
     response: bytes
     input: bytes
@@ -44,11 +45,11 @@ class StoredResponse:
         return [*self.input_items(), *self.output()]
 
     def input_items(self) -> list[Item]:
-        items: list[Item] = ANY_JSON.decode(self.input)
+        items: list[Item] = json_object(self.input)["items"]
         return items
 
     def output(self) -> list[Item]:
-        output: list[Item] = ANY_JSON.decode(self.response)["output"]
+        output: list[Item] = json_object(self.response)["output"]
         return output
 
 
@@ -98,11 +99,34 @@ class ResponseStore:
             id = found[-1].previous
         return found[::-1]
 
-    def find_item(self, owner: bytes, id: str) -> Item | None:
-        """An item of an answer that is kept. Called in threads too."""
-        match = _OUTPUT_ID.fullmatch(id)
-        stored = match and self._kept.get((owner, f"resp_{match[1]}"))
-        return next((item for item in stored.output() if item["id"] == id), None) if stored else None
+    def referenced(self, owner: bytes, items: Any) -> References:
+        """What the item references among these input items name, as far as it is kept."""
+        found: dict[str, StoredResponse] = {}
+        for item in items if isinstance(items, list) else ():
+            id = item.get("id") if isinstance(item, dict) and is_reference(item) else None
+            match = _OUTPUT_ID.fullmatch(id) if isinstance(id, str) else None
+            if match and (stored := self._kept.get((owner, f"resp_{match[1]}"))):
+                found[match[1]] = stored
+        return References(found)
+
+
+class References:
+    """Items of answers that are kept, for one request. Each can be taken once: a short request must not become a long
+    one by naming a long item many times."""
+
+    def __init__(self, responses: Mapping[str, StoredResponse]) -> None:
+        self.size = sum(stored.size for stored in responses.values())  # bytes
+        self._responses = responses
+        self._items: dict[str, Item] | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} to {len(self._responses)} responses>"
+
+    def take(self, id: str) -> Item | None:
+        """Called in a thread: what is kept is parsed here."""
+        if self._items is None:
+            self._items = {item["id"]: item for stored in self._responses.values() for item in stored.output()}
+        return self._items.pop(id, None)
 
 
 def items_of(conversation: list[StoredResponse]) -> list[Item]:
@@ -129,7 +153,8 @@ def with_ids(items: Sequence[Mapping[str, Any]], token: str) -> list[Item]:
 
 def _listed(item: Mapping[str, Any], id: str) -> Item:
     listed = {"type": "message", **item} if "role" in item else dict(item)
-    listed["id"] = listed.get("id") or id
+    if not isinstance(listed.get("id"), str):
+        listed["id"] = id
     if listed.get("type") != "message":
         return listed if listed.get("type") == "item_reference" else {"status": "completed", **listed}
     if isinstance(listed.get("content"), str):

@@ -177,7 +177,7 @@ async def test_an_error_before_the_answer_is_an_http_error(
     assert (caught.value.status, caught.value.code) == (told_status, code)
 
 
-LATE = {"code": 400, "message": "too long", "type": "exceed_context_size_error"}
+LATE = {"code": 400, "message": "too long", "type": "exceed_context_size_error", "n_prompt_tokens": 9, "n_ctx": 5}
 
 
 @pytest.mark.parametrize(

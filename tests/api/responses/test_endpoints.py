@@ -122,10 +122,45 @@ def test_a_response_belongs_to_its_key(router: Router, client: openai.OpenAI) ->
         nobody.responses.retrieve(answer.id)
 
 
+def test_odd_items_are_kept_and_sent_again(router: Router) -> None:
+    odd = f'{{"role": "user", "content": "hi", "y": "\\ud800", "x": 1{"0" * 40}, "id": 5}}'
+    body = f'{{"model": "plain", "input": [{odd}], "max_output_tokens": 4}}'
+    first = router.client.post("/v1/responses", content=body, headers=JSON).json()
+    for path in (f"/v1/responses/{first['id']}", f"/v1/responses/{first['id']}/input_items"):
+        assert router.client.get(path).status_code == 200
+    again = {"model": "plain", "input": "hi", "previous_response_id": first["id"], **FEW}
+    assert router.client.post("/v1/responses", json=again).status_code == 200
+
+
+def test_a_conversation_is_part_of_what_waits(launch: Callable[..., Router], folder: Callable[..., Path]) -> None:
+    """A short request that continues a long conversation holds as many bytes as the conversation has."""
+    router = launch("--models-dir", str(folder("m")), "--max-body-size", "1")
+    id = ""
+    for words, status in (("a" * 700_000, 200), ("b" * 200_000, 200), ("c" * 200_000, 413)):
+        body = {"model": "m", "input": words, **({"previous_response_id": id} if id else {})}
+        response = router.client.post("/v1/responses", json=body)
+        assert response.status_code == status, response.text
+        id = response.json().get("id", "")
+
+
 def test_what_is_not_stored_is_gone(client: openai.OpenAI) -> None:
     answer = client.responses.create(model="plain", input="one", store=False, **FEW)
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(answer.id)
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_the_oldest_turns_may_go(router: Router, is_stream: bool) -> None:
+    """With `truncation` "auto", a conversation that is too long for the context begins with a later turn."""
+    turns = [{"role": role, "content": "hi " * 60} for role in ("user", "assistant") * 10]
+    body = {"model": "plain", "input": [*turns, {"role": "user", "content": "last"}], "stream": is_stream, **FEW}
+    body["instructions"] = "Be brief."
+    response = router.client.post("/v1/responses", json={**body, "truncation": "auto"})
+    answer = final(checked(response.content)) if is_stream else response.json()
+    assert (answer["status"], answer["truncation"]) == ("incomplete", "auto")
+    assert 500 < answer["usage"]["input_tokens"] < 2048
+    alone = {**body, "input": "hi " * 5000, "stream": False}
+    assert router.client.post("/v1/responses", json={**alone, "truncation": "auto"}).status_code == 400
 
 
 def test_errors_before_the_answer(router: Router, client: openai.OpenAI) -> None:
@@ -140,6 +175,14 @@ def test_errors_before_the_answer(router: Router, client: openai.OpenAI) -> None
             client.responses.create(model="tiny-a", input=[picture], stream=stream)
     for body in ("", "[]", "{", '{"model": 5}', '{"model": "plain", "input": "hi", "background": true}'):
         response = router.client.post("/v1/responses", content=body, headers=JSON)
+        assert (response.status_code, error_of(response)["type"]) == (400, "invalid_request_error")
+    for odd in (
+        '"text": {"format": {"type": "text", "x": 1e400}}',
+        '"input": [{"role": "user", "content": "", "x": 1e400}]',
+    ):
+        response = router.client.post(
+            "/v1/responses", content=f'{{"model": "plain", "input": "hi", {odd}}}', headers=JSON
+        )
         assert (response.status_code, error_of(response)["type"]) == (400, "invalid_request_error")
     wrong = router.client.post("/v1/responses", json={"model": "plain", "input": "hi", "keep_alive": "soon"})
     assert error_of(wrong)["param"] == "keep_alive"

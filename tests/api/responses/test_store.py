@@ -19,7 +19,7 @@ MESSAGE = {"id": MESSAGE_ID, "type": "message", "role": "assistant", "content": 
 def stored(words: str = "Hi", previous: str = "", size: int = 0) -> StoredResponse:
     items = with_ids([{"role": "user", "content": words}], TOKEN)
     response = {"output": [{**MESSAGE, "content": [{"type": "output_text", "text": f"{words}!"}]}], "x": "x" * size}
-    return StoredResponse(json.dumps(response).encode(), json.dumps(items).encode(), previous)
+    return StoredResponse(json.dumps(response).encode(), json.dumps({"items": items}).encode(), previous)
 
 
 def texts(store: ResponseStore, id: str) -> list[str]:
@@ -43,8 +43,9 @@ def test_nobody_reads_what_another_has_stored() -> None:
     store = ResponseStore()
     store.add(ME, f"resp_{TOKEN}", stored())
     assert store.get(ME, f"resp_{TOKEN}").items()
-    assert (store.find_item(ME, MESSAGE_ID) or {})["role"] == "assistant"
-    assert store.find_item(YOU, MESSAGE_ID) is None
+    reference = [{"id": MESSAGE_ID}]
+    assert (store.referenced(ME, reference).take(MESSAGE_ID) or {})["role"] == "assistant"
+    assert store.referenced(YOU, reference).take(MESSAGE_ID) is None
     for read in (store.get, store.remove):
         with pytest.raises(UnknownResponse):
             read(YOU, f"resp_{TOKEN}")
@@ -56,7 +57,19 @@ def test_nobody_reads_what_another_has_stored() -> None:
 def test_unknown_items(id: str) -> None:
     store = ResponseStore()
     store.add(ME, f"resp_{TOKEN}", stored())
-    assert store.find_item(ME, id) is None
+    for items in ([{"id": id}], [{"type": "item_reference", "id": id}], [{"id": 5}], [5], id):
+        references = store.referenced(ME, items)
+        assert references.take(id) is None
+        assert references.size in (0, store.get(ME, f"resp_{TOKEN}").size)
+
+
+def test_an_item_is_taken_once() -> None:
+    store = ResponseStore()
+    store.add(ME, f"resp_{TOKEN}", stored())
+    references = store.referenced(ME, [{"id": MESSAGE_ID}] * 3)
+    assert references.size == store.get(ME, f"resp_{TOKEN}").size
+    assert references.take(MESSAGE_ID)
+    assert references.take(MESSAGE_ID) is None
 
 
 def test_what_was_not_used_for_the_longest_time_goes_first() -> None:

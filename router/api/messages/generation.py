@@ -1,0 +1,87 @@
+"""One request to a child, and its answer in Anthropic's words: a message, its events, or a count of tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from router.api.chat_stream import chunk_of
+from router.api.messages.answer import message
+from router.api.messages.request import AnswerShape
+from router.api.messages.stream import MessageEvents
+from router.proxy.error_response import read_upstream_error
+from router.proxy.protocols import PostToChild
+from router.wire.child_json import blame_child, parse_json
+
+CHAT, COUNT = b"/v1/chat/completions", b"/v1/chat/completions/input_tokens"
+EVENTS, JSON = b"text/event-stream", b"application/json"
+
+MAX_ANSWER_BYTES = 64 << 20  # of an answer that is not streamed
+
+
+@dataclass(slots=True)
+class Generation:
+    """A translation for the gateway: sends `body`, a chat completion, and yields the answer for the client. `model` is
+    the name in the answer."""
+
+    model: str
+    body: bytes
+    shape: AnswerShape
+    _events: MessageEvents | None = None  # of the stream that is under way
+
+    def __repr__(self) -> str:
+        return f"<Generation {self.model!r} {self._events or self.shape}>"
+
+    @property
+    def media_type(self) -> bytes:
+        return EVENTS if self.shape.stream else JSON
+
+    async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
+        answer = await post(CHAT, self.body)
+        try:
+            if answer.status != 200:
+                raise await read_upstream_error(answer)
+            if not self.shape.stream:
+                whole = chunk_of(await answer.read_all(MAX_ANSWER_BYTES))
+                yield json.dumps(message(self.model, whole, self.shape)).encode()
+                return
+            events = self._events = MessageEvents(self.model, self.shape)
+            is_at_end = answer.is_at_end
+            while not is_at_end:
+                found = events.feed(await answer.read())
+                is_at_end = answer.is_at_end
+                if is_at_end:
+                    found += events.end()
+                if found:
+                    yield found
+        finally:
+            answer.close()
+
+    def cut(self) -> bytes | None:
+        """The last events, if the time is up: as at a limit of tokens. Without a stream nothing is known yet of the
+        answer, so it ends as an error."""
+        return self._events.end(is_cut=True) if self._events else None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """As `Generation`, for /v1/messages/count_tokens."""
+
+    body: bytes
+
+    @property
+    def media_type(self) -> bytes:
+        return JSON
+
+    async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
+        answer = await post(COUNT, self.body)
+        try:
+            if answer.status != 200:
+                raise await read_upstream_error(answer)
+            data = await answer.read_all()
+            with blame_child():
+                count = int(parse_json(data)["input_tokens"])
+            yield json.dumps({"input_tokens": count}).encode()
+        finally:
+            answer.close()
