@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from router.errors import InvalidRequest, MediaRefused
+from router.errors import MediaRefused
 
 # The types of parts, and which capability they need; None if the engine takes no part of this type.
 NEEDS: dict[str, str | None] = {
