@@ -60,7 +60,7 @@ def create_app(
     `predict` adds Google Cloud's routes.
     Raises LookupError for a route that `access.permissions` does not list."""
     downloads = Downloads(gateway)
-    native = NativeEndpoints(gateway, Listing(gateway.pool), downloads, reload, forecast, build)
+    native = NativeEndpoints(gateway, Listing(gateway.pool, gateway.created), downloads, reload, forecast, build)
     routes = [
         *openai.routes(gateway),
         *responses.routes(gateway),

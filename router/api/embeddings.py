@@ -10,13 +10,13 @@ import array
 import base64
 import math
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from router.errors import InvalidField, InvalidRequest
 from router.models.spec import ModelSpec
-from router.proxy.body import json_type
+from router.proxy.body import in_thread_if_large, json_type
 from router.proxy.endpoints import ModelFromBody
 from router.proxy.error_response import read_upstream_error
 from router.proxy.head import Head
@@ -84,40 +84,55 @@ class ShorterVectors:
         return cls(target, kept, wanted, coding == "base64")
 
     async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
-        answer = await post(self.target, encode_json(self.fields))
+        # In base64 a vector is a fourth as long, and is read in no time.
+        answer = await post(self.target, encode_json({**self.fields, "encoding_format": "base64"}))
         try:
             if answer.status != 200:
                 raise await read_upstream_error(answer)
             data = await answer.read_all(MAX_ANSWER_BYTES)
         finally:
             answer.close()
+        yield await in_thread_if_large(len(data), self._shorten, data)
+
+    def _shorten(self, data: bytes) -> bytes:
+        """The child's answer with shorter vectors. Raises InvalidField, UpstreamFailed."""
         with blame_child():
             found = parse_json(data, limit_depth=False)
-            items = [(item, item["embedding"]) for item in found["data"]]
-            longest = min((len(vector) for _, vector in items), default=0)
-        if self.dimensions > longest > 0:
+            vectors = [numbers_of(item["embedding"]) for item in found["data"]]
+        longest = min(map(len, vectors), default=self.dimensions)
+        if self.dimensions > longest:
             raise InvalidField("dimensions", f"is {self.dimensions}, and this model has {longest}.")
         with blame_child():
-            found["data"] = [{**item, "embedding": self._embedding(vector)} for item, vector in items]
-        yield encode_json(found)
+            for item, vector in zip(found["data"], vectors, strict=True):
+                short = shorter(vector, self.dimensions)
+                item.pop("encoding_format", None)
+                item["embedding"] = packed(short) if self.is_base64 else short
+        return encode_json(found)
 
-    def _embedding(self, vector: list[float | None]) -> list[float] | str:
-        numbers = shorter(vector, self.dimensions)
-        if not self.is_base64:
-            return numbers
-        floats = array.array("f", numbers)
+
+def numbers_of(vector: str | list[float | None]) -> list[float]:
+    """The numbers of a vector, which may be base64 of 32-bit floats. What is no finite number becomes 0. Raises
+    ValueError and TypeError for what is no vector."""
+    if isinstance(vector, str):
+        floats = array.array("f", base64.b64decode(vector, validate=True))
         if sys.byteorder == "big":
             floats.byteswap()
-        return base64.b64encode(floats.tobytes()).decode()
+        return [number if math.isfinite(number) else 0.0 for number in floats]
+    return [number if number and math.isfinite(number) else 0.0 for number in vector]
 
 
-def shorter(vector: list[float | None], dimensions: int) -> list[float]:
-    """The first numbers of a vector, with a length of 1 again. JSON has no infinity: the engine sends null for it,
-    which becomes 0. Raises TypeError for what is no number."""
-    numbers = [number or 0.0 for number in vector]
-    if dimensions >= len(numbers):
-        sum(numbers)  # raises unless all are numbers
-        return numbers
-    short = numbers[:dimensions]
+def packed(vector: Sequence[float]) -> str:
+    """The vector as base64 of 32-bit floats, the lowest byte first."""
+    floats = array.array("f", vector)
+    if sys.byteorder == "big":
+        floats.byteswap()
+    return base64.b64encode(floats.tobytes()).decode()
+
+
+def shorter(vector: Sequence[float], dimensions: int) -> list[float]:
+    """The first numbers of a vector, with a length of 1 again."""
+    short = list(vector[:dimensions])
+    if dimensions >= len(vector):
+        return short
     norm = math.hypot(*short) or 1.0
     return [number / norm for number in short]

@@ -18,6 +18,7 @@ from router.engine.flags import Arg
 from router.memory.need import Need
 from router.models import ini
 from router.models.catalog import Catalog
+from router.models.created import CreatedStore
 from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 from router.pool.status import Status
@@ -28,10 +29,12 @@ MIN_TOKENS_FOR_TOOLS = 8192
 
 
 class Listing:
-    """`render` returns the answer of `GET /models`, `render_entry` that of `GET /v1/models/{id}`: JSON as bytes."""
+    """`render` returns the answer of `GET /models`, `render_entry` that of `GET /v1/models/{id}`: JSON as bytes. Names
+    that clients have made are shown as aliases of their models."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, names: CreatedStore | None = None) -> None:
         self._pool = pool
+        self._names = CreatedStore() if names is None else names
         self._created = int(time.time())
         self._catalog: Catalog | None = None
         self._version = -1  # of the pool's statuses, as far as they are rendered
@@ -85,7 +88,7 @@ class Listing:
         context = self._context(spec, effective.args, status)
         entry: dict[str, Any] = {
             "id": spec.name,
-            "aliases": spec.aliases,
+            "aliases": [*spec.aliases, *self._names.names_of(spec.name)],
             "tags": spec.tags,
             "object": "model",
             "owned_by": "llamacpp",

@@ -196,7 +196,7 @@ class NativeEndpoints:
             return await self.models(request)
         if is_anthropic_client(request.headers):
             return await self._anthropic_models.retrieve(request)
-        spec = self._pool.catalog.resolve(request.path_params["name"])
+        spec = self._gateway.find(request.path_params["name"])
         return Response(self._listing.render_entry(spec), media_type="application/json")
 
     async def reload(self, request: Request) -> Response:

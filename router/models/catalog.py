@@ -63,7 +63,7 @@ class Catalog:
         self._repos = {repo.casefold(): repo for repo in self._by_repo}
         self._default = self.models[0] if len(self.models) == 1 else None
         if default_name is not None:
-            self._default = self._find(default_name)
+            self._default = self.find(default_name)
             if self._default is None:
                 hint = self._hint(default_name, "llama-router list tells what there is")
                 raise CatalogError(f"--models-default: there is no model {quoted(default_name)}; {hint}")
@@ -89,13 +89,14 @@ class Catalog:
             if self._default is None:
                 raise InvalidRequest('name a "model": there is no default, and GET /v1/models lists what there is')
             return self._default
-        spec = self._find(name)
+        spec = self.find(name)
         if spec is None:
             hint = self._hint(name, "GET /v1/models lists what there is")
             raise UnknownModel(f"there is no model {quoted(name)}; {hint}")
         return spec
 
-    def _find(self, name: str) -> ModelSpec | None:
+    def find(self, name: str) -> ModelSpec | None:
+        """As `resolve`, for a name that may be wrong: None then."""
         return self._by_name.get(name) or self._find_in_repo(name) or self._find_loosely(name)
 
     def _find_loosely(self, name: str) -> ModelSpec | None:

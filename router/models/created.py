@@ -62,13 +62,21 @@ class Created:
         return f"<Created {self.name!r} of {self.model or 'its own files'!r}>"
 
     @property
+    def context(self) -> int | None:
+        """The context that its process is to have, in tokens (`num_ctx`); None for its model's own."""
+        context = self.parameters.get("num_ctx")
+        return context if isinstance(context, int) and 0 < context <= MAX_CONTEXT_TOKENS else None
+
+    @property
     def is_own_model(self) -> bool:
         """It has a process of its own, and is in the catalog under its own name."""
-        return bool(self.digests) or self.template is not None
+        return bool(self.digests) or self.template is not None or self.context is not None
 
 
 class CreatedStore:
     """All of them. Without a `path` they live as long as this object.
+
+    `in_catalog` are the names of those that the last `add_models` added.
 
     Used in the event loop, except for `save` and `add_models`, which may run in threads::
 
@@ -83,6 +91,9 @@ class CreatedStore:
         self._lock = threading.Lock()  # between two threads that write
         self._rows: dict[str, Created] = self._read() if path else {}
         self._derived: dict[str, tuple[ModelSpec, Created, ModelSpec]] = {}
+        self._names_of: dict[str, list[str]] | None = None  # by model; None when it has to be made again
+        self.in_catalog: frozenset[str] = frozenset()
+        self._changes: dict[str, Created | None] = {}  # since the start; None for what was removed
 
     def __repr__(self) -> str:
         return f"<CreatedStore {len(self._rows)} names in {self._path or 'memory'}>"
@@ -108,14 +119,28 @@ class CreatedStore:
         """Raises InvalidRequest if there are too many."""
         if _key(created.name) not in self._rows and len(self._rows) >= MAX_NAMES:
             raise InvalidRequest(f"There are {MAX_NAMES} names already; delete one first.")
-        self._rows[_key(created.name)] = created
+        self._rows[_key(created.name)] = self._changes[_key(created.name)] = created
+        self._names_of = None
 
     def remove(self, name: str) -> None:
         self._rows.pop(_key(name), None)
+        self._changes[_key(name)] = None
         self._derived.pop(_key(name), None)
+        self._names_of = None
 
-    def is_used(self, digest: str) -> bool:
-        return any(digest in created.digests for created in self)
+    def used_digests(self) -> set[str]:
+        """The files of all models, also of those that another router has made since. Blocks."""
+        others = self._read() if self._path else {}
+        return {digest for created in (*self, *others.values()) for digest in created.digests}
+
+    def names_of(self, model: str) -> Sequence[str]:
+        """The names that stand for this model of the catalog and share its process."""
+        if self._names_of is None:
+            self._names_of = {}
+            for created in self:
+                if not created.is_own_model:
+                    self._names_of.setdefault(created.model, []).append(created.name)
+        return self._names_of.get(model, ())
 
     # For requests
 
@@ -128,12 +153,7 @@ class CreatedStore:
 
     def made(self, spec: ModelSpec) -> Created | None:
         """What a client made this model of the catalog of; None if it is of the catalog's other sources."""
-        created = self.get(spec.name)
-        if created is None or not created.is_own_model or created.name != spec.name:
-            return None
-        if created.digests:
-            return created if spec.model_path and spec.model_path.parent == self.folder else None
-        return created if spec.template == created.template else None
+        return self.get(spec.name) if spec.name in self.in_catalog else None
 
     def of_request(self, spec: ModelSpec, created: Created | None = None) -> ModelSpec:
         """The model with filters that add what its name stands for; as it is if no client made the name."""
@@ -161,34 +181,41 @@ class CreatedStore:
         catalog's own sources wins."""
         own = {created.name: created for created in self if created.is_own_model}
         if not own:
+            self.in_catalog = frozenset()
             return catalog
-        folder, models = self.folder, []
-        taken = {name for spec in catalog.models for name in (spec.name, *spec.aliases)}
-        for spec in catalog.models:
+        models, added = list(catalog.models), set()
+        for index, spec in enumerate(models):
             created = own.get(spec.name)
-            is_its_file = created and created.digests and spec.model_path and spec.model_path.parent == folder
-            models.append(_with_settings(spec, created, table) if created and is_its_file else spec)
+            if created and created.digests and spec.model_path and spec.model_path.parent == self.folder:
+                models[index] = _with_settings(spec, created, table)
+                added.add(spec.name)
+        taken = {name for spec in models for name in (spec.name, *spec.aliases)}
         for created in own.values():
             if created.name not in taken and created.model in catalog:
                 origin = catalog.resolve(created.model)
                 copy = replace(origin, name=created.name, aliases=(), source="models_dir", load_on_startup=False)
                 models.append(_with_settings(replace(copy, pin=False), created, table))
-        first = catalog.models[0] if catalog.models else None
-        alone = first.name if first and len(catalog) == 1 and first.name not in own else None
-        return Catalog(models, catalog.default_name or alone)
+                added.add(created.name)
+        self.in_catalog = frozenset(added)
+        others = [spec for spec in models if spec.name not in added]
+        return Catalog(models, catalog.default_name or (others[0].name if len(others) == 1 else None))
 
     # The file
 
     def save(self) -> None:
-        """Write the file. Blocks. If that fails, a warning is logged and the names live on in memory."""
+        """Write the file. Blocks. Another router may use it too: what that one has written since stays. If writing
+        fails, a warning is logged and the names live on in memory."""
         if self._path is None:
             return
         fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
             with self._lock:
+                changes = dict(self._changes)
+                rows = {**self._read(), **{key: created for key, created in changes.items() if created}}
+                kept = [created for key, created in rows.items() if key not in changes or changes[key]][-MAX_NAMES:]
                 self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                    json.dump({"names": [asdict(created) for created in self]}, file)
+                    json.dump({"names": [asdict(created) for created in kept]}, file)
                 fresh.replace(self._path)  # another program reads the old file or the new one, never half of one
         except OSError as exc:
             with contextlib.suppress(OSError):
@@ -196,6 +223,7 @@ class CreatedStore:
             log.warning("names that clients made are not kept: %s cannot be written (%s)", self._path, exc)
 
     def _read(self) -> dict[str, Created]:
+        """What the file holds. A file that cannot be read is put aside, with a warning."""
         assert self._path is not None
         try:
             content = json.loads(files.read(self._path, MAX_FILE_BYTES))
@@ -277,7 +305,7 @@ def _filters(spec: ModelSpec, created: Created) -> Filters:
 
 def _with_settings(spec: ModelSpec, created: Created, table: FlagTable) -> ModelSpec:
     """The model with the template and the context of its name."""
-    args, context, flag = spec.args, created.parameters.get("num_ctx"), table.find("--ctx-size")
-    if flag and isinstance(context, int) and 0 < context <= MAX_CONTEXT_TOKENS:
-        args = merge(args, [Arg(flag, (str(context),))])
+    args, flag = spec.args, table.find("--ctx-size")
+    if flag and created.context:
+        args = merge(args, [Arg(flag, (str(created.context),))])
     return spec.with_args(args, created.template if created.template is not None else spec.template)

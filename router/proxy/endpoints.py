@@ -146,7 +146,7 @@ def model_from_query(gateway: Gateway, dialect: Dialect, *, loads: bool = False)
 
     async def endpoint(request: Request) -> Response:
         head = Head.from_scope(request.scope)
-        spec = gateway.pool.catalog.resolve(head.query("model"))
+        spec = gateway.find(head.query("model"))
         gateway.check_may_load(spec, head, loads and gateway.autoload)
         body = await gateway.read_body(request)
         return gateway.proxied_request(spec, head, dialect, body, False, used=False)  # type: ignore[return-value]

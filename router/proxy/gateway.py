@@ -16,7 +16,6 @@ from starlette.requests import Request
 
 from router.engine.allowlist import LoadArgs
 from router.errors import InvalidRequest, NotLoaded, UnknownModel
-from router.memory.implied_args import is_thinking_off
 from router.models.created import CreatedStore
 from router.models.spec import ModelSpec
 from router.pool.hub_models import HubModels, is_name
@@ -85,15 +84,11 @@ class Gateway:
     def find(self, name: str | None) -> ModelSpec:
         """The model with this name, without a look at the hub. A name that a client made has its prompt and parameters
         as filters. Raises UnknownModel, InvalidRequest for no name."""
-        catalog = self.pool.catalog
-        if not self.created:
-            return catalog.resolve(name)
-        try:
-            return self.created.of_request(catalog.resolve(name))
-        except UnknownModel:
-            if spec := self.created.resolve(catalog, name or ""):
-                return spec
-            raise
+        catalog, created = self.pool.catalog, self.created
+        spec = catalog.find(name) if name else None
+        if spec is not None:
+            return created.of_request(spec) if spec.name in created.in_catalog else spec
+        return (name and created.resolve(catalog, name)) or catalog.resolve(name)
 
     async def resolve(self, name: str | None) -> ModelSpec:
         """The model with this name. It may have come into the cache since the catalog was read, and it may be one that
@@ -140,9 +135,8 @@ class Gateway:
             fields = changed = rewrite.apply_filters(path, json_object(body), spec.filters)
         if path in chat.PATHS:
             # As it runs: a load may have brought another template, or a projector.
-            return chat.changed(self.pool.effective(spec.name), fields, body, outline) or changed
-        if rewrite.requests_thinking(path, fields) and is_thinking_off(self.pool.effective(spec.name)):
-            changed = rewrite.with_thinking(changed or json_object(body))
+            running, has_all = self.pool.effective(spec.name), changed is not None
+            return chat.changed(running, fields, body, outline, has_all=has_all) or changed
         return changed
 
     def _limit_time(self, path: str, fields: Mapping[str, Any], body: bytes) -> tuple[bytes, float | None]:

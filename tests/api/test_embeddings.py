@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from router.api.embeddings import numbers_of
 from tests.embedders import POOLING, write_bert
 from tests.routers import ENGINES, Router, start
 
@@ -147,3 +148,22 @@ def test_a_model_that_embeds_writes_no_text(router: Router, path: str) -> None: 
     answer = router.client.post(path, json=body)
     assert answer.status_code == 400, answer.text
     assert "embeds or ranks" in error(answer)["message"]
+
+
+@pytest.mark.parametrize(
+    ("vector", "numbers"),
+    [
+        ([0.5, None, float("inf"), 1], [0.5, 0.0, 0.0, 1]),
+        (base64.b64encode(struct.pack("<3f", 0.5, float("nan"), -2)).decode(), [0.5, 0.0, -2.0]),
+        ("", []),
+        ([], []),
+    ],
+)
+def test_vectors_come_as_numbers_or_packed(vector: Any, numbers: list[float]) -> None:
+    assert numbers_of(vector) == numbers
+
+
+@pytest.mark.parametrize("vector", ["AAA", "A===", "?", [[1.0]], ["1"], 5])
+def test_what_is_no_vector_is_an_error(vector: Any) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        numbers_of(vector)

@@ -77,6 +77,20 @@ def test_a_digest_leads_out_of_no_folder(path: Path) -> None:
     assert not CreatedStore(path)
 
 
+def test_two_routers_keep_each_others_names(path: Path) -> None:
+    one, two = CreatedStore(path), CreatedStore(path)
+    one.put(MINE)
+    one.put(Created("of-file", "", 0.0, digests=(DIGEST,)))
+    one.save()
+    two.put(Created("yours", "m", 0.0))
+    two.save()
+    assert {each.name for each in CreatedStore(path)} == {"Mine", "of-file", "yours"}
+    assert two.used_digests() == {DIGEST}, "so no file of the other is removed"
+    one.remove("mine")
+    one.save()
+    assert {each.name for each in CreatedStore(path)} == {"of-file", "yours"}
+
+
 def test_a_file_that_cannot_be_written_costs_a_warning(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path.parent.write_text("in the way")
     store = CreatedStore()
@@ -126,6 +140,7 @@ def test_models_of_files_and_templates_join_the_catalog(path: Path) -> None:  # 
     assert store.folder
     store.put(Created("of-file", "", 0.0, parameters={"num_ctx": 512}, digests=(DIGEST,), template="{{ messages }}"))
     store.put(Created("other-words", "m", 0.0, template="{% if messages %}{% endif %}"))
+    store.put(Created("wide", "m", 0.0, parameters={"num_ctx": 4096}))
     store.put(Created("taken", "m", 0.0, template="{{ messages }}"))
     store.put(Created("orphan", "gone", 0.0, template="{{ messages }}"))
     assert store.found_models() == {"of-file": FoundModel("models_dir", store.folder / file_name(DIGEST))}
@@ -137,12 +152,13 @@ def test_models_of_files_and_templates_join_the_catalog(path: Path) -> None:  # 
         ]
     )
     catalog = store.add_models(base, TABLE)
-    assert [spec.name for spec in catalog.models] == ["m", "taken", "of-file", "other-words"]
+    assert [spec.name for spec in catalog.models] == ["m", "taken", "of-file", "other-words", "wide"]
+    assert value_of(catalog.resolve("wide").args, "--ctx-size") == "4096"
     own, copy = catalog.resolve("of-file"), catalog.resolve("other-words")
     assert (own.template, value_of(own.args, "--ctx-size")) == ("{{ messages }}", "512")
     assert (copy.pin, copy.load_on_startup, copy.aliases) == (False, False, ())
     made = {spec.name: store.made(spec) is not None for spec in catalog.models}
-    assert made == {"m": False, "taken": False, "of-file": True, "other-words": True}
+    assert made == {"m": False, "taken": False, "of-file": True, "other-words": True, "wide": True}
 
 
 def test_the_only_model_stays_the_default(path: Path) -> None:  # B-C1

@@ -72,7 +72,11 @@ def test_the_router_ends_it(launch: Callable[..., Router], path: str) -> None:  
         *events, last = [line[6:] for line in response.iter_lines() if line.startswith("data: ")]
     assert response.status_code == 200
     assert events
-    assert "--max-generation-time" in json.loads(last)["error"]["message"]
+    if path == "/v1/messages":
+        assert json.loads(events[-1])["delta"]["stop_reason"] == "max_tokens"
+        assert json.loads(last)["type"] == "message_stop"
+    else:
+        assert (json.loads(events[-1])["choices"][0]["finish_reason"], last) == ("length", "[DONE]")
     until(lambda: not any(slot["is_processing"] for slot in router.client.get("/slots?model=tiny-a").json()))
     assert router.chat("tiny-a").status_code == 200
     assert router.loads() == 1

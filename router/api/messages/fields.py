@@ -53,7 +53,8 @@ def flag_at(value: Any, where: str) -> bool:
 
 def count_at(value: Any, where: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise mistake(where, f"must be a whole number, not {json_type(value)}.")
+        kind = "a fraction" if isinstance(value, float) else json_type(value)
+        raise mistake(where, f"must be a whole number, not {kind}.")
     return value
 
 

@@ -77,7 +77,7 @@ class AnthropicModels:
         named = dict(self._named())
         if name in named:
             return self._entry(name, named[name])
-        spec = self._gateway.pool.catalog.resolve(catalog_name(self._gateway, name))
+        spec = self._gateway.find(catalog_name(self._gateway, name))
         return self._entry(name, spec)
 
     def _named(self) -> Iterator[tuple[str, ModelSpec]]:

@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 
 from router import threads
@@ -77,25 +77,25 @@ class Blobs:
 
     async def remove(self, digests: Sequence[str]) -> None:
         """Delete these files, except those of which other models are made."""
-        folder = self._created.folder
-        for digest in digests:
-            if folder and not self._created.is_used(digest):
-                await threads.RECORDS.run((folder / file_name(digest)).unlink, True)
+        if digests:
+            await threads.RECORDS.run(self._remove, {file_name(digest) for digest in digests}, 0.0)
 
-    def _remove_unused(self, folder: Path) -> None:
-        """Blocks."""
-        for path in _files(folder):
-            if self._created.is_used(path.name.removeprefix("sha256-")):
+    def _remove(self, names: Collection[str] | None, age: float) -> None:
+        """Delete the files of these names, or all, if no model is made of them and they are old enough, in seconds.
+        Blocks."""
+        folder, used = self._created.folder, {file_name(digest) for digest in self._created.used_digests()}
+        for path in _files(folder) if folder else ():
+            if path.name in used or not (names is None or path.name in names):
                 continue
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime >= UNUSED_S:
+                if time.time() - path.stat().st_mtime >= age:
                     path.unlink()
                     log.info("%s is used by no model and was removed", path.name)
 
     def _make_room(self, folder: Path, more: int) -> None:
         """Blocks. Raises InsufficientDisk."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._remove_unused(folder)
+        self._remove(None, UNUSED_S)
         if len(_files(folder)) >= MAX_BLOBS:
             raise InsufficientDisk(f"There are {MAX_BLOBS} files already; delete a model that was made of one.")
         self._check_room(folder, more)

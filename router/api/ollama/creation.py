@@ -63,6 +63,9 @@ def creation(fields: Fields) -> Creation:
         )
     parameters = checked_options(fields.get("parameters"))
     check_alias_parameters(parameters)
+    context = parameters.get("num_ctx", 1)
+    if not isinstance(context, int) or isinstance(context, bool) or context < 1:
+        raise InvalidRequest('parameter "num_ctx" must be a positive integer.')
     defaults = AliasDefaults(text(fields, "system"), parameters, _messages(fields.get("messages")))
     return Creation(name, origin, digests, defaults, _template(text(fields, "template")), _licenses(fields))
 

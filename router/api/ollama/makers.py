@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from router import threads
@@ -38,18 +40,23 @@ class Makers:
         """Raises RouterErrors."""
         async with self._changing:
             if wanted.digests:
-                more: dict[str, Any] = {"digests": await self._files(wanted.digests), "template": wanted.template}
-                await self._add(wanted.name, None, wanted.defaults, license=wanted.license, **more)
+                digests, trained = await self._files(wanted.digests)
+                more: dict[str, Any] = {"digests": digests, "template": wanted.template, "license": wanted.license}
+                await self._add(wanted.name, None, _within(trained, wanted.defaults), **more)
                 return
             model = self._names.find(wanted.origin)
             before, after = model.defaults, wanted.defaults
+            inherited = dict(before.parameters)
+            if model.alias and model.alias.is_own_model:
+                inherited.pop("num_ctx", None)  # its process has that context already
             defaults = AliasDefaults(
                 after.system or before.system,
-                {**before.parameters, **after.parameters},
+                {**inherited, **after.parameters},
                 after.messages or before.messages,
             )
             license = wanted.license or (model.alias.license if model.alias else ())
             template = None if wanted.template == await self._library.template(model.spec) else wanted.template
+            defaults = _within(model.spec.info.n_ctx_train, defaults)
             await self._add(wanted.name, model, defaults, license=license, template=template)
 
     async def copy(self, model: NamedModel, destination: str) -> None:
@@ -67,7 +74,7 @@ class Makers:
         """Raises RouterErrors."""
         async with self._changing:
             self._names.remove(alias)
-            await self._keep(alias.is_own_model)
+            await self._keep(alias.is_own_model, alias)
             await self._blobs.remove(alias.digests)
 
     async def _add(self, name: str, model: NamedModel | None, defaults: AliasDefaults, **more: Any) -> None:
@@ -76,7 +83,7 @@ class Makers:
         try:
             if made.is_own_model and self._gateway.refresh is None:
                 raise Unsupported("Models cannot be made here, only names for them.")
-            await self._keep(made.is_own_model or (before is not None and before.is_own_model))
+            await self._keep(made.is_own_model or (before is not None and before.is_own_model), made, before)
         except RouterError:
             self._names.remove(made)
             if before:
@@ -85,8 +92,11 @@ class Makers:
         if before:
             await self._blobs.remove(before.digests)
 
-    async def _keep(self, is_in_catalog: bool) -> None:
-        """Read the catalog again if it has changed, and write the file."""
+    async def _keep(self, is_in_catalog: bool, *changed: Created | None) -> None:
+        """Read the catalog again if it has changed, and write the file. Lists show names as aliases of their models."""
+        for created in changed:
+            if created and created.model in self._gateway.pool.catalog:
+                self._gateway.pool.change_log.mark_changed(created.model)
         if is_in_catalog and self._gateway.refresh:
             try:
                 await self._gateway.refresh()
@@ -95,9 +105,11 @@ class Makers:
                 raise RouterError(f"The models cannot be read again: {exc}.") from exc
         await threads.RECORDS.run(self._created.save)
 
-    async def _files(self, digests: Any) -> list[str]:
-        """The digests, that of the model first. Raises InvalidRequest for files of which no model can be made."""
+    async def _files(self, digests: Sequence[str]) -> tuple[list[str], int | None]:
+        """The digests, that of the model first, and the context that it was trained for. Raises InvalidRequest for
+        files of which no model can be made."""
         kinds: dict[str, str] = {}
+        trained = None
         for digest in digests:
             path = self._blobs.path(digest)
             if not await self._blobs.has(digest):
@@ -110,8 +122,17 @@ class Makers:
                 raise InvalidRequest(f"The file sha256:{digest} is no model that can be used here: {exc}") from exc
             kind = "projector" if header.architecture == "clip" else str(header.fields.get("general.type") or "model")
             kinds.setdefault(kind, digest)
+            trained = header.context_length if kind == "model" else trained
         if "adapter" in kinds:
             raise Unsupported('An adapter is not supported here: it is a flag of a preset, "lora = FILE".')
         if "model" not in kinds or len(kinds) != len(digests):
             raise InvalidRequest('"files" must be one model, and one projector if it has one.')
-        return [kinds["model"], *(digest for kind, digest in kinds.items() if kind != "model")]
+        return [kinds["model"], *(digest for kind, digest in kinds.items() if kind != "model")], trained or None
+
+
+def _within(trained: int | None, defaults: AliasDefaults) -> AliasDefaults:
+    """No larger context than the model was trained for, as in Ollama."""
+    context = defaults.parameters.get("num_ctx")
+    if not context or not trained or context <= trained:
+        return defaults
+    return replace(defaults, parameters={**defaults.parameters, "num_ctx": trained})

@@ -70,13 +70,13 @@ class Names:
 
         Raises UnknownModel, or InvalidRequest if there is no name and no default model."""
         catalog = self._pool.catalog
-        try:
-            spec = catalog.resolve(name)
-        except UnknownModel as exc:
-            created = self._created.get(name or "")
-            if created is None or created.model not in catalog:
-                raise not_found(name, exc) from None
+        spec, created = catalog.find(name) if name else None, self._created.get(name or "")
+        if spec is None and created and created.model in catalog:
             return NamedModel(catalog.resolve(created.model), created)
+        try:
+            spec = spec or catalog.resolve(name)
+        except UnknownModel as exc:
+            raise not_found(name, exc) from None
         return NamedModel(spec, self._created.made(spec))
 
     def find_ignoring_prefix(self, name: str | None) -> NamedModel:

@@ -48,7 +48,12 @@ def test_tags_ps_and_show(router: Router, client: ollama.Client) -> None:
     assert (shown.modelinfo or {})["llama.context_length"] == 2048
     assert (shown.modelinfo or {})["tokenizer.ggml.tokens"] is None
     assert "message.role" in (shown.template or "")
+    assert "num_ctx                        2048" in (shown.parameters or "")
     assert shown.modified_at == tags["tiny-b"].modified_at
+    raw = {model["name"]: model for model in router.client.get("/api/tags").json()["models"]}
+    assert raw["tiny-b"]["capabilities"] == shown.capabilities
+    lengths = {name: raw["tiny-b"]["details"][name] for name in ("context_length", "embedding_length")}
+    assert lengths == {"context_length": 2048, "embedding_length": (shown.modelinfo or {})["llama.embedding_length"]}
     by_name = router.client.post("/api/show", json={"name": "prefix.tiny-b:latest"}).json()
     assert by_name["details"].items() >= details.model_dump().items()
 

@@ -62,10 +62,13 @@ def test_a_name_is_known_in_every_api_and_after_a_restart(engine: str, tiny_mode
         with client_of(again) as client:
             answer = client.chat("brief", HI, options={"seed": 1, "temperature": 0})
             assert (answer.message.content, answer.eval_count) == (plain, 4)
+            assert again.listing()["tiny-a"]["aliases"] == ["Brief"]
+            assert again.client.get("/v1/models/brief").json()["id"] == "tiny-a"
             shown = client.show("bRIEF")
             assert (shown.license, shown.details and shown.details.parent_model) == ("MIT", "tiny-a")
             assert "num_ctx" in (shown.parameters or "")
             client.delete("brief")
+        assert again.listing()["tiny-a"]["aliases"] == []
         assert again.chat("brief").status_code == 404
     finally:
         again.stop()
@@ -101,6 +104,16 @@ def test_a_template_makes_a_model_of_its_own(own: Router) -> None:  # B-C13
         answer = client.chat("bare", [Message(role="user", content="once upon")], options={"temperature": 0, "seed": 1})
         raw = client.generate("tiny-a", "once upon", raw=True, options={**FEW, "num_predict": 4})
         assert answer.message.content == raw.response
+        client.create("narrow", from_="tiny-a", parameters={"num_ctx": 256})
+        assert client.chat("narrow", HI, options=FEW).done
+        assert [model.context_length for model in client.ps().models] == [256]
+        client.create("wide", from_="tiny-a", parameters={"num_ctx": 10**9})
+        assert "num_ctx                        2048" in (client.show("wide").parameters or ""), (
+            "what it was trained for"
+        )
+        client.create("narrower", from_="narrow", system="Be brief.")
+        assert client.chat("narrower", HI, options=FEW).done
+        assert [model.model for model in client.ps().models] == ["narrow"], "they share a process"
         same = client.show("tiny-a").template
         client.create("same", from_="tiny-a", template=same)
         client.chat("tiny-a", HI, options=FEW)
@@ -118,12 +131,7 @@ def adapter(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_what_no_model_can_be_made_of_is_refused(
-    router: Router, client: ollama.Client, tmp_path: Path, engine_name: str
-) -> None:
-    if engine_name != "embedded":
-        pytest.skip("no engine takes part")
-
+def test_what_no_model_can_be_made_of_is_refused(router: Router, client: ollama.Client, tmp_path: Path) -> None:
     def send(data: bytes, digest: str = "") -> str:
         digest = digest or f"sha256:{hashlib.sha256(data).hexdigest()}"
         response = router.client.post(f"/api/blobs/{digest}", content=data)
@@ -146,6 +154,7 @@ def test_what_no_model_can_be_made_of_is_refused(
         ({"from": "tiny-a", "template": "{{ .Prompt }}"}, 501, "Jinja"),
         ({"from": "tiny-a", "messages": [{"role": "king"}]}, 400, "role"),
         ({"from": "tiny-a", "license": [1]}, 400, "license"),
+        ({"from": "tiny-a", "parameters": {"num_ctx": "many"}}, 400, "num_ctx"),
         ({"from": "tiny-a", "parameters": {"mmproj": "/x"}}, 400, "mmproj"),
         (none, 400, "from"),
     ):

@@ -29,6 +29,22 @@ def test_images_become_parts_of_the_content() -> None:
     assert generated == [parts[0], parts[2]]
 
 
+def test_roles_and_images_are_read_as_clients_write_them() -> None:
+    broken = "\r\n".join(PNG[start : start + 8] for start in range(0, len(PNG), 8))
+    given = {"role": "User", "content": "", "images": [f"{broken}\n", f"DATA:image/png;base64,{broken}"]}
+    (message,) = chat(messages=[given])["messages"]
+    assert message["role"] == "user"
+    assert {part["image_url"]["url"] for part in message["content"]} == {f"data:image/png;base64,{PNG}"}
+    assert chat(messages=[{"role": "SYSTEM", "content": "x"}])["messages"][0]["role"] == "system"
+
+
+def test_what_a_name_stands_for_comes_before_the_conversation() -> None:  # B-C13
+    defaults = AliasDefaults("Be brief.", {}, ({"role": "user", "content": "one"},))
+    own = [{"role": "system", "content": "Be long."}, *HI]
+    roles = [[m["content"] for m in chat(defaults, messages=given)["messages"]] for given in (HI, own)]
+    assert roles == [["Be brief.", "one", "hi"], ["Be long.", "one", "hi"]]
+
+
 def test_a_tool_result_gets_the_id_of_its_call() -> None:
     def call(name: str, **more: Any) -> dict[str, Any]:
         return {"function": {"name": name, "arguments": {"city": name}}, **more}
