@@ -33,13 +33,15 @@ _WISHES = frozenset((*thinking.WISH_FIELDS, *schema.SCHEMA_FIELDS))
 _UNKNOWN = Reasoning("enable_thinking", None, thinking.USUAL_LEVELS)
 
 
-def changed(spec: ModelSpec, fields: Fields, body: bytes, outline: Outline | None = None) -> Fields | None:
+def changed(
+    spec: ModelSpec, fields: Fields, body: bytes, outline: Outline | None = None, *, has_all: bool = False
+) -> Fields | None:
     """All fields of the request as they are to be; None if nothing changes.
 
-    `spec` is the model as it runs. `fields` are those that the router looks at; if `messages` are among them, they are
-    all fields of the request. Else `outline` tells about the messages. Raises InvalidRequest."""
+    `spec` is the model as it runs. `fields` are those that the router looks at, and `outline` tells about the messages.
+    If `has_all` or if `messages` are among them, they are all fields of the request. Raises InvalidRequest."""
     info, before = spec.info, fields
-    if MESSAGES not in fields:
+    if not has_all and MESSAGES not in fields:
         if not _needs_look(info, fields, outline or []):
             return None
         before = json_object(body)

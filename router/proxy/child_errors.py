@@ -29,6 +29,7 @@ PERMANENT = (
     (re.compile(r"^Cannot use both json_schema and grammar"), "grammar"),
     (re.compile(r"JSON schema (?:error|conversion failed)"), "response_format"),
     (re.compile(r"^Unknown reasoning format"), "reasoning_format"),
+    (re.compile(r"^Field '(?P<field>[\w.]{1,80})': "), ""),
     (re.compile(r"^Unsupported param: (?P<field>\w+)"), ""),
     (re.compile(r"\[json\.exception\."), ""),
 )

@@ -16,7 +16,6 @@ from starlette.requests import Request
 
 from router.engine.allowlist import LoadArgs
 from router.errors import InvalidRequest, NotLoaded, UnknownModel
-from router.memory.implied_args import is_thinking_off
 from router.models.created import CreatedStore
 from router.models.spec import ModelSpec
 from router.pool.hub_models import HubModels, is_name
@@ -136,9 +135,8 @@ class Gateway:
             fields = changed = rewrite.apply_filters(path, json_object(body), spec.filters)
         if path in chat.PATHS:
             # As it runs: a load may have brought another template, or a projector.
-            return chat.changed(self.pool.effective(spec.name), fields, body, outline) or changed
-        if rewrite.requests_thinking(path, fields) and is_thinking_off(self.pool.effective(spec.name)):
-            changed = rewrite.with_thinking(changed or json_object(body))
+            running, has_all = self.pool.effective(spec.name), changed is not None
+            return chat.changed(running, fields, body, outline, has_all=has_all) or changed
         return changed
 
     def _limit_time(self, path: str, fields: Mapping[str, Any], body: bytes) -> tuple[bytes, float | None]:

@@ -1,8 +1,7 @@
 """PURE: the changes that the router makes to a request, because of its model's preset.
 
-A preset may have filters: fields to drop, to fill in or to force, and a system message. And a model with a switch for
-thinking may be set to think only on demand. Then a demand in the words of the client's dialect is translated into the
-switch of the chat template.
+A preset may have filters: fields to drop, to fill in or to force, and a system message. What clients themselves want
+of a model is the matter of `chat`.
 
 Paths come without `/v1`. If nothing changes, the body goes out as it came in. `gateway` calls this.
 """
@@ -105,32 +104,6 @@ def _prefixed(text: str, content: Any) -> Any:
     if isinstance(content, list):
         return [{"type": "text", "text": text + _SYSTEM_SEPARATOR}, *content]
     return content or text
-
-
-def requests_thinking(path: str, fields: Mapping[str, Any]) -> bool:
-    """Whether the request demands thinking in the words of its dialect, and does not set the template's switch."""
-    if path in CHAT:
-        effort = fields.get("reasoning_effort")
-    elif path in RESPONSES:
-        effort = _object(fields, "reasoning").get("effort")
-    elif path in MESSAGES:
-        kind = _object(fields, "thinking").get("type")
-        effort = kind if kind in ("enabled", "adaptive") else None
-    else:
-        return False
-    arguments = fields.get("chat_template_kwargs") or {}
-    is_open = isinstance(arguments, dict) and "enable_thinking" not in arguments
-    return is_open and isinstance(effort, str) and effort not in ("", "none")
-
-
-def with_thinking(fields: Fields) -> Fields:
-    """The request with the template's switch for thinking set."""
-    return {**fields, "chat_template_kwargs": {**_object(fields, "chat_template_kwargs"), "enable_thinking": True}}
-
-
-def _object(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = fields.get(name)
-    return value if isinstance(value, dict) else {}
 
 
 def encode_json(fields: Mapping[str, Any], size: int = 0) -> bytes:

@@ -76,6 +76,7 @@ def test_a_translation_that_gives_all_fields_is_not_parsed_again() -> None:
     fields = {"messages": [USER], "reasoning_effort": "none"}
     assert changed(spec(INFO), fields, b"not parsed") == {"messages": [USER], **OFF}
     assert changed(spec(STRICT), {"messages": [USER]}, b"not parsed") is None
+    assert changed(spec(INFO), {"think": False}, b"not parsed", has_all=True) == OFF
 
 
 def test_a_model_of_which_nothing_is_known_is_told_the_usual_words() -> None:

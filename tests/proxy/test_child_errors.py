@@ -27,6 +27,7 @@ def told(message: Any, code: int = 500, **more: Any) -> bytes:
         ("Cannot use both json_schema and grammar", "grammar"),
         ("Unknown reasoning format: x", "reasoning_format"),
         ("Unsupported param: suffix", "suffix"),
+        ("Field 'top_k': [json.exception.type_error.302] type must be number, but is string", "top_k"),
         ("[json.exception.type_error.302] type must be string, but is null", None),
     ],
 )

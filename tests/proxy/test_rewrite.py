@@ -18,8 +18,6 @@ from router.proxy.rewrite import (
     RESPONSES,
     apply_filters,
     encode_json,
-    requests_thinking,
-    with_thinking,
 )
 
 JSON = st.recursive(
@@ -127,52 +125,17 @@ def test_system_message_is_added_in_each_dialect(path: str, fields: dict[str, An
     assert apply_filters(path, fields, SYSTEM) == becomes
 
 
-@pytest.mark.parametrize(
-    ("path", "fields", "wants"),
-    [
-        (CHATS, {"reasoning_effort": "low"}, True),
-        (CHATS, {"reasoning_effort": "none"}, False),
-        (CHATS, {"reasoning_effort": ""}, False),
-        (CHATS, {"reasoning_effort": None}, False),
-        (CHATS, {"reasoning_effort": 5}, False),
-        (CHATS, {}, False),
-        (CHATS, {"thinking": {"type": "enabled"}}, False),
-        (CHATS, {"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}}, False),
-        (CHATS, {"reasoning_effort": "low", "chat_template_kwargs": {"other": 1}}, True),
-        (CHATS, {"reasoning_effort": "low", "chat_template_kwargs": "text"}, False),
-        (RESPONSE, {"reasoning": {"effort": "high"}}, True),
-        (RESPONSE, {"reasoning": {"effort": "none"}}, False),
-        (RESPONSE, {"reasoning": {}}, False),
-        (RESPONSE, {"reasoning": "high"}, False),
-        (MESSAGE, {"thinking": {"type": "enabled", "budget_tokens": 1024}}, True),
-        (MESSAGE, {"thinking": {"type": "adaptive"}}, True),
-        (MESSAGE, {"thinking": {"type": "disabled"}}, False),
-        (MESSAGE, {"thinking": []}, False),
-        ("/completion", {"reasoning_effort": "low"}, False),
-    ],
-)
-def test_demand_for_thinking_is_recognised(path: str, fields: dict[str, Any], wants: bool) -> None:
-    assert requests_thinking(path, fields) is wants
-
-
-def test_thinking_keeps_other_template_arguments() -> None:
-    told = with_thinking({"reasoning_effort": "low", "chat_template_kwargs": {"other": 1}})
-    assert told["chat_template_kwargs"] == {"other": 1, "enable_thinking": True}
-    assert not requests_thinking(CHATS, told)
-
-
 @given(path=st.sampled_from(sorted(PATHS)), fields=FIELDS, values=FIELDS, dropped=st.lists(NAMES), system=st.text())
 def test_any_request_is_rewritten_to_valid_json(
     path: str, fields: dict[str, Any], values: dict[str, Any], dropped: list[str], system: str
 ) -> None:
     """The result is JSON, has the forced values, and all other fields are unchanged."""
     filters = Filters(forced(**values), (), tuple(dropped), system)
-    after = json.loads(encode_json(with_thinking(apply_filters(path, fields, filters))))
+    after = json.loads(encode_json(apply_filters(path, fields, filters)))
     if "other" not in {*values, *dropped}:
         assert after.get("other") == fields.get("other")
     for name in {"temperature", "other"} & values.keys():
         assert after[name] == values[name]
-    requests_thinking(path, fields)
 
 
 @pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1e999}', '{"a": -Infinity}'])

@@ -37,9 +37,9 @@ def chat_messages(fields: Fields) -> list[ChatMessage]:
 
 def prefill_of(messages: list[ChatMessage]) -> str | None:
     """The beginning of the answer, if the conversation ends with one; it may be empty. The answer goes on from it."""
-    last = messages[-1]
-    if last["role"] != "assistant":
+    if not messages or messages[-1]["role"] != "assistant":  # empty: all that was sent is an empty system message
         return None
+    last = messages[-1]
     if "tool_calls" in last:
         ids = ", ".join(call["id"] for call in last["tool_calls"])
         raise InvalidRequest(f"messages: tool_use without tool_result at the end of the conversation: {ids}.")

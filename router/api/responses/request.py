@@ -203,6 +203,9 @@ def _messages(
     messages = conversation.finish(last_words)
     if not messages:
         raise invalid("'input' is missing: send a text or a list of items.", "input")
+    if calls := messages[-1].get("tool_calls"):
+        id = calls[-1]["id"]
+        raise invalid(f"No output found for the call {id[:80]!r}: send an item 'function_call_output'.", "input")
     return messages
 
 

@@ -99,6 +99,7 @@ def test_thoughts_of_earlier_turns_go_to_the_template() -> None:
 
 
 def test_an_answer_that_has_begun() -> None:
+    assert prefill_of([]) is None
     assert prefill_of(chat(user("a"))) is None
     assert prefill_of(chat(user("a"), {"role": "assistant", "content": "The"})) == "The"
     assert prefill_of(chat(user("a"), assistant())) == ""

@@ -119,6 +119,7 @@ def test_what_the_answer_repeats() -> None:
         ({"input": []}, "input"),
         ({"input": 5}, "input"),
         ({"input": [5]}, "input[0]"),
+        ({"input": [{"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}]}, "input"),
         ({"instructions": 5}, "instructions"),
         ({"background": True}, "background"),
         ({"conversation": "conv_1"}, "conversation"),
