@@ -5,6 +5,7 @@
     RouterError                     500  server_error
     ├── InvalidRequest              400  invalid_request_error
     │   ├── InvalidField            400  one field of the request is wrong
+    │   ├── MediaRefused            400  the model sees no images, hears no sound, or reads no files
     │   ├── ContextExceeded         400  exceed_context_size_error: the prompt is longer than the context
     │   └── NotLoaded               400  the model does not run, and this request may not load it
     ├── Unauthorized                401  authentication_error
@@ -73,6 +74,14 @@ class InvalidField(InvalidRequest):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f'"{field}" {message}')
         self.param = field
+
+
+class MediaRefused(InvalidRequest):
+    """A part of the request that the model does not take. `kind` is the type of the part in a chat: `image_url`."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class ContextExceeded(InvalidRequest):

@@ -23,6 +23,9 @@ presets, environment variables (`FAKE_LOAD_SECONDS=0.1`); yes/no ones take no va
     --first-seconds S --chunk-seconds S       waits before the answer, between the chunks of a stream
     --tokens N                without max_tokens it generates so many; default 5
     --tool-arguments JSON     offered tools, it calls the first with these, unless a result is the last message
+    --script FILE             a JSON array of rules; the first that fits a chat answers it (`Rule` in tests/scripted.py)
+    --sent FILE               appends the fields of each chat, a line of JSON each
+    --chat-template TEXT      one that raises on a late system message does so here, if there is a script
     --sleep-idle-seconds S    sleeps that long after the load, wakes with the next request
     --journal FILE            appends `<monotonic time> <pid> <alias> <event> <detail>`, the event being one of
                               start ready request done gone exit oom
@@ -44,6 +47,7 @@ VALUES = {
     *("load-seconds", "fail", "exit-code", "stdout-flood", "hold-bytes", "hold-device", "gpu-bytes", "journal"),
     *("crash-after-seconds", "crash-after-requests", "crash-after-chunks", "first-seconds", "chunk-seconds", "tokens"),
     *("host", "port", "alias", "sleep-idle-seconds", "fit-target", "tensor-split", "tool-arguments"),
+    *("script", "sent", "chat-template"),
 }
 MIB = 1 << 20
 CONTEXT = 512 * MIB  # of a CUDA context
@@ -301,6 +305,11 @@ class Connection:
         return None
 
     def complete(self, path: str, fields: dict[str, Any]) -> None:
+        if "sent" in options:
+            with write_lock, open(options["sent"], "a") as file:
+                file.write(json.dumps({"path": path, "alias": options.get("alias", ""), **fields}) + "\n")
+        if "script" in options and "messages" in fields:
+            return self.play(fields)
         amount = fields.get("max_tokens") or number("tokens") or 5
         words = [f"{TEXT[n % len(TEXT)]} " for n in range(amount)]
         base = {"id": "chatcmpl-fake", "model": fields.get("model"), "created": 0}
@@ -333,6 +342,52 @@ class Connection:
         self.client.sendall(b"0\r\n\r\n")
         return None
 
+    def play(self, fields: dict[str, Any]) -> None:
+        """What the script says to this chat, as llama-server answers: thoughts first, then text, then calls."""
+        rule = scripted(fields)
+        if "error" in rule:
+            return self.json({"error": {"code": 400, **rule["error"]}}, rule.get("status", 400))
+        thoughts, text, calls = rule.get("reasoning"), rule.get("text"), rule.get("calls", [])
+        reason = rule.get("finish") or ("tool_calls" if calls else "stop")
+        made = [
+            {
+                "id": f"call{len(fields['messages'])}x{n}",
+                "type": "function",
+                "function": {"name": call["name"], "arguments": call.get("cut") or json.dumps(call["arguments"])},
+            }
+            for n, call in enumerate(calls)
+        ]
+        base = {"id": "chatcmpl-fake", "model": options.get("alias", "fake"), "created": 0}
+        spoken = len(text or "") + len(thoughts or "") + len(json.dumps(made))
+        asked, said = len(json.dumps(fields["messages"])) // 4, spoken // 4 + 1
+        usage = {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
+        if not fields.get("stream"):
+            message: dict[str, Any] = {"role": "assistant", "content": text or (None if made else "")}
+            message |= {"reasoning_content": thoughts} if thoughts else {}
+            message |= {"tool_calls": made} if made else {}
+            choice = {"index": 0, "finish_reason": reason, "message": message}
+            return self.json({**base, "object": "chat.completion", "choices": [choice], "usage": usage})
+        deltas: list[dict[str, Any]] = [{"role": "assistant", "content": None}]
+        deltas += [{"reasoning_content": part} for part in parts(thoughts or "")]
+        deltas += [{"content": part} for part in parts(text or "")]
+        for n, call in enumerate(made):
+            function: Any = call["function"]
+            deltas.append({"tool_calls": [{"index": n, **call, "function": {**function, "arguments": ""}}]})
+            pieces = parts(function["arguments"])
+            deltas += [{"tool_calls": [{"index": n, "function": {"arguments": piece}}]} for piece in pieces]
+        self.head(200, "text/event-stream", "Transfer-Encoding: chunked")
+        for delta in deltas:
+            choice = {"index": 0, "finish_reason": None, "delta": delta}
+            self.event(json.dumps({"choices": [choice], **base, "object": "chat.completion.chunk"}))
+            time.sleep(seconds("chunk-seconds"))
+        last: dict[str, Any] = {"choices": [{"index": 0, "finish_reason": reason, "delta": {}}], **base}
+        self.event(json.dumps({**last, "object": "chat.completion.chunk"}))
+        if (fields.get("stream_options") or {}).get("include_usage"):
+            self.event(json.dumps({"choices": [], **base, "object": "chat.completion.chunk", "usage": usage}))
+        self.event("[DONE]")
+        self.client.sendall(b"0\r\n\r\n")
+        return None
+
     def event(self, data: str) -> None:
         chunk = f"data: {data}\n\n".encode()
         self.client.sendall(b"%x\r\n%s\r\n" % (len(chunk), chunk))
@@ -345,6 +400,36 @@ class Connection:
         body = json.dumps(answer).encode()
         self.head(status, "application/json", f"Content-Length: {len(body)}")
         self.client.sendall(body)
+
+
+def words_of(message: dict[str, Any]) -> str:
+    """The text of a message, whole or in parts."""
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "\n".join(part.get("text", f"<{part['type']}>") for part in content)
+
+
+def parts(text: str) -> list[str]:
+    return [text[n : n + 7] for n in range(0, len(text), 7)]
+
+
+def scripted(fields: dict[str, Any]) -> dict[str, Any]:
+    """The first rule that fits the last message and the tools of a chat."""
+    messages = fields["messages"]
+    is_strict = "raise_exception" in options.get("chat-template", "")
+    if is_strict and any(message["role"] == "system" for message in messages[1:]):
+        complaint = "Unable to generate parser for this template. System message must be at the beginning."
+        return {"error": {"message": complaint, "type": "invalid_request_error"}}
+    last = next((message for message in reversed(messages) if message["role"] != "system"), messages[-1])
+    offered = [tool.get("function", {}).get("name") for tool in fields.get("tools") or ()]
+    with open(options["script"]) as file:
+        rules: list[dict[str, Any]] = json.load(file)
+    for rule in rules:
+        after, contains, tool = rule.get("after"), rule.get("contains", ""), rule.get("tool")
+        if after not in (None, last["role"]) or (tool is not None and tool not in offered):
+            continue
+        if contains in words_of(last):
+            return rule
+    return {"error": {"message": f"no rule of the script fits {json.dumps(last)[:500]}"}}
 
 
 def calls(fields: dict[str, Any]) -> bool:

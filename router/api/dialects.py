@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from router.errors import ContextExceeded, RouterError, UpstreamFailed
+from router.errors import ContextExceeded, MediaRefused, RouterError, UpstreamFailed
 from router.proxy.protocols import Dialect
 
 # Anthropic's error types by status: https://docs.anthropic.com/en/api/errors
@@ -27,6 +27,8 @@ _ANTHROPIC_TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+
+_ANTHROPIC_MEDIA = {"image_url": "image", "file": "PDF"}  # by the type of a part in a chat
 
 
 class OpenAIDialect:
@@ -103,6 +105,8 @@ def _anthropic_error(exc: RouterError, request_id: str) -> dict[str, Any]:
     message = exc.message
     if isinstance(exc, ContextExceeded):  # the sentence by which Claude Code knows that it must compact
         message = f"prompt is too long: {exc.prompt} tokens > {exc.limit} maximum"
+    elif isinstance(exc, MediaRefused):  # the words by which it knows that it must go on without the images
+        message = f"Could not process {_ANTHROPIC_MEDIA.get(exc.kind, 'media')}: {exc.message}"
     error = {"type": _ANTHROPIC_TYPES.get(_anthropic_status(exc), "api_error"), "message": message}
     return {"type": "error", "error": error, "request_id": request_id}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from router.errors import InvalidRequest
+from router.errors import MediaRefused
 
 # The types of parts, and which capability they need; None if the engine takes no part of this type.
 NEEDS: dict[str, str | None] = {
@@ -45,13 +45,13 @@ def may_have_media(content: bytes | msgspec.Raw, capabilities: Collection[str]) 
 
 
 def check(messages: Any, capabilities: Collection[str], model: str) -> None:
-    """Raises InvalidRequest for the first part that the model does not take."""
+    """Raises MediaRefused for the first part that the model does not take."""
     for index, part in _parts(messages):
         kind = part.get("type")
         if isinstance(kind, str) and kind in NEEDS and NEEDS[kind] not in capabilities:
             needed = NEEDS[kind]
             remedy = "send its text" if needed is None else f"it needs a projector (mmproj) with {needed}"
-            exc = InvalidRequest(f"{model!r} does not {_PHRASES[kind]}; {remedy}.")
+            exc = MediaRefused(f"{model!r} does not {_PHRASES[kind]}; {remedy}.", kind)
             exc.param = f"messages[{index}].content"
             raise exc
 

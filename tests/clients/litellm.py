@@ -7,7 +7,7 @@ from typing import Any
 
 import litellm
 
-from tests.clients.talk import talk
+from tests.clients.talk import Function, talk
 
 Messages = list[dict[str, Any]]
 
@@ -18,6 +18,10 @@ litellm.suppress_debug_info = True
 def at(api: str, url: str, model: str, embeds: bool = False) -> dict[str, Any]:
     if api == "ollama":
         return {"model": f"{'ollama' if embeds else 'ollama_chat'}/{model}", "api_base": url}
+    if api == "anthropic":
+        return {"model": f"anthropic/{model}", "api_base": url, "api_key": "none", "max_tokens": 3000}
+    if api == "responses":
+        return {"model": f"openai/responses/{model}", "api_base": f"{url}/v1", "api_key": "none"}
     return {"model": f"openai/{model}", "api_base": f"{url}/v1", "api_key": "none"}
 
 
@@ -68,4 +72,47 @@ async def shape(api: str, url: str, model: str, messages: Messages, schema: dict
     return json.loads(answer.choices[0].message.content)
 
 
-talk({"chat": chat, "stream": stream, "leave": leave, "embed": embed, "call": call, "shape": shape})
+async def turn(api: str, url: str, model: str, text: str) -> dict[str, Any]:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}]
+    wish = {"reasoning_effort": {"effort": "low", "summary": "auto"}} if api == "responses" else {}
+    fields = at(api, url, model) | wish
+    chunks = [chunk async for chunk in await litellm.acompletion(**fields, messages=messages, stream=True)]
+    message = litellm.stream_chunk_builder(chunks).choices[0].message
+    return {"text": message.content, "reasoning": getattr(message, "reasoning_content", None) or ""}
+
+
+async def tools(api: str, url: str, model: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    tool = {"type": "function", "function": {"name": "rain", "parameters": schema}}
+    fields = {**at(api, url, model), "tools": [tool]}
+    messages: Messages = [{"role": "user", "content": text}]
+    if api == "responses":  # it would make up a stream of its own, in which the arguments stand twice
+        message = (await litellm.acompletion(**fields, messages=messages)).choices[0].message
+    else:
+        chunks = [chunk async for chunk in await litellm.acompletion(**fields, messages=messages, stream=True)]
+        message = litellm.stream_chunk_builder(chunks).choices[0].message
+    made = message.tool_calls or ()
+    messages.append(message.model_dump())
+    messages += [{"role": "tool", "tool_call_id": call.id, "content": "yes"} for call in made]
+    answer = await litellm.acompletion(**fields, messages=messages)
+    names = [[call.function.name, call.function.arguments] for call in made]
+    return {"calls": names, "text": answer.choices[0].message.content}
+
+
+async def resume(api: str, url: str, model: str, texts: list[str]) -> list[str]:
+    messages: Messages = []
+    for text in texts:
+        messages.append({"role": "user", "content": text})
+        answer = await litellm.acompletion(**at(api, url, model), messages=messages)
+        messages.append(answer.choices[0].message.model_dump())
+    return [message["content"] for message in messages[1::2]]
+
+
+async def image(api: str, url: str, model: str, png: str) -> dict[str, Any]:
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png}"}}
+    messages: Messages = [{"role": "user", "content": [{"type": "text", "text": "what is it?"}, picture]}]
+    answer = await litellm.acompletion(**at(api, url, model), messages=messages)
+    return {"text": answer.choices[0].message.content}
+
+
+conversations: dict[str, Function] = {"turn": turn, "tools": tools, "resume": resume, "image": image}
+talk({"chat": chat, "stream": stream, "leave": leave, "embed": embed, "call": call, "shape": shape, **conversations})

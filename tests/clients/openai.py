@@ -7,9 +7,11 @@ from typing import Any
 
 from openai import AsyncOpenAI
 
-from tests.clients.talk import talk
+from tests.clients.talk import Function, talk
 
 Messages = list[Any]
+
+HI: Messages = [{"role": "user", "content": "hi"}]
 
 
 def at(url: str) -> AsyncOpenAI:
@@ -56,10 +58,51 @@ async def call(url: str, messages: Messages, **fields: Any) -> dict[str, Any]:
     return {"whole": calls(message), "streamed": calls(streamed), "text": answer.choices[0].message.content}
 
 
-async def shape(url: str, schema: dict[str, Any], **fields: Any) -> Any:
+async def shape(url: str, schema: dict[str, Any], messages: Messages = HI, **fields: Any) -> Any:
     wanted: Any = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
-    answer = await at(url).chat.completions.create(**fields, response_format=wanted)
+    answer = await at(url).chat.completions.create(**fields, messages=messages, response_format=wanted)
     return json.loads(answer.choices[0].message.content or "")
 
 
-talk({"chat": chat, "stream": stream, "leave": leave, "embed": embed, "call": call, "shape": shape})
+async def turn(url: str, model: str, text: str) -> dict[str, Any]:
+    """With the retries that it does by itself, as all functions below."""
+    messages: Messages = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": text}]
+    async with again(url).chat.completions.stream(model=model, messages=messages) as events:
+        message: Any = (await events.get_final_completion()).choices[0].message
+    return {"text": message.content, "reasoning": getattr(message, "reasoning_content", None) or ""}
+
+
+async def tools(url: str, model: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    tool: Any = {"type": "function", "function": {"name": "rain", "parameters": schema, "strict": True}}
+    messages: Messages = [{"role": "user", "content": text}]
+    async with again(url).chat.completions.stream(model=model, messages=messages, tools=[tool]) as events:
+        message = (await events.get_final_completion()).choices[0].message
+    made: Any = message.tool_calls or ()
+    messages += [message, *({"role": "tool", "tool_call_id": call.id, "content": "yes"} for call in made)]
+    answer = await again(url).chat.completions.create(model=model, messages=messages, tools=[tool])
+    names = [[call.function.name, call.function.arguments] for call in made]
+    return {"calls": names, "text": answer.choices[0].message.content}
+
+
+async def resume(url: str, model: str, texts: list[str]) -> list[str]:
+    messages: Messages = []
+    for text in texts:
+        messages.append({"role": "user", "content": text})
+        answer = await again(url).chat.completions.create(model=model, messages=messages)
+        messages.append(answer.choices[0].message)
+    return [message.content for message in messages[1::2]]
+
+
+async def image(url: str, model: str, png: str) -> dict[str, Any]:
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png}"}}
+    messages: Messages = [{"role": "user", "content": [{"type": "text", "text": "what is it?"}, picture]}]
+    answer = await again(url).chat.completions.create(model=model, messages=messages)
+    return {"text": answer.choices[0].message.content}
+
+
+def again(url: str) -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=f"{url}/v1", api_key="none")
+
+
+conversations: dict[str, Function] = {"turn": turn, "tools": tools, "resume": resume, "image": image}
+talk({"chat": chat, "stream": stream, "leave": leave, "embed": embed, "call": call, "shape": shape, **conversations})

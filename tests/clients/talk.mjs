@@ -8,7 +8,8 @@ export async function talk(functions) {
     try {
       result = { done: (await functions[name](task)) ?? null };
     } catch (error) {
-      result = { error: error.constructor.name, status: error.status ?? error.status_code, message: error.message };
+      const status = error.status ?? error.status_code ?? error.statusCode ?? null;
+      result = { error: error.constructor.name, status, message: `${error.message} ${error.responseBody ?? ""}` };
     }
     console.log(JSON.stringify(result));
   }

@@ -1,15 +1,7 @@
-"""Other clients that people use, each in a process of its own, over routers with room for one model.
-
-They are installed apart, in `.clients` and `tests/clients/node_modules`: they need older libraries than the tests.
-"""
+"""Other clients that people use, over routers with room for one model. Each is a process (tests/programs.py)."""
 
 from __future__ import annotations
 
-import json
-import os
-import socketserver
-import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,36 +9,15 @@ from typing import Any
 
 import pytest
 
+from tests.programs import Kind, Program, python, started
 from tests.routers import FAKE, Router, start
 from tests.waiting import until
 
-ROOT = Path(__file__).parents[2]
-PLACE = ROOT / ".clients/bin"
-MODULES = ROOT / "tests/clients/node_modules"
-INSTALL = """the clients of this test are not installed: python3 -m venv .clients && \
-.clients/bin/pip install -r tests/clients/requirements.txt && \
-PATH="$PWD/.clients/bin:$PATH" npm ci --prefix tests/clients"""
 HI = {"role": "user", "content": "hi"}
 TODAY = {"title": "today", "type": "object", "properties": {"today": {"type": "boolean"}}, "required": ["today"]}
 RAIN = {"name": "rain", "description": "Does it rain?", "parameters": TODAY, "strict": True}
 TOOLS = [{"type": "function", "function": RAIN}]
 PLAIN = "{% for message in messages %}{{ message.content }}{% endfor %}"  # as in tests/api/ollama/conftest.py
-
-
-def python(name: str) -> tuple[str, ...]:
-    return "python", "-m", f"tests.clients.{name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A client to run.
-
-    `error` is the class and the status of its error for an unknown model.
-    `api` is the one of its APIs that it uses."""
-
-    command: tuple[str, ...]
-    error: tuple[str, int]
-    api: str = ""
 
 
 NOT_FOUND = ("NotFoundError", 404)
@@ -64,69 +35,6 @@ CLIENTS = {
 EMBEDDING = sorted(CLIENTS.keys() - {"anthropic", "langchain-responses"})
 CALLING = EMBEDDING  # the fake engine calls tools in this dialect only
 SHAPING = EMBEDDING
-
-
-class Elsewhere(socketserver.TCPServer):
-    """A proxy that answers nothing; `requests` has the first line of each request."""
-
-    def __init__(self) -> None:
-        self.requests: list[bytes] = []
-        super().__init__(("127.0.0.1", 0), Elsewhere.Visit)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-    class Visit(socketserver.StreamRequestHandler):
-        server: Elsewhere
-
-        def handle(self) -> None:
-            self.server.requests.append(self.rfile.readline())
-
-
-class Program:
-    """The process of a client: a line of JSON for each task. Requests to other hosts than 127.0.0.1 go to `proxy`."""
-
-    def __init__(self, command: tuple[str, ...], folder: Path, proxy: str, ollama: str) -> None:
-        program = PLACE / command[0]
-        assert program.exists(), INSTALL
-        assert MODULES.exists(), INSTALL
-        environ = {
-            "PATH": os.defpath,
-            "HOME": str(folder),
-            "http_proxy": proxy,
-            "https_proxy": proxy,
-            "no_proxy": "127.0.0.1",
-            "NODE_USE_ENV_PROXY": "1",
-            "OLLAMA_API_BASE": ollama,  # litellm looks up models here, whatever api_base is
-            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-            "LANGSMITH_TRACING": "false",
-        }
-        self._log = folder / "client.log"
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [program, *command[1:]],
-                cwd=ROOT,
-                env=environ,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-
-    def ask(self, task: dict[str, Any]) -> dict[str, Any]:
-        assert self.process.stdin
-        assert self.process.stdout
-        print(json.dumps(task), file=self.process.stdin, flush=True)
-        line = self.process.stdout.readline()
-        assert line, f"it ended:\n{self._log.read_text(errors='replace')}"
-        return dict(json.loads(line))
-
-    def close(self) -> None:
-        """It ends by itself when its stdin ends."""
-        with self.process:
-            try:
-                self.process.communicate(timeout=30)
-            finally:
-                self.process.kill()
-        assert self.process.returncode == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,22 +79,8 @@ def caller(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def programs(router: Router, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Kind], Program]]:
-    """Starts each client once. At the end, none of them has sent a request to anything but the router."""
-    with Elsewhere() as elsewhere:
-        threading.Thread(target=elsewhere.serve_forever, args=(0.05,), daemon=True).start()
-        started: dict[tuple[str, ...], Program] = {}
-
-        def program(kind: Kind) -> Program:
-            if kind.command not in started:
-                folder = tmp_path_factory.mktemp("client")
-                started[kind.command] = Program(kind.command, folder, elsewhere.url, router.url)
-            return started[kind.command]
-
+    with started(tmp_path_factory.mktemp("programs"), router.url) as program:
         yield program
-        for each in started.values():
-            each.close()
-        elsewhere.shutdown()
-        assert elsewhere.requests == []
 
 
 @pytest.fixture(params=CLIENTS)

@@ -117,7 +117,7 @@ class Inference:
             raise InvalidRequest(f'{call.name!r} does not support thinking; leave "think" out, or send false.')
         # While the architecture is unknown, so are the capabilities: then the engine decides.
         if request.has_images and info.architecture and "vision" not in info.capabilities:
-            raise InvalidRequest(f"{spec.name!r} does not see images; it needs a projector (mmproj) that fits.")
+            raise InvalidRequest(f"{spec.name!r} does not see images; it needs a projector (mmproj) with vision.")
         self._gateway.log_ignored_context(spec, fields)
         body = await in_thread_if_large(call.size, encode_json, request.fields, call.size)
         path = request.target.decode()

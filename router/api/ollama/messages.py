@@ -28,6 +28,7 @@ class MessageTranslator:
     def __init__(self) -> None:
         self._call_count = 0
         self._open_calls: list[tuple[str, str]] = []  # ids and names of calls without a result
+        self._own_ids: set[str] = set()  # of calls that came without an id
 
     def __repr__(self) -> str:
         return f"<MessageTranslator {self._call_count} tool calls, {len(self._open_calls)} without a result>"
@@ -62,7 +63,10 @@ class MessageTranslator:
                 arguments = encode_json(arguments).decode()
             self._call_count += 1
             # Nine letters and digits: some templates (Mistral's) accept nothing else.
-            name, id = function["name"], text(call, "id") or f"call{self._call_count:05d}"
+            name, id = function["name"], text(call, "id")
+            if not id:
+                id = f"call{self._call_count:05d}"
+                self._own_ids.add(id)
             self._open_calls.append((id, name))
             translated.append({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}})
         return translated
@@ -71,11 +75,12 @@ class MessageTranslator:
         """The id and the name of the call that a tool message answers.
 
         With an id it answers that call. With a name alone it answers the first open call of that name, else the first
-        open call."""
+        open call. If no call has its id, it answers the first open call that came without one (LiteLLM leaves out the
+        ids of calls, and keeps those of results)."""
         name, id = text(message, "tool_name") or text(message, "name"), text(message, "tool_call_id")
         candidates = [call for call in self._open_calls if id == call[0] or (not id and name == call[1])]
-        if not candidates and not id:
-            candidates = self._open_calls
+        if not candidates:
+            candidates = [call for call in self._open_calls if not id or call[0] in self._own_ids]
         if candidates:
             found = candidates[0]
             self._open_calls.remove(found)

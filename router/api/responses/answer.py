@@ -68,11 +68,18 @@ class Answer:
 
     async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
         output, is_stream = self._output, self._is_stream
-        async with contextlib.aclosing(self._chunks(post)) as parts:
-            async for chunks in parts:
-                told = b"".join([output.take(chunk) for chunk in chunks]) if chunks else self._begin()
-                if is_stream:
-                    yield told
+        try:
+            async with contextlib.aclosing(self._chunks(post)) as parts:
+                async for chunks in parts:
+                    told = b"".join([output.take(chunk) for chunk in chunks]) if chunks else self._begin()
+                    if is_stream:
+                        yield told
+        except ContextExceeded as exc:
+            if not is_stream:
+                raise
+            # An event, as OpenAI's servers send it: Codex reads no code in an answer with status 400.
+            yield self.stream_error(exc, "")
+            return
         if not output.reason:
             raise UpstreamFailed("The model's answer ended before it was complete.")
         yield self._end()

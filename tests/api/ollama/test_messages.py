@@ -65,5 +65,12 @@ def test_a_tool_result_gets_the_id_of_its_call() -> None:
     ]
     answered = [(result.get("tool_call_id"), result.get("name")) for result in translated[1:]]
     assert answered == [("call00002", "wind"), ("call00001", "rain"), ("mine", "rain"), (None, "nobody")]
+    # LiteLLM sends the ids of results, and none of calls.
+    foreign = [{"role": "tool", "tool_call_id": f"uuid-{n}", "content": n} for n in "123"]
+    answered = [
+        (result.get("tool_call_id"), result["content"])
+        for result in chat(messages=[messages[0], *foreign])["messages"][1:]
+    ]
+    assert answered == [("call00001", "1"), ("call00002", "2"), ("uuid-3", "3")]
     again = chat(messages=[*messages, {"role": "user", "content": "and?"}])["messages"]
     assert again[: len(translated)] == translated, "the prompt so far stays as it was"
