@@ -87,7 +87,8 @@ class Codex:
         codex = program("@openai/codex-*/vendor/*/bin/codex")
         command = [codex, "exec", *(["resume", resume] if resume else []), "--json", "--skip-git-repo-check"]
         command += ["--model", model, "--dangerously-bypass-approvals-and-sandbox", *flags, "--", prompt]
-        return [json.loads(line) for line in run(command, self.folder, self._environ).splitlines()]
+        environ = {**self._environ, "CODEX_OSS_BASE_URL": f"{self.url}/v1"}  # for --oss
+        return [json.loads(line) for line in run(command, self.folder, environ).splitlines()]
 
 
 def pictures(chat: dict[str, Any]) -> int:

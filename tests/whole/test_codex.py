@@ -84,3 +84,9 @@ def test_codex_understands_too_long_a_prompt(codex: Codex, script: Script) -> No
     script.play({"error": TOO_LONG})
     assert "context window" in complaint(codex.ask("opt-in", "how are you?"))
     assert len(script.sent()) == 1
+
+
+def test_codex_finds_the_models_of_ollama(codex: Codex, script: Script) -> None:
+    """`--oss` asks for a version that it knows, and for the names of the models."""
+    script.play({"text": "I am well."})
+    assert said(codex.ask("opt-in", "how are you?", "--oss", "--local-provider", "ollama")) == "I am well."
