@@ -21,7 +21,7 @@ DUE = {
     *(f"L{number}" for number in (*range(1, 15), 16)),
     *(f"P{number}" for number in (*range(1, 10), 13)),
     *(f"H{number}" for number in range(1, 6)),
-    *(f"C{number}" for number in range(1, 15)),
+    *(f"C{number}" for number in range(1, 16)),
     *(f"T{number}" for number in range(1, 9)),
 }
 
