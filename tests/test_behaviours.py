@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ DUE = {
 }
 
 
+@cache
 def marks() -> dict[str, set[Path]]:
     """The files whose comments and docstrings name a behaviour, by its number."""
     found: dict[str, set[Path]] = {}
