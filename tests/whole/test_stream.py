@@ -157,6 +157,7 @@ def test_a_stream_whose_model_loads_is_unavailable_and_can_be_stopped(
             lambda: router.client.post("/v1/chat/completions", json=say(4), headers={"x-conversation-id": "one"})
         )
         until(lambda: follow(router, "one").status_code == 503)
+        until(lambda: router.status("tiny-a") == "loading")
         answer = follow(router, "one")
         assert (answer.headers["retry-after"], answer.json()["error"]["type"]) == ("1", "unavailable_error")
         second = pool.submit(
