@@ -163,13 +163,21 @@ def test_the_oldest_turns_may_go(router: Router, is_stream: bool) -> None:
     assert router.client.post("/v1/responses", json={**alone, "truncation": "auto"}).status_code == 400
 
 
+def test_too_long_an_input_is_an_event_of_a_stream(client: openai.OpenAI) -> None:
+    """As OpenAI's servers say it: Codex compacts its conversation for the code of an event, and for no other answer."""
+    with pytest.raises(openai.BadRequestError, match="context") as caught:
+        client.responses.create(model="tiny-a", input="hi " * 5000)
+    assert caught.value.type == "exceed_context_size_error"
+    stream = client.responses.create(model="tiny-a", input="hi " * 5000, stream=True)
+    with pytest.raises(openai.APIError, match="context") as streamed:
+        list(stream)
+    assert streamed.value.code == "context_length_exceeded"
+
+
 def test_errors_before_the_answer(router: Router, client: openai.OpenAI) -> None:
     for stream in (True, False):
         with pytest.raises(openai.NotFoundError, match="tiny-a"):
             client.responses.create(model="tiny-aa", input="hi", stream=stream)
-        with pytest.raises(openai.BadRequestError, match="context") as caught:
-            client.responses.create(model="tiny-a", input="hi " * 5000, stream=stream)
-        assert caught.value.type == "exceed_context_size_error"
         picture: Any = {"role": "user", "content": [{"type": "input_image", "image_url": PIXEL, "detail": "auto"}]}
         with pytest.raises(openai.BadRequestError, match="image"):
             client.responses.create(model="tiny-a", input=[picture], stream=stream)
