@@ -88,7 +88,10 @@ class Guard:
     def __init__(self) -> None:
         self.is_on = False
         self.found = ""
-        sys.addaudithook(self._hear)
+        # Not under coverage: a hook in Python lets threads switch inside sys.settrace, and CPython 3.11 then refuses to
+        # trace a thread that begins at that moment. The thread would never run.
+        if sys.gettrace() is None:
+            sys.addaudithook(self._hear)
 
     def _hear(self, event: str, args: tuple[Any, ...]) -> None:
         if self.is_on and event in EVENTS and not self.found:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -71,7 +72,10 @@ async def test_arguments_and_environment_of_a_child(node: Node, folder: Path) ->
 
 async def test_a_child_gets_the_division_that_was_booked(node: Node) -> None:
     child = await node.spawn(Launch("m", (), (), layer_counts=(3, 14)))
-    argv = psutil.Process(child.pid).cmdline()
+    argv: list[str] = []
+    while not argv:  # it is empty for a moment while the program begins
+        argv = psutil.Process(child.pid).cmdline()
+        await asyncio.sleep(0)
     assert argv[argv.index("--tensor-split") + 1] == "3,14"
     await child.stop()
 

@@ -170,7 +170,7 @@ def media_type(response: httpx.Response) -> str:
 @dataclass(frozen=True)
 class Case:
     """`exact` names the keys whose values must be equal; True means that the whole bodies must be.
-    `ours` is our status where it differs from theirs, and `why` the reason."""
+    `ours` is our status where it differs from theirs, and `why` the reason. `first` are sent before it."""
 
     ask: str
     json: Any = None
@@ -179,6 +179,7 @@ class Case:
     why: str = ""
     content: bytes | None = None
     form: dict[str, str] | None = None
+    first: tuple[Case, ...] = ()
 
     @property
     def name(self) -> str:
@@ -201,6 +202,13 @@ def prompt(model: str, **more: Any) -> dict[str, Any]:
 
 METHOD = "RFC 9110: the path is known, the method is not"
 
+
+def slot(action: str, exact: str, *first: Case) -> Case:
+    return Case(f"POST /slots/0?action={action}", {"model": "small", "filename": "slot.bin"}, exact=exact, first=first)
+
+
+FILLS_SLOT = Case("POST /completion", {**prompt("small"), "id_slot": 0, "cache_prompt": True}, exact="content id_slot")
+SAVES_SLOT = slot("save", "id_slot filename n_saved", FILLS_SLOT)
 CASES = [
     # about the router
     Case("GET /health", exact=True),
@@ -255,16 +263,11 @@ CASES = [
     Case("POST /v1/chat/completions", say("cached"), exact="choices model"),
     Case("POST /v1/chat/completions", say("acme/tiny-GGUF:Q8_0"), exact="choices model"),
     # of one process
-    Case("POST /completion", {**prompt("small"), "id_slot": 0, "cache_prompt": True}, exact="content id_slot"),
-    *(
-        Case(f"POST /slots/0?action={action}", {"model": "small", "filename": "slot.bin"}, exact=exact)
-        for action, exact in (
-            ("save", "id_slot filename n_saved"),
-            ("restore", "id_slot filename n_restored"),
-            ("erase", "id_slot n_erased"),
-            ("dance", "error.code error.type"),
-        )
-    ),
+    FILLS_SLOT,
+    SAVES_SLOT,
+    slot("restore", "id_slot filename n_restored", FILLS_SLOT, SAVES_SLOT),
+    slot("erase", "id_slot n_erased", FILLS_SLOT),
+    slot("dance", "error.code error.type"),
     Case("POST /slots/0?action=save", {"model": "small", "filename": "../slot.bin"}, exact="error.code error.type"),
     Case("POST /slots/9?action=erase", {"model": "small"}, exact=True),
     Case("GET /slots?model=small&fail_on_no_slot=1"),
@@ -347,6 +350,8 @@ def test_a_request_is_answered_as_theirs(pair: Pair, case: Case) -> None:
 
 
 def ask_both(pair: Pair, case: Case) -> None:
+    for one in case.first:
+        pair.ask(*one.ask.split(" "), **one.sent())
     theirs, ours = pair.ask(*case.ask.split(" "), **case.sent())
     if case.ours:
         assert theirs.status_code != case.ours
