@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from router.demo import write_tiny
 from tests.agents import Claude, pictures, sealed
+from tests.conftest import Starter
 from tests.programs import in_front
 from tests.routers import Router
-from tests.scripted import TEMPLATES, TOO_LONG, Script, red, text_of
+from tests.scripted import TEMPLATES, TOO_LONG, Script, presets, red, text_of
 
 
 @pytest.fixture
@@ -96,3 +98,16 @@ def test_claude_code_understands_too_long_a_prompt(claude: Claude, script: Scrip
     assert answer["is_error"]
     assert answer["result"].startswith("Prompt is too long")
     assert len(script.sent()) == 1
+
+
+def test_claude_code_on_a_real_engine_with_a_strict_template(engine: str, routers: Starter, tmp_path: Path) -> None:
+    """The engine itself would refuse its late system message.  # B-C8"""
+    write_tiny(tmp_path / "tiny.gguf", context=32768)
+    (tmp_path / "models.ini").write_text(presets(tmp_path / "tiny.gguf"))
+    router = routers("--engine", engine, "--models-preset", str(tmp_path / "models.ini"), "--ctx-size", "32768")
+    with sealed(tmp_path) as environ:
+        claude = Claude(router.url, tmp_path / "work", {**environ, "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "16"})
+        answer = claude.ask("strict", "how are you?", "--tools", "", "--system-prompt", "Be brief.")
+    assert answer["usage"]["input_tokens"] > 1000, answer
+    assert answer["usage"]["output_tokens"] >= 16, answer
+    assert answer.get("api_error_status") is None, "nothing was refused, though the answer was too long for this client"
