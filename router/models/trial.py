@@ -39,6 +39,7 @@ from router.models.values import (
 )
 
 MAX_STEPS = 10_000
+NAMES_PER_STEP = 8  # that are copied where two ways are followed
 MAX_DEPTH = 60  # of nodes within nodes; deeper ones are UNKNOWN
 
 # What a conversation has besides messages. Everything else that a template asks for is undefined, as it is for most
@@ -146,6 +147,7 @@ class Trial:
 
     def _either(self, one: Callable[[_Names], _Flow], other: Callable[[_Names], _Flow], names: _Names) -> _Flow:
         """Follows both ways. A way that ends in an error is not the one that was taken, unless both do."""
+        self._steps += sum(map(len, names)) // NAMES_PER_STEP
         ends: list[tuple[_Flow, _Names]] = []
         for way in (one, other):
             own = [dict(scope) for scope in names]
@@ -261,7 +263,10 @@ class Trial:
                 known = [str(each) for each in parts if isinstance(each, str | int) and not isinstance(each, bool)]
                 return "".join(known) if len(known) == len(parts) else UNKNOWN
             case nodes.List() | nodes.Tuple(ctx="load"):
-                return tuple(self._value(each, names) for each in node.items)
+                items = tuple(self._value(each, names) for each in node.items)
+                # A list that holds itself twice, and so on, would have no end. So no list holds another one.
+                is_nested = any(isinstance(each, tuple | Fields) for each in items)
+                return self._read(UNKNOWN, *items) if is_nested else items
             case _:
                 return self._unknown(node, names)
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import Receive, Scope, Send
 
-from router.errors import GenerationTimeout, RouterError, Unreachable
+from router.errors import GenerationTimeout, RouterError, Unreachable, UpstreamFailed
 from router.proxy.client_response import ClientResponse, event_separators, header_lines
 from router.proxy.disconnect import CancelOnDisconnect
 from router.proxy.error_response import MAX_ERROR_BYTES, error_response, is_rewritten, read_upstream_error
@@ -253,6 +253,8 @@ class ProxiedRequest:
                 if not client.is_started:
                     await client.start(200, [(b"content-type", translation.media_type)])
                 await client.write(data)
+        if not client.is_started:
+            raise UpstreamFailed("The model's server sent an answer without content. Send the request again.")
         await client.write(b"", last=True)
 
     def _own_headers(self) -> Headers:
