@@ -7,6 +7,7 @@ command line are then answered at once.
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import logging
 import os
@@ -125,13 +126,18 @@ def _switch(name: str, argv: list[str]) -> tuple[bool, list[str]]:
 
 
 def _serve(argv: list[str]) -> int:
-    from router.plan import read_plan
-    from router.serve import serve
+    # What is made until the router listens stays: a search for garbage would take a tenth of the start, in vain.
+    gc.disable()
+    try:
+        from router.plan import read_plan
+        from router.serve import serve
 
-    plan = read_plan(argv, os.environ)
-    _start_logging(plan.settings)
-    serve(plan)
-    return 0
+        plan = read_plan(argv, os.environ)
+        _start_logging(plan.settings)
+        serve(plan)
+        return 0
+    finally:
+        gc.enable()
 
 
 def _start_logging(settings: Settings) -> None:

@@ -56,8 +56,10 @@ def serve(plan: Plan, announce: Announce | None = None) -> None:
         predict = Variables.read(os.environ)
         port = predict.port if predict else plan.settings.port
         sockets = listeners.bind(plan.settings.host, port, stack)
-        gc.set_threshold(GC_THRESHOLD_OBJECTS)
         server = _assemble(plan, plan.engine, sockets, announce or _announce, stack)
+        gc.freeze()  # what is there now stays, so no search for garbage needs to look at it
+        gc.set_threshold(GC_THRESHOLD_OBJECTS)
+        gc.enable()
         server.run(sockets)
 
 
