@@ -193,7 +193,8 @@ def test_check_knows_the_keys_of_the_engine(shell: Shell) -> None:
 
 
 def test_an_interrupt_during_the_start_exits_with_130(shell: Shell) -> None:
-    engine = write(shell.folder / "slow", "#!/bin/sh\ntouch started; exec sleep 60\n", executable=True)
+    # It waits before it says that it runs: an interrupt within `subprocess.Popen` would leave it to itself.
+    engine = write(shell.folder / "slow", "#!/bin/sh\nsleep 0.5; touch started; exec sleep 60\n", executable=True)
     with shell.start(("--engine", str(engine), "--port", str(shell.port)), {}) as process:
         until((shell.folder / "started").exists)
         process.send_signal(signal.SIGINT)
