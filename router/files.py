@@ -1,4 +1,4 @@
-"""Reading files that others wrote: only regular ones, without waiting, and within bounds.
+"""Files that others wrote: read only if they are regular, without waiting, and within bounds; put aside if spoilt.
 
 Opening a FIFO waits for a writer, a device may never end, and a huge file fills the memory. So files of models,
 presets, templates and keys are opened here. A disk may still hang: after the start, files are read in `threads`.
@@ -10,6 +10,7 @@ import errno
 import io
 import os
 import stat
+from pathlib import Path
 
 # As far as the platform has them: do not wait for a FIFO's writer, take no terminal, give nothing to children.
 _FLAGS = os.O_RDONLY
@@ -79,6 +80,16 @@ def is_special(path: str | os.PathLike[str]) -> bool:
         return not _is_harmless(os.stat(path))
     except (OSError, ValueError):
         return False
+
+
+def put_aside(path: Path) -> str:
+    """Rename a spoilt file, so that its content can be looked at. Returns where it is now, as words for the log."""
+    aside = path.with_name(f"{path.name}.bad")
+    try:
+        path.replace(aside)
+    except OSError as exc:
+        return f"left there, as it cannot be renamed ({exc.strerror})"
+    return f"now {aside}"
 
 
 def _read_most(file: io.FileIO, most: int) -> bytes:

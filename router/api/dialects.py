@@ -34,8 +34,6 @@ _ANTHROPIC_MEDIA = {"image_url": "image", "file": "PDF"}  # by the type of a par
 class OpenAIDialect:
     """`{"error": {"code", "message", "type", "param"}}`: llama-server's object, with OpenAI's `param` added."""
 
-    rewrites_upstream_errors = False
-
     def error(self, exc: RouterError, request_id: str) -> Response:
         return JSONResponse({"error": _openai_error(exc)}, exc.status, headers=retry_headers(exc))
 
@@ -46,9 +44,7 @@ class OpenAIDialect:
 class AnthropicDialect:
     """`{"type": "error", "error": {"type", "message"}, "request_id"}`; in a stream it is an `event: error`.
 
-    The engine's own errors have OpenAI's shape, so they are rewritten."""
-
-    rewrites_upstream_errors = True
+    The engine's own errors have OpenAI's shape; the translation raises them as RouterErrors, which come here."""
 
     def error(self, exc: RouterError, request_id: str) -> Response:
         return JSONResponse(_anthropic_error(exc, request_id), _anthropic_status(exc), headers=retry_headers(exc))
@@ -59,8 +55,6 @@ class AnthropicDialect:
 
 class OllamaDialect:
     """`{"error": MESSAGE}`; in a stream it is the last line."""
-
-    rewrites_upstream_errors = False
 
     def error(self, exc: RouterError, request_id: str) -> Response:
         # Plain ASCII: the message may repeat what a client sent, which need not be valid Unicode.

@@ -113,18 +113,12 @@ class Footprints:
             return {}
         except (OSError, ValueError, RecursionError) as exc:
             log.warning(
-                "no footprints are known: %s cannot be read (%s); the file is %s", self._path, exc, self._put_aside()
+                "no footprints are known: %s cannot be read (%s); the file is %s",
+                self._path,
+                exc,
+                files.put_aside(self._path),
             )
             return {}
-
-    def _put_aside(self) -> str:
-        """Rename the bad file, so that its content can be looked at. Returns where it is now, as words for the log."""
-        aside = self._path.with_name(f"{self._path.name}.bad")
-        try:
-            self._path.replace(aside)
-        except OSError as exc:
-            return f"left there, as it cannot be renamed ({exc.strerror})"
-        return f"now {aside}"
 
     def _write(self) -> None:
         fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}.{secrets.token_hex(4)}")

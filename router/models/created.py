@@ -236,19 +236,9 @@ class CreatedStore:
                 "names that clients made are lost: %s cannot be read (%s); the file is %s",
                 self._path,
                 exc,
-                self._put_aside(),
+                files.put_aside(self._path),
             )
             return {}
-
-    def _put_aside(self) -> str:
-        """Rename the bad file, so that its content can be looked at. Returns where it is now, as words for the log."""
-        assert self._path is not None
-        aside = self._path.with_name(f"{self._path.name}.bad")
-        try:
-            self._path.replace(aside)
-        except OSError as exc:
-            return f"left there, as it cannot be renamed ({exc.strerror})"
-        return f"now {aside}"
 
 
 def default_path(environ: Mapping[str, str]) -> Path:

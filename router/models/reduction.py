@@ -17,7 +17,7 @@ Called by `template`, a dozen times for one text.
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -240,9 +240,9 @@ class Reduction:
             return self._compare(op, value, args[0])
         if value == SOME_LEVEL and name in ("defined", "undefined", "string", "none"):
             return name in ("defined", "string")
-        if isinstance(value, Unknown) or name not in _TESTS:
+        if isinstance(value, Unknown) or name not in TESTS:
             return self._unknown(f"is {name}", value, *args)
-        return _TESTS[name](value)
+        return TESTS[name](value)
 
     def _compare(self, op: str, left: Value, right: Value) -> Value:
         # A string that is compared with a level must be a level too.
@@ -286,7 +286,8 @@ class Reduction:
         return value
 
 
-_TESTS = {
+# Jinja's tests that only look at their value, whatever kind of value is followed.
+TESTS: Mapping[str, Callable[[object], bool]] = {
     "defined": lambda value: value is not UNDEFINED,
     "undefined": lambda value: value is UNDEFINED,
     "none": lambda value: value is None,

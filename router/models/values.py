@@ -13,7 +13,7 @@ from enum import Enum
 
 from jinja2 import nodes
 
-from router.models.reduction import UNDEFINED, Undefined
+from router.models.reduction import TESTS, UNDEFINED, Undefined
 
 MAX_SIZE = 256  # characters of a string, or elements of a list, up to which it is known
 MAX_NUMBER = 10**9
@@ -124,13 +124,7 @@ def method(name: str, value: Value, args: Sequence[Value]) -> Value:
 
 
 _TESTS: Mapping[str, Callable[[Value], bool]] = {
-    "defined": lambda value: value is not UNDEFINED,
-    "undefined": lambda value: value is UNDEFINED,
-    "none": lambda value: value is None,
-    "true": lambda value: value is True,
-    "false": lambda value: value is False,
-    "boolean": lambda value: isinstance(value, bool),
-    "string": lambda value: isinstance(value, str),
+    **TESTS,
     "number": lambda value: isinstance(value, int | float),
     "mapping": lambda value: isinstance(value, Message),
     "iterable": lambda value: isinstance(value, str | tuple | Message),

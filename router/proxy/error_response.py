@@ -22,9 +22,9 @@ def error_response(dialect: Dialect, exc: RouterError, request_id: bytes) -> Res
     return response
 
 
-def is_rewritten(dialect: Dialect, status: int, data: bytes) -> bool:
+def is_rewritten(status: int, data: bytes) -> bool:
     """Whether the client gets this error of a child in other words. `data` is its body."""
-    return dialect.rewrites_upstream_errors or clearer_error(status, data[:MAX_ERROR_BYTES]) is not None
+    return clearer_error(status, data[:MAX_ERROR_BYTES]) is not None
 
 
 async def read_upstream_error(answer: UpstreamResponse, data: bytes = b"") -> RouterError:

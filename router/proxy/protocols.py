@@ -40,10 +40,6 @@ class Lease(Protocol):
 class Dialect(Protocol):
     """How an API renders errors."""
 
-    @property
-    def rewrites_upstream_errors(self) -> bool:
-        """Whether an error from a child must be rendered again, because this API has another shape for errors."""
-
     def error(self, exc: RouterError, request_id: str) -> Response: ...
 
     def stream_error(self, exc: RouterError, request_id: str) -> bytes:

@@ -123,7 +123,7 @@ class ProxiedRequest:
         if body is None or head is None:
             return None
         lines = header_lines(head)
-        if lines is None or (head.status >= 400 and is_rewritten(self._dialect, head.status, body)):
+        if lines is None or (head.status >= 400 and is_rewritten(head.status, body)):
             return None
         self._lease = self._answer = None
         lease.release()
@@ -226,7 +226,7 @@ class ProxiedRequest:
             if answer.status >= 400:
                 while not answer.is_at_end and len(data) < MAX_ERROR_BYTES:
                     data += await answer.read()
-                if is_rewritten(self._dialect, answer.status, data):
+                if is_rewritten(answer.status, data):
                     raise await read_upstream_error(answer, data)
             if not client.is_started:
                 await client.start(answer.status, answer.headers)

@@ -3,7 +3,8 @@
 A preset may have filters: fields to drop, to fill in or to force, and a system message. What clients themselves want
 of a model is the matter of `chat`.
 
-Paths come without `/v1`. If nothing changes, the body goes out as it came in. `gateway` calls this.
+Paths come without `/v1`. Requests of Messages and Responses come as the chat completions that they have become. If
+nothing changes, the body goes out as it came in. `gateway` calls this.
 """
 
 from __future__ import annotations
@@ -22,9 +23,7 @@ from router.proxy.routing import TOKEN_LIMIT_FIELDS
 Fields = dict[str, Any]
 
 CHAT = frozenset({"/chat/completions", "/chat/completions/input_tokens", "/apply-template"})
-MESSAGES = frozenset({"/messages", "/messages/count_tokens"})
-RESPONSES = frozenset({"/responses", "/responses/input_tokens"})
-PATHS = CHAT | MESSAGES | RESPONSES | TOKEN_LIMIT_FIELDS.keys()
+PATHS = CHAT | TOKEN_LIMIT_FIELDS.keys()
 
 # The token limit has many names, and llama-server takes the first that it finds. So a filter for one of them concerns
 # all. A forced limit is written under the name that every dialect knows.
@@ -44,14 +43,13 @@ def apply_filters(path: str, fields: Mapping[str, Any], filters: Filters) -> Fie
             _set(fields, name, value)
     for name, value in filters.forced:
         _set(fields, name, value)
-    if path in CHAT and isinstance(fields.get("messages"), list) and (filters.messages or filters.default_system):
-        fields["messages"] = _with_first_messages(fields["messages"], filters)
-    if path in MESSAGES and filters.default_system:
-        fields["system"] = fields.get("system") or filters.default_system
-    if path in RESPONSES and filters.default_system:
-        fields["instructions"] = fields.get("instructions") or filters.default_system
-    if filters.system:
-        _add_system_message(path, fields, filters.system)
+    # Messages in another shape stay as they are: llama-server reports the mistake.
+    if path in CHAT and isinstance(messages := fields.get("messages"), list):
+        if filters.messages or filters.default_system:
+            messages = _with_first_messages(messages, filters)
+        if filters.system:
+            messages = _with_system_message(messages, filters.system)
+        fields["messages"] = messages
     return fields
 
 
@@ -68,16 +66,6 @@ def _drop(fields: Fields, name: str) -> None:
 def _set(fields: Fields, name: str, value: str) -> None:
     _drop(fields, name)
     fields[_COMMON_LIMIT_NAME if name in _LIMIT_NAMES else name] = json.loads(value)
-
-
-def _add_system_message(path: str, fields: Fields, text: str) -> None:
-    """Messages in a shape that the dialect does not have stay as they are: llama-server reports the mistake."""
-    if path in CHAT and isinstance(fields.get("messages"), list):
-        fields["messages"] = _with_system_message(fields["messages"], text)
-    elif path in MESSAGES:
-        fields["system"] = _prefixed(text, fields.get("system"))
-    elif path in RESPONSES:
-        fields["instructions"] = _prefixed(text, fields.get("instructions"))
 
 
 def _with_first_messages(messages: list[Any], filters: Filters) -> list[Any]:

@@ -37,8 +37,6 @@ def chunk(data: bytes) -> bytes:
 
 
 class Plain:
-    rewrites_upstream_errors = False
-
     def error(self, exc: RouterError, request_id: str) -> Response:
         headers = {"retry-after": "1"} if exc.retry_after else None
         return JSONResponse({"told": exc.message}, exc.status, headers)

@@ -9,16 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.api.messages.request import chat_request
+from router.api.responses.request import translate
 from router.errors import InvalidRequest
 from router.models.spec import Filters
-from router.proxy.rewrite import (
-    CHAT,
-    MESSAGES,
-    PATHS,
-    RESPONSES,
-    apply_filters,
-    encode_json,
-)
+from router.proxy.rewrite import PATHS, apply_filters, encode_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -69,8 +64,10 @@ def test_a_default_system_message_and_examples_come_before_a_chat(content: str) 
     changed = apply_filters("/chat/completions", {"messages": [*given, hi]}, filters)
     assert changed["messages"] == [system, one, hi]
     assert apply_filters("/chat/completions", {"messages": 1}, filters) == {"messages": 1}
-    assert apply_filters("/messages", {"messages": [hi]}, filters)["system"] == "Be brief."
-    assert apply_filters("/responses", {"instructions": "x"}, filters) == {"instructions": "x"}
+    brief = {"role": "system", "content": "Be brief."}
+    assert filtered_chat(MESSAGE, {"messages": [hi]}, filters) == [brief, one, hi]
+    own, example, question = filtered_chat(RESPONSE, {"input": "hi", "instructions": "x"}, filters)
+    assert (system_of([own, question]), example) == ("x", one)
     assert apply_filters("/completions", {"prompt": "x"}, filters) == {"prompt": "x"}
 
 
@@ -102,27 +99,48 @@ SYSTEM = Filters(system="Be brief.")
         (CHATS, {"messages": [{"role": "system"}]}, {"messages": [{"role": "system", "content": "Be brief."}]}),
         (CHATS, {"messages": "text"}, {"messages": "text"}),
         (CHATS, {}, {}),
-        (MESSAGE, {"messages": [USER]}, {"messages": [USER], "system": "Be brief."}),
-        (MESSAGE, {"system": "Go."}, {"system": "Be brief.\n\nGo."}),
-        (
-            MESSAGE,
-            {"system": [{"type": "text", "text": "Go.", "cache_control": {}}]},
-            {
-                "system": [
-                    {"type": "text", "text": "Be brief.\n\n"},
-                    {"type": "text", "text": "Go.", "cache_control": {}},
-                ]
-            },
-        ),
-        (MESSAGE, {"system": None}, {"system": "Be brief."}),
-        (MESSAGE, {"system": 5}, {"system": 5}),
-        (RESPONSE, {"input": "hi"}, {"input": "hi", "instructions": "Be brief."}),
-        (RESPONSE, {"input": "hi", "instructions": "Go."}, {"input": "hi", "instructions": "Be brief.\n\nGo."}),
         ("/completion", {"prompt": "hi"}, {"prompt": "hi"}),
     ],
 )
-def test_system_message_is_added_in_each_dialect(path: str, fields: dict[str, Any], becomes: dict[str, Any]) -> None:
+def test_system_message_is_added_to_a_chat(path: str, fields: dict[str, Any], becomes: dict[str, Any]) -> None:
     assert apply_filters(path, fields, SYSTEM) == becomes
+
+
+def filtered_chat(path: str, fields: dict[str, Any], filters: Filters) -> list[dict[str, Any]]:
+    """The messages that a request of Messages or Responses has in the end."""
+    if path == MESSAGE:
+        chat = chat_request({"messages": [USER], "max_tokens": 9, **fields}).fields
+    else:
+        chat = translate(fields, "m", [], lambda id: None).fields
+    return list(apply_filters(CHATS, chat, filters)["messages"])
+
+
+def system_of(messages: list[dict[str, Any]]) -> str:
+    """The text of the first message, which is the only one for the system."""
+    assert [message["role"] for message in messages[1:]] == ["user"]
+    assert messages[0]["role"] in ("system", "developer")
+    content = messages[0]["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "system"),
+    [
+        (MESSAGE, {}, "Be brief."),
+        (MESSAGE, {"system": "Go."}, "Be brief.\n\nGo."),
+        (MESSAGE, {"system": [{"type": "text", "text": "Go.", "cache_control": {}}]}, "Be brief.\n\nGo."),
+        (MESSAGE, {"system": None}, "Be brief."),
+        (RESPONSE, {"input": "hi"}, "Be brief."),
+        (RESPONSE, {"input": "hi", "instructions": "Go."}, "Be brief.\n\nGo."),
+    ],
+)
+def test_system_message_is_added_in_each_dialect(path: str, fields: dict[str, Any], system: str) -> None:
+    assert system_of(filtered_chat(path, fields, SYSTEM)) == system
+
+
+def test_a_system_message_of_a_wrong_kind_is_an_error() -> None:
+    with pytest.raises(InvalidRequest, match="system"):
+        filtered_chat(MESSAGE, {"system": 5}, SYSTEM)
 
 
 @given(path=st.sampled_from(sorted(PATHS)), fields=FIELDS, values=FIELDS, dropped=st.lists(NAMES), system=st.text())
@@ -146,8 +164,3 @@ def test_values_that_are_not_json_are_refused(text: str) -> None:
 
 def test_lone_surrogates_pass() -> None:
     assert json.loads(encode_json(json.loads('{"a": "\\ud800"}'))) == {"a": "\ud800"}
-
-
-def test_paths_of_dialects_do_not_overlap() -> None:
-    assert not CHAT & MESSAGES
-    assert not RESPONSES & (CHAT | MESSAGES)

@@ -27,7 +27,6 @@ _THINKING = b'"thinking_delta","thinking":%b'
 _SIGNATURE = b'"signature_delta","signature":"%b"' % SIGNATURE.encode()
 _INPUT = b'"input_json_delta","partial_json":%b'
 _DELTA_END = b"}}\n\n"
-_DELTA_END = b"}}\n\n"
 _STOP = b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n'
 
 _encode = msgspec.json.encode

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 from router.api.ollama.options import AliasDefaults, engine_options
 from router.errors import InvalidRequest, UnknownModel
 from router.models.catalog import LATEST_TAG, quoted
-from router.models.created import MAX_NAMES, Created, CreatedStore
+from router.models.created import Created, CreatedStore
 from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 
-MAX_ALIASES = MAX_NAMES
 MAX_NAME_LENGTH = 200
 MAX_DEFAULTS_BYTES = 2**16  # of all that is kept of a name, as JSON
 

@@ -35,7 +35,6 @@ class Answer:
 
     `keep` is called once the answer is complete, or cut by a limit; None if it is not to be stored."""
 
-    rewrites_upstream_errors = True
     keep: Keep | None = None
 
     def __init__(self, request: ChatRequest, body: bytes) -> None:

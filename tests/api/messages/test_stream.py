@@ -103,6 +103,8 @@ def test_an_answer_without_content() -> None:
     [
         (["The", " sun"], " sun"),
         (["T", "h", "e", " sun"], " sun"),
+        (["Th", "e", " sun", " is", " up"], " sun is up"),
+        (["T", "he", "", " sun", " is"], " sun is"),
         (["The sun"], " sun"),
         (["Then"], "n"),
         (["A sun"], "A sun"),

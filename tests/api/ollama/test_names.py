@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from router.api.ollama.names import MAX_ALIASES, Names
+from router.api.ollama.names import Names
 from router.api.ollama.options import AliasDefaults
 from router.errors import InvalidRequest, UnknownModel
+from router.models.created import MAX_NAMES
 from tests.api.ollama.pools import pool_of, spec
 
 
@@ -26,7 +27,7 @@ async def test_a_name_is_found_with_a_tag_and_with_a_prefix() -> None:  # B-C1
 async def test_the_number_of_aliases_is_limited() -> None:
     names = Names(pool_of(spec("m")))
     found = names.find("m")
-    for n in range(MAX_ALIASES):
+    for n in range(MAX_NAMES):
         names.add(f"m{n}", found, AliasDefaults())
     with pytest.raises(InvalidRequest, match="delete one"):
         names.add("more", found, AliasDefaults())
