@@ -119,7 +119,8 @@ class Makers:
                     gguf.read, path, timeout=threads.DISK_TIMEOUT_S, what=f"The file {path.name}"
                 )
             except GgufError as exc:
-                raise InvalidRequest(f"The file sha256:{digest} is no model that can be used here: {exc}") from exc
+                reason = str(exc).replace(str(path), "it")  # a client need not know the folder
+                raise InvalidRequest(f"The file sha256:{digest} is no model that can be used here: {reason}") from exc
             kind = "projector" if header.architecture == "clip" else str(header.fields.get("general.type") or "model")
             kinds.setdefault(kind, digest)
             trained = header.context_length if kind == "model" else trained

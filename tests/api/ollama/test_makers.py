@@ -160,6 +160,7 @@ def test_what_no_model_can_be_made_of_is_refused(router: Router, client: ollama.
     ):
         response = router.client.post("/api/create", json={"model": "new", **fields})
         assert (response.status_code, word in response.json()["error"]) == (status, True), (fields, response.text)
+        assert str(router.folder) not in response.text, "where files lie is not told"
     assert {model.model for model in client.list().models} == {"tiny-a", "tiny-b", "tiny-c"}
     with pytest.raises(ResponseError) as caught:
         client.pull("llama3.2")
