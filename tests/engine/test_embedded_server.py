@@ -69,7 +69,18 @@ class Process:
     def ready(self) -> Any:
         state = next((state for state in self.states() if state["state"] == "ready"), None)
         assert state, self.log
+        self.until_it_listens_to_its_parent()
         return state["payload"]
+
+    def until_it_listens_to_its_parent(self) -> None:
+        """`ready` comes a moment earlier; in between, whatever the parent says ends the process by SIGTERM."""
+        status = Path(f"/proc/{self.process.pid}/status")
+
+        def catches_sigterm() -> bool:
+            caught = re.search(r"^SigCgt:\s*(\w+)$", status.read_text(), re.M)
+            return caught is None or bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+        until(catches_sigterm)
 
     def say(self, text: bytes) -> None:
         self.stdin.write(text)
@@ -135,6 +146,7 @@ def test_stdout_has_states_and_nothing_else(start: Start, folder: Path) -> None:
     *loading, ready = itertools.islice(child.states(), 3)
     assert [state["payload"]["value"] for state in loading] == [0.0, 1.0]
     assert ready["state"] == "ready"
+    child.until_it_listens_to_its_parent()
     with client(folder / "a.sock") as http:
         listed = http.get("/v1/models").json()["data"][0]
     assert {**listed, "created": 0} == {**ready["payload"], "created": 0}

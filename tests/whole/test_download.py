@@ -193,7 +193,9 @@ def test_a_new_router_continues_the_download_of_a_killed_one(routers: Starter, o
     router = routers("--engine", "embedded", **shared)
     router.client.post("/models", json={"model": own.name})
     until(lambda: own.has(tmp_path / "shared", 3 * MIB))
+    transfers = psutil.Process(router.process.pid).children(recursive=True)
     router.kill()
+    psutil.wait_procs(transfers, 10)  # one that still ran would go on when the gate opens
     own.file.gate.set()
     own.file.cut_at = 0
     router = routers("--engine", "embedded", "--hub-allow", "*", **shared)
