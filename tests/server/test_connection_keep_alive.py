@@ -182,7 +182,7 @@ async def test_pipelined_requests_of_all_kinds_are_answered_in_order(front: Fron
                 assert reply.status == 400
             else:
                 assert reply.body == (b"data: %b\n\n" % body if b"stream" in body else body)
-    assert front.leases == 0
+    await eventually(lambda: front.leases == 0)
 
 
 async def test_pipelined_request_with_a_late_body_is_answered(front: Front) -> None:
