@@ -129,12 +129,18 @@ def _serve(argv: list[str]) -> int:
     # What is made until the router listens stays: a search for garbage would take a tenth of the start, in vain.
     gc.disable()
     try:
+        from router.server.activation import Activation
+        from router.server.supervisor import Supervisor
+
+        # First of all, because reading the plan starts other processes.
+        given = Activation.take(os.environ), Supervisor.take(os.environ)
+
         from router.plan import read_plan
         from router.serve import serve
 
         plan = read_plan(argv, os.environ)
         _start_logging(plan.settings)
-        serve(plan)
+        serve(plan, *given)
         return 0
     finally:
         gc.enable()
@@ -178,7 +184,7 @@ def _demo(argv: list[str]) -> int:
             if once:
                 end()
 
-        serve(plan, announce)
+        serve(plan, announce=announce)
     return 1 if failed else 0
 
 

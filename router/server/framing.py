@@ -134,6 +134,7 @@ class FramedConnection(UvicornProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._is_last_response = self._admission.is_closing
         self._set_deadline(self.loop.time() + self._timeout)
         if self._admission.is_full(len(self.connections)) and not self._admission.make_room(self.connections, self):
             self._refuse(503, "All connections are in use; try again later. --max-connections allows for more.")
@@ -152,13 +153,23 @@ class FramedConnection(UvicornProtocol):
         self._unread_since = math.inf
         super().resume_writing()
 
+    # For the end of the router
+
+    def is_busy(self) -> bool:
+        """Whether a request has begun, and was not answered to its end."""
+        return self._phase is not Phase.HEAD or self._buffer.starts_with_head()
+
+    def announce_end(self) -> None:
+        """The response that is due, or else the next one, says that it is the last, and ends the connection."""
+        self._is_last_response = True
+        if not self._is_answered() and self.cycle.keep_alive:
+            mark_last(self.cycle)
+
     def shutdown(self) -> None:
         """The router stops. A request that has begun is still answered."""
-        self._is_last_response = True
-        if self._phase is Phase.HEAD and not self._buffer.starts_with_head():
+        self.announce_end()
+        if not self.is_busy():
             self.transport.close()
-        elif not self._is_answered():
-            mark_last(self.cycle)
 
     # Data
 
