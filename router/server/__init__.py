@@ -9,7 +9,7 @@ The application::
     prefix          PURE: paths below `--api-prefix`, and without it          -> nothing
     cors            CORS headers of answers                                   -> nothing
     error_handlers  errors outside any endpoint, in the dialect of the path   -> prefix
-    fast_path       the ASGI app: origin and key, then the endpoint of a path -> cors error_handlers prefix
+    fast_path       the ASGI app: origin and key, then the endpoint of a path -> prefix cors error_handlers
 
 Connections::
 
