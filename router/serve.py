@@ -55,7 +55,7 @@ def serve(plan: Plan, announce: Announce | None = None) -> None:
     with contextlib.ExitStack() as stack:
         predict = Variables.read(os.environ)
         port = predict.port if predict else plan.settings.port
-        sockets = listeners.bind(plan.settings.host, port, stack)
+        sockets = listeners.bind(plan.settings.host, port, stack, reuse_port=plan.settings.reuse_port)
         server = _assemble(plan, plan.engine, sockets, announce or _announce, stack)
         gc.freeze()  # what is there now stays, so no search for garbage needs to look at it
         gc.set_threshold(GC_THRESHOLD_OBJECTS)
@@ -128,6 +128,7 @@ def _assemble(
         forecast=forecast,
         build=version,
         predict=Variables.read(os.environ),
+        prefix=s.api_prefix,
     )
     max_connections = openfiles.max_connections(
         s.max_connections, openfiles.raise_limit(), s.models_max or ASSUMED_MODELS
@@ -137,7 +138,7 @@ def _assemble(
     log.info("engine: %s, %s", engine.kind, version)
     for device in machine.devices.list():
         log.info("memory: %s, %.1f GiB", device.name, device.total / 2**30)
-    urls = [listeners.url_of(sock, "https" if s.ssl_cert_file else "http") for sock in sockets]
+    urls = [listeners.url_of(sock, "https" if s.ssl_cert_file else "http", s.api_prefix) for sock in sockets]
     _warn_if_open_to_others(s, sockets)
 
     async def on_start(end: Callable[[], None]) -> None:

@@ -51,6 +51,7 @@ def create_app(
     forecast: Callable[[ModelSpec], Awaitable[Forecast]],
     build: str = "",
     predict: Variables | None = None,
+    prefix: str = "",
 ) -> FastPathApp:
     """The application.
 
@@ -58,6 +59,7 @@ def create_app(
     `cors_origins` and `allowed_hosts` are as `access.origins` reads them; `own_hosts` are this machine's names.
     `reload` and `forecast` are as in NativeEndpoints; `build` is the engine's line of `--version`.
     `predict` adds Google Cloud's routes.
+    `prefix` stands before every path, as in `--api-prefix`.
     Raises LookupError for a route that `access.permissions` does not list."""
     downloads = Downloads(gateway)
     native = NativeEndpoints(gateway, Listing(gateway.pool, gateway.created), downloads, reload, forecast, build)
@@ -86,7 +88,7 @@ def create_app(
         lifespan=lambda app: _lifespan(gateway),
     )
     guard = Guard(table, AllowedHosts(allowed_hosts, own_hosts), AllowedOrigins(cors_origins), Keys(keys, admin_keys))
-    return FastPathApp(whole, routes, guard, errors)
+    return FastPathApp(whole, routes, guard, errors, prefix)
 
 
 def _predict_routes(

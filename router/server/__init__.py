@@ -6,9 +6,10 @@ changes bodies or heads of answers must be done in `connection` too. Certificate
 
 The application::
 
+    prefix          PURE: paths below `--api-prefix`, and without it          -> nothing
     cors            CORS headers of answers                                   -> nothing
-    error_handlers  errors outside any endpoint, in the dialect of the path   -> nothing
-    fast_path       the ASGI app: origin and key, then the endpoint of a path -> cors error_handlers
+    error_handlers  errors outside any endpoint, in the dialect of the path   -> prefix
+    fast_path       the ASGI app: origin and key, then the endpoint of a path -> prefix cors error_handlers
 
 Connections::
 
@@ -22,7 +23,8 @@ Connections::
 
 The server::
 
+    addresses    the addresses of --host, and their sockets        -> nothing
     openfiles    how many connections the open files allow for     -> nothing
-    listeners    sockets, URLs, certificate, names of this machine -> nothing
+    listeners    sockets, URLs, certificate, names of this machine -> addresses
     http_server  uvicorn's server: TLS, signals, the end           -> fast_path admission connection tls
 """
