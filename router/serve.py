@@ -68,8 +68,9 @@ def serve(
         predict = Variables.read(os.environ)
         port = predict.port if predict else plan.settings.port
         sockets = [stack.enter_context(sock) for sock in activation.sockets()]
-        life = LifeCycle(plan.settings.shutdown_delay, plan.settings.shutdown_grace, is_handed_over=bool(sockets))
-        sockets = sockets or listeners.bind(plan.settings.host, port, stack)
+        s = plan.settings
+        life = LifeCycle(s.shutdown_delay, s.shutdown_grace, is_handed_over=bool(sockets) or s.reuse_port)
+        sockets = sockets or listeners.bind(s.host, port, stack, reuse_port=s.reuse_port)
         parts = life, supervisor or Supervisor(), announce or _announce
         server = _assemble(plan, plan.engine, sockets, *parts, stack)
         gc.freeze()  # what is there now stays, so no search for garbage needs to look at it
@@ -150,6 +151,7 @@ def _assemble(
         build=version,
         predict=Variables.read(os.environ),
         is_draining=lambda: life.is_draining,
+        prefix=s.api_prefix,
     )
     max_connections = openfiles.max_connections(
         s.max_connections, openfiles.raise_limit(), s.models_max or ASSUMED_MODELS
@@ -159,7 +161,7 @@ def _assemble(
     log.info("engine: %s, %s", engine.kind, version)
     for device in machine.devices.list():
         log.info("memory: %s, %.1f GiB", device.name, device.total / 2**30)
-    urls = [listeners.url_of(sock, "https" if s.ssl_cert_file else "http") for sock in sockets]
+    urls = [listeners.url_of(sock, "https" if s.ssl_cert_file else "http", s.api_prefix) for sock in sockets]
     _warn_if_open_to_others(s, sockets)
 
     async def on_start(end: Callable[[], None]) -> None:

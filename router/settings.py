@@ -37,6 +37,7 @@ from router.options import (
     PATH,
     PATTERNS,
     PORT,
+    PREFIX,
     SECONDS,
     SWITCH,
     TEXT,
@@ -85,8 +86,21 @@ class Settings:
     Memory is in MiB and time in seconds, as users type them. `api_key` and `admin_key` include the keys of their files.
     """
 
-    host: tuple[str, ...] = _option("--host", HOSTS, "127.0.0.1", "addresses to listen on", env="LLAMA_ARG_HOST")
+    host: tuple[str, ...] = _option(
+        "--host", HOSTS, "127.0.0.1", "addresses to listen on; :: means all, of IPv4 too", env="LLAMA_ARG_HOST"
+    )
     port: int = _option("--port", PORT, "8080", "port to listen on; 0 takes a free one", env="LLAMA_ARG_PORT")
+    reuse_port: bool = _option(
+        "--reuse-port", SWITCH, "off", "let other programs of this user share the port", env="LLAMA_ARG_REUSE_PORT"
+    )
+    api_prefix: str = _option(
+        "--api-prefix",
+        PREFIX,
+        None,
+        "what stands before every path, such as /llm; no path is served without it",
+        env="LLAMA_ARG_API_PREFIX",
+        absent="",
+    )
     api_key: tuple[str, ...] = _option(
         "--api-key",
         KEYS,

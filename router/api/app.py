@@ -53,6 +53,7 @@ def create_app(
     build: str = "",
     predict: Variables | None = None,
     is_draining: Callable[[], bool] = lambda: False,
+    prefix: str = "",
 ) -> FastPathApp:
     """The application.
 
@@ -61,6 +62,7 @@ def create_app(
     `reload` and `forecast` are as in NativeEndpoints; `build` is the engine's line of `--version`.
     `predict` adds Google Cloud's routes.
     `is_draining`: whether the router is about to end.
+    `prefix` stands before every path, as in `--api-prefix`.
     Raises LookupError for a route that `access.permissions` does not list."""
     downloads = Downloads(gateway)
     native = NativeEndpoints(gateway, Listing(gateway.pool, gateway.created), downloads, reload, forecast, build)
@@ -91,7 +93,7 @@ def create_app(
         lifespan=lambda app: _lifespan(gateway),
     )
     guard = Guard(table, AllowedHosts(allowed_hosts, own_hosts), AllowedOrigins(cors_origins), Keys(keys, admin_keys))
-    return FastPathApp(whole, routes, guard, errors)
+    return FastPathApp(whole, routes, guard, errors, prefix)
 
 
 def _predict_routes(gateway: Gateway, variables: Variables, probes: Probes, routes: Sequence[Route]) -> list[Route]:
