@@ -162,7 +162,9 @@ class QueueTimeout(Unavailable):
 
 
 class Cancelled(Unavailable):
-    pass
+    @classmethod
+    def by_shutdown(cls) -> Cancelled:
+        return cls("The router is shutting down. Send the request again in a moment.", retry_after=5.0)
 
 
 class BackingOff(Unavailable):

@@ -74,7 +74,7 @@ class Downloads:
         Cancelled."""
         core = self._core
         if self._has_ended:
-            raise errors.Cancelled("The router is shutting down.", retry_after=5.0)
+            raise errors.Cancelled.by_shutdown()
         if not self.is_fetching(name) and len(self.queued) >= self.MAX_QUEUED:
             raise errors.QueueFull(f"{len(self.queued)} downloads wait already. Try again later.", retry_after=60.0)
         core.plans.specs.setdefault(name, core.effective(name))
@@ -97,6 +97,10 @@ class Downloads:
         """How far a running download is."""
         download = self.running.get(name)
         return download.progress if download else None
+
+    def wanted(self) -> set[str]:
+        """The models that are being downloaded, or wait for that."""
+        return {*self.running, *self._core.scheduler.downloads.not_begun()}
 
     def forget_wanted(self, name: str) -> None:
         """The model was given up before it arrived."""

@@ -141,6 +141,8 @@ class Pool:
         """
         if ttl is None and (lease := self.lease_at_once(spec, used=used, background=background)):
             return lease
+        if self._has_ended:
+            raise errors.Cancelled.by_shutdown()
         name, generation = spec.name, self._core.unloads.generation
         spec = self.effective(name)
         need = await self._need_unless_open(spec)
@@ -185,6 +187,13 @@ class Pool:
         is_awaited = self._scheduler.waiting(name) or self.settings.is_loading(name)
         if not is_awaited and self.state(name) in (*SERVING, State.LOADING):
             self._apply(self._scheduler.unload(name, self._core.now()))
+
+    def end_unawaited(self) -> None:
+        """End what would go on for ever though no request waits for it: downloads, and the streams of news."""
+        for name in self.downloads.wanted():
+            if not self._scheduler.waiting(name):
+                self.unload(name)
+        self.feed.close()
 
     def end(self, *, force: bool = False) -> None:
         """Refuse all requests, and stop every child once its running requests have ended, or at once with `force`."""
@@ -241,6 +250,10 @@ class Pool:
             exit_code=self.processes.exit_codes.get(name),
         )
 
+    def request_counts(self) -> tuple[int, int]:
+        """How many requests are served, and how many wait."""
+        return sum(len(model.leases) for model in self._scheduler.models()), len(self._waiters)
+
     async def snapshot(self) -> Snapshot:
         """The machines now, as the policy sees them."""
         return await self._core.nodes.snapshot()
@@ -261,7 +274,7 @@ class Pool:
     ) -> Lease:
         """Wait for a lease. `on_ticket` is called with the ticket before the scheduler has it."""
         if self._has_ended:
-            raise errors.Cancelled("The router is shutting down.", retry_after=5.0)
+            raise errors.Cancelled.by_shutdown()
         if need is not None:
             self._core.plans.set_need(spec.name, need)
         demand, missing = need.demand if need else Demand(), self.downloads.is_needed(spec)
@@ -305,7 +318,7 @@ class Pool:
         if not waiter.cancelled():
             kind = self.downloads.failures.get(effect.model) if effect.refusal is Refusal.FETCH_FAILED else None
             error = error_of(effect.refusal, effect.model, effect.reason, retry_after=effect.retry_after, kind=kind)
-            waiter.set_exception(error)
+            waiter.set_exception(errors.Cancelled.by_shutdown() if self._has_ended else error)
         del self._waiters[effect.ticket]
         self.settings.on_refuse(effect.model, effect.ticket)
 
