@@ -52,7 +52,9 @@ The assembly::
     settings  one frozen Settings; one row an option -> engine options
     plan      what a command line means; the machine -> scheduling engine node hub models memory settings
     reloader  keeps the catalog equal to its sources -> models memory pool
+    ending    what each stage of the end means       -> node pool server reloader
     serve     from a plan to a router that serves    -> everything
+    running   the router that runs already, asked    -> server settings
     demo      tiny models, and a first conversation  -> nothing
     __main__  the command line                       -> everything
 """

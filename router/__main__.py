@@ -11,7 +11,6 @@ import gc
 import json
 import logging
 import os
-import ssl
 import sys
 import tempfile
 import threading
@@ -28,8 +27,6 @@ from router.scheduling.snapshot import Snapshot
 from router.units import size
 
 if TYPE_CHECKING:
-    import httpx
-
     from router.engine.flags import FlagTable
     from router.hub.names import Name
     from router.models.spec import ModelSpec
@@ -129,12 +126,18 @@ def _serve(argv: list[str]) -> int:
     # What is made until the router listens stays: a search for garbage would take a tenth of the start, in vain.
     gc.disable()
     try:
+        from router.server.activation import Activation
+        from router.server.supervisor import Supervisor
+
+        # First of all, because reading the plan starts other processes.
+        given = Activation.take(os.environ), Supervisor.take(os.environ)
+
         from router.plan import read_plan
         from router.serve import serve
 
         plan = read_plan(argv, os.environ)
         _start_logging(plan.settings)
-        serve(plan)
+        serve(plan, *given)
         return 0
     finally:
         gc.enable()
@@ -178,7 +181,7 @@ def _demo(argv: list[str]) -> int:
             if once:
                 end()
 
-        serve(plan, announce)
+        serve(plan, announce=announce)
     return 1 if failed else 0
 
 
@@ -339,10 +342,11 @@ def _remove_model(settings: Settings, root: Path, name: Name) -> int:
     """Remove one model; returns the bytes that this freed.
 
     If a router runs with these options and has the model, that router removes it, after the model's last requests."""
+    from router import running
     from router.hub.removal import only_model, remove
 
     model = only_model(root, name)
-    answer = _ask_running_router(settings, "DELETE", "/models", str(model))
+    answer = running.ask(settings, "DELETE", "/models", str(model))
     if answer is None or answer.status_code == UnknownModel.status:
         return remove(root, model)
     if answer.is_success:
@@ -386,35 +390,10 @@ def _estimate(argv: list[str]) -> int:
 
 
 def _estimate_of_running_router(settings: Settings, model: str) -> dict[str, Any] | None:
-    answer = _ask_running_router(settings, "GET", "/models/estimate", model)
+    from router import running
+
+    answer = running.ask(settings, "GET", "/models/estimate", model)
     return answer.json() if answer and answer.is_success and "verdict" in answer.json() else None
-
-
-# The router that already runs with the same options
-
-
-def _ask_running_router(settings: Settings, method: str, path: str, model: str) -> httpx.Response | None:
-    """Its answer, if that is a JSON object; None if no router answers."""
-    import httpx
-
-    host, certificate, key = settings.host[0], settings.ssl_cert_file, (*settings.admin_key, *settings.api_key, "")[0]
-    uds, place = (host, "localhost") if host.endswith(".sock") else (None, f"[{host}]" if ":" in host else host)
-    url = f"{'https' if certificate else 'http'}://{place}:{settings.port}{path}"
-    try:
-        transport = httpx.HTTPTransport(uds=uds, verify=_trust_only(certificate) if certificate else False)
-        with httpx.Client(transport=transport, headers={"x-api-key": key}, timeout=60) as client:
-            answer = client.request(method, url, params={"model": model})
-            return answer if isinstance(answer.json(), dict) else None
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError):
-        return None
-
-
-def _trust_only(certificate: Path) -> ssl.SSLContext:
-    """Trusts the server that has this certificate, whatever its issuer and its host names are."""
-    context = ssl.create_default_context(cafile=certificate)
-    context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    return context
 
 
 COMMANDS: Mapping[str, Command] = {

@@ -121,6 +121,14 @@ def _header(word: str) -> str:
     return word
 
 
+def _prefix(word: str) -> str:
+    """A path without a slash at its end; empty for none."""
+    path = word.strip().rstrip("/")
+    if not re.fullmatch(r"(?:/(?!\.{1,2}(?:/|$))[\w.~-]+)*", path, re.ASCII):
+        raise ValueError
+    return path
+
+
 def _one_of(*choices: str) -> Callable[[str], str]:
     def read(word: str) -> str:
         if word.lower() not in choices:
@@ -147,5 +155,6 @@ WHOLE_SECONDS = Kind("SECONDS", "a whole number of seconds, 1 or more", _number(
 MODEL_MAP = Kind("PATTERN=MODEL,...", "PATTERN=MODEL, or several with commas between", _pairs)
 MIB = Kind("MIB", "a whole number of MiB, 0 or more", COUNT.read)
 ENGINE = Kind("PATH", "a path, or embedded", _text)
+PREFIX = Kind("PREFIX", "a path such as /llm, or nothing", _prefix)
 HEADER = Kind("NAME", "the name of a header, or nothing", _header)
 MIBS = Kind("MIB,...", "MiB, one number or one for each device", lambda word: tuple(map(COUNT.read, word.split(","))))

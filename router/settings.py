@@ -37,6 +37,7 @@ from router.options import (
     PATH,
     PATTERNS,
     PORT,
+    PREFIX,
     SECONDS,
     SWITCH,
     TEXT,
@@ -85,8 +86,21 @@ class Settings:
     Memory is in MiB and time in seconds, as users type them. `api_key` and `admin_key` include the keys of their files.
     """
 
-    host: tuple[str, ...] = _option("--host", HOSTS, "127.0.0.1", "addresses to listen on", env="LLAMA_ARG_HOST")
+    host: tuple[str, ...] = _option(
+        "--host", HOSTS, "127.0.0.1", "addresses to listen on; :: means all, of IPv4 too", env="LLAMA_ARG_HOST"
+    )
     port: int = _option("--port", PORT, "8080", "port to listen on; 0 takes a free one", env="LLAMA_ARG_PORT")
+    reuse_port: bool = _option(
+        "--reuse-port", SWITCH, "off", "let other programs of this user share the port", env="LLAMA_ARG_REUSE_PORT"
+    )
+    api_prefix: str = _option(
+        "--api-prefix",
+        PREFIX,
+        None,
+        "what stands before every path, such as /llm; no path is served without it",
+        env="LLAMA_ARG_API_PREFIX",
+        absent="",
+    )
     api_key: tuple[str, ...] = _option(
         "--api-key",
         KEYS,
@@ -162,6 +176,18 @@ class Settings:
         SECONDS,
         "600",
         "longest generation for a request without a token limit; 0 means any time",
+    )
+    shutdown_delay: float = _option(
+        "--shutdown-delay",
+        SECONDS,
+        "0",
+        "after SIGTERM, requests are served for this long while /readyz says 503, so that a load balancer notices",
+    )
+    shutdown_grace: float = _option(
+        "--shutdown-grace",
+        SECONDS,
+        "30",
+        "how long running requests may take to finish when the router ends; a second signal ends them at once",
     )
     log_level: str = _option("--log-level", LEVEL, "info", "the least severe messages that the router logs")
     log_file: Path | None = _option(

@@ -42,7 +42,7 @@ DOORS = {
     "httptools": {"wire", "proxy", "server"},
     "msgspec": {"proxy", "api"},
     "xllamacpp": {"engine.embedded"},
-    "httpx": {"demo", "__main__"},
+    "httpx": {"demo", "running"},
     "uvicorn": {"server"},
     "psutil": {"node"},
     "gguf": {"demo"},

@@ -1,13 +1,13 @@
 """SANS-I/O: what was free at the last reading of the memory, and what should be free by now.
 
 A driver gives memory back a while after a process has exited. A reading that comes too early shows the machine full.
-Two things keep it from costing a victim:
+Two things keep that from costing a victim:
 
 - Each `Probe` says what should be free by now, and what would be enough for the next start. The node waits for the one
-  or the other before it answers, for two seconds at most. The prediction is careful: a byte that is promised but never
+  or the other before it answers, two seconds at most. The prediction is careful: a byte that is promised but never
   comes would make every probe wait in vain.
-- What is still missing then is handed to `policy` with the reading (`returning`): it may come back yet, and a model
-  that goes for it might go without need. That ends when a reading shows it, or SETTLE_WINDOW_S after the exit.
+- What is still missing then goes to `policy` with the reading (`returning`). It may come back yet, and a model that
+  goes for it would go without need. That ends when a reading shows it, or SETTLE_WINDOW_S after the exit.
 
 Owned by `scheduler`. `alive` are the records of all models with a process.
 """
@@ -18,91 +18,112 @@ from collections.abc import Collection, Iterable, Mapping
 
 from router.scheduling.books import ModelRecord
 from router.scheduling.effects import Probe
-from router.scheduling.resources import Reading
+from router.scheduling.next_start import enough_for_start
+from router.scheduling.resources import Demand, Reading
+from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import VISIBLE_TO_DRIVER, State
 
 # Memory of a process that ended longer ago than this has come back, or never will.
 SETTLE_WINDOW_S = 15.0
+RETURN_POLL_S = 0.1  # between two readings while it comes back
+# After so many failed probes in a row nobody waits for the next one.
+MAX_FAILED_PROBES = 3
 
 
 class MemoryLevels:
     """`is_probing`: a Probe is out.
     `reading_outdated`: memory was taken or given back since that Probe went out. Its answer may not be used.
     `last_free` are the free bytes of the last reading, by device key, and what ended since and was visible there.
-    `returning` are the bytes, by key of a GPU, that ended processes may not have given back at the last reading. RAM is
-    back with the end of the process.
+    `last_snapshot` is the machine at the last reading.
+    `returning` are the bytes that ended processes may not have given back at the last reading, by key of a GPU. RAM is
+    back with the end of a process.
     """
 
     def __init__(self) -> None:
         self.is_probing = False
         self.reading_outdated = False
         self.last_free: dict[str, int] = {}
+        self.last_snapshot: Snapshot | None = None
         self.returning: dict[str, int] = {}
-        self._freed: set[str] = set()  # the devices on which a process ended since the last Probe that waited for it
+        self._freed: set[str] = set()  # the devices on which a process ended and whose memory no Probe has waited for
         self._freed_at = 0.0
-        self._is_provisional = False  # the Probe that is out waits for nothing: the next one waits for it all
-        # What will be free on each GPU once everything has settled, if other programs hold what they hold.
-        self._settled: dict[str, int] = {}
-        self._missed: dict[str, float] = {}  # until when memory of ended processes may be missing, by device key
-        self._slack: dict[str, int] = {}  # how much of it may never have been taken, by device key
+        self._waits = True  # the Probe that is out does, for the memory of ended processes
+        self._failed_probes = 0  # in a row
+        self._settled: dict[str, int] = {}  # free on each GPU once all has settled, if other programs stay as they are
+        self._owed: dict[str, list[tuple[float, int]]] = {}  # what ended processes held on each GPU, and until when
 
     def __repr__(self) -> str:
         return f"<MemoryLevels: {self.last_free}, {self.is_probing=}, {self.reading_outdated=}, {self.returning=}>"
 
-    def expects_return(self, now: float) -> bool:
-        """A process ended a moment ago, and its memory was not waited for yet."""
-        return bool(self._freed) and now - self._freed_at <= SETTLE_WINDOW_S
+    def poll_after(self, seconds: float) -> float:
+        """Instead of after so many seconds it is to be probed again after this many."""
+        return min(seconds, RETURN_POLL_S) if self.returning else seconds
 
     def probe(
-        self, alive: Collection[ModelRecord], now: float, enough: Mapping[str, int] | None = None
+        self, alive: Collection[ModelRecord], now: float, demand: Demand | None = None, after_all_stops: bool = False
     ) -> Probe:
-        """Ask for a new reading. `enough` is what the next start needs, see `Probe`. If it is empty, nothing can start
-        upon this reading."""
+        """Ask for a new reading. `demand` is that of the model which starts next, maybe `after_all_stops` only. If it
+        has to wait for a stop or a load, this Probe waits for no memory; the one after it does."""
         freed = self._freed & self.last_free.keys() if now - self._freed_at <= SETTLE_WINDOW_S else set()
-        self.is_probing, self.reading_outdated = True, False
-        self._missed = {key: until for key, until in self._missed.items() if now < until}
-        self._is_provisional = bool(freed) and enough is not None and not enough
-        if self._is_provisional:
-            return Probe({})
+        self.is_probing, self.reading_outdated, self._waits = True, False, True
+        self._write_off(now)
+        expected = self._expected(alive)
+        enough: Mapping[str, int] | None = None
+        if freed and demand and self.last_snapshot:
+            if after_all_stops and any(model.state is State.STOPPING for model in alive):
+                enough = {}
+            else:
+                enough = enough_for_start(self.last_snapshot, alive, expected, demand)
+            if enough is not None and not enough:
+                self._waits = False
+                return Probe({})
         self._freed = set()
-        expected = self.expected(alive)
-        return Probe({key: expected[key] for key in freed}, (enough or {}) if freed else {})
+        return Probe({key: expected[key] for key in freed}, enough or {})
+
+    def fail(self) -> bool:
+        """The probe brought no reading. Returns whether those who wait for one should be told, after several times."""
+        self._failed_probes += 1
+        return self._failed_probes >= MAX_FAILED_PROBES
 
     def read(self, readings: Iterable[Reading], alive: Collection[ModelRecord]) -> None:
         """Take over a reading that is up to date."""
-        free = {reading.device.key: reading.free for reading in readings if reading.free is not None}
-        self._compare_settled({r.device.key: r.free for r in readings if r.free is not None and r.device.kind == "gpu"}, alive)
-        if self._is_provisional:
+        self._failed_probes = 0
+        readings = [reading for reading in readings if reading.free is not None]
+        self._compare(readings, alive)
+        if not self._waits:
             return
-        before = self.expected(alive)
-        self.last_free = free
+        before = self._expected(alive)
+        self.last_free = {reading.device.key: reading.free or 0 for reading in readings}
         for model in alive:
             model.is_in_last_reading = model.state in VISIBLE_TO_DRIVER
-        after = self.expected(alive)
+        after = self._expected(alive)
         stopping = {key for m in alive if m.state is State.STOPPING for key in m.held}
         for key in stopping & before.keys() & after.keys():
             # A stopping process may have given its memory back already. That counts once its exit is reported.
             self.last_free[key] -= max(0, after[key] - before[key])
 
-    def take(self, held: Mapping[str, int], sign: int = 1) -> None:
-        """A process has been started that will hold this much, or with -1 one has ended."""
-        for key in held.keys() & self._settled.keys():
-            self._settled[key] -= sign * held[key]
+    def book(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
+        """A process is booked with `after` instead of `before`: it is new, or it was measured."""
+        for key, amount in before.items():
+            if key in self._settled:
+                self._settled[key] += amount
+        for key, amount in after.items():
+            if key in self._settled:
+                self._settled[key] -= amount
 
     def give_back(self, model: ModelRecord, now: float) -> None:
         """The model's process has exited."""
         self._freed_at = now
         self._freed.update(model.held)
-        self.take(model.held, -1)
+        self.book(model.held, {})
         for key in model.held.keys() & self._settled.keys():
-            # An estimate errs upwards by up to a tenth: the last tenth may never have been taken.
-            self._slack[key] = (self._slack[key] if key in self._missed else 0) + model.held[key] // 10
-            self._missed[key] = now + SETTLE_WINDOW_S
+            self._owed.setdefault(key, []).append((now + SETTLE_WINDOW_S, model.held[key]))
         if model.is_in_last_reading:
             for key in model.held.keys() & self.last_free.keys():
+                # An estimate errs upwards by up to a tenth: the last tenth may never have been taken.
                 self.last_free[key] += model.held[key] - model.held[key] // 10
 
-    def expected(self, alive: Collection[ModelRecord]) -> dict[str, int]:
+    def _expected(self, alive: Collection[ModelRecord]) -> dict[str, int]:
         """What must be free by now, by device key."""
         # How much a load has taken is not known. A sleeping process holds nothing, and may take it back at any time.
         expected = {**self.last_free}
@@ -112,20 +133,36 @@ class MemoryLevels:
                     expected[key] -= model.held[key]
         return expected
 
-    def _compare_settled(self, free: Mapping[str, int], alive: Collection[ModelRecord]) -> None:
-        """Compare this reading of the GPUs with what should be free, and learn from it where it is clear."""
+    def _compare(self, readings: Iterable[Reading], alive: Collection[ModelRecord]) -> None:
+        """Find what is missing on the GPUs. Where a reading is clear, learn from it."""
         unclear: set[str] = set()
         for model in alive:
-            if model.state is State.LOADING or model.state is State.STOPPING:
+            if model.state is not State.LOADED:
                 unclear.update(model.held)
-            elif model.state is State.SLEEPING:  # it may be waking up, nobody says since when
-                for key in model.held.keys() & self._settled.keys():
-                    del self._settled[key]
+                if model.state is State.SLEEPING:  # when it takes its memory back is reported too late
+                    for key in model.held:
+                        self._settled.pop(key, None)
         self.returning = {}
-        for key, bytes_free in free.items():
-            missing = self._settled.get(key, bytes_free) - bytes_free
-            if key in self._missed and missing > self._slack[key]:
-                self.returning[key] = missing
-            elif key not in unclear:
-                self._settled[key] = bytes_free
-                self._missed.pop(key, None)
+        for reading in readings:
+            key, free = reading.device.key, reading.free or 0
+            if key in self._owed:
+                owed = sum(held for _, held in self._owed[key])
+                settled = self._settled[key] = min(
+                    self._settled.get(key, 0), free + owed
+                )  # other programs took the rest
+                if settled - free > owed // 10:  # the last tenth may never have been taken
+                    self.returning[key] = settled - free
+                    continue
+            if key not in unclear and reading.device.kind == "gpu":
+                self._settled[key] = free
+                self._owed.pop(key, None)
+
+    def _write_off(self, now: float) -> None:
+        """Memory that is owed for too long will not come back: other programs have it."""
+        for key, owed in list(self._owed.items()):
+            if owed[0][0] <= now:
+                overdue = sum(held for until, held in owed if until <= now)
+                self._settled[key] = self._settled.get(key, 0) - min(overdue, self.returning.get(key, 0))
+                self._owed[key] = [(until, held) for until, held in owed if until > now]
+                if not self._owed[key]:
+                    del self._owed[key]

@@ -16,8 +16,8 @@ lower and an upper bound of the free memory. What follows from that here:
   that follows it, the return of memory by `memory_levels.SETTLE_WINDOW_S`. Then there is another reading. And what
   starts meanwhile further back cannot prolong it: it must leave the claim of the one who waits alone, and a load that
   begins on a device cannot make its upper bound greater than it was before.
-- A drain that has begun goes on while the bounds do not agree (`Wait.undecided`): a stream of small loads cannot lift it
-  again and again.
+- A drain that has begun goes on while the bounds do not agree (`Wait.undecided`): a stream of small loads cannot lift
+  it again and again.
 - `Reject` looks at no reading at all.
 
 Called by `scheduler` for each entry of the queue, and by `memory` to show what would happen on this machine.
@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from router.scheduling.placement import find_place
-from router.scheduling.refusals import why_too_large
+from router.scheduling.refusals import why_lost, why_too_large
 from router.scheduling.resources import Allocation, Demand
 from router.scheduling.snapshot import Phase, Resident, Snapshot, Totals, World, in_phase
 
@@ -64,7 +64,7 @@ class Wait:
     `claim` is where the model will go. None if it is not known when there will be room, because pinned models or other
     programs hold it.
     `stopping`: the room is being made already.
-    `undecided`: these models have to go, or others: the reading is too blurred to say. Of them, those that drain already
+    `undecided`: these models have to go, or others: the reading is too blurred to say. Those of them that drain already
     go on draining.
     """
 
@@ -81,7 +81,14 @@ class Reject:
     reason: str
 
 
-Plan = Place | Evict | Drain | Wait | Reject
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The model would fit on the empty machine only with a device that is lost."""
+
+    reason: str
+
+
+Plan = Place | Evict | Drain | Wait | Reject | Lost
 
 
 def plan(snapshot: Snapshot, demand: Demand) -> Plan:
@@ -113,6 +120,8 @@ def plan(snapshot: Snapshot, demand: Demand) -> Plan:
         are_idle = all(victim.phase is Phase.IDLE for victim in victims)
         return Evict(names, claim) if are_idle else Drain(names, claim)
     if find_place(snapshot.totals.nodes, demand, snapshot.totals.empty) is None:
+        if find_place(snapshot.totals.nodes_with_lost, demand, snapshot.totals.empty):
+            return Lost(why_lost(snapshot, demand))
         return Reject(why_too_large(snapshot, demand))
     can_go = [snapshot.residents[at] for at in snapshot.totals.victim_order.values()]
     loads = [r for r in in_phase(Phase.LOADING, snapshot.residents) if not r.pinned]
@@ -138,7 +147,7 @@ def _wait_for_clear_reading(snapshot: Snapshot, claim: Allocation, undecided: tu
 
 def after_plan(snapshot: Snapshot, plan: Plan, model: str) -> Snapshot:
     """The machine for the next model in the queue: the victims of this plan stop, and its claim comes first."""
-    if isinstance(plan, Reject) or plan.claim is None:
+    if isinstance(plan, Reject | Lost) or plan.claim is None:
         return snapshot
     victims = plan.victims if isinstance(plan, Evict | Drain) else ()
     before = snapshot.totals
@@ -151,31 +160,42 @@ def after_plan(snapshot: Snapshot, plan: Plan, model: str) -> Snapshot:
     new = Resident(model, plan.claim.held, phase, at_reading=Phase.CLAIMED)
     now = before.now.after(come=[new]) if new.phase is Phase.LOADING else before.now
     after_pending_stops = before.after_pending_stops.after(come=[new], gone=gone)
-    blur = before.counted_twice, before.counted_early
-    totals = Totals(before.nodes, before.empty, now, after_pending_stops, victim_order, *blur)
-    return replace(snapshot, residents=(*residents, new), known_totals=totals)
+    # Written out: this runs for each entry of the queue, and `replace` takes several times as long.
+    totals = Totals(
+        before.nodes,
+        before.empty,
+        now,
+        after_pending_stops,
+        victim_order,
+        before.nodes_with_lost,
+        before.counted_twice,
+        before.counted_early,
+    )
+    limit, margins, returning = snapshot.limit, snapshot.margins, snapshot.returning
+    return Snapshot(snapshot.readings, (*residents, new), limit, margins, returning, totals)
 
 
-def _choose_victims(
-    snapshot: Snapshot, demand: Demand, world: World
-) -> tuple[Sequence[Resident], Allocation] | None:
+def _choose_victims(snapshot: Snapshot, demand: Demand, world: World) -> tuple[Sequence[Resident], Allocation] | None:
     """The whole set at once. Take victims in their order until the demand fits in this world; then spare each victim
     that turned out not to be needed, the last taken first."""
     taken: list[Resident] = []
     claim = None
+    world = world.after()
     for at in snapshot.totals.victim_order.values():
         candidate = snapshot.residents[at]
         taken.append(candidate)
-        world = world.after(gone=[candidate])
+        world = world.moved(candidate, -1)
         if claim := _fit(snapshot, demand, world):
             break
     if claim is None:
         return None
     for candidate in taken[-2::-1]:
-        fuller = world.after(come=[candidate])
-        if better := _fit(snapshot, demand, fuller):
-            world, claim = fuller, better
+        world = world.moved(candidate, 1)
+        if better := _fit(snapshot, demand, world):
+            claim = better
             taken.remove(candidate)
+        else:
+            world = world.moved(candidate, -1)
     return taken, claim
 
 
@@ -197,7 +217,7 @@ def _loading_devices(snapshot: Snapshot) -> frozenset[str]:
     residents = in_phase(Phase.LOADING, snapshot.residents)
     if not residents:
         return frozenset()
-    gpus = {key for node in snapshot.totals.nodes for key in node.gpus}
+    gpus = {key for node in snapshot.totals.nodes_with_lost for key in node.gpus}
     taken: set[str] = set()
     for resident in residents:
         taken |= gpus.intersection(resident.held) or set(resident.held)

@@ -32,14 +32,14 @@ booked; effects go out; their results change something. Seven things steer this 
     Why: one reading at a time. What changes meanwhile sets `_needs_plan`, and is decided upon with the next reading.
 
 `_levels.reading_outdated`: memory was taken or given back since the Probe went out.
-    Set when a process is ready, has exited, or woke. Cleared when the next Probe goes out.
+    Set when a process is ready, has exited, slept or woke. Cleared when the next Probe goes out.
     Why: a reading from before such a moment must not be decided upon (rule 5). `probed` throws it away and probes
     again. It is not the same as `_needs_plan`: a new entry in the line needs a plan, but does not spoil the reading.
 
 `_next_poll_at`: when the queue is planned for again although nothing has happened here.
     Set by each plan: after `Limits.poll`, or when a drain grace ends if that is earlier. Never cleared. `wakeup`
-    returns it to the pool while an entry needs room and no Probe is out; `tick` then sets `_needs_plan`.
-    Why: other programs give memory back without a word, and a grace ends by the clock.
+    returns it to the pool while an entry needs room or memory is coming back; `tick` then sets `_needs_plan`.
+    Why: other programs and drivers give memory back without a word, and a grace ends by the clock.
 
 `_draining`: the models that are closed because a model ahead needs their room.
     Set by each plan to exactly the busy victims of that plan. Emptied when no model waits for its start.
@@ -67,12 +67,13 @@ from router.scheduling.downloads import WantedDownloads
 from router.scheduling.effects import Effect, Grant, Refusal, Refuse
 from router.scheduling.limits import Limits
 from router.scheduling.memory_levels import MemoryLevels
-from router.scheduling.policy import Drain, Evict, Place, Reject, Wait
+from router.scheduling.policy import Drain, Evict, Lost, Place, Reject, Wait
 from router.scheduling.resources import Demand, Reading
 from router.scheduling.snapshot import Phase, Snapshot
 from router.scheduling.states import STARTABLE, Event, State
 from router.scheduling.waiting_line import Ticket, WaitingLine
 
+LOST_RETRY_S = 10.0  # a GPU is back after a reset, or the driver after a reload
 RENEWED = "new settings"  # why a process ends that `renew` has closed
 
 
@@ -114,7 +115,8 @@ class Scheduler:
 
     def snapshot(self, readings: tuple[Reading, ...]) -> Snapshot:
         """The machine as policy sees it, without the claims of waiting models."""
-        return Snapshot(readings, self._books.residents(), self.limits.models_max, self.limits.margins)
+        limits, returning = self.limits, self._levels.returning
+        return Snapshot(readings, self._books.residents(), limits.models_max, limits.margins, returning)
 
     def waiting(self, name: str) -> int:
         """How many tickets wait for this model."""
@@ -131,8 +133,9 @@ class Scheduler:
         if self._line.by_turn:
             if self.limits.queue_timeout and (oldest := self._line.longest_wait()) is not None:
                 times.append(oldest + self.limits.queue_timeout)
-            is_startable = self.downloads.is_startable
-            if not self._levels.is_probing and any(e.needs_room and is_startable(e) for e in self._line.by_turn):
+            is_startable, all_ = self.downloads.is_startable, self._levels.returning
+            polled = ((all_ or e.needs_room) and is_startable(e) for e in self._line.by_turn)
+            if not self._levels.is_probing and any(polled):
                 times.append(self._next_poll_at)
         return min(times, default=None)
 
@@ -280,9 +283,17 @@ class Scheduler:
 
     # Events: the machine
 
-    def probed(self, readings: tuple[Reading, ...], now: float) -> list[Effect]:
-        """The answer to a Probe."""
+    def probed(self, readings: tuple[Reading, ...], now: float, *, failure: str = "") -> list[Effect]:
+        """The answer to a Probe. `failure` says why there is no reading. Then it is probed again in a while; after
+        several times in a row the requests that need a reading are refused."""
         self._levels.is_probing = False
+        if failure:
+            self._next_poll_at = now + self.limits.poll
+            blind = [entry for entry in self._line.by_turn if self.downloads.is_startable(entry)]
+            for entry in blind:
+                entry.needs_room = True
+            tickets = [ticket for entry in blind for ticket in entry.tickets] if self._levels.fail() else []
+            return [*self._refuse(tickets, Refusal.DEVICE_LOST, failure, LOST_RETRY_S), *self._advance(now)]
         if self._levels.reading_outdated:
             self._needs_plan = True
             return self._advance(now)
@@ -305,6 +316,7 @@ class Scheduler:
         model = self.model(name)
         if model.has_moved_on(run) or model.held == held:
             return []
+        self._levels.book(model.held, held)
         model.held = held
         self._needs_plan = True
         return self._advance(now)
@@ -317,12 +329,14 @@ class Scheduler:
         now: float,
         *,
         out_of_memory: bool = False,
+        device_lost: bool = False,
         pending_ticket: int | None = None,
     ) -> list[Effect]:
         """The process is gone. `reason` is for people, and counts only if the end was not wanted.
 
-        A load that ran out of memory is tried once more, after every idle model has made room. A load that only tried
-        settings fails the ticket that wanted these (`pending_ticket`), and is not a failure of the model.
+        A load that ran out of memory is tried once more, after every idle model has made room. A load that lost its
+        device is tried once more too, and no model goes for it. A load that only tried settings fails the ticket that
+        wanted these (`pending_ticket`), and is not a failure of the model.
         """
         model = self.model(name)
         if model.run != run:
@@ -330,7 +344,8 @@ class Scheduler:
         was, was_retrying, entry = model.state, model.retrying, self._line.by_arrival.get(name)
         self._books.transit(model, Event.EXIT)
         self._levels.give_back(model, now)
-        model.retrying = was is State.LOADING and out_of_memory and not was_retrying and entry is not None
+        may_retry = was is State.LOADING and not was_retrying and entry is not None
+        model.retrying = may_retry and (out_of_memory or device_lost)
         if entry and not model.ready_at:
             entry.own_load_ended_at = now
         model.held = {}
@@ -343,7 +358,7 @@ class Scheduler:
             model.failures = 0 if model.ready_at else model.failures
         elif entry and model.retrying:
             spared = self._books.spared(entry.foreground, now, self.limits.task_grace)
-            victims = [idle for idle in self._books.evictable() if idle.name not in spared]
+            victims = [idle for idle in self._books.evictable() if out_of_memory and idle.name not in spared]
             effects += [self._books.stop(idle, f"room for {name}") for idle in victims]
         elif was is State.LOADING and pending_ticket is not None:
             model.failure = reason
@@ -363,6 +378,7 @@ class Scheduler:
         model = self.model(name)
         if model.run == run and model.state is State.LOADED:  # else the news came twice, or too late
             self._books.transit(model, Event.SLEEP)
+            self._levels.reading_outdated = True
 
     def woke(self, name: str, run: int) -> None:
         """The child took its weights back."""
@@ -380,7 +396,8 @@ class Scheduler:
         if timeout := self.limits.queue_timeout:
             why = f"it waited {timeout:g} s for memory or a free slot"
             effects += self._refuse(self._line.overdue(now, timeout), Refusal.QUEUE_TIMEOUT, why, 5.0)
-        self._needs_plan = self._needs_plan or any(e.needs_room and e.waits_for_room for e in self._line.by_turn)
+        all_ = self._levels.returning
+        self._needs_plan |= any((all_ or e.needs_room) and e.waits_for_room for e in self._line.by_turn)
         return [*effects, *self._advance(now)]
 
     # What follows
@@ -388,20 +405,21 @@ class Scheduler:
     def _advance(self, now: float) -> list[Effect]:
         """What is due now, whatever happened before: see the theory above."""
         effects = self.downloads.start(self.limits.downloads_max) if self.downloads else []
-        if not any(map(self.downloads.is_startable, self._line.by_turn)):
+        head = next(filter(self.downloads.is_startable, self._line.by_turn), None)
+        if head is None:
             self._needs_plan = False
             return [*effects, *self._drain(set())] if self._draining else effects
         if not self._needs_plan or self._levels.is_probing:
             return effects
         self._needs_plan = False
-        return [*effects, self._levels.probe(self._books.alive.values(), now)]
+        return [*effects, self._levels.probe(self._books.alive.values(), now, head.demand, head.model.retrying)]
 
     def _plan(self, readings: tuple[Reading, ...], now: float) -> list[Effect]:
         """Decide for the entries at the head of the queue upon this reading, and book what was decided."""
-        self._next_poll_at = now + self.limits.poll
+        self._next_poll_at = now + self._levels.poll_after(self.limits.poll)
         effects: list[Effect] = []
         drains: set[str] = set()
-        snapshot = self.snapshot(readings)
+        snapshot = self._levels.last_snapshot = self.snapshot(readings)
         head = list(itertools.islice(filter(self.downloads.is_startable, self._line.by_turn), self.LOOKAHEAD))
         for entry in self._line.behind(head[-1]) if head else ():
             entry.needs_room = entry.needs_room or self.downloads.is_startable(entry)
@@ -418,6 +436,7 @@ class Scheduler:
             match plan:
                 case Place(claim):
                     effects.append(self._books.spawn(entry.model, claim))
+                    self._levels.book({}, claim.held)
                 case Evict(victims):
                     why = f"room for {entry.model.name}"
                     effects += [self._books.stop(self._books.records[victim], why) for victim in victims]
@@ -426,8 +445,13 @@ class Scheduler:
                     drains.update(model.name for model in models if model.leases or model.draining)
                 case Drain():
                     self._next_poll_at = min(self._next_poll_at, entry.since + self.limits.drain_grace)
+                case Wait(undecided=victims):
+                    drains.update(victim for victim in victims if self._books.records[victim].draining)
                 case Reject(reason):
                     effects += self._refuse(entry.tickets, Refusal.TOO_LARGE, reason)
+                case Lost(reason):
+                    entry.model.retrying = False
+                    effects += self._refuse(entry.tickets, Refusal.DEVICE_LOST, reason, LOST_RETRY_S)
         return [*effects, *self._drain(drains), *self._refuse_overflow()]
 
     def _drain(self, names: set[str]) -> list[Effect]:

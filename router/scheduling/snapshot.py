@@ -10,10 +10,11 @@ A driver reports one number for each device: the bytes that are used. It does no
 is what is left of that number when our own processes are taken off. How much the driver shows of each:
 
 - A model that serves, and is awake: all that is booked.
-- A sleeping model without requests: nothing. It may take its memory back at any time, so it counts as taken all the same.
+- A sleeping model without requests: nothing. It may take its memory back at any time, so it counts as taken all the
+  same.
 - A claim, and a load that this very pass has begun: nothing.
-- A model that loads, and one that wakes up (it sleeps, and has requests): anything from nothing to all. How much, nobody
-  knows.
+- A model that loads, and one that wakes up (it sleeps, and has requests): anything from nothing to all. How much,
+  nobody knows.
 - A model that stops: anything from all to nothing. It gives memory back step by step before its exit is reported.
 - A process that has ended: up to all. Some drivers give memory back seconds after the exit (`Snapshot.returning`).
 
@@ -37,7 +38,7 @@ Made by `scheduler` for each pass over the queue, and handed on from one entry o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from enum import Enum
 from math import inf
@@ -99,7 +100,8 @@ class Resident:
 
     @property
     def may_show_in_part(self) -> bool:
-        """It loaded or woke up when the memory was read. The driver showed anything from nothing to all that it holds."""
+        """It loaded or woke up when the memory was read: the driver showed anything from nothing to all that it
+        holds."""
         phase = self.at_reading or self.phase
         return phase is Phase.LOADING or (self.sleeping and phase is Phase.BUSY)
 
@@ -124,27 +126,33 @@ class World:
     """
 
     count: int
-    by_books: Mapping[str, float]
-    by_driver: Mapping[str, float]
-    free: Mapping[str, float]
+    by_books: dict[str, float]
+    by_driver: dict[str, float]
+    free: dict[str, float]
 
     def after(self, *, come: Iterable[Resident] = (), gone: Iterable[Resident] = ()) -> World:
         """The world in which the processes `come` are there too, and the processes `gone` are not."""
-        count, by_books, by_driver, free = self.count, {**self.by_books}, {**self.by_driver}, {**self.free}
-        for sign, residents in ((1, come), (-1, gone)):
-            for resident in residents:
-                count += sign
-                # How much the driver shows of a process that was stopped while it loaded is not known. While it is
-                # there, it counts as if nothing were shown yet. Once it is gone, it counts as if all had been shown.
-                # So its end makes twice the difference.
-                times = sign * (2 if resident.stopped_while_loading and resident.is_visible_to_driver else 1)
-                for key, held in resident.held.items():
-                    if key in free:
-                        by_books[key] -= sign * held
-                        by_driver[key] -= times * held
-                        free[key] = min(by_books[key], by_driver[key])
-        return World(count, by_books, by_driver, free)
+        world = World(self.count, {**self.by_books}, {**self.by_driver}, {**self.free})
+        for resident in come:
+            world = world.moved(resident, 1)
+        for resident in gone:
+            world = world.moved(resident, -1)
+        return world
 
+    def moved(self, resident: Resident, sign: int) -> World:
+        """The world after this process has come (1) or gone (-1). It takes the amounts of this world over and changes
+        them: do not use this world any more."""
+        by_books, by_driver, free = self.by_books, self.by_driver, self.free
+        # How much the driver shows of a process that was stopped while it loaded is not known. While it is there, it
+        # counts as if nothing were shown yet. Once it is gone, it counts as if all had been shown. So its end makes
+        # twice the difference.
+        times = sign * (2 if resident.stopped_while_loading and resident.is_visible_to_driver else 1)
+        for key, held in resident.held.items():
+            if key in free:
+                by_books[key] -= sign * held
+                by_driver[key] -= times * held
+                free[key] = min(by_books[key], by_driver[key])
+        return World(self.count + sign, by_books, by_driver, free)
 
     def with_more(self, more: Mapping[str, float], sign: int = 1) -> World:
         """The same processes, and the driver is assumed to have `more` bytes free; fewer with a `sign` of -1."""
@@ -158,17 +166,19 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class NodeDevices:
-    """The devices of one node: the keys of its RAM, and its GPUs by key."""
+    """The devices of one node: the keys of its RAM, and its GPUs by key. `has_alone`: one of them `is_alone`."""
 
     hosts: tuple[str, ...]
     gpus: Mapping[str, Device]
+    has_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
     """What follows from a snapshot, and is needed again and again.
 
-    `nodes` are the devices, node by node.
+    `nodes` are the devices that take models, node by node: those that are not lost.
+    `nodes_with_lost` are all devices, as if none were lost.
     `empty` is the free memory of the empty machine, by device key.
     `now` is the world of the processes that are there.
     `after_pending_stops` is the world once everything that was decided has happened: the stopping processes are gone,
@@ -186,16 +196,19 @@ class Totals:
     now: World
     after_pending_stops: World
     victim_order: Mapping[str, int]
+    nodes_with_lost: tuple[NodeDevices, ...] = ()
     counted_twice: Mapping[str, float] = field(default_factory=dict)
     counted_early: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Totals:
         devices = [reading.device for reading in snapshot.readings]
-        nodes = []
-        for name in dict.fromkeys(device.node for device in devices):
-            hosts = tuple(d.key for d in devices if d.node == name and d.kind == "host")
-            nodes.append(NodeDevices(hosts, {d.key: d for d in devices if d.node == name and d.kind == "gpu"}))
+        with_lost = _by_node(devices)
+        lost = {reading.device.key for reading in snapshot.readings if reading.lost}
+        nodes = with_lost
+        if lost:  # without its RAM a node starts nothing
+            usable = _by_node([device for device in devices if device.key not in lost])
+            nodes = tuple(node for node in usable if node.hosts)
         margins = snapshot.margins
         empty = {d.key: d.total - margin if (margin := margins.get(d.key, 0)) else UNCHECKED for d in devices}
         by_driver = {
@@ -227,8 +240,17 @@ class Totals:
                 for key, held in resident.held.items():
                     early[key] = early.get(key, 0) + held
         victims = sorted(((r, at) for at, r in enumerate(snapshot.residents) if r.can_go), key=_victim_rank)
-        order = {resident.model: at for resident, at in victims}
-        return cls(tuple(nodes), empty, now, after_pending_stops, order, twice, early)
+        victim_order = {resident.model: at for resident, at in victims}
+        return cls(nodes, empty, now, after_pending_stops, victim_order, with_lost, twice, early)
+
+
+def _by_node(devices: Sequence[Device]) -> tuple[NodeDevices, ...]:
+    nodes = []
+    for name in dict.fromkeys(device.node for device in devices):
+        hosts = tuple(d.key for d in devices if d.node == name and d.kind == "host")
+        gpus = {d.key: d for d in devices if d.node == name and d.kind == "gpu"}
+        nodes.append(NodeDevices(hosts, gpus, any(gpu.is_alone for gpu in gpus.values())))
+    return tuple(nodes)
 
 
 def _victim_rank(candidate: tuple[Resident, int]) -> tuple[bool, bool, bool, float, str]:
