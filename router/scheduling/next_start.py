@@ -25,7 +25,8 @@ def enough_for_start(
     `last` is the machine at the last reading; its devices, limit and margins still hold.
     `expected` are the bytes that should be free by now, less what processes will still take.
 
-    Empty: it cannot start before a stop or a load has ended. None: some model has to go first, or nothing is known.
+    Empty: it cannot start before a stop or a load has ended, or it starts whatever is free.
+    None: some model has to go first, or nothing is known.
     """
     totals, margins = last.totals, last.margins
     free, hidden, held_by_stops = {**totals.empty}, Counter[str](), Counter[str]()
@@ -48,7 +49,7 @@ def enough_for_start(
     avoided = frozenset(key for key in loading if margins.get(key, 0))
     is_full = bool(last.limit) and len(alive) >= last.limit
     if not is_full and (claim := find_place(totals.nodes, demand, free, avoided)):
-        return {key: held + margins[key] + hidden[key] for key, held in claim.held.items()}
+        return {key: held + margins[key] + hidden[key] for key, held in claim.held.items() if margins.get(key)}
     if held_by_stops or avoided:
         later = {key: amount + held_by_stops[key] for key, amount in free.items()}
         if find_place(totals.nodes, demand, later):
