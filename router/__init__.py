@@ -56,7 +56,11 @@ The assembly::
     serve     from a plan to a router that serves    -> everything
     running   the router that runs already, asked    -> server settings
     demo      tiny models, and a first conversation  -> nothing
-    __main__  the command line                       -> everything
+
+The program::
+
+    commands  the command line        -> scheduling engine hub models memory server settings plan serve running demo
+    __main__  signals, then a command -> everything
 """
 
 __version__ = "0.1.0"
