@@ -304,21 +304,22 @@ class Pool:
             self._apply(self._scheduler.cancel(ticket, self._core.now()))
 
     def _grant(self, ticket: int, model: str) -> None:
-        waiter = self._waiters.pop(ticket)
         self.settings.on_grant(model, ticket)
         lease = self._leased(ticket, model)
+        waiter = self._waiters.pop(ticket)
         if waiter.cancelled():  # its task has not run yet to cancel the ticket
             asyncio.get_running_loop().call_soon(lease.release)
         else:
             waiter.set_result(lease)
 
     def _refuse(self, effect: Refuse) -> None:
-        waiter = self._waiters.pop(effect.ticket)
+        waiter = self._waiters[effect.ticket]
         log.info("%s: a request is refused: %s", effect.model, effect.reason)
         if not waiter.cancelled():
             kind = self.downloads.failures.get(effect.model) if effect.refusal is Refusal.FETCH_FAILED else None
             error = error_of(effect.refusal, effect.model, effect.reason, retry_after=effect.retry_after, kind=kind)
             waiter.set_exception(errors.Cancelled.by_shutdown() if self._has_ended else error)
+        del self._waiters[effect.ticket]
         self.settings.on_refuse(effect.model, effect.ticket)
 
     def _leased(self, ticket: int, model: str) -> Lease:
@@ -342,29 +343,64 @@ class Pool:
 
     def _apply(self, effects: list[Effect]) -> None:
         """Perform the effects of one call of the scheduler, in the same step. A part that is called here may call the
-        scheduler, and `_apply`, again."""
-        for effect in effects:
-            self._perform(effect)
-        self.downloads.publish_queue_changes()
-        self.processes.prefetch_next()
-        self._set_timer()
+        scheduler, and `_apply`, again.
 
-    def _perform(self, effect: Effect) -> None:
+        An effect that fails is reported back as an event, as one that succeeds is: the scheduler waits for nothing that
+        will not come. It may fail here or later in its task (`on_failure`).
+        """
+        for effect in effects:
+            on_failure = partial(self._on_failure, effect)
+            try:
+                self._perform(effect, on_failure)
+            except Exception as exc:
+                on_failure(exc)
+        for follow_up in (self.downloads.publish_queue_changes, self.processes.prefetch_next, self._set_timer):
+            try:
+                follow_up()
+            except Exception as exc:
+                log.critical("a defect in the router", exc_info=exc)
+
+    def _perform(self, effect: Effect, on_failure: Callable[[Exception], None]) -> None:
         match effect:
             case Grant(ticket, model):
                 self._grant(ticket, model)
             case Refuse():
                 self._refuse(effect)
             case Probe(expected):
-                self._core.tasks.start(self._probe(expected))
+                self._core.tasks.start(self._probe(expected), on_failure)
             case Spawn():
-                self.processes.spawn(effect)
+                self.processes.spawn(effect, on_failure)
             case Stop(model, reason):
                 self.processes.stop(model, reason)
             case Fetch(model):
-                self.downloads.start(model)
+                self.downloads.start(model, on_failure)
             case Abort(model):
                 self.downloads.abort(model)
+            case _:
+                assert_never(effect)
+
+    def _on_failure(self, effect: Effect, exc: Exception) -> None:
+        """Report an effect that failed. What its requests wait for is answered with an error, or tried again."""
+        reason = exc.message if isinstance(exc, errors.RouterError) else f"a defect in the router: {exc!r}"
+        if not isinstance(exc, errors.RouterError):
+            log.critical("a defect in the router: %s failed", type(effect).__name__, exc_info=exc)
+        match effect:
+            case Probe():
+                self._apply(self._scheduler.probed((), self._core.now(), failure=reason))
+            case Spawn(model, run):
+                self.processes.give_up(model, run, reason)
+            case Stop(model):
+                self.processes.give_up(model, self._scheduler.model(model).run, reason)
+            case Fetch(model):
+                self.downloads.fail(model, exc)
+            case Grant(ticket) | Refuse(ticket):
+                waiter = self._waiters.pop(ticket, None)
+                if waiter and not waiter.done():
+                    waiter.set_exception(errors.RouterError(f"The request failed: {reason}"))
+                if waiter and isinstance(effect, Grant):
+                    self._apply(self._scheduler.release(ticket, self._core.now(), used=False))
+            case Abort():
+                pass  # its end need not be reported
             case _:
                 assert_never(effect)
 
@@ -409,6 +445,10 @@ class Pool:
         self._timer = None
         when = self._scheduler.wakeup()
         if when is not None and when <= self._core.now():
-            self._apply(self._scheduler.tick(self._core.now()))
+            try:
+                self._apply(self._scheduler.tick(self._core.now()))
+            except Exception as exc:  # the next tick is tried, though not at once
+                log.critical("a defect in the router", exc_info=exc)
+                self._timer = self._core.loop.call_later(1.0, self._tick)
         else:
             self._set_timer()
