@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -99,7 +100,7 @@ class RunDirectory:
             try:
                 run = cls.open(root)
             except ConfigError as error:
-                problems.append(error.message.partition(". Name a")[0] + ".")
+                problems.append(_reason(error))
                 clean_up(root)
         if run is not None and problems:
             log.info("children's sockets are in %s: %s", run.folder, " ".join(problems))
@@ -192,7 +193,13 @@ def clean_up(root: Path) -> None:
         with _root_lock(root):
             _clean_up_all(root)
     except (ConfigError, OSError) as error:
-        log.warning("what earlier routers left in %s is not looked for: %s", root, error)
+        why = _reason(error) if isinstance(error, ConfigError) else error
+        log.warning("what earlier routers left in %s is not looked for: %s", root, why)
+
+
+def _reason(error: ConfigError) -> str:
+    """What is wrong, without what its user could do if he had named the folder."""
+    return re.split(r"[.,] (?:Name|Remove) ", error.message)[0] + "."
 
 
 def _why_no_socket(folder: Path) -> str:

@@ -58,8 +58,8 @@ def is_own_folder(folder: Path, forbidden: int) -> bool:
 
 def _shared_folders(environ: Mapping[str, str]) -> Iterator[Path]:
     names = [environ.get("TMPDIR", ""), *SHARED]
-    with contextlib.suppress(OSError):  # no folder takes a file
-        names.insert(1, tempfile.gettempdir())
+    if not hasattr(os, "getuid"):  # Windows; elsewhere this would try the folder in which the router was started
+        names = [tempfile.gettempdir()]
     for name in dict.fromkeys(filter(None, names)):
         path = Path(name).absolute()
         if _is_safe(path):
