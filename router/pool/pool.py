@@ -44,6 +44,15 @@ from router.wire.address import Address
 
 log = logging.getLogger("router.pool")
 
+# What a client is told of a model that takes no requests now; "not loaded" in all other states.
+_NOT_LOADED = {
+    State.LOADED: "about to end",
+    State.LOADING: "still loading",
+    State.DOWNLOADING: "still downloading",
+    State.SLEEPING: "asleep",
+    State.STOPPING: "stopping",
+}
+
 
 class Pool:
     """All models of a router, on the nodes that are handed in.
@@ -168,6 +177,21 @@ class Pool:
         self._core.plans.specs[spec.name] = spec
         lease = self._leased(ticket, spec.name)
         lease.used = used
+        return lease
+
+    def look(self, spec: ModelSpec, *, wakes: bool = True) -> Lease:
+        """A lease for a request that only looks at a process: it starts none, waits for none, and keeps none alive.
+
+        `wakes`: the request would wake a child that sleeps. Raises NotLoaded if the model does not take requests now.
+        """
+        state = self.state(spec.name)
+        lease = None if wakes and state is State.SLEEPING else self.lease_at_once(spec, used=False)
+        if lease is None:
+            word = _NOT_LOADED.get(state, "not loaded")
+            raise errors.NotLoaded(
+                f"model {spec.name!r} is {word}, and a request that only looks does not load it; "
+                "POST /models/load loads it, or add ?autoload=true"
+            )
         return lease
 
     def unload(self, name: str, *, force: bool = False) -> None:
