@@ -146,9 +146,10 @@ class Estimator:
         sizes = {"gpu": 0, "host": 0}
         for reading in self.empty.readings:
             sizes[reading.device.kind] += reading.device.total
-        least = LEAST_PART * need.demand.split if footprint.gpus else 0
+        demand = need.demand
+        least = LEAST_PART * (demand.split + footprint.gpus * demand.fixed) if footprint.gpus else 0
         most = {kind: MOST_TIMES * total for kind, total in sizes.items()}
-        return least <= footprint.gpu <= most["gpu"] and footprint.host <= max(most["host"], need.demand.host)
+        return least <= footprint.gpu <= most["gpu"] and footprint.host <= max(most["host"], demand.host)
 
     def _key(self, spec: ModelSpec) -> str:
         parts = [path for path in (spec.model_path, spec.mmproj_path) if path]
