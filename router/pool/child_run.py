@@ -32,6 +32,7 @@ class ChildRun:
     `info` is what the child reported when it became ready.
     `ended` is set once the process is gone.
     `measured_at` is when its memory was measured last, by the event loop's clock.
+    `watch` is the task of `health_watch`.
     `report_unreachable` is a lease's (see `Lease`); it is made once, because every lease takes it.
     """
 
@@ -47,6 +48,7 @@ class ChildRun:
     measured_at: float = 0.0
     info: Mapping[str, Any] = field(default_factory=dict)
     report_unreachable: Callable[[], bool] = lambda: False
+    watch: asyncio.Task[None] | None = None
     _logged: float = field(default=0.0, init=False)  # the progress at the last line of the log
 
     def __repr__(self) -> str:
