@@ -92,7 +92,7 @@ def read_plan(argv: Sequence[str], environ: Mapping[str, str], *, needs_engine: 
 def known_flags(argv: Sequence[str], environ: Mapping[str, str], config: Config) -> FlagTable:
     """The flags of the engine that would run. If no engine is found, those of the build that this router knows.
 
-    Raises EngineError if the command line, the environment or the file of settings names an engine that cannot be used."""
+    Raises EngineError if the command line, the environment or `config` names an engine that cannot be used."""
     try:
         return _find_engine(argv, environ, config).table()
     except EngineError:

@@ -188,6 +188,18 @@ class Settings:
         "600",
         "longest generation for a request without a token limit; 0 means any time",
     )
+    shutdown_delay: float = _option(
+        "--shutdown-delay",
+        SECONDS,
+        "0",
+        "after SIGTERM, requests are served for this long while /readyz says 503, so that a load balancer notices",
+    )
+    shutdown_grace: float = _option(
+        "--shutdown-grace",
+        SECONDS,
+        "30",
+        "how long running requests may take to finish when the router ends; a second signal ends them at once",
+    )
     log_level: str = _option("--log-level", LEVEL, "info", "the least severe messages that the router logs")
     log_file: Path | None = _option(
         "--log-file", PATH, None, "file to which the router logs, instead of stderr", env="LLAMA_ARG_LOG_FILE"
