@@ -62,8 +62,8 @@ The assembly::
 
 The program::
 
-    commands  the command line        -> scheduling engine hub models memory server config settings plan serve running check demo
-    __main__  signals, then a command -> everything
+    commands  the commands  -> scheduling engine hub models memory server config settings plan serve running check demo
+    __main__  signals first -> everything
 """
 
 __version__ = "0.1.0"
