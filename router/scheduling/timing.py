@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from router.scheduling import reasons
 from router.scheduling.books import Books, ModelRecord
 from router.scheduling.limits import Limits
-from router.scheduling.policy import Drain, Evict, Place, Plan, Reject, Wait, after_plan, plan
+from router.scheduling.policy import Drain, Evict, Lost, Place, Plan, Reject, Wait, after_plan, plan
 from router.scheduling.reasons import Obstacle, why_evicted
 from router.scheduling.resources import Allocation
 from router.scheduling.snapshot import Phase, Snapshot
@@ -39,7 +39,7 @@ class Decision:
     `stops` are models that are stopped, each with the reason. Requests may run on them: these are cut.
     `starts` is where the model is started; None if it is not started yet.
     `closes` are the models that are closed to new work for it.
-    `rejected` says why it never fits; empty if it does.
+    `rejected` says why it never fits, and `lost` why it does not while a GPU cannot be read; empty if it does.
     `needs_room`: no room is on its way to it.
     `victims` must go first, and cannot go yet; `why` says what else it waits for.
     `look_again_at` is when time alone makes another decision of it; infinity for never.
@@ -49,6 +49,7 @@ class Decision:
     starts: Allocation | None = None
     closes: frozenset[str] = frozenset()
     rejected: str = ""
+    lost: str = ""
     needs_room: bool = False
     victims: tuple[str, ...] = ()
     why: str = ""
@@ -82,6 +83,8 @@ def decisions(
                 yield entry, Decision(needs_room=needs_room, why=reason, look_again_at=look_again_at)
             case Reject(reason):
                 yield entry, Decision(rejected=reason)
+            case Lost(reason):
+                yield entry, Decision(lost=reason)
 
 
 def own_cut_at(entry: Entry, limits: Limits) -> float:
