@@ -1,12 +1,12 @@
 """What a child's stream says, as `Delta`s: from chats and from completions.
 
-Pieces of text that have come together become one Delta. Children are read with suspicion: an event of a wrong shape is
-an UpstreamFailed, never a defect of the router.
+Pieces of text that have come together are one Delta, of as many pieces. Children are read with suspicion: an event of a
+wrong shape is an UpstreamFailed, never a defect of the router.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -18,8 +18,8 @@ from router.wire.child_json import blame_child, object_or_empty, parse_json
 class Delta(NamedTuple):
     """The next piece of the answer. `calls` are pieces of tool calls, `reason` says why the answer ended."""
 
-    content: str = ""
-    thinking: str = ""
+    content: Sequence[str] = ()
+    thinking: Sequence[str] = ()
     logprobs: list[dict[str, Any]] | None = None
     calls: list[CallPiece] | None = None
     reason: str | None = None
@@ -48,16 +48,15 @@ class ChatReader:
 
 def _delta_of(chunk: Chunk | Texts) -> Delta:
     if isinstance(chunk, Texts):
-        text = "".join(chunk.pieces)
-        return Delta("", text) if chunk.are_thoughts else Delta(text)
+        return Delta((), chunk.pieces) if chunk.are_thoughts else Delta(chunk.pieces)
     timings = object_or_empty(chunk.timings)
     if not chunk.choices:
         return Delta(timings=timings)
     choice = chunk.choices[0]
     delta, logprobs = choice.delta, choice.logprobs
     return Delta(
-        delta.content or "",
-        delta.reasoning_content or "",
+        (delta.content,) if delta.content else (),
+        (delta.reasoning_content,) if delta.reasoning_content else (),
         logprobs.content if logprobs else None,
         delta.tool_calls,
         choice.finish_reason,
@@ -108,7 +107,7 @@ class CompletionReader:
 
 def _add_texts(texts: list[str], found: list[Delta]) -> None:
     if texts:
-        found.append(Delta("".join(texts)))
+        found.append(Delta(tuple(texts)))
         texts.clear()
 
 
@@ -133,7 +132,7 @@ def _convert(value: Any) -> _Completion:
 def _delta_of_completion(event: _Completion) -> Delta:
     reason = (event.stop_type or "stop") if event.stop else None
     timings = object_or_empty(event.timings)
-    return Delta(event.content or "", "", event.completion_probabilities, None, reason, timings)
+    return Delta((event.content,) if event.content else (), (), event.completion_probabilities, None, reason, timings)
 
 
 def shown_logprobs(entries: Iterable[Mapping[str, Any]], top: int) -> list[dict[str, Any]]:

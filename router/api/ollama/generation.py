@@ -1,6 +1,6 @@
 """A generation in Ollama's words: lines of JSON while it goes on, or one object at its end.
 
-The child always streams. With `stream` what has come becomes a line at once; without, it is collected. Tool calls
+The child always streams. With `stream` each piece becomes a line at once; without, it is collected. Tool calls
 arrive in pieces and are always collected: Ollama's clients want them whole.
 """
 
@@ -116,16 +116,15 @@ class Generation:
         self._timings = delta.timings or self._timings
         logprobs = shown_logprobs(delta.logprobs or (), self.top_logprobs)
         if not self.stream:
-            self._content.append(delta.content)
-            self._thinking.append(delta.thinking)
+            self._content += delta.content
+            self._thinking += delta.thinking
             self._logprobs += logprobs
             return b""
         if logprobs or (delta.content and delta.thinking):
-            fields = {**head(self.model), **self.answer_fields(delta.content, delta.thinking, []), "done": False}
+            told = self.answer_fields("".join(delta.content), "".join(delta.thinking), [])
+            fields = {**head(self.model), **told, "done": False}
             return line({**fields, "logprobs": logprobs} if logprobs else fields)
-        if text := delta.content or delta.thinking:
-            return lines.line(text, are_thoughts=not delta.content)
-        return b""
+        return lines.lines(delta.content or delta.thinking, are_thoughts=not delta.content)
 
     def _add_call(self, piece: CallPiece) -> None:
         call = self._calls.setdefault(piece.index, {"id": "", "name": "", "arguments": []})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -35,10 +35,10 @@ def head(model: str) -> dict[str, Any]:
 
 
 class TextLines:
-    """Lines with a piece of text and nothing else. All of them are alike, so only time and text are encoded for each::
+    """Lines with a piece of text and nothing else. All of them are alike, so only the texts are encoded for each::
 
     lines = TextLines("qwen3", chat_fields)
-    lines.line("Hello", are_thoughts=False)
+    lines.lines(["Hello", " there"], are_thoughts=False)
     """
 
     def __init__(self, model: str, answer_fields: AnswerFields) -> None:
@@ -49,10 +49,14 @@ class TextLines:
     def __repr__(self) -> str:
         return f"<TextLines {self._begin[:80]!r}>"
 
-    def line(self, text: str, *, are_thoughts: bool) -> bytes:
+    def lines(self, pieces: Sequence[str], *, are_thoughts: bool) -> bytes:
+        """One line for each piece that is not empty."""
+        texts = [_encode(piece) for piece in pieces if piece]
+        if not texts:
+            return b""
         before, after = self._thoughts if are_thoughts else self._text
-        now = rfc3339(datetime.datetime.now(datetime.UTC)).encode()
-        return b"".join((self._begin, now, before, _encode(text), after))
+        begin = self._begin + rfc3339(datetime.datetime.now(datetime.UTC)).encode() + before
+        return begin + (after + begin).join(texts) + after
 
 
 _MARK = "\0"
