@@ -22,6 +22,7 @@
     │   ├── QueueTimeout
     │   ├── Cancelled                    an unload or the shutdown took the request off the queue
     │   ├── BackingOff                   the model failed several times in a row
+    │   ├── DeviceLost                   only a GPU that cannot be read could hold the model
     │   └── HubUnavailable               the hub did not answer, or said to come again later
     ├── LoadFailed                  500  the child ended, or was silent, before it was ready
     ├── Unsupported                 501  not_supported_error: a part of an API that the router does not have
@@ -161,10 +162,16 @@ class QueueTimeout(Unavailable):
 
 
 class Cancelled(Unavailable):
-    pass
+    @classmethod
+    def by_shutdown(cls) -> Cancelled:
+        return cls("The router is shutting down. Send the request again in a moment.", retry_after=5.0)
 
 
 class BackingOff(Unavailable):
+    pass
+
+
+class DeviceLost(Unavailable):
     pass
 
 

@@ -8,6 +8,7 @@ router's own is a module beside `news`, with its row in `access.permissions`.
 ::
 
     dialects     how each API's errors look         -> nothing
+    probes       /livez, /readyz and /health        -> nothing
     details      what model pickers show            -> nothing
     lone         a llama-server's own answers       -> details
     listing      the list of models as JSON         -> details lone
@@ -27,6 +28,6 @@ router's own is a module beside `news`, with its row in `access.permissions`.
 
 All of it together::
 
-    predict  Google Cloud's route -> nothing
-    app      every route          -> dialects listing download openai messages native stream ollama responses predict
+    predict  Google Cloud's -> nothing
+    app      every route    -> dialects probes listing download openai messages native stream ollama responses predict
 """

@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from router import files
-from router.engine.flags import DROPPED, OTHER_ENGINE_HINT, OWNED, Arg, Flag, FlagTable, default_table, merge
+from router.engine.flags import (
+    DROPPED,
+    DROPPED_KEYS,
+    OTHER_ENGINE_HINT,
+    OWNED,
+    Arg,
+    Flag,
+    FlagTable,
+    default_table,
+    merge,
+)
 from router.errors import PresetError
 from router.models.foreign import check_foreign
 from router.models.ini import DEFAULTS, Line, Mistake, Problem, Section, read_sections
@@ -177,7 +187,7 @@ class _SectionReader:
             raise Mistake("an alias names one model: move it into that model's section")
         if name in OWN_KEYS:
             return name, OWN_KEYS[name].read(line)
-        if known and known[0].name in DROPPED:
+        if (known and known[0].name in DROPPED) or line.key in DROPPED_KEYS:
             logger.warning("%s:%d: %s has no effect: the router sets it", self.path or "preset", line.number, line.key)
             return None
         if known and known[0].name in OWNED:

@@ -52,8 +52,9 @@ class Processes:
     def __repr__(self) -> str:
         return f"<Processes {', '.join(self.runs) or 'none'}; {self.loads} loads, {self.evictions} evictions>"
 
-    def spawn(self, effect: Spawn) -> None:
-        """Start a process of the model as it is planned now."""
+    def spawn(self, effect: Spawn, on_failure: Callable[[Exception], None]) -> None:
+        """Start a process of the model as it is planned now. `on_failure` is called if the run ends with an exception;
+        then `give_up` has to be."""
         core, model = self._core, effect.model
         spec = core.plans.specs[model]
         args = (*spec.argv, *core.plans.needs[model].args)
@@ -61,7 +62,7 @@ class Processes:
         run.report_unreachable = partial(self._replace_unreachable, run)
         self.runs[model] = run
         core.change_log.mark_changed(model)
-        core.tasks.start(self._live(run))
+        core.tasks.start(self._live(run), on_failure)
 
     def stop(self, model: str, reason: str) -> None:
         """Stop the model's process."""
@@ -71,8 +72,19 @@ class Processes:
         if reason.startswith("room for"):
             self.evictions += 1
         if run.child is not None:
+            self._core.tasks.start(run.stop())
             self._forget_address(run.child.address)  # open connections would delay its end
-            self._core.tasks.start(run.child.stop())
+
+    def give_up(self, name: str, number: int, reason: str) -> None:
+        """The run with this number could not be carried through: it counts as ended, so that nothing waits for it."""
+        core, run, spec = self._core, self.runs.get(name), self._core.plans.specs.get(name)
+        if run is not None and run.number == number:
+            spec = run.spec
+            del self.runs[name]
+            core.tasks.start(run.stop())
+            run.ended.set()
+        pending = core.store.pending_ticket(spec) if spec else None
+        core.apply(core.scheduler.exited(name, number, reason, core.now(), pending_ticket=pending))
 
     def lasting_spec(self, name: str) -> ModelSpec | None:
         """What the model's process runs; None if there is none, or if it is about to end."""
@@ -144,6 +156,7 @@ class Processes:
             exit.sentence,
             core.now(),
             out_of_memory=exit.out_of_memory,
+            device_lost=exit.device_lost,
             pending_ticket=core.store.pending_ticket(run.spec),
         )
         core.apply(effects)

@@ -23,6 +23,7 @@ from router.pool.pool import Pool
 from router.proxy import chat, rewrite
 from router.proxy.body import json_object, read_body
 from router.proxy.budget import Budget
+from router.proxy.collected import Collected
 from router.proxy.conversation import CONVERSATION_HEADER, Conversations, conversation_id
 from router.proxy.cut import cut_of
 from router.proxy.head import MAX_HEADER_BYTES, MAX_HEADERS, Head
@@ -171,11 +172,12 @@ class Gateway:
         time_limit: float | None = None,
         lease_now: bool = False,
         translation: Translation | None = None,
+        collect: Callable[[], Collected] | None = None,
     ) -> ProxiedRequest:
         """The request to the child of this model. `used`: it counts as a use of the model. `ttl`: the idle time that it
         sets, as `Pool.lease` takes it. `lease_now`: it gets its lease here, if that needs no waiting. `translation`
         answers in place of the child; then the client's headers are not passed on, and a client that leaves always
-        ends its request. Raises InvalidRequest."""
+        ends its request. `collect`: as in ProxiedRequest. Raises InvalidRequest."""
         if translation is None and head.exceeds_engine_limits:
             raise InvalidRequest(
                 f"The request's headers are too many or too long; send at most {MAX_HEADERS}, "
@@ -200,7 +202,8 @@ class Gateway:
             stream=stream,
             keepalive=self.keepalive,
             time_limit=time_limit,
-            cut=cut_of(head.path.removeprefix("/v1")) if stream and time_limit else None,
+            cut=cut_of(head.path) if stream and time_limit else None,
+            collect=collect,
             translation=translation,
             conversation=conversation,
             lease=lease,

@@ -17,6 +17,7 @@ class Refusal(Enum):
     QUEUE_FULL = "queue_full"
     QUEUE_TIMEOUT = "queue_timeout"
     TOO_LARGE = "too_large"
+    DEVICE_LOST = "device_lost"
     FETCH_FAILED = "fetch_failed"
     LOAD_FAILED = "load_failed"
     BACKING_OFF = "backing_off"

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from router.scheduling.placement import find_place
-from router.scheduling.refusals import why_too_large
+from router.scheduling.refusals import why_lost, why_too_large
 from router.scheduling.resources import Allocation, Demand
-from router.scheduling.snapshot import Phase, Resident, Snapshot, Totals, World, in_phase
+from router.scheduling.snapshot import Phase, Resident, Snapshot, World, in_phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,14 @@ class Reject:
     reason: str
 
 
-Plan = Place | Evict | Drain | Wait | Reject
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The model would fit on the empty machine only with a device that is lost."""
+
+    reason: str
+
+
+Plan = Place | Evict | Drain | Wait | Reject | Lost
 
 
 def plan(snapshot: Snapshot, demand: Demand) -> Plan:
@@ -87,6 +94,8 @@ def plan(snapshot: Snapshot, demand: Demand) -> Plan:
         are_idle = all(victim.phase is Phase.IDLE for victim in victims)
         return Evict(names, claim) if are_idle else Drain(names, claim)
     if find_place(snapshot.totals.nodes, demand, snapshot.totals.empty) is None:
+        if find_place(snapshot.totals.nodes_with_lost, demand, snapshot.totals.empty):
+            return Lost(why_lost(snapshot, demand))
         return Reject(why_too_large(snapshot, demand))
     can_go = [snapshot.residents[at] for at in snapshot.totals.victim_order.values()]
     loads = [r for r in in_phase(Phase.LOADING, snapshot.residents) if not r.pinned]
@@ -97,7 +106,7 @@ def plan(snapshot: Snapshot, demand: Demand) -> Plan:
 
 def after_plan(snapshot: Snapshot, plan: Plan, model: str) -> Snapshot:
     """The machine for the next model in the queue: the victims of this plan stop, and its claim comes first."""
-    if isinstance(plan, Reject) or plan.claim is None:
+    if isinstance(plan, Reject | Lost) or plan.claim is None:
         return snapshot
     victims = plan.victims if isinstance(plan, Evict | Drain) else ()
     before = snapshot.totals
@@ -109,7 +118,7 @@ def after_plan(snapshot: Snapshot, plan: Plan, model: str) -> Snapshot:
     new = Resident(model, plan.claim.held, Phase.LOADING if isinstance(plan, Place) else Phase.CLAIMED)
     now = before.now.after(come=[new]) if new.phase is Phase.LOADING else before.now
     after_pending_stops = before.after_pending_stops.after(come=[new], gone=gone)
-    totals = Totals(before.nodes, before.empty, now, after_pending_stops, victim_order)
+    totals = replace(before, now=now, after_pending_stops=after_pending_stops, victim_order=victim_order)
     return Snapshot(snapshot.readings, (*residents, new), snapshot.limit, snapshot.margins, totals)
 
 
@@ -153,7 +162,7 @@ def _loading_devices(snapshot: Snapshot) -> frozenset[str]:
     residents = in_phase(Phase.LOADING, snapshot.residents)
     if not residents:
         return frozenset()
-    gpus = {key for node in snapshot.totals.nodes for key in node.gpus}
+    gpus = {key for node in snapshot.totals.nodes_with_lost for key in node.gpus}
     taken: set[str] = set()
     for resident in residents:
         taken |= gpus.intersection(resident.held) or set(resident.held)

@@ -67,12 +67,13 @@ from router.scheduling.downloads import WantedDownloads
 from router.scheduling.effects import Effect, Grant, Refusal, Refuse
 from router.scheduling.limits import Limits
 from router.scheduling.memory_levels import MemoryLevels
-from router.scheduling.policy import Drain, Evict, Place, Reject, Wait
+from router.scheduling.policy import Drain, Evict, Lost, Place, Reject, Wait
 from router.scheduling.resources import Demand, Reading
 from router.scheduling.snapshot import Phase, Snapshot
 from router.scheduling.states import STARTABLE, Event, State
 from router.scheduling.waiting_line import Ticket, WaitingLine
 
+LOST_RETRY_S = 10.0  # a GPU is back after a reset, or the driver after a reload
 RENEWED = "new settings"  # why a process ends that `renew` has closed
 
 
@@ -280,9 +281,17 @@ class Scheduler:
 
     # Events: the machine
 
-    def probed(self, readings: tuple[Reading, ...], now: float) -> list[Effect]:
-        """The answer to a Probe."""
+    def probed(self, readings: tuple[Reading, ...], now: float, *, failure: str = "") -> list[Effect]:
+        """The answer to a Probe. `failure` says why there is no reading. Then it is probed again in a while; after
+        several times in a row the requests that need a reading are refused."""
         self._levels.is_probing = False
+        if failure:
+            self._next_poll_at = now + self.limits.poll
+            blind = [entry for entry in self._line.by_turn if self.downloads.is_startable(entry)]
+            for entry in blind:
+                entry.needs_room = True
+            tickets = [ticket for entry in blind for ticket in entry.tickets] if self._levels.fail() else []
+            return [*self._refuse(tickets, Refusal.DEVICE_LOST, failure, LOST_RETRY_S), *self._advance(now)]
         if self._levels.reading_outdated:
             self._needs_plan = True
             return self._advance(now)
@@ -317,12 +326,14 @@ class Scheduler:
         now: float,
         *,
         out_of_memory: bool = False,
+        device_lost: bool = False,
         pending_ticket: int | None = None,
     ) -> list[Effect]:
         """The process is gone. `reason` is for people, and counts only if the end was not wanted.
 
-        A load that ran out of memory is tried once more, after every idle model has made room. A load that only tried
-        settings fails the ticket that wanted these (`pending_ticket`), and is not a failure of the model.
+        A load that ran out of memory is tried once more, after every idle model has made room. A load that lost its
+        device is tried once more too, and no model goes for it. A load that only tried settings fails the ticket that
+        wanted these (`pending_ticket`), and is not a failure of the model.
         """
         model = self.model(name)
         if model.run != run:
@@ -330,7 +341,8 @@ class Scheduler:
         was, was_retrying, entry = model.state, model.retrying, self._line.by_arrival.get(name)
         self._books.transit(model, Event.EXIT)
         self._levels.give_back(model, now)
-        model.retrying = was is State.LOADING and out_of_memory and not was_retrying and entry is not None
+        may_retry = was is State.LOADING and not was_retrying and entry is not None
+        model.retrying = may_retry and (out_of_memory or device_lost)
         if entry and not model.ready_at:
             entry.own_load_ended_at = now
         model.held = {}
@@ -343,7 +355,7 @@ class Scheduler:
             model.failures = 0 if model.ready_at else model.failures
         elif entry and model.retrying:
             spared = self._books.spared(entry.foreground, now, self.limits.task_grace)
-            victims = [idle for idle in self._books.evictable() if idle.name not in spared]
+            victims = [idle for idle in self._books.evictable() if out_of_memory and idle.name not in spared]
             effects += [self._books.stop(idle, f"room for {name}") for idle in victims]
         elif was is State.LOADING and pending_ticket is not None:
             model.failure = reason
@@ -428,6 +440,9 @@ class Scheduler:
                     self._next_poll_at = min(self._next_poll_at, entry.since + self.limits.drain_grace)
                 case Reject(reason):
                     effects += self._refuse(entry.tickets, Refusal.TOO_LARGE, reason)
+                case Lost(reason):
+                    entry.model.retrying = False
+                    effects += self._refuse(entry.tickets, Refusal.DEVICE_LOST, reason, LOST_RETRY_S)
         return [*effects, *self._drain(drains), *self._refuse_overflow()]
 
     def _drain(self, names: set[str]) -> list[Effect]:

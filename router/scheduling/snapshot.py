@@ -10,7 +10,7 @@ Made by `scheduler` for each pass over the queue, and handed on from one entry o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from enum import Enum
 from math import inf
@@ -123,7 +123,8 @@ class NodeDevices:
 class Totals:
     """What follows from a snapshot, and is needed again and again.
 
-    `nodes` are the devices, node by node.
+    `nodes` are the devices that take models, node by node: those that are not lost.
+    `nodes_with_lost` are all devices, as if none were lost.
     `empty` is the free memory of the empty machine, by device key.
     `now` is the world of the processes that are there.
     `after_pending_stops` is the world once everything that was decided has happened: the stopping processes are gone,
@@ -139,14 +140,17 @@ class Totals:
     now: World
     after_pending_stops: World
     victim_order: Mapping[str, int]
+    nodes_with_lost: tuple[NodeDevices, ...] = ()
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Totals:
         devices = [reading.device for reading in snapshot.readings]
-        nodes = []
-        for name in dict.fromkeys(device.node for device in devices):
-            hosts = tuple(d.key for d in devices if d.node == name and d.kind == "host")
-            nodes.append(NodeDevices(hosts, {d.key: d for d in devices if d.node == name and d.kind == "gpu"}))
+        with_lost = _by_node(devices)
+        lost = {reading.device.key for reading in snapshot.readings if reading.lost}
+        nodes = with_lost
+        if lost:  # without its RAM a node starts nothing
+            usable = _by_node([device for device in devices if device.key not in lost])
+            nodes = tuple(node for node in usable if node.hosts)
         margins = snapshot.margins
         empty = {d.key: d.total - margin if (margin := margins.get(d.key, 0)) else UNCHECKED for d in devices}
         by_driver = {
@@ -168,7 +172,16 @@ class Totals:
         now = everything.after(gone=claims)
         after_pending_stops = everything.after(gone=in_phase(Phase.STOPPING, snapshot.residents))
         victims = sorted(((r, at) for at, r in enumerate(snapshot.residents) if r.can_go), key=_victim_rank)
-        return cls(tuple(nodes), empty, now, after_pending_stops, {resident.model: at for resident, at in victims})
+        victim_order = {resident.model: at for resident, at in victims}
+        return cls(nodes, empty, now, after_pending_stops, victim_order, with_lost)
+
+
+def _by_node(devices: Sequence[Device]) -> tuple[NodeDevices, ...]:
+    nodes = []
+    for name in dict.fromkeys(device.node for device in devices):
+        hosts = tuple(d.key for d in devices if d.node == name and d.kind == "host")
+        nodes.append(NodeDevices(hosts, {d.key: d for d in devices if d.node == name and d.kind == "gpu"}))
+    return tuple(nodes)
 
 
 def _victim_rank(candidate: tuple[Resident, int]) -> tuple[bool, bool, bool, float, str]:
