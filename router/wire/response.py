@@ -144,17 +144,20 @@ class Response:
 
     async def read(self) -> bytes:
         """What has come since the last call, waiting if nothing has; b"" at the end. Raises UpstreamFailed."""
+        return b"".join(await self.read_pieces())  # a single piece is not copied
+
+    async def read_pieces(self) -> list[bytes]:
+        """As `read`, in the pieces in which the child sent it, as far as they have come whole; [] at the end."""
         while not self._chunks:
             if self._is_complete:
-                return b""
+                return []
             await self._wait()
-        data = b"".join(self._chunks)  # a single chunk is not copied
-        self._chunks.clear()
+        pieces, self._chunks = self._chunks, []
         self._held_bytes = 0
         if self._is_paused:
             self._is_paused = False
             self._connection.resume()
-        return data
+        return pieces
 
     async def read_all(self, limit: int = MAX_READ_ALL_BYTES) -> bytes:
         """All that has not been read yet. Raises UpstreamFailed, also if that is more than `limit` bytes."""
