@@ -10,12 +10,14 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from router import files
 from router.access import hosts, origins
 from router.engine import flags
 from router.engine.flags import Flag
+
+SHOWN_CHARACTERS = 80  # of a wrong word, in its error
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,17 @@ class Option:
     kind: Kind
     help: str
     shared: bool
+    other_variables: tuple[str, ...] = ()  # that set it too, if `env` does not
 
     @property
     def field(self) -> str:
         """Its field in `Settings`."""
         return self.name.lstrip("-").replace("-", "_")
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether it takes several words, with commas between."""
+        return self.kind.metavar.endswith(",...")
 
     @property
     def flag(self) -> Flag:
@@ -121,6 +129,14 @@ def _header(word: str) -> str:
     return word
 
 
+def _prefix(word: str) -> str:
+    """A path without a slash at its end; empty for none."""
+    path = word.strip().rstrip("/")
+    if not re.fullmatch(r"(?:/(?!\.{1,2}(?:/|$))[\w.~-]+)*", path, re.ASCII):
+        raise ValueError
+    return path
+
+
 def _one_of(*choices: str) -> Callable[[str], str]:
     def read(word: str) -> str:
         if word.lower() not in choices:
@@ -132,7 +148,7 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 
 SWITCH = Kind("", "on or off", _switch)
 TEXT = Kind("NAME", "a name", _text)
-PATH = Kind("PATH", "a path", lambda word: Path(_text(word)).expanduser())
+PATH = Kind("PATH", "a path", lambda word: files.expanded(_text(word)))
 PATTERNS = Kind("PATTERN,...", "patterns with commas between", _words)
 ORIGINS = Kind("ORIGIN,...", "origins such as https://example.com, with commas between, localhost or *", _origins)
 NAMES = Kind("NAME,...", "names of hosts with commas between, *.example.com or *", _hosts)
@@ -147,5 +163,6 @@ WHOLE_SECONDS = Kind("SECONDS", "a whole number of seconds, 1 or more", _number(
 MODEL_MAP = Kind("PATTERN=MODEL,...", "PATTERN=MODEL, or several with commas between", _pairs)
 MIB = Kind("MIB", "a whole number of MiB, 0 or more", COUNT.read)
 ENGINE = Kind("PATH", "a path, or embedded", _text)
+PREFIX = Kind("PREFIX", "a path such as /llm, or nothing", _prefix)
 HEADER = Kind("NAME", "the name of a header, or nothing", _header)
 MIBS = Kind("MIB,...", "MiB, one number or one for each device", lambda word: tuple(map(COUNT.read, word.split(","))))

@@ -44,8 +44,9 @@ class Reloader:
         pool.exchange.estimate_with(self._estimate_quickly)
         # Readings follow each other, so that the last one counts.
         self._reading = asyncio.Lock()
+        self._is_stopped = False
         self._until_stop: list[asyncio.Task[None]] = []
-        self._after_signals: set[asyncio.Task[None]] = set()
+        self._after_signals: set[asyncio.Future[None]] = set()
 
     def __repr__(self) -> str:
         return f"<Reloader {'reading' if self._reading.locked() else 'idle'}, watches {self._watched}>"
@@ -57,6 +58,7 @@ class Reloader:
         await asyncio.wait({describing}, timeout=FIRST_READ_S)
 
     def stop(self) -> None:
+        self._is_stopped = True
         for task in self._until_stop:
             task.cancel()
 
@@ -68,12 +70,14 @@ class Reloader:
         """Read the cache again, with the presets as they were read last."""
         return await self._replace(self._sources.refresh)
 
-    def on_hang_up(self) -> None:
-        """SIGHUP: write to a new log file, and read all sources."""
+    def on_hang_up(self) -> asyncio.Future[None]:
+        """SIGHUP: write to a new log file, and read all sources unless the router is about to end. The future is done
+        when they are read."""
         logs.reopen()
-        task = asyncio.ensure_future(self._reload_or_log())
+        task = asyncio.ensure_future(asyncio.sleep(0) if self._is_stopped else self._reload_or_log())
         self._after_signals.add(task)
         task.add_done_callback(self._after_signals.discard)
+        return task
 
     async def _replace(self, read: Callable[[], Catalog]) -> Changes:
         async with self._reading:

@@ -15,6 +15,7 @@ import yaml
 
 from router import settings
 from router.engine.flags import default_table
+from router.models.created import default_path
 
 ROOT = Path(__file__).parents[1]
 KNOWN = {"ARG", "FROM", "COPY", "RUN", "ENV", "VOLUME", "EXPOSE", "USER", "HEALTHCHECK", "ENTRYPOINT"}
@@ -96,6 +97,11 @@ def test_the_router_takes_its_flags_and_environment(file: Dockerfile) -> None:
     assert found.host == ("0.0.0.0",)
     assert str(found.models_dir) in volumes
     assert file.environ()["HF_HOME"] in volumes
+    kept = default_path(file.environ())
+    assert kept.is_relative_to(file.environ()["XDG_DATA_HOME"])
+    assert file.environ()["XDG_DATA_HOME"] in volumes
+    (folders,) = re.findall(r"install --directory --owner router ((?:/\w+ ?)+)", " ".join(file.all("RUN")))
+    assert folders.split() == volumes, "the user may write there"
     assert file.all("EXPOSE") == [str(found.port)]
     assert for_children == ()
 
@@ -132,5 +138,7 @@ def test_compose_offers_each_image_to_this_machine_alone() -> None:
         mounts = [re.sub(r"\$\{.*\}", "", volume).split(":")[1] for volume in service["volumes"]]
         assert mounts == json.loads(file.all("VOLUME")[0])
         assert float(service["stop_grace_period"].rstrip("s")) > 10
+    named = {volume.split(":")[0] for volume in compose["services"]["cpu"]["volumes"] if volume[0].isalpha()}
+    assert named == set(compose["volumes"])
     assert built == {"cpu": "Dockerfile.cpu", "cuda": "Dockerfile.cuda"}
     assert compose["services"]["cuda"]["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]

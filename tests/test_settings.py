@@ -86,6 +86,13 @@ def test_values_are_read_by_kind() -> None:
     assert s.timeout == 60
 
 
+def test_a_prefix_has_no_slash_at_its_end() -> None:
+    assert [ours("--api-prefix", word).api_prefix for word in ("/a", "/a/", "/a.b/c-d//", "/", "")] == [
+        *("/a", "/a", "/a.b/c-d", "", "")
+    ]
+    assert ours(LLAMA_ARG_API_PREFIX="/a", LLAMA_ARG_REUSE_PORT="on") == ours("--api-prefix", "/a/", "--reuse-port")
+
+
 def test_keys_come_from_flags_files_and_variables(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# a comment\n\nthree\n four \n")
@@ -144,7 +151,12 @@ def test_flags_without_effect_cost_a_warning(caplog: pytest.LogCaptureFixture) -
         ("--models-autoload=maybe", ["--models-autoload", "on"]),
         ("--ssl-key-file x", ["--ssl-cert-file"]),
         ("--list-devices", ["--list-devices", "llama-server itself"]),
-        ("--api-prefix /x", ["--api-prefix", "leave it out"]),
+        ("--completion-bash", ["--completion-bash", "leave it out"]),
+        ("--api-prefix llm", ["--api-prefix", "/llm"]),
+        ("--api-prefix /a//b", ["--api-prefix", "a path"]),
+        ("--api-prefix /a/../b", ["--api-prefix", "a path"]),
+        ("--api-prefix /a?b", ["--api-prefix", "a path"]),
+        ("--api-prefix /%2e", ["--api-prefix", "a path"]),
         ("model.gguf", ["model.gguf"]),
     ],
 )

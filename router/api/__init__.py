@@ -8,6 +8,7 @@ router's own is a module beside `news`, with its row in `access.permissions`.
 ::
 
     dialects     how each API's errors look         -> nothing
+    probes       /livez, /readyz and /health        -> nothing
     details      what model pickers show            -> nothing
     lone         a llama-server's own answers       -> details
     listing      the list of models as JSON         -> details lone
@@ -22,11 +23,11 @@ router's own is a module beside `news`, with its row in `access.permissions`.
     messages     a package: Anthropic's Messages    -> dialects chat_stream
     native       llama.cpp's own API                -> dialects lone listing load metrics news slots download messages
     stream       llama.cpp's resumable streams      -> dialects
-    ollama       a package: Ollama's API            -> dialects details download
+    ollama       a package: Ollama's API            -> dialects details chat_stream download
     responses    a package: OpenAI's Responses      -> dialects chat_stream ollama
 
 All of it together::
 
-    predict  Google Cloud's route -> nothing
-    app      every route          -> dialects listing download openai messages native stream ollama responses predict
+    predict  Google Cloud's -> nothing
+    app      every route    -> dialects probes listing download openai messages native stream ollama responses predict
 """

@@ -83,8 +83,6 @@ class NativeEndpoints:
     def routes(self) -> list[Route]:
         load = LoadEndpoints(self._gateway)
         own = (
-            ("/health", "GET", self.health),
-            ("/v1/health", "GET", self.health),
             ("/props", "GET", self.props),
             ("/metrics", "GET", self.metrics),
             ("/models", "GET", self.models),
@@ -107,9 +105,6 @@ class NativeEndpoints:
             *ModelFromBody(self._gateway, OPENAI, check=Slots(self._pool).check).routes(["/slots/{slot}"]),
             *(Route(path, self._child_by_query, methods=["GET"]) for path in BY_QUERY),
         ]
-
-    async def health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
 
     async def props(self, request: Request) -> Response:
         """The router's own properties, or with `?model=` the child's.

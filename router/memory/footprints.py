@@ -67,7 +67,7 @@ def key_of(files: Sequence[Path], args: Sequence[str], build: str) -> str:
 def default_path(environ: Mapping[str, str]) -> Path:
     """The file in the user's cache folder."""
     cache = environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "llama-router" / "footprints.json"
+    return (Path(cache) if cache else files.home() / ".cache") / "llama-router" / "footprints.json"
 
 
 def _read_file(path: Path) -> dict[str, Footprint]:

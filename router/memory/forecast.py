@@ -14,7 +14,7 @@ from router.memory.estimator import Estimator
 from router.memory.need import Need
 from router.models.spec import ModelSpec
 from router.scheduling import policy
-from router.scheduling.policy import Drain, Evict, Place, Plan, Reject, Wait
+from router.scheduling.policy import Drain, Evict, Lost, Place, Plan, Reject, Wait
 from router.scheduling.resources import Allocation
 from router.scheduling.snapshot import Snapshot
 from router.units import size
@@ -68,7 +68,7 @@ def forecast(estimator: Estimator, spec: ModelSpec, now: Snapshot) -> Forecast:
     need = estimator.need(spec)
     plan = policy.plan(now, need.demand)
     empty = policy.plan(estimator.empty, need.demand)
-    claim = None if isinstance(plan, Reject) else plan.claim
+    claim = None if isinstance(plan, Reject | Lost) else plan.claim
     claim = claim or (empty.claim if isinstance(empty, Place) else Allocation({}))
     verdict, evicts = _verdict(plan)
     return Forecast(
@@ -78,7 +78,7 @@ def forecast(estimator: Estimator, spec: ModelSpec, now: Snapshot) -> Forecast:
         source=need.source,
         context=need.estimate.n_ctx if need.estimate else 0,
         max_context=estimator.longest_context(spec),
-        fits=not isinstance(plan, Reject),
+        fits=not isinstance(plan, Reject | Lost),
         verdict=verdict,
         evicts=evicts,
     )
@@ -96,6 +96,8 @@ def _verdict(plan: Plan) -> tuple[str, tuple[str, ...]]:
             return f"It would wait: {reason}.", ()
         case Reject(reason):
             return f"It does not fit on this machine: {reason}.", ()
+        case Lost(reason):
+            return f"It cannot be loaded now: {reason}.", ()
 
 
 def _gpu_shares(need: Need, claim: Allocation) -> Iterator[Share]:

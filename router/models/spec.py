@@ -79,7 +79,7 @@ class ModelSpec:
     `args` are all arguments of its child, except those that the router itself sets.
     `model_path` is the first shard; None if the file is not here.
     `problem` is the sentence that answers a request for a model that cannot run; None if it can.
-    `stop_timeout` and `ttl` are seconds; with `ttl` None the router's default holds.
+    `stop_timeout`, `ttl` and `min_loaded` are seconds; where one is None the router's default holds.
     `template` is the text of a chat template that replaces the one in the file; the child reads it from a private file.
     `filters` change the requests for this model.
     `info` is UNREAD until `describe` has filled it in.
@@ -104,6 +104,7 @@ class ModelSpec:
     load_on_startup: bool = False
     pin: bool = False
     ttl: float | None = None
+    min_loaded: float | None = None
     priority: int = 0
     devices: tuple[str, ...] = ()
     unlisted: bool = False

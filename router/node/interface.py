@@ -49,12 +49,15 @@ class Exit:
     `code` is the exit code, or the negative number of a signal, as in `subprocess`.
     `sentence` says to a person what happened and the likely cause.
     `log` holds the child's last lines.
+    `out_of_memory`: it needed more memory than there was.
+    `device_lost`: its GPU, or the driver, does not work any more. The devices have to be read anew.
     """
 
     code: int
     sentence: str
     log: tuple[str, ...] = ()
     out_of_memory: bool = False
+    device_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,12 @@ class Child(Protocol):
 
     async def wait(self) -> Exit:
         """Wait for the end of the child. Several callers may wait at once."""
+
+    async def shows_life(self, within: float) -> bool:
+        """Whether the child, which serves, answers `/health`, writes or computes within so many seconds."""
+
+    async def kill(self) -> Exit:
+        """End the child and all processes it has started, without time for their end."""
 
     async def stop(self) -> Exit:
         """Stop the child and all processes it has started: exit message, then SIGTERM, then SIGKILL after the stop

@@ -31,9 +31,9 @@ from router.scheduling.resources import Reading
 # Variables of the router's environment that a child must not get:
 # - where to listen and which keys are valid: the router decides that;
 # - what the model is and on which devices it goes: the child's arguments and the visibility masks say that;
-# - what is meant for the router itself.
+# - what is meant for the router itself, by its user or by a service manager.
 HIDDEN_VARIABLES = re.compile(
-    r"LLAMA_API_KEY|LLAMA_ROUTER_.*|LLAMA_SERVER_.*|AIP_.*"
+    r"LLAMA_API_KEY|LLAMA_ROUTER_.*|LLAMA_SERVER_.*|AIP_.*|LISTEN_(PID|FDS|FDNAMES|PIDFDID)|NOTIFY_SOCKET|WATCHDOG_(PID|USEC)"
     r"|LLAMA_ARG_(DEVICE|HOST|PORT|REUSE_PORT|API_.*|SSL_.*|CORS_.*|ALIAS|TAGS|LOG_FILE|MODEL.*|HF_.*)"
     r"|LLAMA_ARG_(MMPROJ(_URL)?|DOCKER_REPO)"
 )
@@ -128,6 +128,10 @@ class LocalNode:
         if not mib or not all(mib) or "--fit-target" in launch.args:
             return []
         return ["--fit-target", ",".join(map(str, mib))]
+
+    def kill_children(self) -> None:
+        """End all children at once."""
+        self._watchdog.close()
 
     def close(self) -> None:
         self._readahead.stop()

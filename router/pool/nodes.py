@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Iterable, Mapping
 
+from router import errors
 from router.memory.need import Need
 from router.models.spec import ModelSpec
 from router.node.interface import Node
 from router.scheduling.effects import Refusal
 from router.scheduling.policy import Reject, plan
 from router.scheduling.refusals import error_of
-from router.scheduling.resources import Allocation, Reading
+from router.scheduling.resources import Allocation, Device, Reading
 from router.scheduling.scheduler import Scheduler
 from router.scheduling.snapshot import Snapshot
+
+log = logging.getLogger("router.pool")
+
+PROBE_LIMIT_S = 10.0  # a node answers within two seconds; one that does not counts as failed
 
 
 class Nodes:
@@ -24,14 +30,39 @@ class Nodes:
         self._nodes = {node.name: node for node in nodes}
         self._scheduler = scheduler
         self._prefetched: ModelSpec | None = None
+        self._devices: dict[str, tuple[Device, ...]] = {}  # of each node, as of its last answer
 
     def __repr__(self) -> str:
         return f"<Nodes {', '.join(self._nodes)}>"
 
     async def read(self, expected: Mapping[str, int]) -> tuple[Reading, ...]:
-        """Free memory of all devices, now. `expected` is the one of `Node.probe`, in bytes by device key."""
-        answers = await asyncio.gather(*(node.probe(expected) for node in self._nodes.values()))
-        return tuple(itertools.chain.from_iterable(answers))
+        """Free memory of all devices, now. `expected` is the one of `Node.probe`, in bytes by device key.
+
+        The devices of a node that fails count as lost. Raises DeviceLost if no node answers.
+        """
+        answers = await asyncio.gather(
+            *(self._probe(node, expected) for node in self._nodes.values()), return_exceptions=True
+        )
+        readings: list[tuple[Reading, ...]] = []
+        for name, answer in zip(self._nodes, answers, strict=True):
+            if isinstance(answer, tuple):
+                readings.append(answer)
+            elif not isinstance(answer, Exception):
+                raise answer
+            else:
+                log.error("the memory of %s cannot be read", name, exc_info=answer)
+                lost = f"its machine does not answer ({answer!r})"
+                readings.append(tuple(Reading(device, None, lost) for device in self._devices.get(name, ())))
+        failures = [answer for answer in answers if isinstance(answer, Exception)]
+        if len(failures) == len(answers):
+            raise errors.DeviceLost(f"the free memory of {', '.join(self._nodes)} cannot be read: {failures[0]!r}")
+        return tuple(itertools.chain.from_iterable(readings))
+
+    async def _probe(self, node: Node, expected: Mapping[str, int]) -> tuple[Reading, ...]:
+        async with asyncio.timeout(PROBE_LIMIT_S):
+            readings = await node.probe(expected)
+        self._devices[node.name] = tuple(reading.device for reading in readings)
+        return readings
 
     async def snapshot(self) -> Snapshot:
         """All devices and processes, as the policy sees them."""
@@ -46,13 +77,18 @@ class Nodes:
             raise error_of(Refusal.TOO_LARGE, spec.name, result.reason)
 
     def of(self, allocation: Allocation) -> Node:
-        """The node of these devices; the first node for a child that uses none."""
-        devices = allocation.devices
-        return self._nodes[devices[0].node] if devices else next(iter(self._nodes.values()))
+        """The node of these devices; the first node if nothing is booked on any."""
+        if allocation.devices:
+            return self._nodes[allocation.devices[0].node]
+        key = next(iter(allocation.held), None)
+        return self._nodes[key.rpartition("/")[0]] if key else next(iter(self._nodes.values()))
 
     def prefetch(self, spec: ModelSpec | None) -> None:
         """This model is started next, once it can be: the nodes may read its files ahead. None ends that."""
         if spec is not self._prefetched:
             self._prefetched = spec
             for node in self._nodes.values():
-                node.prefetch(spec.files_to_prefetch if spec else ())
+                try:
+                    node.prefetch(spec.files_to_prefetch if spec else ())
+                except Exception as exc:  # the start will read them
+                    log.warning("%s cannot read files ahead", node.name, exc_info=exc)

@@ -26,18 +26,19 @@ A chat request as its model takes it::
 
 One request and its answer::
 
-    head             a request's head, and what follows -> nothing
-    protocols        types of what requests use         -> nothing
-    client_response  the response to a client           -> head
-    child_errors     PURE: what a child's error means   -> nothing
-    cut              PURE: a stream whose time is up    -> nothing
-    error_response   errors in a dialect                -> head protocols child_errors
-    disconnect       a client that leaves ends it       -> nothing
-    proxied_request  a request to a child, its answer   -> head protocols client_response error_response disconnect
-    conversation     streams outlive a client           -> nothing
+    head             a request's head             -> nothing
+    protocols        types of what requests use   -> nothing
+    client_response  the response to a client     -> head
+    child_errors     PURE: errors of a child      -> nothing
+    cut              PURE: a stream that is cut   -> nothing
+    collected        PURE: a stream as one answer -> body routing rewrite child_errors
+    error_response   errors in a dialect          -> head protocols child_errors
+    disconnect       a client that leaves ends it -> nothing
+    proxied_request  a request, and its answer    -> head protocols client_response collected error_response disconnect
+    conversation     streams outlive a client     -> nothing
 
 What routes are made of::
 
-    gateway    shared by endpoints -> budget body routing rewrite chat head protocols cut proxied_request conversation
-    endpoints  passed through      -> body routing head protocols error_response proxied_request gateway
+    gateway    shared    -> budget body routing rewrite chat head protocols cut collected proxied_request conversation
+    endpoints  passed on -> body routing head protocols collected error_response proxied_request gateway
 """

@@ -18,13 +18,13 @@ _KEPT = ("id", "object", "created", "model", "system_fingerprint")  # the same i
 
 
 def cut_of(path: str) -> Callable[[bytes], bytes] | None:
-    """What makes the last events of a stream of this path (without `/v1`) from its beginning; None for other paths."""
+    """What makes the last events of a stream of this path from its beginning; None for other paths."""
     match path:
-        case "/chat/completions":
+        case "/v1/chat/completions" | "/chat/completions":
             return partial(_last_events, {"delta": {}}, "chat.completion.chunk")
-        case "/completions":
+        case "/v1/completions":
             return partial(_last_events, {"text": "", "logprobs": None}, "text_completion")
-        case "/completion" | "/infill":
+        case "/completion" | "/completions" | "/infill":
             return _last_native_event
     return None
 

@@ -7,6 +7,7 @@ with a head and a body and wants no coroutine.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from router.errors import RouterError
 from router.models.spec import ModelSpec
 from router.proxy.body import has_reservation, in_thread_if_large, release_body
+from router.proxy.collected import Collected, as_stream, kind_of
 from router.proxy.error_response import error_response
 from router.proxy.gateway import Gateway
 from router.proxy.head import Head, request_id_of
@@ -94,7 +96,10 @@ class ModelFromBody:
         """As `Gateway.prepare_body`. Raises InvalidRequest."""
         if routing.fields is None:
             return body, None
-        return self._gateway.prepare_body(spec, head.path, routing.fields, body, routing.outline)
+        body, time_limit = self._gateway.prepare_body(spec, head.path, routing.fields, body, routing.outline)
+        if time_limit and not routing.stream and kind_of(head.path):
+            body = as_stream(body, routing.fields)
+        return body, time_limit
 
     def _passes_through(self, routing: RoutingFields) -> bool:
         """Whether the child's answer is the answer as it is. If not, `_translation` makes it."""
@@ -129,7 +134,12 @@ class ModelFromBody:
             time_limit=time_limit,
             lease_now=lease_now,
             translation=translation,
+            collect=self._collect(head, routing) if time_limit and not routing.stream else None,
         )
+
+    def _collect(self, head: Head, routing: RoutingFields) -> Callable[[], Collected] | None:
+        kind = kind_of(head.path)
+        return partial(kind, routing.fields) if kind else None
 
 
 class ModelFromBodyRoute(Route):

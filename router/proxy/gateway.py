@@ -23,6 +23,7 @@ from router.pool.pool import Pool
 from router.proxy import chat, rewrite
 from router.proxy.body import json_object, read_body
 from router.proxy.budget import Budget
+from router.proxy.collected import Collected
 from router.proxy.conversation import CONVERSATION_HEADER, Conversations, conversation_id
 from router.proxy.cut import cut_of
 from router.proxy.head import MAX_HEADER_BYTES, MAX_HEADERS, Head
@@ -184,6 +185,7 @@ class Gateway:
         lease_now: bool = False,
         looks: bool = False,
         translation: Translation | None = None,
+        collect: Callable[[], Collected] | None = None,
     ) -> ProxiedRequest:
         """The request to the child of this model.
 
@@ -193,6 +195,7 @@ class Gateway:
         `looks`: it gets its lease here, or NotLoaded is raised (see `Pool.look`).
         `translation` answers in place of the child; then the client's headers are not passed on, and a client that
         leaves always ends its request.
+        `collect`: as in ProxiedRequest.
         Raises InvalidRequest.
         """
         if translation is None and head.exceeds_engine_limits:
@@ -222,7 +225,8 @@ class Gateway:
             stream=stream,
             keepalive=self.keepalive,
             time_limit=time_limit,
-            cut=cut_of(head.path.removeprefix("/v1")) if stream and time_limit else None,
+            cut=cut_of(head.path) if stream and time_limit else None,
+            collect=collect,
             translation=translation,
             conversation=conversation,
             lease=lease,

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from router.errors import GenerationTimeout, RouterError, Unreachable, UpstreamFailed
 from router.proxy.client_response import ClientResponse, event_separators, header_lines
+from router.proxy.collected import MEDIA_TYPE, Collected
 from router.proxy.disconnect import CancelOnDisconnect
 from router.proxy.error_response import MAX_ERROR_BYTES, error_response, is_rewritten, read_upstream_error
 from router.proxy.head import Head, request_id_of
@@ -41,6 +42,8 @@ class ProxiedRequest:
       first comment fixes the status to 200. An error after it is sent as an event.
     - `time_limit`: an answer that is not complete so many seconds after the lease is ended. A stream of a generation
       ends as one that was cut at its token limit, with an event of `cut`, which gets the beginning of the stream.
+    - `collect` makes what collects the answer of the child, which was asked for a stream, into one without; if the time
+      is up, as far as it has come.
     - `translation` answers in place of the child.
     - `conversation`: with such an id, the request goes on when the client has left.
     - `lease`: one that is there already, so that `get_lease` is not called first. It is given back at the end of the
@@ -66,6 +69,7 @@ class ProxiedRequest:
         keepalive: float = 0.0,
         time_limit: float | None = None,
         cut: Callable[[bytes], bytes] | None = None,
+        collect: Callable[[], Collected] | None = None,
         translation: Translation | None = None,
         conversation: str = "",
         lease: Lease | None = None,
@@ -81,6 +85,8 @@ class ProxiedRequest:
         self._time_limit = time_limit
         self._cut = cut
         self._beginning = b""  # of a stream that may be cut
+        self._collect = collect
+        self._collected: Collected | None = None  # the answer so far
         self._translation = translation
         self._conversation = conversation
         self._lease = lease
@@ -188,14 +194,16 @@ class ProxiedRequest:
         """What ends an answer whose time is up, as one that has reached its limit. None if it ends as an error."""
         if self._translation is not None:
             return self._translation.cut() if isinstance(self._translation, CuttableTranslation) else None
+        if self._collected is not None:
+            return None if client.is_started else self._collected.cut()
         if self._cut is None or not self._beginning or not client.has_events:
             return None
         return self._cut(self._beginning)
 
     async def _end_cut_answer(self, client: ClientResponse, last: bytes) -> None:
         if not client.is_started:
-            assert self._translation is not None
-            await client.start(200, [(b"content-type", self._translation.media_type)])
+            kind = self._translation.media_type if self._translation else MEDIA_TYPE
+            await client.start(200, [(b"content-type", kind)])
         client.drop_partial_event()
         await client.write(last, last=True)
 
@@ -228,6 +236,11 @@ class ProxiedRequest:
                     data += await answer.read()
                 if is_rewritten(answer.status, data):
                     raise await read_upstream_error(answer, data)
+            if self._collect is not None and answer.status == 200 and event_separators(answer.headers):
+                whole = await self._read_collected(self._collect(), answer, data)
+                await client.start(200, [(b"content-type", MEDIA_TYPE)])
+                await client.write(whole, last=True)
+                return
             if not client.is_started:
                 await client.start(answer.status, answer.headers)
             elif not event_separators(answer.headers):
@@ -241,6 +254,13 @@ class ProxiedRequest:
             await client.write(data, last=True)
         finally:
             answer.close()
+
+    async def _read_collected(self, collected: Collected, answer: UpstreamResponse, data: bytes) -> bytes:
+        self._collected = collected
+        collected.feed(data)
+        while not answer.is_at_end:
+            collected.feed(await answer.read())
+        return collected.whole()
 
     async def _translate(self, translation: Translation, lease: Lease, client: ClientResponse) -> None:
         async def post(target: bytes, body: bytes) -> UpstreamResponse:

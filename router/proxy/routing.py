@@ -6,6 +6,7 @@ Only the fields that the router looks at become objects. The rest, which may be 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypedDict
 
@@ -48,6 +49,8 @@ _OTHER_FIELDS = (
     "tool_choice",
     "best_of",
     "dimensions",
+    "response_fields",
+    "return_tokens",
     *LOOK_BACK_FIELDS,
 )
 
@@ -185,10 +188,16 @@ def with_time_limit(body: bytes, fields: Mapping[str, Any], seconds: float) -> b
     body. The rest stays as it came, and is copied once."""
     if TIME_LIMIT_FIELD in fields:
         return body
+    return with_first_members(body, fields, {TIME_LIMIT_FIELD: max(1, round(seconds * 1000))})
+
+
+def with_first_members(body: bytes, fields: Mapping[str, Any], members: Mapping[str, Any]) -> bytes:
+    """The JSON object `body`, of which `fields` are some, with `members` before its own. It is copied once. Of two
+    members with the same name, the last one counts."""
     start = body.index(b"{") + 1
     is_empty = not fields and body[start:].lstrip().startswith(b"}")
-    member = f'"{TIME_LIMIT_FIELD}":{max(1, round(seconds * 1000))}{"" if is_empty else ","}'
-    return b"".join((memoryview(body)[:start], member.encode(), memoryview(body)[start:]))
+    text = json.dumps(members, separators=(",", ":"))[1:-1] + ("" if is_empty else ",")
+    return b"".join((memoryview(body)[:start], text.encode(), memoryview(body)[start:]))
 
 
 def has_context_option(fields: Mapping[str, Any]) -> bool:

@@ -17,6 +17,7 @@ class Refusal(Enum):
     QUEUE_FULL = "queue_full"
     QUEUE_TIMEOUT = "queue_timeout"
     TOO_LARGE = "too_large"
+    DEVICE_LOST = "device_lost"
     FETCH_FAILED = "fetch_failed"
     LOAD_FAILED = "load_failed"
     BACKING_OFF = "backing_off"
@@ -45,10 +46,14 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the model's child."""
+    """End the model's child. Requests that still run on it fail, with this reason.
+
+    `at_once`: it does not answer, so it gets no time for its end.
+    """
 
     model: str
     reason: str
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,9 @@ from router.scheduling.effects import Probe
 from router.scheduling.resources import Reading
 from router.scheduling.states import VISIBLE_TO_DRIVER, State
 
+# After so many failed probes in a row nobody waits for the next one.
+MAX_FAILED_PROBES = 3
+
 # Memory of a process that ended longer ago than this has come back, or never will.
 SETTLE_WINDOW_S = 15.0
 
@@ -32,6 +35,7 @@ class MemoryLevels:
         self.last_free: dict[str, int] = {}
         self._freed: set[str] = set()  # the devices on which a process ended since the last Probe
         self._freed_at = 0.0
+        self._failed_probes = 0  # in a row
 
     def __repr__(self) -> str:
         return f"<MemoryLevels: {self.last_free}, {self.is_probing=}, {self.reading_outdated=}>"
@@ -45,6 +49,7 @@ class MemoryLevels:
 
     def read(self, readings: Iterable[Reading], alive: Collection[ModelRecord]) -> None:
         """Take over a reading that is up to date."""
+        self._failed_probes = 0
         before = self._expected(alive)
         self.last_free = {reading.device.key: reading.free for reading in readings if reading.free is not None}
         for model in alive:
@@ -54,6 +59,11 @@ class MemoryLevels:
         for key in stopping & before.keys() & after.keys():
             # A stopping process may have given its memory back already. That counts once its exit is reported.
             self.last_free[key] -= max(0, after[key] - before[key])
+
+    def fail(self) -> bool:
+        """The probe brought no reading. Returns whether those who wait for one should be told, after several times."""
+        self._failed_probes += 1
+        return self._failed_probes >= MAX_FAILED_PROBES
 
     def give_back(self, model: ModelRecord, now: float) -> None:
         """The model's process has exited."""

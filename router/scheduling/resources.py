@@ -20,6 +20,7 @@ class Device:
     `total` is what may be used at all. A cgroup limit or an operator's cap is already applied.
     `index` is the physical index, which a visibility mask takes.
     `uuid` is the vendor's identity.
+    `is_alone`: a child that uses it sees no other GPU beside it. So it is with MIG instances (CUDA Programming Guide).
     `key` names the device everywhere else: `NODE/NAME`.
     """
 
@@ -29,6 +30,7 @@ class Device:
     total: int
     index: int = 0
     uuid: str = ""
+    is_alone: bool = False
     key: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -37,10 +39,16 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the driver reports about one device. `free` is None if the device could not be read."""
+    """What the driver reports about one device.
+
+    `free` is None if the device could not be read.
+    `lost` says why, if a device that should be there cannot be used: it takes no model until it can be read again.
+    Empty: nothing is known, and our own books count alone.
+    """
 
     device: Device
     free: int | None
+    lost: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ Made by `scheduler` for each pass over the queue, and handed on from one entry o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from enum import Enum
 from math import inf
@@ -47,7 +47,7 @@ class Resident:
 
     `held` are the bytes booked for it, by device key.
     `finished` is when its last use ended, in seconds.
-    `draining`: it takes no new work.
+    `draining`: it takes no new work. With STOPPING: it does not stop yet, but will when its requests have ended.
     `sleeping`: it has freed its memory, and may take it back at any time.
     `stopped_while_loading`: how much of `held` it had taken is not known.
     `goes_last`: a client wants it to stay. It goes after all others in the same phase.
@@ -82,7 +82,8 @@ def in_phase(phase: Phase, residents: Iterable[Resident]) -> list[Resident]:
 class World:
     """The free memory under the assumption that just these processes are there.
 
-    `count` is their number. The other three are bytes by device key, UNCHECKED where nothing is checked:
+    `count` is their number, and `ending` how many of them stop already. The other three are bytes by device key,
+    UNCHECKED where nothing is checked:
     `by_books`: free by our own books (total less the margin, less what is booked);
     `by_driver`: free by the driver's reading, less what the driver does not show yet;
     `free`: the smaller of the two.
@@ -92,6 +93,7 @@ class World:
     by_books: Mapping[str, float]
     by_driver: Mapping[str, float]
     free: Mapping[str, float]
+    ending: int = 0
 
     def after(self, *, come: Iterable[Resident] = (), gone: Iterable[Resident] = ()) -> World:
         """The world in which the processes `come` are there too, and the processes `gone` are not."""
@@ -108,7 +110,7 @@ class World:
                         by_books[key] -= sign * held
                         by_driver[key] -= times * held
                         free[key] = min(by_books[key], by_driver[key])
-        return World(count, by_books, by_driver, free)
+        return World(count, by_books, by_driver, free, self.ending)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,8 @@ class NodeDevices:
 class Totals:
     """What follows from a snapshot, and is needed again and again.
 
-    `nodes` are the devices, node by node.
+    `nodes` are the devices that take models, node by node: those that are not lost.
+    `nodes_with_lost` are all devices, as if none were lost.
     `empty` is the free memory of the empty machine, by device key.
     `now` is the world of the processes that are there.
     `after_pending_stops` is the world once everything that was decided has happened: the stopping processes are gone,
@@ -139,14 +142,17 @@ class Totals:
     now: World
     after_pending_stops: World
     victim_order: Mapping[str, int]
+    nodes_with_lost: tuple[NodeDevices, ...] = ()
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Totals:
         devices = [reading.device for reading in snapshot.readings]
-        nodes = []
-        for name in dict.fromkeys(device.node for device in devices):
-            hosts = tuple(d.key for d in devices if d.node == name and d.kind == "host")
-            nodes.append(NodeDevices(hosts, {d.key: d for d in devices if d.node == name and d.kind == "gpu"}))
+        with_lost = _by_node(devices)
+        lost = {reading.device.key for reading in snapshot.readings if reading.lost}
+        nodes = with_lost
+        if lost:  # without its RAM a node starts nothing
+            usable = _by_node([device for device in devices if device.key not in lost])
+            nodes = tuple(node for node in usable if node.hosts)
         margins = snapshot.margins
         empty = {d.key: d.total - margin if (margin := margins.get(d.key, 0)) else UNCHECKED for d in devices}
         by_driver = {
@@ -165,10 +171,20 @@ class Totals:
                         by_driver[key] -= held
         free = {key: min(by_books[key], by_driver[key]) for key in empty}
         everything = World(len(snapshot.residents), by_books, by_driver, free)
-        now = everything.after(gone=claims)
-        after_pending_stops = everything.after(gone=in_phase(Phase.STOPPING, snapshot.residents))
+        stopping = in_phase(Phase.STOPPING, snapshot.residents)
+        now = replace(everything.after(gone=claims), ending=sum(not resident.draining for resident in stopping))
+        after_pending_stops = everything.after(gone=stopping)
         victims = sorted(((r, at) for at, r in enumerate(snapshot.residents) if r.can_go), key=_victim_rank)
-        return cls(tuple(nodes), empty, now, after_pending_stops, {resident.model: at for resident, at in victims})
+        victim_order = {resident.model: at for resident, at in victims}
+        return cls(nodes, empty, now, after_pending_stops, victim_order, with_lost)
+
+
+def _by_node(devices: Sequence[Device]) -> tuple[NodeDevices, ...]:
+    nodes = []
+    for name in dict.fromkeys(device.node for device in devices):
+        hosts = tuple(d.key for d in devices if d.node == name and d.kind == "host")
+        nodes.append(NodeDevices(hosts, {d.key: d for d in devices if d.node == name and d.kind == "gpu"}))
+    return tuple(nodes)
 
 
 def _victim_rank(candidate: tuple[Resident, int]) -> tuple[bool, bool, bool, float, str]:

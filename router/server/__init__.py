@@ -6,9 +6,10 @@ changes bodies or heads of answers must be done in `connection` too. Certificate
 
 The application::
 
+    prefix          PURE: paths below `--api-prefix`, and without it          -> nothing
     cors            CORS headers of answers                                   -> nothing
-    error_handlers  errors outside any endpoint, in the dialect of the path   -> nothing
-    fast_path       the ASGI app: origin and key, then the endpoint of a path -> cors error_handlers
+    error_handlers  errors outside any endpoint, in the dialect of the path   -> prefix
+    fast_path       the ASGI app: origin and key, then the endpoint of a path -> prefix cors error_handlers
 
 Connections::
 
@@ -22,7 +23,11 @@ Connections::
 
 The server::
 
+    addresses    the addresses of --host, and their sockets        -> nothing
     openfiles    how many connections the open files allow for     -> nothing
-    listeners    sockets, URLs, certificate, names of this machine -> nothing
-    http_server  uvicorn's server: TLS, signals, the end           -> fast_path admission connection tls
+    listeners    sockets, URLs, certificate, names of this machine -> addresses
+    activation   sockets that a service manager has opened         -> nothing
+    supervisor   tells a service manager how the router is doing   -> nothing
+    life_cycle   how far a router is between start and end         -> nothing
+    http_server  uvicorn's server: TLS, signals, the end           -> fast_path admission connection tls life_cycle
 """

@@ -114,9 +114,9 @@ class ClientConnection(FramedConnection):
         parsed = parse_head(without_upgrade(head), length)
         if parsed is None:
             return None
-        found, keep_alive = parsed
-        endpoint = self._fast_path.endpoint_for(found, self._is_local)
-        return CachedRoute(found, endpoint, keep_alive) if endpoint else None
+        found = self._fast_path.inner_head(parsed[0])
+        endpoint = self._fast_path.endpoint_for(found, self._is_local) if found else None
+        return CachedRoute(found, endpoint, parsed[1]) if found and endpoint else None
 
     def _on_response(self) -> None:
         """The child's answer has come whole, or it is known that it does not."""

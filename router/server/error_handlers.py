@@ -17,6 +17,7 @@ from router.errors import RouterError
 from router.proxy.error_response import error_response
 from router.proxy.head import Head, request_id_of
 from router.proxy.protocols import Dialect
+from router.server.prefix import client_path
 
 log = logging.getLogger("router.app")
 
@@ -31,7 +32,8 @@ class ErrorHandlers:
 
     def response(self, scope: Scope, error: RouterError) -> Response:
         """`error` as the client of this request expects errors."""
-        return error_response(self._dialect_of(scope["path"]), error, request_id_of(Head.from_scope(scope)))
+        path = scope["path"] or client_path(scope)  # outside the prefix the client's path alone tells its dialect
+        return error_response(self._dialect_of(path), error, request_id_of(Head.from_scope(scope)))
 
     def not_found(self, scope: Scope, path: str) -> Response:
         """404. `path` is what the message says is not here."""
@@ -40,7 +42,7 @@ class ErrorHandlers:
     async def on_http_exception(self, request: Request, exc: Exception) -> Response:
         """Starlette raises HTTPException for an unknown path and for a wrong method."""
         assert isinstance(exc, HTTPException)
-        path = request.url.path[:200]
+        path = client_path(request.scope)[:200]
         if exc.status_code == 404:
             message = NOT_FOUND.format(path)
         elif exc.status_code == 405:
@@ -53,7 +55,7 @@ class ErrorHandlers:
 
     async def on_defect(self, request: Request, exc: Exception) -> Response:
         """Logs the unexpected exception, and answers 500."""
-        log.critical("a defect in the router: %s %s", request.method, request.url.path, exc_info=exc)
+        log.critical("a defect in the router: %s %s", request.method, client_path(request.scope), exc_info=exc)
         message = "The router has a defect; its log tells more. Please report it."
         return self.response(request.scope, _http_error(500, message))
 

@@ -24,6 +24,7 @@ from router.proxy.endpoints import ModelFromBody, ModelFromBodyRoute
 from router.proxy.head import Head
 from router.server.cors import CREDENTIALS, EXPOSED_HEADERS, preflight_response, with_headers, with_vary
 from router.server.error_handlers import ErrorHandlers, on_disconnect
+from router.server.prefix import CLIENT_PATH, Prefix, client_path
 from router.wire.head_cache import HeadCache
 
 
@@ -39,9 +40,12 @@ class FastPathApp:
     """Checks a request's origin and key, then calls the endpoint of its path.
 
     `app` is the whole application; it answers what has no entry in the table. Both ways give the same answers.
+    `prefix` is that of `--api-prefix`, without which no path exists.
     """
 
-    def __init__(self, app: ASGIApp, routes: Sequence[Route], guard: Guard, errors: ErrorHandlers) -> None:
+    def __init__(
+        self, app: ASGIApp, routes: Sequence[Route], guard: Guard, errors: ErrorHandlers, prefix: str = ""
+    ) -> None:
         self.routes = routes
         # One cache for connections over loopback (True), one for all others: the guard treats them differently.
         # None: a request with this head takes the ordinary way.
@@ -51,6 +55,7 @@ class FastPathApp:
         self._errors = errors
         self._call_endpoint = self.with_error_handler(_call_endpoint)
         self._app = app
+        self._prefix = Prefix(prefix) if prefix else None
 
     def __repr__(self) -> str:
         cached = sum(map(len, self.cached_routes.values()))
@@ -60,6 +65,12 @@ class FastPathApp:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        is_outside = False
+        if self._prefix:
+            inner = self._prefix.inner_scope(scope)
+            is_outside = inner is None
+            scope = inner or {**scope, "path": "", CLIENT_PATH: scope["path"]}  # no table has an empty path
+            send = self._prefix.with_location(send)
         method, path, headers = scope["method"], scope["path"], scope["headers"]
         named = dict(headers)
         is_local = came_over_loopback(scope.get("server"))
@@ -71,7 +82,9 @@ class FastPathApp:
                 await answer(scope, receive, send)
                 return
         route = self._by_path.get((method, path))
-        if route is None and path.endswith("\n"):
+        if is_outside:
+            await self._errors.not_found(scope, client_path(scope)[:200])(scope, receive, send)
+        elif route is None and path.endswith("\n"):
             # The regex of a route also matches a path with a line feed at its end. Tables that are indexed by path
             # (who may call what) do not know such a path, so it must not reach the router's routes.
             await self._errors.not_found(scope, ascii(path[:200]))(scope, receive, send)
@@ -104,6 +117,10 @@ class FastPathApp:
 
     def _takes_credentials(self, origin: bytes) -> bool:
         return self._guard.origins.takes_credentials(origin.decode("latin-1"))
+
+    def inner_head(self, head: Head) -> Head | None:
+        """The head as the application knows it, without the prefix of its path; None for a path outside the prefix."""
+        return self._prefix.inner_head(head) if self._prefix else head
 
     def endpoint_for(self, head: Head, is_local: bool) -> ModelFromBody | None:
         """The endpoint for a request with this head, if the endpoint needs no more than the body and the guard lets

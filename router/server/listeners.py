@@ -7,7 +7,6 @@ undone.
 from __future__ import annotations
 
 import contextlib
-import errno
 import socket
 import ssl
 import stat
@@ -18,32 +17,43 @@ from pathlib import Path
 from router import files
 from router.access.hosts import is_loopback
 from router.errors import ConfigError
+from router.server import addresses
+from router.server.addresses import BACKLOG
 
 MAX_PEM_BYTES = 2**20  # of a certificate's file, and of a key's
-BACKLOG = 2048  # connections that the kernel keeps until they are accepted
 FULL_NAME_PATIENCE_S = 1.0
 
 
-def bind(hosts: Sequence[str], port: int, stack: contextlib.ExitStack) -> list[socket.socket]:
-    """Listening sockets for addresses, host names and paths that end in `.sock`. `stack` closes them.
+def bind(
+    hosts: Sequence[str], port: int, stack: contextlib.ExitStack, *, reuse_port: bool = False
+) -> list[socket.socket]:
+    """Listening sockets for addresses, host names and paths that end in `.sock`, in this order. `stack` closes them.
 
-    Port 0 means a free port, the same one on every host. Raises ConfigError."""
-    sockets: list[socket.socket] = []
+    Port 0 means a free port, the same one on every host. With `reuse_port` other programs may listen there too.
+    Raises ConfigError."""
+    paths: dict[str, socket.socket] = {}
     for host in hosts:
-        if host.endswith(".sock"):
-            sockets.append(stack.enter_context(_bind_path(Path(host))))
+        if is_path(host) and host not in paths:
+            paths[host] = stack.enter_context(_bind_path(Path(host)))
             stack.callback(Path(host).unlink, missing_ok=True)
-        else:
-            sockets.append(stack.enter_context(_bind_address(host, port)))
-            port = port or sockets[-1].getsockname()[1]
-    return sockets
+    found = addresses.listen([host for host in hosts if not is_path(host)], port, reuse_port=reuse_port)
+    for _, sock in found:
+        stack.enter_context(sock)
+    opened = [*paths.items(), *found]
+    return [sock for host in dict.fromkeys(hosts) for word, sock in opened if word == host]
 
 
-def url_of(sock: socket.socket, scheme: str) -> str:
-    if sock.family == socket.AF_UNIX:
+def is_path(host: str) -> bool:
+    """Whether this word of `--host` is the path of a unix socket."""
+    return host.endswith(".sock")
+
+
+def url_of(sock: socket.socket, scheme: str, prefix: str = "") -> str:
+    """`prefix` is that of `--api-prefix`, which the paths below the URL do not repeat."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return f"unix:{sock.getsockname()}"
     host, port = sock.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}{prefix}" if ":" in host else f"{scheme}://{host}:{port}{prefix}"
 
 
 def reachable_places(sockets: Sequence[socket.socket]) -> list[str]:
@@ -81,22 +91,9 @@ def check_certificate(key: Path | None, certificate: Path | None) -> None:
         ) from exc
 
 
-def _bind_address(host: str, port: int) -> socket.socket:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        sock = socket.create_server(address[:2], family=family, backlog=BACKLOG, reuse_port=False)
-    except OSError as exc:
-        if exc.errno == errno.EADDRINUSE:
-            why = "another program uses it; stop that, or choose another one with --port"
-        else:
-            # Python repeats the address in brackets.
-            why = f"{str(exc.strerror).partition(' (')[0]}; check --host and --port"
-        raise ConfigError(f"Cannot listen on {host} port {port}: {why}.") from exc
-    sock.setblocking(False)
-    return sock
-
-
 def _bind_path(path: Path) -> socket.socket:
+    if not hasattr(socket, "AF_UNIX"):
+        raise ConfigError(f"Cannot listen on {path}: this system has no unix sockets. Name an address with --host.")
     try:
         if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
             with socket.socket(socket.AF_UNIX) as probe:

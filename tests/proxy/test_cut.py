@@ -24,7 +24,7 @@ def last_events(path: str, beginning: bytes) -> list[Any]:
     ("path", "kind", "choice"),
     [
         ("/chat/completions", "chat.completion.chunk", {"delta": {}}),
-        ("/completions", "text_completion", {"text": "", "logprobs": None}),
+        ("/v1/completions", "text_completion", {"text": "", "logprobs": None}),
     ],
 )
 def test_the_last_events_are_of_the_stream_that_they_end(path: str, kind: str, choice: Any) -> None:  # B-L14
@@ -36,7 +36,7 @@ def test_the_last_events_are_of_the_stream_that_they_end(path: str, kind: str, c
 
 
 def test_the_engines_own_stream_ends_in_its_own_words() -> None:
-    for path in ("/completion", "/infill"):
+    for path in ("/completion", "/completions", "/infill"):
         (last,) = last_events(path, b"")
         assert (last["stop"], last["stop_type"]) == (True, "limit")
 
@@ -47,6 +47,6 @@ def test_an_odd_beginning_costs_only_its_fields(beginning: bytes) -> None:
     assert (last["object"], "id" in last) == ("chat.completion.chunk", False)
 
 
-@pytest.mark.parametrize("path", ["/responses", "/messages", "/embeddings", "/props"])
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages", "/embeddings", "/props", "/v1/completion"])
 def test_other_paths_have_no_such_end(path: str) -> None:
     assert cut_of(path) is None

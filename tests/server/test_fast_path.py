@@ -30,14 +30,14 @@ OWN = {"x-request-id": "mine"}
 STREAMS = {"/models/sse"}  # has no end
 
 
-def application(keys: Sequence[str] = ()) -> FastPathApp:
+def application(keys: Sequence[str] = (), prefix: str = "") -> FastPathApp:
     models = [ModelSpec(name, "models_dir", ()) for name in "ab"]
     pool = Pool(Catalog(models), [FakeNode()], Limits(), lambda spec: Need(Demand()))
 
     async def reload() -> Changes:
         raise ConfigError("a preset is bad")
 
-    return create_app(Gateway(pool, Upstream()), keys=keys, reload=reload, forecast=NotImplemented)
+    return create_app(Gateway(pool, Upstream()), keys=keys, reload=reload, forecast=NotImplemented, prefix=prefix)
 
 
 def answer(client: TestClient, method: str, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:

@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 
+from router.demo import write_tiny
 from tests.agents import Codex, pictures, sealed
+from tests.conftest import Starter
 from tests.programs import in_front
 from tests.routers import Router
-from tests.scripted import TEMPLATES, TOO_LONG, Script, red, text_of
+from tests.scripted import TEMPLATES, TOO_LONG, Script, presets, red, text_of
+
+CONTEXT = 131072  # a letter is a token, and Codex says much
+ENDING = '{"temperature": 0, "logit_bias": {"2": 100}}'  # which ends the answer: no tiny model does
 
 
 @pytest.fixture
@@ -90,3 +95,21 @@ def test_codex_finds_the_models_of_ollama(codex: Codex, script: Script) -> None:
     """`--oss` asks for a version that it knows, and for the names of the models."""
     script.play({"text": "I am well."})
     assert said(codex.ask("opt-in", "how are you?", "--oss", "--local-provider", "ollama")) == "I am well."
+
+
+def test_codex_on_a_real_engine_with_a_strict_template(engine: str, routers: Starter, tmp_path: Path) -> None:
+    """Two turns. The engine itself would refuse its second system message, and the roles of its items.  # B-C8 B-C10"""
+    write_tiny(tmp_path / "tiny.gguf", context=CONTEXT, layers=1, width=16, heads=2, kv_heads=1)
+    (tmp_path / "brief.md").write_text("Be brief.")
+    (tmp_path / "models.ini").write_text(f"[*]\nset-params = {ENDING}\n{presets(tmp_path / 'tiny.gguf')}")
+    router = routers("--engine", engine, "--models-preset", str(tmp_path / "models.ini"), "--ctx-size", str(CONTEXT))
+    with sealed(tmp_path) as environ:
+        codex = Codex(router.url, tmp_path / "work", environ)
+        brief = ("-c", f'model_instructions_file="{tmp_path}/brief.md"')
+        events = codex.ask("strict", "how are you?", *brief)
+        assert events[-1]["type"] == "turn.completed", events
+        assert events[-1]["usage"]["input_tokens"] > 1000
+        (session,) = [event["thread_id"] for event in events if event["type"] == "thread.started"]
+        again = codex.ask("strict", "and again?", *brief, resume=session)
+    assert again[-1]["type"] == "turn.completed", again
+    assert again[-1]["usage"]["input_tokens"] > events[-1]["usage"]["input_tokens"]

@@ -13,6 +13,7 @@ from router.api.messages.names import catalog_name
 from router.api.messages.request import chat_request
 from router.models.spec import ModelSpec
 from router.proxy.body import in_thread_if_large
+from router.proxy.collected import as_stream
 from router.proxy.endpoints import with_dialect_errors
 from router.proxy.gateway import Gateway
 from router.proxy.head import Head
@@ -68,7 +69,11 @@ class MessagesEndpoints:
         path = (COUNT if counts_only else CHAT).decode()
         body = encode_json(request.fields, size)
         body, time_limit = self._gateway.prepare_body(spec, path, request.fields, body)
-        return (TokenCount(body) if counts_only else Generation(spec.name, body, request.shape)), time_limit
+        if counts_only:
+            return TokenCount(body), time_limit
+        collects = time_limit is not None and not request.shape.stream
+        body = as_stream(body, {"stream": False}) if collects else body
+        return Generation(spec.name, body, request.shape, collects), time_limit
 
 
 def routes(gateway: Gateway) -> list[Route]:

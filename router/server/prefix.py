@@ -1,0 +1,81 @@
+"""PURE: `--api-prefix`: the paths of requests without it, and the paths that clients see with it.
+
+The one idea: the prefix is taken away before anything looks at a path. Routes, permissions and dialects know paths as
+they are without a prefix. A path outside the prefix is no path of the router, as in llama-server. Used by `fast_path`
+and `connection`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import MutableMapping
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from starlette.types import Scope, Send
+
+from router.proxy.head import Head
+
+CLIENT_PATH = "router.client_path"  # where an inner scope keeps the path that the client sent
+
+
+class Prefix:
+    """`path` begins with a slash and does not end with one. Example::
+
+    prefix = Prefix("/llm")
+    prefix.strip("/llm/v1/models", b"/llm/v1/models")  # ("/v1/models", b"/v1/models")
+    prefix.strip("/v1/models", b"/v1/models")  # None
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        # The part of a target that decodes to the prefix, whichever of its characters are encoded.
+        self._encoded = re.compile(rb"(?:%%[0-9a-fA-F]{2}|.){%d}(?:/|%%2[fF])?" % len(path), re.DOTALL)
+
+    def __repr__(self) -> str:
+        return f"<Prefix {self.path}>"
+
+    def strip(self, path: str, raw: bytes) -> tuple[str, bytes] | None:
+        """A path and its encoded form without the prefix; None if it is not below the prefix."""
+        if not path.startswith(self.path):
+            return None
+        inner = path[len(self.path) :] or "/"
+        if inner[0] != "/" or (found := self._encoded.match(raw)) is None:
+            return None
+        return inner, b"/" + raw[found.end() :]
+
+    def inner_scope(self, scope: Scope) -> Scope | None:
+        """The ASGI scope of a request as the application knows it; None for a path outside the prefix."""
+        found = self.strip(scope["path"], scope["raw_path"])
+        if found is None:
+            return None
+        return {**scope, "path": found[0], "raw_path": found[1], CLIENT_PATH: scope["path"]}
+
+    def inner_head(self, head: Head) -> Head | None:
+        """As `inner_scope`, for the fast path."""
+        raw, mark, query = head.target.partition(b"?")
+        found = self.strip(head.path, raw)
+        return Head(head.method, found[0], found[1] + mark + query, head.headers) if found else None
+
+    def with_location(self, send: Send) -> Send:
+        """Wraps `send`: where a response sends the client elsewhere in the router, the place has the prefix."""
+
+        async def send_with_location(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                headers = message.get("headers", ())
+                message["headers"] = [
+                    (name, self._below(value) if name == b"location" else value) for name, value in headers
+                ]
+            await send(message)
+
+        return send_with_location
+
+    def _below(self, location: bytes) -> bytes:
+        url = urlsplit(location.decode("latin-1"))
+        return urlunsplit(url._replace(path=self.path + url.path)).encode("latin-1")
+
+
+def client_path(scope: Scope) -> str:
+    """The path that the client sent."""
+    path: str = scope.get(CLIENT_PATH, scope["path"])
+    return path
