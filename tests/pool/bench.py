@@ -87,6 +87,10 @@ class Bench:
             await asyncio.sleep(0.25)
         return asyncio.get_running_loop().time()
 
+    def has_loaded(self, count: int) -> bool:
+        """Whether so many processes have been started."""
+        return self.node.loads() == count
+
     def is_open(self, name: str) -> bool:
         """Whether a lease of it can be had at once; the lease is given back."""
         lease = self.pool.lease_at_once(self.specs[name], used=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -482,7 +483,7 @@ async def test_nothing_is_brought_back_that_did_not_run_or_was_unloaded() -> Non
             b.node.autoload = False
             loads = b.node.loads()
             load = asyncio.create_task(b.load(ctx_size=8192))
-            await eventually(lambda count=loads: b.node.loads() == count + 1)
+            await eventually(partial(b.has_loaded, loads + 1))
             if ran:
                 b.pool.unload("a")
             else:
