@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from router import logs
-from router.errors import ConfigError, FlagError, PresetError, RouterError, UnknownModel
+from router.errors import ConfigError, FlagError, RouterError, UnknownModel
 from router.near import nearest
 from router.redaction import without_credentials
 from router.scheduling.snapshot import Snapshot
 from router.units import size
 
 if TYPE_CHECKING:
-    from router.engine.flags import FlagTable
     from router.hub.names import Name
     from router.models.spec import ModelSpec
     from router.settings import Settings
@@ -237,44 +236,31 @@ def _cell(column: str, value: Any) -> str:
 
 
 def _check(argv: list[str]) -> int:
-    from router import settings
+    from router import check, settings
+    from router.config import Config, examine
     from router.engine import flags
     from router.plan import known_flags
 
-    engine = next(option.flag for option in settings.OPTIONS if option.name == "--engine")
-    takes = flags.FlagTable([engine, flags.Flag("--json", ("--json",), (), 0, None, repeatable=False)])
-    files = [word for before, word in zip(["", *argv], argv, strict=False) if word[:1] != "-" and before != "--engine"]
+    taking = ("--engine", "--config")
+    options = [option.flag for option in settings.OPTIONS if option.name in taking]
+    takes = flags.FlagTable([*options, flags.Flag("--json", ("--json",), (), 0, None, repeatable=False)])
+    files = [word for before, word in zip(["", *argv], argv, strict=False) if word[:1] != "-" and before not in taking]
     args = flags.parse([word for word in argv if word not in files], takes)
-    if not files:
-        raise FlagError("check needs a preset file: llama-router check FILE.ini")
-    table = known_flags(argv, os.environ)
-    reports = [_report(Path(file), table) for file in files]
+    config = settings.config_path(argv, os.environ)
+    if not files and not config:
+        raise FlagError("check needs a file: llama-router check FILE.ini, or check --config FILE.ini")
+    own = examine(config, settings.OPTIONS)[0] if config else Config()
+    table = known_flags(argv, os.environ, own)
+    reports = [check.presets(Path(file), table) for file in files]
+    reports += [check.settings(config)] if config else []
+    reports += check.environment(os.environ, table)
     if flags.switch_of(args, "--json"):
         print(json.dumps(reports, indent=2))
     else:
-        for report in reports:
-            for problem in report["problems"]:
-                print(logs.visible(f"{report['file']}:{problem['line']}: {problem['message']}"))
-            if not report["problems"]:
-                print(logs.visible(f"{report['file']}: no problems; models: {', '.join(report['models']) or 'none'}"))
+        for number, report in enumerate(reports):
+            for line in check.lines(report, is_settings=number >= len(files)):
+                print(logs.visible(line))
     return 1 if any(report["problems"] for report in reports) else 0
-
-
-def _report(file: Path, table: FlagTable) -> dict[str, Any]:
-    from router.models.check import check_file
-
-    try:
-        found, problems = check_file(file, table)
-    except PresetError as exc:
-        if not exc.line:
-            raise
-        problem = {"line": exc.line, "key": exc.key, "message": exc.reason, "nearest": None}
-        return {"file": str(file), "models": [], "problems": [problem]}
-    return {
-        "file": str(file),
-        "models": [preset.name for preset in found.presets],
-        "problems": [{"line": p.line, "key": p.key, "message": p.message, "nearest": p.nearest} for p in problems],
-    }
 
 
 # pull and rm
@@ -440,10 +426,10 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "check": Command(
         _check,
-        "check FILE.ini [FILE.ini ...] [--json] [--engine PATH]",
-        "Reports every mistake in preset files with its line: unknown keys with the nearest known one, wrong values,\n"
-        "names that mean two models, files of models that are missing. It knows the keys of the engine that serve\n"
-        "would use.",
+        "check [FILE.ini ...] [--config FILE.ini] [--json] [--engine PATH]",
+        "Reports every mistake in preset files, and in a file of settings, with its line: unknown keys with the\n"
+        "nearest known one, wrong values, names that mean two models, files that are missing. It knows the keys of\n"
+        "the engine that serve would use. Variables of the environment that set nothing are reported too.",
         takes_options=False,
     ),
 }
