@@ -36,11 +36,6 @@ What a child is made of, and what keeps it from outliving its router::
 
 The two that put it together::
 
-<<<<<<< HEAD
-    process  one child    -> interface crash child_log pipe_reader child_protocol health_poll processes watchdog
-    local    this machine -> interface visibility devices readahead processes watchdog run_roots run_directory process
-=======
     process  one child    -> interface crash child_log pipe_reader child_protocol health_poll processes vitals watchdog
-    local    this machine -> interface visibility devices readahead processes watchdog run_directory process
->>>>>>> next
+    local    this machine -> interface visibility devices readahead processes watchdog run_roots run_directory process
 """
