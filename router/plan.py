@@ -185,6 +185,7 @@ def limits_of(s: Settings, devices: Sequence[Device]) -> Limits:
         queue_max=s.models_queue_max,
         queue_timeout=s.models_queue_timeout,
         drain_grace=s.models_drain_grace,
+        drain_timeout=s.models_drain_timeout,
         task_grace=s.task_grace,
         finish_loads=s.models_finish_loads,
         downloads_max=s.hub_downloads,

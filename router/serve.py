@@ -110,7 +110,9 @@ def _assemble(
         table=plan.table,
         load_timeout=s.models_load_timeout,
         ttl=s.models_ttl or None,
-        forget_address=upstream.forget,
+        min_loaded=s.models_min_loaded,
+        health_timeout=s.models_health_timeout,
+        upstream=upstream,
         learn=estimator.learn,
     )
     reloader = Reloader(pool, sources, estimator, s.models_preset if s.models_preset_watch else None)

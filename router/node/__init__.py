@@ -32,11 +32,12 @@ What a child is made of, and what keeps it from outliving its router::
     child_protocol  PURE: the states that a child reports               -> interface
     health_poll     when a child serves that reports no states          -> child_protocol
     processes       facts about any process of the system               -> nothing
+    vitals          whether a child shows life                          -> processes
     watchdog        kills the children when the router dies             -> nothing
     run_directory   the folder of sockets; what dead routers left in it -> nothing
 
 The two that put it together::
 
-    process  one child    -> interface crash child_log pipe_reader child_protocol health_poll processes watchdog
+    process  one child    -> interface crash child_log pipe_reader child_protocol health_poll processes vitals watchdog
     local    this machine -> interface visibility devices readahead processes watchdog run_directory process
 """

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from router import threads
 from router.engine.discovery import Engine
+from router.engine.flags import MODEL_SOURCES
 from router.errors import ConfigError, LoadFailed
 from router.node.devices import Devices
 from router.node.interface import Child, Launch
@@ -24,7 +25,7 @@ from router.node.readahead import ReadAhead
 from router.node.run_directory import MARK, RunDirectory
 from router.node.visibility import masks_for
 from router.node.watchdog import Watchdog
-from router.redaction import secrets_of
+from router.redaction import is_private, secrets_of
 from router.scheduling.resources import Reading
 
 # Variables of the router's environment that a child must not get:
@@ -36,6 +37,9 @@ HIDDEN_VARIABLES = re.compile(
     r"|LLAMA_ARG_(DEVICE|HOST|PORT|REUSE_PORT|API_.*|SSL_.*|CORS_.*|ALIAS|TAGS|LOG_FILE|MODEL.*|HF_.*)"
     r"|LLAMA_ARG_(MMPROJ(_URL)?|DOCKER_REPO)"
 )
+# Arguments with which a child downloads by itself. It alone gets what opens the hub, and the proxies with a password.
+DOWNLOADS = MODEL_SOURCES - {"--model"} | {"--spec-draft-hf", "--hf-repo-draft", "--mmproj-url"}
+HUB_VARIABLES = re.compile(r"HF_TOKEN|HUGGING_FACE_HUB_TOKEN|HF_ENDPOINT|MODEL_ENDPOINT|.*_PROXY", re.IGNORECASE)
 
 
 class LocalNode:
@@ -61,7 +65,11 @@ class LocalNode:
         self._engine = engine
         self._devices = devices
         self._run = RunDirectory.open((folder or _shared_folder(environ)).absolute())
-        self._environ = {name: value for name, value in environ.items() if not HIDDEN_VARIABLES.fullmatch(name)}
+        known = {name: value for name, value in environ.items() if not HIDDEN_VARIABLES.fullmatch(name)}
+        # What is private to the router reaches no child, unless the child needs it to download its own files. A
+        # preset's `env` gives a model what the operator wants it to have.
+        self._environ = {name: value for name, value in known.items() if not is_private(name, value)}
+        self._for_downloads = {name: value for name, value in known.items() if HUB_VARIABLES.fullmatch(name) and value}
         self._margins = margins or {}
         self._watchdog = Watchdog()
         self._serial = itertools.count(1)
@@ -93,6 +101,7 @@ class LocalNode:
         command = [*self._engine.command, *args]
         env = {
             **self._environ,
+            **({} if DOWNLOADS.isdisjoint(launch.args) else self._for_downloads),
             **self._engine.env,
             **{name: value for name, value in launch.env if name != "LLAMA_ARG_DEVICE"},
             **masks_for(launch.devices, self._devices.list()),

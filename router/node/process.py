@@ -27,12 +27,14 @@ from router.node.health_poll import poll_health
 from router.node.interface import ChildEvent, Exit, Launch, LoadProgress, Slept, Woke
 from router.node.pipe_reader import PipeReader
 from router.node.processes import exit_code_of, start_time_of
+from router.node.vitals import cpu_times, has_computed, shows_life
 from router.node.watchdog import Watchdog
 from router.redaction import redactor
 from router.wire.address import Address
 
 # Of states that come at once, so many are reported one by one. Of more, only the last progress is.
 MAX_EVENTS_AT_ONCE = 16
+LOOKS_AT_LOAD = 4  # at the use of the processor, in one load timeout
 LAST_OUTPUT_S = 0.2  # that the output of a process may still be on its way when the process is gone
 
 
@@ -131,17 +133,25 @@ class LocalChild:
 
     async def ready(self) -> Mapping[str, Any]:
         health = asyncio.create_task(self._poll_health())
+        timeout = self._launch.load_timeout
+        used = await cpu_times(self.pid)
         try:
             ends: set[asyncio.Future[Any]] = {self._served, self._exit}
             while not (self._served.done() or self._exit.done()):
-                left = self._sign_of_life + self._launch.load_timeout - self._loop.time()
+                left = self._sign_of_life + timeout - self._loop.time()
                 if left <= 0:
                     await self.stop()
                     raise LoadFailed(
-                        f"{self._launch.model} was silent for {self._launch.load_timeout:g} s while it loaded and was "
-                        "stopped; if its disk is that slow, raise --models-load-timeout"
+                        f"{self._launch.model} was silent for {timeout:g} s while it loaded and was stopped; if its "
+                        "disk is that slow, raise --models-load-timeout"
                     )
-                await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                # A load may be silent and still compute, such as one that converts its weights.
+                look, begun = min(left, timeout / LOOKS_AT_LOAD), self._loop.time()
+                await asyncio.wait(ends, timeout=look, return_when=asyncio.FIRST_COMPLETED)
+                if begun + look <= self._loop.time() < self._sign_of_life + timeout:
+                    before, used = used, await cpu_times(self.pid)
+                    if has_computed(before, used, self._loop.time() - begun):
+                        self._sign_of_life = self._loop.time()
         finally:
             health.cancel()
         if not self._served.done():
@@ -150,6 +160,16 @@ class LocalChild:
 
     async def wait(self) -> Exit:
         return await asyncio.shield(self._exit)
+
+    async def shows_life(self, within: float) -> bool:
+        written = self._sign_of_life
+        return await shows_life(self.pid, self.address, self.key, lambda: self._sign_of_life > written, within)
+
+    async def kill(self) -> Exit:
+        if not self._code.done():
+            self._is_stopped = True
+            self._signal_group(signal.SIGKILL)
+        return await self.wait()
 
     async def stop(self) -> Exit:
         if self._stopping is None:

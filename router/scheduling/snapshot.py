@@ -47,7 +47,7 @@ class Resident:
 
     `held` are the bytes booked for it, by device key.
     `finished` is when its last use ended, in seconds.
-    `draining`: it takes no new work.
+    `draining`: it takes no new work. With STOPPING: it does not stop yet, but will when its requests have ended.
     `sleeping`: it has freed its memory, and may take it back at any time.
     `stopped_while_loading`: how much of `held` it had taken is not known.
     `goes_last`: a client wants it to stay. It goes after all others in the same phase.
@@ -82,7 +82,8 @@ def in_phase(phase: Phase, residents: Iterable[Resident]) -> list[Resident]:
 class World:
     """The free memory under the assumption that just these processes are there.
 
-    `count` is their number. The other three are bytes by device key, UNCHECKED where nothing is checked:
+    `count` is their number, and `ending` how many of them stop already. The other three are bytes by device key,
+    UNCHECKED where nothing is checked:
     `by_books`: free by our own books (total less the margin, less what is booked);
     `by_driver`: free by the driver's reading, less what the driver does not show yet;
     `free`: the smaller of the two.
@@ -92,6 +93,7 @@ class World:
     by_books: Mapping[str, float]
     by_driver: Mapping[str, float]
     free: Mapping[str, float]
+    ending: int = 0
 
     def after(self, *, come: Iterable[Resident] = (), gone: Iterable[Resident] = ()) -> World:
         """The world in which the processes `come` are there too, and the processes `gone` are not."""
@@ -108,7 +110,7 @@ class World:
                         by_books[key] -= sign * held
                         by_driver[key] -= times * held
                         free[key] = min(by_books[key], by_driver[key])
-        return World(count, by_books, by_driver, free)
+        return World(count, by_books, by_driver, free, self.ending)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +171,9 @@ class Totals:
                         by_driver[key] -= held
         free = {key: min(by_books[key], by_driver[key]) for key in empty}
         everything = World(len(snapshot.residents), by_books, by_driver, free)
-        now = everything.after(gone=claims)
-        after_pending_stops = everything.after(gone=in_phase(Phase.STOPPING, snapshot.residents))
+        stopping = in_phase(Phase.STOPPING, snapshot.residents)
+        now = replace(everything.after(gone=claims), ending=sum(not resident.draining for resident in stopping))
+        after_pending_stops = everything.after(gone=stopping)
         victims = sorted(((r, at) for at, r in enumerate(snapshot.residents) if r.can_go), key=_victim_rank)
         victim_order = {resident.model: at for resident, at in victims}
         return cls(nodes, empty, now, after_pending_stops, victim_order, with_lost)
