@@ -117,6 +117,12 @@ class Child(Protocol):
     async def wait(self) -> Exit:
         """Wait for the end of the child. Several callers may wait at once."""
 
+    async def shows_life(self, within: float) -> bool:
+        """Whether the child, which serves, answers `/health`, writes or computes within so many seconds."""
+
+    async def kill(self) -> Exit:
+        """End the child and all processes it has started, without time for their end."""
+
     async def stop(self) -> Exit:
         """Stop the child and all processes it has started: exit message, then SIGTERM, then SIGKILL after the stop
         timeout. A second call waits for the same end."""

@@ -49,10 +49,14 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the model's child."""
+    """End the model's child. Requests that still run on it fail, with this reason.
+
+    `at_once`: it does not answer, so it gets no time for its end.
+    """
 
     model: str
     reason: str
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,8 @@ def enough_for_start(
         if key in expected:
             free[key] = min(free[key], expected[key] - margins.get(key, 0))
     avoided = frozenset(key for key in loading if margins.get(key, 0))
-    is_full = bool(last.limit) and len(alive) >= last.limit
+    running = sum(model.state is not State.STOPPING for model in alive)
+    is_full = bool(last.limit) and running >= last.limit
     if not is_full and (claim := find_place(totals.nodes, demand, free, avoided)):
         return {key: held + margins[key] + hidden[key] for key, held in claim.held.items() if margins.get(key)}
     if held_by_stops or avoided:

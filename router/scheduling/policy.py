@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 from router.scheduling.placement import find_place
 from router.scheduling.refusals import why_lost, why_too_large
 from router.scheduling.resources import Allocation, Demand
-from router.scheduling.snapshot import Phase, Resident, Snapshot, Totals, World, in_phase
+from router.scheduling.snapshot import UNCHECKED, Phase, Resident, Snapshot, Totals, World, in_phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Stop these idle models. Then there is room for the claim."""
+    """Stop these idle models. Then there is room for the claim.
+
+    `beside`: only the count limit wants them to go, and the memory covers all. Start the model now, beside those that
+    end.
+    """
 
     victims: tuple[str, ...]
     claim: Allocation
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +122,10 @@ def plan(snapshot: Snapshot, demand: Demand) -> Plan:
             if not (sure_claim := _fit(snapshot, demand, sure)):
                 return _wait_for_clear_reading(snapshot, claim, names)
             claim = sure_claim
-        are_idle = all(victim.phase is Phase.IDLE for victim in victims)
-        return Evict(names, claim) if are_idle else Drain(names, claim)
+        if any(victim.phase is not Phase.IDLE for victim in victims):
+            return Drain(names, claim)
+        beside = _fit_beside_victims(snapshot, demand)
+        return Evict(names, beside or claim, beside is not None)
     if find_place(snapshot.totals.nodes, demand, snapshot.totals.empty) is None:
         if find_place(snapshot.totals.nodes_with_lost, demand, snapshot.totals.empty):
             return Lost(why_lost(snapshot, demand))
@@ -155,10 +162,13 @@ def after_plan(snapshot: Snapshot, plan: Plan, model: str) -> Snapshot:
     places = [victim_order.pop(victim) for victim in victims]
     gone = [residents[at] for at in places]
     for at in places:
-        residents[at] = replace(residents[at], phase=Phase.STOPPING, at_reading=residents[at].phase)
-    phase = Phase.LOADING if isinstance(plan, Place) else Phase.CLAIMED
-    new = Resident(model, plan.claim.held, phase, at_reading=Phase.CLAIMED)
+        residents[at] = replace(
+            residents[at], phase=Phase.STOPPING, draining=isinstance(plan, Drain), at_reading=residents[at].phase
+        )
+    starts = isinstance(plan, Place) or (isinstance(plan, Evict) and plan.beside)
+    new = Resident(model, plan.claim.held, Phase.LOADING if starts else Phase.CLAIMED, at_reading=Phase.CLAIMED)
     now = before.now.after(come=[new]) if new.phase is Phase.LOADING else before.now
+    now = replace(now, ending=now.ending + len(victims)) if isinstance(plan, Evict) else now
     after_pending_stops = before.after_pending_stops.after(come=[new], gone=gone)
     # Written out: this runs for each entry of the queue, and `replace` takes several times as long.
     totals = Totals(
@@ -199,12 +209,36 @@ def _choose_victims(snapshot: Snapshot, demand: Demand, world: World) -> tuple[S
     return taken, claim
 
 
+def _fit_beside_victims(snapshot: Snapshot, demand: Demand) -> Allocation | None:
+    """An allocation beside all processes that are there, and beside all that stay if no more of them go. None if it is
+    not the count limit alone that wants victims, or if a load may not begin now."""
+    totals = snapshot.totals
+    if not snapshot.limit or totals.now.count >= 2 * snapshot.limit or UNCHECKED in totals.now.free.values():
+        return None
+    return _find(snapshot, demand, totals.now, totals.after_pending_stops, avoided=_loading_devices(snapshot))
+
+
+def _has_slot(snapshot: Snapshot, world: World) -> bool:
+    """Whether one more process may be there.
+
+    The limit is for the models that run. A process that ends takes a slot only while the memory is not checked, since
+    then nothing says that it holds both. Each slot has one such process at most: ends that hang must not pile up.
+    """
+    limit, is_checked = snapshot.limit, UNCHECKED not in world.free.values()
+    return not limit or world.count - (min(world.ending, limit) if is_checked else 0) < limit
+
+
 def _fit(
     snapshot: Snapshot, demand: Demand, *worlds: World, avoided: frozenset[str] = frozenset()
 ) -> Allocation | None:
     """An allocation that fits in every one of these worlds, on none of the avoided device keys."""
-    if snapshot.limit and any(world.count >= snapshot.limit for world in worlds):
+    if not all(_has_slot(snapshot, world) for world in worlds):
         return None
+    return _find(snapshot, demand, *worlds, avoided=avoided)
+
+
+def _find(snapshot: Snapshot, demand: Demand, *worlds: World, avoided: frozenset[str]) -> Allocation | None:
+    """As `_fit`, whatever the number of processes."""
     free = worlds[0].free
     if len(worlds) > 1:  # all have the same keys in the same order
         free = dict(zip(free, map(min, *(world.free.values() for world in worlds)), strict=True))

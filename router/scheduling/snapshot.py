@@ -75,7 +75,7 @@ class Resident:
 
     `held` are the bytes booked for it, by device key.
     `finished` is when its last use ended, in seconds.
-    `draining`: it takes no new work.
+    `draining`: it takes no new work. With STOPPING: it does not stop yet, but will when its requests have ended.
     `sleeping`: it has freed its memory, and may take it back at any time.
     `stopped_while_loading`: how much of `held` it had taken is not known.
     `goes_last`: a client wants it to stay. It goes after all others in the same phase.
@@ -119,7 +119,8 @@ def in_phase(phase: Phase, residents: Iterable[Resident]) -> list[Resident]:
 class World:
     """The free memory under the assumption that just these processes are there.
 
-    `count` is their number. The other three are bytes by device key, UNCHECKED where nothing is checked:
+    `count` is their number, and `ending` how many of them stop already. The other three are bytes by device key,
+    UNCHECKED where nothing is checked:
     `by_books`: free by our own books (total less the margin, less what is booked);
     `by_driver`: free by the driver's reading, less what the driver may not show yet;
     `free`: the smaller of the two.
@@ -129,10 +130,11 @@ class World:
     by_books: dict[str, float]
     by_driver: dict[str, float]
     free: dict[str, float]
+    ending: int = 0
 
     def after(self, *, come: Iterable[Resident] = (), gone: Iterable[Resident] = ()) -> World:
         """The world in which the processes `come` are there too, and the processes `gone` are not."""
-        world = World(self.count, {**self.by_books}, {**self.by_driver}, {**self.free})
+        world = World(self.count, {**self.by_books}, {**self.by_driver}, {**self.free}, self.ending)
         for resident in come:
             world = world.moved(resident, 1)
         for resident in gone:
@@ -152,7 +154,7 @@ class World:
                 by_books[key] -= sign * held
                 by_driver[key] -= times * held
                 free[key] = min(by_books[key], by_driver[key])
-        return World(self.count + sign, by_books, by_driver, free)
+        return World(self.count + sign, by_books, by_driver, free, self.ending)
 
     def with_more(self, more: Mapping[str, float], sign: int = 1) -> World:
         """The same processes, and the driver is assumed to have `more` bytes free; fewer with a `sign` of -1."""
@@ -161,7 +163,7 @@ class World:
             if key in free:
                 by_driver[key] += sign * amount
                 free[key] = min(self.by_books[key], by_driver[key])
-        return World(self.count, self.by_books, by_driver, free)
+        return World(self.count, self.by_books, by_driver, free, self.ending)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +233,8 @@ class Totals:
                     twice[key] = twice.get(key, 0) + held
         free = {key: min(by_books[key], by_driver[key]) for key in empty}
         everything = World(len(snapshot.residents), by_books, by_driver, free)
-        now = everything.after(gone=claims)
         stopping = in_phase(Phase.STOPPING, snapshot.residents)
+        now = replace(everything.after(gone=claims), ending=sum(not resident.draining for resident in stopping))
         after_pending_stops = everything.after(gone=stopping)
         early: dict[str, float] = {}
         for resident in stopping:

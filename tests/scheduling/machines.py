@@ -119,7 +119,7 @@ class Case:
     ) -> list[tuple[str, ...]]:
         """By brute force: every set of device keys on which the demand fits in all of these worlds, and in those that
         `also` may be true."""
-        if self.snapshot.limit and any(len(world) >= self.snapshot.limit for world in worlds):
+        if not all(map(self.has_slot, worlds)):
             return []
         rooms = [case.rooms(world) for case in (self, *also) for world in worlds]
         room = {d.key: min(r[d.key] for r in rooms) for d in self.devices}
@@ -139,6 +139,17 @@ class Case:
                 if is_meant and min(spare) >= 0 and self.holds(spare):
                     found.append(keys)
         return found
+
+    def has_slot(self, world: Sequence[Resident]) -> bool:
+        """Those that end take none where all memory is checked, up to one for each slot."""
+        limit = self.snapshot.limit
+        ending = sum(r.phase is Phase.STOPPING and not r.draining for r in world)
+        if not all(self.snapshot.margins[d.key] for d in self.devices):
+            ending = 0
+        return not limit or len(world) - min(ending, limit) < limit
+
+    def now(self) -> list[Resident]:
+        return [r for r in self.snapshot.residents if r.phase is not Phase.CLAIMED]
 
     def given(self, node: str) -> tuple[str, ...] | None:
         """The GPUs that the user's split is for."""

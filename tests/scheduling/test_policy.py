@@ -24,8 +24,8 @@ def test_the_count_limit_and_the_memory_apply_together() -> None:  # B-S4
     a, b = on(Phase.IDLE, "a", finished=1, RAM=40), on(Phase.IDLE, "b", finished=2, RAM=40)
     assert isinstance(plan(snapshot([RAM], a, b, limit=3), Demand(host=19)), Place)
     assert plan(snapshot([RAM], a, b, limit=3), Demand(host=59)) == Evict(("a",), Allocation({"here/RAM": 59}))
-    assert plan(snapshot([RAM], a, b, limit=2), Demand(host=19)) == Evict(("a",), Allocation({"here/RAM": 19}))
-    assert plan(snapshot([RAM], a, b, limit=1), Demand(host=19)) == Evict(("a", "b"), Allocation({"here/RAM": 19}))
+    assert plan(snapshot([RAM], a, b, limit=2), Demand(host=20)) == Evict(("a",), Allocation({"here/RAM": 20}))
+    assert plan(snapshot([RAM], a, b, limit=1), Demand(host=20)) == Evict(("a", "b"), Allocation({"here/RAM": 20}))
 
 
 @pytest.mark.parametrize("phase", [Phase.LOADING, Phase.STOPPING, Phase.CLAIMED])
@@ -33,6 +33,41 @@ def test_unevictable_process_takes_a_slot(phase: Phase) -> None:
     taken = on(phase, "a", RAM=1)
     assert isinstance(plan(snapshot([RAM], taken, limit=1, margin=0), Demand(host=1)), Wait)
     assert isinstance(plan(snapshot([RAM], taken, limit=2, margin=0), Demand(host=1)), Place)
+
+
+def test_where_only_the_count_forces_an_eviction_the_load_begins_beside_it() -> None:  # B-S21
+    a, b = on(Phase.IDLE, "a", finished=1, RAM=40), on(Phase.IDLE, "b", finished=2, RAM=40)
+    small, large = Allocation({"here/RAM": 19}), Allocation({"here/RAM": 20})
+    assert plan(snapshot([RAM], a, b, limit=2), Demand(host=19)) == Evict(("a",), small, beside=True)
+    assert plan(snapshot([RAM], a, b, limit=2), Demand(host=20)) == Evict(("a",), large)
+    # Other programs have taken what the books call free.
+    assert plan(snapshot([RAM], a, b, limit=2, others={"RAM": 1}), Demand(host=19)) == Evict(("a",), small)
+    # Where nothing is checked, nothing says that there is memory for both.
+    assert plan(snapshot([RAM], a, b, limit=2, margin=0), Demand(host=19)) == Evict(("a",), small)
+    # Another load is under way there.
+    load = on(Phase.LOADING, "c", RAM=1)
+    assert plan(snapshot([RAM], a, load, limit=2), Demand(host=19)) == Evict(("a",), small)
+    # A busy one is waited for.
+    busy = on(Phase.BUSY, "a", RAM=40)
+    assert plan(snapshot([RAM], busy, limit=1), Demand(host=19)) == Drain(("a",), small)
+
+
+def test_a_model_that_ends_takes_no_slot_unless_its_memory_is_not_checked() -> None:  # B-S21
+    going = on(Phase.STOPPING, "a", RAM=80)
+    assert plan(snapshot([RAM], going, limit=1), Demand(host=19)) == Place(Allocation({"here/RAM": 19}))
+    assert isinstance(plan(snapshot([RAM], going, limit=1), Demand(host=20)), Wait)  # its memory is still taken
+    # Ends that hang do not pile up: each slot has one at most.
+    more = on(Phase.STOPPING, "b", RAM=1)
+    assert isinstance(plan(snapshot([RAM], going, more, limit=1), Demand(host=1)), Wait)
+    assert isinstance(plan(snapshot([RAM], going, more, limit=2), Demand(host=1)), Place)
+
+
+def test_what_comes_behind_a_load_beside_its_victim_counts_all_three() -> None:  # B-S21
+    machine = snapshot([RAM], on(Phase.IDLE, "a", RAM=40), limit=1)
+    first = plan(machine, Demand(host=19))
+    behind = after_plan(machine, first, "b")
+    assert [(r.model, r.phase) for r in behind.residents] == [("a", Phase.STOPPING), ("b", Phase.LOADING)]
+    assert isinstance(plan(behind, Demand(host=1)), Wait)
 
 
 # Loads side by side
@@ -283,10 +318,12 @@ def test_never_overcommits(case: Case) -> None:
         return
     victims = () if isinstance(outcome, Place) else outcome.victims
     worlds = [case.without(victims)]
-    if isinstance(outcome, Place):
-        worlds.append([r for r in case.snapshot.residents if r.phase is not Phase.CLAIMED])
+    assert case.has_slot(worlds[0])
+    if isinstance(outcome, Place) or (isinstance(outcome, Evict) and outcome.beside):
+        worlds += [case.now(), case.staying()]
+        assert case.has_slot(case.now()) or isinstance(outcome, Evict)
+        assert not case.snapshot.limit or len(case.now()) < 2 * case.snapshot.limit
     for world in worlds:
-        assert not case.snapshot.limit or len(world) < case.snapshot.limit
         rooms = case.rooms(world)
         for key, count in outcome.claim.held.items():
             assert count <= rooms[key]
@@ -318,13 +355,17 @@ def test_a_claim_is_the_whole_demand_on_the_fewest_devices(case: Case) -> None:
             assert claim.layer_counts == ()
         assert min(booked.values()) >= demand.fixed
         assert not demand.names or {d.name for d in claim.devices} <= set(demand.names)
-        worlds = [case.staying(), [r for r in case.snapshot.residents if r.phase is not Phase.CLAIMED]]
+        worlds = [case.staying(), case.now()]
+        starts = isinstance(outcome, Place) or (isinstance(outcome, Evict) and outcome.beside)
         if isinstance(outcome, Evict | Drain):
-            worlds = [case.without(outcome.victims)]
-        loading = primaries(case) if isinstance(outcome, Place) else set()
+            if starts:
+                case = replace(case, snapshot=replace(case.snapshot, limit=0))
+            else:
+                worlds = [case.without(outcome.victims)]
+        loading = primaries(case) if starts else set()
         # A node that is not checked counts with all its GPUs.
         for truth, is_enough in ((case, len(booked).__ge__), (case.at_worst(), len(booked).__le__)):
-            also = [case.by_books()] if isinstance(outcome, Place) else []
+            also = [case.by_books()] if starts else []
             options = truth.options(*worlds, shunned=loading, also=also)
             counts = [len(keys) for keys in options if all(map(case.snapshot.margins.get, keys))]
             assert not counts or is_enough(min(counts))
@@ -343,12 +384,11 @@ def primaries(case: Case) -> set[str]:
 @many
 @given(cases())
 def test_places_exactly_when_there_is_room_beside_the_loads(case: Case) -> None:  # B-S15 B-S17
-    now = [r for r in case.snapshot.residents if r.phase is not Phase.CLAIMED]
     outcome, loading, also = plan(case.snapshot, case.demand), primaries(case), [case.by_books()]
     if isinstance(outcome, Place):
-        assert case.options(now, case.staying(), shunned=loading)
+        assert case.options(case.now(), case.staying(), shunned=loading)
     else:
-        assert not case.at_worst().options(now, case.staying(), shunned=loading, also=also)
+        assert not case.at_worst().options(case.now(), case.staying(), shunned=loading, also=also)
 
 
 @many
@@ -356,6 +396,21 @@ def test_places_exactly_when_there_is_room_beside_the_loads(case: Case) -> None:
 def test_nobody_goes_who_could_stay_if_the_loads_had_ended(case: Case) -> None:  # B-S17
     if case.at_best().fits(case.staying()):
         assert isinstance(plan(case.snapshot, case.demand), Place | Wait)
+
+
+@many
+@given(cases())
+def test_starts_beside_its_victims_exactly_when_only_the_count_wants_them(case: Case) -> None:  # B-S21
+    outcome = plan(case.snapshot, case.demand)
+    if not isinstance(outcome, Evict):
+        return
+    limit, boundless = case.snapshot.limit, replace(case, snapshot=replace(case.snapshot, limit=0))
+    worlds, loading = (case.now(), case.staying()), primaries(case)
+    surely_fits = bool(boundless.at_worst().options(*worlds, shunned=loading, also=[boundless.by_books()]))
+    is_checked = all(case.snapshot.margins[d.key] for d in case.devices)
+    is_possible = is_checked and len(case.now()) < 2 * limit
+    assert not outcome.beside or (is_possible and boundless.options(*worlds, shunned=loading))
+    assert outcome.beside or not (is_possible and surely_fits)
 
 
 @many

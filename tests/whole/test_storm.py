@@ -67,6 +67,12 @@ class Child:
     async def wait(self) -> Exit:
         return await asyncio.shield(self._exit)
 
+    async def shows_life(self, within: float) -> bool:
+        return True
+
+    async def kill(self) -> Exit:
+        return await self.stop()
+
     async def stop(self) -> Exit:
         await self._node.some_time(0.1)
         if not self._exit.done():
