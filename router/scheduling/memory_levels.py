@@ -95,7 +95,7 @@ class MemoryLevels:
         before = self._expected(alive)
         self.last_free = {reading.device.key: reading.free or 0 for reading in readings}
         for model in alive:
-            model.is_in_last_reading = model.state in VISIBLE_TO_DRIVER
+            model.is_in_last_reading = model.state in VISIBLE_TO_DRIVER and not model.is_asleep
         after = self._expected(alive)
         stopping = {key for m in alive if m.state is State.STOPPING for key in m.held}
         for key in stopping & before.keys() & after.keys():
@@ -103,7 +103,7 @@ class MemoryLevels:
             self.last_free[key] -= max(0, after[key] - before[key])
 
     def book(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
-        """A process is booked with `after` instead of `before`: it is new, or it was measured."""
+        """A process that held `before` holds `after` from now on, or will: it is new, was measured, slept or woke."""
         for key, amount in before.items():
             if key in self._settled:
                 self._settled[key] += amount
@@ -115,9 +115,10 @@ class MemoryLevels:
         """The model's process has exited."""
         self._freed_at = now
         self._freed.update(model.held)
-        self.book(model.held, {})
-        for key in model.held.keys() & self._settled.keys():
-            self._owed.setdefault(key, []).append((now + SETTLE_WINDOW_S, model.held[key]))
+        if not model.is_asleep:
+            self.book(model.held, {})
+            for key in model.held.keys() & self._settled.keys():
+                self._owed.setdefault(key, []).append((now + SETTLE_WINDOW_S, model.held[key]))
         if model.is_in_last_reading:
             for key in model.held.keys() & self.last_free.keys():
                 # An estimate errs upwards by up to a tenth: the last tenth may never have been taken.
@@ -137,21 +138,16 @@ class MemoryLevels:
         """Find what is missing on the GPUs. Where a reading is clear, learn from it."""
         unclear: set[str] = set()
         for model in alive:
-            if model.state is not State.LOADED:
+            if model.state is not State.LOADED and (model.leases or not model.is_asleep):
                 unclear.update(model.held)
-                if model.state is State.SLEEPING:  # when it takes its memory back is reported too late
-                    for key in model.held:
-                        self._settled.pop(key, None)
         self.returning = {}
         for reading in readings:
             key, free = reading.device.key, reading.free or 0
             if key in self._owed:
                 owed = sum(held for _, held in self._owed[key])
-                settled = self._settled[key] = min(
-                    self._settled.get(key, 0), free + owed
-                )  # other programs took the rest
-                if settled - free > owed // 10:  # the last tenth may never have been taken
-                    self.returning[key] = settled - free
+                self._settled[key] = min(self._settled[key], free + owed)  # the rest is with other programs
+                if self._settled[key] > free:
+                    self.returning[key] = self._settled[key] - free
                     continue
             if key not in unclear and reading.device.kind == "gpu":
                 self._settled[key] = free
@@ -162,7 +158,7 @@ class MemoryLevels:
         for key, owed in list(self._owed.items()):
             if owed[0][0] <= now:
                 overdue = sum(held for until, held in owed if until <= now)
-                self._settled[key] = self._settled.get(key, 0) - min(overdue, self.returning.get(key, 0))
+                self._settled[key] -= min(overdue, self.returning.get(key, 0))
                 self._owed[key] = [(until, held) for until, held in owed if until > now]
                 if not self._owed[key]:
                     del self._owed[key]

@@ -12,6 +12,7 @@ import pytest
 from router.scheduling.effects import Abort, Fetch, Grant, Probe, Refusal, Refuse, Spawn, Stop
 from router.scheduling.resources import Demand
 from tests.scheduling.bench import Bench, Request
+from tests.scheduling.truth import Judge
 
 SHAPES: dict[str, dict[str, object]] = {
     "cpu": {"room": 30},
@@ -45,6 +46,9 @@ class Walk:
         bench.load_seconds = lambda model: random.expovariate(1)
         bench.stop_seconds = lambda model: random.choice([0.0, 0.1, 2.0])
         bench.reclaim_seconds = lambda: random.choice([0.0, 0.0, 0.3, 5.0])
+        bench.reclaim_steps = lambda: random.choice([1, 1, 2, 4])
+        bench.load_steps = lambda: random.choice([1, 2, 2, 5, 20])
+        self.judge = Judge(bench)
         bench.download_seconds = lambda model: random.choice([0.0, random.expovariate(0.3)])
         bench.probe_seconds = lambda: random.choice([0.0, 0.0, 0.05, 2.0])
         bench.measure_seconds = lambda: random.choice([0.0, 0.1, 3.0])
@@ -61,6 +65,7 @@ class Walk:
             self.crash: 1,
             self.sleep: 4,
             self.others: 2,
+            self.lose: 1,
             self.breakage: 1,
         }
         self.pace = 0.2
@@ -147,8 +152,18 @@ class Walk:
                 return
 
     def others(self) -> None:
-        device = self.random.choice(self.bench.devices)
-        self.bench.others[device.key] = self.random.choice([0, 0, 0, self.random.randrange(device.total)])
+        device, others = self.random.choice(self.bench.devices), self.bench.others
+        before, others[device.key] = (
+            others[device.key],
+            self.random.choice([0, 0, 0, self.random.randrange(device.total)]),
+        )
+        if others[device.key] < before:
+            self.bench.shrunk_at[device.key] = self.bench.now
+
+    def lose(self) -> None:
+        """A GPU falls off the bus, or is back."""
+        if gpus := self.bench.devices[:-1]:
+            self.bench.lost ^= {self.random.choice(gpus).key}
 
     def breakage(self) -> None:
         self.bench.broken = {name for name in self.models if self.random.random() < 0.1}
@@ -173,6 +188,7 @@ class Walk:
         bench, self.luck = self.bench, {lambda: None: 1}
         self.pace = 1e9
         bench.others.clear()
+        bench.lost.clear()
         bench.broken, bench.unreachable = set(), set()
         bench.starved.clear()
         bench.scheduler.limits = replace(bench.scheduler.limits, queue_max=1000, queue_timeout=0)
@@ -202,6 +218,8 @@ def test_a_long_walk(shape: str) -> None:
         while walk.bench.events < 10_000:
             walk.bench.step(float("inf"))
         walk.quiesce()
+        assert walk.judge.wrong == []  # B-S17
+        met.update(walk.judge.judged)
         met.update(type(effect) for effect in walk.bench.effects)
         answers = [request.answer for request in walk.bench.requests.values()]
         met.update(answer.refusal for answer in answers if isinstance(answer, Refuse))
