@@ -139,7 +139,7 @@ class ModelRecord:
             self.finished,
             self.pinned,
             self.draining or bool(self.closing),
-            self.is_asleep,
+            self.state is State.SLEEPING or self.is_asleep,
             not self.ready_at and self.state is State.STOPPING,
             self.ttl == math.inf,
         )

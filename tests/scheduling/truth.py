@@ -42,9 +42,9 @@ class Judge:
         if any(isinstance(effect, Refuse) for effect in effects):
             return  # maybe it was not the first when this was decided
         why = f"room for {head.model.name}"
-        stops = [effect.model for effect in effects if is_stop_for(effect, why)]
+        stops = [effect.model for effect in effects if isinstance(effect, Stop) and is_for(effect, why)]
         if stops:
-            first = next(at for at, effect in enumerate(effects) if is_stop_for(effect, why))
+            first = next(at for at, effect in enumerate(effects) if isinstance(effect, Stop) and is_for(effect, why))
             self._going = {effect.model for effect in effects[first:] if isinstance(effect, Stop)}
             self._come = {effect.model for effect in effects[first:] if isinstance(effect, Spawn)}
             self._judge("evictions", head, stops)
@@ -95,5 +95,5 @@ class Judge:
         return bench.others[device.key] + late
 
 
-def is_stop_for(effect: Effect, why: str) -> bool:
-    return isinstance(effect, Stop) and (effect.reason == why or effect.reason.startswith(f"{why}, "))
+def is_for(stop: Stop, why: str) -> bool:
+    return stop.reason == why or stop.reason.startswith(f"{why}, ")
