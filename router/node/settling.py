@@ -30,15 +30,16 @@ async def settled_readings(read: Read, expected: Mapping[str, int]) -> tuple[Rea
     """Read until the expected bytes are free, and return the last reading.
 
     `expected` has the keys of GPUs alone. The wait ends when each of them has as much free as expected and no GPU
-    changes any more, when one of them cannot be read, or after two seconds.
+    changes any more, or after two seconds. GPUs that cannot be read are not waited for.
     """
     deadline = asyncio.get_running_loop().time() + SETTLE_LIMIT_S
     readings, previous = await read(READ_LIMIT_S), None
     while expected:
         free = _free_by_gpu(readings)
         if not expected.keys() <= free.keys():
-            log.debug("not waiting for memory to settle: of %s only %s can be read", [*expected], [*free])
-            break
+            log.debug("of %s only %s can be read: the others are not waited for", [*expected], [*free])
+            if not (expected := {key: level for key, level in expected.items() if key in free}):
+                break
         is_back = all(free[key] >= level or _are_same(free[key], level) for key, level in expected.items())
         if is_back and previous and all(_are_same(free[key], previous[key]) for key in free if key in previous):
             break

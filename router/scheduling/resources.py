@@ -21,6 +21,7 @@ class Device:
     `index` is the physical index, which a visibility mask takes.
     `uuid` is the vendor's identity.
     `is_alone`: a child that uses it sees no other GPU beside it. So it is with MIG instances (CUDA Programming Guide).
+    `mask` is the word for it in a visibility mask. Empty: its index.
     `key` names the device everywhere else: `NODE/NAME`.
     """
 
@@ -31,6 +32,7 @@ class Device:
     index: int = 0
     uuid: str = ""
     is_alone: bool = False
+    mask: str = ""
     key: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
