@@ -34,6 +34,7 @@ from router.node.visibility import MASK_VARIABLES
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Device
 from router.settings import Settings
+from router.units import size
 
 log = logging.getLogger("router.serve")
 
@@ -151,11 +152,25 @@ class Machine:
     limits: Limits
     estimator: Estimator
 
+    def follow(self, settings: Settings) -> None:
+        """From now on limits and estimates are those of the GPUs that are known: some may come late."""
+
+        def use() -> None:
+            listed = self.devices.all()
+            margins = self.limits.margins
+            assert isinstance(margins, dict)
+            margins.clear()
+            margins.update(limits_of(settings, listed).margins)
+            self.estimator.use(listed)
+            log.info("memory: %s", ", ".join(f"{device.name} {size(device.total)}" for device in listed))
+
+        self.devices.on_change(use)
+
     @classmethod
     def of_plan(cls, plan: Plan, engine: Engine) -> Machine:
         """Reads the devices, which blocks."""
         devices = _usable_devices(engine, plan.settings.models_memory_limit)
-        listed = devices.list()
+        listed = devices.all()
         limits = limits_of(plan.settings, listed)
         footprints = Footprints(default_path(os.environ))
         return cls(devices, limits, Estimator(engine, plan.table, listed, limits.margins, footprints, os.environ))
@@ -165,6 +180,7 @@ def _usable_devices(engine: Engine, memory_limit_mib: int | None) -> Devices:
     """This machine's devices, without GPUs if the engine cannot use them: then every model goes to RAM."""
     limit = memory_limit_mib * MIB if memory_limit_mib else None
     found = Devices(os.environ, limit)
+    # With none that can be read now, the engine would see none either, and that says nothing.
     if len(found.list()) == 1 or engine.sees_gpus():
         return found
     log.warning("this engine sees no GPU: it was built for the CPU, or its GPU libraries are missing; using RAM alone")

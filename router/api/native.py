@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from router.api import metrics
+from router.api import devices, metrics
 from router.api.dialects import OPENAI
 from router.api.download import Downloads
 from router.api.listing import Listing
@@ -125,6 +125,7 @@ class NativeEndpoints:
                 "ui_settings": {},
                 "build_info": self._build,
                 "cors_proxy_enabled": False,
+                "devices": devices.as_json(await self._pool.devices()),
                 **(await self._props_of(lone) if lone else {}),
             }
         )
@@ -162,7 +163,7 @@ class NativeEndpoints:
         """The router's own metrics, or with `?model=` the child's. Those of an only model follow the router's."""
         if "model" in request.query_params:
             return await self._child_by_query(request)
-        text, lone = metrics.render(self._pool), self._lone_running()
+        text, lone = metrics.render(self._pool, await self._pool.devices()), self._lone_running()
         if lone and switch_of(self._pool.effective(lone.name).args, "--metrics"):
             text += (await self._read_child(lone, b"/metrics", MAX_METRICS_BYTES)).decode(errors="replace")
         return PlainTextResponse(text)
@@ -180,10 +181,13 @@ class NativeEndpoints:
             self._gateway.hub_models.refresh_soon()
         if is_anthropic_client(request.headers):
             return await self._anthropic_models.list(request)
+        lost = devices.lost(await self._pool.devices())
         listing = self._listing.render()
         if request.query_params.get("reload"):
             changes = json.dumps(asdict(await self._read_again())).encode()
             listing = self._listing.render()[:-1] + b',"reload":' + changes + b"}"
+        if lost:
+            listing = listing[:-1] + b',"lost_devices":' + json.dumps(lost).encode() + b"}"
         return Response(listing, media_type="application/json")
 
     async def model(self, request: Request) -> Response:

@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from router.node.gpus import UNKNOWN_BYTES, Gpu
+from router.node.gpus import Gpu
 from router.node.kernel_files import read_text
 from router.node.visibility import visible_indices
-from router.scheduling.resources import Device
+from router.scheduling.resources import UNKNOWN_BYTES, Device
 
 log = logging.getLogger("router.devices")
 

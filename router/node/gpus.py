@@ -18,13 +18,9 @@ from functools import partial
 from threading import Thread
 from typing import NamedTuple, Protocol
 
-from router.scheduling.resources import Device
+from router.scheduling.resources import UNKNOWN_BYTES, Device
 
 log = logging.getLogger("router.devices")
-
-# The size of a GPU that was never read. It counts as larger than any model, so that a model is told of this GPU, and is
-# not called too large, or sent to RAM.
-UNKNOWN_BYTES = 2**50
 
 DOES_NOT_ANSWER = "its driver does not answer"
 START_LIMIT_S = 10.0  # that a driver has to find its GPUs at the start of the router

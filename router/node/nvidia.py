@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pynvml
 
-from router.node.gpus import UNKNOWN_BYTES, Gpu
+from router.node.gpus import Gpu
 from router.node.kernel_files import read_text
 from router.node.visibility import entries_of, index_named
-from router.scheduling.resources import Device
+from router.scheduling.resources import UNKNOWN_BYTES, Device
 
 log = logging.getLogger("router.devices")
 
@@ -188,12 +188,12 @@ class NvidiaDriver:
                     self._left_out.add(part.uuid)
                     continue
                 if part.problem:
-                    what = f"{part.index} ({name})" if (name := part.uuid or part.name) else part.index
-                    log.warning("NVIDIA GPU %s is left out until it can be read: %s", what, part.problem)
+                    name = part.uuid or part.name or "whose name is not known"
+                    log.warning("NVIDIA GPU %d is left out until %s can be read: %s", part.index, name, part.problem)
             elif part.total == 0:
                 part.problem = PROBLEMS[pynvml.NVML_ERROR_NOT_SUPPORTED]
             device = self._device(_number(before) if before else number, part, before, use_uuid=use_uuid)
-            can_be_asked = part.problem != _NO_INSTANCE
+            can_be_asked = part.problem not in (_NO_INSTANCE, _NOW_DIVIDED)
             memory = _NvmlMemory(part.handle, device.uuid, part.number) if can_be_asked else None
             gpus.append(Gpu(device, memory, part.problem))
         self._known = [gpu.device for gpu in gpus]

@@ -36,7 +36,7 @@ from router.pool.status import Status
 from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refusal, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
 from router.scheduling.refusals import error_of
-from router.scheduling.resources import Demand
+from router.scheduling.resources import Demand, Reading
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import SERVING, State
 from router.scheduling.waiting_line import Ticket
@@ -253,6 +253,10 @@ class Pool:
     def request_counts(self) -> tuple[int, int]:
         """How many requests are served, and how many wait."""
         return sum(len(model.leases) for model in self._scheduler.models()), len(self._waiters)
+
+    async def devices(self) -> tuple[Reading, ...]:
+        """The devices of all machines as of a moment ago, with those that are lost. In bytes; never raises."""
+        return await self._core.nodes.glance()
 
     async def snapshot(self) -> Snapshot:
         """The machines now, as the policy sees them."""

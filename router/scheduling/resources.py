@@ -10,6 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 
+# The size of a GPU that was never read. It counts as larger than any model, so that a model is told of this GPU, and is
+# not called too large, or sent to RAM.
+UNKNOWN_BYTES = 2**50
+
 
 @dataclass(frozen=True, slots=True)
 class Device:

@@ -112,3 +112,10 @@ def load() -> None:
     """Use the library in this process too. Call it before pynvml looks for the driver: the linker finds a library that
     is loaded already by its soname. The library reads FAKE_NVML at every call."""
     ctypes.CDLL(str(build()), mode=ctypes.RTLD_GLOBAL)
+
+
+def close_all() -> None:
+    """Close it in this process as often as it was opened, for a driver that is another one."""
+    library = ctypes.CDLL(str(build()))
+    while not library.nvmlShutdown():
+        pass
