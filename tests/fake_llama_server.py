@@ -314,7 +314,7 @@ class Connection:
         note("request", path)
         if count["requests"] > number("crash-after-requests") > 0:
             crash()
-        if asleep.is_set():
+        if asleep.is_set() and path != "/props":
             asleep.clear()
             tell("ready", None)
         time.sleep(seconds("first-seconds"))

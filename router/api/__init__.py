@@ -24,7 +24,7 @@ router's own is a module beside `news`, with its row in `access.permissions`.
     messages     a package: Anthropic's Messages    -> dialects chat_stream
     native       llama.cpp's own API                -> dialects lone listing load metrics news slots download messages
     stream       llama.cpp's resumable streams      -> dialects
-    ollama       a package: Ollama's API            -> dialects details download
+    ollama       a package: Ollama's API            -> dialects details chat_stream download
     responses    a package: OpenAI's Responses      -> dialects chat_stream ollama
 
 All of it together::

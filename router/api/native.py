@@ -146,9 +146,9 @@ class NativeEndpoints:
     async def _read_child(self, spec: ModelSpec, target: bytes, limit: int) -> bytes:
         """What the child answers to a GET, up to `limit` bytes; empty if it does not answer with 200."""
         try:
-            lease = await self._pool.lease(spec, used=False)
+            lease = self._pool.look(spec, wakes=target != b"/props")
         except RouterError:
-            return b""  # it has just ended
+            return b""  # it ends just now, or sleeps
         try:
             answer = await self._gateway.upstream.open(lease.address, lease.key, RequestHead("GET", target, []))
             body = await answer.read_all(limit)
@@ -196,7 +196,8 @@ class NativeEndpoints:
         if is_anthropic_client(request.headers):
             return await self._anthropic_models.retrieve(request)
         spec = self._gateway.find(request.path_params["name"])
-        return Response(self._listing.render_entry(spec), media_type="application/json")
+        await self._pool.exchange.learn(spec.name)
+        return Response(self._listing.render_entry(self._gateway.find(spec.name)), media_type="application/json")
 
     async def reload(self, request: Request) -> Response:
         return JSONResponse({"success": True, **asdict(await self._read_again())})

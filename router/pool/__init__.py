@@ -8,7 +8,7 @@ scheduler, `pin` and `priority` by the scheduler. Who may call whom::
     Pool             calls every part. It hands them `Core` and a few of its own methods, never itself
     CatalogExchange  calls SettingsLoads and Downloads, and alone writes `Core.catalog`
     SettingsLoads    reads Processes and Downloads; Pool calls its hooks `on_grant` and `on_refuse`
-    Processes        calls Measurements
+    Processes        calls Measurements and HealthWatch
     every part       calls the scheduler, and `core.apply` with the effects in the same step
 
 What is handed out and handed in::
@@ -41,7 +41,8 @@ The ground of the parts::
 The parts::
 
     measurements  what processes really hold        -> child_run core
-    processes     the processes, from spawn to exit -> child_run core measurements
+    health_watch  processes that hang               -> child_run core
+    processes     the processes, from spawn to exit -> child_run core measurements health_watch
     downloads     files that are missing            -> download_source core
 
 Explicit loads, and a new catalog::
