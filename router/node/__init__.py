@@ -34,10 +34,11 @@ What a child is made of, and what keeps it from outliving its router::
     processes       facts about any process of the system               -> nothing
     vitals          whether a child shows life                          -> processes
     watchdog        kills the children when the router dies             -> nothing
-    run_directory   the folder of sockets; what dead routers left in it -> nothing
+    run_roots       where such folders may be                           -> nothing
+    run_directory   the folder of sockets; what dead routers left in it -> run_roots
 
 The two that put it together::
 
     process  one child    -> interface crash child_log pipe_reader child_protocol health_poll processes vitals watchdog
-    local    this machine -> interface visibility devices readahead processes watchdog run_directory process
+    local    this machine -> interface visibility devices readahead processes watchdog run_roots run_directory process
 """
