@@ -250,9 +250,15 @@ class Stage(contextlib.ExitStack):
         folder, port = self.room("ollama"), free_port()
         folder.mkdir()
         env = {
-            **{"HOME": str(folder), "OLLAMA_HOST": f"127.0.0.1:{port}", "OLLAMA_MODELS": str(folder / "models")},
-            **{"OLLAMA_MAX_LOADED_MODELS": "1", "OLLAMA_NUM_PARALLEL": "4", "OLLAMA_CONTEXT_LENGTH": "2048"},
-            **{"OLLAMA_KEEP_ALIVE": "-1", "OLLAMA_MAX_QUEUE": str(MOST_CONNECTIONS), "NO_PROXY": "127.0.0.1"},
+            "HOME": str(folder),
+            "OLLAMA_HOST": f"127.0.0.1:{port}",
+            "OLLAMA_MODELS": str(folder / "models"),
+            "OLLAMA_MAX_LOADED_MODELS": "1",
+            "OLLAMA_NUM_PARALLEL": "4",
+            "OLLAMA_CONTEXT_LENGTH": "2048",
+            "OLLAMA_KEEP_ALIVE": "-1",
+            "OLLAMA_MAX_QUEUE": str(MOST_CONNECTIONS),
+            "NO_PROXY": "127.0.0.1",
         }
         process = self.start([program, "serve"], cpu, folder / "log", **env)
         listening(process, port, folder / "log")
