@@ -13,7 +13,6 @@ router's own is a module beside `news`, with its row in `access.permissions`.
     lone         a llama-server's own answers       -> details
     listing      the list of models as JSON         -> details lone
     load         load, unload, settings of a model  -> nothing
-    devices       memory devices, and which are lost -> nothing
     metrics      Prometheus metrics of the router   -> nothing
     news         a stream of what happens to models -> nothing
     chat_stream  what a child's chat streams say    -> nothing

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from router.api import devices, metrics
+from router.api import metrics
 from router.api.dialects import OPENAI
 from router.api.download import Downloads
 from router.api.listing import Listing
@@ -125,7 +125,7 @@ class NativeEndpoints:
                 "ui_settings": {},
                 "build_info": self._build,
                 "cors_proxy_enabled": False,
-                "devices": devices.as_json(await self._pool.devices()),
+                "devices": [asdict(device) for device in await self._pool.devices()],
                 **(await self._props_of(lone) if lone else {}),
             }
         )
@@ -181,7 +181,7 @@ class NativeEndpoints:
             self._gateway.hub_models.refresh_soon()
         if is_anthropic_client(request.headers):
             return await self._anthropic_models.list(request)
-        lost = devices.lost(await self._pool.devices())
+        lost = [asdict(device) for device in await self._pool.devices() if device.lost]
         listing = self._listing.render()
         if request.query_params.get("reload"):
             changes = json.dumps(asdict(await self._read_again())).encode()

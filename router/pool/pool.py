@@ -27,6 +27,7 @@ from router.node.interface import Node
 from router.pool.catalog_exchange import CatalogExchange
 from router.pool.child_run import ChildRun
 from router.pool.core import Core
+from router.pool.device_status import DeviceStatus
 from router.pool.downloads import Downloads
 from router.pool.lease import Lease
 from router.pool.measurements import REMEASURE_S, Measurements
@@ -36,7 +37,7 @@ from router.pool.status import Status
 from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refusal, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
 from router.scheduling.refusals import error_of
-from router.scheduling.resources import Demand, Reading
+from router.scheduling.resources import Demand
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import SERVING, State
 from router.scheduling.waiting_line import Ticket
@@ -288,9 +289,9 @@ class Pool:
         """How many requests are served, and how many wait."""
         return sum(len(model.leases) for model in self._scheduler.models()), len(self._waiters)
 
-    async def devices(self) -> tuple[Reading, ...]:
-        """The devices of all machines as of a moment ago, with those that are lost. In bytes; never raises."""
-        return await self._core.nodes.glance()
+    async def devices(self) -> list[DeviceStatus]:
+        """The devices of all machines as of a moment ago, with those that are lost. Never raises."""
+        return [DeviceStatus.of(reading) for reading in await self._core.nodes.glance()]
 
     async def snapshot(self) -> Snapshot:
         """The machines now, as the policy sees them."""
