@@ -24,6 +24,7 @@ from router.models.spec import ModelSpec
 from router.pool.core import Core
 from router.pool.downloads import Downloads
 from router.pool.lease import Lease
+from router.pool.outlook import Outlook, outlook
 from router.pool.processes import Processes
 from router.pool.requested_settings import RequestedSettings
 from router.pool.settings_patch import SettingsPatch
@@ -92,6 +93,12 @@ class SettingsLoads:
     def is_loading(self, name: str) -> bool:
         """Whether an explicit load of this model runs or waits."""
         return name in self._load_locks
+
+    async def outlook(self, name: str, patch: SettingsPatch) -> Outlook:
+        """What a load of this model with the settings of the patch would meet now. Raises UnknownModel."""
+        base = self._core.catalog.resolve(name)
+        spec = self.requested(name).apply_patch(patch).apply_to(base, self.table)
+        return await outlook(self._core, self._processes, await self._core.described(spec))
 
     # Loads
 

@@ -148,13 +148,14 @@ class SettingsBench(Bench):
         self.estimating = 0  # that many estimates are made to wait
         self._estimates = threading.Event()
         self._estimates.set()
+        self.need: Callable[[ModelSpec], int] | None = None  # in bytes, if a test says so
 
     def _need(self, spec: ModelSpec) -> Need:
         if not (estimates := self._estimates).is_set():
             self.estimating += 1
             estimates.wait(5)
             self.estimating -= 1
-        return need_of(spec)
+        return Need(Demand(host=self.need(spec))) if self.need else need_of(spec)
 
     def slow_estimates(self) -> threading.Event:
         """From now on they wait for this event."""
