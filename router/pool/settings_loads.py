@@ -133,6 +133,12 @@ class SettingsLoads:
                 # Compared with the process that will go on running; without one, with what would be started next.
                 changed = differences(self._processes.lasting_spec(name) or before, spec)
                 if not changed and not differences(before, spec):
+                    if path := await self._processes.replaced_file(name):
+                        log.info("%s: %s has been replaced", name, path)
+                        need = await core.estimates.need(before)
+                        if core.effective(name) is before and self._processes.runs.get(name) is run:
+                            self.renew(before, need)
+                        continue
                     lease = await self._lease(before)
                     lease.release()
                     if core.effective(name) is not before:

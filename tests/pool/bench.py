@@ -64,7 +64,7 @@ class Bench:
         self.node = FakeNode(held={name: {RAM: held} for name in self.specs})
         limits = limits or Limits(margins={RAM: GIB}, drain_grace=0.05)
         self.pool = Pool(Catalog(tuple(self.specs.values())), [self.node], limits, estimate, **more)
-        self.requests: list[asyncio.Task[Lease]] = []
+        self.requests: list[asyncio.Task[Any]] = []
         self.leases: list[Lease] = []  # both are a test's own
 
     async def lease(self, name: str) -> Lease:
