@@ -29,6 +29,7 @@ from router.models.created import CreatedStore
 from router.models.created import default_path as created_path
 from router.models.sources import Sources
 from router.models.spec import MODEL_FLAGS, SINGLE_MODEL_FLAGS
+from router.node import unified_memory
 from router.node.devices import Devices
 from router.node.visibility import MASK_VARIABLES
 from router.scheduling.limits import Limits
@@ -163,7 +164,11 @@ def _usable_devices(engine: Engine, memory_limit_mib: int | None) -> Devices:
     """This machine's devices, without GPUs if the engine cannot use them: then every model goes to RAM."""
     limit = memory_limit_mib * MIB if memory_limit_mib else None
     found = Devices(os.environ, limit)
-    if len(found.list()) == 1 or engine.sees_gpus():
+    *gpus, ram = found.list()
+    if not gpus:
+        shared = None if limit else unified_memory.limit(ram.total)
+        return Devices(os.environ, shared) if shared and engine.sees_gpus() else found
+    if engine.sees_gpus():
         return found
     log.warning("this engine sees no GPU: it was built for the CPU, or its GPU libraries are missing; using RAM alone")
     return Devices({**os.environ, **dict.fromkeys(MASK_VARIABLES, "")}, limit)

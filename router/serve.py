@@ -23,6 +23,7 @@ from router.hub import cache as hub
 from router.memory import forecast as forecasts
 from router.memory.forecast import Forecast
 from router.models.catalog import Catalog
+from router.node import platforms
 from router.node.local import LocalNode
 from router.plan import MIB, Machine, Plan
 from router.pool.hub_models import HubModels
@@ -63,6 +64,8 @@ def serve(
 
     `activation` and `supervisor` are the service manager's, if one has started this process."""
     assert plan.engine is not None
+    if obstacle := platforms.obstacle(platforms.facts()):
+        raise ConfigError(obstacle)
     listeners.check_certificate(plan.settings.ssl_key_file, plan.settings.ssl_cert_file)
     with contextlib.ExitStack() as stack:
         predict = Variables.read(os.environ)

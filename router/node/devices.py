@@ -53,13 +53,17 @@ class Devices:
         """
         return await self._read_within(READ_LIMIT_S)
 
-    async def settle(self, expected: Mapping[str, int]) -> tuple[Reading, ...]:
-        """Like `read`, once the memory of ended processes is back; two seconds at most.
+    async def settle(self, expected: Mapping[str, int], enough: Mapping[str, int] | None = None) -> tuple[Reading, ...]:
+        """Like `read`, once the memory of ended processes is back, or as much of it as is enough; two seconds at most.
 
-        `expected` are the free bytes to wait for, by device key. RAM is not waited for.
+        `expected` and `enough` are the free bytes to wait for, by device key. RAM is not waited for: with `enough` on
+        no GPU this is `read`.
         """
-        gpus = {device.key: expected[device.key] for device in self._gpus.devices if device.key in expected}
-        return await settled_readings(self._read_within, gpus)
+        keys = [device.key for device in self._gpus.devices]
+        awaited, needed = ({key: levels[key] for key in keys if key in levels} for levels in (expected, enough or {}))
+        if enough and not needed:
+            awaited = {}
+        return await settled_readings(self._read_within, awaited, needed)
 
     def spare(self) -> int:
         """Bytes of RAM that files may take in the page cache without pushing out what processes have mapped. Blocks for

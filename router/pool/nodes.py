@@ -35,13 +35,13 @@ class Nodes:
     def __repr__(self) -> str:
         return f"<Nodes {', '.join(self._nodes)}>"
 
-    async def read(self, expected: Mapping[str, int]) -> tuple[Reading, ...]:
-        """Free memory of all devices, now. `expected` is the one of `Node.probe`, in bytes by device key.
+    async def read(self, expected: Mapping[str, int], enough: Mapping[str, int] | None = None) -> tuple[Reading, ...]:
+        """Free memory of all devices, now. `expected` and `enough` are those of `Node.probe`, in bytes by device key.
 
         The devices of a node that fails count as lost. Raises DeviceLost if no node answers.
         """
         answers = await asyncio.gather(
-            *(self._probe(node, expected) for node in self._nodes.values()), return_exceptions=True
+            *(self._probe(node, expected, enough) for node in self._nodes.values()), return_exceptions=True
         )
         readings: list[tuple[Reading, ...]] = []
         for name, answer in zip(self._nodes, answers, strict=True):
@@ -58,9 +58,11 @@ class Nodes:
             raise errors.DeviceLost(f"the free memory of {', '.join(self._nodes)} cannot be read: {failures[0]!r}")
         return tuple(itertools.chain.from_iterable(readings))
 
-    async def _probe(self, node: Node, expected: Mapping[str, int]) -> tuple[Reading, ...]:
+    async def _probe(
+        self, node: Node, expected: Mapping[str, int], enough: Mapping[str, int] | None
+    ) -> tuple[Reading, ...]:
         async with asyncio.timeout(PROBE_LIMIT_S):
-            readings = await node.probe(expected)
+            readings = await node.probe(expected, enough)
         self._devices[node.name] = tuple(reading.device for reading in readings)
         return readings
 

@@ -207,12 +207,12 @@ class Pool:
             )
         return lease
 
-    def unload(self, name: str, *, force: bool = False) -> None:
+    def unload(self, name: str, *, force: bool = False, reason: str = "unloaded") -> None:
         """Stop this model once its running requests have ended, or at once with `force`. Requests that wait for it are
-        refused."""
+        refused; with `force`, those that run are told the `reason`."""
         self._core.unloads.record(name)
         was_fetching = self.downloads.is_fetching(name)
-        self._apply(self._scheduler.unload(name, self._core.now(), force=force))
+        self._apply(self._scheduler.unload(name, self._core.now(), force=force, reason=reason))
         if was_fetching:
             self.exchange.drop_missing(name)
 
@@ -236,7 +236,7 @@ class Pool:
         self.downloads.end()
         self.exchange.end()
         for model in list(self._scheduler.models()):
-            self.unload(model.name, force=force)
+            self.unload(model.name, force=force, reason="the router is shutting down")
         self.feed.close()
 
     async def close(self) -> None:
@@ -401,8 +401,8 @@ class Pool:
                 self._grant(ticket, model)
             case Refuse():
                 self._refuse(effect)
-            case Probe(expected):
-                self._core.tasks.start(self._probe(expected), on_failure)
+            case Probe(expected, enough):
+                self._core.tasks.start(self._probe(expected, enough), on_failure)
             case Spawn():
                 self.processes.spawn(effect, on_failure)
             case Stop():
@@ -439,8 +439,8 @@ class Pool:
             case _:
                 assert_never(effect)
 
-    async def _probe(self, expected: Mapping[str, int]) -> None:
-        readings = await self._core.nodes.read(expected)
+    async def _probe(self, expected: Mapping[str, int], enough: Mapping[str, int]) -> None:
+        readings = await self._core.nodes.read(expected, enough)
         self._apply(self._scheduler.probed(readings, self._core.now()))
 
     def _publish(self, name: str, event: str, more: Mapping[str, Any]) -> None:
