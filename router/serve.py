@@ -23,11 +23,11 @@ from router.hub import cache as hub
 from router.memory import forecast as forecasts
 from router.memory.forecast import Forecast
 from router.models.catalog import Catalog
-from router.models.spec import ModelSpec
 from router.node import platforms
 from router.node.local import LocalNode
 from router.plan import MIB, Machine, Plan
 from router.pool.hub_models import HubModels
+from router.pool.outlook import Outlook
 from router.pool.pool import Pool
 from router.proxy.budget import Budget
 from router.proxy.gateway import Gateway
@@ -141,8 +141,15 @@ def _assemble(
         refresh=reloader.refresh,
     )
 
-    async def forecast(spec: ModelSpec) -> Forecast:
-        return await threads.ESTIMATES.run(forecasts.forecast, estimator, spec, await pool.snapshot())
+    async def forecast(outlook: Outlook) -> Forecast:
+        return await threads.ESTIMATES.run(
+            forecasts.forecast,
+            estimator,
+            outlook.spec,
+            outlook.machine,
+            running=outlook.running,
+            ending=outlook.ending,
+        )
 
     app = create_app(
         gateway,

@@ -44,12 +44,13 @@ The parts::
     measurements  what processes really hold        -> child_run core
     health_watch  processes that hang               -> child_run core
     processes     the processes, from spawn to exit -> child_run core measurements health_watch
+    outlook       what a load would meet            -> settings_store core processes
     downloads     files that are missing            -> download_source core
 
 Explicit loads, and a new catalog::
 
-    settings_loads    new settings -> lease settings_patch requested_settings settings_store core processes downloads
-    catalog_exchange  all models   -> lease core downloads settings_loads
+    settings_loads    loads  -> lease settings_patch requested_settings settings_store core processes outlook downloads
+    catalog_exchange  models -> lease core downloads settings_loads
 
 The pool itself::
 
