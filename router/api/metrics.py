@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from router.pool.device_status import DeviceStatus
 from router.pool.pool import Pool
+from router.pool.status import DeviceStatus
 
 
 def render(pool: Pool, devices: Sequence[DeviceStatus]) -> str:

@@ -27,8 +27,7 @@ Settings of loads::
 Processes, and books on models::
 
     child_run           one process of one model, until it has ended     -> nothing
-    device_status       PURE: a device as clients see it                 -> nothing
-    status              PURE: a model as clients see it                  -> child_run
+    status              PURE: models and devices as clients see them     -> child_run
     launch_plans        what the next process of a model is started with -> nothing
     nodes               the machines, taken together                     -> nothing
     task_set            background tasks                                 -> nothing
@@ -54,5 +53,5 @@ Explicit loads, and a new catalog::
 
 The pool itself::
 
-    pool  the shell -> lease child_run device_status status core measurements processes downloads settings_loads catalog_exchange
+    pool  the shell -> lease child_run status core measurements processes downloads settings_loads catalog_exchange
 """

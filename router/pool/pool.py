@@ -27,13 +27,12 @@ from router.node.interface import Node
 from router.pool.catalog_exchange import CatalogExchange
 from router.pool.child_run import ChildRun
 from router.pool.core import Core
-from router.pool.device_status import DeviceStatus
 from router.pool.downloads import Downloads
 from router.pool.lease import Lease
 from router.pool.measurements import REMEASURE_S, Measurements
 from router.pool.processes import Processes
 from router.pool.settings_loads import SettingsLoads
-from router.pool.status import Status
+from router.pool.status import DeviceStatus, Status
 from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refusal, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
 from router.scheduling.refusals import error_of
