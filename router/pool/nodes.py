@@ -13,6 +13,7 @@ from router import errors
 from router.memory.need import Need
 from router.models.spec import ModelSpec
 from router.node.interface import Node
+from router.pool.status import DeviceStatus
 from router.scheduling.effects import Refusal
 from router.scheduling.policy import Reject, plan
 from router.scheduling.refusals import error_of
@@ -66,7 +67,7 @@ class Nodes:
         self._read_at = asyncio.get_running_loop().time()
         return self.readings
 
-    async def glance(self) -> tuple[Reading, ...]:
+    async def glance(self) -> list[DeviceStatus]:
         """The devices for those who only look: the last readings if they are fresh. Never raises; those who look at the
         same time share one reading."""
         if asyncio.get_running_loop().time() - self._read_at > GLANCE_S:
@@ -75,7 +76,7 @@ class Nodes:
                 self._glance.add_done_callback(lambda task: task.cancelled() or task.exception())
             with contextlib.suppress(errors.RouterError):
                 await asyncio.shield(self._glance)
-        return self.readings
+        return [DeviceStatus.of(reading) for reading in self.readings]
 
     async def _probe(
         self, node: Node, expected: Mapping[str, int], enough: Mapping[str, int] | None

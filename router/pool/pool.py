@@ -32,7 +32,7 @@ from router.pool.lease import Lease
 from router.pool.measurements import REMEASURE_S, Measurements
 from router.pool.processes import Processes
 from router.pool.settings_loads import SettingsLoads
-from router.pool.status import DeviceStatus, Status
+from router.pool.status import Status
 from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refusal, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
 from router.scheduling.refusals import error_of
@@ -111,6 +111,7 @@ class Pool:
         self._timer: asyncio.TimerHandle | None = None
         self._has_ended = False
         self._measurements = Measurements(core, learn)
+        self.nodes = core.nodes
         self.change_log, self.feed = core.change_log, core.change_log.feed
         self.downloads = Downloads(core)
         upstream = upstream or Upstream()
@@ -288,10 +289,6 @@ class Pool:
     def request_counts(self) -> tuple[int, int]:
         """How many requests are served, and how many wait."""
         return sum(len(model.leases) for model in self._scheduler.models()), len(self._waiters)
-
-    async def devices(self) -> list[DeviceStatus]:
-        """The devices of all machines as of a moment ago, with those that are lost. Never raises."""
-        return [DeviceStatus.of(reading) for reading in await self._core.nodes.glance()]
 
     async def snapshot(self) -> Snapshot:
         """The machines now, as the policy sees them."""
