@@ -297,6 +297,24 @@ class Settings:
         "10",
         "a busy model still takes new requests for this long while another model waits for its memory",
     )
+    models_drain_timeout: float = _option(
+        "--models-drain-timeout",
+        SECONDS,
+        "0",
+        "the requests on a busy model are cut off when another model has waited this long for their end; 0 means never",
+    )
+    models_min_loaded: float = _option(
+        "--models-min-loaded",
+        SECONDS,
+        "0",
+        "a model stays for this long after its load, unless nothing else can make room in time",
+    )
+    models_health_timeout: float = _option(
+        "--models-health-timeout",
+        SECONDS,
+        "30",
+        "a model's process that shows no sign of life for this long while requests run on it is ended; 0 means never",
+    )
     task_header: str = _option(
         "--task-header",
         HEADER,

@@ -47,6 +47,7 @@ class FakeChild:
         self.key = f"key-{self.pid}"
         self.log: tuple[str, ...] = ("fake log",)
         self.stops = 0
+        self.hangs = False
         self._brief = brief
         self.may_stop = asyncio.Event()
         self.may_stop.set()
@@ -81,6 +82,16 @@ class FakeChild:
     async def wait(self) -> Exit:
         self._trouble.strike("wait")
         return await asyncio.shield(self._exit)
+
+    async def shows_life(self, within: float) -> bool:
+        if not self.hangs:
+            return True
+        await asyncio.sleep(within)
+        return not self.hangs
+
+    async def kill(self) -> Exit:
+        self.die(-9, "it was killed")
+        return await self.wait()
 
     async def stop(self) -> Exit:
         self._trouble.strike("stop")
@@ -120,7 +131,7 @@ class FakeNode:
     def loads(self, model: str | None = None) -> int:
         return sum(model in (None, child.launch.model) for child in self.children)
 
-    async def probe(self, expected: Mapping[str, int]) -> tuple[Reading, ...]:
+    async def probe(self, expected: Mapping[str, int], enough: Mapping[str, int] | None = None) -> tuple[Reading, ...]:
         self.probes.append(expected)
         self.trouble.strike("probe")
         await asyncio.sleep(0)

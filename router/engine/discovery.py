@@ -171,7 +171,7 @@ def _run(argv: list[str], env: Mapping[str, str], timeout: float) -> subprocess.
         argv,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         env={**os.environ, **env},
         timeout=timeout,

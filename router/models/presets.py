@@ -45,7 +45,8 @@ _RESERVED_VARIABLES = re.compile(r"AIP_.*|LLAMA_SERVER_.*|(CUDA|HIP|ROCR)_VISIBL
 class Preset:
     """One section, with the defaults of `[*]` merged below it.
 
-    `stop_timeout` and `ttl` are seconds. With `ttl` None the router's default holds; with 0 the model is never ended.
+    `stop_timeout`, `ttl` and `min_loaded` are seconds. Where one is None the router's default holds; with a `ttl` of 0
+    the model is never ended.
     `origins` says for each flag or key where its value was written.
     Two presets that mean the same are equal, wherever they were written.
     """
@@ -58,6 +59,7 @@ class Preset:
     stop_timeout: float = 10.0
     pin: bool = False
     ttl: float | None = None
+    min_loaded: float | None = None
     priority: int = 0
     device: tuple[str, ...] = ()
     unlisted: bool = False

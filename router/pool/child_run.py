@@ -15,6 +15,7 @@ from typing import Any
 from router.errors import LoadFailed
 from router.memory.footprints import Footprint
 from router.models.spec import ModelSpec
+from router.models.stamps import Stamp
 from router.node.interface import Child, ChildEvent, Exit, Launch, LoadProgress, Node
 from router.scheduling.resources import Allocation
 from router.units import size
@@ -34,6 +35,8 @@ class ChildRun:
     `info` is what the child reported when it became ready.
     `ended` is set once the process is gone.
     `measured_at` is when its memory was measured last, by the event loop's clock.
+    `watch` is the task of `health_watch`.
+    `stamp` is the one of the files that it was started with.
     `report_unreachable` is a lease's (see `Lease`); it is made once, because every lease takes it.
     """
 
@@ -49,6 +52,8 @@ class ChildRun:
     measured_at: float = 0.0
     info: Mapping[str, Any] = field(default_factory=dict)
     report_unreachable: Callable[[], bool] = lambda: False
+    watch: asyncio.Task[None] | None = None
+    stamp: Stamp = ()
     _logged: float = field(default=0.0, init=False)  # the progress at the last line of the log
     _given_up: asyncio.Event = field(default_factory=asyncio.Event, init=False)  # it cannot be stopped
 
@@ -104,14 +109,14 @@ class ChildRun:
             await self.stop()
         return exit
 
-    async def stop(self) -> None:
-        """Stop the child, if there is one. Never raises: a child that cannot be stopped is given up in the end, and
-        `live` returns."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Stop the child, if there is one; `at_once` without time for its end. Never raises: a child that cannot be
+        stopped is given up in the end, and `live` returns."""
         if self.child is None:
             return
         for pause in (*STOP_PAUSES_S, 0.0):
             try:
-                await self.child.stop()
+                await (self.child.kill() if at_once else self.child.stop())
                 return
             except Exception as exc:
                 log.critical("%s: its process %d cannot be stopped", self.spec.name, self.child.pid, exc_info=exc)

@@ -40,9 +40,18 @@ from router.scheduling.resources import Demand
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import SERVING, State
 from router.scheduling.waiting_line import Ticket
-from router.wire.address import Address
+from router.wire.upstream import Upstream
 
 log = logging.getLogger("router.pool")
+
+# What a client is told of a model that takes no requests now; "not loaded" in all other states.
+_NOT_LOADED = {
+    State.LOADED: "about to end",
+    State.LOADING: "still loading",
+    State.DOWNLOADING: "still downloading",
+    State.SLEEPING: "asleep",
+    State.STOPPING: "stopping",
+}
 
 
 class Pool:
@@ -52,7 +61,9 @@ class Pool:
     `table` holds the engine's flags.
     `load_timeout` is the one of `Launch`, in seconds.
     `ttl` is the idle time in seconds after which a model is stopped if its preset says nothing; None for never.
-    `forget_address` is called with the address of a child that is to end, and again when it has ended.
+    `min_loaded` is for how many seconds a model is spared after its load if its preset says nothing.
+    `health_timeout` is how many seconds a child may show no life while requests run on it; 0 for any time.
+    `upstream` has the connections to the children: those of a child that is to end are closed.
     `learn` stores what a process really took. It may block, and is called in threads.
 
     ::
@@ -76,7 +87,9 @@ class Pool:
         table: FlagTable | None = None,
         load_timeout: float = 600.0,
         ttl: float | None = None,
-        forget_address: Callable[[Address], None] = lambda address: None,
+        min_loaded: float = 0.0,
+        health_timeout: float = 0.0,
+        upstream: Upstream | None = None,
         learn: Callable[[ModelSpec, Footprint], None] = lambda spec, footprint: None,
     ) -> None:
         self._core = core = Core(
@@ -87,6 +100,7 @@ class Pool:
             table=table or default_table(),
             load_timeout=load_timeout,
             ttl=ttl,
+            min_loaded=min_loaded,
             apply=self._apply,
             publish=self._publish,
             forget=self._forget,
@@ -97,9 +111,13 @@ class Pool:
         self._timer: asyncio.TimerHandle | None = None
         self._has_ended = False
         self._measurements = Measurements(core, learn)
+        self.nodes = core.nodes
         self.change_log, self.feed = core.change_log, core.change_log.feed
         self.downloads = Downloads(core)
-        self.processes = Processes(core, self._measurements, load_timeout=load_timeout, forget_address=forget_address)
+        upstream = upstream or Upstream()
+        self.processes = Processes(
+            core, self._measurements, upstream, load_timeout=load_timeout, health_timeout=health_timeout
+        )
         self.settings = SettingsLoads(
             core, self.processes, self.downloads, lease=self.lease, acquire=self._acquire, cancel=self._cancel
         )
@@ -111,6 +129,7 @@ class Pool:
             unload=self.unload,
             is_running=self.is_running,
             known_names=self._known_names,
+            replaced_file=self.processes.replaced_file,
         )
         # What is kept of each model for as long as the catalog has it.
         self._books: tuple[dict[str, Any], ...] = (
@@ -164,20 +183,37 @@ class Pool:
         if self._has_ended:
             return None
         spec = self._core.effective(spec.name)
-        ticket, (ttl, pinned) = next(self._ids), self._core.keep_alive.idle_policy(spec)
-        if not self._scheduler.lease_if_open(spec.name, ticket, pinned=pinned, ttl=ttl, background=background):
+        ticket, (ttl, pinned, min_loaded) = next(self._ids), self._core.keep_alive.idle_policy(spec)
+        if not self._scheduler.lease_if_open(
+            spec.name, ticket, self._core.now(), pinned=pinned, ttl=ttl, min_loaded=min_loaded, background=background
+        ):
             return None
         self._core.plans.specs[spec.name] = spec
         lease = self._leased(ticket, spec.name)
         lease.used = used
         return lease
 
-    def unload(self, name: str, *, force: bool = False) -> None:
+    def look(self, spec: ModelSpec, *, wakes: bool = True) -> Lease:
+        """A lease for a request that only looks at a process: it starts none, waits for none, and keeps none alive.
+
+        `wakes`: the request would wake a child that sleeps. Raises NotLoaded if the model does not take requests now.
+        """
+        state = self.state(spec.name)
+        lease = None if wakes and state is State.SLEEPING else self.lease_at_once(spec, used=False)
+        if lease is None:
+            word = _NOT_LOADED.get(state, "not loaded")
+            raise errors.NotLoaded(
+                f"model {spec.name!r} is {word}, and a request that only looks does not load it; "
+                "POST /models/load loads it, or add ?autoload=true"
+            )
+        return lease
+
+    def unload(self, name: str, *, force: bool = False, reason: str = "unloaded") -> None:
         """Stop this model once its running requests have ended, or at once with `force`. Requests that wait for it are
-        refused."""
+        refused; with `force`, those that run are told the `reason`."""
         self._core.unloads.record(name)
         was_fetching = self.downloads.is_fetching(name)
-        self._apply(self._scheduler.unload(name, self._core.now(), force=force))
+        self._apply(self._scheduler.unload(name, self._core.now(), force=force, reason=reason))
         if was_fetching:
             self.exchange.drop_missing(name)
 
@@ -201,7 +237,7 @@ class Pool:
         self.downloads.end()
         self.exchange.end()
         for model in list(self._scheduler.models()):
-            self.unload(model.name, force=force)
+            self.unload(model.name, force=force, reason="the router is shutting down")
         self.feed.close()
 
     async def close(self) -> None:
@@ -278,8 +314,8 @@ class Pool:
         if need is not None:
             self._core.plans.set_need(spec.name, need)
         demand, missing = need.demand if need else Demand(), self.downloads.is_needed(spec)
-        ttl, pinned = self._core.keep_alive.idle_policy(spec)
-        ticket = Ticket(next(self._ids), spec.name, demand, spec.priority, pinned, ttl, background, missing)
+        ttl, pinned, min_loaded = self._core.keep_alive.idle_policy(spec)
+        ticket = Ticket(next(self._ids), spec.name, demand, spec.priority, pinned, ttl, background, missing, min_loaded)
         waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiters[ticket.id] = waiter
         on_ticket(ticket.id)
@@ -366,12 +402,12 @@ class Pool:
                 self._grant(ticket, model)
             case Refuse():
                 self._refuse(effect)
-            case Probe(expected):
-                self._core.tasks.start(self._probe(expected), on_failure)
+            case Probe(expected, enough):
+                self._core.tasks.start(self._probe(expected, enough), on_failure)
             case Spawn():
                 self.processes.spawn(effect, on_failure)
-            case Stop(model, reason):
-                self.processes.stop(model, reason)
+            case Stop():
+                self.processes.stop(effect)
             case Fetch(model):
                 self.downloads.start(model, on_failure)
             case Abort(model):
@@ -404,8 +440,8 @@ class Pool:
             case _:
                 assert_never(effect)
 
-    async def _probe(self, expected: Mapping[str, int]) -> None:
-        readings = await self._core.nodes.read(expected)
+    async def _probe(self, expected: Mapping[str, int], enough: Mapping[str, int]) -> None:
+        readings = await self._core.nodes.read(expected, enough)
         self._apply(self._scheduler.probed(readings, self._core.now()))
 
     def _publish(self, name: str, event: str, more: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from router import errors
-from router.scheduling.effects import Refusal
+from router.scheduling.effects import Refusal, Stop
 from router.scheduling.resources import Demand, Device
 from router.scheduling.snapshot import UNCHECKED, Snapshot
 from router.units import size
@@ -48,6 +48,13 @@ def error_of(
     """The error for a client. `retry_after` is in seconds. `kind` overrides the class that belongs to the refusal."""
     text = _SENTENCES[refusal].format(model=model, reason=reason)
     return (kind or _ERRORS[refusal])(text, retry_after=retry_after)
+
+
+def error_of_cut(stop: Stop) -> errors.UpstreamFailed:
+    """The error of the requests that run on a model when it is stopped."""
+    kind = errors.ChildHung if stop.at_once else errors.CutOff
+    text = f"{stop.model!r} was stopped while it served this request: {stop.reason}. Send the request again."
+    return kind(text, retry_after=1.0)
 
 
 def why_too_large(snapshot: Snapshot, demand: Demand) -> str:

@@ -17,6 +17,7 @@ from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand, Device
 from router.scheduling.states import State
 from router.wire.address import Address
+from router.wire.upstream import Upstream
 from tests.fakes import GIB, Broken, FakeNode, Trouble
 from tests.pool.bench import RAM, Bench, bench, missing, refused
 
@@ -96,10 +97,11 @@ async def test_a_start_that_cannot_even_begin_fails_its_load_alone() -> None:
 
 
 async def test_an_address_that_cannot_be_forgotten_keeps_no_process_alive() -> None:
-    def forget(address: Address) -> None:
-        raise Broken("forget")
+    class Sticky(Upstream):
+        def forget(self, address: Address) -> None:
+            raise Broken("forget")
 
-    async with bench("a", "b", "c", limits=QUICK, forget_address=forget) as b:
+    async with bench("a", "b", "c", limits=QUICK, upstream=Sticky()) as b:
         await serves(b, "a", "b", "c", "a", "b")
 
 
