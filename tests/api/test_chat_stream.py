@@ -126,8 +126,8 @@ def test_arguments_that_come_together_are_one_piece() -> None:
     assert (call.index, call.id) == (0, None)
     assert call.function is not None
     assert (call.function.name, call.function.arguments) == (None, '"a": "b\u2028\\')
-    found = reader.read(arguments("x", 1), arguments("y", 1), arguments("z", 1), arguments("0"))
-    calls = [each.choices[0].delta.tool_calls or [] for each in found if isinstance(each, Chunk)]
+    others = reader.read(arguments("x", 1), arguments("y", 1), arguments("z", 1), arguments("0"))
+    calls = [each.choices[0].delta.tool_calls or [] for each in others if isinstance(each, Chunk)]
     assert [call.index for each in calls for call in each] == [1, 1, 0]
 
 
