@@ -42,8 +42,10 @@ from router.proxy.head import Head
 from router.proxy.keep_alive import keep_alive
 from router.proxy.protocols import Lease, Translation
 from router.proxy.proxied_request import ProxiedRequest
-from router.proxy.rewrite import encode_json
+from router.proxy.rewrite import apply_filters, encode_json
 from router.proxy.routing import all_fields
+
+EMBEDDING_FIELDS = ("input", "truncate", "dimensions")  # of a request for vectors that are read here
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,11 @@ class _Call:
     def name(self) -> str:
         """The model's name as the client wrote it."""
         return model_name(self.fields) or self.model.spec.name
+
+
+def _more(wanted: Fields) -> Fields:
+    """What a preset adds, for the child. The form of the vectors stays as it is read here."""
+    return {name: value for name, value in wanted.items() if name not in (*EMBEDDING_FIELDS, "encoding_format")}
 
 
 class Inference:
@@ -87,22 +94,35 @@ class Inference:
 
     async def embed(self, request: Request) -> Response:
         call = await self._read_call(request)
-        name, clock = call.name, call.clock
-        inputs, truncate = embedding_inputs(call.fields), flag(call.fields, "truncate", True)
+        name, clock, wanted = call.name, call.clock, self._of_embedding(call)
+        inputs, truncate = embedding_inputs(wanted), flag(wanted, "truncate", True)
 
         def answer(vectors: list[list[float]], count: int) -> Mapping[str, Any]:
             fields = {"model": name, "embeddings": vectors}
             return {**fields, **clock.durations(), "prompt_eval_count": count}
 
-        embedding = Embedding(inputs, answer, truncate, dimensions(call.fields))
+        embedding = Embedding(inputs, answer, truncate, dimensions(wanted), _more(wanted))
         return self._answer(call, embedding if inputs else LocalAnswer(lambda: answer([], 0)))
 
     async def embeddings(self, request: Request) -> Response:
         """The older form of `embed`, for one text."""
         call = await self._read_call(request)
+        wanted = self._of_embedding(call)
         prompt_text = text(call.fields, "prompt")
-        embedding = Embedding([prompt_text], lambda vectors, count: {"embedding": vectors[0]})
+        embedding = Embedding(
+            [prompt_text],
+            lambda vectors, count: {"embedding": vectors[0]},
+            flag(wanted, "truncate", True),
+            dimensions(wanted),
+            _more(wanted),
+        )
         return self._answer(call, embedding if prompt_text else LocalAnswer(lambda: {"embedding": []}))
+
+    def _of_embedding(self, call: _Call) -> Fields:
+        """The fields of a request for vectors, after the preset's filters."""
+        own = {name: value for name, value in call.fields.items() if name in EMBEDDING_FIELDS}
+        filters = call.model.spec.filters
+        return own if filters is None else apply_filters("/embeddings", own, filters)
 
     async def _generation(
         self,
