@@ -134,6 +134,7 @@ class ModelFromBody:
             time_limit=time_limit,
             lease_now=lease_now,
             translation=translation,
+            notes=gateway.notes(routing.fields or {}),
             collect=self._collect(head, routing) if time_limit and not routing.stream else None,
         )
 

@@ -44,6 +44,7 @@ from router.proxy.protocols import Lease, Translation
 from router.proxy.proxied_request import ProxiedRequest
 from router.proxy.rewrite import apply_filters, encode_json
 from router.proxy.routing import all_fields
+from router.wire.headers import Headers
 
 EMBEDDING_FIELDS = ("input", "truncate", "dimensions")  # of a request for vectors that are read here
 
@@ -155,7 +156,7 @@ class Inference:
             top_logprobs(fields),
             self._fitting(spec.name, fields),
         )
-        return self._answer(call, generation, time_limit)
+        return self._answer(call, generation, time_limit, self._gateway.notes(request.fields))
 
     def _fitting(self, name: str, fields: Fields) -> Fitting:
         pool = self._pool
@@ -192,7 +193,9 @@ class Inference:
             except UnknownModel as exc:
                 raise not_found(name, exc) from None
 
-    def _answer(self, call: _Call, translation: Translation, time_limit: float | None = None) -> Response:
+    def _answer(
+        self, call: _Call, translation: Translation, time_limit: float | None = None, notes: Headers = ()
+    ) -> Response:
         spec, ttl = call.model.spec, keep_alive(call.fields)
         # The lease must not hold the call: its fields are many times as large as the body was, and it may wait long.
         head, clock = call.head, call.clock
@@ -210,4 +213,5 @@ class Inference:
             head,
             time_limit=time_limit,
             translation=translation,
+            notes=notes,
         )
