@@ -48,14 +48,22 @@ Packages::
 
 The assembly::
 
-    options   the kinds of values that options take  -> engine access
-    settings  one frozen Settings; one row an option -> engine options
-    plan      what a command line means; the machine -> scheduling engine node hub models memory settings
-    reloader  keeps the catalog equal to its sources -> models memory pool
-    serve     from a plan to a router that serves    -> everything
-    running   the router that runs already, asked    -> server settings
-    demo      tiny models, and a first conversation  -> nothing
-    __main__  the command line                       -> everything
+    options    kinds of values for options       -> engine access
+    config     the file of --config              -> engine models options
+    settings   one frozen Settings, row by row   -> engine options config
+    variables  PURE: variables that set nothing  -> engine options
+    plan       what a command line means         -> scheduling engine node hub models memory config settings variables
+    reloader   keeps the catalog as its sources  -> models memory pool
+    ending     what each stage of the end means  -> node pool server reloader
+    serve      a router that serves, from a plan -> everything
+    running    asks the router that runs         -> server settings
+    check      mistakes in files and variables   -> engine models config settings variables
+    demo       tiny models, a first conversation -> nothing
+
+The program::
+
+    commands  the commands  -> scheduling engine hub models memory server config settings plan serve running check demo
+    __main__  signals first -> everything
 """
 
 __version__ = "0.1.0"

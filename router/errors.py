@@ -22,10 +22,14 @@
     │   ├── QueueTimeout
     │   ├── Cancelled                    an unload or the shutdown took the request off the queue
     │   ├── BackingOff                   the model failed several times in a row
-    │   └── HubUnavailable               the hub did not answer, or said to come again later
+    │   ├── DeviceLost                   only a GPU that cannot be read could hold the model
+    │   ├── HubUnavailable               the hub did not answer, or said to come again later
+    │   └── CutOff                       the child was stopped in the middle of its answer; an UpstreamFailed too
     ├── LoadFailed                  500  the child ended, or was silent, before it was ready
+    │   └── SettingsRefused         500  the model's header tells that the engine would refuse its settings
     ├── Unsupported                 501  not_supported_error: a part of an API that the router does not have
     ├── UpstreamFailed              502  the child died before its answer, or in the middle of it
+    │   ├── ChildHung               502  the child showed no life any more, and was ended
     │   └── Unreachable             502  nothing says that the child took the request: it may go to another child
     ├── GenerationTimeout           504  timeout_error: an answer without a token limit took too long
     ├── GgufError                   500  a model file cannot be read
@@ -161,10 +165,16 @@ class QueueTimeout(Unavailable):
 
 
 class Cancelled(Unavailable):
-    pass
+    @classmethod
+    def by_shutdown(cls) -> Cancelled:
+        return cls("The router is shutting down. Send the request again in a moment.", retry_after=5.0)
 
 
 class BackingOff(Unavailable):
+    pass
+
+
+class DeviceLost(Unavailable):
     pass
 
 
@@ -176,6 +186,14 @@ class LoadFailed(RouterError):
     pass
 
 
+class SettingsRefused(LoadFailed):
+    """`fault` is what is wrong with the settings, without the name of the model."""
+
+    def __init__(self, model: str, fault: str) -> None:
+        super().__init__(f"{model!r} cannot be loaded: {fault}.")
+        self.fault = fault
+
+
 class Unsupported(RouterError):
     status = 501
     code = "not_supported_error"
@@ -184,6 +202,14 @@ class Unsupported(RouterError):
 class UpstreamFailed(RouterError):
     status = 502
     code = "upstream_error"
+
+
+class ChildHung(UpstreamFailed):
+    pass
+
+
+class CutOff(Unavailable, UpstreamFailed):
+    pass
 
 
 class Unreachable(UpstreamFailed):

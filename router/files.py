@@ -92,6 +92,25 @@ def put_aside(path: Path) -> str:
     return f"now {aside}"
 
 
+def home() -> Path:
+    """The user's home folder. Without HOME and without an entry in the table of users it is `/`, as in a container that
+    runs as an unknown user."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
+
+
+def expanded(path: str) -> Path:
+    """The path, with `~` and `~user` replaced. A `~user` that is no user stays as it is, and is then not found."""
+    if path == "~" or path.startswith("~/"):
+        return home() / path[2:]
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def _read_most(file: io.FileIO, most: int) -> bytes:
     parts, left = [], most
     while left > 0 and (part := file.read(min(left, 1 << 20))):

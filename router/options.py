@@ -10,12 +10,14 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from router import files
 from router.access import hosts, origins
 from router.engine import flags
 from router.engine.flags import Flag
+
+SHOWN_CHARACTERS = 80  # of a wrong word, in its error
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,17 @@ class Option:
     kind: Kind
     help: str
     shared: bool
+    other_variables: tuple[str, ...] = ()  # that set it too, if `env` does not
 
     @property
     def field(self) -> str:
         """Its field in `Settings`."""
         return self.name.lstrip("-").replace("-", "_")
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether it takes several words, with commas between."""
+        return self.kind.metavar.endswith(",...")
 
     @property
     def flag(self) -> Flag:
@@ -140,7 +148,7 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 
 SWITCH = Kind("", "on or off", _switch)
 TEXT = Kind("NAME", "a name", _text)
-PATH = Kind("PATH", "a path", lambda word: Path(_text(word)).expanduser())
+PATH = Kind("PATH", "a path", lambda word: files.expanded(_text(word)))
 PATTERNS = Kind("PATTERN,...", "patterns with commas between", _words)
 ORIGINS = Kind("ORIGIN,...", "origins such as https://example.com, with commas between, localhost or *", _origins)
 NAMES = Kind("NAME,...", "names of hosts with commas between, *.example.com or *", _hosts)

@@ -7,14 +7,14 @@ and the estimator of needs. Reading blocks, and runs the engine to get its versi
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from router import settings
+from router import settings, variables
+from router.config import Config
 from router.engine import discovery, flags
 from router.engine.discovery import Engine
 from router.engine.flags import Arg, FlagTable
@@ -29,11 +29,13 @@ from router.models.created import CreatedStore
 from router.models.created import default_path as created_path
 from router.models.sources import Sources
 from router.models.spec import MODEL_FLAGS, SINGLE_MODEL_FLAGS
+from router.node import unified_memory
 from router.node.devices import Devices
 from router.node.visibility import MASK_VARIABLES
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Device
 from router.settings import Settings
+from router.units import size
 
 log = logging.getLogger("router.serve")
 
@@ -80,39 +82,37 @@ class Plan:
 
 def read_plan(argv: Sequence[str], environ: Mapping[str, str], *, needs_engine: bool = True) -> Plan:
     """Parse a command line by the flags of the engine that it names, or that is found. Raises ConfigError."""
-    engine = _find_engine(argv, environ) if needs_engine else None
-    table = engine.table() if engine else known_flags(argv, environ)
-    found, common = settings.parse(argv, environ, table)
+    config = settings.read_config(argv, environ)
+    engine = _find_engine(argv, environ, config) if needs_engine else None
+    table = engine.table() if engine else known_flags(argv, environ, config)
+    found, common = settings.parse(argv, environ, table, config)
+    for finding in variables.without_effect(environ, settings.OPTIONS, table):
+        log.warning("%s", finding.message)
     return Plan(found, flags.merge(_model_from_environment(environ, table, common), common), table, engine)
 
 
-def known_flags(argv: Sequence[str], environ: Mapping[str, str]) -> FlagTable:
+def known_flags(argv: Sequence[str], environ: Mapping[str, str], config: Config) -> FlagTable:
     """The flags of the engine that would run. If no engine is found, those of the build that this router knows.
 
-    Raises EngineError if the command line or the environment names an engine that cannot be used."""
+    Raises EngineError if the command line, the environment or `config` names an engine that cannot be used."""
     try:
-        return _find_engine(argv, environ).table()
+        return _find_engine(argv, environ, config).table()
     except EngineError:
-        if _engine_choice(argv, environ):
+        if _engine_choice(argv, environ, config):
             raise
         return flags.default_table()
 
 
-def _find_engine(argv: Sequence[str], environ: Mapping[str, str]) -> Engine:
-    engine = discovery.find(_engine_choice(argv, environ), environ)
+def _find_engine(argv: Sequence[str], environ: Mapping[str, str], config: Config) -> Engine:
+    engine = discovery.find(_engine_choice(argv, environ, config), environ)
     engine.version()  # raises EngineError for a program that is no llama-server
     return engine
 
 
-def _engine_choice(argv: Sequence[str], environ: Mapping[str, str]) -> str | None:
+def _engine_choice(argv: Sequence[str], environ: Mapping[str, str], config: Config) -> str | None:
     """The value of --engine. It is looked for before all other flags, because the engine decides which flags exist."""
-    choice = environ.get("LLAMA_ROUTER_ENGINE")
-    for token, following in itertools.zip_longest(argv, argv[1:]):
-        if token == "--engine":
-            choice = following
-        elif token.startswith("--engine="):
-            choice = token.partition("=")[2]
-    return choice
+    given = settings.given_early("--engine", argv)
+    return given or environ.get("LLAMA_ROUTER_ENGINE") or config.get("--engine")
 
 
 def _model_from_environment(environ: Mapping[str, str], table: FlagTable, common: Sequence[Arg]) -> list[Arg]:
@@ -151,11 +151,25 @@ class Machine:
     limits: Limits
     estimator: Estimator
 
+    def follow(self, settings: Settings) -> None:
+        """From now on limits and estimates are those of the GPUs that are known: some may come late."""
+
+        def use() -> None:
+            listed = self.devices.all()
+            margins = self.limits.margins
+            assert isinstance(margins, dict)
+            margins.clear()
+            margins.update(limits_of(settings, listed).margins)
+            self.estimator.use(listed)
+            log.info("memory: %s", ", ".join(f"{device.name} {size(device.total)}" for device in listed))
+
+        self.devices.on_change(use)
+
     @classmethod
     def of_plan(cls, plan: Plan, engine: Engine) -> Machine:
         """Reads the devices, which blocks."""
         devices = _usable_devices(engine, plan.settings.models_memory_limit)
-        listed = devices.list()
+        listed = devices.all()
         limits = limits_of(plan.settings, listed)
         footprints = Footprints(default_path(os.environ))
         return cls(devices, limits, Estimator(engine, plan.table, listed, limits.margins, footprints, os.environ))
@@ -165,7 +179,13 @@ def _usable_devices(engine: Engine, memory_limit_mib: int | None) -> Devices:
     """This machine's devices, without GPUs if the engine cannot use them: then every model goes to RAM."""
     limit = memory_limit_mib * MIB if memory_limit_mib else None
     found = Devices(os.environ, limit)
-    if len(found.list()) == 1 or engine.sees_gpus():
+    *gpus, ram = found.list()
+    if found.problems and not gpus:
+        return found  # the engine sees none of them either now, and that says nothing
+    if not gpus:
+        shared = None if limit else unified_memory.limit(ram.total)
+        return Devices(os.environ, shared) if shared and engine.sees_gpus() else found
+    if engine.sees_gpus():
         return found
     log.warning("this engine sees no GPU: it was built for the CPU, or its GPU libraries are missing; using RAM alone")
     return Devices({**os.environ, **dict.fromkeys(MASK_VARIABLES, "")}, limit)
@@ -182,6 +202,7 @@ def limits_of(s: Settings, devices: Sequence[Device]) -> Limits:
         queue_max=s.models_queue_max,
         queue_timeout=s.models_queue_timeout,
         drain_grace=s.models_drain_grace,
+        drain_timeout=s.models_drain_timeout,
         task_grace=s.task_grace,
         finish_loads=s.models_finish_loads,
         downloads_max=s.hub_downloads,

@@ -16,6 +16,7 @@ from pathlib import Path
 from router import logs, threads
 from router.errors import ConfigError
 from router.memory.estimator import Estimator
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.changes import Changes
 from router.models.describe import describe
@@ -40,10 +41,12 @@ class Reloader:
         self._sources = sources
         self._estimator = estimator
         self._watched = watched
+        pool.exchange.estimate_with(self._estimate_quickly)
         # Readings follow each other, so that the last one counts.
         self._reading = asyncio.Lock()
+        self._is_stopped = False
         self._until_stop: list[asyncio.Task[None]] = []
-        self._after_signals: set[asyncio.Task[None]] = set()
+        self._after_signals: set[asyncio.Future[None]] = set()
 
     def __repr__(self) -> str:
         return f"<Reloader {'reading' if self._reading.locked() else 'idle'}, watches {self._watched}>"
@@ -55,6 +58,7 @@ class Reloader:
         await asyncio.wait({describing}, timeout=FIRST_READ_S)
 
     def stop(self) -> None:
+        self._is_stopped = True
         for task in self._until_stop:
             task.cancel()
 
@@ -66,12 +70,14 @@ class Reloader:
         """Read the cache again, with the presets as they were read last."""
         return await self._replace(self._sources.refresh)
 
-    def on_hang_up(self) -> None:
-        """SIGHUP: write to a new log file, and read all sources."""
+    def on_hang_up(self) -> asyncio.Future[None]:
+        """SIGHUP: write to a new log file, and read all sources unless the router is about to end. The future is done
+        when they are read."""
         logs.reopen()
-        task = asyncio.ensure_future(self._reload_or_log())
+        task = asyncio.ensure_future(asyncio.sleep(0) if self._is_stopped else self._reload_or_log())
         self._after_signals.add(task)
         task.add_done_callback(self._after_signals.discard)
+        return task
 
     async def _replace(self, read: Callable[[], Catalog]) -> Changes:
         async with self._reading:
@@ -86,7 +92,10 @@ class Reloader:
         self._survey()
 
     def _survey(self) -> None:
-        self._pool.exchange.survey(lambda spec: self._estimator.need(spec, quick=True))
+        self._pool.exchange.survey(self._estimate_quickly)
+
+    def _estimate_quickly(self, spec: ModelSpec) -> Need:
+        return self._estimator.need(spec, quick=True)
 
     async def _watch(self) -> None:
         if self._watched:

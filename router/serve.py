@@ -16,23 +16,28 @@ from collections.abc import Callable, Sequence
 from router import logs, threads
 from router.api.app import create_app
 from router.api.predict import Variables
+from router.ending import Ending
 from router.engine.discovery import Engine
 from router.errors import ConfigError, UnknownModel
 from router.hub import cache as hub
 from router.memory import forecast as forecasts
 from router.memory.forecast import Forecast
 from router.models.catalog import Catalog
-from router.models.spec import ModelSpec
+from router.node import platforms
 from router.node.local import LocalNode
 from router.plan import MIB, Machine, Plan
 from router.pool.hub_models import HubModels
+from router.pool.outlook import Outlook
 from router.pool.pool import Pool
 from router.proxy.budget import Budget
 from router.proxy.gateway import Gateway
 from router.reloader import Reloader
 from router.server import listeners, openfiles
+from router.server.activation import Activation
 from router.server.admission import Admission, ClientLimits
 from router.server.http_server import HttpServer, config_of
+from router.server.life_cycle import LifeCycle
+from router.server.supervisor import Supervisor
 from router.settings import Settings
 from router.wire.upstream import Upstream
 
@@ -48,15 +53,29 @@ GC_THRESHOLD_OBJECTS = 10_000
 ASSUMED_MODELS = 16
 
 
-def serve(plan: Plan, announce: Announce | None = None) -> None:
-    """Serve until a signal, then return. Raises ConfigError before `announce` is called."""
+def serve(
+    plan: Plan,
+    activation: Activation = Activation(),  # noqa: B008 - immutable
+    supervisor: Supervisor | None = None,
+    *,
+    announce: Announce | None = None,
+) -> None:
+    """Serve until a signal, then return. Raises ConfigError before `announce` is called.
+
+    `activation` and `supervisor` are the service manager's, if one has started this process."""
     assert plan.engine is not None
+    if obstacle := platforms.obstacle(platforms.facts()):
+        raise ConfigError(obstacle)
     listeners.check_certificate(plan.settings.ssl_key_file, plan.settings.ssl_cert_file)
     with contextlib.ExitStack() as stack:
         predict = Variables.read(os.environ)
         port = predict.port if predict else plan.settings.port
-        sockets = listeners.bind(plan.settings.host, port, stack, reuse_port=plan.settings.reuse_port)
-        server = _assemble(plan, plan.engine, sockets, announce or _announce, stack)
+        sockets = [stack.enter_context(sock) for sock in activation.sockets()]
+        s = plan.settings
+        life = LifeCycle(s.shutdown_delay, s.shutdown_grace, is_handed_over=bool(sockets) or s.reuse_port)
+        sockets = sockets or listeners.bind(s.host, port, stack, reuse_port=s.reuse_port)
+        parts = life, supervisor or Supervisor(), announce or _announce
+        server = _assemble(plan, plan.engine, sockets, *parts, stack)
         gc.freeze()  # what is there now stays, so no search for garbage needs to look at it
         gc.set_threshold(GC_THRESHOLD_OBJECTS)
         gc.enable()
@@ -64,7 +83,13 @@ def serve(plan: Plan, announce: Announce | None = None) -> None:
 
 
 def _assemble(
-    plan: Plan, engine: Engine, sockets: Sequence[socket.socket], announce: Announce, stack: contextlib.ExitStack
+    plan: Plan,
+    engine: Engine,
+    sockets: Sequence[socket.socket],
+    life: LifeCycle,
+    supervisor: Supervisor,
+    announce: Announce,
+    stack: contextlib.ExitStack,
 ) -> HttpServer:
     s = plan.settings
     # First what may be wrong, before there is anything to undo.
@@ -85,7 +110,9 @@ def _assemble(
         table=plan.table,
         load_timeout=s.models_load_timeout,
         ttl=s.models_ttl or None,
-        forget_address=upstream.forget,
+        min_loaded=s.models_min_loaded,
+        health_timeout=s.models_health_timeout,
+        upstream=upstream,
         learn=estimator.learn,
     )
     reloader = Reloader(pool, sources, estimator, s.models_preset if s.models_preset_watch else None)
@@ -114,8 +141,15 @@ def _assemble(
         refresh=reloader.refresh,
     )
 
-    async def forecast(spec: ModelSpec) -> Forecast:
-        return await threads.ESTIMATES.run(forecasts.forecast, estimator, spec, await pool.snapshot())
+    async def forecast(outlook: Outlook) -> Forecast:
+        return await threads.ESTIMATES.run(
+            forecasts.forecast,
+            estimator,
+            outlook.spec,
+            outlook.machine,
+            running=outlook.running,
+            ending=outlook.ending,
+        )
 
     app = create_app(
         gateway,
@@ -128,6 +162,7 @@ def _assemble(
         forecast=forecast,
         build=version,
         predict=Variables.read(os.environ),
+        is_draining=lambda: life.is_draining,
         prefix=s.api_prefix,
     )
     max_connections = openfiles.max_connections(
@@ -136,25 +171,31 @@ def _assemble(
     admission = Admission(ClientLimits(max_connections, s.client_timeout))
 
     log.info("engine: %s, %s", engine.kind, version)
+    machine.follow(s)
     for device in machine.devices.list():
         log.info("memory: %s, %.1f GiB", device.name, device.total / 2**30)
+    for key, problem in machine.devices.problems.items():
+        log.error("memory: %s is lost, and takes no model until it can be read: %s", key, problem)
     urls = [listeners.url_of(sock, "https" if s.ssl_cert_file else "http", s.api_prefix) for sock in sockets]
     _warn_if_open_to_others(s, sockets)
 
     async def on_start(end: Callable[[], None]) -> None:
         await reloader.start()
+        supervisor.ready(f"listens on {', '.join(urls)}")
         announce(urls, end)
 
-    def on_end(is_cut: bool) -> None:
-        reloader.stop()
-        pool.end(force=is_cut)
+    def on_hang_up() -> None:
+        supervisor.reloading()
+        reloader.on_hang_up().add_done_callback(lambda _: supervisor.reloaded())
 
     return HttpServer(
         config_of(app, admission, s.ssl_key_file, s.ssl_cert_file),
         admission,
+        life,
         on_start=on_start,
-        on_hang_up=reloader.on_hang_up,
-        on_end=on_end,
+        on_hang_up=on_hang_up,
+        on_stage=Ending(life, pool, reloader, node, supervisor).enter,
+        each_second=supervisor.extend,
     )
 
 

@@ -1,14 +1,16 @@
 """What a command line and the environment set: one frozen `Settings`, and llama-server's arguments for all children.
 
-The command line wins over the environment, which wins over the default. Each option is one row, where its field stands
-in `Settings`; `OPTIONS` collects the rows for the parser, for `--help` and for the README, whose table a test compares.
-An option that llama-server has too has the same spellings and the same variable. Called at the start.
+The command line wins over the environment, which wins over the file of `--config`, which wins over the default. Each
+option is one row, where its field stands in `Settings`; `OPTIONS` collects the rows for the parser, for `--help`, for
+that file, and for the README, whose table a test compares. An option that llama-server has too has the same spellings
+and the same variable. Called at the start.
 """
 
 # ruff: noqa: RUF009 - the calls that give fields their defaults make immutable values
 
 from __future__ import annotations
 
+import itertools
 import logging
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -16,7 +18,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from router import files
+from router import config, files
+from router.config import Config
 from router.engine import flags
 from router.engine.allowlist import LoadArgs
 from router.engine.flags import Arg, FlagTable
@@ -39,6 +42,7 @@ from router.options import (
     PORT,
     PREFIX,
     SECONDS,
+    SHOWN_CHARACTERS,
     SWITCH,
     TEXT,
     WHOLE_SECONDS,
@@ -50,7 +54,6 @@ logger = logging.getLogger("router.settings")
 
 MAX_KEY_FILE_BYTES = 1 << 20
 HELP_COLUMN, HELP_WIDTH = 32, 68  # where the texts of `--help` begin, and how wide they are
-SHOWN_CHARACTERS = 80  # of a wrong word, in its error
 
 
 def _option(
@@ -60,6 +63,7 @@ def _option(
     help: str,
     *,
     env: str = "",
+    other_variables: tuple[str, ...] = (),
     shared: bool = False,
     secret: bool = False,
     absent: Any = None,
@@ -74,7 +78,7 @@ def _option(
     positive = tuple(word for word in words if not word.startswith("--no-"))
     name = max(positive, key=len)
     env = env or name.replace("--", "LLAMA_ROUTER_").replace("-", "_").upper()
-    option = Option(name, positive, tuple(words[len(positive) :]), env, default, kind, help, shared)
+    option = Option(name, positive, tuple(words[len(positive) :]), env, default, kind, help, shared, other_variables)
     value = absent if default is None else kind.read(default)
     return field(default=value, metadata={"option": option}, repr=not secret)
 
@@ -86,6 +90,13 @@ class Settings:
     Memory is in MiB and time in seconds, as users type them. `api_key` and `admin_key` include the keys of their files.
     """
 
+    config: Path | None = _option(
+        "--config",
+        PATH,
+        None,
+        "INI file with settings of this table: a line is a flag without its dashes, = and its value; it is read at the "
+        "start alone",
+    )
     host: tuple[str, ...] = _option(
         "--host", HOSTS, "127.0.0.1", "addresses to listen on; :: means all, of IPv4 too", env="LLAMA_ARG_HOST"
     )
@@ -177,6 +188,18 @@ class Settings:
         "600",
         "longest generation for a request without a token limit; 0 means any time",
     )
+    shutdown_delay: float = _option(
+        "--shutdown-delay",
+        SECONDS,
+        "0",
+        "after SIGTERM, requests are served for this long while /readyz says 503, so that a load balancer notices",
+    )
+    shutdown_grace: float = _option(
+        "--shutdown-grace",
+        SECONDS,
+        "30",
+        "how long running requests may take to finish when the router ends; a second signal ends them at once",
+    )
     log_level: str = _option("--log-level", LEVEL, "info", "the least severe messages that the router logs")
     log_file: Path | None = _option(
         "--log-file", PATH, None, "file to which the router logs, instead of stderr", env="LLAMA_ARG_LOG_FILE"
@@ -250,6 +273,7 @@ class Settings:
         MIBS,
         "1024",
         "MiB that stay free: one number, or one for each GPU and then RAM; 0 turns memory checks off",
+        other_variables=("LLAMA_ARG_MODELS_MEMORY_MARGIN",),  # llama.cpp's own name
     )
     models_memory_limit: int | None = _option(
         "--models-memory-limit", MIB, None, "MiB of RAM that models may use; by default all that the machine has"
@@ -272,6 +296,24 @@ class Settings:
         SECONDS,
         "10",
         "a busy model still takes new requests for this long while another model waits for its memory",
+    )
+    models_drain_timeout: float = _option(
+        "--models-drain-timeout",
+        SECONDS,
+        "0",
+        "the requests on a busy model are cut off when another model has waited this long for their end; 0 means never",
+    )
+    models_min_loaded: float = _option(
+        "--models-min-loaded",
+        SECONDS,
+        "0",
+        "a model stays for this long after its load, unless nothing else can make room in time",
+    )
+    models_health_timeout: float = _option(
+        "--models-health-timeout",
+        SECONDS,
+        "30",
+        "a model's process that shows no sign of life for this long while requests run on it is ended; 0 means never",
     )
     task_header: str = _option(
         "--task-header",
@@ -301,28 +343,70 @@ _KEY_OPTIONS = frozenset({"--api-key", "--api-key-file", "--admin-key", "--admin
 _WITHOUT_EFFECT = flags.DROPPED | {"--cors-credentials", "--cors-headers", "--cors-methods"}
 
 
-def parse(argv: Sequence[str], environ: Mapping[str, str], table: FlagTable) -> tuple[Settings, tuple[Arg, ...]]:
+def given_early(name: str, argv: Sequence[str]) -> str | None:
+    """The value of a flag that decides how all others are read, before they are."""
+    found = None
+    for token, following in itertools.zip_longest(argv, argv[1:]):
+        if token == name:
+            found = following
+        elif token.startswith(f"{name}="):
+            found = token.partition("=")[2]
+    return found
+
+
+def config_path(argv: Sequence[str], environ: Mapping[str, str]) -> Path | None:
+    """The file of `--config`. Raises FlagError."""
+    option = next(option for option in OPTIONS if option.name == config.OWN_FLAG)
+    word, source = given_early(option.name, argv), option.name
+    if word is None:
+        word, source = environ.get(option.env) or None, option.env
+    return None if word is None else _read(option, word, source)
+
+
+def read_config(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
+    """What the file of `--config` says; nothing without one. Raises FlagError."""
+    path = config_path(argv, environ)
+    return config.read(path, OPTIONS) if path else Config()
+
+
+def parse(
+    argv: Sequence[str], environ: Mapping[str, str], table: FlagTable, read: Config | None = None
+) -> tuple[Settings, tuple[Arg, ...]]:
     """The router's settings, and llama-server's arguments for all children. Raises FlagError.
 
-    The arguments still include `--model`, `--hf-repo` and `--alias`, which serve a single model.
+    `read` is the file of `--config`, if it has been read already. The arguments still include `--model`, `--hf-repo`
+    and `--alias`, which serve a single model.
     """
     whole = FlagTable([*table.flags, *(option.flag for option in OPTIONS if not table.find(option.name))])
     args = flags.parse(argv, whole)
+    file = read_config(argv, environ) if read is None else read
     values: dict[str, Any] = {}  # fields of Settings, each as its Kind read it
+    shared: list[Arg] = []  # what the file says of options that children get too
     for option in OPTIONS:
         if found := _word_of(option, args, environ):
             values[option.field] = _read(option, *found)
+        elif word := file.words.get(option.name):
+            values[option.field] = _read(option, word.text, word.source)
+            if option.shared:
+                shared += _as_argument(option, word.text)
     for kind in ("api_key", "admin_key"):
         if path := values.get(f"{kind}_file"):
             flag = f"--{kind}_file".replace("_", "-")
             values[kind] = (*values.get(kind, ()), *_read_keys(path, flag))
     if ("ssl_key_file" in values) != ("ssl_cert_file" in values):
         raise FlagError("HTTPS needs both --ssl-key-file and --ssl-cert-file")
-    return Settings(**values), tuple(arg for arg in args if _is_for_children(arg))
+    return Settings(**values), (*shared, *(arg for arg in args if _is_for_children(arg)))
+
+
+def _as_argument(option: Option, word: str) -> list[Arg]:
+    """The option as children get it. A switch that is off is their default."""
+    if option.kind is SWITCH:
+        return [Arg(option.flag)] if flags.boolean(word) else []
+    return [Arg(option.flag, (word,))]
 
 
 def _word_of(option: Option, args: Sequence[Arg], environ: Mapping[str, str]) -> tuple[str, str] | None:
-    """The word that sets the option, and the flag or variable that it comes from; None for the default.
+    """The word that sets the option, and the flag or variable that it comes from; None if neither does.
 
     An empty variable counts as unset, except that of a key: it raises FlagError.
     """
@@ -339,7 +423,8 @@ def _word_of(option: Option, args: Sequence[Arg], environ: Mapping[str, str]) ->
     if word is not None and not word.strip(", \t\r\n") and option.name in _KEY_OPTIONS:
         # The user wanted to lock the router; taking the variable for unset would leave it open.
         raise FlagError(f"{option.env} is empty: give it {option.kind.takes}, or unset it to do without {option.name}")
-    return (word, option.env) if word else None
+    named = next((name for name in (option.env, *option.other_variables) if environ.get(name)), None)
+    return (environ[named], named) if named else None
 
 
 def _read(option: Option, word: str, source: str) -> Any:

@@ -190,7 +190,7 @@ class Front:
         upstream = Upstream(read_timeout=read_timeout, idle_timeout=60.0)
         models = kind([ModelSpec(name, "models_dir", ()) for name in "ab"])
         node = Near(address=self.children.address)
-        self.pool = Pool(models, [node], Limits(), lambda spec: Need(Demand()), forget_address=upstream.forget)
+        self.pool = Pool(models, [node], Limits(), lambda spec: Need(Demand()), upstream=upstream)
         app = create_app(Gateway(self.pool, upstream, **options), keys=keys, reload=_reload, forecast=NotImplemented)
         config = uvicorn.Config(
             app,

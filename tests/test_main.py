@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from router import __version__
-from router.__main__ import COMMANDS
+from router.commands import COMMANDS
 from tests.routers import FAKE
 from tests.shell import Shell, write
 from tests.waiting import until

@@ -28,7 +28,7 @@ OPEN, READ, GENERATE, ADMIN = Permission
 # Every route, by method and path. In the query of a GET, `reload` raises the permission to ADMIN, `autoload` to
 # GENERATE.
 REQUIRED: Mapping[str, Permission] = {
-    **dict.fromkeys(("GET /health", "GET /v1/health"), OPEN),
+    **dict.fromkeys(("GET /health", "GET /v1/health", "GET /readyz", "GET /livez"), OPEN),
     # llama.cpp's router
     "GET /models": READ,
     "GET /v1/models": READ,

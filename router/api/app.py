@@ -28,11 +28,12 @@ from router.api.messages import endpoints as messages
 from router.api.native import NativeEndpoints
 from router.api.ollama import endpoints as ollama
 from router.api.predict import Predictions, Variables
+from router.api.probes import Probes
 from router.api.responses import endpoints as responses
 from router.errors import ConfigError
 from router.memory.forecast import Forecast
 from router.models.changes import Changes
-from router.models.spec import ModelSpec
+from router.pool.outlook import Outlook
 from router.proxy.endpoints import with_dialect_errors
 from router.proxy.gateway import Gateway
 from router.server.error_handlers import ErrorHandlers, on_disconnect
@@ -48,9 +49,10 @@ def create_app(
     allowed_hosts: Sequence[str] = (),
     own_hosts: Sequence[str] = (),
     reload: Callable[[], Awaitable[Changes]],
-    forecast: Callable[[ModelSpec], Awaitable[Forecast]],
+    forecast: Callable[[Outlook], Awaitable[Forecast]],
     build: str = "",
     predict: Variables | None = None,
+    is_draining: Callable[[], bool] = lambda: False,
     prefix: str = "",
 ) -> FastPathApp:
     """The application.
@@ -59,11 +61,14 @@ def create_app(
     `cors_origins` and `allowed_hosts` are as `access.origins` reads them; `own_hosts` are this machine's names.
     `reload` and `forecast` are as in NativeEndpoints; `build` is the engine's line of `--version`.
     `predict` adds Google Cloud's routes.
+    `is_draining`: whether the router is about to end.
     `prefix` stands before every path, as in `--api-prefix`.
     Raises LookupError for a route that `access.permissions` does not list."""
     downloads = Downloads(gateway)
     native = NativeEndpoints(gateway, Listing(gateway.pool, gateway.created), downloads, reload, forecast, build)
+    probes = Probes(is_draining)
     routes = [
+        *probes.routes(),
         *openai.routes(gateway),
         *responses.routes(gateway),
         *messages.routes(gateway),
@@ -73,7 +78,7 @@ def create_app(
     ]
     required = dict(REQUIRED)
     if predict:
-        routes += _predict_routes(gateway, predict, native, routes)
+        routes += _predict_routes(gateway, predict, probes, routes)
         required |= {f"POST {predict.predict}": GENERATE, f"GET {predict.health}": OPEN}
     patterns = [RoutePattern(route.methods or (), route.path, route.path_regex) for route in routes]
     table = PermissionTable(patterns, required)
@@ -91,14 +96,12 @@ def create_app(
     return FastPathApp(whole, routes, guard, errors, prefix)
 
 
-def _predict_routes(
-    gateway: Gateway, variables: Variables, native: NativeEndpoints, routes: Sequence[Route]
-) -> list[Route]:
+def _predict_routes(gateway: Gateway, variables: Variables, probes: Probes, routes: Sequence[Route]) -> list[Route]:
     """Raises ConfigError for a path that the router has already."""
     taken = {route.path for route in routes}
     if variables.predict in taken:
         raise ConfigError(f"AIP_PREDICT_ROUTE={variables.predict} is a route of this router already; choose another")
-    is_health_known = variables.health in ("", "/health", "/v1/health")
+    is_health_known = variables.health in ("", *(route.path for route in probes.routes()))
     if variables.health in taken and not is_health_known:
         raise ConfigError(f"AIP_HEALTH_ROUTE={variables.health} is a route of this router already; choose another")
     endpoints = {
@@ -110,7 +113,7 @@ def _predict_routes(
     predictions = Predictions(gateway, endpoints)
     found = [Route(variables.predict, with_dialect_errors(OPENAI, predictions.predict), methods=["POST"])]
     if not is_health_known:
-        found.append(Route(variables.health, native.health, methods=["GET"]))
+        found.append(Route(variables.health, probes.ready, methods=["GET"]))
     return found
 
 

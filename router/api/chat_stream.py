@@ -2,8 +2,10 @@
 
 Each event is parsed once, into a `Chunk` of the few fields that translations read; msgspec skips the rest. Nearly all
 events of a stream are the same but for a piece of text, so from the second one on only that text is parsed: events that
-follow each other become one `Texts`. Children are read with suspicion: an event of a wrong shape is an UpstreamFailed,
-never a defect of the router.
+have come together become one `Texts`. Translations make one event of it. Nobody would see the pieces one by one, and
+under load, when many come together, the work for each is then next to nothing. Nothing waits for more to come.
+
+Children are read with suspicion: an event of a wrong shape is an UpstreamFailed, never a defect of the router.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from router.units import limit_size
 from router.wire.child_json import blame_child, parse_json
 
 MAX_EVENT_BYTES = 8 << 20
+MOST_OTHERS = 4  # events at either end of what has come that may be others than those between
 
 
 class FunctionPiece(msgspec.Struct, gc=False):
@@ -88,16 +91,25 @@ class Chunk(msgspec.Struct):
     error: Any = msgspec.UNSET
     prompt_progress: PromptProgress | None = None  # with `return_progress`
     verbose: Verbose | None = msgspec.field(default=None, name="__verbose")  # with `verbose`
+    timings: Any = None
 
     @property
     def is_text(self) -> bool:
-        """Whether it has a piece of text, and nothing else."""
-        if len(self.choices) != 1 or self.usage is not None:
+        """Whether it has a piece of text, or of the arguments of a call, and nothing else."""
+        if len(self.choices) != 1 or self.usage is not None or self.timings is not None:
             return False
         (choice,) = self.choices
         delta = choice.delta
-        has_one = (delta.content is None) != (delta.reasoning_content is None)
-        return has_one and delta.tool_calls is None and choice.finish_reason is None and choice.logprobs is None
+        if choice.finish_reason is not None or choice.logprobs is not None:
+            return False
+        if (calls := delta.tool_calls) is not None:
+            is_alone = delta.content is None and delta.reasoning_content is None and len(calls) == 1
+            return is_alone and calls[0].id is None and _has_only_arguments(calls[0].function)
+        return (delta.content is None) != (delta.reasoning_content is None)
+
+
+def _has_only_arguments(function: FunctionPiece | None) -> bool:
+    return function is not None and function.name is None and function.arguments is not None
 
 
 class Texts(NamedTuple):
@@ -111,7 +123,11 @@ _DECODER = msgspec.json.Decoder(Chunk)
 _PIECES_DECODER = msgspec.json.Decoder(list[str])
 
 # An event with a piece of text, and nothing else that matters: up to the text, and the text.
-_TEXT_EVENT = re.compile(rb'data: \{[^\n]*?"delta":\{"(reasoning_)?content":(?=("(?:[^"\\]|\\.)*"))')
+_TEXT_EVENT = re.compile(
+    rb'data: \{[^\n]*?"delta": ?\{'
+    rb'(?:"(reasoning_)?content": ?|"tool_calls": ?\[\{"index": ?(\d{1,4}), ?"function": ?\{"arguments": ?)'
+    rb'(?=("(?:[^"\\]|\\.)*"))'
+)
 
 
 async def chunks_of(post: PostToChild, target: bytes, body: bytes) -> AsyncGenerator[Sequence[Chunk | Texts]]:
@@ -125,7 +141,7 @@ async def chunks_of(post: PostToChild, target: bytes, body: bytes) -> AsyncGener
             raise await read_upstream_error(answer)
         yield []
         while not answer.is_at_end:
-            if found := reader.read(await answer.read()):
+            if found := reader.read(*await answer.read_pieces()):
                 yield found
     finally:
         answer.close()
@@ -134,67 +150,123 @@ async def chunks_of(post: PostToChild, target: bytes, body: bytes) -> AsyncGener
 class EventReader:
     """Takes the bytes of a stream, and returns its events.
 
-    It learns from an event with a piece of text how such events begin and end. Then the bytes between are the texts."""
+    It learns from an event with a piece of text how such events begin and end. Then the bytes between are the texts. An
+    engine writes each event as a piece of its own, so the pieces in which they come are taken for events, and it is
+    checked afterwards, for all of them at once, that they are.
 
-    def __init__(self) -> None:
+    An event may have `limit` bytes."""
+
+    def __init__(self, limit: int = MAX_EVENT_BYTES) -> None:
+        self._limit = limit
         self._held = b""  # of an event that is not whole
-        self._prefix = self._suffix = b"\n\n"  # nothing begins like that
+        # Of an event with a piece of text: what comes before the text, what follows it, and that with the end of the
+        # event. No event is like these first values.
+        self._prefix = self._suffix = self._end = b"\0"
+        self._between = b""  # two such texts: the end of one event, and the beginning of the next
         self._are_thoughts = False
+        self._call: int | None = None
 
     def __repr__(self) -> str:
         return f"<EventReader {len(self._held)} bytes held>"
 
-    def read(self, data: bytes) -> list[Chunk | Texts]:
+    def read(self, *pieces: bytes) -> list[Chunk | Texts]:
         """Raises UpstreamFailed, and the error that an event reports."""
-        start = max(0, len(self._held) - 1)
-        data = self._held + data if self._held else data
-        end = data.rfind(b"\n\n", start) + 2
-        data, self._held = (data[:end], data[end:]) if end > 1 else (b"", data)
-        if len(self._held) > MAX_EVENT_BYTES:
-            raise UpstreamFailed(f"The model's server sent an event of more than {limit_size(MAX_EVENT_BYTES)}.")
-        texts = self._texts(data[:-2])
-        if texts is not None:
+        if not pieces:
+            return []
+        if self._held:
+            pieces = (self._held + pieces[0], *pieces[1:])
+            self._held = b""
+        elif texts := self._texts(pieces):
             return [texts]
-        return self._events(data)
-
-    def _events(self, data: bytes) -> list[Chunk | Texts]:
+        if not pieces[-1].endswith(b"\n\n"):
+            *before, last = pieces
+            if b"\n" in last or (before and not before[-1].endswith(b"\n\n")):
+                data, self._held = split_at_event(b"".join(pieces), self._limit)
+                return self._events(data)
+            self._held = _check_size(last, self._limit)
+            pieces = tuple(before)
         found: list[Chunk | Texts] = []
-        for line in data.split(b"\n"):
-            if not line.startswith(b"data: {"):
-                continue
-            texts = self._texts(line)
-            if texts is None:
-                chunk = chunk_of(line[6:])
-                if chunk.is_text:
-                    self._learn(line)
-                found.append(chunk)
-            elif found and isinstance(last := found[-1], Texts):
-                last.pieces.extend(texts.pieces)
-            else:
-                found.append(texts)
+        begin, end = 0, len(pieces)
+        while begin < min(end, MOST_OTHERS) and not pieces[begin].startswith(self._prefix):
+            if not pieces[begin].endswith(b"\n\n"):
+                return found + self._events(b"".join(pieces[begin:]))
+            found += self._events(pieces[begin])
+            begin += 1
+        while begin < end and len(pieces) - end < MOST_OTHERS and not pieces[end - 1].startswith(self._prefix):
+            end -= 1
+        if texts := self._texts(pieces[begin:end]):
+            found.append(texts)
+            begin = end
+        if begin < len(pieces):
+            found += self._events(b"".join(pieces[begin:]))
         return found
 
-    def _texts(self, data: bytes) -> Texts | None:
-        """The pieces of text in `data`, if it consists of events like the last one with a piece of text."""
-        prefix, suffix = self._prefix, self._suffix
-        start, stop = len(prefix), -len(suffix)
-        if not (data.startswith(prefix) and data.endswith(suffix)):
+    def _texts(self, events: Sequence[bytes]) -> Chunk | Texts | None:
+        """The pieces of text in `events`, if all are like the last event with a piece of text."""
+        if not (events and events[0].startswith(self._prefix) and events[-1].endswith(self._end)):
             return None
-        literals = [event[start:stop] for event in data.split(b"\n\n")]
-        if len(literals) > 1 and (suffix + b"\n\n" + prefix).join(literals) != data[start:stop]:
-            return None  # some events are others
+        start, stop = len(self._prefix), -len(self._end)
+        literals = [event[start:stop] for event in events]
+        if len(literals) > 1 and self._between.join(literals) != b"".join(events)[start:stop]:
+            return None
+        return self._texts_of(literals)
+
+    def _events(self, data: bytes) -> list[Chunk | Texts]:
+        """Whole events, of any kind and in any pieces."""
+        found: list[Chunk | Texts] = []
+        like: list[bytes] = []  # events like the last one with a piece of text, which follow each other
+        for event in data.split(b"\n\n"):
+            if event.startswith(self._prefix) and event.endswith(self._suffix):
+                like.append(event)
+                continue
+            if like:
+                found += self._alike(like)
+                like.clear()
+            for line in event.split(b"\n"):
+                if line.startswith(b"data: {"):
+                    chunk = chunk_of(line[6:])
+                    found.append(chunk)
+                    if chunk.is_text:
+                        self._learn(line)
+        return found + self._alike(like) if like else found
+
+    def _alike(self, events: Sequence[bytes]) -> list[Chunk | Texts]:
+        start, stop = len(self._prefix), -len(self._suffix)
+        found = self._texts_of([event[start:stop] for event in events])
+        return [found] if found else [chunk_of(event[6:]) for event in events]
+
+    def _texts_of(self, literals: Sequence[bytes]) -> Chunk | Texts | None:
+        """The pieces of text that are between beginning and end of each event; None if that is not one text in each."""
         try:
-            pieces = _PIECES_DECODER.decode(b"[%b]" % b",".join(literals))
+            pieces = _PIECES_DECODER.decode(b"[" + b",".join(literals) + b"]")
         except (ValueError, msgspec.MsgspecError):
             return None
         if len(pieces) != len(literals):
             return None
-        return Texts(self._are_thoughts, pieces)
+        if self._call is None:
+            return Texts(self._are_thoughts, pieces)
+        arguments = CallPiece(self._call, None, FunctionPiece(None, "".join(pieces)))
+        return Chunk([Choice(Delta(tool_calls=[arguments]))])
 
     def _learn(self, line: bytes) -> None:
         if match := _TEXT_EVENT.match(line):
-            self._prefix, self._suffix = line[: match.end()], line[match.end(2) :]
-            self._are_thoughts = match[1] is not None
+            self._prefix, self._suffix = line[: match.end()], line[match.end(3) :]
+            self._end = self._suffix + b"\n\n"
+            self._between = self._end + self._prefix
+            self._are_thoughts, self._call = match[1] is not None, int(match[2]) if match[2] else None
+
+
+def split_at_event(data: bytes, limit: int) -> tuple[bytes, bytes]:
+    """The whole events in `data`, and the beginning of the next one. Raises UpstreamFailed if that has more bytes than
+    `limit`."""
+    end = data.rfind(b"\n\n") + 2
+    return (data[:end], _check_size(data[end:], limit)) if end > 1 else (b"", _check_size(data, limit))
+
+
+def _check_size(held: bytes, limit: int) -> bytes:
+    if len(held) > limit:
+        raise UpstreamFailed(f"The model's server sent an event of more than {limit_size(limit)}.")
+    return held
 
 
 def chunk_of(data: bytes) -> Chunk:
@@ -205,7 +277,7 @@ def chunk_of(data: bytes) -> Chunk:
         with blame_child():  # it reads what msgspec does not: broken UTF-8, half surrogates, NaN
             chunk = _convert(parse_json(data))
     if chunk.error is not msgspec.UNSET:
-        raise _reported_error(chunk.error)
+        raise reported_error(chunk.error)
     return chunk
 
 
@@ -216,7 +288,8 @@ def _convert(value: Any) -> Chunk:
         raise ValueError(str(exc)) from None
 
 
-def _reported_error(error: Any) -> RouterError:
+def reported_error(error: Any) -> RouterError:
+    """The value of `error` in an event, as an error."""
     fields = error if isinstance(error, dict) else {"message": error}
     status = code if isinstance(code := fields.get("code"), int) and 400 <= code < 600 else 0
     return error_of(status, json.dumps({"error": fields}).encode())

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from router import files
 from router.engine.flags import FlagTable
 from router.engine.help import parse_help
 from router.errors import EngineError
@@ -142,7 +143,7 @@ def _embedded() -> Engine:
 
 
 def _locate(named: str, environ: Mapping[str, str], source: str) -> Path:
-    path = Path(named).expanduser()
+    path = files.expanded(named)
     if os.path.dirname(named) or path.is_dir():
         path = path.absolute()  # Path drops the ./ that distinguishes a path from a name to look for
     if path.is_dir():
@@ -170,7 +171,7 @@ def _run(argv: list[str], env: Mapping[str, str], timeout: float) -> subprocess.
         argv,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         env={**os.environ, **env},
         timeout=timeout,

@@ -53,6 +53,10 @@ OWNED = DROPPED | _words("""
     --cache-list --completion-bash --list-devices --usage --version
 """)
 
+# Keys of preset files that llama.cpp's later builds have, and that are the router's own: as with DROPPED, they are
+# ignored there, whatever build the engine is.
+DROPPED_KEYS = frozenset({"models-memory-margin", "LLAMA_ARG_MODELS_MEMORY_MARGIN"})
+
 # Flags whose values only the child may know: keys, and text that may hold keys of other servers. Each with the
 # variable that sets it too, which the help of some builds does not show.
 SECRETS = {

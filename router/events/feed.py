@@ -26,6 +26,7 @@ class Feed:
     def __init__(self, backlog: int = 1024) -> None:
         self._backlog = backlog
         self._queues: set[asyncio.Queue[News | None]] = set()
+        self._is_closed = False
 
     def __repr__(self) -> str:
         return f"<Feed {len(self._queues)} subscribers>"
@@ -42,13 +43,16 @@ class Feed:
         """All news from now on."""
         queue: asyncio.Queue[News | None] = asyncio.Queue()
         self._queues.add(queue)
+        if self._is_closed:
+            self._disconnect(queue)
         return Subscription(self, queue)
 
     def unsubscribe(self, queue: asyncio.Queue[News | None]) -> None:
         self._queues.discard(queue)
 
     def close(self) -> None:
-        """End every subscription."""
+        """End every subscription, and each later one at once."""
+        self._is_closed = True
         for queue in tuple(self._queues):
             self._disconnect(queue)
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from router import files
 from router.hub import repo as repos
 from router.hub.layout import gguf_sizes, refs_of, repo_folder, repo_names, snapshot_of, walk
 from router.hub.names import MAIN, Name, name_or_none
@@ -58,9 +59,9 @@ def cache_root(environ: Mapping[str, str]) -> Path:
         ("XDG_CACHE_HOME", "huggingface/hub"),
     ):
         if value := environ.get(variable):
-            return Path(value).expanduser() / below
+            return files.expanded(value) / below
     home = environ.get("HOME") or environ.get("USERPROFILE")
-    return (Path(home) if home else Path.home()) / ".cache/huggingface/hub"
+    return (Path(home) if home else files.home()) / ".cache/huggingface/hub"
 
 
 def repo_and_quant(name: str) -> tuple[str, str | None] | None:

@@ -14,7 +14,7 @@ from router.memory.estimator import Estimator
 from router.memory.need import Need
 from router.models.spec import ModelSpec
 from router.scheduling import policy
-from router.scheduling.policy import Drain, Evict, Place, Plan, Reject, Wait
+from router.scheduling.policy import Drain, Evict, Lost, Place, Plan, Reject, Wait
 from router.scheduling.resources import Allocation
 from router.scheduling.snapshot import Snapshot
 from router.units import size
@@ -60,17 +60,21 @@ class Forecast:
         return asdict(self)
 
 
-def forecast(estimator: Estimator, spec: ModelSpec, now: Snapshot) -> Forecast:
-    """The forecast for the machine as it is `now`. Blocks: it reads headers and runs the engine's measure.
+def forecast(estimator: Estimator, spec: ModelSpec, now: Snapshot, *, running: str = "", ending: str = "") -> Forecast:
+    """The forecast for the machine as it is `now`, without the model's own process. Blocks: it reads headers and runs
+    the engine's measure.
 
+    `running` is a sentence if the model runs with these arguments already: then a load does nothing.
+    `ending` is a sentence about a process that has to end first.
     Raises GgufError and LoadFailed.
     """
     need = estimator.need(spec)
     plan = policy.plan(now, need.demand)
     empty = policy.plan(estimator.empty, need.demand)
-    claim = None if isinstance(plan, Reject) else plan.claim
+    claim = None if isinstance(plan, Reject | Lost) else plan.claim
     claim = claim or (empty.claim if isinstance(empty, Place) else Allocation({}))
-    verdict, evicts = _verdict(plan)
+    can_start = not isinstance(plan, Reject | Lost)
+    verdict, evicts = (running, ()) if running else _verdict(plan)
     return Forecast(
         model=spec.name,
         devices=tuple(_gpu_shares(need, claim)),
@@ -78,8 +82,8 @@ def forecast(estimator: Estimator, spec: ModelSpec, now: Snapshot) -> Forecast:
         source=need.source,
         context=need.estimate.n_ctx if need.estimate else 0,
         max_context=estimator.longest_context(spec),
-        fits=not isinstance(plan, Reject),
-        verdict=verdict,
+        fits=can_start or bool(running),
+        verdict=f"{verdict} {ending}" if ending and can_start else verdict,
         evicts=evicts,
     )
 
@@ -96,6 +100,8 @@ def _verdict(plan: Plan) -> tuple[str, tuple[str, ...]]:
             return f"It would wait: {reason}.", ()
         case Reject(reason):
             return f"It does not fit on this machine: {reason}.", ()
+        case Lost(reason):
+            return f"It cannot be loaded now: {reason}.", ()
 
 
 def _gpu_shares(need: Need, claim: Allocation) -> Iterator[Share]:

@@ -148,6 +148,7 @@ class _SpecBuilder:
             load_on_startup=preset.load_on_startup,
             pin=preset.pin,
             ttl=preset.ttl,
+            min_loaded=preset.min_loaded,
             priority=preset.priority,
             devices=comma_separated(value_of(args, "--device") or ""),
             unlisted=preset.unlisted,

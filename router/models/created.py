@@ -244,7 +244,7 @@ class CreatedStore:
 def default_path(environ: Mapping[str, str]) -> Path:
     """The file in the user's folder for data (XDG_DATA_HOME)."""
     data = environ.get("XDG_DATA_HOME")
-    return (Path(data) if data else Path.home() / ".local" / "share") / "llama-router" / "created.json"
+    return (Path(data) if data else files.home() / ".local" / "share") / "llama-router" / "created.json"
 
 
 def file_name(digest: str) -> str:

@@ -98,6 +98,7 @@ OWN_KEYS = {
     "dedup-cache-models": OwnKey("dedup_cache_models", read_switch),
     "pin": OwnKey("pin", read_switch),
     "ttl": OwnKey("ttl", read_seconds),
+    "min-loaded": OwnKey("min_loaded", read_seconds),
     "priority": OwnKey("priority", _read_integer),
     "device": OwnKey("device", _read_words),
     "unlisted": OwnKey("unlisted", read_switch),

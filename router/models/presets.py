@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from router import files
-from router.engine.flags import DROPPED, OTHER_ENGINE_HINT, OWNED, Arg, Flag, FlagTable, default_table, merge
+from router.engine.flags import (
+    DROPPED,
+    DROPPED_KEYS,
+    OTHER_ENGINE_HINT,
+    OWNED,
+    Arg,
+    Flag,
+    FlagTable,
+    default_table,
+    merge,
+)
 from router.errors import PresetError
 from router.models.foreign import check_foreign
 from router.models.ini import DEFAULTS, Line, Mistake, Problem, Section, read_sections
@@ -35,7 +45,8 @@ _RESERVED_VARIABLES = re.compile(r"AIP_.*|LLAMA_SERVER_.*|(CUDA|HIP|ROCR)_VISIBL
 class Preset:
     """One section, with the defaults of `[*]` merged below it.
 
-    `stop_timeout` and `ttl` are seconds. With `ttl` None the router's default holds; with 0 the model is never ended.
+    `stop_timeout`, `ttl` and `min_loaded` are seconds. Where one is None the router's default holds; with a `ttl` of 0
+    the model is never ended.
     `origins` says for each flag or key where its value was written.
     Two presets that mean the same are equal, wherever they were written.
     """
@@ -48,6 +59,7 @@ class Preset:
     stop_timeout: float = 10.0
     pin: bool = False
     ttl: float | None = None
+    min_loaded: float | None = None
     priority: int = 0
     device: tuple[str, ...] = ()
     unlisted: bool = False
@@ -177,7 +189,7 @@ class _SectionReader:
             raise Mistake("an alias names one model: move it into that model's section")
         if name in OWN_KEYS:
             return name, OWN_KEYS[name].read(line)
-        if known and known[0].name in DROPPED:
+        if (known and known[0].name in DROPPED) or line.key in DROPPED_KEYS:
             logger.warning("%s:%d: %s has no effect: the router sets it", self.path or "preset", line.number, line.key)
             return None
         if known and known[0].name in OWNED:

@@ -48,6 +48,10 @@ class Info:
     problem: str | None = None
 
 
+# Of a model whose files have not been read yet. It is compared by identity: a file may say nothing of interest.
+UNREAD = Info()
+
+
 @dataclass(frozen=True, slots=True)
 class Filters:
     """How the requests for a model are changed. Each value is JSON text, paired with the name of its field.
@@ -75,10 +79,10 @@ class ModelSpec:
     `args` are all arguments of its child, except those that the router itself sets.
     `model_path` is the first shard; None if the file is not here.
     `problem` is the sentence that answers a request for a model that cannot run; None if it can.
-    `stop_timeout` and `ttl` are seconds; with `ttl` None the router's default holds.
+    `stop_timeout`, `ttl` and `min_loaded` are seconds; where one is None the router's default holds.
     `template` is the text of a chat template that replaces the one in the file; the child reads it from a private file.
     `filters` change the requests for this model.
-    `info` is empty until `describe` has filled it in.
+    `info` is UNREAD until `describe` has filled it in.
 
     ::
 
@@ -100,6 +104,7 @@ class ModelSpec:
     load_on_startup: bool = False
     pin: bool = False
     ttl: float | None = None
+    min_loaded: float | None = None
     priority: int = 0
     devices: tuple[str, ...] = ()
     unlisted: bool = False
@@ -107,7 +112,7 @@ class ModelSpec:
     env: tuple[tuple[str, str], ...] = ()
     template: str | None = None
     filters: Filters | None = None
-    info: Info = Info()
+    info: Info = UNREAD
 
     def __repr__(self) -> str:
         # No arguments and no variables: some of them are secrets.
@@ -128,6 +133,11 @@ class ModelSpec:
     def repo_to_download(self) -> str | None:
         """The name on the hub of what must be downloaded before the model can be loaded; None if nothing must be."""
         return None if self.model_path or self.problem else value_of(self.args, "--hf-repo")
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether its files are here, and nothing is known yet of what they say."""
+        return self.info is UNREAD and self.model_path is not None and not self.problem
 
     @property
     def draft_kind(self) -> str | None:

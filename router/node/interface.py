@@ -49,12 +49,15 @@ class Exit:
     `code` is the exit code, or the negative number of a signal, as in `subprocess`.
     `sentence` says to a person what happened and the likely cause.
     `log` holds the child's last lines.
+    `out_of_memory`: it needed more memory than there was.
+    `device_lost`: its GPU, or the driver, does not work any more. The devices have to be read anew.
     """
 
     code: int
     sentence: str
     log: tuple[str, ...] = ()
     out_of_memory: bool = False
+    device_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,12 @@ class Child(Protocol):
     async def wait(self) -> Exit:
         """Wait for the end of the child. Several callers may wait at once."""
 
+    async def shows_life(self, within: float) -> bool:
+        """Whether the child, which serves, answers `/health`, writes or computes within so many seconds."""
+
+    async def kill(self) -> Exit:
+        """End the child and all processes it has started, without time for their end."""
+
     async def stop(self) -> Exit:
         """Stop the child and all processes it has started: exit message, then SIGTERM, then SIGKILL after the stop
         timeout. A second call waits for the same end."""
@@ -125,12 +134,13 @@ class Node(Protocol):
     @property
     def name(self) -> str: ...
 
-    async def probe(self, expected: Mapping[str, int]) -> tuple[Reading, ...]:
+    async def probe(self, expected: Mapping[str, int], enough: Mapping[str, int] | None = None) -> tuple[Reading, ...]:
         """Read how much memory is free on each device now.
 
         If children have ended, `expected` says by device key how many bytes should be free once their memory is back.
-        Then this returns when they are free, after two seconds at most. It never raises: a device that cannot be read
-        has `free=None`.
+        Then this returns when they are free, after two seconds at most. `enough` says by device key how many bytes the
+        next start needs: once these are free, the rest is not waited for. It never raises: a device that cannot be
+        read has `free=None`.
         """
 
     async def footprint(self, child: Child) -> Mapping[str, int]:

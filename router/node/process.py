@@ -27,19 +27,21 @@ from router.node.health_poll import poll_health
 from router.node.interface import ChildEvent, Exit, Launch, LoadProgress, Slept, Woke
 from router.node.pipe_reader import PipeReader
 from router.node.processes import exit_code_of, start_time_of
+from router.node.vitals import cpu_times, has_computed, shows_life
 from router.node.watchdog import Watchdog
 from router.redaction import redactor
 from router.wire.address import Address
 
 # Of states that come at once, so many are reported one by one. Of more, only the last progress is.
 MAX_EVENTS_AT_ONCE = 16
+LOOKS_AT_LOAD = 4  # at the use of the processor, in one load timeout
 LAST_OUTPUT_S = 0.2  # that the output of a process may still be on its way when the process is gone
 
 
 class LocalChild:
     """A `Child` on this machine; `start` makes it.
 
-        child = LocalChild.start(launch, command, env, socket, key, watchdog)
+        child = LocalChild.start(launch, command, env, address, key, watchdog)
         info = await child.ready()
         ...
         print((await child.stop()).sentence)
@@ -52,7 +54,7 @@ class LocalChild:
         self,
         launch: Launch,
         process: subprocess.Popen[bytes],
-        socket: Path,
+        address: Address,
         key: str,
         files: Sequence[Path],
         secrets: Sequence[str],
@@ -60,9 +62,8 @@ class LocalChild:
         self._launch = launch
         self._process = process
         self._started = start_time_of(process.pid)
-        self._socket = socket
-        self._files = files
-        self.address = Address(path=str(socket))
+        self._files = [*files, *([Path(address.path)] if address.path else [])]
+        self.address = address
         self.key = key
         self._loop = asyncio.get_running_loop()
         self._log = ChildLog()
@@ -95,7 +96,7 @@ class LocalChild:
         launch: Launch,
         command: list[str],
         env: Mapping[str, str],
-        socket: Path,
+        address: Address,
         key: str,
         watchdog: Watchdog,
         files: Sequence[Path] = (),
@@ -103,7 +104,7 @@ class LocalChild:
     ) -> LocalChild:
         """Start a child. Raises LoadFailed if the process cannot be created.
 
-        `command` and `env` are complete.
+        `command` and `env` are complete. `address` is where they let it listen.
         `files` are removed when the child has ended.
         `key` and `secrets` are hidden in the child's log.
         """
@@ -113,7 +114,7 @@ class LocalChild:
             _remove(files)
             raise
         watchdog.watch(process.pid)
-        child = cls(launch, process, socket, key, files, secrets)
+        child = cls(launch, process, address, key, files, secrets)
         child._exit.add_done_callback(lambda _: watchdog.forget(process.pid))
         return child
 
@@ -131,17 +132,25 @@ class LocalChild:
 
     async def ready(self) -> Mapping[str, Any]:
         health = asyncio.create_task(self._poll_health())
+        timeout = self._launch.load_timeout
+        used = await cpu_times(self.pid)
         try:
             ends: set[asyncio.Future[Any]] = {self._served, self._exit}
             while not (self._served.done() or self._exit.done()):
-                left = self._sign_of_life + self._launch.load_timeout - self._loop.time()
+                left = self._sign_of_life + timeout - self._loop.time()
                 if left <= 0:
                     await self.stop()
                     raise LoadFailed(
-                        f"{self._launch.model} was silent for {self._launch.load_timeout:g} s while it loaded and was "
-                        "stopped; if its disk is that slow, raise --models-load-timeout"
+                        f"{self._launch.model} was silent for {timeout:g} s while it loaded and was stopped; if its "
+                        "disk is that slow, raise --models-load-timeout"
                     )
-                await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                # A load may be silent and still compute, such as one that converts its weights.
+                look, begun = min(left, timeout / LOOKS_AT_LOAD), self._loop.time()
+                await asyncio.wait(ends, timeout=look, return_when=asyncio.FIRST_COMPLETED)
+                if begun + look <= self._loop.time() < self._sign_of_life + timeout:
+                    before, used = used, await cpu_times(self.pid)
+                    if has_computed(before, used, self._loop.time() - begun):
+                        self._sign_of_life = self._loop.time()
         finally:
             health.cancel()
         if not self._served.done():
@@ -150,6 +159,16 @@ class LocalChild:
 
     async def wait(self) -> Exit:
         return await asyncio.shield(self._exit)
+
+    async def shows_life(self, within: float) -> bool:
+        written = self._sign_of_life
+        return await shows_life(self.pid, self.address, self.key, lambda: self._sign_of_life > written, within)
+
+    async def kill(self) -> Exit:
+        if not self._code.done():
+            self._is_stopped = True
+            self._signal_group(signal.SIGKILL)
+        return await self.wait()
 
     async def stop(self) -> Exit:
         if self._stopping is None:
@@ -181,7 +200,7 @@ class LocalChild:
         for pipe in self._pipes:
             pipe.close()
         self._stdin.close()
-        _remove((self._socket, *self._files))
+        _remove(self._files)
         return explain(self._launch.model, code, self.log, is_stopped=self._is_stopped, is_ready=self._served.done())
 
     def _signal_group(self, number: int) -> None:

@@ -8,7 +8,7 @@ scheduler, `pin` and `priority` by the scheduler. Who may call whom::
     Pool             calls every part. It hands them `Core` and a few of its own methods, never itself
     CatalogExchange  calls SettingsLoads and Downloads, and alone writes `Core.catalog`
     SettingsLoads    reads Processes and Downloads; Pool calls its hooks `on_grant` and `on_refuse`
-    Processes        calls Measurements
+    Processes        calls Measurements and HealthWatch
     every part       calls the scheduler, and `core.apply` with the effects in the same step
 
 What is handed out and handed in::
@@ -27,9 +27,9 @@ Settings of loads::
 Processes, and books on models::
 
     child_run           one process of one model, until it has ended     -> nothing
-    status              PURE: a model as clients see it                  -> child_run
+    status              PURE: models and devices as clients see them     -> child_run
     launch_plans        what the next process of a model is started with -> nothing
-    nodes               the machines, taken together                     -> nothing
+    nodes               the machines, taken together                     -> status
     task_set            background tasks                                 -> nothing
     keep_alive          how long a model stays without requests          -> nothing
     unload_generations  an unload cancels what came before it            -> nothing
@@ -41,13 +41,15 @@ The ground of the parts::
 The parts::
 
     measurements  what processes really hold        -> child_run core
-    processes     the processes, from spawn to exit -> child_run core measurements
+    health_watch  processes that hang               -> child_run core
+    processes     the processes, from spawn to exit -> child_run core measurements health_watch
+    outlook       what a load would meet            -> settings_store core processes
     downloads     files that are missing            -> download_source core
 
 Explicit loads, and a new catalog::
 
-    settings_loads    new settings -> lease settings_patch requested_settings settings_store core processes downloads
-    catalog_exchange  all models   -> lease core downloads settings_loads
+    settings_loads    loads  -> lease settings_patch requested_settings settings_store core processes outlook downloads
+    catalog_exchange  models -> lease core downloads settings_loads
 
 The pool itself::
 

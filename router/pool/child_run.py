@@ -15,12 +15,15 @@ from typing import Any
 from router.errors import LoadFailed
 from router.memory.footprints import Footprint
 from router.models.spec import ModelSpec
+from router.models.stamps import Stamp
 from router.node.interface import Child, ChildEvent, Exit, Launch, LoadProgress, Node
 from router.scheduling.resources import Allocation
 from router.units import size
 
 log = logging.getLogger("router.run")
 
+# A child that cannot be stopped is tried again after these pauses, in seconds. Then it counts as gone.
+STOP_PAUSES_S = (0.1, 0.3, 1.0)
 LOGGED_STEP = 0.2  # of a load, 0..1: the log gets a line each time that so much more is done
 
 
@@ -32,6 +35,8 @@ class ChildRun:
     `info` is what the child reported when it became ready.
     `ended` is set once the process is gone.
     `measured_at` is when its memory was measured last, by the event loop's clock.
+    `watch` is the task of `health_watch`.
+    `stamp` is the one of the files that it was started with.
     `report_unreachable` is a lease's (see `Lease`); it is made once, because every lease takes it.
     """
 
@@ -47,7 +52,10 @@ class ChildRun:
     measured_at: float = 0.0
     info: Mapping[str, Any] = field(default_factory=dict)
     report_unreachable: Callable[[], bool] = lambda: False
+    watch: asyncio.Task[None] | None = None
+    stamp: Stamp = ()
     _logged: float = field(default=0.0, init=False)  # the progress at the last line of the log
+    _given_up: asyncio.Event = field(default_factory=asyncio.Event, init=False)  # it cannot be stopped
 
     def __repr__(self) -> str:
         pid = self.child.pid if self.child else None
@@ -62,6 +70,24 @@ class ChildRun:
 
         `load_timeout` is the one of `Launch`, in seconds. `on_ready` is called once the child serves.
         """
+        life = asyncio.ensure_future(self._live(load_timeout, on_ready, on_event))
+        given_up = asyncio.ensure_future(self._given_up.wait())
+        try:
+            ends: set[asyncio.Future[Any]] = {life, given_up}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            exit = life.result() if life.done() else Exit(1, f"{self.spec.name} cannot be stopped; it is given up")
+        finally:
+            life.cancel()
+            given_up.cancel()
+        if self.stop_reason is None:
+            log.error("%s: %s", self.spec.name, exit.sentence)
+        else:
+            log.info("%s: stopped (%s)", self.spec.name, self.stop_reason)
+        return exit
+
+    async def _live(
+        self, load_timeout: float, on_ready: Callable[[], None], on_event: Callable[[ChildEvent], None]
+    ) -> Exit:
         started = asyncio.get_running_loop().time()
         log.info("%s: starting, booked %s", self.spec.name, _shown(self.allocation.held))
         try:
@@ -80,13 +106,22 @@ class ChildRun:
         except Exception as exc:  # a defect must not leave the model "loading" for ever
             log.critical("a defect in the router", exc_info=exc)
             exit = Exit(1, f"a defect in the router: {exc!r}")
-            if self.child is not None:
-                await self.child.stop()
-        if self.stop_reason is None:
-            log.error("%s: %s", self.spec.name, exit.sentence)
-        else:
-            log.info("%s: stopped (%s)", self.spec.name, self.stop_reason)
+            await self.stop()
         return exit
+
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Stop the child, if there is one; `at_once` without time for its end. Never raises: a child that cannot be
+        stopped is given up in the end, and `live` returns."""
+        if self.child is None:
+            return
+        for pause in (*STOP_PAUSES_S, 0.0):
+            try:
+                await (self.child.kill() if at_once else self.child.stop())
+                return
+            except Exception as exc:
+                log.critical("%s: its process %d cannot be stopped", self.spec.name, self.child.pid, exc_info=exc)
+            await asyncio.sleep(pause)
+        self._given_up.set()
 
     def _launch(self, load_timeout: float, on_event: Callable[[ChildEvent], None]) -> Launch:
         def handle(event: ChildEvent) -> None:

@@ -55,6 +55,7 @@ class Core:
         table: FlagTable,
         load_timeout: float,
         ttl: float | None,
+        min_loaded: float,
         apply: Callable[[list[Effect]], None],
         publish: Callable[[str, str, Mapping[str, Any]], None],
         forget: Callable[[str], None],
@@ -66,7 +67,7 @@ class Core:
         self.change_log = ChangeLog(Feed())
         self.plans = LaunchPlans(self.change_log)
         self.store = SettingsStore(table)
-        self.keep_alive = KeepAlive(ttl)
+        self.keep_alive = KeepAlive(ttl, min_loaded)
         self.unloads = UnloadGenerations()
         self.tasks = TaskSet()
         self.apply = apply

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from router import errors
@@ -73,7 +74,7 @@ class Downloads:
         Cancelled."""
         core = self._core
         if self._has_ended:
-            raise errors.Cancelled("The router is shutting down.", retry_after=5.0)
+            raise errors.Cancelled.by_shutdown()
         if not self.is_fetching(name) and len(self.queued) >= self.MAX_QUEUED:
             raise errors.QueueFull(f"{len(self.queued)} downloads wait already. Try again later.", retry_after=60.0)
         core.plans.specs.setdefault(name, core.effective(name))
@@ -97,6 +98,10 @@ class Downloads:
         download = self.running.get(name)
         return download.progress if download else None
 
+    def wanted(self) -> set[str]:
+        """The models that are being downloaded, or wait for that."""
+        return {*self.running, *self._core.scheduler.downloads.not_begun()}
+
     def forget_wanted(self, name: str) -> None:
         """The model was given up before it arrived."""
         if self.source:
@@ -110,9 +115,16 @@ class Downloads:
 
     # Effects
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, on_failure: Callable[[Exception], None]) -> None:
+        """`on_failure` is called if the download ends with an exception; then `fail` has to be."""
         download = self.running[name] = Download()
-        download.task = self._core.tasks.start(self._run(name, download))
+        download.task = self._core.tasks.start(self._run(name, download), on_failure)
+
+    def fail(self, name: str, exc: Exception) -> None:
+        """The download could not be carried through: it counts as failed, so that nothing waits for it."""
+        if (download := self.running.get(name)) and download.task:
+            download.task.cancel()
+        self._on_failure(name, exc)
 
     def abort(self, name: str) -> None:
         if task := self.running.pop(name).task:
@@ -159,7 +171,7 @@ class Downloads:
             log.critical("a defect in the router", exc_info=exc)
             exc = errors.RouterError(f"a defect in the router: {exc!r}")
         self.failures[name] = type(exc)
-        del self.running[name]
+        self.running.pop(name, None)
         core.apply(core.scheduler.fetch_failed(name, exc.message, core.now(), retry_after=exc.retry_after))
         core.publish(name, "download_failed", {"error": exc.message})
         core.forget(name)

@@ -52,7 +52,7 @@ class HubNames:
         now = time.monotonic()
         self._answers = {known: answer for known, answer in self._answers.items() if _is_fresh(answer, now)}
         if self._has_ended:
-            raise _shutting_down()
+            raise Cancelled.by_shutdown()
         if key not in self._answers:
             if len(self._answers) >= MAX_NAMES:
                 raise HubUnavailable(
@@ -67,7 +67,7 @@ class HubNames:
             resolved = await asyncio.shield(answer[1])
         except asyncio.CancelledError:
             if answer[1].cancelled():
-                raise _shutting_down() from None
+                raise Cancelled.by_shutdown() from None
             raise
         self._answers.setdefault((resolved.name, file, token, drafting, False), answer)
         return resolved
@@ -95,10 +95,6 @@ class HubNames:
                 fallback=fallback,
                 drafting=drafting,
             )
-
-
-def _shutting_down() -> Cancelled:
-    return Cancelled("The router is shutting down.", retry_after=5.0)
 
 
 def _is_fresh(answer: Answer, now: float) -> bool:

@@ -14,10 +14,11 @@ from router.models.spec import ModelSpec
 
 class KeepAlive:
     """`default_ttl` is the idle time in seconds after which a model is stopped if its preset says nothing. None means
-    never."""
+    never. `min_loaded` is for how many seconds after its load it is spared by other models then."""
 
-    def __init__(self, default_ttl: float | None) -> None:
+    def __init__(self, default_ttl: float | None, min_loaded: float = 0.0) -> None:
         self._default_ttl = default_ttl
+        self._min_loaded = min_loaded
         self.requested: dict[str, float] = {}  # seconds by model, `math.inf` to keep it
 
     def __repr__(self) -> str:
@@ -30,8 +31,10 @@ class KeepAlive:
         """The next process is stopped as the preset says."""
         self.requested.pop(name, None)
 
-    def idle_policy(self, spec: ModelSpec) -> tuple[float | None, bool]:
-        """The idle time in seconds after which the model is stopped; and whether it is pinned, which protects it from
-        eviction too. None is never, `math.inf` is never because a request said so."""
+    def idle_policy(self, spec: ModelSpec) -> tuple[float | None, bool, float]:
+        """The idle time in seconds after which the model is stopped; whether it is pinned, which protects it from
+        eviction too; and for how many seconds after its load it is spared. None is never, `math.inf` is never because
+        a request said so."""
         preset = self._default_ttl if spec.ttl is None else spec.ttl if spec.ttl > 0 else None
-        return self.requested.get(spec.name, preset), spec.pin
+        min_loaded = self._min_loaded if spec.min_loaded is None else spec.min_loaded
+        return self.requested.get(spec.name, preset), spec.pin, min_loaded

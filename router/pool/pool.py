@@ -40,9 +40,18 @@ from router.scheduling.resources import Demand
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import SERVING, State
 from router.scheduling.waiting_line import Ticket
-from router.wire.address import Address
+from router.wire.upstream import Upstream
 
 log = logging.getLogger("router.pool")
+
+# What a client is told of a model that takes no requests now; "not loaded" in all other states.
+_NOT_LOADED = {
+    State.LOADED: "about to end",
+    State.LOADING: "still loading",
+    State.DOWNLOADING: "still downloading",
+    State.SLEEPING: "asleep",
+    State.STOPPING: "stopping",
+}
 
 
 class Pool:
@@ -52,7 +61,9 @@ class Pool:
     `table` holds the engine's flags.
     `load_timeout` is the one of `Launch`, in seconds.
     `ttl` is the idle time in seconds after which a model is stopped if its preset says nothing; None for never.
-    `forget_address` is called with the address of a child that is to end, and again when it has ended.
+    `min_loaded` is for how many seconds a model is spared after its load if its preset says nothing.
+    `health_timeout` is how many seconds a child may show no life while requests run on it; 0 for any time.
+    `upstream` has the connections to the children: those of a child that is to end are closed.
     `learn` stores what a process really took. It may block, and is called in threads.
 
     ::
@@ -76,7 +87,9 @@ class Pool:
         table: FlagTable | None = None,
         load_timeout: float = 600.0,
         ttl: float | None = None,
-        forget_address: Callable[[Address], None] = lambda address: None,
+        min_loaded: float = 0.0,
+        health_timeout: float = 0.0,
+        upstream: Upstream | None = None,
         learn: Callable[[ModelSpec, Footprint], None] = lambda spec, footprint: None,
     ) -> None:
         self._core = core = Core(
@@ -87,6 +100,7 @@ class Pool:
             table=table or default_table(),
             load_timeout=load_timeout,
             ttl=ttl,
+            min_loaded=min_loaded,
             apply=self._apply,
             publish=self._publish,
             forget=self._forget,
@@ -97,9 +111,13 @@ class Pool:
         self._timer: asyncio.TimerHandle | None = None
         self._has_ended = False
         self._measurements = Measurements(core, learn)
+        self.nodes = core.nodes
         self.change_log, self.feed = core.change_log, core.change_log.feed
         self.downloads = Downloads(core)
-        self.processes = Processes(core, self._measurements, load_timeout=load_timeout, forget_address=forget_address)
+        upstream = upstream or Upstream()
+        self.processes = Processes(
+            core, self._measurements, upstream, load_timeout=load_timeout, health_timeout=health_timeout
+        )
         self.settings = SettingsLoads(
             core, self.processes, self.downloads, lease=self.lease, acquire=self._acquire, cancel=self._cancel
         )
@@ -111,6 +129,7 @@ class Pool:
             unload=self.unload,
             is_running=self.is_running,
             known_names=self._known_names,
+            replaced_file=self.processes.replaced_file,
         )
         # What is kept of each model for as long as the catalog has it.
         self._books: tuple[dict[str, Any], ...] = (
@@ -141,6 +160,8 @@ class Pool:
         """
         if ttl is None and (lease := self.lease_at_once(spec, used=used, background=background)):
             return lease
+        if self._has_ended:
+            raise errors.Cancelled.by_shutdown()
         name, generation = spec.name, self._core.unloads.generation
         spec = self.effective(name)
         need = await self._need_unless_open(spec)
@@ -162,20 +183,37 @@ class Pool:
         if self._has_ended:
             return None
         spec = self._core.effective(spec.name)
-        ticket, (ttl, pinned) = next(self._ids), self._core.keep_alive.idle_policy(spec)
-        if not self._scheduler.lease_if_open(spec.name, ticket, pinned=pinned, ttl=ttl, background=background):
+        ticket, (ttl, pinned, min_loaded) = next(self._ids), self._core.keep_alive.idle_policy(spec)
+        if not self._scheduler.lease_if_open(
+            spec.name, ticket, self._core.now(), pinned=pinned, ttl=ttl, min_loaded=min_loaded, background=background
+        ):
             return None
         self._core.plans.specs[spec.name] = spec
         lease = self._leased(ticket, spec.name)
         lease.used = used
         return lease
 
-    def unload(self, name: str, *, force: bool = False) -> None:
+    def look(self, spec: ModelSpec, *, wakes: bool = True) -> Lease:
+        """A lease for a request that only looks at a process: it starts none, waits for none, and keeps none alive.
+
+        `wakes`: the request would wake a child that sleeps. Raises NotLoaded if the model does not take requests now.
+        """
+        state = self.state(spec.name)
+        lease = None if wakes and state is State.SLEEPING else self.lease_at_once(spec, used=False)
+        if lease is None:
+            word = _NOT_LOADED.get(state, "not loaded")
+            raise errors.NotLoaded(
+                f"model {spec.name!r} is {word}, and a request that only looks does not load it; "
+                "POST /models/load loads it, or add ?autoload=true"
+            )
+        return lease
+
+    def unload(self, name: str, *, force: bool = False, reason: str = "unloaded") -> None:
         """Stop this model once its running requests have ended, or at once with `force`. Requests that wait for it are
-        refused."""
+        refused; with `force`, those that run are told the `reason`."""
         self._core.unloads.record(name)
         was_fetching = self.downloads.is_fetching(name)
-        self._apply(self._scheduler.unload(name, self._core.now(), force=force))
+        self._apply(self._scheduler.unload(name, self._core.now(), force=force, reason=reason))
         if was_fetching:
             self.exchange.drop_missing(name)
 
@@ -186,13 +224,20 @@ class Pool:
         if not is_awaited and self.state(name) in (*SERVING, State.LOADING):
             self._apply(self._scheduler.unload(name, self._core.now()))
 
+    def end_unawaited(self) -> None:
+        """End what would go on for ever though no request waits for it: downloads, and the streams of news."""
+        for name in self.downloads.wanted():
+            if not self._scheduler.waiting(name):
+                self.unload(name)
+        self.feed.close()
+
     def end(self, *, force: bool = False) -> None:
         """Refuse all requests, and stop every child once its running requests have ended, or at once with `force`."""
         self._has_ended = True
         self.downloads.end()
         self.exchange.end()
         for model in list(self._scheduler.models()):
-            self.unload(model.name, force=force)
+            self.unload(model.name, force=force, reason="the router is shutting down")
         self.feed.close()
 
     async def close(self) -> None:
@@ -241,6 +286,10 @@ class Pool:
             exit_code=self.processes.exit_codes.get(name),
         )
 
+    def request_counts(self) -> tuple[int, int]:
+        """How many requests are served, and how many wait."""
+        return sum(len(model.leases) for model in self._scheduler.models()), len(self._waiters)
+
     async def snapshot(self) -> Snapshot:
         """The machines now, as the policy sees them."""
         return await self._core.nodes.snapshot()
@@ -261,12 +310,12 @@ class Pool:
     ) -> Lease:
         """Wait for a lease. `on_ticket` is called with the ticket before the scheduler has it."""
         if self._has_ended:
-            raise errors.Cancelled("The router is shutting down.", retry_after=5.0)
+            raise errors.Cancelled.by_shutdown()
         if need is not None:
             self._core.plans.set_need(spec.name, need)
         demand, missing = need.demand if need else Demand(), self.downloads.is_needed(spec)
-        ttl, pinned = self._core.keep_alive.idle_policy(spec)
-        ticket = Ticket(next(self._ids), spec.name, demand, spec.priority, pinned, ttl, background, missing)
+        ttl, pinned, min_loaded = self._core.keep_alive.idle_policy(spec)
+        ticket = Ticket(next(self._ids), spec.name, demand, spec.priority, pinned, ttl, background, missing, min_loaded)
         waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiters[ticket.id] = waiter
         on_ticket(ticket.id)
@@ -291,21 +340,22 @@ class Pool:
             self._apply(self._scheduler.cancel(ticket, self._core.now()))
 
     def _grant(self, ticket: int, model: str) -> None:
-        waiter = self._waiters.pop(ticket)
         self.settings.on_grant(model, ticket)
         lease = self._leased(ticket, model)
+        waiter = self._waiters.pop(ticket)
         if waiter.cancelled():  # its task has not run yet to cancel the ticket
             asyncio.get_running_loop().call_soon(lease.release)
         else:
             waiter.set_result(lease)
 
     def _refuse(self, effect: Refuse) -> None:
-        waiter = self._waiters.pop(effect.ticket)
+        waiter = self._waiters[effect.ticket]
         log.info("%s: a request is refused: %s", effect.model, effect.reason)
         if not waiter.cancelled():
             kind = self.downloads.failures.get(effect.model) if effect.refusal is Refusal.FETCH_FAILED else None
             error = error_of(effect.refusal, effect.model, effect.reason, retry_after=effect.retry_after, kind=kind)
-            waiter.set_exception(error)
+            waiter.set_exception(errors.Cancelled.by_shutdown() if self._has_ended else error)
+        del self._waiters[effect.ticket]
         self.settings.on_refuse(effect.model, effect.ticket)
 
     def _leased(self, ticket: int, model: str) -> Lease:
@@ -329,34 +379,69 @@ class Pool:
 
     def _apply(self, effects: list[Effect]) -> None:
         """Perform the effects of one call of the scheduler, in the same step. A part that is called here may call the
-        scheduler, and `_apply`, again."""
-        for effect in effects:
-            self._perform(effect)
-        self.downloads.publish_queue_changes()
-        self.processes.prefetch_next()
-        self._set_timer()
+        scheduler, and `_apply`, again.
 
-    def _perform(self, effect: Effect) -> None:
+        An effect that fails is reported back as an event, as one that succeeds is: the scheduler waits for nothing that
+        will not come. It may fail here or later in its task (`on_failure`).
+        """
+        for effect in effects:
+            on_failure = partial(self._on_failure, effect)
+            try:
+                self._perform(effect, on_failure)
+            except Exception as exc:
+                on_failure(exc)
+        for follow_up in (self.downloads.publish_queue_changes, self.processes.prefetch_next, self._set_timer):
+            try:
+                follow_up()
+            except Exception as exc:
+                log.critical("a defect in the router", exc_info=exc)
+
+    def _perform(self, effect: Effect, on_failure: Callable[[Exception], None]) -> None:
         match effect:
             case Grant(ticket, model):
                 self._grant(ticket, model)
             case Refuse():
                 self._refuse(effect)
-            case Probe(expected):
-                self._core.tasks.start(self._probe(expected))
+            case Probe(expected, enough):
+                self._core.tasks.start(self._probe(expected, enough), on_failure)
             case Spawn():
-                self.processes.spawn(effect)
-            case Stop(model, reason):
-                self.processes.stop(model, reason)
+                self.processes.spawn(effect, on_failure)
+            case Stop():
+                self.processes.stop(effect)
             case Fetch(model):
-                self.downloads.start(model)
+                self.downloads.start(model, on_failure)
             case Abort(model):
                 self.downloads.abort(model)
             case _:
                 assert_never(effect)
 
-    async def _probe(self, expected: Mapping[str, int]) -> None:
-        readings = await self._core.nodes.read(expected)
+    def _on_failure(self, effect: Effect, exc: Exception) -> None:
+        """Report an effect that failed. What its requests wait for is answered with an error, or tried again."""
+        reason = exc.message if isinstance(exc, errors.RouterError) else f"a defect in the router: {exc!r}"
+        if not isinstance(exc, errors.RouterError):
+            log.critical("a defect in the router: %s failed", type(effect).__name__, exc_info=exc)
+        match effect:
+            case Probe():
+                self._apply(self._scheduler.probed((), self._core.now(), failure=reason))
+            case Spawn(model, run):
+                self.processes.give_up(model, run, reason)
+            case Stop(model):
+                self.processes.give_up(model, self._scheduler.model(model).run, reason)
+            case Fetch(model):
+                self.downloads.fail(model, exc)
+            case Grant(ticket) | Refuse(ticket):
+                waiter = self._waiters.pop(ticket, None)
+                if waiter and not waiter.done():
+                    waiter.set_exception(errors.RouterError(f"The request failed: {reason}"))
+                if waiter and isinstance(effect, Grant):
+                    self._apply(self._scheduler.release(ticket, self._core.now(), used=False))
+            case Abort():
+                pass  # its end need not be reported
+            case _:
+                assert_never(effect)
+
+    async def _probe(self, expected: Mapping[str, int], enough: Mapping[str, int]) -> None:
+        readings = await self._core.nodes.read(expected, enough)
         self._apply(self._scheduler.probed(readings, self._core.now()))
 
     def _publish(self, name: str, event: str, more: Mapping[str, Any]) -> None:
@@ -396,6 +481,10 @@ class Pool:
         self._timer = None
         when = self._scheduler.wakeup()
         if when is not None and when <= self._core.now():
-            self._apply(self._scheduler.tick(self._core.now()))
+            try:
+                self._apply(self._scheduler.tick(self._core.now()))
+            except Exception as exc:  # the next tick is tried, though not at once
+                log.critical("a defect in the router", exc_info=exc)
+                self._timer = self._core.loop.call_later(1.0, self._tick)
         else:
             self._set_timer()

@@ -12,14 +12,19 @@ from asyncio import wait_for
 from collections.abc import Callable
 from functools import partial
 
+from router import threads
+from router.errors import RouterError
+from router.models import stamps
 from router.models.spec import ModelSpec
 from router.node.interface import ChildEvent, Exit, Slept, Woke
 from router.pool.child_run import ChildRun
 from router.pool.core import LOAD_BEGINS, STATUS_CHANGE, Core
+from router.pool.health_watch import HealthWatch
 from router.pool.measurements import Measurements
-from router.scheduling.effects import Spawn
+from router.scheduling.effects import Spawn, Stop
+from router.scheduling.refusals import error_of_cut
 from router.scheduling.states import State
-from router.wire.address import Address
+from router.wire.upstream import Upstream
 
 log = logging.getLogger("router.pool")
 
@@ -27,8 +32,7 @@ log = logging.getLogger("router.pool")
 class Processes:
     """`runs` are the processes that exist, by model; a run whose child has not started yet is among them.
 
-    `load_timeout` is the one of `Launch`, in seconds.
-    `forget_address` is called with the address of a child that is to end, and again when it has ended.
+    `load_timeout` is the one of `Launch`, in seconds; `health_timeout` and `upstream` are the pool's.
     `loads` and `evictions` count since the start of the router.
     """
 
@@ -36,14 +40,16 @@ class Processes:
         self,
         core: Core,
         measurements: Measurements,
+        upstream: Upstream,
         *,
         load_timeout: float,
-        forget_address: Callable[[Address], None],
+        health_timeout: float,
     ) -> None:
         self._core = core
         self._measurements = measurements
         self._load_timeout = load_timeout
-        self._forget_address = forget_address
+        self._watch = HealthWatch(core, upstream, health_timeout)
+        self._upstream = upstream
         self.runs: dict[str, ChildRun] = {}
         self.exit_codes: dict[str, int] = {}  # of each model's last process
         self.loads = 0
@@ -52,27 +58,41 @@ class Processes:
     def __repr__(self) -> str:
         return f"<Processes {', '.join(self.runs) or 'none'}; {self.loads} loads, {self.evictions} evictions>"
 
-    def spawn(self, effect: Spawn) -> None:
-        """Start a process of the model as it is planned now."""
+    def spawn(self, effect: Spawn, on_failure: Callable[[Exception], None]) -> None:
+        """Start a process of the model as it is planned now. `on_failure` is called if the run ends with an exception;
+        then `give_up` has to be."""
         core, model = self._core, effect.model
         spec = core.plans.specs[model]
         args = (*spec.argv, *core.plans.needs[model].args)
         run = ChildRun(spec, effect.run, args, effect.allocation, core.nodes.of(effect.allocation))
+        run.stamp = core.plans.needs[model].stamp
         run.report_unreachable = partial(self._replace_unreachable, run)
         self.runs[model] = run
         core.change_log.mark_changed(model)
-        core.tasks.start(self._live(run))
+        core.tasks.start(self._live(run), on_failure)
 
-    def stop(self, model: str, reason: str) -> None:
-        """Stop the model's process."""
-        run = self.runs[model]
-        run.mark_stopping(reason)
-        self._core.change_log.mark_changed(model)
-        if reason.startswith("room for"):
+    def stop(self, effect: Stop) -> None:
+        """Stop the model's process. Requests that still run on it fail with the reason."""
+        run = self.runs[effect.model]
+        run.mark_stopping(effect.reason)
+        self._core.change_log.mark_changed(effect.model)
+        if effect.reason.startswith("room for"):
             self.evictions += 1
         if run.child is not None:
-            self._forget_address(run.child.address)  # open connections would delay its end
-            self._core.tasks.start(run.child.stop())
+            self._core.tasks.start(run.stop(at_once=effect.at_once))
+            self._upstream.cut(run.child.address, error_of_cut(effect))
+            self._upstream.forget(run.child.address)  # open connections would delay its end
+
+    def give_up(self, name: str, number: int, reason: str) -> None:
+        """The run with this number could not be carried through: it counts as ended, so that nothing waits for it."""
+        core, run, spec = self._core, self.runs.get(name), self._core.plans.specs.get(name)
+        if run is not None and run.number == number:
+            spec = run.spec
+            del self.runs[name]
+            core.tasks.start(run.stop())
+            run.ended.set()
+        pending = core.store.pending_ticket(spec) if spec else None
+        core.apply(core.scheduler.exited(name, number, reason, core.now(), pending_ticket=pending))
 
     def lasting_spec(self, name: str) -> ModelSpec | None:
         """What the model's process runs; None if there is none, or if it is about to end."""
@@ -80,6 +100,17 @@ class Processes:
         if run is None or run.stop_reason or self._core.scheduler.model(name).closing:
             return None
         return run.spec
+
+    async def replaced_file(self, name: str) -> str | None:
+        """A file of the model's process that has been replaced since the process was started; None if there is none,
+        if there is no process, or if the disk does not answer."""
+        run = self.runs.get(name)
+        if run is None or not run.stamp or self.lasting_spec(name) is None:
+            return None
+        what = f"The files of {name!r}"
+        with contextlib.suppress(RouterError):
+            return await threads.FILES.run(stamps.replaced, run.stamp, timeout=threads.DISK_TIMEOUT_S, what=what)
+        return None
 
     async def wait_until_ended(self, name: str, timeout: float) -> bool:
         """Wait at most `timeout` seconds until this model has no process. Returns whether it has none."""
@@ -104,6 +135,7 @@ class Processes:
         name = run.spec.name
         self._core.publish(name, LOAD_BEGINS, {})
         exit = await run.live(self._load_timeout, partial(self._on_ready, run), partial(self._on_event, run))
+        self._watch.end(run)
         self._on_exit(run, exit)
 
     def _on_ready(self, run: ChildRun) -> None:
@@ -112,6 +144,7 @@ class Processes:
         core.apply(core.scheduler.ready(name, run.number, core.now()))
         core.publish(name, STATUS_CHANGE, {})
         self._measurements.measure_soon(run)
+        self._watch.begin(run)
 
     def _on_event(self, run: ChildRun, event: ChildEvent) -> None:
         match event:
@@ -125,7 +158,7 @@ class Processes:
         core, name = self._core, run.spec.name
         self.exit_codes[name] = exit.code
         if run.child is not None:
-            self._forget_address(run.child.address)
+            self._upstream.forget(run.child.address)
         del self.runs[name]
         self._reap(run, exit)
         if not core.scheduler.waiting(name):  # a request that waits may have set the time of the next process
@@ -144,6 +177,7 @@ class Processes:
             exit.sentence,
             core.now(),
             out_of_memory=exit.out_of_memory,
+            device_lost=exit.device_lost,
             pending_ticket=core.store.pending_ticket(run.spec),
         )
         core.apply(effects)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from router import errors
@@ -23,10 +24,13 @@ class TaskSet:
     def __repr__(self) -> str:
         return f"<TaskSet {len(self._tasks)} running>"
 
-    def start(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def start(
+        self, coroutine: Coroutine[Any, Any, T], on_failure: Callable[[Exception], None] | None = None
+    ) -> asyncio.Task[T]:
+        """`on_failure` is called with the exception that ended the task, if one did. Then nothing is logged here."""
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._on_done)
+        task.add_done_callback(partial(self._on_done, on_failure))
         return task
 
     async def wait_until_empty(self) -> None:
@@ -34,7 +38,10 @@ class TaskSet:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _on_done(self, task: asyncio.Task[Any]) -> None:
+    def _on_done(self, on_failure: Callable[[Exception], None] | None, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (exc := task.exception()) and not isinstance(exc, errors.RouterError):
+        exc = None if task.cancelled() else task.exception()
+        if on_failure and isinstance(exc, Exception):
+            on_failure(exc)
+        elif exc and not isinstance(exc, errors.RouterError):
             log.critical("a defect in the router", exc_info=exc)

@@ -4,9 +4,9 @@
 remembers: states, leases, the queue. Events go in, effects come out, and `pool` performs them.
 
 Stands on errors and units alone. Begin with `policy`; then the rules and the theory at the top of `scheduler`. A new
-reason to evict, or another order of victims, belongs in `policy`; a new bound on what may run in `limits`, and
-`snapshot` carries it to `policy`; a new bound on waiting in `limits` and `waiting_line`; a new state in `states`.
-`memory_levels` only knows how much should be free by now: `node.settling` does the waiting.
+reason to evict, or another order of victims, belongs in `policy`, or in `timing` if it is about time; a new bound on
+what may run in `limits`, and `snapshot` carries it to `policy`; a new bound on waiting in `limits` and `waiting_line`;
+a new state in `states`. `memory_levels` only knows how much should be free by now: `node.settling` does the waiting.
 
 What is decided, PURE::
 
@@ -14,6 +14,7 @@ What is decided, PURE::
     snapshot   the machine at one moment, and its free memory          -> resources
     placement  on which devices a demand goes                          -> resources snapshot
     effects    what the scheduler wants done                           -> resources
+    reasons    what a request waits for, as words for people           -> nothing
     refusals   why a request is refused, as a sentence and as an error -> resources snapshot effects
     policy     where a model goes, and which models go for it          -> resources snapshot placement refusals
 
@@ -23,10 +24,16 @@ What is remembered, SANS-I/O::
     limits         the operator's bounds                           -> nothing
     books          one record for each model; writes its state     -> resources snapshot effects states
     waiting_line   the requests that wait, by arrival and by turn  -> resources states books
-    memory_levels  what was free, and what should be free by now   -> resources effects states books
+    next_start     what must be free before the next start         -> resources snapshot placement states books
+    memory_levels  what was free, and what should be free by now   -> resources snapshot effects states books next_start
     downloads      which files are downloaded next                 -> effects states books waiting_line
+    answers        grants and refusals                             -> effects books waiting_line downloads
 
-The events, SANS-I/O::
+What time adds, PURE::
 
-    scheduler  all of them -> resources snapshot effects policy states limits books waiting_line memory_levels downloads
+    timing  who is spared, closed and cut, and when -> resources snapshot reasons policy limits books waiting_line
+
+The events, all of them, SANS-I/O::
+
+    scheduler  all -> resources snapshot effects states limits books waiting_line memory_levels downloads answers timing
 """

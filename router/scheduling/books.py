@@ -37,12 +37,15 @@ class ModelRecord:
     `held` are the bytes booked for the present process, by device key.
     `leases` are the tickets granted to it; `background_leases` are those of background requests among them.
     `ready_at` is when it began to serve, 0 while it loads.
+    `min_loaded` is for how many seconds from then on it is spared by others.
+    `busy_since` is when it was granted to a request last while no other request ran on it.
     `finished` is when its last use ended.
     `foreground_finished` is when the last use ended that was no background request.
     `ttl` is the idle time after which it is stopped; None and infinity are never. With infinity a client wanted it to
     stay, and it is evicted after all others.
     `draining`: closed to new work for a model ahead in the queue.
     `closing`: why it ends with its last lease; empty if it does not.
+    `closed_at` is when it was closed to new work, if it is.
     `is_in_last_reading`: the last reading shows all that it holds as taken.
     `retrying`: its load ran out of memory, and the load that follows has not ended yet.
     `failures` counts the failures in a row; `failure` is the reason of the last one.
@@ -57,12 +60,15 @@ class ModelRecord:
     leases: set[int] = field(default_factory=set)
     background_leases: set[int] = field(default_factory=set)
     ready_at: float = 0.0
+    min_loaded: float = 0.0
+    busy_since: float = 0.0
     finished: float = 0.0
     foreground_finished: float = -math.inf
     pinned: bool = False
     ttl: float | None = None
     draining: bool = False
     closing: str = ""
+    closed_at: float = 0.0
     is_in_last_reading: bool = False
     retrying: bool = False
     failures: int = 0
@@ -87,13 +93,21 @@ class ModelRecord:
         return self.finished + (self.ttl or 0.0)
 
     @property
+    def stays_until(self) -> float:
+        """Until when no other model evicts it, unless nothing else can go."""
+        return self.ready_at + self.min_loaded if self.state in SERVING else -math.inf
+
+    @property
+    def is_in_foreground_use(self) -> bool:
+        return len(self.leases) > len(self.background_leases)
+
+    @property
     def why_backing_off(self) -> str:
         return f"it failed {self.failures} times in a row, last: {self.failure}"
 
     def is_spared(self, now: float, grace: float) -> bool:
         """No background request may evict it: a foreground request uses it, or did within the last `grace` seconds."""
-        is_used = len(self.leases) > len(self.background_leases)
-        return grace > 0 and (is_used or now < self.foreground_finished + grace)
+        return grace > 0 and (self.is_in_foreground_use or now < self.foreground_finished + grace)
 
     def has_moved_on(self, run: int) -> bool:
         """News of this run comes too late: the process is gone, or going."""
@@ -176,21 +190,24 @@ class Books:
         model.held, model.ready_at, model.is_in_last_reading = allocation.held, 0.0, False
         return Spawn(model.name, model.run, allocation)
 
-    def stop(self, model: ModelRecord, reason: str) -> Stop:
+    def stop(self, model: ModelRecord, reason: str, *, at_once: bool = False) -> Stop:
         """Book the end of the process. It holds its memory until it has exited."""
         self.transit(model, Event.STOP)
         model.draining, model.closing = False, ""
-        return Stop(model.name, reason)
+        return Stop(model.name, reason, at_once)
 
-    def close(self, model: ModelRecord, reason: str, *, force: bool = False) -> list[Stop]:
+    def close(self, model: ModelRecord, reason: str, now: float, *, force: bool = False) -> list[Stop]:
         """End the process once its leases have ended, at once with `force`. A load ends at once."""
         if model.state is State.LOADING or (model.state in SERVING and (force or not model.leases)):
             return [self.stop(model, reason)]
         if model.state in SERVING:
+            model.closed_at = now if model.is_open else model.closed_at
             model.closing = reason
         return []
 
-    def lease(self, ticket: int, model: ModelRecord, *, background: bool) -> None:
+    def lease(self, ticket: int, model: ModelRecord, now: float, *, background: bool) -> None:
+        if not model.leases:
+            model.busy_since = now
         model.leases.add(ticket)
         if background:
             model.background_leases.add(ticket)

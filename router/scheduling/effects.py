@@ -7,7 +7,7 @@ performed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from router.scheduling.resources import Allocation
@@ -17,6 +17,7 @@ class Refusal(Enum):
     QUEUE_FULL = "queue_full"
     QUEUE_TIMEOUT = "queue_timeout"
     TOO_LARGE = "too_large"
+    DEVICE_LOST = "device_lost"
     FETCH_FAILED = "fetch_failed"
     LOAD_FAILED = "load_failed"
     BACKING_OFF = "backing_off"
@@ -28,9 +29,12 @@ class Probe:
     """Read the free memory, and report it with `Scheduler.probed`.
 
     `expected` are the bytes, by device key, that will be free once the processes that ended have given theirs back.
+    `enough` are the free bytes, by device key, that the next start needs. Where they are there, the rest of what is
+    expected need not be waited for. Empty if that is not known.
     """
 
     expected: Mapping[str, int]
+    enough: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,14 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the model's child."""
+    """End the model's child. Requests that still run on it fail, with this reason.
+
+    `at_once`: it does not answer, so it gets no time for its end.
+    """
 
     model: str
     reason: str
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

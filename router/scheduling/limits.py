@@ -15,6 +15,7 @@ class Limits:
     `queue_max`: requests that wait for room at once. 0: no request waits.
     `queue_timeout`: how long a request waits for room.
     `drain_grace`: how long a request waits before a busy model is closed for it. 0: not at all.
+    `drain_timeout`: how long a model is closed for others before the requests that run on it are cut. 0: never cut.
     `task_grace`: how long after its last use a model is spared by background requests. 0: not at all.
     `finish_loads`: a load or a download goes on when no request waits for it any more.
     `downloads_max`: downloads at once. 0 is taken as 1.
@@ -27,6 +28,7 @@ class Limits:
     queue_max: int = 256
     queue_timeout: float = 300.0
     drain_grace: float = 10.0
+    drain_timeout: float = 0.0
     task_grace: float = 60.0
     finish_loads: bool = True
     downloads_max: int = 2

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from router import errors
-from router.scheduling.effects import Refusal
-from router.scheduling.resources import Demand
+from router.scheduling.effects import Refusal, Stop
+from router.scheduling.resources import Demand, Device
 from router.scheduling.snapshot import UNCHECKED, Snapshot
 from router.units import size
 
@@ -18,6 +18,7 @@ _ERRORS: Mapping[Refusal, type[errors.RouterError]] = {
     Refusal.QUEUE_FULL: errors.QueueFull,
     Refusal.QUEUE_TIMEOUT: errors.QueueTimeout,
     Refusal.TOO_LARGE: errors.ModelTooLarge,
+    Refusal.DEVICE_LOST: errors.DeviceLost,
     Refusal.FETCH_FAILED: errors.HubUnavailable,  # unless the caller knows a better class
     Refusal.LOAD_FAILED: errors.LoadFailed,
     Refusal.BACKING_OFF: errors.BackingOff,
@@ -28,6 +29,7 @@ _SENTENCES: Mapping[Refusal, str] = {
     Refusal.QUEUE_TIMEOUT: "{model!r} could not be loaded in time: {reason}. Try again later.",
     Refusal.TOO_LARGE: "{model!r} does not fit on this machine: {reason}. Use a smaller context (-c), a smaller "
     "quantization or quantized KV cache (-ctk, -ctv), or lower --models-memory-margin.",
+    Refusal.DEVICE_LOST: "{model!r} cannot be loaded now: {reason}; then the next request loads it.",
     Refusal.FETCH_FAILED: "{reason}",
     Refusal.LOAD_FAILED: "{model!r} could not be loaded: {reason}",
     Refusal.BACKING_OFF: "{model!r} is not started again yet: {reason}",
@@ -48,13 +50,20 @@ def error_of(
     return (kind or _ERRORS[refusal])(text, retry_after=retry_after)
 
 
+def error_of_cut(stop: Stop) -> errors.UpstreamFailed:
+    """The error of the requests that run on a model when it is stopped."""
+    kind = errors.ChildHung if stop.at_once else errors.CutOff
+    text = f"{stop.model!r} was stopped while it served this request: {stop.reason}. Send the request again."
+    return kind(text, retry_after=1.0)
+
+
 def why_too_large(snapshot: Snapshot, demand: Demand) -> str:
     """What the demand needs and what this machine has, in numbers."""
     empty = snapshot.totals.empty
     available = ", ".join(
         f"{r.device.name} {size(r.device.total)} less a margin of {size(snapshot.margins[r.device.key])}"
         for r in snapshot.readings
-        if empty[r.device.key] != UNCHECKED
+        if empty[r.device.key] != UNCHECKED and not r.lost
     )
     needed = []
     if demand.split or demand.fixed:
@@ -63,3 +72,15 @@ def why_too_large(snapshot: Snapshot, demand: Demand) -> str:
     if demand.host:
         needed.append(f"{size(demand.host)} of RAM")
     return f"it needs {' and '.join(needed)}; this machine has {available or 'no such device'}"
+
+
+def why_lost(snapshot: Snapshot, demand: Demand) -> str:
+    """Which devices the demand would need, and why they cannot be read."""
+    lost = [r for r in snapshot.readings if r.lost and (r.device.kind == "host" or r.device.name in demand.names)]
+    lost = lost or [r for r in snapshot.readings if r.lost]
+    devices = "; ".join(f"{_full_name(r.device)} cannot be read: {r.lost}" for r in lost)
+    return f"it fits only with a device that is lost. {devices}. A reset or a restart of the machine may bring it back"
+
+
+def _full_name(device: Device) -> str:
+    return f"{device.name} ({device.uuid})" if device.uuid else device.name

@@ -10,6 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 
+# The size of a GPU that was never read. It counts as larger than any model, so that a model is told of this GPU, and is
+# not called too large, or sent to RAM.
+UNKNOWN_BYTES = 2**50
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -20,6 +24,8 @@ class Device:
     `total` is what may be used at all. A cgroup limit or an operator's cap is already applied.
     `index` is the physical index, which a visibility mask takes.
     `uuid` is the vendor's identity.
+    `is_alone`: a child that uses it sees no other GPU beside it. So it is with MIG instances (CUDA Programming Guide).
+    `mask` is the word for it in a visibility mask. Empty: its index.
     `key` names the device everywhere else: `NODE/NAME`.
     """
 
@@ -29,6 +35,8 @@ class Device:
     total: int
     index: int = 0
     uuid: str = ""
+    is_alone: bool = False
+    mask: str = ""
     key: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -37,10 +45,16 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the driver reports about one device. `free` is None if the device could not be read."""
+    """What the driver reports about one device.
+
+    `free` is None if the device could not be read.
+    `lost` says why, if a device that should be there cannot be used: it takes no model until it can be read again.
+    Empty: nothing is known, and our own books count alone.
+    """
 
     device: Device
     free: int | None
+    lost: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ Rules: what always holds
 1.  A model has at most one process. `run` numbers its processes, and news of an old run is ignored.
 2.  A state changes in one place, `Books.transit`, by one table, `states.TRANSITIONS`.
 3.  Every ticket is answered by exactly one Grant or Refuse, unless it is cancelled first.
-4.  A process that has leases is stopped by a forced unload only. A load is never stopped for another model's sake.
+4.  A process that has leases is stopped for three reasons only: a forced unload, a drain that has lasted for
+    `Limits.drain_timeout`, or no answer (`hung`). A load is never stopped for another model's sake.
 5.  Nothing is started or evicted on an old reading of the memory. A reading is planned upon and booked in the same
     step, `probed`: no other event can come between.
 6.  A ticket never waits for a model that takes new work. A model that serves is closed to new work for two reasons
@@ -21,9 +22,9 @@ The cycle is: something changes; a Probe goes out; its reading comes in; a plan 
 booked; effects go out; their results change something. Seven things steer this cycle.
 
 `_needs_plan`: there may be something new to decide.
-    Set when something changes that a plan depends on: a new entry in the line, or an entry that left; a model's last
-    lease that ended; a process that is ready, has exited, or holds something else than was booked; another demand; the
-    time to look again (`_next_poll_at`).
+    Set when something changes that a plan depends on: a new entry in the line; a model's last lease that ended; a
+    process that is ready, has exited, or holds something else than was booked; another demand; the time to look again
+    (`_next_poll_at`). An entry that left the line counts too: `_answers.entry_left`.
     Cleared when the Probe for that plan goes out, and when no model waits for its start.
     Why: most events change nothing for a plan, such as a request for a model that runs. They must not cost a Probe.
 
@@ -32,14 +33,15 @@ booked; effects go out; their results change something. Seven things steer this 
     Why: one reading at a time. What changes meanwhile sets `_needs_plan`, and is decided upon with the next reading.
 
 `_levels.reading_outdated`: memory was taken or given back since the Probe went out.
-    Set when a process is ready, has exited, or woke. Cleared when the next Probe goes out.
+    Set when a process is ready, has exited, slept or woke. Cleared when the next Probe goes out.
     Why: a reading from before such a moment must not be decided upon (rule 5). `probed` throws it away and probes
     again. It is not the same as `_needs_plan`: a new entry in the line needs a plan, but does not spoil the reading.
 
 `_next_poll_at`: when the queue is planned for again although nothing has happened here.
-    Set by each plan: after `Limits.poll`, or when a drain grace ends if that is earlier. Never cleared. `wakeup`
-    returns it to the pool while an entry needs room and no Probe is out; `tick` then sets `_needs_plan`.
-    Why: other programs give memory back without a word, and a grace ends by the clock.
+    Set by each plan: after `Limits.poll`, or when time alone makes another decision (`timing`) if that is earlier.
+    Never cleared. `wakeup` returns it to the pool while an entry needs room or memory is coming back, and no Probe is
+    out; `tick` then sets `_needs_plan`.
+    Why: other programs and drivers give memory back without a word, and a grace ends by the clock.
 
 `_draining`: the models that are closed because a model ahead needs their room.
     Set by each plan to exactly the busy victims of that plan. Emptied when no model waits for its start.
@@ -59,20 +61,22 @@ booked; effects go out; their results change something. Seven things steer this 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 
-from router.scheduling import policy
+from router.scheduling import timing
+from router.scheduling.answers import Answers
 from router.scheduling.books import Books, ModelRecord
 from router.scheduling.downloads import WantedDownloads
 from router.scheduling.effects import Effect, Grant, Refusal, Refuse
 from router.scheduling.limits import Limits
 from router.scheduling.memory_levels import MemoryLevels
-from router.scheduling.policy import Drain, Evict, Place, Reject, Wait
 from router.scheduling.resources import Demand, Reading
-from router.scheduling.snapshot import Phase, Snapshot
+from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import STARTABLE, Event, State
 from router.scheduling.waiting_line import Ticket, WaitingLine
 
+LOST_RETRY_S = 10.0  # a GPU is back after a reset, or the driver after a reload
 RENEWED = "new settings"  # why a process ends that `renew` has closed
 
 
@@ -96,6 +100,7 @@ class Scheduler:
         self._line = WaitingLine()
         self._levels = MemoryLevels()
         self.downloads = WantedDownloads(self._books, self._line)  # for reading only
+        self._answers = Answers(self._books, self._line, self.downloads)
         self._draining: set[str] = set()  # maybe with some that have gone since
         self._needs_plan = False
         self._next_poll_at = 0.0
@@ -114,7 +119,8 @@ class Scheduler:
 
     def snapshot(self, readings: tuple[Reading, ...]) -> Snapshot:
         """The machine as policy sees it, without the claims of waiting models."""
-        return Snapshot(readings, self._books.residents(), self.limits.models_max, self.limits.margins)
+        limits, returning = self.limits, self._levels.returning
+        return Snapshot(readings, self._books.residents(), limits.models_max, limits.margins, returning)
 
     def waiting(self, name: str) -> int:
         """How many tickets wait for this model."""
@@ -131,30 +137,52 @@ class Scheduler:
         if self._line.by_turn:
             if self.limits.queue_timeout and (oldest := self._line.longest_wait()) is not None:
                 times.append(oldest + self.limits.queue_timeout)
-            is_startable = self.downloads.is_startable
-            if not self._levels.is_probing and any(e.needs_room and is_startable(e) for e in self._line.by_turn):
+            if self.limits.drain_timeout:
+                times += [timing.own_cut_at(entry, self.limits) for entry in self._line.by_turn]
+            is_startable, all_ = self.downloads.is_startable, self._levels.returning
+            polled = ((all_ or e.needs_room) and is_startable(e) for e in self._line.by_turn)
+            if not self._levels.is_probing and any(polled):
                 times.append(self._next_poll_at)
-        return min(times, default=None)
+        earliest = min(times, default=math.inf)
+        return earliest if earliest < math.inf else None
+
+    def waits_for(self, name: str, now: float) -> str:
+        """Whose requests must end before this model, which requests wait for, can be started: `coder to finish 3
+        requests`. Empty if it waits for no such end."""
+        entry = self._line.by_arrival.get(name)
+        return timing.waits_for(entry, self._books, now) if entry else ""
 
     # Events: requests
 
-    def lease_if_open(self, name: str, ticket: int, *, pinned: bool, ttl: float | None, background: bool) -> bool:
+    def lease_if_open(
+        self,
+        name: str,
+        ticket: int,
+        now: float,
+        *,
+        pinned: bool,
+        ttl: float | None,
+        min_loaded: float,
+        background: bool,
+    ) -> bool:
         """A request wants this model. If the model takes new work, the request is granted at once: most requests are,
         and this costs them little. Returns whether it was granted."""
         model = self._books.records.get(name)
         if model is None or not model.is_open:
             return False
-        model.pinned, model.ttl = pinned, ttl
-        self._books.lease(ticket, model, background=background)
+        model.pinned, model.ttl, model.min_loaded = pinned, ttl, min_loaded
+        self._books.lease(ticket, model, now, background=background)
         return True
 
     def acquire(self, ticket: Ticket, now: float) -> list[Effect]:
         """A request wants this model. It is answered by exactly one Grant or Refuse, now or later, unless cancelled."""
-        pinned, ttl = ticket.pinned, ticket.ttl
-        if self.lease_if_open(ticket.model, ticket.id, pinned=pinned, ttl=ttl, background=ticket.background):
+        pinned, ttl, min_loaded = ticket.pinned, ticket.ttl, ticket.min_loaded
+        if self.lease_if_open(
+            ticket.model, ticket.id, now, pinned=pinned, ttl=ttl, min_loaded=min_loaded, background=ticket.background
+        ):
             return [Grant(ticket.id, ticket.model)]
         model = self._books.open(ticket.model)
-        model.pinned, model.ttl = pinned, ttl
+        model.pinned, model.ttl, model.min_loaded = pinned, ttl, min_loaded
         if now < model.backoff_until:
             pause = model.backoff_until - now
             return [Refuse(ticket.id, model.name, Refusal.BACKING_OFF, model.why_backing_off, pause)]
@@ -165,12 +193,14 @@ class Scheduler:
         if ticket.missing:
             self.downloads.want(model.name, is_kept=self.limits.finish_loads)
             effects += self.downloads.start(self.limits.downloads_max)
-        return [*effects, *(self._refuse_overflow() if entry.needs_room else ()), *self._advance(now)]
+        if entry.needs_room:
+            effects += self._answers.refuse_overflow(self.limits.queue_max)
+        return [*effects, *self._advance(now)]
 
     def cancel(self, ticket: int, now: float) -> list[Effect]:
         """The client of a waiting ticket left."""
         model = self._line.by_ticket[ticket].model
-        self._leave(ticket)
+        self._answers.leave(ticket)
         effects: list[Effect] = []
         if not self.waiting(model.name):
             if model.state is State.LOADING and not self.limits.finish_loads:
@@ -194,16 +224,16 @@ class Scheduler:
         effects: list[Effect] = [self._books.stop(model, model.closing)] if model.closing else []
         return [*effects, *self._advance(now)]
 
-    def unload(self, name: str, now: float, *, force: bool = False) -> list[Effect]:
+    def unload(self, name: str, now: float, *, force: bool = False, reason: str = "unloaded") -> list[Effect]:
         """End the model's process once its running requests have ended, at once with `force`. The requests that wait
         for it now are refused. The failures of the model are forgotten."""
         model = self.model(name)
         model.clear_failures()
         effects: list[Effect] = []
         if entry := self._line.by_arrival.get(name):
-            effects += self._refuse(entry.tickets, Refusal.CANCELLED, "it was unloaded", 1.0)
+            effects += self._answers.refuse(entry.tickets, Refusal.CANCELLED, "it was unloaded", 1.0)
         effects += self.downloads.abort(model)
-        effects += self._books.close(model, "unloaded", force=force)
+        effects += self._books.close(model, reason, now, force=force)
         return [*effects, *self._advance(now)]
 
     def renew(self, name: str, now: float) -> list[Effect]:
@@ -212,7 +242,7 @@ class Scheduler:
         model = self.model(name)
         effects = self.downloads.restart(model)
         if not model.closing:
-            effects += self._books.close(model, RENEWED)
+            effects += self._books.close(model, RENEWED, now)
         return [*effects, *self._advance(now)]
 
     def cancel_renew(self, name: str, now: float) -> list[Effect]:
@@ -222,7 +252,7 @@ class Scheduler:
             return []
         model.closing = ""
         self._needs_plan = True
-        return [*(self._grant_waiting(model) if model.is_open else ()), *self._advance(now)]
+        return [*(self._answers.grant_all(model, now) if model.is_open else ()), *self._advance(now)]
 
     def set_demand(self, name: str, demand: Demand, now: float, *, missing: bool = False) -> list[Effect]:
         """The requests that wait for this model wait for this demand from now on; with `missing` for its files too."""
@@ -275,14 +305,22 @@ class Scheduler:
         self.downloads.finish(model, Event.EXIT)
         model.fail(State.DOWNLOADING, reason, now, self.limits.backoff_max)
         entry = self._line.by_arrival.get(name)
-        effects = self._refuse(entry.tickets, Refusal.FETCH_FAILED, reason, retry_after) if entry else []
+        effects = self._answers.refuse(entry.tickets, Refusal.FETCH_FAILED, reason, retry_after) if entry else []
         return [*effects, *self._advance(now)]
 
     # Events: the machine
 
-    def probed(self, readings: tuple[Reading, ...], now: float) -> list[Effect]:
-        """The answer to a Probe."""
+    def probed(self, readings: tuple[Reading, ...], now: float, *, failure: str = "") -> list[Effect]:
+        """The answer to a Probe. `failure` says why there is no reading. Then it is probed again in a while; after
+        several times in a row the requests that need a reading are refused."""
         self._levels.is_probing = False
+        if failure:
+            self._next_poll_at = now + self.limits.poll
+            blind = [entry for entry in self._line.by_turn if self.downloads.is_startable(entry)]
+            for entry in blind:
+                entry.needs_room = True
+            tickets = [ticket for entry in blind for ticket in entry.tickets] if self._levels.fail() else []
+            return [*self._answers.refuse(tickets, Refusal.DEVICE_LOST, failure, LOST_RETRY_S), *self._advance(now)]
         if self._levels.reading_outdated:
             self._needs_plan = True
             return self._advance(now)
@@ -298,13 +336,21 @@ class Scheduler:
         model.ready_at = model.finished = now
         model.retrying = False
         self._needs_plan = self._levels.reading_outdated = True
-        return [*self._grant_waiting(model), *self._advance(now)]
+        return [*self._answers.grant_all(model, now), *self._advance(now)]
+
+    def hung(self, name: str, run: int, why: str, now: float) -> list[Effect]:
+        """Requests run on the process, and it shows no life. They fail, and the next request starts another one."""
+        model = self.model(name)
+        if model.has_moved_on(run) or not model.leases:
+            return []
+        return [self._books.stop(model, why, at_once=True), *self._advance(now)]
 
     def measured(self, name: str, run: int, held: Mapping[str, int], now: float) -> list[Effect]:
         """What the process really holds, by device key. This is booked from now on."""
         model = self.model(name)
         if model.has_moved_on(run) or model.held == held:
             return []
+        self._levels.book(model.held, held)
         model.held = held
         self._needs_plan = True
         return self._advance(now)
@@ -317,12 +363,14 @@ class Scheduler:
         now: float,
         *,
         out_of_memory: bool = False,
+        device_lost: bool = False,
         pending_ticket: int | None = None,
     ) -> list[Effect]:
         """The process is gone. `reason` is for people, and counts only if the end was not wanted.
 
-        A load that ran out of memory is tried once more, after every idle model has made room. A load that only tried
-        settings fails the ticket that wanted these (`pending_ticket`), and is not a failure of the model.
+        A load that ran out of memory is tried once more, after every idle model has made room. A load that lost its
+        device is tried once more too, and no model goes for it. A load that only tried settings fails the ticket that
+        wanted these (`pending_ticket`), and is not a failure of the model.
         """
         model = self.model(name)
         if model.run != run:
@@ -330,7 +378,8 @@ class Scheduler:
         was, was_retrying, entry = model.state, model.retrying, self._line.by_arrival.get(name)
         self._books.transit(model, Event.EXIT)
         self._levels.give_back(model, now)
-        model.retrying = was is State.LOADING and out_of_memory and not was_retrying and entry is not None
+        may_retry = was is State.LOADING and not was_retrying and entry is not None
+        model.retrying = may_retry and (out_of_memory or device_lost)
         if entry and not model.ready_at:
             entry.own_load_ended_at = now
         model.held = {}
@@ -343,19 +392,20 @@ class Scheduler:
             model.failures = 0 if model.ready_at else model.failures
         elif entry and model.retrying:
             spared = self._books.spared(entry.foreground, now, self.limits.task_grace)
-            victims = [idle for idle in self._books.evictable() if idle.name not in spared]
+            idle_ones = [idle for idle in self._books.evictable() if out_of_memory and idle.stays_until <= now]
+            victims = [idle for idle in idle_ones if idle.name not in spared]
             effects += [self._books.stop(idle, f"room for {name}") for idle in victims]
         elif was is State.LOADING and pending_ticket is not None:
             model.failure = reason
             if pending_ticket in self._line.by_ticket:
-                effects += self._refuse([pending_ticket], Refusal.LOAD_FAILED, reason)
+                effects += self._answers.refuse([pending_ticket], Refusal.LOAD_FAILED, reason)
         else:
             model.fail(was, reason, now, self.limits.backoff_max)
             if entry and was is State.LOADING:
-                effects += self._refuse(entry.tickets, Refusal.LOAD_FAILED, reason)
+                effects += self._answers.refuse(entry.tickets, Refusal.LOAD_FAILED, reason)
             elif entry and now < model.backoff_until:
                 pause = model.backoff_until - now
-                effects += self._refuse(entry.tickets, Refusal.BACKING_OFF, model.why_backing_off, pause)
+                effects += self._answers.refuse(entry.tickets, Refusal.BACKING_OFF, model.why_backing_off, pause)
         return [*effects, *self._advance(now)]
 
     def slept(self, name: str, run: int) -> None:
@@ -363,6 +413,7 @@ class Scheduler:
         model = self.model(name)
         if model.run == run and model.state is State.LOADED:  # else the news came twice, or too late
             self._books.transit(model, Event.SLEEP)
+            self._levels.reading_outdated = True
 
     def woke(self, name: str, run: int) -> None:
         """The child took its weights back."""
@@ -377,10 +428,15 @@ class Scheduler:
         for model in self._books.alive.values():
             if model.ttl is not None and (at := model.expires) is not None and at <= now:
                 effects.append(self._books.stop(model, "idle for its time to live"))
+        for model, why in timing.own_cuts(self._line.by_turn, self.limits, now):
+            effects.append(self._books.stop(model, why))
         if timeout := self.limits.queue_timeout:
-            why = f"it waited {timeout:g} s for memory or a free slot"
-            effects += self._refuse(self._line.overdue(now, timeout), Refusal.QUEUE_TIMEOUT, why, 5.0)
-        self._needs_plan = self._needs_plan or any(e.needs_room and e.waits_for_room for e in self._line.by_turn)
+            overdue = self._line.overdue(now, timeout)
+            for name, tickets in itertools.groupby(overdue, lambda ticket: self._line.by_ticket[ticket].model.name):
+                why = timing.why_overdue(self._line.by_arrival[name], self._books, self.limits, now)
+                effects += self._answers.refuse([*tickets], Refusal.QUEUE_TIMEOUT, why, 5.0)
+        all_ = self._levels.returning
+        self._needs_plan |= any((all_ or e.needs_room) and e.waits_for_room for e in self._line.by_turn)
         return [*effects, *self._advance(now)]
 
     # What follows
@@ -388,90 +444,47 @@ class Scheduler:
     def _advance(self, now: float) -> list[Effect]:
         """What is due now, whatever happened before: see the theory above."""
         effects = self.downloads.start(self.limits.downloads_max) if self.downloads else []
-        if not any(map(self.downloads.is_startable, self._line.by_turn)):
-            self._needs_plan = False
-            return [*effects, *self._drain(set())] if self._draining else effects
-        if not self._needs_plan or self._levels.is_probing:
+        head = next(filter(self.downloads.is_startable, self._line.by_turn), None)
+        if head is None:
+            self._needs_plan = self._answers.entry_left = False
+            return [*effects, *self._drain(set(), now)] if self._draining else effects
+        if self._levels.is_probing or not (self._needs_plan or self._answers.entry_left):
             return effects
-        self._needs_plan = False
-        return [*effects, self._levels.probe(self._books.alive.values(), now)]
+        self._needs_plan = self._answers.entry_left = False
+        return [*effects, self._levels.probe(self._books.alive.values(), now, head.demand, head.model.retrying)]
 
     def _plan(self, readings: tuple[Reading, ...], now: float) -> list[Effect]:
         """Decide for the entries at the head of the queue upon this reading, and book what was decided."""
-        self._next_poll_at = now + self.limits.poll
+        self._next_poll_at = now + self._levels.poll_after(self.limits.poll)
         effects: list[Effect] = []
         drains: set[str] = set()
-        snapshot = self.snapshot(readings)
+        snapshot = self._levels.last_snapshot = self.snapshot(readings)
         head = list(itertools.islice(filter(self.downloads.is_startable, self._line.by_turn), self.LOOKAHEAD))
         for entry in self._line.behind(head[-1]) if head else ():
             entry.needs_room = entry.needs_room or self.downloads.is_startable(entry)
-        is_behind_drain = False  # room that only a drain will make is not on its way yet
-        for entry in head:
-            if entry.model.retrying and any(r.phase is Phase.STOPPING for r in snapshot.residents):
-                continue  # its estimate was too low: all that is being freed is for this model
-            spared = self._books.spared(entry.foreground, now, self.limits.task_grace)
-            plan = policy.plan(snapshot.sparing(spared), entry.demand)
-            snapshot = policy.after_plan(snapshot, plan, entry.model.name)
-            is_behind_drain = is_behind_drain or isinstance(plan, Drain)
-            is_coming = isinstance(plan, Wait) and plan.stopping and not is_behind_drain
-            entry.needs_room = isinstance(plan, Drain | Wait) and not is_coming
-            match plan:
-                case Place(claim):
-                    effects.append(self._books.spawn(entry.model, claim))
-                case Evict(victims):
-                    why = f"room for {entry.model.name}"
-                    effects += [self._books.stop(self._books.records[victim], why) for victim in victims]
-                case Drain(victims) if now >= entry.since + self.limits.drain_grace:
-                    models = [self._books.records[victim] for victim in victims]
-                    drains.update(model.name for model in models if model.leases or model.draining)
-                case Drain():
-                    self._next_poll_at = min(self._next_poll_at, entry.since + self.limits.drain_grace)
-                case Reject(reason):
-                    effects += self._refuse(entry.tickets, Refusal.TOO_LARGE, reason)
-        return [*effects, *self._drain(drains), *self._refuse_overflow()]
+        for entry, decision in timing.decisions(head, snapshot, self._books, self.limits, now):
+            entry.needs_room, entry.victims, entry.why = decision.needs_room, decision.victims, decision.why
+            self._next_poll_at = min(self._next_poll_at, decision.look_again_at)
+            drains |= decision.closes
+            effects += [self._books.stop(self._books.records[victim], why) for victim, why in decision.stops]
+            if decision.starts:
+                effects.append(self._books.spawn(entry.model, decision.starts))
+                self._levels.book({}, decision.starts.held)
+            if decision.rejected:
+                effects += self._answers.refuse(entry.tickets, Refusal.TOO_LARGE, decision.rejected)
+            if decision.lost:
+                entry.model.retrying = False
+                effects += self._answers.refuse(entry.tickets, Refusal.DEVICE_LOST, decision.lost, LOST_RETRY_S)
+        return [*effects, *self._drain(drains, now), *self._answers.refuse_overflow(self.limits.queue_max)]
 
-    def _drain(self, names: set[str]) -> list[Effect]:
+    def _drain(self, names: set[str], now: float) -> list[Effect]:
         """Close exactly these models to new work. The requests that wait for a model that opens again are granted."""
         effects: list[Effect] = []
         before, self._draining = self._draining, names
         for name in sorted(before | names):
             model = self._books.records[name]
+            model.closed_at = now if model.is_open else model.closed_at
             was_draining, model.draining = model.draining, name in names
             if was_draining and model.is_open:
-                effects += self._grant_waiting(model)
+                effects += self._answers.grant_all(model, now)
         return effects
-
-    def _grant_waiting(self, model: ModelRecord) -> list[Effect]:
-        entry = self._line.by_arrival.get(model.name)
-        if entry is None:
-            return []
-        tickets, foreground = list(entry.tickets), set(entry.foreground)
-        for ticket in reversed(tickets):
-            self._leave(ticket)
-        for ticket in tickets:
-            self._books.lease(ticket, model, background=ticket not in foreground)
-        return [Grant(ticket, model.name) for ticket in tickets]
-
-    def _refuse_overflow(self) -> list[Effect]:
-        limit = self.limits.queue_max
-        if not (tickets := self._line.overflow(limit)):
-            return []
-        why = f"{limit} requests wait already" if limit else "no request may wait"
-        return self._refuse(tickets, Refusal.QUEUE_FULL, why, 1.0)
-
-    def _refuse(
-        self, tickets: Iterable[int], refusal: Refusal, why: str, retry_after: float | None = None
-    ) -> list[Effect]:
-        refused: list[Effect] = []
-        for ticket in reversed([*tickets]):
-            model = self._line.by_ticket[ticket].model
-            self._leave(ticket)
-            refused.append(Refuse(ticket, model.name, refusal, why, retry_after))
-        return refused[::-1]
-
-    def _leave(self, ticket: int) -> None:
-        """Take the ticket out of the line. When the model's last one leaves, the plan changes."""
-        entry = self._line.leave(ticket)
-        if not entry.tickets:
-            self._needs_plan = True
-            self.downloads.drop_waiting(entry.model)

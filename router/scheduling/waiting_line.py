@@ -31,6 +31,7 @@ class Ticket:
 
     `ttl` is the idle time in seconds after which the model is stopped. None is never; so is infinity, and then the
     model is evicted after all others.
+    `min_loaded` is for how many seconds after its load the model is evicted for no other, unless nothing else can go.
     `background`: it queues behind all foreground requests, and evicts no model that one of these used a while ago.
     `missing`: the model's files are downloaded first. The demand is known only after that.
     """
@@ -43,6 +44,7 @@ class Ticket:
     ttl: float | None = None
     background: bool = False
     missing: bool = False
+    min_loaded: float = 0.0
 
 
 @dataclass(slots=True)
@@ -53,6 +55,7 @@ class Entry:
     `tickets` are all tickets that wait for the model, oldest first, with their arrival times.
     `foreground` are those of them that are no background requests.
     `needs_room`: the last plan found no room for it. It waits for others, not for its own load, and counts as queued.
+    `victims` are the models that must go for it, and `why` says what else it waits for, by the last plan.
     `own_load_ended_at` is when the model's own load or download ended last. No wait before that is held against it.
     `rank` is the rank by which it stands in the line; None before and after.
     """
@@ -64,6 +67,8 @@ class Entry:
     tickets: dict[int, float] = field(default_factory=dict)
     foreground: dict[int, float] = field(default_factory=dict)
     needs_room: bool = False
+    victims: tuple[str, ...] = ()
+    why: str = ""
     own_load_ended_at: float = -math.inf
     rank: Rank | None = None
 

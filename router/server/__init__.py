@@ -26,5 +26,8 @@ The server::
     addresses    the addresses of --host, and their sockets        -> nothing
     openfiles    how many connections the open files allow for     -> nothing
     listeners    sockets, URLs, certificate, names of this machine -> addresses
-    http_server  uvicorn's server: TLS, signals, the end           -> fast_path admission connection tls
+    activation   sockets that a service manager has opened         -> nothing
+    supervisor   tells a service manager how the router is doing   -> nothing
+    life_cycle   how far a router is between start and end         -> nothing
+    http_server  uvicorn's server: TLS, signals, the end           -> fast_path admission connection tls life_cycle
 """

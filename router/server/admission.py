@@ -38,6 +38,7 @@ class Admission:
     def __init__(self, limits: ClientLimits | None = None) -> None:
         self.limits = limits or ClientLimits()
         self.buffered_bytes = 0
+        self.is_closing = False  # the router ends: each connection gets one more response
         # Numbers the requests that are buffered, in their order. A clock does not do: it stands still within a turn of
         # the event loop.
         self.next_number = itertools.count(1).__next__

@@ -109,7 +109,7 @@ class FramedConnection(UvicornProtocol):
         if self.transport.is_closing():  # it ends by itself when the client has read the response
             self._closing_since = min(self._closing_since, now)
             return now - self._closing_since > patience
-        is_between = self._phase is not Phase.RESPONSE if self._is_answered() else self._phase is Phase.LINGER
+        is_between = self._phase is not Phase.RESPONSE if self.is_answered() else self._phase is Phase.LINGER
         return is_between or now - self._unread_since > patience
 
     def eviction_rank(self) -> tuple[bool, float]:
@@ -127,13 +127,11 @@ class FramedConnection(UvicornProtocol):
         else:
             self._refuse(503, "Too many requests have not come whole; try again later.")
 
-    def _is_answered(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
-
     # The connection
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._is_last_response = self._admission.is_closing
         self._set_deadline(self.loop.time() + self._timeout)
         if self._admission.is_full(len(self.connections)) and not self._admission.make_room(self.connections, self):
             self._refuse(503, "All connections are in use; try again later. --max-connections allows for more.")
@@ -152,12 +150,16 @@ class FramedConnection(UvicornProtocol):
         self._unread_since = math.inf
         super().resume_writing()
 
-    def shutdown(self) -> None:
-        """The router stops. A request that has begun is still answered."""
+    # For the end of the router
+
+    def is_busy(self) -> bool:
+        """Whether a request has begun, and was not answered to its end."""
+        return self._phase is not Phase.HEAD or self._buffer.starts_with_head()
+
+    def announce_end(self) -> None:
+        """The response that is due, or else the next one, says that it is the last, and ends the connection."""
         self._is_last_response = True
-        if self._phase is Phase.HEAD and not self._buffer.starts_with_head():
-            self.transport.close()
-        elif not self._is_answered():
+        if not self.is_answered() and self.cycle.keep_alive:
             mark_last(self.cycle)
 
     # Data
@@ -250,7 +252,7 @@ class FramedConnection(UvicornProtocol):
         if self._phase is Phase.BODY:  # the parser has not seen the end of the body
             if self._chunk_overhead > MAX_HEAD_BYTES:
                 self._refuse(400, "The extensions or trailers of the request's body are too long.")
-            elif self._is_answered():
+            elif self.is_answered():
                 self._discard(taken)
             else:
                 now = self.loop.time()
@@ -305,7 +307,7 @@ class FramedConnection(UvicornProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        if self._is_answered():
+        if self.is_answered():
             self._wait_for_head()
         else:
             self._phase = Phase.RESPONSE
@@ -356,7 +358,7 @@ class FramedConnection(UvicornProtocol):
         known; the error has the shape that most clients know."""
         if self.transport.is_closing() or self._phase is Phase.LINGER:
             return
-        if not self._is_answered():
+        if not self.is_answered():
             mark_disconnected(self.cycle)
             if self.cycle.response_started:
                 self.transport.close()
@@ -386,7 +388,7 @@ class FramedConnection(UvicornProtocol):
             self._set_deadline(self._deadline)
         elif self._phase is Phase.BODY and self.flow.read_paused:  # the router is slow, not the client
             self._set_deadline(now + self._timeout)
-        elif self._has_begun or (self._phase is Phase.BODY and not self._is_answered()):
+        elif self._has_begun or (self._phase is Phase.BODY and not self.is_answered()):
             self._refuse(408, "The request did not come in time; --client-timeout allows for more.")
         else:
             self.transport.abort() if self._phase is Phase.LINGER else self.transport.close()

@@ -94,7 +94,7 @@ class Handshake(asyncio.Protocol):
         if self._early_data and not transport.is_closing():
             connection.data_received(b"".join(self._early_data))
 
-    # For Admission, and for uvicorn when the router stops
+    # For Admission, and for the end of the router
 
     def is_idle(self) -> bool:
         return not self.transport.is_closing()
@@ -104,6 +104,12 @@ class Handshake(asyncio.Protocol):
 
     def has_buffered(self) -> bool:
         return False
+
+    def is_busy(self) -> bool:
+        return not self.transport.is_closing()
+
+    def announce_end(self) -> None:
+        """The connection that follows knows it by itself."""
 
     def shutdown(self) -> None:
         with contextlib.suppress(OSError):

@@ -43,6 +43,24 @@ class UvicornProtocol(HttpToolsProtocol):
         """The response has been written, and is the last one on this connection."""
         raise NotImplementedError
 
+    def is_busy(self) -> bool:
+        """Whether a request has begun, and was not answered to its end."""
+        raise NotImplementedError
+
+    def announce_end(self) -> None:
+        """The response that is due, or else the next one, is the last on this connection."""
+        raise NotImplementedError
+
+    def is_answered(self) -> bool:
+        """Whether there is no response to send, of the requests that uvicorn has."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def shutdown(self) -> None:
+        """The router stops. A request that has begun is still answered."""
+        self.announce_end()
+        if not self.is_busy():
+            self.transport.close()
+
     def app_for_request(self, app: ASGIApp) -> ASGIApp:
         """The ASGI app for the request whose head has come. `app` is uvicorn's choice."""
         return app

@@ -11,7 +11,7 @@ import asyncio
 import re
 import socket
 
-from router.errors import Unreachable
+from router.errors import Unreachable, UpstreamFailed
 from router.wire.address import Address
 from router.wire.head_cache import HeadCache
 from router.wire.response import HIGH_WATER_BYTES, Response, ResponseHead
@@ -62,6 +62,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.write(head)
             self._transport.write(body)
         return response
+
+    def cut(self, error: UpstreamFailed) -> None:
+        """The answer under way, if there is one, fails with this error."""
+        if self._response is not None:
+            self._response.fail(error)
 
     def is_open(self) -> bool:
         return not self._transport.is_closing()
@@ -118,8 +123,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
+        self._siblings.open.add(self)
 
     def data_received(self, data: bytes) -> None:
+        self._siblings.received += 1
         if self._first_byte_timer is not None:
             self._end_first_byte_wait()
         if self._response is not None:
@@ -128,6 +135,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.abort()  # bytes that answer no request
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._siblings.open.discard(self)
         self._end_first_byte_wait()
         if self._silence_timer is not None:
             self._silence_timer.cancel()
@@ -146,12 +154,15 @@ class ChildConnections:
     idle connection is kept.
 
     `idle_timeout` is how many seconds an unused connection is kept, unless the child says less.
+    `open` are all connections that are open, and `received` counts how often something has come on one of them.
     """
 
     def __init__(self, idle_timeout: float, first_byte_grace: float) -> None:
         self.idle_timeout = idle_timeout
         self.first_byte_grace = first_byte_grace
         self.known_heads: HeadCache[ResponseHead] = HeadCache()
+        self.open: set[UpstreamConnection] = set()
+        self.received = 0
         self.stalled: set[UpstreamConnection] = set()
         self._idle: list[UpstreamConnection] = []  # latest last; some may be closed
         self._is_retired = False
@@ -178,6 +189,11 @@ class ChildConnections:
     def mark_stalled(self, connection: UpstreamConnection) -> None:
         self.stalled.add(connection)
         self._close_idle()
+
+    def cut(self, error: UpstreamFailed) -> None:
+        """All answers under way fail with this error."""
+        for connection in [*self.open]:
+            connection.cut(error)
 
     def retire(self) -> None:
         """Keep no connection from now on. Answers under way are not cut."""

@@ -144,17 +144,20 @@ class Response:
 
     async def read(self) -> bytes:
         """What has come since the last call, waiting if nothing has; b"" at the end. Raises UpstreamFailed."""
+        return b"".join(await self.read_pieces())  # a single piece is not copied
+
+    async def read_pieces(self) -> list[bytes]:
+        """As `read`, in the pieces in which the child sent it, as far as they have come whole; [] at the end."""
         while not self._chunks:
             if self._is_complete:
-                return b""
+                return []
             await self._wait()
-        data = b"".join(self._chunks)  # a single chunk is not copied
-        self._chunks.clear()
+        pieces, self._chunks = self._chunks, []
         self._held_bytes = 0
         if self._is_paused:
             self._is_paused = False
             self._connection.resume()
-        return data
+        return pieces
 
     async def read_all(self, limit: int = MAX_READ_ALL_BYTES) -> bytes:
         """All that has not been read yet. Raises UpstreamFailed, also if that is more than `limit` bytes."""
@@ -184,7 +187,7 @@ class Response:
     def close(self) -> None:
         """The reader is done. An answer that is not complete is cut off, and so the child stops working on it."""
         if not self._is_complete:
-            self._fail(UpstreamFailed("The answer was closed before its end."))
+            self.fail(UpstreamFailed("The answer was closed before its end."))
 
     async def _wait(self) -> None:
         """Until something has come. Raises the error of a response that has failed."""
@@ -205,7 +208,8 @@ class Response:
             on_complete, self.on_complete = self.on_complete, None
             on_complete()
 
-    def _fail(self, error: UpstreamFailed) -> None:
+    def fail(self, error: UpstreamFailed) -> None:
+        """The rest of the answer does not come. What has come can still be read; then this error is raised."""
         if self._error is None and not self._is_complete:
             self._error = error
             self._parser = None
@@ -230,17 +234,19 @@ class Response:
 
     def on_connection_lost(self, is_reused: bool) -> None:
         """The connection was closed by the child. `is_reused`: it has carried other requests before this one."""
+        if self._error is not None:
+            return  # it was closed here; an answer that was cut must not look like one that is complete
         if self.head and self._ends_with_connection:
             self._complete(is_reusable=False)
             self._wake_reader()
         elif is_reused and not self._overhead_bytes and not self.head:
-            self._fail(StaleConnection("The kept connection was closed."))
+            self.fail(StaleConnection("The kept connection was closed."))
         else:
             age = self._connection.loop.time() - self._sent_at
             was_accepted = self.head or self._overhead_bytes or age > NEVER_ACCEPTED_S
             kind = UpstreamFailed if was_accepted else Unreachable
             when = "in the middle of its answer" if self.head else "before it answered"
-            self._fail(kind(f"The model's server ended {when}. Send the request again.", retry_after=1.0))
+            self.fail(kind(f"The model's server ended {when}. Send the request again.", retry_after=1.0))
 
     def check_silence(self) -> float:
         """How many seconds the child may still be silent. If none are left, the response fails.
@@ -251,7 +257,7 @@ class Response:
         if self._waiter is not None or self.on_complete is not None:
             left -= self._connection.loop.time() - self._waiting_since
         if left <= 0:
-            self._fail(
+            self.fail(
                 UpstreamFailed(
                     f"The model's server sent nothing for {self._timeout:g} s. "
                     "Raise --timeout if the model needs longer."
@@ -290,15 +296,15 @@ class Response:
             self._is_reusable = False
             # The parser wraps what its callbacks below raise.
             raised = exc.__context__ if isinstance(exc.__context__, UpstreamFailed) else None
-            self._fail(raised or UpstreamFailed(f"The model's server does not speak HTTP as expected: {exc}."))
+            self.fail(raised or UpstreamFailed(f"The model's server does not speak HTTP as expected: {exc}."))
         if not self.head:
             self._overhead_bytes += len(data)
             if self._overhead_bytes > MAX_HEAD_BYTES:
-                self._fail(UpstreamFailed(f"The model's server sent a head of more than {MAX_HEAD_BYTES} bytes."))
+                self.fail(UpstreamFailed(f"The model's server sent a head of more than {MAX_HEAD_BYTES} bytes."))
         elif self._held_bytes == held_before and not self._is_complete:  # trailers, or the extension of a chunk's size
             self._overhead_bytes += len(data)
             if self._overhead_bytes > MAX_HEAD_BYTES:
-                self._fail(
+                self.fail(
                     UpstreamFailed(f"The model's server sent more than {MAX_HEAD_BYTES} bytes that are no answer.")
                 )
         if self._is_complete:

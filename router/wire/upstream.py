@@ -9,6 +9,7 @@ the router's own questions; `node.process` has a small one of its own for a chil
 
 from __future__ import annotations
 
+from router.errors import UpstreamFailed
 from router.wire.address import Address
 from router.wire.connection import ChildConnections, UpstreamConnection
 from router.wire.headers import Headers
@@ -94,6 +95,16 @@ class Upstream:
         if connections is None:
             connections = self._children[address] = ChildConnections(self._idle_timeout, self._first_byte_grace)
         return connections
+
+    def cut(self, address: Address, error: UpstreamFailed) -> None:
+        """All answers of this child that are under way fail with this error."""
+        if connections := self._children.get(address):
+            connections.cut(error)
+
+    def received(self, address: Address) -> int:
+        """How often something has come from this child: it goes up while answers come."""
+        connections = self._children.get(address)
+        return connections.received if connections else 0
 
     def forget(self, address: Address) -> None:
         """The child has ended or is about to: keep no connection to it. Answers under way are not cut."""

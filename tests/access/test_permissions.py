@@ -48,7 +48,7 @@ def test_every_route_is_in_the_table() -> None:  # B-T3
         assert (need is ADMIN) == (row in GUARDED), row
         if method in ("GET", "HEAD"):
             assert need <= READ
-            assert (need is OPEN) == (path in ("/health", "/v1/health"))
+            assert (need is OPEN) == (path in ("/health", "/v1/health", "/readyz", "/livez"))
         elif row not in GUARDED:
             assert need is (READ if row in HARMLESS else GENERATE), row
 

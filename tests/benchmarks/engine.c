@@ -2,9 +2,10 @@
  *
  * It takes llama-server's flags and heeds --host (an address, or a path that ends in .sock) and --port (0: a free one,
  * told on stderr), speaks the protocol between a router and its children, and keeps connections for as long as they
- * last. With ENGINE_CPU it runs on that CPU alone. A body with "stream":true is answered with "max_tokens" events, each
- * one write as an engine's is, "pace" of them a second (0: as fast as the socket takes them); the text of each
- * ends with the time at which it was written, "t=", in ns of the monotonic clock. Any other request gets the same short answer.
+ * last. With ENGINE_CPU it runs on that CPU alone. A body with "stream":true is answered with "max_tokens" or "n_predict"
+ * events, each one write as an engine's is. With "pace": 50 anywhere in the body, a text included, they are so many a
+ * second; else they are as fast as the socket takes them. The text of each ends with the time at which it was written,
+ * "t=", in ns of the monotonic clock. Any other request gets the same short answer.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -136,8 +137,8 @@ static int serve(Client *client, char *head, char *body) {
     if (strstr(body, "\"stream\":true") || strstr(body, "\"stream\": true")) {
         static const char start[] = "HTTP/1.1 200 OK\r\nServer: llama.cpp\r\nContent-Type: text/event-stream\r\n"
                                     "Transfer-Encoding: chunked\r\n\r\n";
-        double pace = number(body, "\"pace\"", 0);
-        client->left = (long)number(body, "\"max_tokens\"", 16);
+        double pace = number(body, "pace", 0);
+        client->left = (long)number(body, "\"max_tokens\"", number(body, "\"n_predict\"", 16));
         client->gap = pace > 0 ? (uint64_t)(1e9 / pace) : 0;
         client->due = now();
         put(client, start, sizeof start - 1);

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from router.engine import flags
-from router.engine.flags import FlagTable, render
+from router.engine.flags import Flag, FlagTable, render
 from router.errors import PresetError
 from router.models.presets import MAX_FILE_BYTES, examine, parse, read
 from tests.models.rig import TABLE, mistakes, one_mistake, one_preset, sound
@@ -117,6 +117,17 @@ def test_mistakes_are_named(line: str, words: list[str], nearest: str | None) ->
     assert problem.nearest == nearest
     assert problem.line == text.count("\n")
     assert len(problem.message) < 250
+
+
+def test_the_routers_margin_has_no_effect_in_a_preset(caplog: pytest.LogCaptureFixture) -> None:
+    newer = FlagTable([*TABLE.flags, Flag.make(["--models-memory-margin"], [], 1, "LLAMA_ARG_MODELS_MEMORY_MARGIN")])
+    for table in (TABLE, newer):
+        for key in ("models-memory-margin", "LLAMA_ARG_MODELS_MEMORY_MARGIN"):
+            file, problems = parse(f"[*]\n{key} = 512\n[a]\nhf-repo = user/repo\n", table)
+            assert not problems
+            assert "margin" not in str(file.presets[0].args)
+            assert f"{key} has no effect: the router sets it" in caplog.text
+            caplog.clear()
 
 
 def test_keys_that_this_engine_lacks_are_named(caplog: pytest.LogCaptureFixture) -> None:

@@ -101,3 +101,45 @@ def test_reprs_show_the_folder_and_the_devices(node: LocalNode, folder: Path) ->
     assert repr(node._devices) == "<Devices local/RAM>"
     assert repr(node._watchdog) == "<Watchdog 0 process groups>"
     assert repr(node._readahead) == "<ReadAhead idle>"
+
+
+SECRETS = {
+    "HF_TOKEN": "hf_1",
+    "HUGGING_FACE_HUB_TOKEN": "hf_2",
+    "HF_HUB_TOKEN": "hf_3",
+    "OPENAI_API_KEY": "k",
+    "AWS_ACCESS_KEY_ID": "k",
+    "AWS_SECRET_ACCESS_KEY": "k",
+    "AWS_SESSION_TOKEN": "k",
+    "GOOGLE_APPLICATION_CREDENTIALS": "/x",
+    "PGPASSWORD": "k",
+    "MYSQL_PWD": "k",
+    "GITHUB_PAT": "k",
+    "SSH_AUTH_SOCK": "/x",
+    "DATABASE_URL": "postgres://user:secret@host/db",
+    "https_proxy": "http://user:secret@proxy:3128",
+    "LLAMA_ROUTER_ADMIN_KEY": "k",
+}
+HARMLESS = {
+    "LANG": "C",
+    "PWD": "/",
+    "TOKENIZERS_PARALLELISM": "0",
+    "LLAMA_ARG_IMAGE_MAX_TOKENS": "512",
+    "KEYMAP": "de",
+    "http_proxy": "http://proxy:3128",
+}
+
+
+@pytest.mark.parametrize("words", [("--model", "x.gguf"), ("--spec-draft-hf", "user/draft"), ("--hf-repo", "user/m")])
+async def test_secrets_of_the_router_reach_only_what_needs_them(  # B-T7 B-H6
+    words: tuple[str, ...], folder: Path, devices: Devices
+) -> None:
+    node = LocalNode(ENGINE, devices, folder / "run", {"PATH": "/usr/bin:/bin", **SECRETS, **HARMLESS})
+    child = await node.spawn(Launch("m", words, (), env=(("MY_TOKEN", "given by a preset"),)))
+    await child.ready()
+    environ = psutil.Process(child.pid).environ()
+    await child.stop()
+    node.close()
+    opens_the_hub = set() if words[0] == "--model" else {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "https_proxy"}
+    assert environ.keys() & SECRETS.keys() == opens_the_hub
+    assert environ.items() >= {**HARMLESS, "MY_TOKEN": "given by a preset"}.items()

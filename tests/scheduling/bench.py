@@ -453,7 +453,10 @@ class Bench:
         limits, models = self.scheduler.limits, list(self.scheduler.models())
         alive = {model.name: model for model in models if model.resident()}
         assert alive.keys() == self.processes.keys()
-        assert not limits.models_max or len(alive) <= limits.models_max  # B-S4
+        running = [model for model in alive.values() if model.state is not State.STOPPING]
+        assert not limits.models_max or len(running) <= limits.models_max  # B-S4
+        ends = limits.models_max if limits.margins else 0  # beside those that run
+        assert not limits.models_max or len(alive) <= limits.models_max + ends  # B-S21
         for device in self.devices:
             if limits.margins:
                 booked = sum(model.held.get(device.key, 0) for model in alive.values())

@@ -204,7 +204,7 @@ def test_close_waits_for_leases_unless_forced(
     books = Books()
     model = books.open("a")
     model.state, model.leases = state, leases
-    assert books.close(model, "why", force=force) == ([Stop("a", "why")] if stops else [])
+    assert books.close(model, "why", 0.0, force=force) == ([Stop("a", "why")] if stops else [])
     assert (model.state is State.STOPPING, model.closing) == (stops or state is State.STOPPING, closing)
 
 
@@ -214,8 +214,8 @@ def test_spared_are_models_in_recent_foreground_use() -> None:
         model = books.open(name)
         books.spawn(model, Allocation())
         books.transit(model, Event.READY)
-    books.lease(1, books.open("a"), background=False)
-    books.lease(2, books.open("b"), background=True)
+    books.lease(1, books.open("a"), 0.0, background=False)
+    books.lease(2, books.open("b"), 0.0, background=True)
     books.open("c").foreground_finished = 10.0
     assert books.spared({}, 15.0, 6.0) == {"a", "c"}
     assert books.spared({}, 16.0, 6.0) == {"a"}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from router.memory.weights import split_by_shares
 from router.scheduling.policy import Drain, Evict, Place, Reject, Wait, after_plan, plan
 from router.scheduling.resources import Allocation, Demand, Reading
-from router.scheduling.snapshot import Phase
+from router.scheduling.snapshot import Phase, Resident
 from tests.scheduling.machines import RAM, Case, cases, gpus, many, nonempty_subsets, on, snapshot, where
 
 # Count limit
@@ -24,8 +24,8 @@ def test_the_count_limit_and_the_memory_apply_together() -> None:  # B-S4
     a, b = on(Phase.IDLE, "a", finished=1, RAM=40), on(Phase.IDLE, "b", finished=2, RAM=40)
     assert isinstance(plan(snapshot([RAM], a, b, limit=3), Demand(host=19)), Place)
     assert plan(snapshot([RAM], a, b, limit=3), Demand(host=59)) == Evict(("a",), Allocation({"here/RAM": 59}))
-    assert plan(snapshot([RAM], a, b, limit=2), Demand(host=19)) == Evict(("a",), Allocation({"here/RAM": 19}))
-    assert plan(snapshot([RAM], a, b, limit=1), Demand(host=19)) == Evict(("a", "b"), Allocation({"here/RAM": 19}))
+    assert plan(snapshot([RAM], a, b, limit=2), Demand(host=20)) == Evict(("a",), Allocation({"here/RAM": 20}))
+    assert plan(snapshot([RAM], a, b, limit=1), Demand(host=20)) == Evict(("a", "b"), Allocation({"here/RAM": 20}))
 
 
 @pytest.mark.parametrize("phase", [Phase.LOADING, Phase.STOPPING, Phase.CLAIMED])
@@ -33,6 +33,41 @@ def test_unevictable_process_takes_a_slot(phase: Phase) -> None:
     taken = on(phase, "a", RAM=1)
     assert isinstance(plan(snapshot([RAM], taken, limit=1, margin=0), Demand(host=1)), Wait)
     assert isinstance(plan(snapshot([RAM], taken, limit=2, margin=0), Demand(host=1)), Place)
+
+
+def test_where_only_the_count_forces_an_eviction_the_load_begins_beside_it() -> None:  # B-S21
+    a, b = on(Phase.IDLE, "a", finished=1, RAM=40), on(Phase.IDLE, "b", finished=2, RAM=40)
+    small, large = Allocation({"here/RAM": 19}), Allocation({"here/RAM": 20})
+    assert plan(snapshot([RAM], a, b, limit=2), Demand(host=19)) == Evict(("a",), small, beside=True)
+    assert plan(snapshot([RAM], a, b, limit=2), Demand(host=20)) == Evict(("a",), large)
+    # Other programs have taken what the books call free.
+    assert plan(snapshot([RAM], a, b, limit=2, others={"RAM": 1}), Demand(host=19)) == Evict(("a",), small)
+    # Where nothing is checked, nothing says that there is memory for both.
+    assert plan(snapshot([RAM], a, b, limit=2, margin=0), Demand(host=19)) == Evict(("a",), small)
+    # Another load is under way there.
+    load = on(Phase.LOADING, "c", RAM=1)
+    assert plan(snapshot([RAM], a, load, limit=2), Demand(host=19)) == Evict(("a",), small)
+    # A busy one is waited for.
+    busy = on(Phase.BUSY, "a", RAM=40)
+    assert plan(snapshot([RAM], busy, limit=1), Demand(host=19)) == Drain(("a",), small)
+
+
+def test_a_model_that_ends_takes_no_slot_unless_its_memory_is_not_checked() -> None:  # B-S21
+    going = on(Phase.STOPPING, "a", RAM=80)
+    assert plan(snapshot([RAM], going, limit=1), Demand(host=19)) == Place(Allocation({"here/RAM": 19}))
+    assert isinstance(plan(snapshot([RAM], going, limit=1), Demand(host=20)), Wait)  # its memory is still taken
+    # Ends that hang do not pile up: each slot has one at most.
+    more = on(Phase.STOPPING, "b", RAM=1)
+    assert isinstance(plan(snapshot([RAM], going, more, limit=1), Demand(host=1)), Wait)
+    assert isinstance(plan(snapshot([RAM], going, more, limit=2), Demand(host=1)), Place)
+
+
+def test_what_comes_behind_a_load_beside_its_victim_counts_all_three() -> None:  # B-S21
+    machine = snapshot([RAM], on(Phase.IDLE, "a", RAM=40), limit=1)
+    first = plan(machine, Demand(host=19))
+    behind = after_plan(machine, first, "b")
+    assert [(r.model, r.phase) for r in behind.residents] == [("a", Phase.STOPPING), ("b", Phase.LOADING)]
+    assert isinstance(plan(behind, Demand(host=1)), Wait)
 
 
 # Loads side by side
@@ -54,6 +89,90 @@ def test_loads_into_ram_are_serial_and_beside_a_gpu_load_parallel() -> None:  # 
 
 def test_loads_are_parallel_where_nothing_is_checked() -> None:
     assert isinstance(plan(snapshot([RAM], on(Phase.LOADING, "a", RAM=5), margin=0), Demand(host=5)), Place)
+
+
+# Readings from the middle of something
+
+
+A, B = on(Phase.IDLE, "a", GPU0=139), on(Phase.LOADING, "b", GPU1=139)
+C = on(Phase.LOADING, "c", GPU0=73)
+WAKING = replace(on(Phase.BUSY, "b", GPU1=139), sleeping=True)
+STOPPING = on(Phase.STOPPING, "b", GPU1=139)
+DRAINING = replace(on(Phase.BUSY, "a", GPU0=139), draining=True)
+
+
+def on_one(need: int) -> Demand:
+    """On two GPUs it would need nearly twice as much."""
+    return Demand(split=1, fixed=need - 1)
+
+
+@pytest.mark.parametrize("others", [0, 8, 18])
+@pytest.mark.parametrize("shown", [0.0, 0.3, 0.6, 1.0])
+@pytest.mark.parametrize("loading", [B, WAKING], ids=["loads", "wakes up"])
+@pytest.mark.parametrize("a", [A, replace(A, phase=Phase.BUSY), DRAINING], ids=["idle", "busy", "draining"])
+def test_a_load_that_shows_in_part_is_waited_for(a: Resident, loading: Resident, shown: float, others: int) -> None:
+    """Two GPUs of 24 GiB, less a margin of 1 each; in tenths of a GiB."""  # B-S17
+    machine = snapshot(
+        [*gpus(240, 240), RAM], a, loading, C, margin=10, shown={"b": shown, "c": 0.5}, others={"GPU1": others}
+    )
+    outcome = plan(machine, Demand(split=73))
+    assert isinstance(outcome, Place if loading is WAKING and others + 139 * shown <= 18 else Wait)
+    assert where(outcome) == {"GPU1": 73}
+
+
+@pytest.mark.parametrize("shown", [0.0, 0.3, 1.0])
+def test_a_load_that_leaves_too_little_whatever_it_shows_is_not_waited_for(shown: float) -> None:  # B-S17
+    machine = snapshot([*gpus(240, 240), RAM], A, B, C, margin=10, shown={"b": shown})
+    assert plan(machine, on_one(92)) == Evict(("a",), Allocation({"here/GPU0": 92}, gpus(240)))
+    busy = snapshot([*gpus(240, 240), RAM], replace(A, phase=Phase.BUSY), B, C, margin=10, shown={"b": shown})
+    assert plan(busy, on_one(92)) == Drain(("a",), Allocation({"here/GPU0": 92}, gpus(240)))
+
+
+def test_what_other_programs_surely_hold_is_not_waited_for() -> None:  # B-S17
+    """Of the 199 that are used, the load holds 139 at most."""
+    machine = snapshot([*gpus(240, 240), RAM], A, B, C, margin=10, shown={"b": 1}, others={"GPU1": 60})
+    assert isinstance(plan(machine, on_one(31)), Wait)
+    assert isinstance(plan(machine, on_one(32)), Evict)
+
+
+def test_a_load_that_took_more_than_it_was_promised() -> None:  # B-S17
+    machine = snapshot([*gpus(240, 240), RAM], A, B, C, margin=10, shown={"b": 1.1})
+    assert isinstance(plan(machine, on_one(78)), Wait)  # the reading alone leaves 78
+    assert isinstance(plan(machine, on_one(79)), Evict)
+
+
+@pytest.mark.parametrize("back", [0, 0.5, 1])
+def test_what_an_ended_model_has_not_given_back_is_waited_for(back: float) -> None:  # B-S17
+    missing = int(139 * (1 - back))
+    machine = snapshot([*gpus(240, 240), RAM], A, margin=10, returning={"GPU1": missing})
+    outcome = plan(machine, on_one(200))
+    assert isinstance(outcome, Wait if missing else Place)
+    assert where(outcome) == {"GPU1": 200}
+
+
+def test_victims_are_enough_whatever_a_stopping_model_has_given_back() -> None:  # B-S17
+    """One GPU with room for 230: other programs hold 60, of the 100 of a stopping model nothing shows any more. Once it
+    is gone there are 170, and 190 without the idle one: so nobody goes for 200, nor for 195."""
+    idle, stopping = on(Phase.IDLE, "idle", GPU0=20), on(Phase.STOPPING, "s", GPU0=100)
+    machine = snapshot([*gpus(240), RAM], idle, stopping, margin=10, shown={"s": 0}, others={"GPU0": 40})
+    outcome = plan(machine, Demand(split=225))
+    assert isinstance(outcome, Wait)
+    assert outcome.undecided == ("idle",)
+    ended = snapshot([*gpus(240), RAM], idle, margin=10, others={"GPU0": 40})
+    assert plan(ended, Demand(split=225)) == Wait(
+        "pinned models, other programs or requests further ahead hold the memory or the slots"
+    )
+    assert isinstance(plan(ended, Demand(split=185)), Evict)
+    alone = snapshot([*gpus(240), RAM], idle, stopping, margin=10, shown={"s": 1})
+    assert isinstance(plan(alone, Demand(split=225)), Wait)  # it shows all: those may be other programs too
+
+
+def test_a_load_that_this_pass_began_shows_nothing() -> None:  # B-S17
+    machine = snapshot([*gpus(100, 100), RAM], on(Phase.IDLE, "idle", GPU1=60), others={"GPU0": 30})
+    behind = after_plan(machine, plan(machine, Demand(split=60)), "first")
+    assert isinstance(plan(behind, Demand(split=39)), Evict | Wait | Place)
+    assert where(plan(behind, Demand(split=50))) == {"GPU1": 50}
+    assert isinstance(plan(behind, Demand(split=50)), Evict)
 
 
 # Victims
@@ -199,10 +318,12 @@ def test_never_overcommits(case: Case) -> None:
         return
     victims = () if isinstance(outcome, Place) else outcome.victims
     worlds = [case.without(victims)]
-    if isinstance(outcome, Place):
-        worlds.append([r for r in case.snapshot.residents if r.phase is not Phase.CLAIMED])
+    assert case.has_slot(worlds[0])
+    if isinstance(outcome, Place) or (isinstance(outcome, Evict) and outcome.beside):
+        worlds += [case.now(), case.staying()]
+        assert case.has_slot(case.now()) or isinstance(outcome, Evict)
+        assert not case.snapshot.limit or len(case.now()) < 2 * case.snapshot.limit
     for world in worlds:
-        assert not case.snapshot.limit or len(world) < case.snapshot.limit
         rooms = case.rooms(world)
         for key, count in outcome.claim.held.items():
             assert count <= rooms[key]
@@ -234,13 +355,20 @@ def test_a_claim_is_the_whole_demand_on_the_fewest_devices(case: Case) -> None:
             assert claim.layer_counts == ()
         assert min(booked.values()) >= demand.fixed
         assert not demand.names or {d.name for d in claim.devices} <= set(demand.names)
-        worlds = [case.staying(), [r for r in case.snapshot.residents if r.phase is not Phase.CLAIMED]]
+        worlds = [case.staying(), case.now()]
+        starts = isinstance(outcome, Place) or (isinstance(outcome, Evict) and outcome.beside)
         if isinstance(outcome, Evict | Drain):
-            worlds = [case.without(outcome.victims)]
-        loading = primaries(case) if isinstance(outcome, Place) else set()
+            if starts:
+                case = replace(case, snapshot=replace(case.snapshot, limit=0))
+            else:
+                worlds = [case.without(outcome.victims)]
+        loading = primaries(case) if starts else set()
         # A node that is not checked counts with all its GPUs.
-        checked = [keys for keys in case.options(*worlds, shunned=loading) if all(map(case.snapshot.margins.get, keys))]
-        assert len(booked) == min(len(keys) for keys in checked)
+        for truth, is_enough in ((case, len(booked).__ge__), (case.at_worst(), len(booked).__le__)):
+            also = [case.by_books()] if starts else []
+            options = truth.options(*worlds, shunned=loading, also=also)
+            counts = [len(keys) for keys in options if all(map(case.snapshot.margins.get, keys))]
+            assert not counts or is_enough(min(counts))
 
 
 def primaries(case: Case) -> set[str]:
@@ -255,10 +383,34 @@ def primaries(case: Case) -> set[str]:
 
 @many
 @given(cases())
-def test_places_exactly_when_there_is_room_beside_the_loads(case: Case) -> None:  # B-S15
-    now = [r for r in case.snapshot.residents if r.phase is not Phase.CLAIMED]
-    possible = bool(case.options(now, case.staying(), shunned=primaries(case)))
-    assert isinstance(plan(case.snapshot, case.demand), Place) == possible
+def test_places_exactly_when_there_is_room_beside_the_loads(case: Case) -> None:  # B-S15 B-S17
+    outcome, loading, also = plan(case.snapshot, case.demand), primaries(case), [case.by_books()]
+    if isinstance(outcome, Place):
+        assert case.options(case.now(), case.staying(), shunned=loading)
+    else:
+        assert not case.at_worst().options(case.now(), case.staying(), shunned=loading, also=also)
+
+
+@many
+@given(cases())
+def test_nobody_goes_who_could_stay_if_the_loads_had_ended(case: Case) -> None:  # B-S17
+    if case.at_best().fits(case.staying()):
+        assert isinstance(plan(case.snapshot, case.demand), Place | Wait)
+
+
+@many
+@given(cases())
+def test_starts_beside_its_victims_exactly_when_only_the_count_wants_them(case: Case) -> None:  # B-S21
+    outcome = plan(case.snapshot, case.demand)
+    if not isinstance(outcome, Evict):
+        return
+    limit, boundless = case.snapshot.limit, replace(case, snapshot=replace(case.snapshot, limit=0))
+    worlds, loading = (case.now(), case.staying()), primaries(case)
+    surely_fits = bool(boundless.at_worst().options(*worlds, shunned=loading, also=[boundless.by_books()]))
+    is_checked = all(case.snapshot.margins[d.key] for d in case.devices)
+    is_possible = is_checked and len(case.now()) < 2 * limit
+    assert not outcome.beside or (is_possible and boundless.options(*worlds, shunned=loading))
+    assert outcome.beside or not (is_possible and surely_fits)
 
 
 @many
@@ -307,9 +459,13 @@ def test_no_wait_while_idle_models_could_make_room(case: Case) -> None:
         assert not isinstance(outcome, Drain | Reject)
         if isinstance(outcome, Wait):  # then no model has to go: something is stopping, or loads there
             assert outcome.claim is not None
-            assert case.fits(case.staying())
-            loads = [r for r in case.snapshot.residents if r.phase is Phase.LOADING]
-            assert loads or any(r.phase is Phase.STOPPING for r in case.snapshot.residents)
+            if outcome.undecided or not case.fits(case.staying()):  # or nobody can say which one has to go
+                assert case.is_blurred
+                assert case.at_best().fits(case.without(outcome.undecided))
+                assert not case.at_worst().fits(case.without(outcome.undecided))
+            residents = case.snapshot.residents
+            loads = [r for r in residents if r.phase in (Phase.LOADING, Phase.STOPPING) or r.may_show_in_part]
+            assert loads or case.snapshot.returning
 
 
 @many

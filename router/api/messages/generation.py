@@ -55,7 +55,7 @@ class Generation:
             events = self._events = MessageEvents(self.model, self.shape)
             is_at_end = answer.is_at_end
             while not is_at_end:
-                found = events.feed(await answer.read())
+                found = events.feed(*await answer.read_pieces())
                 is_at_end = answer.is_at_end
                 if is_at_end:
                     found += events.end()

@@ -40,8 +40,8 @@ class MessageEvents:
     """A child's stream as the stream of a message::
 
     events = MessageEvents("qwen3", shape)
-    events.feed(data)   # bytes for the client, b"" if nothing is to be sent yet
-    events.end()        # the last events
+    events.feed(piece, ...)   # bytes for the client, b"" if nothing is to be sent yet
+    events.end()              # the last events
     """
 
     def __init__(self, model: str, shape: AnswerShape) -> None:
@@ -50,9 +50,9 @@ class MessageEvents:
     def __repr__(self) -> str:
         return f"<MessageEvents {self._reader} {self._writer}>"
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, *pieces: bytes) -> bytes:
         """Raises UpstreamFailed, and the error that the child reports in an event."""
-        return self._writer.take(self._reader.read(data))
+        return self._writer.take(self._reader.read(*pieces))
 
     def end(self, *, is_cut: bool = False) -> bytes:
         """`is_cut`: the answer ends here, as one that has reached its limit. Raises UpstreamFailed if the child's
@@ -136,9 +136,8 @@ class EventWriter:
     def _take_texts(self, texts: Texts, found: list[bytes]) -> None:
         if self._shape.is_warmup:
             return
-        write = self._write_thoughts if texts.are_thoughts else self._write_text
-        for piece in texts.pieces:
-            write(piece, found)
+        text = "".join(texts.pieces)
+        self._write_thoughts(text, found) if texts.are_thoughts else self._write_text(text, found)
 
     def _write_thoughts(self, text: str, found: list[bytes]) -> None:
         if not text:

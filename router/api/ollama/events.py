@@ -1,70 +1,159 @@
-"""What a child's stream says, event by event, as `Delta`s: from chats and from completions.
+"""What a child's stream says, as `Delta`s: from chats and from completions.
 
-Children are read with suspicion: an event of a wrong shape is an UpstreamFailed, never a defect of the router.
+Pieces of text that have come together are one Delta, of as many pieces. Children are read with suspicion: an event of a
+wrong shape is an UpstreamFailed, never a defect of the router.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
-from router.errors import RouterError, UpstreamFailed
-from router.units import limit_size
-from router.wire.child_json import blame_child, parse_json, printable
-from router.wire.response import Response as Answer
+import msgspec
+
+from router.api.chat_stream import CallPiece, Chunk, EventReader, Texts, reported_error, split_at_event
+from router.wire.child_json import blame_child, object_or_empty, parse_json
 
 MAX_EVENT_BYTES = 8 << 20
 
 
 class Delta(NamedTuple):
-    """One event: the next piece of the answer. `calls` are pieces of tool calls, `reason` says why the answer ended."""
+    """The next piece of the answer. `calls` are pieces of tool calls, `reason` says why the answer ended."""
 
-    content: str
-    thinking: str = ""
+    content: Sequence[str] = ()
+    thinking: Sequence[str] = ()
     logprobs: list[dict[str, Any]] | None = None
-    calls: list[dict[str, Any]] | None = None
+    calls: list[CallPiece] | None = None
     reason: str | None = None
-    timings: Mapping[str, float] | None = None
+    timings: Mapping[str, Any] | None = None
 
 
-async def event_objects(answer: Answer) -> AsyncIterator[tuple[dict[str, Any], int]]:
-    """The JSON objects of a stream of events, each with its size in bytes.
+class DeltaReader(Protocol):
+    """Takes the bytes of a stream."""
 
-    Raises the error that the child reports in an event, and UpstreamFailed for an event that makes no sense."""
-    held = b""
-    while not answer.is_at_end:
-        *lines, held = (held + await answer.read()).split(b"\n")
-        if len(held) > MAX_EVENT_BYTES:
-            raise UpstreamFailed(f"The model's server sent an event of more than {limit_size(MAX_EVENT_BYTES)}.")
-        for each in lines:
-            if each.startswith(b"data: {"):
-                with blame_child():
-                    event = parse_json(each[6:])
-                if "error" in event:
-                    raise _reported_error(event["error"])
-                yield event, len(each)
+    def read(self, *pieces: bytes) -> list[Delta]:
+        """Raises the error that the child reports in an event, and UpstreamFailed for an event that makes no sense."""
 
 
-def delta_of_chat(event: Mapping[str, Any]) -> Delta:
-    timings = event.get("timings")
-    if not event.get("choices"):
-        return Delta("", timings=timings)
-    choice = event["choices"][0]
-    delta = choice.get("delta") or {}
+class ChatReader:
+    """A stream of chat completions."""
+
+    def __init__(self) -> None:
+        self._reader = EventReader(MAX_EVENT_BYTES)
+
+    def __repr__(self) -> str:
+        return f"<ChatReader {self._reader}>"
+
+    def read(self, *pieces: bytes) -> list[Delta]:
+        return [_delta_of(each) for each in self._reader.read(*pieces)]
+
+
+def _delta_of(chunk: Chunk | Texts) -> Delta:
+    if isinstance(chunk, Texts):
+        return Delta((), chunk.pieces) if chunk.are_thoughts else Delta(chunk.pieces)
+    timings = object_or_empty(chunk.timings)
+    if not chunk.choices:
+        return Delta(timings=timings)
+    choice = chunk.choices[0]
+    delta, logprobs = choice.delta, choice.logprobs
     return Delta(
-        text_of(delta.get("content")),
-        text_of(delta.get("reasoning_content")),
-        (choice.get("logprobs") or {}).get("content"),
-        delta.get("tool_calls"),
-        text_of(choice.get("finish_reason")),
+        (delta.content,) if delta.content else (),
+        (delta.reasoning_content,) if delta.reasoning_content else (),
+        logprobs.content if logprobs else None,
+        delta.tool_calls,
+        choice.finish_reason,
         timings,
     )
 
 
-def delta_of_completion(event: Mapping[str, Any]) -> Delta:
-    reason = (event.get("stop_type") or "stop") if event.get("stop") else None
-    logprobs = event.get("completion_probabilities")
-    return Delta(text_of(event.get("content")), "", logprobs, None, text_of(reason), event.get("timings"))
+class _Completion(msgspec.Struct):
+    """One event of a completion. Nearly every event differs from the last in more than its text."""
+
+    content: str | None = None
+    stop: bool = False
+    stop_type: str | None = None
+    completion_probabilities: list[dict[str, Any]] | None = None
+    timings: Any = None
+    error: Any = msgspec.UNSET
+
+
+_DECODER = msgspec.json.Decoder(_Completion)
+
+
+class CompletionReader:
+    """A stream of llama-server's own completions."""
+
+    def __init__(self) -> None:
+        self._held = b""  # of an event that is not whole
+
+    def __repr__(self) -> str:
+        return f"<CompletionReader {len(self._held)} bytes held>"
+
+    def read(self, *pieces: bytes) -> list[Delta]:
+        whole, self._held = split_at_event(b"".join((self._held, *pieces)), MAX_EVENT_BYTES)
+        found: list[Delta] = []
+        texts: list[str] = []
+        for line in whole.split(b"\n"):
+            if line.startswith(b"data: {"):
+                event = _completion(line[6:])
+                if event.stop or event.timings or event.completion_probabilities:
+                    _add_texts(texts, found)
+                    found.append(_delta_of_completion(event))
+                elif event.content:
+                    texts.append(event.content)
+                elif not found:
+                    found.append(Delta())  # the answer has begun
+        _add_texts(texts, found)
+        return found
+
+
+def _add_texts(texts: list[str], found: list[Delta]) -> None:
+    if texts:
+        found.append(Delta(tuple(texts)))
+        texts.clear()
+
+
+def _completion(data: bytes) -> _Completion:
+    try:
+        event = _DECODER.decode(data)
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        with blame_child():  # it reads what msgspec does not
+            event = _convert(parse_json(data))
+    if event.error is not msgspec.UNSET:
+        raise reported_error(event.error)
+    return event
+
+
+def _convert(value: Any) -> _Completion:
+    try:
+        return msgspec.convert(value, _Completion)
+    except msgspec.MsgspecError as exc:
+        raise ValueError(str(exc)) from None
+
+
+def _delta_of_completion(event: _Completion) -> Delta:
+    reason = (event.stop_type or "stop") if event.stop else None
+    timings = object_or_empty(event.timings)
+    return Delta((event.content,) if event.content else (), (), event.completion_probabilities, None, reason, timings)
+
+
+def shown_logprobs(entries: Iterable[Mapping[str, Any]], top: int) -> list[dict[str, Any]]:
+    """The tokens with their probabilities, and `top` alternatives to each. Raises TypeError for a wrong shape."""
+    return [_logprob(entry, top) for entry in entries]
+
+
+def _logprob(entry: Mapping[str, Any], top: int) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if "token" in entry:
+        fields["token"] = text_of(entry["token"])
+    if "logprob" in entry:
+        value = entry["logprob"]
+        fields["logprob"] = value if isinstance(value, int | float) else None
+    if "bytes" in entry:
+        raw = entry["bytes"]
+        fields["bytes"] = None if raw is None else [int(each) for each in raw]
+    others = (entry.get("top_logprobs") or [])[:top]
+    return {**fields, "top_logprobs": [_logprob(other, 0) for other in others]} if others else fields
 
 
 def text_of(value: Any) -> str:
@@ -77,10 +166,3 @@ def text_of(value: Any) -> str:
 def count_of(value: Any) -> float:
     """A number that is only shown; 0 if it is missing or impossible."""
     return value if isinstance(value, int | float) and 0 <= value < 1e15 else 0
-
-
-def _reported_error(error: Any) -> RouterError:
-    fields = error if isinstance(error, dict) else {"message": error}
-    failure = UpstreamFailed(printable(fields.get("message")))
-    failure.status = code if isinstance(code := fields.get("code"), int) and 400 <= code < 600 else failure.status
-    return failure

@@ -1,6 +1,6 @@
 """A generation in Ollama's words: lines of JSON while it goes on, or one object at its end.
 
-The child always streams. With `stream` each delta becomes a line at once; without, the deltas are collected. Tool calls
+The child always streams. With `stream` each piece becomes a line at once; without, it is collected. Tool calls
 arrive in pieces and are always collected: Ollama's clients want them whole.
 """
 
@@ -10,10 +10,11 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from router.api.chat_stream import CallPiece
 from router.api.ollama.context import Fitting
-from router.api.ollama.events import Delta, count_of, delta_of_chat, delta_of_completion, event_objects, text_of
+from router.api.ollama.events import ChatReader, CompletionReader, Delta, DeltaReader, count_of, shown_logprobs
 from router.api.ollama.prompt import CHAT
-from router.api.ollama.reply import JSON, AnswerFields, RequestClock, head, line
+from router.api.ollama.reply import JSON, AnswerFields, RequestClock, TextLines, head, line
 from router.errors import UpstreamFailed
 from router.proxy.client_response import NDJSON
 from router.proxy.error_response import read_upstream_error
@@ -44,7 +45,7 @@ class Generation:
     _content: list[str] = field(default_factory=list)
     _thinking: list[str] = field(default_factory=list)
     _logprobs: list[dict[str, Any]] = field(default_factory=list)
-    _calls: dict[int, dict[str, str]] = field(default_factory=dict)
+    _calls: dict[int, dict[str, Any]] = field(default_factory=dict)
     _reason: str = ""
     _has_begun: bool = False
     _timings: Mapping[str, float] = field(default_factory=dict)
@@ -57,27 +58,29 @@ class Generation:
         return NDJSON if self.stream else JSON
 
     async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
-        delta_of = delta_of_chat if self.target == CHAT else delta_of_completion
+        reader: DeltaReader = ChatReader() if self.target == CHAT else CompletionReader()
+        lines = TextLines(self.model, self.answer_fields)
         answer = await self._post(post)
         try:
             collected_bytes = 0
-            async for event, size in event_objects(answer):
-                with blame_child():
-                    delta = delta_of(event)
-                    now = self._take(delta)
-                collected_bytes += size if delta.calls or not self.stream else 0
+            while not answer.is_at_end:
+                pieces = await answer.read_pieces()
+                deltas = reader.read(*pieces)
+                if not self.stream or any(delta.calls for delta in deltas):
+                    collected_bytes += sum(map(len, pieces))
                 if collected_bytes > MAX_ANSWER_BYTES:
                     raise UpstreamFailed(
                         f"The model's answer has more than {limit_size(MAX_ANSWER_BYTES)}: set num_predict."
                     )
-                if now:
-                    yield now
+                with blame_child():
+                    told = b"".join([self._take(delta, lines) for delta in deltas])
+                if told:
+                    yield told
         finally:
             answer.close()
         with blame_child():
-            lines = self._last_lines()
-        for last in lines:
-            yield last
+            last = self._last_lines()
+        yield b"".join(last)
 
     async def _post(self, post: PostToChild) -> Answer:
         """The child's answer to the prompt, or to a shorter one if that is too long."""
@@ -104,30 +107,31 @@ class Generation:
         self._reason = "length"
         return b"".join(self._last_lines())
 
-    def _take(self, delta: Delta) -> bytes | None:
-        """Collect what belongs at the end; returns the line that goes out now, if any."""
+    def _take(self, delta: Delta, lines: TextLines) -> bytes:
+        """Collects what belongs at the end; returns the lines that go out now."""
         for piece in delta.calls or ():
             self._add_call(piece)
         self._has_begun = True
         self._reason = delta.reason or self._reason
         self._timings = delta.timings or self._timings
-        logprobs = [_logprob(entry, self.top_logprobs) for entry in delta.logprobs or ()]
+        logprobs = shown_logprobs(delta.logprobs or (), self.top_logprobs)
         if not self.stream:
-            self._content.append(delta.content)
-            self._thinking.append(delta.thinking)
+            self._content += delta.content
+            self._thinking += delta.thinking
             self._logprobs += logprobs
-            return None
-        if not (delta.content or delta.thinking or logprobs):
-            return None
-        fields = {**head(self.model), **self.answer_fields(delta.content, delta.thinking, []), "done": False}
-        return line({**fields, "logprobs": logprobs} if logprobs else fields)
+            return b""
+        if logprobs or (delta.content and delta.thinking):
+            told = self.answer_fields("".join(delta.content), "".join(delta.thinking), [])
+            fields = {**head(self.model), **told, "done": False}
+            return line({**fields, "logprobs": logprobs} if logprobs else fields)
+        return lines.lines(delta.content or delta.thinking, are_thoughts=not delta.content)
 
-    def _add_call(self, piece: dict[str, Any]) -> None:
-        call = self._calls.setdefault(int(piece.get("index", 0)), {"id": "", "name": "", "arguments": ""})
-        function = piece.get("function") or {}
-        call["id"] = text_of(piece.get("id")) or call["id"]
-        call["name"] = text_of(function.get("name")) or call["name"]
-        call["arguments"] += text_of(function.get("arguments"))
+    def _add_call(self, piece: CallPiece) -> None:
+        call = self._calls.setdefault(piece.index, {"id": "", "name": "", "arguments": []})
+        call["id"] = piece.id or call["id"]
+        if function := piece.function:
+            call["name"] = function.name or call["name"]
+            call["arguments"].append(function.arguments or "")
 
     def _last_lines(self) -> list[bytes]:
         if not self._reason:
@@ -147,21 +151,15 @@ class Generation:
         ]
 
 
-def _tool_call(index: int, raw: Mapping[str, str]) -> dict[str, Any] | None:
+def _tool_call(index: int, raw: Mapping[str, Any]) -> dict[str, Any] | None:
     """None for a call that the limit of tokens cut off: its arguments are not a JSON object."""
     try:
-        arguments = parse_json(raw["arguments"].encode(errors="replace") or b"{}")
+        arguments = parse_json("".join(raw["arguments"]).encode(errors="replace") or b"{}")
     except ValueError:
         return None
     if not isinstance(arguments, dict):
         return None
     return {"id": raw["id"], "function": {"index": index, "name": raw["name"], "arguments": arguments}}
-
-
-def _logprob(entry: Mapping[str, Any], top: int) -> dict[str, Any]:
-    fields = {name: entry[name] for name in ("token", "logprob", "bytes") if name in entry}
-    others = (entry.get("top_logprobs") or [])[:top]
-    return {**fields, "top_logprobs": [_logprob(other, 0) for other in others]} if others else fields
 
 
 def _figures(timings: Mapping[str, Any]) -> dict[str, int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 from starlette.responses import Response
 
 from router.proxy.client_response import NDJSON
@@ -31,6 +32,42 @@ def generate_fields(content: str, thinking: str, calls: list[dict[str, Any]]) ->
 def head(model: str) -> dict[str, Any]:
     """The first fields of each line of a generation."""
     return {"model": model, "created_at": rfc3339(datetime.datetime.now(datetime.UTC))}
+
+
+class TextLines:
+    """Lines with a piece of text and nothing else. All of them are alike, so only the texts are encoded for each::
+
+    lines = TextLines("qwen3", chat_fields)
+    lines.lines(["Hello", " there"], are_thoughts=False)
+    """
+
+    def __init__(self, model: str, answer_fields: AnswerFields) -> None:
+        self._begin = json.dumps({"model": model}, separators=(",", ":")).encode()[:-1] + b',"created_at":"'
+        self._text = _around(answer_fields(_MARK, "", []))
+        self._thoughts = _around(answer_fields("", _MARK, []))
+
+    def __repr__(self) -> str:
+        return f"<TextLines {self._begin[:80]!r}>"
+
+    def lines(self, pieces: Sequence[str], *, are_thoughts: bool) -> bytes:
+        """One line for each piece that is not empty."""
+        texts = [_encode(piece) for piece in pieces if piece]
+        if not texts:
+            return b""
+        before, after = self._thoughts if are_thoughts else self._text
+        begin = self._begin + rfc3339(datetime.datetime.now(datetime.UTC)).encode() + before
+        return begin + (after + begin).join(texts) + after
+
+
+_MARK = "\0"
+_encode = msgspec.json.Encoder().encode
+
+
+def _around(fields: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """What comes before and after the text, whose place is marked."""
+    told = json.dumps({**fields, "done": False}, separators=(",", ":"))
+    before, _, after = told.partition(json.dumps(_MARK))
+    return b'",' + before[1:].encode(), after.encode() + b"\n"
 
 
 def rfc3339(when: datetime.datetime) -> str:

@@ -1,0 +1,163 @@
+"""PURE: what time adds to a plan: who is spared for a while, who is closed, whose requests are cut, when to look again.
+
+`policy` decides by memory and slots alone. Here its plan is asked for, without the models that time protects, and held
+back until its time has come. Called by `scheduler` for the head of the queue.
+
+The rules, each with its setting:
+
+- `task_grace`: a background request evicts no model that foreground requests use, or used a while ago.
+- `min_loaded`: a model stays for so long after its load. If nothing else makes room, it goes when the wait of the
+  oldest request is nearly over: then one eviction too many is better than a request that fails.
+- `drain_grace`: a busy model is closed to new work for an entry that has waited for so long.
+- `drain_timeout`: when it has been closed for so long, for an entry that waits for nothing else, its requests are cut.
+  A background request never cuts a foreground request.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from router.scheduling import reasons
+from router.scheduling.books import Books, ModelRecord
+from router.scheduling.limits import Limits
+from router.scheduling.policy import Drain, Evict, Lost, Place, Plan, Reject, Wait, after_plan, plan
+from router.scheduling.reasons import Obstacle, why_evicted
+from router.scheduling.resources import Allocation
+from router.scheduling.snapshot import Phase, Snapshot
+from router.scheduling.waiting_line import Entry
+
+# How long before its timeout a request may evict a model before its time. A short timeout is halved instead.
+LAST_CALL_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is done for an entry now.
+
+    `stops` are models that are stopped, each with the reason. Requests may run on them: these are cut.
+    `starts` is where the model is started; None if it is not started yet.
+    `closes` are the models that are closed to new work for it.
+    `rejected` says why it never fits, and `lost` why it does not while a GPU cannot be read; empty if it does.
+    `needs_room`: no room is on its way to it.
+    `victims` must go first, and cannot go yet; `why` says what else it waits for.
+    `look_again_at` is when time alone makes another decision of it; infinity for never.
+    """
+
+    stops: tuple[tuple[str, str], ...] = ()
+    starts: Allocation | None = None
+    closes: frozenset[str] = frozenset()
+    rejected: str = ""
+    lost: str = ""
+    needs_room: bool = False
+    victims: tuple[str, ...] = ()
+    why: str = ""
+    look_again_at: float = math.inf
+
+
+def decisions(
+    entries: Iterable[Entry], snapshot: Snapshot, books: Books, limits: Limits, now: float
+) -> Iterator[tuple[Entry, Decision]]:
+    """For each of these entries, in their order. The caller books each before it takes the next."""
+    for entry in entries:
+        is_freeing = any(resident.phase is Phase.STOPPING for resident in snapshot.residents)
+        if entry.model.retrying and is_freeing:
+            continue  # its estimate was too low: all that is being freed is for this model
+        found, look_again_at = _plan_in_time(snapshot, entry, books, limits, now)
+        is_behind_drain = any(r.phase is Phase.STOPPING and r.draining for r in snapshot.residents)
+        snapshot = after_plan(snapshot, found, entry.model.name)
+        match found:
+            case Place(claim):
+                yield entry, Decision(starts=claim)
+            case Evict(victims, claim, beside):
+                stops = tuple((victim, _why_evicted(entry, books.records[victim], limits)) for victim in victims)
+                yield entry, Decision(stops, claim if beside else None, look_again_at=look_again_at)
+            case Drain(victims):
+                closes = _closed_for(entry, found, books, limits, now)
+                again = min(look_again_at, _drain_step_at(entry, found, books, limits, now))
+                yield entry, Decision(closes=closes, needs_room=True, victims=victims, look_again_at=again)
+            case Wait(reason, _, stopping, undecided):
+                # Room that only a drain will make is not on its way yet.
+                needs_room = is_behind_drain or not stopping
+                closes = frozenset(name for name in undecided if books.records[name].draining)
+                yield entry, Decision(closes=closes, needs_room=needs_room, why=reason, look_again_at=look_again_at)
+            case Reject(reason):
+                yield entry, Decision(rejected=reason)
+            case Lost(reason):
+                yield entry, Decision(lost=reason)
+
+
+def own_cut_at(entry: Entry, limits: Limits) -> float:
+    """When the requests on the entry's own model are cut: it is to end, for new settings or by hand, and the entry
+    waits for its next process. Infinity for never."""
+    model = entry.model
+    return _cut_at(entry, [model], entry.since, limits, math.inf) if model.closing and model.leases else math.inf
+
+
+def own_cuts(entries: Iterable[Entry], limits: Limits, now: float) -> Iterator[tuple[ModelRecord, str]]:
+    """The models whose requests are cut now for their own next process, each with the reason."""
+    for entry in entries:
+        if own_cut_at(entry, limits) <= now:
+            yield entry.model, why_evicted("its next process", len(entry.model.leases), limits.drain_timeout)
+
+
+def waits_for(entry: Entry, books: Books, now: float) -> str:
+    """`coder to finish 3 requests`; empty if no requests must end first."""
+    return reasons.waits_for(_obstacles(entry, books, now))
+
+
+def why_overdue(entry: Entry, books: Books, limits: Limits, now: float) -> str:
+    """Why its requests are refused after the queue timeout: who is in the way, and since when."""
+    return reasons.why_timed_out(limits.queue_timeout, _obstacles(entry, books, now), entry.why)
+
+
+def _obstacles(entry: Entry, books: Books, now: float) -> list[Obstacle]:
+    """The models whose requests must end before the entry's model can be started."""
+    models = [books.find(name) for name in (entry.model.name, *entry.victims)]
+    return [Obstacle(m.name, len(m.leases), now - m.busy_since) for m in models if m.leases]
+
+
+def _plan_in_time(snapshot: Snapshot, entry: Entry, books: Books, limits: Limits, now: float) -> tuple[Plan, float]:
+    """What memory and time allow, and when to look again because a model has been loaded for long enough by then. An
+    Evict may name busy models."""
+    snapshot = snapshot.sparing(books.spared(entry.foreground, now, limits.task_grace))
+    young = {model.name: until for model in books.alive.values() if (until := model.stays_until) > now}
+    found, look_again_at = plan(snapshot.sparing(young.keys()), entry.demand), math.inf
+    if young and isinstance(found, Drain | Wait):
+        timeout = limits.queue_timeout
+        last_call = entry.waiting_since + timeout - min(LAST_CALL_S, timeout / 2) if timeout else math.inf
+        if now >= last_call:
+            found = plan(snapshot, entry.demand)
+        else:
+            look_again_at = min(last_call, *young.values())
+    if isinstance(found, Drain) and now >= _drain_step_at(entry, found, books, limits, now):
+        found = Evict(found.victims, found.claim)
+    if isinstance(found, Evict) and found.beside and entry.model.retrying:
+        found = Evict(found.victims, found.claim)  # its estimate was too low: it waits for the room
+    return found, look_again_at
+
+
+def _closed_for(entry: Entry, drain: Drain, books: Books, limits: Limits, now: float) -> frozenset[str]:
+    if now < entry.since + limits.drain_grace:
+        return frozenset()
+    return frozenset(name for name in drain.victims if (model := books.records[name]).leases or model.draining)
+
+
+def _drain_step_at(entry: Entry, drain: Drain, books: Books, limits: Limits, now: float) -> float:
+    """When the victims are closed, or when the requests on them are cut if they may be closed already."""
+    close_at = entry.since + limits.drain_grace
+    busy = [model for victim in drain.victims if (model := books.records[victim]).leases]
+    return close_at if now < close_at else _cut_at(entry, busy, close_at, limits, now)
+
+
+def _cut_at(entry: Entry, busy: Sequence[ModelRecord], earliest: float, limits: Limits, now: float) -> float:
+    """When the requests on these models are cut for the entry. A model that is not closed yet is closed `now`."""
+    if not limits.drain_timeout or (not entry.foreground and any(model.is_in_foreground_use for model in busy)):
+        return math.inf
+    closed = [now if model.is_open else model.closed_at for model in busy]
+    return max(earliest, *closed) + limits.drain_timeout
+
+
+def _why_evicted(entry: Entry, victim: ModelRecord, limits: Limits) -> str:
+    return why_evicted(entry.model.name, len(victim.leases), limits.drain_timeout)
