@@ -19,6 +19,7 @@ from router.errors import InvalidRequest, NotLoaded, UnknownModel
 from router.models.created import CreatedStore
 from router.models.spec import ModelSpec
 from router.pool.hub_models import HubModels, is_name
+from router.pool.lease import Lease as PoolLease
 from router.pool.pool import Pool
 from router.proxy import chat, rewrite
 from router.proxy.body import json_object, read_body
@@ -171,6 +172,16 @@ class Gateway:
                 spec.name,
             )
 
+    def conversation_of(
+        self, head: Head, get_lease: Callable[[], Awaitable[PoolLease]]
+    ) -> tuple[str, Callable[[], Awaitable[Lease]]]:
+        """The conversation of a request for a stream, "" if it names none, and what waits for its child. Raises
+        InvalidRequest."""
+        conversation = conversation_id(head.header(CONVERSATION_HEADER))
+        if not conversation:
+            return "", get_lease
+        return conversation, self.conversations.begin(conversation, get_lease, self.upstream)
+
     def proxied_request(
         self,
         spec: ModelSpec,
@@ -193,8 +204,7 @@ class Gateway:
         `ttl`: the idle time that it sets, as `Pool.lease` takes it.
         `lease_now`: it gets its lease here, if that needs no waiting.
         `looks`: it gets its lease here, or NotLoaded is raised (see `Pool.look`).
-        `translation` answers in place of the child; then the client's headers are not passed on, and a client that
-        leaves always ends its request.
+        `translation` answers in place of the child; then the client's headers are not passed on.
         `collect`: as in ProxiedRequest.
         Raises InvalidRequest.
         """
@@ -205,16 +215,12 @@ class Gateway:
             )
         background = self.is_background(head)
         wait = partial(self.pool.lease, spec, used=used, ttl=ttl, background=background)
-        is_kept_by_child = stream and translation is None
-        conversation = conversation_id(head.header(CONVERSATION_HEADER)) if is_kept_by_child else ""
-        get_lease: Callable[[], Awaitable[Lease]] = wait
+        conversation, get_lease = self.conversation_of(head, wait) if stream else ("", wait)
         lease = None
         if looks:
             look = partial(self.pool.look, spec, wakes=head.path not in NEVER_WAKES)
             lease, get_lease = look(), in_coroutine(look)
-        elif conversation:
-            get_lease = self.conversations.begin(conversation, wait, self.upstream)
-        elif lease_now and ttl is None:
+        elif lease_now and ttl is None and not conversation:
             lease = self.pool.lease_at_once(spec, used=used, background=background)
         return ProxiedRequest(
             get_lease,

@@ -19,7 +19,7 @@ from router.proxy.collected import MEDIA_TYPE, Collected
 from router.proxy.disconnect import CancelOnDisconnect
 from router.proxy.error_response import MAX_ERROR_BYTES, error_response, is_rewritten, read_upstream_error
 from router.proxy.head import Head, request_id_of
-from router.proxy.protocols import CuttableTranslation, Dialect, Lease, Translation
+from router.proxy.protocols import GENERATING_TARGETS, CuttableTranslation, Dialect, Lease, Translation
 from router.wire.headers import Headers
 from router.wire.request_head import RequestHead
 from router.wire.response import Response as UpstreamResponse
@@ -264,9 +264,9 @@ class ProxiedRequest:
 
     async def _translate(self, translation: Translation, lease: Lease, client: ClientResponse) -> None:
         async def post(target: bytes, body: bytes) -> UpstreamResponse:
-            headers = [(b"content-type", b"application/json"), (b"x-request-id", self._id)]
-            head = RequestHead("POST", target, headers)
-            return await self._upstream.open(lease.address, lease.key, head, body)
+            own = self._own_headers() if target in GENERATING_TARGETS else [(b"x-request-id", self._id)]
+            head = RequestHead("POST", target, [(b"content-type", b"application/json")])
+            return await self._upstream.open(lease.address, lease.key, head, body, own)
 
         async with contextlib.aclosing(translation(post)) as pieces:
             async for data in pieces:

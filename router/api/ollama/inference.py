@@ -5,7 +5,7 @@ A request is translated, and then runs, waits and is limited like a request of a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ from router.engine.flags import switch_of
 from router.errors import InvalidRequest, UnknownModel
 from router.hub.names import without_host
 from router.models.template import Reasoning
+from router.pool.lease import Lease as PoolLease
 from router.proxy.body import in_thread_if_large
 from router.proxy.gateway import Gateway
 from router.proxy.head import Head
@@ -135,7 +136,7 @@ class Inference:
             top_logprobs(fields),
             self._fitting(spec.name, fields),
         )
-        return self._answer(call, generation, time_limit)
+        return self._answer(call, generation, time_limit, stream=stream)
 
     def _fitting(self, name: str, fields: Fields) -> Fitting:
         pool = self._pool
@@ -172,22 +173,27 @@ class Inference:
             except UnknownModel as exc:
                 raise not_found(name, exc) from None
 
-    def _answer(self, call: _Call, translation: Translation, time_limit: float | None = None) -> Response:
+    def _answer(
+        self, call: _Call, translation: Translation, time_limit: float | None = None, *, stream: bool = False
+    ) -> Response:
         spec, ttl = call.model.spec, keep_alive(call.fields)
         # The lease must not hold the call: its fields are many times as large as the body was, and it may wait long.
         head, clock = call.head, call.clock
         self._gateway.check_may_load(spec, head, self._gateway.autoload)
 
-        async def lease() -> Lease:
+        async def lease() -> PoolLease:
             granted = await self._pool.lease(spec, ttl=ttl, background=self._gateway.is_background(head))
             clock.mark_loaded()
             return granted
 
+        get_lease: Callable[[], Awaitable[Lease]]
+        conversation, get_lease = self._gateway.conversation_of(head, lease) if stream else ("", lease)
         return ProxiedRequest(  # type: ignore[return-value]
-            lease,
+            get_lease,
             self._gateway.upstream,
             OLLAMA,
             head,
             time_limit=time_limit,
             translation=translation,
+            conversation=conversation,
         )
