@@ -11,6 +11,7 @@ import signal
 from collections.abc import Sequence
 
 from router.node.gpu_errors import GpuError, Kind, gpu_error
+from router.node.gpu_errors import is_without_gpu as is_without_gpu
 from router.node.interface import Exit
 
 QUOTED_LINES = 3

@@ -22,8 +22,7 @@ from typing import IO, Any
 from router.errors import LoadFailed
 from router.node.child_log import ChildLog
 from router.node.child_protocol import EXIT, STATE_PREFIX, OtherState, Ready, read_state
-from router.node.crash import explain
-from router.node.gpu_errors import is_without_gpu
+from router.node.crash import explain, is_without_gpu
 from router.node.health_poll import poll_health
 from router.node.interface import ChildEvent, Exit, Launch, LoadProgress, Slept, Woke
 from router.node.pipe_reader import PipeReader
