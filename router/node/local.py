@@ -88,8 +88,8 @@ class LocalNode:
     def __repr__(self) -> str:
         return f"<LocalNode {self._run.folder}>"
 
-    async def probe(self, expected: Mapping[str, int]) -> tuple[Reading, ...]:
-        return await self._devices.settle(expected)
+    async def probe(self, expected: Mapping[str, int], enough: Mapping[str, int] | None = None) -> tuple[Reading, ...]:
+        return await self._devices.settle(expected, enough)
 
     async def footprint(self, child: Child) -> Mapping[str, int]:
         return await self._devices.footprint(await threads.MACHINE.run(tree_of, child.pid))

@@ -111,6 +111,7 @@ class Pool:
         self._timer: asyncio.TimerHandle | None = None
         self._has_ended = False
         self._measurements = Measurements(core, learn)
+        self.nodes = core.nodes
         self.change_log, self.feed = core.change_log, core.change_log.feed
         self.downloads = Downloads(core)
         upstream = upstream or Upstream()
@@ -128,6 +129,7 @@ class Pool:
             unload=self.unload,
             is_running=self.is_running,
             known_names=self._known_names,
+            replaced_file=self.processes.replaced_file,
         )
         # What is kept of each model for as long as the catalog has it.
         self._books: tuple[dict[str, Any], ...] = (
@@ -400,8 +402,8 @@ class Pool:
                 self._grant(ticket, model)
             case Refuse():
                 self._refuse(effect)
-            case Probe(expected):
-                self._core.tasks.start(self._probe(expected), on_failure)
+            case Probe(expected, enough):
+                self._core.tasks.start(self._probe(expected, enough), on_failure)
             case Spawn():
                 self.processes.spawn(effect, on_failure)
             case Stop():
@@ -438,8 +440,8 @@ class Pool:
             case _:
                 assert_never(effect)
 
-    async def _probe(self, expected: Mapping[str, int]) -> None:
-        readings = await self._core.nodes.read(expected)
+    async def _probe(self, expected: Mapping[str, int], enough: Mapping[str, int]) -> None:
+        readings = await self._core.nodes.read(expected, enough)
         self._apply(self._scheduler.probed(readings, self._core.now()))
 
     def _publish(self, name: str, event: str, more: Mapping[str, Any]) -> None:

@@ -77,10 +77,11 @@ def decisions(
                 closes = _closed_for(entry, found, books, limits, now)
                 again = min(look_again_at, _drain_step_at(entry, found, books, limits, now))
                 yield entry, Decision(closes=closes, needs_room=True, victims=victims, look_again_at=again)
-            case Wait(reason, _, stopping):
+            case Wait(reason, _, stopping, undecided):
                 # Room that only a drain will make is not on its way yet.
                 needs_room = is_behind_drain or not stopping
-                yield entry, Decision(needs_room=needs_room, why=reason, look_again_at=look_again_at)
+                closes = frozenset(name for name in undecided if books.records[name].draining)
+                yield entry, Decision(closes=closes, needs_room=needs_room, why=reason, look_again_at=look_again_at)
             case Reject(reason):
                 yield entry, Decision(rejected=reason)
             case Lost(reason):

