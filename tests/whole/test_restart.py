@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -14,50 +12,8 @@ import pytest
 from tests.activator import Activator
 from tests.conftest import Starter
 from tests.routers import ENGINES, FAKE, chat
+from tests.steady import SteadyClient
 from tests.waiting import PATIENCE_S, until
-
-RATE = 4.0  # requests a second of each client
-
-
-class Client:
-    """Asks RATE times a second, whatever becomes of the requests before: over a new connection each, or over one that
-    is kept. `codes` are the statuses, or what went wrong."""
-
-    def __init__(self, url: str, *, keeps: bool, models: tuple[str, ...]) -> None:
-        self.codes: list[object] = []
-        self._url, self._keeps, self._models = url, keeps, models
-        self._end = threading.Event()
-        # A connection carries one request at a time, so this client waits for each answer.
-        self._pool = ThreadPoolExecutor(1 if keeps else 64)
-        self._kept = httpx.Client(timeout=PATIENCE_S) if keeps else None
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Client:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._end.set()
-        self._thread.join()
-        self._pool.shutdown()
-        if self._kept:
-            self._kept.close()
-
-    def _run(self) -> None:
-        count = 0
-        while not self._end.wait(1 / RATE):
-            asked = self._pool.submit(self._ask, self._models[count % len(self._models)])
-            if self._keeps:
-                asked.result()
-            count += 1
-
-    def _ask(self, model: str) -> None:
-        try:
-            post = self._kept.post if self._kept else httpx.post
-            answer = post(f"{self._url}/v1/chat/completions", json=chat(model), timeout=PATIENCE_S)
-            self.codes.append(answer.status_code)
-        except httpx.HTTPError as error:
-            self.codes.append(repr(error))
 
 
 @pytest.fixture
@@ -79,7 +35,7 @@ def test_a_restart_with_socket_activation_loses_no_request(  # B-P12
     with Activator([listening], *flags, log=tmp_path / "log", LLAMA_ARG_THREADS="1") as activator:
         activator.start()
         assert httpx.post(f"{url}/v1/chat/completions", json=chat("tiny-a"), timeout=PATIENCE_S).status_code == 200
-        new, kept = Client(url, keeps=False, models=models), Client(url, keeps=True, models=models)
+        new, kept = SteadyClient(url, keeps=False, models=models), SteadyClient(url, keeps=True, models=models)
         with new, kept:
             for _ in range(2):
                 before = len(new.codes), len(kept.codes)
@@ -132,7 +88,7 @@ def test_routers_that_share_a_port_follow_each_other(routers: Starter, tiny_mode
     flags = ("--engine", FAKE, "--models-dir", str(tiny_models), "--reuse-port", "--port", str(port))
     old = routers(*flags)
     assert old.chat("tiny-a").status_code == 200
-    clients = [Client(old.url, keeps=keeps, models=("tiny-a",)) for keeps in (False, True)]
+    clients = [SteadyClient(old.url, keeps=keeps, models=("tiny-a",)) for keeps in (False, True)]
     with clients[0] as new, clients[1] as kept:
         until(lambda: len(new.codes) > 2 and len(kept.codes) > 2)
         young = routers(*flags)
