@@ -206,6 +206,7 @@ def test_a_name_with_an_address_of_another_machine(caplog: pytest.LogCaptureFixt
     assert "--host both is also 192.0.2.1, which is left out" in caplog.text
 
 
+# B-T1
 @needs_ipv6
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_names_are_checked_on_both_families(routers: Starter, tiny_models: Path, address: str) -> None:
