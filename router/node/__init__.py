@@ -26,7 +26,8 @@ Memory. `devices` is the front; a new kind of GPU is a module beside `nvidia` an
 
 What a child is made of, and what keeps it from outliving its router::
 
-    crash           how a child ended, as a sentence                    -> interface
+    gpu_errors      PURE: what engines write when a GPU fails           -> nothing
+    crash           how a child ended, as a sentence                    -> interface gpu_errors
     child_log       the last lines that a child wrote                   -> nothing
     pipe_reader     reads a child's output, line by line                -> child_log
     child_protocol  PURE: the states that a child reports               -> interface

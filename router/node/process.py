@@ -22,7 +22,7 @@ from typing import IO, Any
 from router.errors import LoadFailed
 from router.node.child_log import ChildLog
 from router.node.child_protocol import EXIT, STATE_PREFIX, OtherState, Ready, read_state
-from router.node.crash import explain
+from router.node.crash import explain, is_without_gpu
 from router.node.health_poll import poll_health
 from router.node.interface import ChildEvent, Exit, Launch, LoadProgress, Slept, Woke
 from router.node.pipe_reader import PipeReader
@@ -201,7 +201,14 @@ class LocalChild:
             pipe.close()
         self._stdin.close()
         _remove(self._files)
-        return explain(self._launch.model, code, self.log, is_stopped=self._is_stopped, is_ready=self._served.done())
+        return explain(
+            self._launch.model,
+            code,
+            self.log,
+            is_stopped=self._is_stopped,
+            is_ready=self._served.done(),
+            uses_gpu=bool(self._launch.devices),
+        )
 
     def _signal_group(self, number: int) -> None:
         """The process group holds a wrapper script and what it runs, or what is left of them."""
@@ -225,6 +232,9 @@ class LocalChild:
                 self._state_pipe = pipe
             else:
                 self._log.add(line)
+                if self._launch.devices and not self._served.done() and is_without_gpu(line.decode(errors="replace")):
+                    # It would load into RAM, which is not booked for it, and be slow without a word.
+                    self._signal_group(signal.SIGKILL)
 
     def _take_state(self, text: bytes) -> bool:
         """Whether it is a state."""

@@ -7,6 +7,7 @@ endpoints that differ in their dialect alone; `api.ollama` and others use the st
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,10 +32,14 @@ from router.proxy.head import MAX_HEADER_BYTES, MAX_HEADERS, Head
 from router.proxy.protocols import Dialect, Lease, Translation
 from router.proxy.proxied_request import ProxiedRequest
 from router.proxy.routing import Outline, has_context_option, has_no_token_limit, with_time_limit
+from router.wire.headers import Headers
 from router.wire.upstream import Upstream
 
 log = logging.getLogger("router.gateway")
 
+SCHEMA_HEADER = b"x-schema-not-enforced"
+MAX_NOTE = 1000  # characters of a header
+_UNPRINTABLE = re.compile(r"[^ -~]")
 # Paths that a llama-server answers asleep (tools/server/README.md, "Sleeping on Idle").
 NEVER_WAKES = frozenset(("/props",))
 
@@ -151,7 +156,16 @@ class Gateway:
             # As it runs: a load may have brought another template, or a projector.
             running, has_all = self.pool.effective(spec.name), changed is not None
             return chat.changed(running, fields, body, outline, has_all=has_all) or changed
+        if isinstance(fields.get("json_schema"), dict):
+            fields = json_object(body) if changed is None else changed
+            after = chat.with_native_schema(fields)
+            return changed if after is fields else after
         return changed
+
+    def notes(self, fields: Mapping[str, Any]) -> Headers:
+        """Headers for the client about a request with these fields: what of its schema the engine does not enforce."""
+        lost = chat.lost_words(fields)
+        return [(SCHEMA_HEADER, _UNPRINTABLE.sub("?", ", ".join(lost))[:MAX_NOTE].encode())] if lost else []
 
     def _limit_time(self, path: str, fields: Mapping[str, Any], body: bytes) -> tuple[bytes, float | None]:
         """The body with a time limit for llama-server, if it has no token limit. And the time limit for the router, in
@@ -197,6 +211,7 @@ class Gateway:
         looks: bool = False,
         translation: Translation | None = None,
         collect: Callable[[], Collected] | None = None,
+        notes: Headers = (),
     ) -> ProxiedRequest:
         """The request to the child of this model.
 
@@ -205,7 +220,7 @@ class Gateway:
         `lease_now`: it gets its lease here, if that needs no waiting.
         `looks`: it gets its lease here, or NotLoaded is raised (see `Pool.look`).
         `translation` answers in place of the child; then the client's headers are not passed on.
-        `collect`: as in ProxiedRequest.
+        `collect`, `notes`: as in ProxiedRequest.
         Raises InvalidRequest.
         """
         if translation is None and head.exceeds_engine_limits:
@@ -236,6 +251,7 @@ class Gateway:
             translation=translation,
             conversation=conversation,
             lease=lease,
+            notes=notes,
         )
 
 
