@@ -18,8 +18,8 @@ ROWS = behaviours.read()
 
 DUE = {
     *(f"S{number}" for number in range(1, 17)),
-    *(f"D{number}" for number in range(1, 8)),
-    *(f"L{number}" for number in (*range(1, 15), 16)),
+    *(f"D{number}" for number in (*range(1, 8), 10)),
+    *(f"L{number}" for number in range(1, 18)),
     *(f"P{number}" for number in (*range(1, 10), 13)),
     *(f"H{number}" for number in range(1, 6)),
     *(f"C{number}" for number in range(1, 16)),

@@ -76,10 +76,12 @@ class LocalNode:
             else RunDirectory.open_any(run_roots(environ) if roots is None else roots)
         )
         known = {name: value for name, value in environ.items() if not HIDDEN_VARIABLES.fullmatch(name)}
+        # Of an empty address or token of the hub the engine makes a wrong one.
+        known = {name: value for name, value in known.items() if value.strip() or not HUB_VARIABLES.fullmatch(name)}
         # What is private to the router reaches no child, unless the child needs it to download its own files. A
         # preset's `env` gives a model what the operator wants it to have.
         self._environ = {name: value for name, value in known.items() if not is_private(name, value)}
-        self._for_downloads = {name: value for name, value in known.items() if HUB_VARIABLES.fullmatch(name) and value}
+        self._for_downloads = {name: value for name, value in known.items() if HUB_VARIABLES.fullmatch(name)}
         self._margins = margins or {}
         self._watchdog = Watchdog()
         self._serial = itertools.count(1)
