@@ -171,8 +171,11 @@ def _assemble(
     admission = Admission(ClientLimits(max_connections, s.client_timeout))
 
     log.info("engine: %s, %s", engine.kind, version)
+    machine.follow(s)
     for device in machine.devices.list():
         log.info("memory: %s, %.1f GiB", device.name, device.total / 2**30)
+    for key, problem in machine.devices.problems.items():
+        log.error("memory: %s is lost, and takes no model until it can be read: %s", key, problem)
     urls = [listeners.url_of(sock, "https" if s.ssl_cert_file else "http", s.api_prefix) for sock in sockets]
     _warn_if_open_to_others(s, sockets)
 

@@ -128,6 +128,7 @@ class NativeEndpoints:
                 "ui_settings": {},
                 "build_info": self._build,
                 "cors_proxy_enabled": False,
+                "devices": [asdict(device) for device in await self._pool.nodes.glance()],
                 **(await self._props_of(lone) if lone else {}),
             }
         )
@@ -165,7 +166,7 @@ class NativeEndpoints:
         """The router's own metrics, or with `?model=` the child's. Those of an only model follow the router's."""
         if "model" in request.query_params:
             return await self._child_by_query(request)
-        text, lone = metrics.render(self._pool), self._lone_running()
+        text, lone = metrics.render(self._pool, await self._pool.nodes.glance()), self._lone_running()
         if lone and switch_of(self._pool.effective(lone.name).args, "--metrics"):
             text += (await self._read_child(lone, b"/metrics", MAX_METRICS_BYTES)).decode(errors="replace")
         return PlainTextResponse(text)
@@ -183,10 +184,13 @@ class NativeEndpoints:
             self._gateway.hub_models.refresh_soon()
         if is_anthropic_client(request.headers):
             return await self._anthropic_models.list(request)
+        lost = [asdict(device) for device in await self._pool.nodes.glance() if device.lost]
         listing = self._listing.render()
         if request.query_params.get("reload"):
             changes = json.dumps(asdict(await self._read_again())).encode()
             listing = self._listing.render()[:-1] + b',"reload":' + changes + b"}"
+        if lost:
+            listing = listing[:-1] + b',"lost_devices":' + json.dumps(lost).encode() + b"}"
         return Response(listing, media_type="application/json")
 
     async def model(self, request: Request) -> Response:

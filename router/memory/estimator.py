@@ -73,6 +73,7 @@ class Estimator:
     ) -> None:
         self._engine = engine
         self._table = table
+        self._margins = margins
         self.empty = Snapshot(tuple(Reading(device, None) for device in devices), margins=margins)
         self._gpus = [gpu.name for gpu in gpus_of(self.empty)]
         self._footprints = footprints
@@ -83,6 +84,13 @@ class Estimator:
 
     def __repr__(self) -> str:
         return f"<Estimator for {self._build}: GPUs {', '.join(self._gpus) or 'none'}, {len(self._needs)} needs kept>"
+
+    def use(self, devices: Sequence[Device]) -> None:
+        """From now on this is the empty machine: GPUs have come that could not be read before."""
+        with self._lock:
+            self.empty = Snapshot(tuple(Reading(device, None) for device in devices), margins=self._margins)
+            self._gpus = [gpu.name for gpu in gpus_of(self.empty)]
+            self._needs.clear()
 
     def need(self, spec: ModelSpec, *, quick: bool = False) -> Need:
         """With `quick` headers are read, but no program runs.

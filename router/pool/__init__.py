@@ -27,9 +27,9 @@ Settings of loads::
 Processes, and books on models::
 
     child_run           one process of one model, until it has ended     -> nothing
-    status              PURE: a model as clients see it                  -> child_run
+    status              PURE: models and devices as clients see them     -> child_run
     launch_plans        what the next process of a model is started with -> nothing
-    nodes               the machines, taken together                     -> nothing
+    nodes               the machines, taken together                     -> status
     task_set            background tasks                                 -> nothing
     keep_alive          how long a model stays without requests          -> nothing
     unload_generations  an unload cancels what came before it            -> nothing

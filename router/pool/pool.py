@@ -111,6 +111,7 @@ class Pool:
         self._timer: asyncio.TimerHandle | None = None
         self._has_ended = False
         self._measurements = Measurements(core, learn)
+        self.nodes = core.nodes
         self.change_log, self.feed = core.change_log, core.change_log.feed
         self.downloads = Downloads(core)
         upstream = upstream or Upstream()
