@@ -9,6 +9,7 @@ presets, environment variables (`FAKE_LOAD_SECONDS=0.1`); yes/no ones take no va
     --silent                  says nothing while it loads
     --fail TEXT               writes TEXT to stderr after the load time and ends with --exit-code
     --exit-code N             default 1; a negative one is a signal (not INT, not TERM)
+    --say TEXT                writes TEXT to stderr before it loads
     --no-protocol             an older build: no state lines, nothing read from stdin
     --mixed-logs              logs go to stdout too
     --stdout-flood N          N lines of 100 bytes on both streams before it loads, and as many before it is ready
@@ -47,7 +48,7 @@ VALUES = {
     *("load-seconds", "fail", "exit-code", "stdout-flood", "hold-bytes", "hold-device", "gpu-bytes", "journal"),
     *("crash-after-seconds", "crash-after-requests", "crash-after-chunks", "first-seconds", "chunk-seconds", "tokens"),
     *("host", "port", "alias", "sleep-idle-seconds", "fit-target", "tensor-split", "tool-arguments"),
-    *("script", "sent", "chat-template"),
+    *("script", "sent", "chat-template", "say"),
 }
 MIB = 1 << 20
 CONTEXT = 512 * MIB  # of a CUDA context
@@ -157,7 +158,7 @@ def gpus() -> dict[int, int]:
         if any(gpu >= 1000 for gpu in order):
             order = order[:1]  # CUDA shows one instance at most
     driver, free = CDLL("libnvidia-ml.so.1"), {}
-    if driver.nvmlInitWithFlags(0):
+    if order and driver.nvmlInitWithFlags(0):
         log("ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected")
         return {}
     for gpu in order:
@@ -200,6 +201,9 @@ def shares(free: dict[int, int]) -> dict[int, int]:
 def take(wanted: dict[int, int], part: float) -> None:
     """Some of it now; the driver says no to what is not there."""
     free = gpus()
+    if not free.keys() >= wanted.keys():
+        log("CUDA error: unspecified launch failure")
+        crash()
     now = {gpu: int(count * part) for gpu, count in wanted.items()}
     for gpu, count in now.items():
         if count - taken.get(gpu, 0) > free[gpu]:
@@ -217,6 +221,8 @@ def model() -> dict[str, Any]:
 
 def load() -> None:
     flood()
+    if "say" in options:
+        log(options["say"])
     progress = {"stages": ["text_model"], "current": "text_model"}
     wanted = shares(gpus()) if "gpu-bytes" in options else {}
     for step in range(11):

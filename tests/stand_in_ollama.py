@@ -66,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.close_connection = True  # without a word
                 return
             self.event(json.dumps(EVENT))
-            time.sleep(0.001)
+            time.sleep(0.01)
         self.event("[DONE]")
         self.wfile.write(b"0\r\n\r\n")
 

@@ -11,7 +11,7 @@ from random import Random
 import psutil
 import pytest
 
-from tests.benchmarks import behaviour, events, footprint, listings, plain, readahead, streams, swaps, traces
+from tests.benchmarks import behaviour, events, footprint, listings, plain, readahead, restart, streams, swaps, traces
 from tests.benchmarks.report import ENGINE, LLAMA_SWAP, OLLAMA, OURS, Report, Row, Target, facts, ratios
 from tests.benchmarks.stage import Absent, Stage, ask, question
 from tests.benchmarks.traces import DEVICE
@@ -213,3 +213,9 @@ def test_start_and_memory_of_all_peers(stage: Stage, monkeypatch: pytest.MonkeyP
     assert {OURS, LLAMA_SWAP, OLLAMA} <= set(starts.values)
     assert OLLAMA not in rows[-1].values, "its engine is a real one"
     assert LLAMA_SWAP in rows[-1].values
+
+
+def test_restart(stage: Stage) -> None:
+    rows = list(restart.measure(stage, 0.1, [], restarts=1))
+    assert [row.measure for row in rows] == ["failed", "longest wait"] * 2
+    assert all(set(row.values) == {OURS, restart.ALONE} for row in rows)

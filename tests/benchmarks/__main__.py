@@ -23,6 +23,7 @@ from tests.benchmarks import (
     plain,
     readahead,
     report,
+    restart,
     stage,
     streams,
     swaps,
@@ -42,6 +43,7 @@ PARTS: Mapping[str, Measure] = {
     "listing": lambda stage, seconds, missing: listings.measure(stage, seconds),
     "process": footprint.measure,
     "behaviour": behaviour.measure,
+    "restart": restart.measure,
     "traces": lambda stage, seconds, missing: traces.measure(),
 }
 LONGEST = 480.0  # seconds after which no further part begins
