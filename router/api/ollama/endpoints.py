@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from router.api.dialects import OLLAMA
 from router.api.download import FileProgress
+from router.api.ollama import cloud
 from router.api.ollama.blobs import Blobs
 from router.api.ollama.creation import creation
 from router.api.ollama.fields import flag, model_name, required_model_name, text
@@ -71,6 +72,8 @@ class OllamaEndpoints:
             ("/api/push", "POST", self.push),
             ("/api/blobs/{digest}", "HEAD", self.has_blob),
             ("/api/blobs/{digest}", "POST", self.take_blob),
+            ("/api/status", "GET", cloud.status),
+            *((path, method, cloud.refuse) for path, method in cloud.PATHS),
         )
         return [Route(path, with_dialect_errors(OLLAMA, endpoint), methods=[method]) for path, method, endpoint in own]
 
