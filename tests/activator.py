@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.waiting import PATIENCE_S, until
@@ -24,7 +24,8 @@ import os, sys
 given, command = sys.argv[1], sys.argv[2:]
 for index, number in enumerate(given.split(",")):
     os.dup2(int(number), 3 + index)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(index + 1))
+os.environ.setdefault("LISTEN_PID", str(os.getpid()))
+os.environ.setdefault("LISTEN_FDS", str(index + 1))
 os.execv(command[0], command)
 """
 FIRST_FREE = 100  # copies of the sockets are above the numbers that the router gets
@@ -52,7 +53,9 @@ class Notifications:
 
 
 class Activator:
-    """Starts `python -m router` with these flags and these listening sockets, again and again.
+    """Starts `python -m router` with these flags and these sockets, again and again.
+
+    `environ` may hold a wrong LISTEN_PID or LISTEN_FDS.
 
     ::
 
@@ -70,15 +73,14 @@ class Activator:
     def log(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Returns when the router listens."""
-        before = self.log.count("is listening")
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start it, and do not wait."""
         given = [fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD, FIRST_FREE) for sock in self._sockets]
         command = [sys.executable, "-m", "router", *self._flags]
         if given:
             command = [sys.executable, "-ISc", SCRIPT, ",".join(map(str, given)), *command]
         with self._log.open("ab") as log:
-            self.process = process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -88,6 +90,12 @@ class Activator:
             )
         for number in given:
             os.close(number)
+        return self.process
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Returns when the router listens."""
+        before = self.log.count("is listening")
+        process = self.launch()
         until(lambda: self.log.count("is listening") > before or process.poll() is not None)
         assert process.poll() is None, self.log
         return process
@@ -111,8 +119,3 @@ class Activator:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-
-
-def listening(count: int = 1) -> Iterator[socket.socket]:
-    for _ in range(count):
-        yield socket.create_server(("127.0.0.1", 0), backlog=128)

@@ -176,4 +176,5 @@ def _run(argv: list[str], env: Mapping[str, str], timeout: float) -> subprocess.
         env={**os.environ, **env},
         timeout=timeout,
         check=False,
+        start_new_session=True,  # what a terminal sends to all of its processes is for the router alone
     )

@@ -8,6 +8,7 @@ for each load, in a thread.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,6 +32,9 @@ from router.memory.need import Need
 from router.models import gguf
 from router.models.describe import describe
 from router.models.spec import ModelSpec
+from router.models.stamps import files_of, stamp
+from router.scheduling import policy
+from router.scheduling.policy import Reject
 from router.scheduling.resources import Demand, Device, Reading
 from router.scheduling.snapshot import Snapshot
 from router.units import size
@@ -43,16 +47,6 @@ MEASURE_TIMEOUT_S = 10.0
 LEAST_PART = 0.5
 # No process takes more than so many times what the machine has. Memory that is shared may be counted more than once.
 MOST_TIMES = 2
-# Flags that name a file which the child reads from beginning to end, and flags with several such files.
-FILE_FLAGS = (
-    "--model",
-    "--mmproj",
-    "--spec-draft-model",
-    "--chat-template-file",
-    "--grammar-file",
-    "--json-schema-file",
-)
-FILE_LIST_FLAGS = frozenset(("--lora", "--control-vector"))
 
 
 class Estimator:
@@ -79,6 +73,7 @@ class Estimator:
     ) -> None:
         self._engine = engine
         self._table = table
+        self._margins = margins
         self.empty = Snapshot(tuple(Reading(device, None) for device in devices), margins=margins)
         self._gpus = [gpu.name for gpu in gpus_of(self.empty)]
         self._footprints = footprints
@@ -89,6 +84,13 @@ class Estimator:
 
     def __repr__(self) -> str:
         return f"<Estimator for {self._build}: GPUs {', '.join(self._gpus) or 'none'}, {len(self._needs)} needs kept>"
+
+    def use(self, devices: Sequence[Device]) -> None:
+        """From now on this is the empty machine: GPUs have come that could not be read before."""
+        with self._lock:
+            self.empty = Snapshot(tuple(Reading(device, None) for device in devices), margins=self._margins)
+            self._gpus = [gpu.name for gpu in gpus_of(self.empty)]
+            self._needs.clear()
 
     def need(self, spec: ModelSpec, *, quick: bool = False) -> Need:
         """With `quick` headers are read, but no program runs.
@@ -103,7 +105,7 @@ class Estimator:
             uses_gpu = self._gpus and flags.value_of(args, "--device") != "none"
             demand = Demand(fixed=CUDA_CONTEXT_BYTES, names=gpu_names(args)) if uses_gpu else Demand()
             return Need(demand, device_args)
-        key = self._key(spec)
+        key, files_now = self._key(spec), stamp(args)
         with self._lock:
             need = self._needs.get(key)
         if need is None:
@@ -117,7 +119,7 @@ class Estimator:
         if footprint and self._is_plausible(footprint, need):
             need = replace(need, demand=_by_footprint(need.demand, footprint), source="footprint")
         implied = implied_args(describe(replace(spec, args=args)), self._table, need.estimate)
-        return replace(need, args=(*need.args, *implied))
+        return replace(need, args=(*need.args, *implied), stamp=files_now)
 
     def longest_context(self, spec: ModelSpec) -> int:
         """The longest context that fits the empty machine, on as few GPUs as the shortest; 0 for a model that is not
@@ -153,6 +155,8 @@ class Estimator:
 
     def _key(self, spec: ModelSpec) -> str:
         parts = [path for path in (spec.model_path, spec.mmproj_path) if path]
+        # A draft model and adapters take memory too. If one is missing, the child says so.
+        parts += [path for path in files_of(spec.args) if path not in parts and os.path.exists(path)]
         words = [*flags.render(spec.args), *(f"{name}={value}" for name, value in spec.env)]
         try:
             return key_of(parts, words, self._build)
@@ -187,13 +191,16 @@ class Estimator:
     def _estimate(self, spec: ModelSpec, path: Path, args: Sequence[Arg], *, quick: bool) -> Need:
         """By header and flags, and by the engine's measure unless `quick`."""
         model = gguf.read_model(path)
-        if wrong := fault(args, model):
-            raise SettingsRefused(spec.name, wrong)
+        wrong = fault(args, model)
         mmproj = gguf.read_model(spec.mmproj_path) if spec.mmproj_path else None
         estimate, words = fit(self.empty, self._table, args, model, mmproj)
+        if wrong and not isinstance(policy.plan(self.empty, estimate.demand), Reject):
+            raise SettingsRefused(spec.name, wrong)  # what is too large as well is told with its numbers
         args = (*args, *flags.parse(words, self._table))
         demand, source = leave_to_engine(self.empty, args, estimate), "header"
-        if demand == estimate.demand and not quick:  # the program does not know how to leave weights in RAM
+        if (
+            demand == estimate.demand and not quick and not wrong
+        ):  # the program does not know how to leave weights in RAM
             table = self._engine.measure(fit_params.fit_args(args, estimate), MEASURE_TIMEOUT_S)
             if table:
                 try:
@@ -207,11 +214,10 @@ class Estimator:
 def _check_files(model: str, args: Sequence[Arg]) -> None:
     """Raises LoadFailed for a pipe or a device: the child would open it and wait for ever."""
     for arg in args:
-        name, value = arg.flag.name, arg.values[0] if arg.values else ""
-        for path in [value] if name in FILE_FLAGS else value.split(",") if name in FILE_LIST_FLAGS else ():
+        for path in files_of([arg]):
             if files.is_special(path):
                 raise LoadFailed(
-                    f"{model!r} cannot be loaded: {path} ({name}) is no regular file, but a folder, a pipe or "
+                    f"{model!r} cannot be loaded: {path} ({arg.flag.name}) is no regular file, but a folder, a pipe or "
                     "a device. Put a file there, or change the path."
                 )
 

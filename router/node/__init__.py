@@ -16,7 +16,7 @@ Memory. `devices` is the front; a new kind of GPU is a module beside `nvidia` an
     kernel_files    small text files of the kernel                    -> nothing
     visibility      masks that hide GPUs, read and written            -> nothing
     gpus            GPUs, and questions to drivers that may hang      -> nothing
-    nvidia          GPUs through NVML                                 -> visibility gpus
+    nvidia          GPUs through NVML                                 -> kernel_files visibility gpus
     amd             GPUs through sysfs                                -> kernel_files visibility gpus
     host_memory     RAM, within the limits of control groups          -> kernel_files
     unified_memory  what Metal may use of an Apple computer's RAM     -> nothing
@@ -26,7 +26,8 @@ Memory. `devices` is the front; a new kind of GPU is a module beside `nvidia` an
 
 What a child is made of, and what keeps it from outliving its router::
 
-    crash           how a child ended, as a sentence                    -> interface
+    gpu_errors      PURE: what engines write when a GPU fails           -> nothing
+    crash           how a child ended, as a sentence                    -> interface gpu_errors
     child_log       the last lines that a child wrote                   -> nothing
     pipe_reader     reads a child's output, line by line                -> child_log
     child_protocol  PURE: the states that a child reports               -> interface

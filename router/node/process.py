@@ -22,7 +22,7 @@ from typing import IO, Any
 from router.errors import LoadFailed
 from router.node.child_log import ChildLog
 from router.node.child_protocol import EXIT, STATE_PREFIX, OtherState, Ready, read_state
-from router.node.crash import explain
+from router.node.crash import explain, is_without_gpu
 from router.node.health_poll import poll_health
 from router.node.interface import ChildEvent, Exit, Launch, LoadProgress, Slept, Woke
 from router.node.pipe_reader import PipeReader
@@ -60,6 +60,7 @@ class LocalChild:
         secrets: Sequence[str],
     ) -> None:
         self._launch = launch
+        self._libraries = {device.name.rstrip("0123456789") for device in launch.devices}
         self._process = process
         self._started = start_time_of(process.pid)
         self._files = [*files, *([Path(address.path)] if address.path else [])]
@@ -201,7 +202,14 @@ class LocalChild:
             pipe.close()
         self._stdin.close()
         _remove(self._files)
-        return explain(self._launch.model, code, self.log, is_stopped=self._is_stopped, is_ready=self._served.done())
+        return explain(
+            self._launch.model,
+            code,
+            self.log,
+            is_stopped=self._is_stopped,
+            is_ready=self._served.done(),
+            libraries=self._libraries,
+        )
 
     def _signal_group(self, number: int) -> None:
         """The process group holds a wrapper script and what it runs, or what is left of them."""
@@ -225,6 +233,10 @@ class LocalChild:
                 self._state_pipe = pipe
             else:
                 self._log.add(line)
+                is_loading = self._libraries and not self._served.done()
+                if is_loading and is_without_gpu(line.decode(errors="replace"), self._libraries):
+                    # It would load into RAM, which is not booked for it, and be slow without a word.
+                    self._signal_group(signal.SIGKILL)
 
     def _take_state(self, text: bytes) -> bool:
         """Whether it is a state."""

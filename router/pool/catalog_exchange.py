@@ -32,6 +32,7 @@ class CatalogExchange:
 
     `lease`, `unload` and `is_running` are the pool's.
     `known_names` returns all names that anything is kept of.
+    `replaced_file` is the one of Processes.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class CatalogExchange:
         unload: Callable[[str], None],
         is_running: Callable[[str], bool],
         known_names: Callable[[], set[str]],
+        replaced_file: Callable[[str], Awaitable[str | None]],
     ) -> None:
         self._core = core
         self._store = core.store
@@ -53,7 +55,9 @@ class CatalogExchange:
         self._unload = unload
         self._is_running = is_running
         self._known_names = known_names
+        self._replaced_file = replaced_file
         self._has_ended = False
+        self.is_starting = False  # a lone model is being loaded for the first time
         self._estimate: Callable[[ModelSpec], Need] | None = None
         self._learning: dict[str, asyncio.Task[None]] = {}
         # Models that left the catalog while a new one was prepared, which may still have them.
@@ -68,19 +72,20 @@ class CatalogExchange:
     async def replace(self, catalog: Catalog) -> Changes:
         """Make this the catalog."""
         needs: dict[ModelSpec, Need | None] = {}
-        changes = self._compare(catalog)
         self._preparing += 1
         try:
+            replaced = await self._replaced()
+            changes = self._compare(catalog, replaced)
             # While needs are estimated, other models may be started, and settings change.
             while unknown := {spec for spec in self._next_specs(changes, catalog) if spec not in needs}:
                 for spec in unknown:
                     needs[spec] = await self._core.need_or_none(spec)
-                changes = self._compare(catalog)
+                changes = self._compare(catalog, replaced)
         finally:
             self._preparing -= 1
         if self._dropped:
             catalog = self._without(self._dropped, catalog)
-            changes = self._compare(catalog)
+            changes = self._compare(catalog, replaced)
             self._dropped = self._dropped if self._preparing else set()
         before = self._core.catalog  # which may be another one by now
         self._core.catalog = catalog
@@ -177,8 +182,21 @@ class CatalogExchange:
             return Catalog(left, catalog.default_name)
         return catalog
 
-    def _compare(self, catalog: Catalog) -> Changes:
-        return Changes.between(self._core.catalog, catalog, self._store.is_changed)
+    async def _replaced(self) -> frozenset[str]:
+        """The models whose processes were started with files that have been replaced since."""
+        found = {name: await self._replaced_file(name) for name in [spec.name for spec in self._core.catalog.models]}
+        for name, path in found.items():
+            if path:
+                log.info("%s: %s has been replaced", name, path)
+        return frozenset(name for name, path in found.items() if path)
+
+    def _compare(self, catalog: Catalog, replaced: Collection[str]) -> Changes:
+        """`replaced` are models that have changed although their settings have not."""
+
+        def is_changed(before: ModelSpec, after: ModelSpec) -> bool:
+            return before.name in replaced or self._store.is_changed(before, after)
+
+        return Changes.between(self._core.catalog, catalog, is_changed)
 
     def _next_specs(self, changes: Changes, catalog: Catalog) -> Iterator[ModelSpec]:
         """For each model that runs and has changed: what it is to be started with from now on."""
@@ -196,9 +214,18 @@ class CatalogExchange:
 
     # Startup
 
-    async def load_on_startup(self) -> None:
-        """Load the models that are to be loaded on startup, one after the other, as many as the count limit allows."""
-        await self._load_in_turn([spec for spec in self._core.catalog.models if spec.load_on_startup])
+    async def load_on_startup(self, *, lone: bool = False) -> None:
+        """Load the models that are to be loaded on startup, one after the other, as many as the count limit allows.
+        `lone`: also a model that the command line names by its file, if there is no other: llama-server does so."""
+        wanted = [spec for spec in self._core.catalog.models if spec.load_on_startup]
+        if lone and not wanted:
+            wanted = [spec for spec in self._core.catalog.models if spec.source == "command_line" and spec.model_path]
+            wanted = wanted if len(self._core.catalog) == 1 else []
+            self.is_starting = bool(wanted)
+        try:
+            await self._load_in_turn(wanted)
+        finally:
+            self.is_starting = False
 
     async def _load_in_turn(self, wanted: Sequence[ModelSpec]) -> None:
         limit = self._core.scheduler.limits.models_max or len(wanted)

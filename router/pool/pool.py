@@ -111,6 +111,7 @@ class Pool:
         self._timer: asyncio.TimerHandle | None = None
         self._has_ended = False
         self._measurements = Measurements(core, learn)
+        self.nodes = core.nodes
         self.change_log, self.feed = core.change_log, core.change_log.feed
         self.downloads = Downloads(core)
         upstream = upstream or Upstream()
@@ -128,6 +129,7 @@ class Pool:
             unload=self.unload,
             is_running=self.is_running,
             known_names=self._known_names,
+            replaced_file=self.processes.replaced_file,
         )
         # What is kept of each model for as long as the catalog has it.
         self._books: tuple[dict[str, Any], ...] = (

@@ -24,6 +24,7 @@ from router.models.spec import ModelSpec
 from router.pool.core import Core
 from router.pool.downloads import Downloads
 from router.pool.lease import Lease
+from router.pool.outlook import Outlook, outlook
 from router.pool.processes import Processes
 from router.pool.requested_settings import RequestedSettings
 from router.pool.settings_patch import SettingsPatch
@@ -93,6 +94,12 @@ class SettingsLoads:
         """Whether an explicit load of this model runs or waits."""
         return name in self._load_locks
 
+    async def outlook(self, name: str, patch: SettingsPatch) -> Outlook:
+        """What a load of this model with the settings of the patch would meet now. Raises UnknownModel."""
+        base = self._core.catalog.resolve(name)
+        spec = self.requested(name).apply_patch(patch).apply_to(base, self.table)
+        return await outlook(self._core, self._processes, await self._core.described(spec))
+
     # Loads
 
     async def load(self, name: str, patch: SettingsPatch | None = None, *, wait: bool = True) -> Loaded:
@@ -126,6 +133,12 @@ class SettingsLoads:
                 # Compared with the process that will go on running; without one, with what would be started next.
                 changed = differences(self._processes.lasting_spec(name) or before, spec)
                 if not changed and not differences(before, spec):
+                    if path := await self._processes.replaced_file(name):
+                        log.info("%s: %s has been replaced", name, path)
+                        need = await core.estimates.need(before)
+                        if core.effective(name) is before and self._processes.runs.get(name) is run:
+                            self.renew(before, need)
+                        continue
                     lease = await self._lease(before)
                     lease.release()
                     if core.effective(name) is not before:

@@ -58,7 +58,7 @@ class ModelFromBody:
         self._check_request(spec, head, body)
         prepared = await in_thread_if_large(len(body), self._prepare_body, spec, head, body, routing)
         translation = None
-        if not self._passes_through(routing):
+        if not self._passes_through(spec, head, routing):
             translation = await in_thread_if_large(len(body), self._translation, head, prepared[0])
         # Starlette calls what an endpoint returns as an ASGI app, so it need not be a Response.
         return self._proxied_request(spec, head, prepared, routing, translation)  # type: ignore[return-value]
@@ -71,7 +71,7 @@ class ModelFromBody:
         try:
             routing, name = self._read_routing(head, body)
             spec = self._gateway.find(name)
-            if spec.is_unread or not self._passes_through(routing):
+            if spec.is_unread or not self._passes_through(spec, head, routing):
                 return None
             self._check_request(spec, head, body)
             prepared = self._prepare_body(spec, head, body, routing)
@@ -101,7 +101,7 @@ class ModelFromBody:
             body = as_stream(body, routing.fields)
         return body, time_limit
 
-    def _passes_through(self, routing: RoutingFields) -> bool:
+    def _passes_through(self, spec: ModelSpec, head: Head, routing: RoutingFields) -> bool:
         """Whether the child's answer is the answer as it is. If not, `_translation` makes it."""
         return True
 
@@ -134,6 +134,7 @@ class ModelFromBody:
             time_limit=time_limit,
             lease_now=lease_now,
             translation=translation,
+            notes=gateway.notes(routing.fields or {}),
             collect=self._collect(head, routing) if time_limit and not routing.stream else None,
         )
 

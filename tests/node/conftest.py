@@ -69,9 +69,12 @@ def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
     nvml.load()
     fake = FakeNvml(tmp_path / "nvml", Gpu(24 * GIB, reserved=GIB), Gpu(16 * GIB))
     monkeypatch.setenv("FAKE_NVML", str(fake.folder))
+    nvml.close_all()
     yield fake
     for index in range(len(fake.gpus)):
         fake.change(index, status=nvml.LOST)  # ends what hangs
+    fake.driver(nvml.UNKNOWN)
+    nvml.close_all()
 
 
 @pytest.fixture

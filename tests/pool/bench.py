@@ -64,7 +64,7 @@ class Bench:
         self.node = FakeNode(held={name: {RAM: held} for name in self.specs})
         limits = limits or Limits(margins={RAM: GIB}, drain_grace=0.05)
         self.pool = Pool(Catalog(tuple(self.specs.values())), [self.node], limits, estimate, **more)
-        self.requests: list[asyncio.Task[Lease]] = []
+        self.requests: list[asyncio.Task[Any]] = []
         self.leases: list[Lease] = []  # both are a test's own
 
     async def lease(self, name: str) -> Lease:
@@ -148,13 +148,14 @@ class SettingsBench(Bench):
         self.estimating = 0  # that many estimates are made to wait
         self._estimates = threading.Event()
         self._estimates.set()
+        self.need: Callable[[ModelSpec], int] | None = None  # in bytes, if a test says so
 
     def _need(self, spec: ModelSpec) -> Need:
         if not (estimates := self._estimates).is_set():
             self.estimating += 1
             estimates.wait(5)
             self.estimating -= 1
-        return need_of(spec)
+        return Need(Demand(host=self.need(spec))) if self.need else need_of(spec)
 
     def slow_estimates(self) -> threading.Event:
         """From now on they wait for this event."""

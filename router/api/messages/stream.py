@@ -51,12 +51,14 @@ class MessageEvents:
         return f"<MessageEvents {self._reader} {self._writer}>"
 
     def feed(self, *pieces: bytes) -> bytes:
-        """Raises UpstreamFailed, and the error that the child reports in an event."""
+        """Raises UpstreamFailed, and the error that the child reports in an event; as late as `EventReader`."""
         return self._writer.take(self._reader.read(*pieces))
 
     def end(self, *, is_cut: bool = False) -> bytes:
         """`is_cut`: the answer ends here, as one that has reached its limit. Raises UpstreamFailed if the child's
-        answer was not complete."""
+        answer was not complete, and what `feed` has not raised yet."""
+        if not is_cut:
+            self._reader.end()
         return self._writer.end(is_cut=is_cut)
 
 
@@ -136,8 +138,8 @@ class EventWriter:
     def _take_texts(self, texts: Texts, found: list[bytes]) -> None:
         if self._shape.is_warmup:
             return
-        write = self._write_thoughts if texts.are_thoughts else self._write_text
-        write("".join(texts.pieces), found)
+        text = "".join(texts.pieces)
+        self._write_thoughts(text, found) if texts.are_thoughts else self._write_text(text, found)
 
     def _write_thoughts(self, text: str, found: list[bytes]) -> None:
         if not text:
