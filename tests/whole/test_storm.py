@@ -44,7 +44,7 @@ LOADS = 350  # on each machine
 
 
 class Child:
-    """Takes half of its memory halfway through its load; what is not there ends it."""
+    """Takes its memory step by step; what is not there ends it."""
 
     def __init__(self, node: Node, launch: Launch, pid: int, wanted: Mapping[int, int]) -> None:
         self.launch, self.pid = launch, pid
@@ -56,8 +56,9 @@ class Child:
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
     async def ready(self) -> Mapping[str, Any]:
-        for part in (0.5, 1.0):
-            await self._node.some_time(0.2)
+        steps = self._node.random.choice([1, 2, 2, 5, 12])
+        for part in (step / steps for step in range(1, steps + 1)):
+            await self._node.some_time(0.4 / steps)
             if not self._exit.done() and not self._take(part):
                 self._end(Exit(1, "out of memory", out_of_memory=True))
             if self._exit.done():
