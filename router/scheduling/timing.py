@@ -23,7 +23,7 @@ from router.scheduling import reasons
 from router.scheduling.books import Books, ModelRecord
 from router.scheduling.limits import Limits
 from router.scheduling.policy import Drain, Evict, Lost, Place, Plan, Reject, Wait, after_plan, plan
-from router.scheduling.reasons import Obstacle, why_evicted
+from router.scheduling.reasons import Obstacle, why_ended, why_evicted
 from router.scheduling.resources import Allocation
 from router.scheduling.snapshot import Phase, Snapshot
 from router.scheduling.waiting_line import Entry
@@ -98,7 +98,7 @@ def own_cuts(entries: Iterable[Entry], limits: Limits, now: float) -> Iterator[t
     """The models whose requests are cut now for their own next process, each with the reason."""
     for entry in entries:
         if own_cut_at(entry, limits) <= now:
-            yield entry.model, why_evicted("its next process", len(entry.model.leases), limits.drain_timeout)
+            yield entry.model, why_ended(len(entry.model.leases), limits.drain_timeout)
 
 
 def waits_for(entry: Entry, books: Books, now: float) -> str:
