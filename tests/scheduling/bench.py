@@ -6,6 +6,7 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -397,7 +398,7 @@ class Bench:
         if stop.reason.startswith("room for "):
             self._check_age(stop, process)
         for ticket in [*self.leases[stop.model]]:  # those that run on it are cut
-            self.after(0.0, lambda ticket=ticket: self.end(self.requests[ticket]))
+            self.after(0.0, partial(self.end, self.requests[ticket]))
         process.stopping = True
         self.after(self.stop_seconds(stop.model), lambda: self._exit(process, "stopped"))
 
