@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = behaviours.read()
 
 DUE = {
-    *(f"S{number}" for number in range(1, 17)),
+    *(f"S{number}" for number in (*range(1, 17), *range(19, 23))),
     *(f"D{number}" for number in range(1, 8)),
     *(f"L{number}" for number in (*range(1, 15), 16)),
     *(f"P{number}" for number in (*range(1, 10), 13)),
