@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from router import config, variables
+from router.config import Config
 from router.engine.flags import FlagTable
 from router.errors import FlagError, PresetError
 from router.models.check import check_file
@@ -30,10 +31,11 @@ def presets(file: Path, table: FlagTable) -> dict[str, Any]:
     return report(file, [preset.name for preset in found.presets], problems)
 
 
-def settings(file: Path) -> dict[str, Any]:
-    """Raises FlagError if the file cannot be read at all."""
+def settings(file: Path) -> tuple[Config, dict[str, Any]]:
+    """What is right in the file, and the report. Raises FlagError if the file cannot be read at all."""
     found, problems = config.examine(file, OPTIONS)
-    return report(file, [], sorted([*problems, *config.missing_files(found, OPTIONS)], key=lambda p: p.line))
+    every = sorted([*problems, *config.missing_files(found, OPTIONS)], key=lambda problem: problem.line)
+    return found, report(file, [], every)
 
 
 def environment(environ: Mapping[str, str], table: FlagTable) -> Iterator[dict[str, Any]]:

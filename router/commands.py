@@ -237,7 +237,7 @@ def _cell(column: str, value: Any) -> str:
 
 def _check(argv: list[str]) -> int:
     from router import check, settings
-    from router.config import Config, examine
+    from router.config import Config
     from router.engine import flags
     from router.plan import known_flags
 
@@ -249,10 +249,10 @@ def _check(argv: list[str]) -> int:
     config = settings.config_path(argv, os.environ)
     if not files and not config:
         raise FlagError("check needs a file: llama-router check FILE.ini, or check --config FILE.ini")
-    own = examine(config, settings.OPTIONS)[0] if config else Config()
+    own, of_settings = check.settings(config) if config else (Config(), {})
     table = known_flags(argv, os.environ, own)
     reports = [check.presets(Path(file), table) for file in files]
-    reports += [check.settings(config)] if config else []
+    reports += [of_settings] if config else []
     reports += check.environment(os.environ, table)
     if flags.switch_of(args, "--json"):
         print(json.dumps(reports, indent=2))

@@ -26,6 +26,7 @@
     │   ├── HubUnavailable               the hub did not answer, or said to come again later
     │   └── CutOff                       the child was stopped in the middle of its answer; an UpstreamFailed too
     ├── LoadFailed                  500  the child ended, or was silent, before it was ready
+    │   └── SettingsRefused         500  the model's header tells that the engine would refuse its settings
     ├── Unsupported                 501  not_supported_error: a part of an API that the router does not have
     ├── UpstreamFailed              502  the child died before its answer, or in the middle of it
     │   ├── ChildHung               502  the child showed no life any more, and was ended
@@ -183,6 +184,14 @@ class HubUnavailable(Unavailable):
 
 class LoadFailed(RouterError):
     pass
+
+
+class SettingsRefused(LoadFailed):
+    """`fault` is what is wrong with the settings, without the name of the model."""
+
+    def __init__(self, model: str, fault: str) -> None:
+        super().__init__(f"{model!r} cannot be loaded: {fault}.")
+        self.fault = fault
 
 
 class Unsupported(RouterError):

@@ -9,6 +9,7 @@ Text from outside (names, paths, answers) cannot end a line, and cannot colour, 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import re
@@ -292,6 +293,10 @@ def fill_standard_streams() -> None:
         if getattr(sys, name) is None:
             stream = os.fdopen(number, "w" if number else "r", encoding="utf-8", errors="replace", closefd=False)
             setattr(sys, name, stream)
+    for terminal in (sys.stdout, sys.stderr):
+        # A terminal that is not UTF-8 lacks some letters of names: they are shown as escapes.
+        if isinstance(terminal, io.TextIOWrapper) and terminal.errors in ("strict", "surrogateescape"):
+            terminal.reconfigure(errors="backslashreplace")
 
 
 def flush() -> None:

@@ -29,11 +29,13 @@ from router.models.created import CreatedStore
 from router.models.created import default_path as created_path
 from router.models.sources import Sources
 from router.models.spec import MODEL_FLAGS, SINGLE_MODEL_FLAGS
+from router.node import unified_memory
 from router.node.devices import Devices
 from router.node.visibility import MASK_VARIABLES
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Device
 from router.settings import Settings
+from router.units import size
 
 log = logging.getLogger("router.serve")
 
@@ -149,11 +151,25 @@ class Machine:
     limits: Limits
     estimator: Estimator
 
+    def follow(self, settings: Settings) -> None:
+        """From now on limits and estimates are those of the GPUs that are known: some may come late."""
+
+        def use() -> None:
+            listed = self.devices.all()
+            margins = self.limits.margins
+            assert isinstance(margins, dict)
+            margins.clear()
+            margins.update(limits_of(settings, listed).margins)
+            self.estimator.use(listed)
+            log.info("memory: %s", ", ".join(f"{device.name} {size(device.total)}" for device in listed))
+
+        self.devices.on_change(use)
+
     @classmethod
     def of_plan(cls, plan: Plan, engine: Engine) -> Machine:
         """Reads the devices, which blocks."""
         devices = _usable_devices(engine, plan.settings.models_memory_limit)
-        listed = devices.list()
+        listed = devices.all()
         limits = limits_of(plan.settings, listed)
         footprints = Footprints(default_path(os.environ))
         return cls(devices, limits, Estimator(engine, plan.table, listed, limits.margins, footprints, os.environ))
@@ -163,7 +179,13 @@ def _usable_devices(engine: Engine, memory_limit_mib: int | None) -> Devices:
     """This machine's devices, without GPUs if the engine cannot use them: then every model goes to RAM."""
     limit = memory_limit_mib * MIB if memory_limit_mib else None
     found = Devices(os.environ, limit)
-    if len(found.list()) == 1 or engine.sees_gpus():
+    *gpus, ram = found.list()
+    if found.problems and not gpus:
+        return found  # the engine sees none of them either now, and that says nothing
+    if not gpus:
+        shared = None if limit else unified_memory.limit(ram.total)
+        return Devices(os.environ, shared) if shared and engine.sees_gpus() else found
+    if engine.sees_gpus():
         return found
     log.warning("this engine sees no GPU: it was built for the CPU, or its GPU libraries are missing; using RAM alone")
     return Devices({**os.environ, **dict.fromkeys(MASK_VARIABLES, "")}, limit)

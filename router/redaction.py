@@ -13,6 +13,16 @@ HIDDEN = "***"
 MIN_SECRET_CHARACTERS = 8
 # Variables whose values are secrets, by the last word of their name.
 SECRET = re.compile(r"(?:.*_)?(?:TOKEN|KEY|KEYS|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS)", re.IGNORECASE)
+# Variables that a child of the router has no use for: secrets, wherever their names say so, and the accounts of clouds.
+# `TOKENS` is a number of them, and no secret.
+_WORDS_OF_SECRETS = (
+    "TOKEN|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|PWD|CREDENTIALS?|PAT|API_?KEYS?|ACCESS_KEY|PRIVATE_KEY|AUTH_SOCK"
+)
+_PRIVATE = re.compile(
+    rf"{SECRET.pattern}|(?:.*_)?(?:{_WORDS_OF_SECRETS})(?:_.*)?|[A-Z]+PASSWORD|(?:AWS|AZURE|GCP|GOOGLE)_.*",
+    re.IGNORECASE,
+)
+_NOT_PRIVATE = frozenset(("PWD", "OLDPWD"))
 # The credentials between the scheme of a URL and its host. A password may hold an @, although it should be escaped.
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/?#'\"<>]*@")
 
@@ -25,6 +35,14 @@ def without_credentials(text: str) -> str:
 def secrets_of(environ: Mapping[str, str]) -> tuple[str, ...]:
     """The values of variables whose names say that they are secret (see SECRET)."""
     return tuple(dict.fromkeys(value for name, value in environ.items() if value and SECRET.fullmatch(name)))
+
+
+def is_private(name: str, value: str) -> bool:
+    """Whether this variable of the router's environment is nobody else's: its name says that it is a secret, or its
+    value is a URL with a password. Flags of llama-server are for children."""
+    if name.startswith("LLAMA_ARG_") or name in _NOT_PRIVATE:
+        return False
+    return bool(_PRIVATE.fullmatch(name)) or without_credentials(value) != value
 
 
 def redactor(secrets: Iterable[str]) -> Callable[[str], str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from router import logs, threads
 from router.errors import ConfigError
 from router.memory.estimator import Estimator
+from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.changes import Changes
 from router.models.describe import describe
@@ -40,6 +41,7 @@ class Reloader:
         self._sources = sources
         self._estimator = estimator
         self._watched = watched
+        pool.exchange.estimate_with(self._estimate_quickly)
         # Readings follow each other, so that the last one counts.
         self._reading = asyncio.Lock()
         self._is_stopped = False
@@ -90,7 +92,10 @@ class Reloader:
         self._survey()
 
     def _survey(self) -> None:
-        self._pool.exchange.survey(lambda spec: self._estimator.need(spec, quick=True))
+        self._pool.exchange.survey(self._estimate_quickly)
+
+    def _estimate_quickly(self, spec: ModelSpec) -> Need:
+        return self._estimator.need(spec, quick=True)
 
     async def _watch(self) -> None:
         if self._watched:

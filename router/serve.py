@@ -23,10 +23,11 @@ from router.hub import cache as hub
 from router.memory import forecast as forecasts
 from router.memory.forecast import Forecast
 from router.models.catalog import Catalog
-from router.models.spec import ModelSpec
+from router.node import platforms
 from router.node.local import LocalNode
 from router.plan import MIB, Machine, Plan
 from router.pool.hub_models import HubModels
+from router.pool.outlook import Outlook
 from router.pool.pool import Pool
 from router.proxy.budget import Budget
 from router.proxy.gateway import Gateway
@@ -63,6 +64,8 @@ def serve(
 
     `activation` and `supervisor` are the service manager's, if one has started this process."""
     assert plan.engine is not None
+    if obstacle := platforms.obstacle(platforms.facts()):
+        raise ConfigError(obstacle)
     listeners.check_certificate(plan.settings.ssl_key_file, plan.settings.ssl_cert_file)
     with contextlib.ExitStack() as stack:
         predict = Variables.read(os.environ)
@@ -138,8 +141,15 @@ def _assemble(
         refresh=reloader.refresh,
     )
 
-    async def forecast(spec: ModelSpec) -> Forecast:
-        return await threads.ESTIMATES.run(forecasts.forecast, estimator, spec, await pool.snapshot())
+    async def forecast(outlook: Outlook) -> Forecast:
+        return await threads.ESTIMATES.run(
+            forecasts.forecast,
+            estimator,
+            outlook.spec,
+            outlook.machine,
+            running=outlook.running,
+            ending=outlook.ending,
+        )
 
     app = create_app(
         gateway,
@@ -161,8 +171,11 @@ def _assemble(
     admission = Admission(ClientLimits(max_connections, s.client_timeout))
 
     log.info("engine: %s, %s", engine.kind, version)
+    machine.follow(s)
     for device in machine.devices.list():
         log.info("memory: %s, %.1f GiB", device.name, device.total / 2**30)
+    for key, problem in machine.devices.problems.items():
+        log.error("memory: %s is lost, and takes no model until it can be read: %s", key, problem)
     urls = [listeners.url_of(sock, "https" if s.ssl_cert_file else "http", s.api_prefix) for sock in sockets]
     _warn_if_open_to_others(s, sockets)
 

@@ -9,6 +9,7 @@ presets, environment variables (`FAKE_LOAD_SECONDS=0.1`); yes/no ones take no va
     --silent                  says nothing while it loads
     --fail TEXT               writes TEXT to stderr after the load time and ends with --exit-code
     --exit-code N             default 1; a negative one is a signal (not INT, not TERM)
+    --say TEXT                writes TEXT to stderr before it loads
     --no-protocol             an older build: no state lines, nothing read from stdin
     --mixed-logs              logs go to stdout too
     --stdout-flood N          N lines of 100 bytes on both streams before it loads, and as many before it is ready
@@ -49,7 +50,7 @@ VALUES = {
     *("load-seconds", "fail", "exit-code", "stdout-flood", "hold-bytes", "hold-device", "gpu-bytes", "journal"),
     *("crash-after-seconds", "crash-after-requests", "crash-after-chunks", "first-seconds", "chunk-seconds", "tokens"),
     *("host", "port", "alias", "sleep-idle-seconds", "fit-target", "tensor-split", "tool-arguments"),
-    *("script", "sent", "chat-template"),
+    *("script", "sent", "chat-template", "say"),
 }
 MIB = 1 << 20
 CONTEXT = 512 * MIB  # of a CUDA context
@@ -141,7 +142,7 @@ def claim(shares: dict[int, int]) -> None:
 
 def gpus() -> dict[int, int]:
     """Free bytes of the simulated GPUs that CUDA would show, in its order, by their numbers there."""
-    from ctypes import CDLL, byref, c_uint64, c_void_p
+    from ctypes import CDLL, byref, c_uint64
 
     folder = os.environ.get("FAKE_NVML")
     if not folder:
@@ -154,14 +155,39 @@ def gpus() -> dict[int, int]:
     order = sorted(buses, key=lambda gpu: buses[gpu])
     mask = os.environ.get("CUDA_VISIBLE_DEVICES")
     if mask is not None:
-        words = [word.removeprefix("GPU-") for word in mask.split(",")]
-        order = [order[int(word)] for word in words if word.isdecimal()]
+        words = [word for word in mask.split(",") if word.isdecimal() or word.startswith(("GPU-0", "MIG-0"))]
+        order = [order[int(word)] if word.isdecimal() else device_named(word) for word in words]
+        if any(gpu >= 1000 for gpu in order):
+            order = order[:1]  # CUDA shows one instance at most
     driver, free = CDLL("libnvidia-ml.so.1"), {}
+    if order and driver.nvmlInitWithFlags(0):
+        log("ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected")
+        return {}
     for gpu in order:
         memory = (c_uint64 * 3)()  # total, free, used
-        assert driver.nvmlDeviceGetMemoryInfo(c_void_p(gpu + 1), byref(memory)) == 0
+        if driver.nvmlDeviceGetMemoryInfo(handle_of(driver, gpu), byref(memory)):
+            log("CUDA error: unspecified launch failure")
+            crash()
         free[gpu] = memory[1]
     return free
+
+
+def device_named(uuid: str) -> int:
+    """The number of a simulated device: GPUs are 0, 1, ..., the instances of the first one 1000, 1001, ..."""
+    gpu, _, place = uuid[4:].partition("-0000-0000-0000-")
+    return int(gpu) if uuid.startswith("GPU-") else 1000 * (int(gpu) + 1) + int(place)
+
+
+def handle_of(driver: Any, gpu: int) -> Any:
+    from ctypes import byref, c_uint, c_void_p
+
+    handle = c_void_p()
+    uuid = f"GPU-{gpu if gpu < 1000 else gpu // 1000 - 1:08}-0000-0000-0000-000000000000".encode()
+    driver.nvmlDeviceGetHandleByUUID(uuid, byref(handle))
+    if gpu >= 1000:
+        parent, handle = handle, c_void_p()
+        driver.nvmlDeviceGetMigDeviceHandleByIndex(parent, c_uint(gpu % 1000), byref(handle))
+    return handle
 
 
 def shares(free: dict[int, int]) -> dict[int, int]:
@@ -177,6 +203,9 @@ def shares(free: dict[int, int]) -> dict[int, int]:
 def take(wanted: dict[int, int], part: float) -> None:
     """Some of it now; the driver says no to what is not there."""
     free = gpus()
+    if not free.keys() >= wanted.keys():
+        log("CUDA error: unspecified launch failure")
+        crash()
     now = {gpu: int(count * part) for gpu, count in wanted.items()}
     for gpu, count in now.items():
         if count - taken.get(gpu, 0) > free[gpu]:
@@ -200,6 +229,8 @@ def spin() -> None:
 
 def load() -> None:
     flood()
+    if "say" in options:
+        log(options["say"])
     progress = {"stages": ["text_model"], "current": "text_model"}
     wanted = shares(gpus()) if "gpu-bytes" in options else {}
     for step in range(11):
@@ -299,7 +330,7 @@ class Connection:
         note("request", path)
         if count["requests"] > number("crash-after-requests") > 0:
             crash()
-        if asleep.is_set():
+        if asleep.is_set() and path != "/props":
             asleep.clear()
             tell("ready", None)
         time.sleep(seconds("first-seconds"))

@@ -131,7 +131,7 @@ class FakeNode:
     def loads(self, model: str | None = None) -> int:
         return sum(model in (None, child.launch.model) for child in self.children)
 
-    async def probe(self, expected: Mapping[str, int]) -> tuple[Reading, ...]:
+    async def probe(self, expected: Mapping[str, int], enough: Mapping[str, int] | None = None) -> tuple[Reading, ...]:
         self.probes.append(expected)
         self.trouble.strike("probe")
         await asyncio.sleep(0)

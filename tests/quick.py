@@ -27,6 +27,7 @@ STARTING = {  # modules that start processes
     "router.hub.transfer_process",
     "router.node.local",
     "router.node.process",
+    "router.node.unified_memory",
     "router.node.watchdog",
 }
 EVENTS = {"subprocess.Popen", "os.posix_spawn", "os.fork", "os.exec", "os.system"}  # as sys.addaudithook tells of them

@@ -20,7 +20,7 @@ DUE = {
     *(f"S{number}" for number in (*range(1, 17), *range(19, 23))),
     *(f"D{number}" for number in range(1, 8)),
     *(f"L{number}" for number in (*range(1, 15), 16)),
-    *(f"P{number}" for number in (*range(1, 10), 13)),
+    *(f"P{number}" for number in (*range(1, 11), 12, 13)),
     *(f"H{number}" for number in range(1, 6)),
     *(f"C{number}" for number in range(1, 16)),
     *(f"T{number}" for number in range(1, 9)),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 
+import psutil
 import pytest
 
-from tests.benchmarks import behaviour, events, listings, plain, readahead, streams, traces
-from tests.benchmarks.report import ENGINE, OURS, Report, Row, Target, ratios
-from tests.benchmarks.stage import Stage, ask, question
+from tests.benchmarks import behaviour, events, footprint, listings, plain, readahead, restart, streams, swaps, traces
+from tests.benchmarks.report import ENGINE, LLAMA_SWAP, OLLAMA, OURS, Report, Row, Target, facts, ratios
+from tests.benchmarks.stage import Absent, Stage, ask, question
 from tests.benchmarks.traces import DEVICE
 
 
@@ -119,3 +122,100 @@ def test_streams_that_end_well_and_badly(body: bytes, is_well_formed: bool) -> N
     assert behaviour.is_well_formed(plain_answer) is is_well_formed
     assert behaviour.is_well_formed(chunked + b"0\r\n\r\n") is is_well_formed
     assert not behaviour.is_well_formed(chunked), "an answer without its last chunk was cut"
+
+
+# Peers that are seldom on a machine where tests run: programs that speak their command line stand in for them.
+
+
+@pytest.fixture
+def peers_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, script in (("llama-swap", "stand_in_llama_swap.py"), ("ollama", "stand_in_ollama.py")):
+        (tmp_path / name).symlink_to(Path(__file__).with_name(script))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+
+@pytest.mark.usefixtures("peers_on_path")
+def test_llama_swap_takes_part_without_its_limit(stage: Stage) -> None:
+    """Without `concurrencyLimit` it refuses the eleventh request, which ends the measurement with an error."""
+    peer = stage.llama_swap(engine=stage.engine(pinned=False), cpu=None)
+    ask(peer.port)
+    found = plain.in_turns(stage, [peer], 32, 0.5, question(), warmup=0.05, rounds=1)
+    assert found[LLAMA_SWAP][0]["errors"] == 0
+    assert ask(peer.port, "tiny-b") > 0
+    assert ask(peer.port, "tiny-a") > 0
+    assert behaviour.is_cut_by_unload(peer)
+    with pytest.raises(RuntimeError, match="no such model"):
+        ask(peer.port, "tiny-x")
+    assert behaviour.left_behind(peer) == 1
+
+
+@pytest.mark.usefixtures("peers_on_path")
+def test_ollama_takes_part_with_a_store_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "mine"))
+    monkeypatch.setenv("OLLAMA_HOST", "192.0.2.1:1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with Stage() as stage:
+        peer = stage.ollama()
+        store = next(stage.folder.glob("ollama*/models"))
+        assert sorted(file.name for file in store.iterdir()) == ["tiny-a", "tiny-b", "tiny-c"]
+        assert ask(peer.port, "tiny-b") > 0
+        found = stage.load(peer, 4, 0.3, question(stream=True, max_tokens=5), warmup=0.05)
+        assert found["events"] > 5
+        assert behaviour.is_cut_by_unload(peer)
+        assert behaviour.breaks(peer)
+        assert behaviour.left_behind(peer) == 1
+        other = stage.ollama(has_models=False)
+        processes = [psutil.Process(*other.pids)]
+    assert not any(process.is_running() for process in processes)
+    assert not (tmp_path / "mine").exists()
+    assert not (tmp_path / ".ollama").exists()
+
+
+@pytest.mark.usefixtures("peers_on_path")
+def test_swaps_of_all_peers_that_are_here(stage: Stage) -> None:
+    missing: list[str] = []
+    engine = stage.engine(pinned=False)
+    found = {peer.name: peer for peer in swaps._routers(stage, engine, engine, missing)}
+    assert {OURS, LLAMA_SWAP} <= set(found)
+    assert OLLAMA not in found, "it cannot have our engine"
+    assert swaps._swap(found[LLAMA_SWAP].port) > 0
+    assert "ollama" in facts(None)
+    assert "llama-swap" in facts(None)
+
+
+@pytest.mark.usefixtures("peers_on_path")
+def test_real_engines_beside_ollama(stage: Stage) -> None:
+    missing: list[str] = []
+    real = stage.real_peers(missing)
+    assert ([peer.name for peer in real], missing) == ([OURS, OLLAMA], [])
+    rows = list(plain._real_rows(2, plain.in_turns(stage, real, 2, 0.4, question(), warmup=0.05, rounds=1)))
+    assert all(value > 0 for row in rows for value in row.values.values())
+    found = plain.in_turns(stage, real, 2, 0.6, question(stream=True, max_tokens=5), warmup=0.05, rounds=1)
+    assert all(run["events"] > 5 and run["first"]["p50"] > 0 for runs in found.values() for run in runs)
+
+
+def test_peers_that_are_not_here_are_told(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    for make, name in ((stage.llama_swap, "llama-swap"), (stage.ollama, "Ollama")):
+        with pytest.raises(Absent, match=f"{name} is not here"):
+            make(engine=Path("/nonexistent")) if make == stage.llama_swap else make()
+    missing: list[str] = []
+    assert stage.real_peers(missing) == []
+    assert any("not here" in reason or "real engines" in reason for reason in missing)
+    assert "not measured: " in Report({}, [], missing).text()
+
+
+@pytest.mark.usefixtures("peers_on_path")
+def test_start_and_memory_of_all_peers(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(footprint, "STARTS", 1)
+    rows = list(footprint.measure(stage, 0.2, [], streams=4))
+    starts = next(row for row in rows if row.measure == "start to listening")
+    assert {OURS, LLAMA_SWAP, OLLAMA} <= set(starts.values)
+    assert OLLAMA not in rows[-1].values, "its engine is a real one"
+    assert LLAMA_SWAP in rows[-1].values
+
+
+def test_restart(stage: Stage) -> None:
+    rows = list(restart.measure(stage, 0.1, [], restarts=1))
+    assert [row.measure for row in rows] == ["failed", "longest wait"] * 2
+    assert all(set(row.values) == {OURS, restart.ALONE} for row in rows)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import signal
 import socket
 from pathlib import Path
 
+import httpx
 import pytest
 
 from router import demo
 from tests.conftest import Starter
-from tests.routers import FAKE
+from tests.routers import FAKE, chat
 from tests.shell import Shell, write
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 def test_a_port_in_use_is_refused(shell: Shell) -> None:
@@ -158,3 +160,27 @@ def test_the_first_listing_has_what_the_headers_say(routers: Starter, tmp_path: 
     demo.write_tiny(tmp_path / "models" / "tiny-d.gguf", context=777)
     assert router.client.post("/models/reload").json()["added"] == ["tiny-d"]
     assert router.listing()["tiny-d"]["meta"]["n_ctx_train"] == 777
+
+
+# B-P10
+@pytest.mark.parametrize("variable", ["TMPDIR", "XDG_RUNTIME_DIR"])
+def test_a_long_temporary_folder_keeps_no_router_from_starting(shell: Shell, tiny_models: Path, variable: str) -> None:
+    """Several routers at once, each with children of its own."""
+    long = shell.folder / ("x" * 120)
+    long.mkdir(mode=0o700)
+    environ = {"XDG_RUNTIME_DIR": "", variable: str(long)}
+    with contextlib.ExitStack() as stack:
+        urls = []
+        for number in range(2):
+            words = ("--engine", FAKE, "--models-dir", str(tiny_models), "--port", "0")
+            process = stack.enter_context(shell.start(words, environ))
+            stack.callback(process.communicate)
+            stack.callback(process.terminate)
+            assert process.stderr
+            line = next(line for line in iter(process.stderr.readline, "") if "is listening on" in line)
+            urls.append(line.split()[-1])
+            assert len(urls) == number + 1
+        for url in urls:
+            answer = httpx.post(f"{url}/v1/chat/completions", json=chat("tiny-a"), timeout=PATIENCE_S)
+            assert answer.status_code == 200
+    assert not list(long.rglob("*.sock"))

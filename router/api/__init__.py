@@ -7,24 +7,25 @@ router's own is a module beside `news`, with its row in `access.permissions`.
 
 ::
 
-    dialects     how each API's errors look         -> nothing
-    probes       /livez, /readyz and /health        -> nothing
-    details      what model pickers show            -> nothing
-    lone         a llama-server's own answers       -> details
-    listing      the list of models as JSON         -> details lone
-    load         load, unload, settings of a model  -> nothing
-    metrics      Prometheus metrics of the router   -> nothing
-    news         a stream of what happens to models -> nothing
-    chat_stream  what a child's chat streams say    -> nothing
-    slots        files that requests write and read -> nothing
-    download     downloads and removals             -> nothing
-    embeddings   vectors with fewer dimensions      -> nothing
-    openai       OpenAI's API                       -> dialects embeddings
-    messages     a package: Anthropic's Messages    -> dialects chat_stream
-    native       llama.cpp's own API                -> dialects lone listing load metrics news slots download messages
-    stream       llama.cpp's resumable streams      -> dialects
-    ollama       a package: Ollama's API            -> dialects details chat_stream download
-    responses    a package: OpenAI's Responses      -> dialects chat_stream ollama
+    dialects     how errors look             -> nothing
+    probes       /livez, /readyz and /health -> nothing
+    details      what pickers show           -> nothing
+    lone         a llama-server's answers    -> details
+    listing      the list of models          -> details lone
+    load         load, unload, settings      -> nothing
+    metrics      Prometheus metrics          -> nothing
+    news         what happens to models      -> nothing
+    chat_stream  chats of a child            -> nothing
+    slots        files of requests           -> nothing
+    download     downloads, removals         -> nothing
+    estimate     what a load would do        -> nothing
+    embeddings   vectors, shortened          -> nothing
+    openai       OpenAI's API                -> dialects embeddings
+    messages     a package: Anthropic's API  -> dialects chat_stream
+    native       llama.cpp's own API         -> dialects lone listing load metrics news slots download estimate messages
+    stream       streams to resume           -> dialects
+    ollama       a package: Ollama's API     -> dialects details chat_stream download
+    responses    a package: Responses        -> dialects chat_stream ollama
 
 All of it together::
 

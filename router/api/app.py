@@ -33,7 +33,7 @@ from router.api.responses import endpoints as responses
 from router.errors import ConfigError
 from router.memory.forecast import Forecast
 from router.models.changes import Changes
-from router.models.spec import ModelSpec
+from router.pool.outlook import Outlook
 from router.proxy.endpoints import with_dialect_errors
 from router.proxy.gateway import Gateway
 from router.server.error_handlers import ErrorHandlers, on_disconnect
@@ -49,7 +49,7 @@ def create_app(
     allowed_hosts: Sequence[str] = (),
     own_hosts: Sequence[str] = (),
     reload: Callable[[], Awaitable[Changes]],
-    forecast: Callable[[ModelSpec], Awaitable[Forecast]],
+    forecast: Callable[[Outlook], Awaitable[Forecast]],
     build: str = "",
     predict: Variables | None = None,
     is_draining: Callable[[], bool] = lambda: False,

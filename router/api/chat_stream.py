@@ -124,8 +124,8 @@ _PIECES_DECODER = msgspec.json.Decoder(list[str])
 
 # An event with a piece of text, and nothing else that matters: up to the text, and the text.
 _TEXT_EVENT = re.compile(
-    rb'data: \{[^\n]*?"delta":\{'
-    rb'(?:"(reasoning_)?content":|"tool_calls":\[\{"index":(\d{1,4}),"function":\{"arguments":)'
+    rb'data: \{[^\n]*?"delta": ?\{'
+    rb'(?:"(reasoning_)?content": ?|"tool_calls": ?\[\{"index": ?(\d{1,4}), ?"function": ?\{"arguments": ?)'
     rb'(?=("(?:[^"\\]|\\.)*"))'
 )
 
@@ -152,11 +152,16 @@ class EventReader:
 
     It learns from an event with a piece of text how such events begin and end. Then the bytes between are the texts. An
     engine writes each event as a piece of its own, so the pieces in which they come are taken for events, and it is
-    checked afterwards, for all of them at once, that they are."""
+    checked afterwards, for all of them at once, that they are.
 
-    def __init__(self) -> None:
+    An event may have `limit` bytes."""
+
+    def __init__(self, limit: int = MAX_EVENT_BYTES) -> None:
+        self._limit = limit
         self._held = b""  # of an event that is not whole
-        self._prefix = self._suffix = b"\0"  # of an event with a piece of text; no event is like that
+        # Of an event with a piece of text: what comes before the text, what follows it, and that with the end of the
+        # event. No event is like these first values.
+        self._prefix = self._suffix = self._end = b"\0"
         self._between = b""  # two such texts: the end of one event, and the beginning of the next
         self._are_thoughts = False
         self._call: int | None = None
@@ -171,12 +176,14 @@ class EventReader:
         if self._held:
             pieces = (self._held + pieces[0], *pieces[1:])
             self._held = b""
+        elif texts := self._texts(pieces):
+            return [texts]
         if not pieces[-1].endswith(b"\n\n"):
             *before, last = pieces
             if b"\n" in last or (before and not before[-1].endswith(b"\n\n")):
-                data, self._held = split_at_event(b"".join(pieces))
+                data, self._held = split_at_event(b"".join(pieces), self._limit)
                 return self._events(data)
-            self._held = check_size(last)
+            self._held = _check_size(last, self._limit)
             pieces = tuple(before)
         found: list[Chunk | Texts] = []
         begin, end = 0, len(pieces)
@@ -196,9 +203,9 @@ class EventReader:
 
     def _texts(self, events: Sequence[bytes]) -> Chunk | Texts | None:
         """The pieces of text in `events`, if all are like the last event with a piece of text."""
-        start, stop = len(self._prefix), -len(self._suffix) - 2
-        if not (events and events[0].startswith(self._prefix) and events[-1].endswith(self._suffix + b"\n\n")):
+        if not (events and events[0].startswith(self._prefix) and events[-1].endswith(self._end)):
             return None
+        start, stop = len(self._prefix), -len(self._end)
         literals = [event[start:stop] for event in events]
         if len(literals) > 1 and self._between.join(literals) != b"".join(events)[start:stop]:
             return None
@@ -231,7 +238,7 @@ class EventReader:
     def _texts_of(self, literals: Sequence[bytes]) -> Chunk | Texts | None:
         """The pieces of text that are between beginning and end of each event; None if that is not one text in each."""
         try:
-            pieces = _PIECES_DECODER.decode(b"[%b]" % b",".join(literals))
+            pieces = _PIECES_DECODER.decode(b"[" + b",".join(literals) + b"]")
         except (ValueError, msgspec.MsgspecError):
             return None
         if len(pieces) != len(literals):
@@ -244,20 +251,21 @@ class EventReader:
     def _learn(self, line: bytes) -> None:
         if match := _TEXT_EVENT.match(line):
             self._prefix, self._suffix = line[: match.end()], line[match.end(3) :]
-            self._between = self._suffix + b"\n\n" + self._prefix
+            self._end = self._suffix + b"\n\n"
+            self._between = self._end + self._prefix
             self._are_thoughts, self._call = match[1] is not None, int(match[2]) if match[2] else None
 
 
-def split_at_event(data: bytes) -> tuple[bytes, bytes]:
-    """The whole events in `data`, and the beginning of the next one. Raises UpstreamFailed if that is too long."""
+def split_at_event(data: bytes, limit: int) -> tuple[bytes, bytes]:
+    """The whole events in `data`, and the beginning of the next one. Raises UpstreamFailed if that has more bytes than
+    `limit`."""
     end = data.rfind(b"\n\n") + 2
-    return (data[:end], check_size(data[end:])) if end > 1 else (b"", check_size(data))
+    return (data[:end], _check_size(data[end:], limit)) if end > 1 else (b"", _check_size(data, limit))
 
 
-def check_size(held: bytes) -> bytes:
-    """The beginning of an event. Raises UpstreamFailed if it is too long."""
-    if len(held) > MAX_EVENT_BYTES:
-        raise UpstreamFailed(f"The model's server sent an event of more than {limit_size(MAX_EVENT_BYTES)}.")
+def _check_size(held: bytes, limit: int) -> bytes:
+    if len(held) > limit:
+        raise UpstreamFailed(f"The model's server sent an event of more than {limit_size(limit)}.")
     return held
 
 

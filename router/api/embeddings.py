@@ -21,7 +21,7 @@ from router.proxy.endpoints import ModelFromBody
 from router.proxy.error_response import read_upstream_error
 from router.proxy.head import Head
 from router.proxy.protocols import PostToChild
-from router.proxy.rewrite import encode_json
+from router.proxy.rewrite import apply_filters, encode_json
 from router.proxy.routing import RoutingFields, all_fields
 from router.wire.child_json import blame_child, parse_json
 
@@ -40,8 +40,11 @@ class Embeddings(ModelFromBody):
         if "rerank" in self._gateway.pool.effective(spec.name).info.capabilities:
             raise InvalidRequest(f"{spec.name!r} ranks texts and embeds none. Ask /v1/rerank, or another model.")
 
-    def _passes_through(self, routing: RoutingFields) -> bool:
-        return routing.fields is None or routing.fields.get("dimensions") is None
+    def _passes_through(self, spec: ModelSpec, head: Head, routing: RoutingFields) -> bool:
+        fields = routing.fields
+        if fields is not None and spec.filters is not None and self.cuts:
+            fields = apply_filters("/embeddings", fields, spec.filters)
+        return fields is None or fields.get("dimensions") is None
 
     def _translation(self, head: Head, body: bytes) -> ShorterVectors:
         fields = all_fields(body)
@@ -51,7 +54,8 @@ class Embeddings(ModelFromBody):
 
 
 class NativeEmbeddings(Embeddings):
-    """The same of llama.cpp's own API, whose vectors are not always one a text."""
+    """The same of llama.cpp's own API, whose vectors are not always one a text. A preset's `dimensions` are not for
+    them."""
 
     cuts = False
 

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from router.pool.pool import Pool
+from router.pool.status import DeviceStatus
 
 
-def render(pool: Pool) -> str:
+def render(pool: Pool, devices: Sequence[DeviceStatus]) -> str:
     """The metrics in the text exposition format 0.0.4. Values are counts or bytes; label values are escaped."""
-    return "".join(f"{line}\n" for line in _lines(pool))
+    return "".join(f"{line}\n" for line in (*_lines(pool), *_of_devices(devices)))
+
+
+def _of_devices(devices: Sequence[DeviceStatus]) -> Iterator[str]:
+    yield from _metric(
+        "device_lost",
+        "gauge",
+        "1 while the device cannot be read and takes no model",
+        [(_label(device=device.id, reason=device.reason or ""), int(device.lost)) for device in devices],
+    )
+    yield from _metric(
+        "device_memory_total_bytes",
+        "gauge",
+        "Memory of the device that may be used",
+        [(_label(device=device.id), device.total) for device in devices if device.total is not None],
+    )
+    yield from _metric(
+        "device_memory_free_bytes",
+        "gauge",
+        "Memory that is free on the device",
+        [(_label(device=device.id), device.free) for device in devices if device.free is not None],
+    )
 
 
 def _lines(pool: Pool) -> Iterator[str]:

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from router.api import metrics
 from router.api.dialects import OPENAI
 from router.api.download import Downloads
+from router.api.estimate import EstimateEndpoint
 from router.api.listing import Listing
 from router.api.load import LoadEndpoints
 from router.api.lone import DISABLED_PATHS, disabled
@@ -29,6 +30,7 @@ from router.errors import ConfigError, InvalidRequest, RouterError, UpstreamFail
 from router.memory.forecast import Forecast
 from router.models.changes import Changes
 from router.models.spec import ModelSpec
+from router.pool.outlook import Outlook
 from router.pool.pool import Pool
 from router.proxy.body import in_thread_if_large
 from router.proxy.endpoints import ModelFromBody, model_from_query, with_dialect_errors
@@ -56,7 +58,7 @@ BY_QUERY = ("/slots", "/lora-adapters")
 
 class NativeEndpoints:
     """`reload` reads the catalog's sources again; it raises ConfigError when they are wrong.
-    `forecast` computes what a model would take and which models would be evicted for it.
+    `forecast` is the one of EstimateEndpoint.
     `build` is the engine's line of `--version`."""
 
     def __init__(
@@ -65,7 +67,7 @@ class NativeEndpoints:
         listing: Listing,
         downloads: Downloads,
         reload: Callable[[], Awaitable[Changes]],
-        forecast: Callable[[ModelSpec], Awaitable[Forecast]],
+        forecast: Callable[[Outlook], Awaitable[Forecast]],
         build: str,
     ) -> None:
         self._gateway = gateway
@@ -74,7 +76,7 @@ class NativeEndpoints:
         self._anthropic_models = AnthropicModels(gateway, listing.context)
         self._downloads = downloads
         self._reload = reload
-        self._forecast = forecast
+        self._estimate = EstimateEndpoint(gateway, forecast)
         self._build = build_info(build)
         self._child_by_query = model_from_query(gateway, OPENAI)
         self._child_by_body = ModelFromBody(gateway, OPENAI)
@@ -91,7 +93,7 @@ class NativeEndpoints:
             ("/models/unload", "POST", load.unload),
             ("/models/{name:path}/settings", "GET", load.settings),
             ("/models/reload", "POST", self.reload),
-            ("/models/estimate", "GET", self.estimate),
+            ("/models/estimate", "GET", self._estimate.estimate),
             ("/models/sse", "GET", self.news),
             ("/v1/models/{name:path}", "GET", self.model),
             ("/lora-adapters", "POST", self.lora_adapters),
@@ -125,6 +127,7 @@ class NativeEndpoints:
                 "ui_settings": {},
                 "build_info": self._build,
                 "cors_proxy_enabled": False,
+                "devices": [asdict(device) for device in await self._pool.nodes.glance()],
                 **(await self._props_of(lone) if lone else {}),
             }
         )
@@ -145,9 +148,9 @@ class NativeEndpoints:
     async def _read_child(self, spec: ModelSpec, target: bytes, limit: int) -> bytes:
         """What the child answers to a GET, up to `limit` bytes; empty if it does not answer with 200."""
         try:
-            lease = await self._pool.lease(spec, used=False)
+            lease = self._pool.look(spec, wakes=target != b"/props")
         except RouterError:
-            return b""  # it has just ended
+            return b""  # it ends just now, or sleeps
         try:
             answer = await self._gateway.upstream.open(lease.address, lease.key, RequestHead("GET", target, []))
             body = await answer.read_all(limit)
@@ -162,7 +165,7 @@ class NativeEndpoints:
         """The router's own metrics, or with `?model=` the child's. Those of an only model follow the router's."""
         if "model" in request.query_params:
             return await self._child_by_query(request)
-        text, lone = metrics.render(self._pool), self._lone_running()
+        text, lone = metrics.render(self._pool, await self._pool.nodes.glance()), self._lone_running()
         if lone and switch_of(self._pool.effective(lone.name).args, "--metrics"):
             text += (await self._read_child(lone, b"/metrics", MAX_METRICS_BYTES)).decode(errors="replace")
         return PlainTextResponse(text)
@@ -180,10 +183,13 @@ class NativeEndpoints:
             self._gateway.hub_models.refresh_soon()
         if is_anthropic_client(request.headers):
             return await self._anthropic_models.list(request)
+        lost = [asdict(device) for device in await self._pool.nodes.glance() if device.lost]
         listing = self._listing.render()
         if request.query_params.get("reload"):
             changes = json.dumps(asdict(await self._read_again())).encode()
             listing = self._listing.render()[:-1] + b',"reload":' + changes + b"}"
+        if lost:
+            listing = listing[:-1] + b',"lost_devices":' + json.dumps(lost).encode() + b"}"
         return Response(listing, media_type="application/json")
 
     async def model(self, request: Request) -> Response:
@@ -192,7 +198,8 @@ class NativeEndpoints:
         if is_anthropic_client(request.headers):
             return await self._anthropic_models.retrieve(request)
         spec = self._gateway.find(request.path_params["name"])
-        return Response(self._listing.render_entry(spec), media_type="application/json")
+        await self._pool.exchange.learn(spec.name)
+        return Response(self._listing.render_entry(self._gateway.find(spec.name)), media_type="application/json")
 
     async def reload(self, request: Request) -> Response:
         return JSONResponse({"success": True, **asdict(await self._read_again())})
@@ -202,13 +209,6 @@ class NativeEndpoints:
             return await self._reload()
         except ConfigError as exc:
             raise InvalidRequest(f"nothing was changed: {exc.message}") from exc
-
-    async def estimate(self, request: Request) -> Response:
-        """What `?model=` would take, and which models would be evicted for it now. Nothing is loaded."""
-        spec = self._pool.catalog.resolve(request.query_params.get("model"))
-        if spec.problem:
-            raise InvalidRequest(f"{spec.name!r} cannot be estimated: {spec.problem}")
-        return JSONResponse((await self._forecast(spec)).as_json())
 
     async def news(self, request: Request) -> Response:
         return NewsStream(self._pool)

@@ -171,9 +171,10 @@ def _run(argv: list[str], env: Mapping[str, str], timeout: float) -> subprocess.
         argv,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         env={**os.environ, **env},
         timeout=timeout,
         check=False,
+        start_new_session=True,  # what a terminal sends to all of its processes is for the router alone
     )

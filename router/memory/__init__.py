@@ -20,9 +20,10 @@ took; what a running process holds is in `pool.measurements`.
     fit_params    PURE: the engine's own measure            -> flag_values demand
     fitting       fits contexts to the empty machine        -> flag_values batches demand
     implied_args  PURE: flags that no user gave             -> demand
+    faults        PURE: what the engine refuses             -> layers flag_values
     footprints    what models really took                   -> nothing
     need          what one load needs                       -> demand
 
-    estimator  the best estimate of a need      -> flag_values demand fit_params fitting implied_args footprints need
-    forecast   what a load would take and evict -> demand need estimator
+    estimator  the best estimate    -> flag_values demand fit_params fitting implied_args faults footprints need
+    forecast   what a load would do -> demand need estimator
 """

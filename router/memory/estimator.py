@@ -8,6 +8,7 @@ for each load, in a thread.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,9 +20,10 @@ from router import files
 from router.engine import flags
 from router.engine.discovery import Engine
 from router.engine.flags import Arg, FlagTable
-from router.errors import GgufError, LoadFailed
+from router.errors import GgufError, LoadFailed, SettingsRefused
 from router.memory import fit_params
 from router.memory.demand import CUDA_CONTEXT_BYTES
+from router.memory.faults import fault
 from router.memory.fitting import fit, gpus_of, leave_to_engine
 from router.memory.flag_values import gpu_names
 from router.memory.footprints import Footprint, Footprints, key_of
@@ -30,6 +32,7 @@ from router.memory.need import Need
 from router.models import gguf
 from router.models.describe import describe
 from router.models.spec import ModelSpec
+from router.models.stamps import files_of, stamp
 from router.scheduling.resources import Demand, Device, Reading
 from router.scheduling.snapshot import Snapshot
 from router.units import size
@@ -38,16 +41,10 @@ log = logging.getLogger("router.estimate")
 
 # The engine measures within 0.3 s here, and within 1 s for the largest models. If it takes longer, the header must do.
 MEASURE_TIMEOUT_S = 10.0
-# Flags that name a file which the child reads from beginning to end, and flags with several such files.
-FILE_FLAGS = (
-    "--model",
-    "--mmproj",
-    "--spec-draft-model",
-    "--chat-template-file",
-    "--grammar-file",
-    "--json-schema-file",
-)
-FILE_LIST_FLAGS = frozenset(("--lora", "--control-vector"))
+# Of what a model takes of its GPUs by its header, at least this part is really taken: weights do not shrink.
+LEAST_PART = 0.5
+# No process takes more than so many times what the machine has. Memory that is shared may be counted more than once.
+MOST_TIMES = 2
 
 
 class Estimator:
@@ -74,6 +71,7 @@ class Estimator:
     ) -> None:
         self._engine = engine
         self._table = table
+        self._margins = margins
         self.empty = Snapshot(tuple(Reading(device, None) for device in devices), margins=margins)
         self._gpus = [gpu.name for gpu in gpus_of(self.empty)]
         self._footprints = footprints
@@ -85,10 +83,18 @@ class Estimator:
     def __repr__(self) -> str:
         return f"<Estimator for {self._build}: GPUs {', '.join(self._gpus) or 'none'}, {len(self._needs)} needs kept>"
 
+    def use(self, devices: Sequence[Device]) -> None:
+        """From now on this is the empty machine: GPUs have come that could not be read before."""
+        with self._lock:
+            self.empty = Snapshot(tuple(Reading(device, None) for device in devices), margins=self._margins)
+            self._gpus = [gpu.name for gpu in gpus_of(self.empty)]
+            self._needs.clear()
+
     def need(self, spec: ModelSpec, *, quick: bool = False) -> Need:
         """With `quick` headers are read, but no program runs.
 
-        Raises GgufError, and LoadFailed for a GPU that is not there and for a file that is none.
+        Raises GgufError, and LoadFailed for a GPU that is not there, a file that is none, and settings that the engine
+        would refuse.
         """
         args = flags.merge(flags.from_environment({**self._environ, **dict(spec.env)}, self._table), spec.args)
         _check_files(spec.name, args)
@@ -97,7 +103,7 @@ class Estimator:
             uses_gpu = self._gpus and flags.value_of(args, "--device") != "none"
             demand = Demand(fixed=CUDA_CONTEXT_BYTES, names=gpu_names(args)) if uses_gpu else Demand()
             return Need(demand, device_args)
-        key = self._key(spec)
+        key, files_now = self._key(spec), stamp(args)
         with self._lock:
             need = self._needs.get(key)
         if need is None:
@@ -107,10 +113,11 @@ class Estimator:
                 _log_need(spec.name, need)
                 with self._lock:
                     self._needs[key] = need
-        if footprint := self._footprints.get(key):
+        footprint = self._footprints.get(key)
+        if footprint and self._is_plausible(footprint, need):
             need = replace(need, demand=_by_footprint(need.demand, footprint), source="footprint")
         implied = implied_args(describe(replace(spec, args=args)), self._table, need.estimate)
-        return replace(need, args=(*need.args, *implied))
+        return replace(need, args=(*need.args, *implied), stamp=files_now)
 
     def longest_context(self, spec: ModelSpec) -> int:
         """The longest context that fits the empty machine, on as few GPUs as the shortest; 0 for a model that is not
@@ -122,12 +129,32 @@ class Estimator:
         return need.estimate.n_ctx if need.estimate else 0
 
     def learn(self, spec: ModelSpec, footprint: Footprint) -> None:
-        """Remember what a process of this model took. Raises GgufError if its file has gone."""
-        if spec.model_path is not None:
-            self._footprints.put(self._key(spec), footprint)
+        """Remember what a process of this model took, if that can be. Raises GgufError if its file has gone."""
+        if spec.model_path is None:
+            return
+        key = self._key(spec)
+        with self._lock:
+            need = self._needs.get(key)
+        if need is None or self._is_plausible(footprint, need):
+            self._footprints.put(key, footprint)
+        else:
+            log.info("%s: a measurement is ignored, it cannot be right: %s", spec.name, footprint)
+
+    def _is_plausible(self, footprint: Footprint, need: Need) -> bool:
+        """Whether a process of this need can have taken so much. One that was about to end when it was measured has
+        given back most of it already, and what the driver says of a process may be another one's."""
+        sizes = {"gpu": 0, "host": 0}
+        for reading in self.empty.readings:
+            sizes[reading.device.kind] += reading.device.total
+        demand = need.demand
+        least = LEAST_PART * (demand.split + footprint.gpus * demand.fixed) if footprint.gpus else 0
+        most = {kind: MOST_TIMES * total for kind, total in sizes.items()}
+        return least <= footprint.gpu <= most["gpu"] and footprint.host <= max(most["host"], demand.host)
 
     def _key(self, spec: ModelSpec) -> str:
         parts = [path for path in (spec.model_path, spec.mmproj_path) if path]
+        # A draft model and adapters take memory too. If one is missing, the child says so.
+        parts += [path for path in files_of(spec.args) if path not in parts and os.path.exists(path)]
         words = [*flags.render(spec.args), *(f"{name}={value}" for name, value in spec.env)]
         try:
             return key_of(parts, words, self._build)
@@ -162,6 +189,8 @@ class Estimator:
     def _estimate(self, spec: ModelSpec, path: Path, args: Sequence[Arg], *, quick: bool) -> Need:
         """By header and flags, and by the engine's measure unless `quick`."""
         model = gguf.read_model(path)
+        if wrong := fault(args, model):
+            raise SettingsRefused(spec.name, wrong)
         mmproj = gguf.read_model(spec.mmproj_path) if spec.mmproj_path else None
         estimate, words = fit(self.empty, self._table, args, model, mmproj)
         args = (*args, *flags.parse(words, self._table))
@@ -180,11 +209,10 @@ class Estimator:
 def _check_files(model: str, args: Sequence[Arg]) -> None:
     """Raises LoadFailed for a pipe or a device: the child would open it and wait for ever."""
     for arg in args:
-        name, value = arg.flag.name, arg.values[0] if arg.values else ""
-        for path in [value] if name in FILE_FLAGS else value.split(",") if name in FILE_LIST_FLAGS else ():
+        for path in files_of([arg]):
             if files.is_special(path):
                 raise LoadFailed(
-                    f"{model!r} cannot be loaded: {path} ({name}) is no regular file, but a folder, a pipe or "
+                    f"{model!r} cannot be loaded: {path} ({arg.flag.name}) is no regular file, but a folder, a pipe or "
                     "a device. Put a file there, or change the path."
                 )
 

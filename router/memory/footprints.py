@@ -1,8 +1,10 @@
 """What models really took, kept in a file across restarts.
 
 The best estimate of a model's need is what a process of it took before. It counts as long as nothing has changed that
-could change it: the key is made of file identity, flags and engine build. Several routers may use the same file. The
-pool adds a footprint after each load; `estimator` reads them.
+could change it: the key is made of file identity, flags and engine build. The pool adds a footprint after each load;
+`estimator` reads them.
+
+Several routers may use the same file: whoever writes it adds what the others have written, under a lock.
 """
 
 from __future__ import annotations
@@ -13,13 +15,18 @@ import json
 import logging
 import os
 import secrets
+import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from router import files
+
+if sys.platform != "win32":
+    import fcntl
 
 log = logging.getLogger("router.footprints")
 
@@ -27,6 +34,8 @@ MAX_FOOTPRINTS = 1000  # beyond these the oldest are forgotten
 MAX_FILE_BYTES = 4 << 20  # a full file has about 130 KiB
 # No machine has as much: a larger number in the file is wrong.
 MAX_MEMORY_BYTES, MAX_GPUS = 1 << 50, 1 << 10
+LOCK_PATIENCE_S = 2.0  # then the file is written without the lock: a small loss is better than a thread that hangs
+LOCK_INTERVAL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,10 @@ class Footprint:
     gpu: int
     gpus: int
     host: int
+
+    def greatest(self, other: Footprint) -> Footprint:
+        """The greater number of each; `other` is the later measurement, and says on how many GPUs."""
+        return Footprint(max(self.gpu, other.gpu), other.gpus or self.gpus, max(self.host, other.host))
 
 
 def key_of(files: Sequence[Path], args: Sequence[str], build: str) -> str:
@@ -97,14 +110,16 @@ class Footprints:
         """Remember a footprint; of several the greatest numbers. Blocks for a small write if they are new."""
         with self._lock:
             before = self._known.pop(key, found)
-            greatest = Footprint(max(before.gpu, found.gpu), found.gpus or before.gpus, max(before.host, found.host))
-            self._known[key] = greatest
-            while len(self._known) > MAX_FOOTPRINTS:
-                del self._known[next(iter(self._known))]
+            self._known[key] = greatest = before.greatest(found)
+            self._forget_oldest()
             is_new = greatest != before or before is found
         if is_new:
             with self._writing:
                 self._write()
+
+    def _forget_oldest(self) -> None:
+        while len(self._known) > MAX_FOOTPRINTS:
+            del self._known[next(iter(self._known))]
 
     def _read(self) -> dict[str, Footprint]:
         try:
@@ -121,14 +136,46 @@ class Footprints:
             return {}
 
     def _write(self) -> None:
+        """Write all that is known, with what other routers have written since."""
         fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._lock:
-                table = {key: asdict(found) for key, found in self._known.items()}
-            fresh.write_text(json.dumps(table))
-            fresh.replace(self._path)  # another router reads the old file or the new one, never half of one
+            with _locked(self._path.with_name(f"{self._path.name}.lock")):
+                others = self._read()
+                with self._lock:
+                    self._add(others)
+                    table = {key: asdict(found) for key, found in self._known.items()}
+                fresh.write_text(json.dumps(table))
+                fresh.replace(self._path)  # another router reads the old file or the new one, never half of one
         except OSError as exc:
             with contextlib.suppress(OSError):
                 fresh.unlink()
             log.warning("footprints are not kept: %s cannot be written (%s)", self._path, exc)
+
+    def _add(self, others: Mapping[str, Footprint]) -> None:
+        """Those of other routers count as older than our own."""
+        ours = {key: others[key].greatest(found) if key in others else found for key, found in self._known.items()}
+        self._known = {key: found for key, found in others.items() if key not in ours} | ours
+        self._forget_oldest()
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the lock of this file, so that of several routers one writes at a time. Raises OSError."""
+    if sys.platform == "win32":  # of two routers that write at the same time, the last one wins
+        yield
+        return
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    try:
+        until = time.monotonic() + LOCK_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    break
+                time.sleep(LOCK_INTERVAL_S)
+        yield
+    finally:
+        os.close(descriptor)

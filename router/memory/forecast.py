@@ -60,9 +60,12 @@ class Forecast:
         return asdict(self)
 
 
-def forecast(estimator: Estimator, spec: ModelSpec, now: Snapshot) -> Forecast:
-    """The forecast for the machine as it is `now`. Blocks: it reads headers and runs the engine's measure.
+def forecast(estimator: Estimator, spec: ModelSpec, now: Snapshot, *, running: str = "", ending: str = "") -> Forecast:
+    """The forecast for the machine as it is `now`, without the model's own process. Blocks: it reads headers and runs
+    the engine's measure.
 
+    `running` is a sentence if the model runs with these arguments already: then a load does nothing.
+    `ending` is a sentence about a process that has to end first.
     Raises GgufError and LoadFailed.
     """
     need = estimator.need(spec)
@@ -70,7 +73,8 @@ def forecast(estimator: Estimator, spec: ModelSpec, now: Snapshot) -> Forecast:
     empty = policy.plan(estimator.empty, need.demand)
     claim = None if isinstance(plan, Reject | Lost) else plan.claim
     claim = claim or (empty.claim if isinstance(empty, Place) else Allocation({}))
-    verdict, evicts = _verdict(plan)
+    can_start = not isinstance(plan, Reject | Lost)
+    verdict, evicts = (running, ()) if running else _verdict(plan)
     return Forecast(
         model=spec.name,
         devices=tuple(_gpu_shares(need, claim)),
@@ -78,8 +82,8 @@ def forecast(estimator: Estimator, spec: ModelSpec, now: Snapshot) -> Forecast:
         source=need.source,
         context=need.estimate.n_ctx if need.estimate else 0,
         max_context=estimator.longest_context(spec),
-        fits=not isinstance(plan, Reject | Lost),
-        verdict=verdict,
+        fits=can_start or bool(running),
+        verdict=f"{verdict} {ending}" if ending and can_start else verdict,
         evicts=evicts,
     )
 

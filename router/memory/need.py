@@ -14,6 +14,7 @@ from router import threads
 from router.errors import LoadFailed
 from router.memory.demand import Estimate
 from router.models.spec import ModelSpec
+from router.models.stamps import Stamp
 from router.scheduling.resources import Demand
 
 
@@ -24,12 +25,14 @@ class Need:
     `args` go to the child besides the model's own.
     `source` is where `demand` comes from: "footprint", "engine" or "header".
     `estimate` is None for a model whose file is not here yet.
+    `stamp` is the one of its files, as they were when this was estimated.
     """
 
     demand: Demand
     args: tuple[str, ...] = ()
     source: str = "unknown"
     estimate: Estimate | None = None
+    stamp: Stamp = ()
 
 
 class SharedEstimates:

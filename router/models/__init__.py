@@ -16,6 +16,7 @@ fact about what a model can do belongs in `describe`, a new kind of place that h
     values     PURE: what Jinja's operators and tests make of values     -> reduction
     trial      whether a chat template refuses a conversation            -> reduction values
     template   what a chat template can do: tools, thinking, roles       -> reduction trial
+    stamps     the files of a process, and whether they are the same     -> shards
     spec       one model as data                                         -> shards template
     describe   what a model's files say: its Info                        -> metadata gguf template spec
     ini        INI text to lines under sections, and back                -> nothing

@@ -116,9 +116,9 @@ def _task_of_flags(spec: ModelSpec) -> str | None:
     return next((task for flag, task in tasks.items() if switch_of(spec.args, flag)), None)
 
 
-def _file_identity(path: Path) -> tuple[Path, int, int]:
+def _file_identity(path: Path) -> tuple[Path, int, int, int]:
     status = path.stat()
-    return path, status.st_size, status.st_mtime_ns
+    return path, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _digest(text: str | None) -> bytes | None:

@@ -48,6 +48,10 @@ class Info:
     problem: str | None = None
 
 
+# Of a model whose files have not been read yet. It is compared by identity: a file may say nothing of interest.
+UNREAD = Info()
+
+
 @dataclass(frozen=True, slots=True)
 class Filters:
     """How the requests for a model are changed. Each value is JSON text, paired with the name of its field.
@@ -78,7 +82,7 @@ class ModelSpec:
     `stop_timeout`, `ttl` and `min_loaded` are seconds; where one is None the router's default holds.
     `template` is the text of a chat template that replaces the one in the file; the child reads it from a private file.
     `filters` change the requests for this model.
-    `info` is empty until `describe` has filled it in.
+    `info` is UNREAD until `describe` has filled it in.
 
     ::
 
@@ -108,7 +112,7 @@ class ModelSpec:
     env: tuple[tuple[str, str], ...] = ()
     template: str | None = None
     filters: Filters | None = None
-    info: Info = Info()
+    info: Info = UNREAD
 
     def __repr__(self) -> str:
         # No arguments and no variables: some of them are secrets.
@@ -129,6 +133,11 @@ class ModelSpec:
     def repo_to_download(self) -> str | None:
         """The name on the hub of what must be downloaded before the model can be loaded; None if nothing must be."""
         return None if self.model_path or self.problem else value_of(self.args, "--hf-repo")
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether its files are here, and nothing is known yet of what they say."""
+        return self.info is UNREAD and self.model_path is not None and not self.problem
 
     @property
     def draft_kind(self) -> str | None:

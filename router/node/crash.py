@@ -10,18 +10,16 @@ import re
 import signal
 from collections.abc import Sequence
 
+from router.node.gpu_errors import GpuError, Kind, gpu_error
+from router.node.gpu_errors import is_without_gpu as is_without_gpu
 from router.node.interface import Exit
 
 QUOTED_LINES = 3
 MAX_LINE_CHARS = 500  # of a line that is searched: what matters stands at its beginning
 
-OUT_OF_MEMORY = re.compile(
-    r"out of memory|insufficient memory|OutOf(Device|Host)Memory|bad_alloc|(unable|failed) to allocate .*buffer",
-    re.IGNORECASE,
-)
 # What engines write, and what it means. The first row that matches any line wins. Wording of llama.cpp b11434
-# (ggml*.c*, llama-model*.cpp, common/arg.cpp, tools/server/server-http.cpp): seen on the CPU build, read in the source
-# for the GPU rows.
+# (ggml*.c*, llama-model*.cpp, common/arg.cpp, tools/server/server-http.cpp), seen on the CPU build. What they write
+# about GPUs and about memory is in `gpu_errors`, and comes first.
 CAUSES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), sentence)
     for pattern, sentence in (
@@ -53,29 +51,38 @@ SIGNALS = {
 }
 
 
-def explain(model: str, code: int, log: Sequence[str], *, is_stopped: bool, is_ready: bool) -> Exit:
-    """`code` is negative for a signal. `is_stopped`: the router has stopped it. `is_ready`: it had been serving."""
+def explain(
+    model: str, code: int, log: Sequence[str], *, is_stopped: bool, is_ready: bool, uses_gpu: bool = True
+) -> Exit:
+    """`code` is negative for a signal.
+    `is_stopped`: the router has stopped it.
+    `is_ready`: it had been serving.
+    `uses_gpu`: it was given a GPU.
+    """
     if is_stopped:
         return Exit(code, f"{model} was stopped", tuple(log))
     how = f"ended with code {code}" if code >= 0 else f"was ended by {_signal_name(-code)}"
     when = "while it served" if is_ready else "while it loaded"
-    cause, out_of_memory = _cause(code, log)
+    error = _cause(code, log, uses_gpu)
     lines = " | ".join(line[:200] for line in [line for line in log if line.strip()][-QUOTED_LINES:])
-    sentence = f"{model} {how} {when}: {cause}. {f'Last lines: {lines}' if lines else 'It wrote nothing.'}"
-    return Exit(code, sentence, tuple(log), out_of_memory)
+    sentence = f"{model} {how} {when}: {error.sentence}. {f'Last lines: {lines}' if lines else 'It wrote nothing.'}"
+    return Exit(code, sentence, tuple(log), error.kind is Kind.MEMORY, error.kind is Kind.LOST)
 
 
-def _cause(code: int, log: Sequence[str]) -> tuple[str, bool]:
-    """The cause, and whether it is a lack of memory."""
+def _cause(code: int, log: Sequence[str], uses_gpu: bool) -> GpuError:
+    """The cause, whether a GPU has to do with it or not."""
     log = [line[:MAX_LINE_CHARS] for line in log]
-    if any(OUT_OF_MEMORY.search(line) for line in log):
-        return "it ran out of memory", True
+    if error := gpu_error(log, uses_gpu=uses_gpu):
+        return error
     for pattern, sentence in CAUSES:
         for line in log:
             if match := pattern.search(line):
-                return sentence.format(*(group.strip() for group in match.groups())), False
+                return GpuError(Kind.OTHER, sentence.format(*(group.strip() for group in match.groups())))
     name = _signal_name(-code) if code < 0 else ""
-    return SIGNALS.get(name, "it gave no reason"), name == "SIGKILL"
+    return GpuError(
+        Kind.MEMORY if name == "SIGKILL" else Kind.OTHER,
+        SIGNALS.get(name, "it gave no reason"),
+    )
 
 
 def _signal_name(number: int) -> str:

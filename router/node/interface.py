@@ -134,12 +134,13 @@ class Node(Protocol):
     @property
     def name(self) -> str: ...
 
-    async def probe(self, expected: Mapping[str, int]) -> tuple[Reading, ...]:
+    async def probe(self, expected: Mapping[str, int], enough: Mapping[str, int] | None = None) -> tuple[Reading, ...]:
         """Read how much memory is free on each device now.
 
         If children have ended, `expected` says by device key how many bytes should be free once their memory is back.
-        Then this returns when they are free, after two seconds at most. It never raises: a device that cannot be read
-        has `free=None`.
+        Then this returns when they are free, after two seconds at most. `enough` says by device key how many bytes the
+        next start needs: once these are free, the rest is not waited for. It never raises: a device that cannot be
+        read has `free=None`.
         """
 
     async def footprint(self, child: Child) -> Mapping[str, int]:

@@ -9,12 +9,13 @@ import itertools
 import os
 import re
 import secrets
-import tempfile
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from router import threads
 from router.engine.discovery import Engine
+from router.engine.flags import MODEL_SOURCES
 from router.errors import ConfigError, LoadFailed
 from router.node.devices import Devices
 from router.node.interface import Child, Launch
@@ -22,10 +23,12 @@ from router.node.process import LocalChild
 from router.node.processes import tree_of
 from router.node.readahead import ReadAhead
 from router.node.run_directory import MARK, RunDirectory
+from router.node.run_roots import run_roots
 from router.node.visibility import masks_for
 from router.node.watchdog import Watchdog
-from router.redaction import secrets_of
+from router.redaction import is_private, secrets_of
 from router.scheduling.resources import Reading
+from router.wire.address import Address
 
 # Variables of the router's environment that a child must not get:
 # - where to listen and which keys are valid: the router decides that;
@@ -36,14 +39,20 @@ HIDDEN_VARIABLES = re.compile(
     r"|LLAMA_ARG_(DEVICE|HOST|PORT|REUSE_PORT|API_.*|SSL_.*|CORS_.*|ALIAS|TAGS|LOG_FILE|MODEL.*|HF_.*)"
     r"|LLAMA_ARG_(MMPROJ(_URL)?|DOCKER_REPO)"
 )
+# Arguments with which a child downloads by itself. It alone gets what opens the hub, and the proxies with a password.
+DOWNLOADS = MODEL_SOURCES - {"--model"} | {"--spec-draft-hf", "--hf-repo-draft", "--mmproj-url"}
+HUB_VARIABLES = re.compile(r"HF_TOKEN|HUGGING_FACE_HUB_TOKEN|HF_ENDPOINT|MODEL_ENDPOINT|.*_PROXY", re.IGNORECASE)
 
 
 class LocalNode:
     """This machine.
 
-    `folder` is for the children's sockets (`--run-dir`); by default all routers of this user share one.
+    `folder` is for the children's sockets (`--run-dir`); by default all routers of this user share one. If there is no
+    place for sockets, children listen on ports of loopback; their keys keep other users out.
     `environ` is the router's environment, from which children get what is not hidden.
     `margins` are bytes that stay free, by device key. Leave them out for an engine without `--fit-target`.
+
+    `roots` are where such a folder may be if none is given; by default those of this user.
 
     Raises ConfigError if the folder cannot be used. `close` ends children that still run.
     """
@@ -57,11 +66,20 @@ class LocalNode:
         folder: Path | None = None,
         environ: Mapping[str, str] = os.environ,
         margins: Mapping[str, int] | None = None,
+        roots: Sequence[Path] | None = None,
     ) -> None:
         self._engine = engine
         self._devices = devices
-        self._run = RunDirectory.open((folder or _shared_folder(environ)).absolute())
-        self._environ = {name: value for name, value in environ.items() if not HIDDEN_VARIABLES.fullmatch(name)}
+        self._run = (
+            RunDirectory.open(folder.absolute())
+            if folder
+            else RunDirectory.open_any(run_roots(environ) if roots is None else roots)
+        )
+        known = {name: value for name, value in environ.items() if not HIDDEN_VARIABLES.fullmatch(name)}
+        # What is private to the router reaches no child, unless the child needs it to download its own files. A
+        # preset's `env` gives a model what the operator wants it to have.
+        self._environ = {name: value for name, value in known.items() if not is_private(name, value)}
+        self._for_downloads = {name: value for name, value in known.items() if HUB_VARIABLES.fullmatch(name) and value}
         self._margins = margins or {}
         self._watchdog = Watchdog()
         self._serial = itertools.count(1)
@@ -70,8 +88,8 @@ class LocalNode:
     def __repr__(self) -> str:
         return f"<LocalNode {self._run.folder}>"
 
-    async def probe(self, expected: Mapping[str, int]) -> tuple[Reading, ...]:
-        return await self._devices.settle(expected)
+    async def probe(self, expected: Mapping[str, int], enough: Mapping[str, int] | None = None) -> tuple[Reading, ...]:
+        return await self._devices.settle(expected, enough)
 
     async def footprint(self, child: Child) -> Mapping[str, int]:
         return await self._devices.footprint(await threads.MACHINE.run(tree_of, child.pid))
@@ -85,14 +103,17 @@ class LocalNode:
         except ConfigError as error:
             raise LoadFailed(f"{launch.model} has no place for its socket: {error.message}") from error
         # The name is short, and never used again: a server does not bind to a socket that exists already.
-        socket = self._run.folder / f"{next(self._serial)}.sock"
+        place = self._run.folder / f"{next(self._serial)}.sock"
         key = secrets.token_urlsafe(32)
-        template = self._write_template(launch, socket.with_suffix(".jinja")) if launch.template else []
+        template = self._write_template(launch, place.with_suffix(".jinja")) if launch.template else []
         args = [*launch.args, *self._fit_target(launch), *_tensor_split(launch), *template]
-        args += ["--host", str(socket), "--alias", launch.model]
+        address = Address(path=str(place)) if self._run.has_sockets else Address(port=_free_port())
+        args += ["--host", address.path] if address.path else ["--host", address.host, "--port", str(address.port)]
+        args += ["--alias", launch.model]
         command = [*self._engine.command, *args]
         env = {
             **self._environ,
+            **({} if DOWNLOADS.isdisjoint(launch.args) else self._for_downloads),
             **self._engine.env,
             **{name: value for name, value in launch.env if name != "LLAMA_ARG_DEVICE"},
             **masks_for(launch.devices, self._devices.list()),
@@ -101,7 +122,7 @@ class LocalNode:
             "LLAMA_SERVER_ROUTER_PORT": "1",  # with any value llama-server reports its states as a child does
         }
         files = [Path(file) for file in template[1:]]
-        return LocalChild.start(launch, command, env, socket, key, self._watchdog, files, secrets_of(env))
+        return LocalChild.start(launch, command, env, address, key, self._watchdog, files, secrets_of(env))
 
     def _write_template(self, launch: Launch, file: Path) -> list[str]:
         """Write the chat template to a file. Returns the arguments that name it."""
@@ -136,7 +157,9 @@ def _tensor_split(launch: Launch) -> list[str]:
     return ["--tensor-split", ",".join(map(str, launch.layer_counts))] if launch.layer_counts else []
 
 
-def _shared_folder(environ: Mapping[str, str]) -> Path:
-    if runtime := environ.get("XDG_RUNTIME_DIR"):
-        return Path(runtime) / "llama-router"
-    return Path(tempfile.gettempdir()) / f"llama-router-{os.getuid()}"
+def _free_port() -> int:
+    """A port of loopback that is free now. Should another program take it before the child does, the load fails: a
+    child that cannot listen ends, and is never asked anything."""
+    with socket.socket() as sock:
+        sock.bind((Address().host, 0))
+        return int(sock.getsockname()[1])

@@ -22,7 +22,7 @@ from typing import IO, Any
 from router.errors import LoadFailed
 from router.node.child_log import ChildLog
 from router.node.child_protocol import EXIT, STATE_PREFIX, OtherState, Ready, read_state
-from router.node.crash import explain
+from router.node.crash import explain, is_without_gpu
 from router.node.health_poll import poll_health
 from router.node.interface import ChildEvent, Exit, Launch, LoadProgress, Slept, Woke
 from router.node.pipe_reader import PipeReader
@@ -41,7 +41,7 @@ LAST_OUTPUT_S = 0.2  # that the output of a process may still be on its way when
 class LocalChild:
     """A `Child` on this machine; `start` makes it.
 
-        child = LocalChild.start(launch, command, env, socket, key, watchdog)
+        child = LocalChild.start(launch, command, env, address, key, watchdog)
         info = await child.ready()
         ...
         print((await child.stop()).sentence)
@@ -54,7 +54,7 @@ class LocalChild:
         self,
         launch: Launch,
         process: subprocess.Popen[bytes],
-        socket: Path,
+        address: Address,
         key: str,
         files: Sequence[Path],
         secrets: Sequence[str],
@@ -62,9 +62,8 @@ class LocalChild:
         self._launch = launch
         self._process = process
         self._started = start_time_of(process.pid)
-        self._socket = socket
-        self._files = files
-        self.address = Address(path=str(socket))
+        self._files = [*files, *([Path(address.path)] if address.path else [])]
+        self.address = address
         self.key = key
         self._vitals = Vitals(process.pid, self.address, key)
         self._loop = asyncio.get_running_loop()
@@ -98,7 +97,7 @@ class LocalChild:
         launch: Launch,
         command: list[str],
         env: Mapping[str, str],
-        socket: Path,
+        address: Address,
         key: str,
         watchdog: Watchdog,
         files: Sequence[Path] = (),
@@ -106,7 +105,7 @@ class LocalChild:
     ) -> LocalChild:
         """Start a child. Raises LoadFailed if the process cannot be created.
 
-        `command` and `env` are complete.
+        `command` and `env` are complete. `address` is where they let it listen.
         `files` are removed when the child has ended.
         `key` and `secrets` are hidden in the child's log.
         """
@@ -116,7 +115,7 @@ class LocalChild:
             _remove(files)
             raise
         watchdog.watch(process.pid)
-        child = cls(launch, process, socket, key, files, secrets)
+        child = cls(launch, process, address, key, files, secrets)
         child._exit.add_done_callback(lambda _: watchdog.forget(process.pid))
         return child
 
@@ -202,8 +201,15 @@ class LocalChild:
         for pipe in self._pipes:
             pipe.close()
         self._stdin.close()
-        _remove((self._socket, *self._files))
-        return explain(self._launch.model, code, self.log, is_stopped=self._is_stopped, is_ready=self._served.done())
+        _remove(self._files)
+        return explain(
+            self._launch.model,
+            code,
+            self.log,
+            is_stopped=self._is_stopped,
+            is_ready=self._served.done(),
+            uses_gpu=bool(self._launch.devices),
+        )
 
     def _signal_group(self, number: int) -> None:
         """The process group holds a wrapper script and what it runs, or what is left of them."""
@@ -227,6 +233,9 @@ class LocalChild:
                 self._state_pipe = pipe
             else:
                 self._log.add(line)
+                if self._launch.devices and not self._served.done() and is_without_gpu(line.decode(errors="replace")):
+                    # It would load into RAM, which is not booked for it, and be slow without a word.
+                    self._signal_group(signal.SIGKILL)
 
     def _take_state(self, text: bytes) -> bool:
         """Whether it is a state."""

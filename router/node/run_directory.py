@@ -4,6 +4,9 @@ All routers of a user share a root folder (`--run-dir`), and each makes a folder
 lock file. The kernel drops the lock when its owner dies, so a folder whose lock is free was left behind. The next
 router that starts removes it, and ends the processes that were left with it. They are recognised by the variable `MARK`
 in their environment, never by name. `local` has one RunDirectory; for the other safety nets see `watchdog`.
+
+Without `--run-dir` the root is the first of `run_roots` that takes unix sockets. If none does, children listen on
+loopback, and the folder is only for files.
 """
 
 from __future__ import annotations
@@ -11,17 +14,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import shutil
-import stat
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 import psutil
 
 from router.errors import ConfigError
+from router.node.run_roots import WRITE_BY_OTHERS, is_own_folder
 
 if sys.platform != "win32":
     import fcntl
@@ -33,42 +38,80 @@ MARK = "LLAMA_ROUTER_RUN"
 # for the name of the socket itself.
 MAX_FOLDER_BYTES = 90
 
-# Permissions that others must not have: in the root they may look, in the folder itself they may do nothing.
-WRITE_BY_OTHERS = 0o022
+# What others must not do in the folder itself; in the root they may look.
 ANY_BY_OTHERS = 0o077
 
 
 class RunDirectory:
     """The private folder (0700) of one running router, and the lock in it.
 
-    run = RunDirectory.open(Path("/run/user/1000/llama-router"))
-    environ[MARK] = run.mark
-    socket = run.folder / "1.sock"
+    `has_sockets`: unix sockets may be made in it.
+
+    ::
+
+        run = RunDirectory.open(Path("/run/user/1000/llama-router"))
+        environ[MARK] = run.mark
+        socket = run.folder / "1.sock"
     """
 
-    def __init__(self, folder: Path, lock: IO[bytes]) -> None:
+    def __init__(self, folder: Path, lock: IO[bytes], *, has_sockets: bool = True) -> None:
         self.folder = folder
+        self.has_sockets = has_sockets
         self._lock = lock
 
     def __repr__(self) -> str:
         return f"<RunDirectory {self.folder}>"
 
     @classmethod
-    def open(cls, root: Path) -> RunDirectory:
+    def open(cls, root: Path, *, needs_sockets: bool = True) -> RunDirectory:
         """End what earlier routers left in `root`, then make a folder for this router in it.
 
-        `root` is made if it is missing. Raises ConfigError if it is not this user's alone, or too long for the name of
-        a unix socket. Blocks for some milliseconds.
+        `root` is made if it is missing. Raises ConfigError if it is not this user's alone, or with `needs_sockets` if
+        it does not take unix sockets. Blocks for some milliseconds.
         """
+        needs_sockets = needs_sockets and hasattr(socket, "AF_UNIX")
+        if needs_sockets and len(os.fsencode(root)) > MAX_FOLDER_BYTES - 9:  # a slash and the folder's eight digits
+            raise ConfigError(f"{root} is too long for the name of a unix socket. Name a shorter --run-dir.")
         with _root_lock(root):
-            for folder in root.iterdir():
-                if _is_own_folder(folder, WRITE_BY_OTHERS) and (folder / "lock").is_file():
-                    _clean_up(folder)
+            _clean_up_all(root)
             folder = root / secrets.token_hex(4)
-            folder.mkdir(mode=0o700)
-            lock = _open_lock_file(folder)
+            try:
+                folder.mkdir(mode=0o700)
+                lock = _open_lock_file(folder)
+            except OSError as error:
+                raise ConfigError(f"{folder} cannot be made ({error.strerror}). Name another --run-dir.") from error
             _acquire(lock, wait=True)
-        return cls(folder, lock)
+        run = cls(folder, lock, has_sockets=needs_sockets)
+        if run.has_sockets and (why := _why_no_socket(folder)):
+            run.close()
+            raise ConfigError(f"{root} takes no unix sockets ({why}). Name another --run-dir.")
+        return run
+
+    @classmethod
+    def open_any(cls, roots: Sequence[Path]) -> RunDirectory:
+        """As `open`, in the first root that takes unix sockets, else in the first that takes files. What earlier
+        routers left is looked for in all of them. Raises ConfigError if none takes files."""
+        run: RunDirectory | None = None
+        problems: list[str] = []
+        for root in roots:
+            if run is not None:
+                clean_up(root)
+                continue
+            try:
+                run = cls.open(root)
+            except ConfigError as error:
+                problems.append(_reason(error))
+                clean_up(root)
+        if run is not None and problems:
+            log.info("children's sockets are in %s: %s", run.folder, " ".join(problems))
+        for root in roots if run is None else ():
+            with contextlib.suppress(ConfigError):
+                run = cls.open(root, needs_sockets=False)
+                log.warning("children listen on loopback: no folder takes their unix sockets (%s)", " ".join(problems))
+                break
+        if run is None:
+            raise ConfigError(f"No folder takes the files of children; name one with --run-dir. {' '.join(problems)}")
+        return run
 
     @property
     def mark(self) -> str:
@@ -81,14 +124,14 @@ class RunDirectory:
         It keeps its name, because living children carry it as their mark. Raises ConfigError if the folder cannot be
         made, or if another user has made one there.
         """
-        if _is_own_folder(self.folder, ANY_BY_OTHERS) and _is_at(self._lock, self.folder / "lock"):
+        if is_own_folder(self.folder, ANY_BY_OTHERS) and _is_at(self._lock, self.folder / "lock"):
             return
         with _root_lock(self.folder.parent):
             try:
                 self.folder.mkdir(mode=0o700, exist_ok=True)
             except OSError as error:
                 raise ConfigError(f"{self.folder} cannot be made anew ({error.strerror}).") from error
-            if not _is_own_folder(self.folder, ANY_BY_OTHERS):
+            if not is_own_folder(self.folder, ANY_BY_OTHERS):
                 raise ConfigError(f"{self.folder} must be yours alone, as children's sockets go there: remove it.")
             lock = _open_lock_file(self.folder)
             if not _acquire(lock, wait=False):
@@ -98,21 +141,9 @@ class RunDirectory:
             before.close()
 
     def close(self) -> None:
-        if _is_own_folder(self.folder, ANY_BY_OTHERS):
+        if is_own_folder(self.folder, ANY_BY_OTHERS):
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
-
-
-def _is_own_folder(folder: Path, forbidden: int) -> bool:
-    """Whether it is a folder of this user, not a link, and gives others none of the `forbidden` permissions."""
-    try:
-        status = folder.lstat()
-    except OSError:
-        return False
-    is_folder = stat.S_ISDIR(status.st_mode)
-    return is_folder and (
-        not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & forbidden)
-    )
 
 
 def _is_at(file: IO[bytes], path: Path) -> bool:
@@ -147,13 +178,46 @@ def _root_lock(root: Path) -> Iterator[None]:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{root} cannot be made ({error.strerror}). Name another --run-dir.") from error
-    if not _is_own_folder(root, WRITE_BY_OTHERS):
+    if not is_own_folder(root, WRITE_BY_OTHERS):
         raise ConfigError(f"{root} must be yours alone, as children's sockets go there. Name another --run-dir.")
-    if len(os.fsencode(root)) > MAX_FOLDER_BYTES - 9:  # a slash and the eight digits of the router's own folder
-        raise ConfigError(f"{root} is too long for the name of a unix socket. Name a shorter --run-dir.")
     with _open_lock_file(root) as lock:
         _acquire(lock, wait=True)
         yield
+
+
+def clean_up(root: Path) -> None:
+    """End what earlier routers left in `root`, if it is this user's. Makes nothing, and never raises."""
+    if not is_own_folder(root, WRITE_BY_OTHERS):
+        return
+    try:
+        with _root_lock(root):
+            _clean_up_all(root)
+    except (ConfigError, OSError) as error:
+        why = _reason(error) if isinstance(error, ConfigError) else error
+        log.warning("what earlier routers left in %s is not looked for: %s", root, why)
+
+
+def _reason(error: ConfigError) -> str:
+    """What is wrong, without what its user could do if he had named the folder."""
+    return re.split(r"[.,] (?:Name|Remove) ", error.message)[0] + "."
+
+
+def _why_no_socket(folder: Path) -> str:
+    """Why a unix socket cannot be made in this folder; empty if it can. Some file systems have none."""
+    path = folder / "0.sock"  # children's begin with 1
+    try:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(path))
+        path.unlink()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _clean_up_all(root: Path) -> None:
+    for folder in root.iterdir():
+        if is_own_folder(folder, WRITE_BY_OTHERS) and (folder / "lock").is_file():
+            _clean_up(folder)
 
 
 def _clean_up(folder: Path) -> None:

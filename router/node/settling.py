@@ -26,18 +26,25 @@ SAME_WITHIN_SHARE = 50  # a fiftieth
 Read = Callable[[float], Awaitable[tuple[Reading, ...]]]  # takes the limit in seconds
 
 
-async def settled_readings(read: Read, expected: Mapping[str, int]) -> tuple[Reading, ...]:
+async def settled_readings(
+    read: Read, expected: Mapping[str, int], enough: Mapping[str, int] | None = None
+) -> tuple[Reading, ...]:
     """Read until the expected bytes are free, and return the last reading.
 
-    `expected` has the keys of GPUs alone. The wait ends when each of them has as much free as expected and no GPU
-    changes any more, when one of them cannot be read, or after two seconds.
+    `expected` and `enough` have the keys of GPUs alone. The wait ends when each of the expected has as much free as
+    expected and no GPU changes any more, or after two seconds. GPUs that cannot be read are not waited for. It ends too
+    when what is `enough` for the next start is free: one reading will do, since memory that has come back stays free
+    unless another program takes it, and that can happen after any number of readings.
     """
     deadline = asyncio.get_running_loop().time() + SETTLE_LIMIT_S
     readings, previous = await read(READ_LIMIT_S), None
     while expected:
         free = _free_by_gpu(readings)
         if not expected.keys() <= free.keys():
-            log.debug("not waiting for memory to settle: of %s only %s can be read", [*expected], [*free])
+            log.debug("of %s only %s can be read: the others are not waited for", [*expected], [*free])
+            if not (expected := {key: level for key, level in expected.items() if key in free}):
+                break
+        if enough and all(free.get(key, -1) >= level for key, level in enough.items()):
             break
         is_back = all(free[key] >= level or _are_same(free[key], level) for key, level in expected.items())
         if is_back and previous and all(_are_same(free[key], previous[key]) for key in free if key in previous):

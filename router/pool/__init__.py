@@ -27,9 +27,9 @@ Settings of loads::
 Processes, and books on models::
 
     child_run           one process of one model, until it has ended     -> nothing
-    status              PURE: a model as clients see it                  -> child_run
+    status              PURE: models and devices as clients see them     -> child_run
     launch_plans        what the next process of a model is started with -> nothing
-    nodes               the machines, taken together                     -> nothing
+    nodes               the machines, taken together                     -> status
     task_set            background tasks                                 -> nothing
     keep_alive          how long a model stays without requests          -> nothing
     unload_generations  an unload cancels what came before it            -> nothing
@@ -43,12 +43,13 @@ The parts::
     measurements  what processes really hold        -> child_run core
     health_watch  processes that hang               -> child_run core
     processes     the processes, from spawn to exit -> child_run core measurements health_watch
+    outlook       what a load would meet            -> settings_store core processes
     downloads     files that are missing            -> download_source core
 
 Explicit loads, and a new catalog::
 
-    settings_loads    new settings -> lease settings_patch requested_settings settings_store core processes downloads
-    catalog_exchange  all models   -> lease core downloads settings_loads
+    settings_loads    loads  -> lease settings_patch requested_settings settings_store core processes outlook downloads
+    catalog_exchange  models -> lease core downloads settings_loads
 
 The pool itself::
 

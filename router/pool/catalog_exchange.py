@@ -8,9 +8,10 @@ undisturbed.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 from router import errors, threads
@@ -31,6 +32,7 @@ class CatalogExchange:
 
     `lease`, `unload` and `is_running` are the pool's.
     `known_names` returns all names that anything is kept of.
+    `replaced_file` is the one of Processes.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class CatalogExchange:
         unload: Callable[[str], None],
         is_running: Callable[[str], bool],
         known_names: Callable[[], set[str]],
+        replaced_file: Callable[[str], Awaitable[str | None]],
     ) -> None:
         self._core = core
         self._store = core.store
@@ -52,7 +55,13 @@ class CatalogExchange:
         self._unload = unload
         self._is_running = is_running
         self._known_names = known_names
+        self._replaced_file = replaced_file
         self._has_ended = False
+        self._estimate: Callable[[ModelSpec], Need] | None = None
+        self._learning: dict[str, asyncio.Task[None]] = {}
+        # Models that left the catalog while a new one was prepared, which may still have them.
+        self._preparing = 0
+        self._dropped: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<CatalogExchange {len(self._core.catalog)} models>"
@@ -62,12 +71,21 @@ class CatalogExchange:
     async def replace(self, catalog: Catalog) -> Changes:
         """Make this the catalog."""
         needs: dict[ModelSpec, Need | None] = {}
-        changes = self._compare(catalog)
-        # While needs are estimated, other models may be started, and settings change.
-        while unknown := {spec for spec in self._next_specs(changes, catalog) if spec not in needs}:
-            for spec in unknown:
-                needs[spec] = await self._core.need_or_none(spec)
-            changes = self._compare(catalog)
+        self._preparing += 1
+        try:
+            replaced = await self._replaced()
+            changes = self._compare(catalog, replaced)
+            # While needs are estimated, other models may be started, and settings change.
+            while unknown := {spec for spec in self._next_specs(changes, catalog) if spec not in needs}:
+                for spec in unknown:
+                    needs[spec] = await self._core.need_or_none(spec)
+                changes = self._compare(catalog, replaced)
+        finally:
+            self._preparing -= 1
+        if self._dropped:
+            catalog = self._without(self._dropped, catalog)
+            changes = self._compare(catalog, replaced)
+            self._dropped = self._dropped if self._preparing else set()
         before = self._core.catalog  # which may be another one by now
         self._core.catalog = catalog
         for name in changes.added:
@@ -96,11 +114,44 @@ class CatalogExchange:
         return changes
 
     def adopt_descriptions(self, described: Catalog, of: Catalog) -> None:
-        """Replace the catalog `of` by the same models, now with what their files' headers say. Does nothing if another
-        catalog has come meanwhile."""
-        if self._core.catalog is of:
-            self._core.catalog = described
-            self._core.tasks.start(self._describe_with_settings(described))
+        """The models of the catalog `of`, now with what their files' headers say. Models that are not the same any more
+        in the present catalog are left as they are."""
+        pairs = {spec.name: (spec, new) for spec, new in zip(of.models, described.models, strict=True)}
+        self._adopt(pairs)
+        self._core.tasks.start(self._describe_with_settings(self._core.catalog))
+
+    def _adopt(self, pairs: Mapping[str, tuple[ModelSpec, ModelSpec]]) -> None:
+        """By name: a model as it was, and as it is to be."""
+        present = self._core.catalog
+        models = []
+        for spec in present.models:
+            was, now = pairs.get(spec.name, (None, spec))
+            models.append(now if was is spec else spec)
+        if any(new is not old for new, old in zip(models, present.models, strict=True)):
+            self._core.catalog = Catalog(models, present.default_name)
+
+    async def learn(self, name: str) -> None:
+        """Return when the header of this model has been read, and its need is known, as far as its files answer.
+
+        Just after the start most models are not described yet; a request for one of them does not wait for all."""
+        base = self._core.catalog.resolve(name)
+        if not base.is_unread and (base.name in self._core.plans.needs or self._estimate is None or base.problem):
+            return
+        task = self._learning.get(base.name)
+        if task is None:
+            task = self._learning[base.name] = self._core.tasks.start(self._learn(base))
+            task.add_done_callback(lambda _: self._learning.pop(base.name, None))
+        await asyncio.shield(task)
+
+    async def _learn(self, base: ModelSpec) -> None:
+        if base.is_unread:
+            self._adopt({base.name: (base, await self._core.described(base))})
+            base = self._core.catalog.find(base.name) or base
+            if self._store.has_settings(base):
+                self._store.learn(await self._core.described(self._core.effective(base.name)))
+            self._core.change_log.mark_changed(base.name)
+        if self._estimate is not None and not base.problem:
+            await self._estimate_quickly(base, self._estimate)
 
     async def _describe_with_settings(self, catalog: Catalog) -> None:
         """Finds out what the files of models that run with other settings than their own say about them."""
@@ -115,16 +166,36 @@ class CatalogExchange:
         """The download of this model was given up. If the model was there only to be downloaded, it leaves the catalog
         at once: the next request that names it wants it anew."""
         self._downloads.forget_wanted(name)
-        models = self._core.catalog.models
-        left = [spec for spec in models if spec.name != name or spec.source != "cache" or not spec.repo_to_download]
+        left = self._without({name}, self._core.catalog)
         if len(left) < len(self._core.catalog):
-            with contextlib.suppress(errors.CatalogError):  # it is the default model
-                self._core.catalog = Catalog(left, self._core.catalog.default_name)
-                self._core.change_log.mark_changed(name)
+            self._core.catalog = left
+            self._core.change_log.mark_changed(name)
+        if self._preparing:
+            self._dropped.add(name)
         self._core.forget(name)
 
-    def _compare(self, catalog: Catalog) -> Changes:
-        return Changes.between(self._core.catalog, catalog, self._store.is_changed)
+    def _without(self, names: Collection[str], catalog: Catalog) -> Catalog:
+        """The catalog without those of these models that are there only to be downloaded."""
+        left = [s for s in catalog.models if s.name not in names or s.source != "cache" or not s.repo_to_download]
+        with contextlib.suppress(errors.CatalogError):  # the default model is among them
+            return Catalog(left, catalog.default_name)
+        return catalog
+
+    async def _replaced(self) -> frozenset[str]:
+        """The models whose processes were started with files that have been replaced since."""
+        found = {name: await self._replaced_file(name) for name in [spec.name for spec in self._core.catalog.models]}
+        for name, path in found.items():
+            if path:
+                log.info("%s: %s has been replaced", name, path)
+        return frozenset(name for name, path in found.items() if path)
+
+    def _compare(self, catalog: Catalog, replaced: Collection[str]) -> Changes:
+        """`replaced` are models that have changed although their settings have not."""
+
+        def is_changed(before: ModelSpec, after: ModelSpec) -> bool:
+            return before.name in replaced or self._store.is_changed(before, after)
+
+        return Changes.between(self._core.catalog, catalog, is_changed)
 
     def _next_specs(self, changes: Changes, catalog: Catalog) -> Iterator[ModelSpec]:
         """For each model that runs and has changed: what it is to be started with from now on."""
@@ -158,6 +229,10 @@ class CatalogExchange:
 
     # Needs of models that do not run, for the listing
 
+    def estimate_with(self, estimate: Callable[[ModelSpec], Need]) -> None:
+        """With this `learn` estimates the need of a model that does not run. `estimate` blocks."""
+        self._estimate = estimate
+
     def survey(self, estimate: Callable[[ModelSpec], Need]) -> None:
         """Begin to estimate every model whose need is unknown, one after the other. `estimate` blocks."""
         self._core.tasks.start(self._survey(estimate))
@@ -168,10 +243,16 @@ class CatalogExchange:
 
     async def _survey(self, estimate: Callable[[ModelSpec], Need]) -> None:
         for spec in self._core.catalog.models:
-            if spec.name not in self._core.plans.needs and not spec.problem and not self._has_ended:
-                with contextlib.suppress(errors.RouterError):
-                    what = f"The model file {spec.model_path} of {spec.name!r}"
-                    need = await threads.FILES.run(estimate, spec, timeout=threads.DISK_TIMEOUT_S, what=what)
-                    # An estimate for a load is better than this one, and may have come meanwhile.
-                    self._core.plans.needs.setdefault(spec.name, need)
-                    self._core.change_log.mark_changed(spec.name)
+            if not spec.problem and not self._has_ended:
+                await self._estimate_quickly(spec, estimate)
+
+    async def _estimate_quickly(self, spec: ModelSpec, estimate: Callable[[ModelSpec], Need]) -> None:
+        needs = self._core.plans.needs
+        if spec.name in needs:
+            return
+        with contextlib.suppress(errors.RouterError):
+            what = f"The model file {spec.model_path} of {spec.name!r}"
+            need = await threads.FILES.run(estimate, spec, timeout=threads.DISK_TIMEOUT_S, what=what)
+            # An estimate for a load is better than this one, and may have come meanwhile.
+            needs.setdefault(spec.name, need)
+            self._core.change_log.mark_changed(spec.name)

@@ -15,6 +15,7 @@ from typing import Any
 from router.errors import LoadFailed
 from router.memory.footprints import Footprint
 from router.models.spec import ModelSpec
+from router.models.stamps import Stamp
 from router.node.interface import Child, ChildEvent, Exit, Launch, LoadProgress, Node
 from router.scheduling.resources import Allocation
 from router.units import size
@@ -35,6 +36,7 @@ class ChildRun:
     `ended` is set once the process is gone.
     `measured_at` is when its memory was measured last, by the event loop's clock.
     `watch` is the task of `health_watch`.
+    `stamp` is the one of the files that it was started with.
     `report_unreachable` is a lease's (see `Lease`); it is made once, because every lease takes it.
     """
 
@@ -51,6 +53,7 @@ class ChildRun:
     info: Mapping[str, Any] = field(default_factory=dict)
     report_unreachable: Callable[[], bool] = lambda: False
     watch: asyncio.Task[None] | None = None
+    stamp: Stamp = ()
     _logged: float = field(default=0.0, init=False)  # the progress at the last line of the log
     _given_up: asyncio.Event = field(default_factory=asyncio.Event, init=False)  # it cannot be stopped
 

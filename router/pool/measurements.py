@@ -39,8 +39,8 @@ class Measurements:
 
     async def _record_measurement(self, run: ChildRun) -> None:
         measured = await run.measure()
-        if run.stop_reason is not None:
-            return  # it may have begun to give memory back
+        if run.stop_reason is not None or run.ended.is_set() or not any(measured.values()):
+            return  # it has begun to give memory back, or is gone
         core, name = self._core, run.spec.name
         held, footprint = run.reconcile(measured, core.scheduler.model(name).held)
         core.apply(core.scheduler.measured(name, run.number, held, core.now()))

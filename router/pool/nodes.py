@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
+import math
 from collections.abc import Iterable, Mapping
 
 from router import errors
 from router.memory.need import Need
 from router.models.spec import ModelSpec
 from router.node.interface import Node
+from router.pool.status import DeviceStatus
 from router.scheduling.effects import Refusal
 from router.scheduling.policy import Reject, plan
 from router.scheduling.refusals import error_of
@@ -20,6 +23,7 @@ from router.scheduling.snapshot import Snapshot
 
 log = logging.getLogger("router.pool")
 
+GLANCE_S = 2.0  # a reading is fresh for so long, for those who only look
 PROBE_LIMIT_S = 10.0  # a node answers within two seconds; one that does not counts as failed
 
 
@@ -31,17 +35,20 @@ class Nodes:
         self._scheduler = scheduler
         self._prefetched: ModelSpec | None = None
         self._devices: dict[str, tuple[Device, ...]] = {}  # of each node, as of its last answer
+        self.readings: tuple[Reading, ...] = ()  # the last ones
+        self._read_at = -math.inf
+        self._glance: asyncio.Task[object] | None = None
 
     def __repr__(self) -> str:
         return f"<Nodes {', '.join(self._nodes)}>"
 
-    async def read(self, expected: Mapping[str, int]) -> tuple[Reading, ...]:
-        """Free memory of all devices, now. `expected` is the one of `Node.probe`, in bytes by device key.
+    async def read(self, expected: Mapping[str, int], enough: Mapping[str, int] | None = None) -> tuple[Reading, ...]:
+        """Free memory of all devices, now. `expected` and `enough` are those of `Node.probe`, in bytes by device key.
 
         The devices of a node that fails count as lost. Raises DeviceLost if no node answers.
         """
         answers = await asyncio.gather(
-            *(self._probe(node, expected) for node in self._nodes.values()), return_exceptions=True
+            *(self._probe(node, expected, enough) for node in self._nodes.values()), return_exceptions=True
         )
         readings: list[tuple[Reading, ...]] = []
         for name, answer in zip(self._nodes, answers, strict=True):
@@ -56,11 +63,26 @@ class Nodes:
         failures = [answer for answer in answers if isinstance(answer, Exception)]
         if len(failures) == len(answers):
             raise errors.DeviceLost(f"the free memory of {', '.join(self._nodes)} cannot be read: {failures[0]!r}")
-        return tuple(itertools.chain.from_iterable(readings))
+        self.readings = tuple(itertools.chain.from_iterable(readings))
+        self._read_at = asyncio.get_running_loop().time()
+        return self.readings
 
-    async def _probe(self, node: Node, expected: Mapping[str, int]) -> tuple[Reading, ...]:
+    async def glance(self) -> list[DeviceStatus]:
+        """The devices for those who only look: the last readings if they are fresh. Never raises; those who look at the
+        same time share one reading."""
+        if asyncio.get_running_loop().time() - self._read_at > GLANCE_S:
+            if self._glance is None or self._glance.done():
+                self._glance = asyncio.create_task(self.read({}))
+                self._glance.add_done_callback(lambda task: task.cancelled() or task.exception())
+            with contextlib.suppress(errors.RouterError):
+                await asyncio.shield(self._glance)
+        return [DeviceStatus.of(reading) for reading in self.readings]
+
+    async def _probe(
+        self, node: Node, expected: Mapping[str, int], enough: Mapping[str, int] | None
+    ) -> tuple[Reading, ...]:
         async with asyncio.timeout(PROBE_LIMIT_S):
-            readings = await node.probe(expected)
+            readings = await node.probe(expected, enough)
         self._devices[node.name] = tuple(reading.device for reading in readings)
         return readings
 

@@ -44,6 +44,15 @@ from router.wire.upstream import Upstream
 
 log = logging.getLogger("router.pool")
 
+# What a client is told of a model that takes no requests now; "not loaded" in all other states.
+_NOT_LOADED = {
+    State.LOADED: "about to end",
+    State.LOADING: "still loading",
+    State.DOWNLOADING: "still downloading",
+    State.SLEEPING: "asleep",
+    State.STOPPING: "stopping",
+}
+
 
 class Pool:
     """All models of a router, on the nodes that are handed in.
@@ -102,6 +111,7 @@ class Pool:
         self._timer: asyncio.TimerHandle | None = None
         self._has_ended = False
         self._measurements = Measurements(core, learn)
+        self.nodes = core.nodes
         self.change_log, self.feed = core.change_log, core.change_log.feed
         self.downloads = Downloads(core)
         upstream = upstream or Upstream()
@@ -119,6 +129,7 @@ class Pool:
             unload=self.unload,
             is_running=self.is_running,
             known_names=self._known_names,
+            replaced_file=self.processes.replaced_file,
         )
         # What is kept of each model for as long as the catalog has it.
         self._books: tuple[dict[str, Any], ...] = (
@@ -182,12 +193,27 @@ class Pool:
         lease.used = used
         return lease
 
-    def unload(self, name: str, *, force: bool = False) -> None:
+    def look(self, spec: ModelSpec, *, wakes: bool = True) -> Lease:
+        """A lease for a request that only looks at a process: it starts none, waits for none, and keeps none alive.
+
+        `wakes`: the request would wake a child that sleeps. Raises NotLoaded if the model does not take requests now.
+        """
+        state = self.state(spec.name)
+        lease = None if wakes and state is State.SLEEPING else self.lease_at_once(spec, used=False)
+        if lease is None:
+            word = _NOT_LOADED.get(state, "not loaded")
+            raise errors.NotLoaded(
+                f"model {spec.name!r} is {word}, and a request that only looks does not load it; "
+                "POST /models/load loads it, or add ?autoload=true"
+            )
+        return lease
+
+    def unload(self, name: str, *, force: bool = False, reason: str = "unloaded") -> None:
         """Stop this model once its running requests have ended, or at once with `force`. Requests that wait for it are
-        refused."""
+        refused; with `force`, those that run are told the `reason`."""
         self._core.unloads.record(name)
         was_fetching = self.downloads.is_fetching(name)
-        self._apply(self._scheduler.unload(name, self._core.now(), force=force))
+        self._apply(self._scheduler.unload(name, self._core.now(), force=force, reason=reason))
         if was_fetching:
             self.exchange.drop_missing(name)
 
@@ -211,7 +237,7 @@ class Pool:
         self.downloads.end()
         self.exchange.end()
         for model in list(self._scheduler.models()):
-            self.unload(model.name, force=force)
+            self.unload(model.name, force=force, reason="the router is shutting down")
         self.feed.close()
 
     async def close(self) -> None:
@@ -376,8 +402,8 @@ class Pool:
                 self._grant(ticket, model)
             case Refuse():
                 self._refuse(effect)
-            case Probe(expected):
-                self._core.tasks.start(self._probe(expected), on_failure)
+            case Probe(expected, enough):
+                self._core.tasks.start(self._probe(expected, enough), on_failure)
             case Spawn():
                 self.processes.spawn(effect, on_failure)
             case Stop():
@@ -414,8 +440,8 @@ class Pool:
             case _:
                 assert_never(effect)
 
-    async def _probe(self, expected: Mapping[str, int]) -> None:
-        readings = await self._core.nodes.read(expected)
+    async def _probe(self, expected: Mapping[str, int], enough: Mapping[str, int]) -> None:
+        readings = await self._core.nodes.read(expected, enough)
         self._apply(self._scheduler.probed(readings, self._core.now()))
 
     def _publish(self, name: str, event: str, more: Mapping[str, Any]) -> None:

@@ -12,6 +12,9 @@ from asyncio import wait_for
 from collections.abc import Callable
 from functools import partial
 
+from router import threads
+from router.errors import RouterError
+from router.models import stamps
 from router.models.spec import ModelSpec
 from router.node.interface import ChildEvent, Exit, Slept, Woke
 from router.pool.child_run import ChildRun
@@ -62,6 +65,7 @@ class Processes:
         spec = core.plans.specs[model]
         args = (*spec.argv, *core.plans.needs[model].args)
         run = ChildRun(spec, effect.run, args, effect.allocation, core.nodes.of(effect.allocation))
+        run.stamp = core.plans.needs[model].stamp
         run.report_unreachable = partial(self._replace_unreachable, run)
         self.runs[model] = run
         core.change_log.mark_changed(model)
@@ -96,6 +100,17 @@ class Processes:
         if run is None or run.stop_reason or self._core.scheduler.model(name).closing:
             return None
         return run.spec
+
+    async def replaced_file(self, name: str) -> str | None:
+        """A file of the model's process that has been replaced since the process was started; None if there is none,
+        if there is no process, or if the disk does not answer."""
+        run = self.runs.get(name)
+        if run is None or not run.stamp or self.lasting_spec(name) is None:
+            return None
+        what = f"The files of {name!r}"
+        with contextlib.suppress(RouterError):
+            return await threads.FILES.run(stamps.replaced, run.stamp, timeout=threads.DISK_TIMEOUT_S, what=what)
+        return None
 
     async def wait_until_ended(self, name: str, timeout: float) -> bool:
         """Wait at most `timeout` seconds until this model has no process. Returns whether it has none."""

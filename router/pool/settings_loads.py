@@ -1,9 +1,10 @@
 """Loads that a client requests explicitly, with or without settings (`POST /models/load`).
 
 The one idea: new settings are tried before they hold. The load that brings them drains the running process and waits in
-the queue like any request. If a process serves with them, they are committed; if not, what held before is put back, and
-other requests for the model are served with that. Loads of one model run one after the other (`load_locks`). Whatever
-happened while a load waited, it looks at everything again before it changes anything.
+the queue like any request. If a process serves with them, they are committed. If not, what held before is put back:
+other requests for the model are served with that, and a model that ran before runs again. Loads of one model run one
+after the other (`load_locks`). Whatever happened while a load waited, it looks at everything again before it changes
+anything.
 
 The pool calls `on_grant` and `on_refuse` when a ticket is answered.
 """
@@ -23,10 +24,12 @@ from router.models.spec import ModelSpec
 from router.pool.core import Core
 from router.pool.downloads import Downloads
 from router.pool.lease import Lease
+from router.pool.outlook import Outlook, outlook
 from router.pool.processes import Processes
 from router.pool.requested_settings import RequestedSettings
 from router.pool.settings_patch import SettingsPatch
 from router.pool.settings_store import Differences, PendingLoad, differences
+from router.wire.address import Address
 
 log = logging.getLogger("router.pool")
 
@@ -59,7 +62,7 @@ class SettingsLoads:
         processes: Processes,
         downloads: Downloads,
         *,
-        lease: Callable[[ModelSpec], Awaitable[Lease]],
+        lease: Callable[..., Awaitable[Lease]],
         acquire: Callable[[ModelSpec, Need, Callable[[int], None]], Awaitable[Lease]],
         cancel: Callable[[int, errors.RouterError], None],
     ) -> None:
@@ -91,6 +94,12 @@ class SettingsLoads:
         """Whether an explicit load of this model runs or waits."""
         return name in self._load_locks
 
+    async def outlook(self, name: str, patch: SettingsPatch) -> Outlook:
+        """What a load of this model with the settings of the patch would meet now. Raises UnknownModel."""
+        base = self._core.catalog.resolve(name)
+        spec = self.requested(name).apply_patch(patch).apply_to(base, self.table)
+        return await outlook(self._core, self._processes, await self._core.described(spec))
+
     # Loads
 
     async def load(self, name: str, patch: SettingsPatch | None = None, *, wait: bool = True) -> Loaded:
@@ -113,6 +122,7 @@ class SettingsLoads:
         """`generation` is that of the unloads when the load was requested: a later unload of the model cancels it."""
         core, unloads = self._core, self._core.unloads
         async with self._load_lock(name):
+            address_before = self._address(name)
             while True:
                 unloads.ensure_not_unloaded(name, generation)
                 base, before, run = core.catalog.resolve(name), core.effective(name), self._processes.runs.get(name)
@@ -123,15 +133,20 @@ class SettingsLoads:
                 # Compared with the process that will go on running; without one, with what would be started next.
                 changed = differences(self._processes.lasting_spec(name) or before, spec)
                 if not changed and not differences(before, spec):
+                    if path := await self._processes.replaced_file(name):
+                        log.info("%s: %s has been replaced", name, path)
+                        need = await core.estimates.need(before)
+                        if core.effective(name) is before and self._processes.runs.get(name) is run:
+                            self.renew(before, need)
+                        continue
                     lease = await self._lease(before)
                     lease.release()
                     if core.effective(name) is not before:
                         continue  # a new catalog came while this load waited: compare again
                     self._store.remember(base, requested)
-                    is_same = run and run.child and run.child.address == lease.address
-                    return Loaded("already_loaded" if is_same else "loaded")
+                    return Loaded("already_loaded" if lease.address == address_before else "loaded")
                 spec = await core.described(spec)
-                need = await core.estimates.need(spec)
+                need = await self._need(spec, is_requested=not patch.is_empty)
                 await core.nodes.check_fits(spec, need)
                 need_before = await core.need_or_none(before)
                 pending = PendingLoad(base, requested, spec, need, (before, need_before) if need_before else None)
@@ -141,9 +156,44 @@ class SettingsLoads:
                     and core.effective(name) is before
                     and self._processes.runs.get(name) is run
                 ):
-                    await self._try(pending, changed)
+                    was_running = self._processes.lasting_spec(name) is not None
+                    try:
+                        await self._try(pending, changed)
+                    except errors.RouterError:
+                        if was_running:
+                            core.tasks.start(self._bring_back(before, generation))
+                        raise
                     self._store.learn(await core.described(core.effective(name)))  # its files may have arrived
                     return Loaded("loaded", changed)
+
+    def _address(self, name: str) -> Address | None:
+        """Where the model's process listens; None without a process, or if it is about to end."""
+        run = self._processes.runs.get(name)
+        return run.child.address if run and run.child and self._processes.lasting_spec(name) else None
+
+    async def _need(self, spec: ModelSpec, *, is_requested: bool) -> Need:
+        """What the model needs with these settings. If the engine would refuse them, a client that requested settings
+        has made a bad request."""
+        try:
+            return await self._core.estimates.need(spec)
+        except errors.SettingsRefused as exc:
+            if not is_requested:
+                raise
+            raise errors.InvalidRequest(f"{spec.name!r} cannot have these settings: {exc.fault}.") from exc
+
+    async def _bring_back(self, before: ModelSpec, generation: int) -> None:
+        """A load has failed, and what ran before it was ended for it: start that again, unless the model was unloaded
+        or changed meanwhile. No client waits for it, so it evicts no model that others use."""
+        core, name = self._core, before.name
+        if core.unloads.was_unloaded(name, generation) or name not in core.catalog:
+            return
+        if differences(before, core.effective(name)) or self._processes.lasting_spec(name):
+            return
+        log.info("%s: it is started again with the settings from before", name)
+        try:
+            (await self._lease(before, used=False, background=True)).release()
+        except errors.RouterError as exc:
+            log.error("%s: it could not be started again: %s", name, exc.message)
 
     @contextlib.asynccontextmanager
     async def _load_lock(self, name: str) -> AsyncIterator[None]:

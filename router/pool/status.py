@@ -1,4 +1,4 @@
-"""PURE: a model as clients see it, from the scheduler's books, its process and its download."""
+"""PURE: what clients see: a model, from the scheduler's books, its process and its download; and a memory device."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from router.node.interface import LoadProgress
 from router.pool.child_run import ChildRun
 from router.scheduling.books import ModelRecord
+from router.scheduling.resources import UNKNOWN_BYTES, Reading
 from router.scheduling.states import State
 
 
@@ -80,6 +81,39 @@ class Status:
         if self.value == "loaded":
             data["info"] = self.info
         return data
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """A memory device. One that cannot be read is lost and takes no model. A client that gets a 503 for it can see here
+    whether it is back.
+
+    `id` is NODE/NAME, `kind` "gpu" or "host".
+    `uuid` is the vendor's identity; None if there is none.
+    `total` and `free` are bytes; None where they are not known.
+    `reason` says why it is `lost`; None if it is not.
+    """
+
+    id: str
+    kind: str
+    uuid: str | None
+    total: int | None
+    free: int | None
+    lost: bool
+    reason: str | None
+
+    @classmethod
+    def of(cls, reading: Reading) -> DeviceStatus:
+        device = reading.device
+        return cls(
+            id=device.key,
+            kind=device.kind,
+            uuid=device.uuid or None,
+            total=None if device.total == UNKNOWN_BYTES else device.total,
+            free=reading.free,
+            lost=bool(reading.lost),
+            reason=reading.lost or None,
+        )
 
 
 def _word(state: State) -> str:

@@ -6,16 +6,19 @@ comes in belongs in `body`, what a model's preset or template wants of a request
 
 The body of a request::
 
-    budget      bytes of bodies that all clients together may have held  -> nothing
-    weight      how much work a JSON body is, known before it is parsed  -> nothing
-    compressed  compressed bodies, read within limits                    -> nothing
-    body        a request's body: received within limits, parsed as JSON -> budget weight compressed
-    form        the fields of a multipart form                           -> nothing
-    thinking    PURE: what clients want about thinking                   -> nothing
-    schema      PURE: structured output in the engine's form             -> body
-    keep_alive  PURE: how long a request wants its model                 -> nothing
-    routing     what a body says to the router                           -> weight body form thinking schema keep_alive
-    rewrite     PURE: changes to a request because of a preset           -> body routing
+    budget          bytes of bodies that all clients may have held  -> nothing
+    weight          how much work a JSON body is                    -> nothing
+    compressed      compressed bodies                               -> nothing
+    body            a request's body, received and parsed as JSON   -> budget weight compressed
+    form            the fields of a multipart form                  -> nothing
+    thinking        PURE: what clients want about thinking          -> nothing
+    schema_merge    PURE: a schema that says one thing in one place -> nothing
+    schema_pattern  PURE: patterns that grammars have               -> nothing
+    schema_words    PURE: what a grammar holds of a schema          -> schema_merge schema_pattern
+    schema          PURE: structured output in the engine's form    -> body schema_words
+    keep_alive      PURE: how long a request wants its model        -> nothing
+    routing         what a body says to the router                  -> weight body form thinking schema keep_alive
+    rewrite         PURE: changes to a request because of a preset  -> body routing
 
 A chat request as its model takes it::
 

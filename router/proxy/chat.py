@@ -66,3 +66,13 @@ def _needs_look(info: Info, fields: Mapping[str, Any], outline: Outline) -> bool
     if info.architecture and any(media.may_have_media(each.content, info.capabilities) for each in outline):
         return True
     return info.roles != TAKES_ALL and not roles.are_taken([each.role for each in outline], info.roles)
+
+
+def with_native_schema(fields: Fields) -> Fields:
+    """A request of the engine's own API, with its schema in words that the engine enforces. Raises InvalidField."""
+    return schema.with_native_schema(fields)
+
+
+def lost_words(fields: Mapping[str, Any]) -> list[str]:
+    """What of the schema of any request the engine does not enforce."""
+    return schema.lost_words(fields)

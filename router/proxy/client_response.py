@@ -25,8 +25,10 @@ class ClientResponse:
     MAX_EVENT_BYTES ends this for good: the rest goes out as it comes.
     """
 
-    def __init__(self, send: Send, request_id: bytes) -> None:
+    def __init__(self, send: Send, request_id: bytes, notes: Headers = ()) -> None:
+        """`notes` are headers that the answer has besides those of the child."""
         self.request_id = request_id
+        self._notes = notes
         self.is_started = False
         self._separators: tuple[bytes, ...] = ()
         self._send = send
@@ -44,7 +46,7 @@ class ClientResponse:
     async def start(self, status: int, headers: Headers) -> None:
         """Sends the head. `headers` are those of the child."""
         self._separators = event_separators(headers)
-        headers = [*client_headers(headers), *((name, self.request_id) for name in REQUEST_ID_HEADERS)]
+        headers = [*client_headers(headers), *((name, self.request_id) for name in REQUEST_ID_HEADERS), *self._notes]
         if self._separators or status in (204, 304):
             headers = [header for header in headers if header[0] != b"content-length"]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})

@@ -5,7 +5,8 @@ five minutes (tools/server/server-stream.cpp), and a client that comes back can 
 child keeps the stream of which conversation.
 
 A request with a conversation keeps its lease until the child has generated all, so no eviction cuts it off. `gateway`
-begins conversations; `api.stream` reads, lists and stops their streams.
+begins conversations; `api.stream` reads, lists and stops their streams. Of a translated answer the child keeps what it
+has said itself: the events of a chat.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class ModelFromBody:
         self._check_request(spec, head, body)
         prepared = await in_thread_if_large(len(body), self._prepare_body, spec, head, body, routing)
         translation = None
-        if not self._passes_through(routing):
+        if not self._passes_through(spec, head, routing):
             translation = await in_thread_if_large(len(body), self._translation, head, prepared[0])
         # Starlette calls what an endpoint returns as an ASGI app, so it need not be a Response.
         return self._proxied_request(spec, head, prepared, routing, translation)  # type: ignore[return-value]
@@ -71,7 +71,7 @@ class ModelFromBody:
         try:
             routing, name = self._read_routing(head, body)
             spec = self._gateway.find(name)
-            if not self._passes_through(routing):
+            if spec.is_unread or not self._passes_through(spec, head, routing):
                 return None
             self._check_request(spec, head, body)
             prepared = self._prepare_body(spec, head, body, routing)
@@ -101,7 +101,7 @@ class ModelFromBody:
             body = as_stream(body, routing.fields)
         return body, time_limit
 
-    def _passes_through(self, routing: RoutingFields) -> bool:
+    def _passes_through(self, spec: ModelSpec, head: Head, routing: RoutingFields) -> bool:
         """Whether the child's answer is the answer as it is. If not, `_translation` makes it."""
         return True
 
@@ -134,6 +134,7 @@ class ModelFromBody:
             time_limit=time_limit,
             lease_now=lease_now,
             translation=translation,
+            notes=gateway.notes(routing.fields or {}),
             collect=self._collect(head, routing) if time_limit and not routing.stream else None,
         )
 
@@ -151,15 +152,18 @@ class ModelFromBodyRoute(Route):
 
 
 def model_from_query(gateway: Gateway, dialect: Dialect, *, loads: bool = False) -> Endpoint:
-    """An endpoint for requests whose query names the model; the body is passed through as it is. Unless it `loads`
-    models as other requests do, the query must say `autoload=1`: a program that watches a server must not wake it."""
+    """An endpoint for requests whose query names the model; the body is passed through as it is.
+
+    A GET only looks at the model, unless its query says `autoload=1`: a program that watches a server must not start a
+    process, nor wake one, nor keep one. With `loads` other methods load models as other requests do."""
 
     async def endpoint(request: Request) -> Response:
         head = Head.from_scope(request.scope)
         spec = gateway.find(head.query("model"))
         gateway.check_may_load(spec, head, loads and gateway.autoload)
         body = await gateway.read_body(request)
-        return gateway.proxied_request(spec, head, dialect, body, False, used=False)  # type: ignore[return-value]
+        looks = request.method in ("GET", "HEAD") and not gateway.asks_to_load(head)
+        return gateway.proxied_request(spec, head, dialect, body, False, used=False, looks=looks)  # type: ignore[return-value]
 
     return with_dialect_errors(dialect, endpoint)
 

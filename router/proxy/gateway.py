@@ -7,8 +7,9 @@ endpoints that differ in their dialect alone; `api.ollama` and others use the st
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from router.errors import InvalidRequest, NotLoaded, UnknownModel
 from router.models.created import CreatedStore
 from router.models.spec import ModelSpec
 from router.pool.hub_models import HubModels, is_name
+from router.pool.lease import Lease as PoolLease
 from router.pool.pool import Pool
 from router.proxy import chat, rewrite
 from router.proxy.body import json_object, read_body
@@ -30,9 +32,16 @@ from router.proxy.head import MAX_HEADER_BYTES, MAX_HEADERS, Head
 from router.proxy.protocols import Dialect, Lease, Translation
 from router.proxy.proxied_request import ProxiedRequest
 from router.proxy.routing import Outline, has_context_option, has_no_token_limit, with_time_limit
+from router.wire.headers import Headers
 from router.wire.upstream import Upstream
 
 log = logging.getLogger("router.gateway")
+
+SCHEMA_HEADER = b"x-schema-not-enforced"
+MAX_NOTE = 1000  # characters of a header
+_UNPRINTABLE = re.compile(r"[^ -~]")
+# Paths that a llama-server answers asleep (tools/server/README.md, "Sleeping on Idle").
+NEVER_WAKES = frozenset(("/props",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +104,7 @@ class Gateway:
         """The model with this name. It may have come into the cache since the catalog was read, and it may be one that
         can be downloaded. Raises UnknownModel, InvalidRequest for no name, and the errors of the hub."""
         try:
-            return self.find(name)
+            return await self.described(self.find(name))
         except UnknownModel:
             if self.hub_models is None or not name:
                 raise
@@ -105,14 +114,23 @@ class Gateway:
                 raise
         return self.pool.catalog.resolve(name)
 
+    async def described(self, spec: ModelSpec) -> ModelSpec:
+        """The model with what its header says: just after the start, most headers have not been read yet."""
+        if not spec.is_unread:
+            return spec
+        await self.pool.exchange.learn(spec.name)
+        return replace(spec, info=self.pool.catalog.resolve(spec.name).info)
+
     def is_background(self, head: Head) -> bool:
         return bool(self.task_header and head.header(self.task_header))
+
+    def asks_to_load(self, head: Head) -> bool:
+        return head.query("autoload") in ("1", "true")
 
     def check_may_load(self, spec: ModelSpec, head: Head, default: bool) -> None:
         """Raises NotLoaded if the model does not run, and the request may not load it. `default`: whether it may, if
         its query does not say."""
-        autoload = head.query("autoload")
-        may_load = default if autoload is None else autoload in ("1", "true")
+        may_load = default if head.query("autoload") is None else self.asks_to_load(head)
         if not may_load and not self.pool.is_running(spec.name):
             raise NotLoaded(f"model {spec.name!r} is not loaded; POST /models/load loads it, or add ?autoload=true")
 
@@ -138,7 +156,16 @@ class Gateway:
             # As it runs: a load may have brought another template, or a projector.
             running, has_all = self.pool.effective(spec.name), changed is not None
             return chat.changed(running, fields, body, outline, has_all=has_all) or changed
+        if isinstance(fields.get("json_schema"), dict):
+            fields = json_object(body) if changed is None else changed
+            after = chat.with_native_schema(fields)
+            return changed if after is fields else after
         return changed
+
+    def notes(self, fields: Mapping[str, Any]) -> Headers:
+        """Headers for the client about a request with these fields: what of its schema the engine does not enforce."""
+        lost = chat.lost_words(fields)
+        return [(SCHEMA_HEADER, _UNPRINTABLE.sub("?", ", ".join(lost))[:MAX_NOTE].encode())] if lost else []
 
     def _limit_time(self, path: str, fields: Mapping[str, Any], body: bytes) -> tuple[bytes, float | None]:
         """The body with a time limit for llama-server, if it has no token limit. And the time limit for the router, in
@@ -159,6 +186,16 @@ class Gateway:
                 spec.name,
             )
 
+    def conversation_of(
+        self, head: Head, get_lease: Callable[[], Awaitable[PoolLease]]
+    ) -> tuple[str, Callable[[], Awaitable[Lease]]]:
+        """The conversation of a request for a stream, "" if it names none, and what waits for its child. Raises
+        InvalidRequest."""
+        conversation = conversation_id(head.header(CONVERSATION_HEADER))
+        if not conversation:
+            return "", get_lease
+        return conversation, self.conversations.begin(conversation, get_lease, self.upstream)
+
     def proxied_request(
         self,
         spec: ModelSpec,
@@ -171,13 +208,21 @@ class Gateway:
         ttl: float | None = None,
         time_limit: float | None = None,
         lease_now: bool = False,
+        looks: bool = False,
         translation: Translation | None = None,
         collect: Callable[[], Collected] | None = None,
+        notes: Headers = (),
     ) -> ProxiedRequest:
-        """The request to the child of this model. `used`: it counts as a use of the model. `ttl`: the idle time that it
-        sets, as `Pool.lease` takes it. `lease_now`: it gets its lease here, if that needs no waiting. `translation`
-        answers in place of the child; then the client's headers are not passed on, and a client that leaves always
-        ends its request. `collect`: as in ProxiedRequest. Raises InvalidRequest."""
+        """The request to the child of this model.
+
+        `used`: it counts as a use of the model.
+        `ttl`: the idle time that it sets, as `Pool.lease` takes it.
+        `lease_now`: it gets its lease here, if that needs no waiting.
+        `looks`: it gets its lease here, or NotLoaded is raised (see `Pool.look`).
+        `translation` answers in place of the child; then the client's headers are not passed on.
+        `collect`, `notes`: as in ProxiedRequest.
+        Raises InvalidRequest.
+        """
         if translation is None and head.exceeds_engine_limits:
             raise InvalidRequest(
                 f"The request's headers are too many or too long; send at most {MAX_HEADERS}, "
@@ -185,13 +230,12 @@ class Gateway:
             )
         background = self.is_background(head)
         wait = partial(self.pool.lease, spec, used=used, ttl=ttl, background=background)
-        is_kept_by_child = stream and translation is None
-        conversation = conversation_id(head.header(CONVERSATION_HEADER)) if is_kept_by_child else ""
-        get_lease: Callable[[], Awaitable[Lease]] = wait
+        conversation, get_lease = self.conversation_of(head, wait) if stream else ("", wait)
         lease = None
-        if conversation:
-            get_lease = self.conversations.begin(conversation, wait, self.upstream)
-        elif lease_now and ttl is None:
+        if looks:
+            look = partial(self.pool.look, spec, wakes=head.path not in NEVER_WAKES)
+            lease, get_lease = look(), in_coroutine(look)
+        elif lease_now and ttl is None and not conversation:
             lease = self.pool.lease_at_once(spec, used=used, background=background)
         return ProxiedRequest(
             get_lease,
@@ -207,4 +251,12 @@ class Gateway:
             translation=translation,
             conversation=conversation,
             lease=lease,
+            notes=notes,
         )
+
+
+def in_coroutine(function: Callable[[], Lease]) -> Callable[[], Awaitable[Lease]]:
+    async def call() -> Lease:
+        return function()
+
+    return call

@@ -46,6 +46,9 @@ class Dialect(Protocol):
         """The error as whole events or lines. They are the end of a stream."""
 
 
+# What a translation posts to these generates the answer; all else that it posts only prepares it.
+GENERATING_TARGETS = frozenset((b"/v1/chat/completions", b"/completion", b"/infill"))
+
 PostToChild = Callable[[bytes, bytes], Awaitable[UpstreamResponse]]  # target, JSON body
 
 

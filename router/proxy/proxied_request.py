@@ -19,7 +19,7 @@ from router.proxy.collected import MEDIA_TYPE, Collected
 from router.proxy.disconnect import CancelOnDisconnect
 from router.proxy.error_response import MAX_ERROR_BYTES, error_response, is_rewritten, read_upstream_error
 from router.proxy.head import Head, request_id_of
-from router.proxy.protocols import CuttableTranslation, Dialect, Lease, Translation
+from router.proxy.protocols import GENERATING_TARGETS, CuttableTranslation, Dialect, Lease, Translation
 from router.wire.headers import Headers
 from router.wire.request_head import RequestHead
 from router.wire.response import Response as UpstreamResponse
@@ -46,6 +46,7 @@ class ProxiedRequest:
       is up, as far as it has come.
     - `translation` answers in place of the child.
     - `conversation`: with such an id, the request goes on when the client has left.
+    - `notes` are headers for the client, about its request.
     - `lease`: one that is there already, so that `get_lease` is not called first. It is given back at the end of the
       call, or by `abort`.
 
@@ -73,6 +74,7 @@ class ProxiedRequest:
         translation: Translation | None = None,
         conversation: str = "",
         lease: Lease | None = None,
+        notes: Headers = (),
     ) -> None:
         self._get_lease = get_lease
         self._upstream = upstream
@@ -90,6 +92,7 @@ class ProxiedRequest:
         self._translation = translation
         self._conversation = conversation
         self._lease = lease
+        self._notes = notes
         self._answer: UpstreamResponse | None = None  # the answer to what `send` has sent
 
     def __repr__(self) -> str:
@@ -133,6 +136,8 @@ class ProxiedRequest:
             return None
         self._lease = self._answer = None
         lease.release()
+        if self._notes:
+            lines += b"".join([b"%b: %b\r\n" % note for note in self._notes])
         return head.status, b"%bx-request-id: %b\r\nrequest-id: %b\r\n" % (lines, self._id, self._id), body
 
     def abort(self) -> None:
@@ -147,7 +152,7 @@ class ProxiedRequest:
     # As an application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = ClientResponse(send, self._id)
+        client = ClientResponse(send, self._id, self._notes)
         async with contextlib.nullcontext() if self._conversation else CancelOnDisconnect(receive):
             try:
                 await self._serve(client)
@@ -264,9 +269,9 @@ class ProxiedRequest:
 
     async def _translate(self, translation: Translation, lease: Lease, client: ClientResponse) -> None:
         async def post(target: bytes, body: bytes) -> UpstreamResponse:
-            headers = [(b"content-type", b"application/json"), (b"x-request-id", self._id)]
-            head = RequestHead("POST", target, headers)
-            return await self._upstream.open(lease.address, lease.key, head, body)
+            own = self._own_headers() if target in GENERATING_TARGETS else [(b"x-request-id", self._id)]
+            head = RequestHead("POST", target, [(b"content-type", b"application/json")])
+            return await self._upstream.open(lease.address, lease.key, head, body, own)
 
         async with contextlib.aclosing(translation(post)) as pieces:
             async for data in pieces:

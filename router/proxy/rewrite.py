@@ -1,7 +1,7 @@
 """PURE: the changes that the router makes to a request, because of its model's preset.
 
-A preset may have filters: fields to drop, to fill in or to force, and a system message. What clients themselves want
-of a model is the matter of `chat`.
+A preset may have filters: fields to drop, to fill in or to force, and, for chats, a system message.
+What clients themselves want of a model is the matter of `chat`.
 
 Paths come without `/v1`. Requests of Messages and Responses come as the chat completions that they have become. If
 nothing changes, the body goes out as it came in. `gateway` calls this.
@@ -23,7 +23,10 @@ from router.proxy.routing import TOKEN_LIMIT_FIELDS
 Fields = dict[str, Any]
 
 CHAT = frozenset({"/chat/completions", "/chat/completions/input_tokens", "/apply-template"})
-PATHS = CHAT | TOKEN_LIMIT_FIELDS.keys()
+VECTORS = frozenset({"/embeddings", "/embedding", "/rerank", "/reranking"})
+# All whose body is JSON, names the model, and asks it for something. Not those about the process itself, such as
+# /slots, and not forms with sound.
+PATHS = CHAT | VECTORS | {"/tokenize", "/detokenize"} | TOKEN_LIMIT_FIELDS.keys()
 
 # The token limit has many names, and llama-server takes the first that it finds. So a filter for one of them concerns
 # all. A forced limit is written under the name that every dialect knows.

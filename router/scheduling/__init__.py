@@ -24,7 +24,8 @@ What is remembered, SANS-I/O::
     limits         the operator's bounds                           -> nothing
     books          one record for each model; writes its state     -> resources snapshot effects states
     waiting_line   the requests that wait, by arrival and by turn  -> resources states books
-    memory_levels  what was free, and what should be free by now   -> resources effects states books
+    next_start     what must be free before the next start         -> resources snapshot placement states books
+    memory_levels  what was free, and what should be free by now   -> resources snapshot effects states books next_start
     downloads      which files are downloaded next                 -> effects states books waiting_line
     answers        grants and refusals                             -> effects books waiting_line downloads
 

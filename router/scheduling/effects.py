@@ -7,7 +7,7 @@ performed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from router.scheduling.resources import Allocation
@@ -29,9 +29,12 @@ class Probe:
     """Read the free memory, and report it with `Scheduler.probed`.
 
     `expected` are the bytes, by device key, that will be free once the processes that ended have given theirs back.
+    `enough` are the free bytes, by device key, that the next start needs. Where they are there, the rest of what is
+    expected need not be waited for. Empty if that is not known.
     """
 
     expected: Mapping[str, int]
+    enough: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

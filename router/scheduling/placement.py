@@ -37,7 +37,7 @@ def find_place(
         if demand.names:
             gpus = {key: device for key, device in gpus.items() if device.name in demand.names}
         place_on_gpus = _as_user_divides if demand.user_split else _over_fewest_gpus
-        for group in _groups(gpus):
+        for group in _groups(gpus) if node.has_alone else (gpus,):
             if found := place_on_gpus(group, demand, free, avoided):
                 slack = sum(free[device.key] for device in found.devices)
                 whole = replace(found, held={**held, **found.held}) if held else found
@@ -48,8 +48,6 @@ def find_place(
 def _groups(gpus: Mapping[str, Device]) -> list[Mapping[str, Device]]:
     """The sets of GPUs that one child may see at once."""
     alone = [key for key, device in gpus.items() if device.is_alone]
-    if not alone:
-        return [gpus]
     return [{key: gpus[key] for key in gpus if key not in alone}, *({key: gpus[key]} for key in alone)]
 
 

@@ -5,6 +5,21 @@ times are only compared with each other. The one idea: a demand is placed only w
 that are there now and beside those that remain after the pending stops. So no model further back in the queue takes
 what a model ahead was promised.
 
+What a reading means while a model loads, wakes up or stops is told in `snapshot`: it is blurred then, and only gives a
+lower and an upper bound of the free memory. What follows from that here:
+
+- `Place` must fit the lower bound. So no start goes over the margin, whatever the truth is.
+- A model goes only if the upper bound says that it must: else it may turn out that there was room all along.
+- The models that go are chosen upon the upper bound, and must be enough for the lower one. So for every truth between
+  the bounds they are enough, and none of them is spared by the truth.
+- If the bounds do not agree, the answer is `Wait`. This wait ends: a load is bounded by its timeout, a stop by the kill
+  that follows it, the return of memory by `memory_levels.SETTLE_WINDOW_S`. Then there is another reading. And what
+  starts meanwhile further back cannot prolong it: it must leave the claim of the one who waits alone, and a load that
+  begins on a device cannot make its upper bound greater than it was before.
+- A drain that has begun goes on while the bounds do not agree (`Wait.undecided`): a stream of small loads cannot lift
+  it again and again.
+- `Reject` looks at no reading at all.
+
 Called by `scheduler` for each entry of the queue, and by `memory` to show what would happen on this machine.
 """
 
@@ -16,7 +31,7 @@ from dataclasses import dataclass, replace
 from router.scheduling.placement import find_place
 from router.scheduling.refusals import why_lost, why_too_large
 from router.scheduling.resources import Allocation, Demand
-from router.scheduling.snapshot import UNCHECKED, Phase, Resident, Snapshot, World, in_phase
+from router.scheduling.snapshot import UNCHECKED, Phase, Resident, Snapshot, Totals, World, in_phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +69,14 @@ class Wait:
     `claim` is where the model will go. None if it is not known when there will be room, because pinned models or other
     programs hold it.
     `stopping`: the room is being made already.
+    `undecided`: these models have to go, or others: the reading is too blurred to say. Those of them that drain already
+    go on draining.
     """
 
     reason: str
     claim: Allocation | None = None
     stopping: bool = False
+    undecided: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +111,17 @@ def plan(snapshot: Snapshot, demand: Demand) -> Plan:
         if at_once:
             return Place(at_once)
         return Wait("models that are stopping still hold the room", apart, stopping=True)
-    if chosen := _choose_victims(snapshot, demand):
+    best = _at_best(snapshot)
+    if best is not after_pending_stops and (claim := _fit(snapshot, demand, best)):
+        return _wait_for_clear_reading(snapshot, claim)
+    if chosen := _choose_victims(snapshot, demand, best):
         victims, claim = chosen
         names = tuple(victim.model for victim in victims)
+        if snapshot.totals.counted_twice or snapshot.totals.counted_early:
+            sure = after_pending_stops.after(gone=victims).with_more(snapshot.totals.counted_early, -1)
+            if not (sure_claim := _fit(snapshot, demand, sure)):
+                return _wait_for_clear_reading(snapshot, claim, names)
+            claim = sure_claim
         if any(victim.phase is not Phase.IDLE for victim in victims):
             return Drain(names, claim)
         beside = _fit_beside_victims(snapshot, demand)
@@ -106,9 +132,24 @@ def plan(snapshot: Snapshot, demand: Demand) -> Plan:
         return Reject(why_too_large(snapshot, demand))
     can_go = [snapshot.residents[at] for at in snapshot.totals.victim_order.values()]
     loads = [r for r in in_phase(Phase.LOADING, snapshot.residents) if not r.pinned]
-    if claim := _fit(snapshot, demand, after_pending_stops.after(gone=[*can_go, *loads])):
+    if claim := _fit(snapshot, demand, best.after(gone=[*can_go, *loads])):
         return Wait("another model is loading", claim)
     return Wait("pinned models, other programs or requests further ahead hold the memory or the slots")
+
+
+def _at_best(snapshot: Snapshot) -> World:
+    """The world after the pending stops, with as much free memory as the reading allows."""
+    totals = snapshot.totals
+    if not totals.counted_twice:
+        return totals.after_pending_stops
+    return totals.after_pending_stops.with_more(totals.counted_twice)
+
+
+def _wait_for_clear_reading(snapshot: Snapshot, claim: Allocation, undecided: tuple[str, ...] = ()) -> Wait:
+    """Nothing is decided before the load, the stop or the return of memory has ended that blurs the reading."""
+    if any(resident.may_show_in_part for resident in snapshot.residents):
+        return Wait("another model is loading", claim, undecided=undecided)
+    return Wait("memory of models that stop or have ended is not back yet", claim, stopping=True, undecided=undecided)
 
 
 def after_plan(snapshot: Snapshot, plan: Plan, model: str) -> Snapshot:
@@ -121,35 +162,50 @@ def after_plan(snapshot: Snapshot, plan: Plan, model: str) -> Snapshot:
     places = [victim_order.pop(victim) for victim in victims]
     gone = [residents[at] for at in places]
     for at in places:
-        residents[at] = replace(residents[at], phase=Phase.STOPPING, draining=isinstance(plan, Drain))
+        residents[at] = replace(
+            residents[at], phase=Phase.STOPPING, draining=isinstance(plan, Drain), at_reading=residents[at].phase
+        )
     starts = isinstance(plan, Place) or (isinstance(plan, Evict) and plan.beside)
-    new = Resident(model, plan.claim.held, Phase.LOADING if starts else Phase.CLAIMED)
+    new = Resident(model, plan.claim.held, Phase.LOADING if starts else Phase.CLAIMED, at_reading=Phase.CLAIMED)
     now = before.now.after(come=[new]) if new.phase is Phase.LOADING else before.now
     now = replace(now, ending=now.ending + len(victims)) if isinstance(plan, Evict) else now
     after_pending_stops = before.after_pending_stops.after(come=[new], gone=gone)
-    totals = replace(before, now=now, after_pending_stops=after_pending_stops, victim_order=victim_order)
-    return Snapshot(snapshot.readings, (*residents, new), snapshot.limit, snapshot.margins, totals)
+    # Written out: this runs for each entry of the queue, and `replace` takes several times as long.
+    totals = Totals(
+        before.nodes,
+        before.empty,
+        now,
+        after_pending_stops,
+        victim_order,
+        before.nodes_with_lost,
+        before.counted_twice,
+        before.counted_early,
+    )
+    limit, margins, returning = snapshot.limit, snapshot.margins, snapshot.returning
+    return Snapshot(snapshot.readings, (*residents, new), limit, margins, returning, totals)
 
 
-def _choose_victims(snapshot: Snapshot, demand: Demand) -> tuple[Sequence[Resident], Allocation] | None:
-    """The whole set at once. Take victims in their order until the demand fits; then spare each victim that turned out
-    not to be needed, the last taken first."""
-    world = snapshot.totals.after_pending_stops
+def _choose_victims(snapshot: Snapshot, demand: Demand, world: World) -> tuple[Sequence[Resident], Allocation] | None:
+    """The whole set at once. Take victims in their order until the demand fits in this world; then spare each victim
+    that turned out not to be needed, the last taken first."""
     taken: list[Resident] = []
     claim = None
+    world = world.after()
     for at in snapshot.totals.victim_order.values():
         candidate = snapshot.residents[at]
         taken.append(candidate)
-        world = world.after(gone=[candidate])
+        world = world.moved(candidate, -1)
         if claim := _fit(snapshot, demand, world):
             break
     if claim is None:
         return None
     for candidate in taken[-2::-1]:
-        fuller = world.after(come=[candidate])
-        if better := _fit(snapshot, demand, fuller):
-            world, claim = fuller, better
+        world = world.moved(candidate, 1)
+        if better := _fit(snapshot, demand, world):
+            claim = better
             taken.remove(candidate)
+        else:
+            world = world.moved(candidate, -1)
     return taken, claim
 
 

@@ -10,6 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 
+# The size of a GPU that was never read. It counts as larger than any model, so that a model is told of this GPU, and is
+# not called too large, or sent to RAM.
+UNKNOWN_BYTES = 2**50
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -21,6 +25,7 @@ class Device:
     `index` is the physical index, which a visibility mask takes.
     `uuid` is the vendor's identity.
     `is_alone`: a child that uses it sees no other GPU beside it. So it is with MIG instances (CUDA Programming Guide).
+    `mask` is the word for it in a visibility mask. Empty: its index.
     `key` names the device everywhere else: `NODE/NAME`.
     """
 
@@ -31,6 +36,7 @@ class Device:
     index: int = 0
     uuid: str = ""
     is_alone: bool = False
+    mask: str = ""
     key: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -33,15 +33,15 @@ booked; effects go out; their results change something. Seven things steer this 
     Why: one reading at a time. What changes meanwhile sets `_needs_plan`, and is decided upon with the next reading.
 
 `_levels.reading_outdated`: memory was taken or given back since the Probe went out.
-    Set when a process is ready, has exited, or woke. Cleared when the next Probe goes out.
+    Set when a process is ready, has exited, slept or woke. Cleared when the next Probe goes out.
     Why: a reading from before such a moment must not be decided upon (rule 5). `probed` throws it away and probes
     again. It is not the same as `_needs_plan`: a new entry in the line needs a plan, but does not spoil the reading.
 
 `_next_poll_at`: when the queue is planned for again although nothing has happened here.
     Set by each plan: after `Limits.poll`, or when time alone makes another decision (`timing`) if that is earlier.
-    Never cleared. `wakeup` returns it to the pool while an entry needs room and no Probe is out; `tick` then sets
-    `_needs_plan`.
-    Why: other programs give memory back without a word, and a grace ends by the clock.
+    Never cleared. `wakeup` returns it to the pool while an entry needs room or memory is coming back, and no Probe is
+    out; `tick` then sets `_needs_plan`.
+    Why: other programs and drivers give memory back without a word, and a grace ends by the clock.
 
 `_draining`: the models that are closed because a model ahead needs their room.
     Set by each plan to exactly the busy victims of that plan. Emptied when no model waits for its start.
@@ -119,7 +119,8 @@ class Scheduler:
 
     def snapshot(self, readings: tuple[Reading, ...]) -> Snapshot:
         """The machine as policy sees it, without the claims of waiting models."""
-        return Snapshot(readings, self._books.residents(), self.limits.models_max, self.limits.margins)
+        limits, returning = self.limits, self._levels.returning
+        return Snapshot(readings, self._books.residents(), limits.models_max, limits.margins, returning)
 
     def waiting(self, name: str) -> int:
         """How many tickets wait for this model."""
@@ -138,8 +139,9 @@ class Scheduler:
                 times.append(oldest + self.limits.queue_timeout)
             if self.limits.drain_timeout:
                 times += [timing.own_cut_at(entry, self.limits) for entry in self._line.by_turn]
-            is_startable = self.downloads.is_startable
-            if not self._levels.is_probing and any(e.needs_room and is_startable(e) for e in self._line.by_turn):
+            is_startable, all_ = self.downloads.is_startable, self._levels.returning
+            polled = ((all_ or e.needs_room) and is_startable(e) for e in self._line.by_turn)
+            if not self._levels.is_probing and any(polled):
                 times.append(self._next_poll_at)
         earliest = min(times, default=math.inf)
         return earliest if earliest < math.inf else None
@@ -222,7 +224,7 @@ class Scheduler:
         effects: list[Effect] = [self._books.stop(model, model.closing)] if model.closing else []
         return [*effects, *self._advance(now)]
 
-    def unload(self, name: str, now: float, *, force: bool = False) -> list[Effect]:
+    def unload(self, name: str, now: float, *, force: bool = False, reason: str = "unloaded") -> list[Effect]:
         """End the model's process once its running requests have ended, at once with `force`. The requests that wait
         for it now are refused. The failures of the model are forgotten."""
         model = self.model(name)
@@ -231,7 +233,7 @@ class Scheduler:
         if entry := self._line.by_arrival.get(name):
             effects += self._answers.refuse(entry.tickets, Refusal.CANCELLED, "it was unloaded", 1.0)
         effects += self.downloads.abort(model)
-        effects += self._books.close(model, "unloaded", now, force=force)
+        effects += self._books.close(model, reason, now, force=force)
         return [*effects, *self._advance(now)]
 
     def renew(self, name: str, now: float) -> list[Effect]:
@@ -348,6 +350,7 @@ class Scheduler:
         model = self.model(name)
         if model.has_moved_on(run) or model.held == held:
             return []
+        self._levels.book(model.held, held)
         model.held = held
         self._needs_plan = True
         return self._advance(now)
@@ -410,6 +413,7 @@ class Scheduler:
         model = self.model(name)
         if model.run == run and model.state is State.LOADED:  # else the news came twice, or too late
             self._books.transit(model, Event.SLEEP)
+            self._levels.reading_outdated = True
 
     def woke(self, name: str, run: int) -> None:
         """The child took its weights back."""
@@ -431,7 +435,8 @@ class Scheduler:
             for name, tickets in itertools.groupby(overdue, lambda ticket: self._line.by_ticket[ticket].model.name):
                 why = timing.why_overdue(self._line.by_arrival[name], self._books, self.limits, now)
                 effects += self._answers.refuse([*tickets], Refusal.QUEUE_TIMEOUT, why, 5.0)
-        self._needs_plan = self._needs_plan or any(e.needs_room and e.waits_for_room for e in self._line.by_turn)
+        all_ = self._levels.returning
+        self._needs_plan |= any((all_ or e.needs_room) and e.waits_for_room for e in self._line.by_turn)
         return [*effects, *self._advance(now)]
 
     # What follows
@@ -439,29 +444,32 @@ class Scheduler:
     def _advance(self, now: float) -> list[Effect]:
         """What is due now, whatever happened before: see the theory above."""
         effects = self.downloads.start(self.limits.downloads_max) if self.downloads else []
-        if not any(map(self.downloads.is_startable, self._line.by_turn)):
+        head = next(filter(self.downloads.is_startable, self._line.by_turn), None)
+        if head is None:
             self._needs_plan = self._answers.entry_left = False
             return [*effects, *self._drain(set(), now)] if self._draining else effects
         if self._levels.is_probing or not (self._needs_plan or self._answers.entry_left):
             return effects
         self._needs_plan = self._answers.entry_left = False
-        return [*effects, self._levels.probe(self._books.alive.values(), now)]
+        return [*effects, self._levels.probe(self._books.alive.values(), now, head.demand, head.model.retrying)]
 
     def _plan(self, readings: tuple[Reading, ...], now: float) -> list[Effect]:
         """Decide for the entries at the head of the queue upon this reading, and book what was decided."""
-        self._next_poll_at = now + self.limits.poll
+        self._next_poll_at = now + self._levels.poll_after(self.limits.poll)
         effects: list[Effect] = []
         drains: set[str] = set()
+        snapshot = self._levels.last_snapshot = self.snapshot(readings)
         head = list(itertools.islice(filter(self.downloads.is_startable, self._line.by_turn), self.LOOKAHEAD))
         for entry in self._line.behind(head[-1]) if head else ():
             entry.needs_room = entry.needs_room or self.downloads.is_startable(entry)
-        for entry, decision in timing.decisions(head, self.snapshot(readings), self._books, self.limits, now):
+        for entry, decision in timing.decisions(head, snapshot, self._books, self.limits, now):
             entry.needs_room, entry.victims, entry.why = decision.needs_room, decision.victims, decision.why
             self._next_poll_at = min(self._next_poll_at, decision.look_again_at)
             drains |= decision.closes
             effects += [self._books.stop(self._books.records[victim], why) for victim, why in decision.stops]
             if decision.starts:
                 effects.append(self._books.spawn(entry.model, decision.starts))
+                self._levels.book({}, decision.starts.held)
             if decision.rejected:
                 effects += self._answers.refuse(entry.tickets, Refusal.TOO_LARGE, decision.rejected)
             if decision.lost:

@@ -4,6 +4,34 @@ The idea is the `World`: an assumption about which processes are there, and the 
 assumption. `policy` asks the same question of several worlds: does this demand fit beside the processes that are there
 now, beside those that remain after the pending stops, on the empty machine?
 
+Theory: what a reading means
+----------------------------
+A driver reports one number for each device: the bytes that are used. It does not say by whom. What other programs hold
+is what is left of that number when our own processes are taken off. How much the driver shows of each:
+
+- A model that serves, and is awake: all that is booked.
+- A sleeping model without requests: nothing. It may take its memory back at any time, so it counts as taken all the
+  same.
+- A claim, and a load that this very pass has begun: nothing.
+- A model that loads, and one that wakes up (it sleeps, and has requests): anything from nothing to all. How much,
+  nobody knows.
+- A model that stops: anything from all to nothing. It gives memory back step by step before its exit is reported.
+- A process that has ended: up to all. Some drivers give memory back seconds after the exit (`Snapshot.returning`).
+
+So in the last three cases one reading fits several truths: the bytes belong to our process, or other programs hold
+them and our process will need as many again. `by_driver` has one assumption for each case:
+
+- Loads and wake-ups: nothing shows yet. Then what already shows counts twice, as used and as promised. This never takes
+  the free memory for larger than it is: a model may be started upon it. But it may take it for smaller:
+  `Totals.counted_twice` says by how much at most. What has ended and may still show is part of that.
+- Stops: everything shows still, and comes back. This may take the free memory after the stops for larger than it is:
+  `Totals.counted_early` says by how much at most. No model is started upon it: a start must fit beside the processes
+  that stop, too.
+
+Between these bounds lies the truth. They shrink to nothing when the load, the stop or the return of memory ends. The
+books bound it too: if no other program holds memory, the books alone are the truth. `policy` starts a model upon the
+lower bound; it lets a model go only if both bounds agree that this one must go; else it waits until they meet.
+
 Made by `scheduler` for each pass over the queue, and handed on from one entry of the queue to the next by
 `policy.after_plan`.
 """
@@ -51,6 +79,7 @@ class Resident:
     `sleeping`: it has freed its memory, and may take it back at any time.
     `stopped_while_loading`: how much of `held` it had taken is not known.
     `goes_last`: a client wants it to stay. It goes after all others in the same phase.
+    `at_reading`: its phase when the memory was read, if that was another one. Only `policy.after_plan` sets it.
     """
 
     model: str
@@ -62,11 +91,19 @@ class Resident:
     sleeping: bool = False
     stopped_while_loading: bool = False
     goes_last: bool = False
+    at_reading: Phase | None = field(default=None, compare=False)
 
     @property
     def is_visible_to_driver(self) -> bool:
         """The driver reports what it holds as taken: not while it loads, and not while it sleeps."""
         return not self.sleeping and self.phase in VISIBLE_TO_DRIVER
+
+    @property
+    def may_show_in_part(self) -> bool:
+        """It loaded or woke up when the memory was read: the driver showed anything from nothing to all that it
+        holds."""
+        phase = self.at_reading or self.phase
+        return phase is Phase.LOADING or (self.sleeping and phase is Phase.BUSY)
 
     @property
     def can_go(self) -> bool:
@@ -85,40 +122,57 @@ class World:
     `count` is their number, and `ending` how many of them stop already. The other three are bytes by device key,
     UNCHECKED where nothing is checked:
     `by_books`: free by our own books (total less the margin, less what is booked);
-    `by_driver`: free by the driver's reading, less what the driver does not show yet;
+    `by_driver`: free by the driver's reading, less what the driver may not show yet;
     `free`: the smaller of the two.
     """
 
     count: int
-    by_books: Mapping[str, float]
-    by_driver: Mapping[str, float]
-    free: Mapping[str, float]
+    by_books: dict[str, float]
+    by_driver: dict[str, float]
+    free: dict[str, float]
     ending: int = 0
 
     def after(self, *, come: Iterable[Resident] = (), gone: Iterable[Resident] = ()) -> World:
         """The world in which the processes `come` are there too, and the processes `gone` are not."""
-        count, by_books, by_driver, free = self.count, {**self.by_books}, {**self.by_driver}, {**self.free}
-        for sign, residents in ((1, come), (-1, gone)):
-            for resident in residents:
-                count += sign
-                # How much the driver shows of a process that was stopped while it loaded is not known. While it is
-                # there, it counts as if nothing were shown yet. Once it is gone, it counts as if all had been shown.
-                # So its end makes twice the difference.
-                times = sign * (2 if resident.stopped_while_loading and resident.is_visible_to_driver else 1)
-                for key, held in resident.held.items():
-                    if key in free:
-                        by_books[key] -= sign * held
-                        by_driver[key] -= times * held
-                        free[key] = min(by_books[key], by_driver[key])
-        return World(count, by_books, by_driver, free, self.ending)
+        world = World(self.count, {**self.by_books}, {**self.by_driver}, {**self.free}, self.ending)
+        for resident in come:
+            world = world.moved(resident, 1)
+        for resident in gone:
+            world = world.moved(resident, -1)
+        return world
+
+    def moved(self, resident: Resident, sign: int) -> World:
+        """The world after this process has come (1) or gone (-1). It takes the amounts of this world over and changes
+        them: do not use this world any more."""
+        by_books, by_driver, free = self.by_books, self.by_driver, self.free
+        # How much the driver shows of a process that was stopped while it loaded is not known. While it is there, it
+        # counts as if nothing were shown yet. Once it is gone, it counts as if all had been shown. So its end makes
+        # twice the difference.
+        times = sign * (2 if resident.stopped_while_loading and resident.is_visible_to_driver else 1)
+        for key, held in resident.held.items():
+            if key in free:
+                by_books[key] -= sign * held
+                by_driver[key] -= times * held
+                free[key] = min(by_books[key], by_driver[key])
+        return World(self.count + sign, by_books, by_driver, free, self.ending)
+
+    def with_more(self, more: Mapping[str, float], sign: int = 1) -> World:
+        """The same processes, and the driver is assumed to have `more` bytes free; fewer with a `sign` of -1."""
+        by_driver, free = {**self.by_driver}, {**self.free}
+        for key, amount in more.items():
+            if key in free:
+                by_driver[key] += sign * amount
+                free[key] = min(self.by_books[key], by_driver[key])
+        return World(self.count, self.by_books, by_driver, free, self.ending)
 
 
 @dataclass(frozen=True, slots=True)
 class NodeDevices:
-    """The devices of one node: the keys of its RAM, and its GPUs by key."""
+    """The devices of one node: the keys of its RAM, and its GPUs by key. `has_alone`: one of them `is_alone`."""
 
     hosts: tuple[str, ...]
     gpus: Mapping[str, Device]
+    has_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +189,8 @@ class Totals:
     residents. Idle models come before busy ones, and the least recently finished come first. Those that a client wants
     to stay come last among the idle ones, and last among the busy ones. A busy model that drains already comes before
     the other busy ones, so that a drain that has begun is the one that is finished.
+    `counted_twice` and `counted_early` are bytes by device key: by how much `by_driver` may be too small, and by how
+    much it may be too great once the pending stops have ended. Empty if the reading is clear.
     """
 
     nodes: tuple[NodeDevices, ...]
@@ -143,6 +199,8 @@ class Totals:
     after_pending_stops: World
     victim_order: Mapping[str, int]
     nodes_with_lost: tuple[NodeDevices, ...] = ()
+    counted_twice: Mapping[str, float] = field(default_factory=dict)
+    counted_early: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Totals:
@@ -162,6 +220,7 @@ class Totals:
         # What a loading process was promised, and what a sleeping one will take back, counts as taken although the
         # driver does not show it. What a stopping process holds counts as free already for everything behind it.
         by_books, claims = {**empty}, in_phase(Phase.CLAIMED, snapshot.residents)
+        twice: dict[str, float] = {**snapshot.returning}
         for resident in snapshot.residents:
             is_hidden = resident.stopped_while_loading or not resident.is_visible_to_driver
             for key, held in resident.held.items():
@@ -169,21 +228,30 @@ class Totals:
                     by_books[key] -= held
                     if is_hidden:
                         by_driver[key] -= held
+            if (resident.phase is Phase.LOADING or resident.sleeping) and resident.may_show_in_part:
+                for key, held in resident.held.items():
+                    twice[key] = twice.get(key, 0) + held
         free = {key: min(by_books[key], by_driver[key]) for key in empty}
         everything = World(len(snapshot.residents), by_books, by_driver, free)
         stopping = in_phase(Phase.STOPPING, snapshot.residents)
         now = replace(everything.after(gone=claims), ending=sum(not resident.draining for resident in stopping))
         after_pending_stops = everything.after(gone=stopping)
+        early: dict[str, float] = {}
+        for resident in stopping:
+            if resident.at_reading is None and not resident.sleeping:
+                for key, held in resident.held.items():
+                    early[key] = early.get(key, 0) + held
         victims = sorted(((r, at) for at, r in enumerate(snapshot.residents) if r.can_go), key=_victim_rank)
         victim_order = {resident.model: at for resident, at in victims}
-        return cls(nodes, empty, now, after_pending_stops, victim_order, with_lost)
+        return cls(nodes, empty, now, after_pending_stops, victim_order, with_lost, twice, early)
 
 
 def _by_node(devices: Sequence[Device]) -> tuple[NodeDevices, ...]:
     nodes = []
     for name in dict.fromkeys(device.node for device in devices):
         hosts = tuple(d.key for d in devices if d.node == name and d.kind == "host")
-        nodes.append(NodeDevices(hosts, {d.key: d for d in devices if d.node == name and d.kind == "gpu"}))
+        gpus = {d.key: d for d in devices if d.node == name and d.kind == "gpu"}
+        nodes.append(NodeDevices(hosts, gpus, any(gpu.is_alone for gpu in gpus.values())))
     return tuple(nodes)
 
 
@@ -199,6 +267,7 @@ class Snapshot:
 
     `limit` is the greatest number of processes, 0 for any number.
     `margins` are bytes that stay free, by device key. A device with a margin of 0, or with none, is not checked.
+    `returning` are bytes that processes which have ended may not have given back yet, by device key.
     `totals` follow from all this, and are computed for each new snapshot. `sparing` and `policy.after_plan` know what
     they change: they hand the changed totals on as `known_totals`.
     """
@@ -207,6 +276,7 @@ class Snapshot:
     residents: tuple[Resident, ...] = ()
     limit: int = 0
     margins: Mapping[str, int] = field(default_factory=dict)
+    returning: Mapping[str, int] = field(default_factory=dict)
     known_totals: InitVar[Totals | None] = None
     totals: Totals = field(init=False, repr=False, compare=False)
 

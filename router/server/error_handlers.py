@@ -39,6 +39,11 @@ class ErrorHandlers:
         """404. `path` is what the message says is not here."""
         return self.response(scope, _http_error(404, NOT_FOUND.format(path)))
 
+    def outside(self, scope: Scope, prefix: str) -> Response:
+        """404 for a path that does not begin with `--api-prefix`."""
+        path = client_path(scope)[:200]
+        return self.response(scope, _http_error(404, f"There is no {path} here: every path begins with {prefix}."))
+
     async def on_http_exception(self, request: Request, exc: Exception) -> Response:
         """Starlette raises HTTPException for an unknown path and for a wrong method."""
         assert isinstance(exc, HTTPException)

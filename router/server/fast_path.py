@@ -24,7 +24,7 @@ from router.proxy.endpoints import ModelFromBody, ModelFromBodyRoute
 from router.proxy.head import Head
 from router.server.cors import CREDENTIALS, EXPOSED_HEADERS, preflight_response, with_headers, with_vary
 from router.server.error_handlers import ErrorHandlers, on_disconnect
-from router.server.prefix import CLIENT_PATH, Prefix, client_path
+from router.server.prefix import OUTSIDE, Prefix
 from router.wire.head_cache import HeadCache
 
 
@@ -65,11 +65,8 @@ class FastPathApp:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        is_outside = False
         if self._prefix:
-            inner = self._prefix.inner_scope(scope)
-            is_outside = inner is None
-            scope = inner or {**scope, "path": "", CLIENT_PATH: scope["path"]}  # no table has an empty path
+            scope = self._prefix.inner_scope(scope)
             send = self._prefix.with_location(send)
         method, path, headers = scope["method"], scope["path"], scope["headers"]
         named = dict(headers)
@@ -82,8 +79,8 @@ class FastPathApp:
                 await answer(scope, receive, send)
                 return
         route = self._by_path.get((method, path))
-        if is_outside:
-            await self._errors.not_found(scope, client_path(scope)[:200])(scope, receive, send)
+        if self._prefix and path == OUTSIDE:
+            await self._errors.outside(scope, self._prefix.path)(scope, receive, send)
         elif route is None and path.endswith("\n"):
             # The regex of a route also matches a path with a line feed at its end. Tables that are indexed by path
             # (who may call what) do not know such a path, so it must not reach the router's routes.

@@ -232,6 +232,6 @@ class HttpServer(uvicorn.Server):
         await self._wait(lambda: not state.connections, POLL_S)
         for connection in list(self._connections()):
             connection.transport.abort()
+        await self._wait(lambda: not state.tasks, CUT_OFF_S)  # they see that their clients are gone
         for task in state.tasks:
             task.cancel()
-        await self._wait(lambda: not state.tasks, CUT_OFF_S)

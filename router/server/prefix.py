@@ -16,6 +16,7 @@ from starlette.types import Scope, Send
 
 from router.proxy.head import Head
 
+OUTSIDE = ""  # no table of paths has it: what may be done there is what may be done with any unknown path
 CLIENT_PATH = "router.client_path"  # where an inner scope keeps the path that the client sent
 
 
@@ -44,15 +45,13 @@ class Prefix:
             return None
         return inner, b"/" + raw[found.end() :]
 
-    def inner_scope(self, scope: Scope) -> Scope | None:
-        """The ASGI scope of a request as the application knows it; None for a path outside the prefix."""
-        found = self.strip(scope["path"], scope["raw_path"])
-        if found is None:
-            return None
-        return {**scope, "path": found[0], "raw_path": found[1], CLIENT_PATH: scope["path"]}
+    def inner_scope(self, scope: Scope) -> Scope:
+        """The ASGI scope of a request as the application knows it. A path outside the prefix becomes OUTSIDE."""
+        path, raw = self.strip(scope["path"], scope["raw_path"]) or (OUTSIDE, scope["raw_path"])
+        return {**scope, "path": path, "raw_path": raw, CLIENT_PATH: scope["path"]}
 
     def inner_head(self, head: Head) -> Head | None:
-        """As `inner_scope`, for the fast path."""
+        """As `inner_scope`, for the fast path; None for a path outside the prefix."""
         raw, mark, query = head.target.partition(b"?")
         found = self.strip(head.path, raw)
         return Head(head.method, found[0], found[1] + mark + query, head.headers) if found else None

@@ -69,6 +69,88 @@ def test_nothing_depends_on_the_cuts(pieces: list[tuple[str, str]], cuts: list[i
     assert read(*parts, body) == expected
 
 
+@given(pieces=PIECES, cuts=st.lists(st.integers(1, 300), max_size=6), together=st.integers(1, 9))
+def test_nothing_depends_on_what_comes_together(pieces: list[tuple[str, str]], cuts: list[int], together: int) -> None:
+    """Events as pieces of their own, as an engine writes them; some are cut, and several come at once."""
+    expected: list[tuple[str, str]] = []
+    sent = []
+    names = {"content": "text", "reasoning_content": "thoughts", "tool_calls": "call"}
+    for name, text in pieces:
+        value = [{"index": 0, "function": {"arguments": text}}] if name == "tool_calls" else text
+        sent.append(event(**{name: value}))
+        if expected and expected[-1][0] == names[name]:
+            text = expected.pop()[1] + text
+        expected.append((names[name], text))
+    for number, cut in enumerate(cuts):
+        if 2 * number < len(sent):
+            whole = sent[2 * number]
+            sent[2 * number : 2 * number + 1] = [part for part in (whole[:cut], whole[cut:]) if part]
+    reader, said = EventReader(), list[tuple[str, str]]()
+    for start in range(0, len(sent), together):
+        said += spoken(reader.read(*sent[start : start + together]))
+    merged: list[tuple[str, str]] = []
+    for kind, text in said:
+        if merged and merged[-1][0] == kind:
+            text = merged.pop()[1] + text
+        merged.append((kind, text))
+    assert merged == expected
+
+
+def spoken(found: list[Chunk | Texts]) -> list[tuple[str, str]]:
+    said = []
+    for each in found:
+        if isinstance(each, Texts):
+            said.append(("thoughts" if each.are_thoughts else "text", "".join(each.pieces)))
+            continue
+        for choice in each.choices:
+            delta = choice.delta
+            if delta.reasoning_content is not None:
+                said.append(("thoughts", delta.reasoning_content))
+            if delta.content is not None:
+                said.append(("text", delta.content))
+            said += [("call", call.function.arguments or "") for call in delta.tool_calls or () if call.function]
+    return said
+
+
+def arguments(text: str, index: int = 0) -> bytes:
+    return event(tool_calls=[{"index": index, "function": {"arguments": text}}])
+
+
+def test_arguments_that_come_together_are_one_piece() -> None:
+    reader = EventReader()
+    reader.read(arguments("{"))
+    (found,) = reader.read(arguments('"a":'), arguments(' "b'), arguments("\u2028\\"))
+    assert isinstance(found, Chunk)
+    assert found.choices[0].delta.tool_calls
+    (call,) = found.choices[0].delta.tool_calls
+    assert (call.index, call.id) == (0, None)
+    assert call.function is not None
+    assert (call.function.name, call.function.arguments) == (None, '"a": "b\u2028\\')
+    other, _ = reader.read(arguments("x", 1), arguments("y"))
+    assert isinstance(other, Chunk)
+    assert [call.index for call in other.choices[0].delta.tool_calls or ()] == [1]
+
+
+def test_the_last_event_does_not_keep_the_others_from_being_texts() -> None:
+    """It ends as they do, and begins in another way."""
+    reader = EventReader()
+    reader.read(event(content="one"))
+    last = event().replace(b"null", b'"stop"')
+    texts, end = reader.read(event(content=" two"), event(content=" three"), last, b"data: [DONE]\n\n")
+    assert texts == Texts(False, [" two", " three"])
+    assert isinstance(end, Chunk)
+    assert end.choices[0].finish_reason == "stop"
+
+
+def test_an_event_with_more_than_text_is_no_text() -> None:
+    reader = EventReader()
+    reader.read(event(content="one"))
+    odd = event(content=" two").replace(b'"created"', b'"timings":{"predicted_n":1},"created"')
+    found = reader.read(event(content=" and"), odd, event(content=" three"))
+    assert [type(each) for each in found] == [Texts, Chunk, Texts]
+    assert spoken(found) == [("text", " and"), ("text", " two"), ("text", " three")]
+
+
 def test_texts_are_read_without_the_rest_of_their_events() -> None:
     reader = EventReader()
     (first,) = reader.read(event(content="one"))

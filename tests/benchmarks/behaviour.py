@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterator, Mapping
 import httpx
 import psutil
 
-from tests.benchmarks.report import LLAMA_CPP, OURS, Row, Target
+from tests.benchmarks.report import LLAMA_CPP, LLAMA_SWAP, OLLAMA, OURS, Row, Target
 from tests.benchmarks.stage import MODEL, PATIENCE, Absent, Peer, Stage, ask, awaited, question
 
 OTHER = "tiny-b"
 LONGEST_S = 12.0
 STREAMS = 3
 ROUNDS = 5
+REAL_ENGINE_FACTOR = 8
 GONE_S = 3.0  # after which a child of a killed router counts as left behind
 
 Make = Callable[[], Peer]
@@ -37,7 +38,8 @@ def measure(stage: Stage, seconds: float, missing: list[str]) -> Iterator[Row]:
     makers: Mapping[str, Make] = {
         OURS: lambda: stage.ours("--models-max", "1", "--models-drain-grace", "1", engine=fake, cpu=None),
         LLAMA_CPP: lambda: stage.llama_cpp("--models-max", "1", engine=fake, cpu=None),
-        "llama-swap": stage.llama_swap,
+        LLAMA_SWAP: lambda: stage.llama_swap(engine=fake, cpu=None),
+        OLLAMA: stage.ollama,
     }
     found: dict[str, Peer] = {}
     for name, make in makers.items():
@@ -53,7 +55,7 @@ def measure(stage: Stage, seconds: float, missing: list[str]) -> Iterator[Row]:
     target = Target("none", not broken[OURS])
     yield Row("behaviour", f"child killed in a stream, {ROUNDS} times", "malformed", "", broken, (target,))
 
-    cut = {name: float(is_cut_by_unload(peer)) for name, peer in found.items() if name in (OURS, LLAMA_CPP)}
+    cut = {name: float(is_cut_by_unload(peer)) for name, peer in found.items()}
     yield Row("behaviour", "model unloaded in a stream", "streams cut", "", cut, (Target("none", not cut[OURS]),))
 
     left = {name: float(left_behind(peer)) for name, peer in found.items()}
@@ -67,7 +69,7 @@ def overlapping(peer: Peer) -> float:
     def keep_streaming() -> None:
         while not is_over.is_set():
             with contextlib.suppress(OSError):
-                stream(peer.port, tokens=25)
+                stream(peer, tokens=25)
 
     threads = [threading.Thread(target=keep_streaming) for _ in range(STREAMS)]
     for thread in threads:
@@ -94,7 +96,7 @@ def overlapping(peer: Peer) -> float:
 def breaks(peer: Peer) -> bool:
     """Whether a client gets something that is no stream of events when the child is killed in the middle."""
     served(peer)
-    events = stream(peer.port, tokens=200, then=lambda: kill_child(peer))
+    events = stream(peer, tokens=200, then=lambda: kill_child(peer))
     return not is_well_formed(events)
 
 
@@ -102,13 +104,21 @@ def is_cut_by_unload(peer: Peer) -> bool:
     """Whether a stream ends without its last event if its model is unloaded meanwhile, politely."""
     served(peer)
 
-    def unload() -> None:
-        url = f"http://127.0.0.1:{peer.port}/models/unload"
-        threading.Thread(
-            target=lambda: httpx.post(url, json={"model": MODEL}, timeout=PATIENCE, trust_env=False)
-        ).start()
+    def ask_to_unload() -> None:
+        method, url, body = unload_request(peer)
+        httpx.request(method, url, json=body, timeout=PATIENCE, trust_env=False)
 
-    return b"[DONE]" not in stream(peer.port, tokens=40, then=unload)
+    return b"[DONE]" not in stream(peer, tokens=40, then=lambda: threading.Thread(target=ask_to_unload).start())
+
+
+def unload_request(peer: Peer) -> tuple[str, str, dict[str, object] | None]:
+    """Method, URL and body, as each peer's clients unload a model."""
+    url = f"http://127.0.0.1:{peer.port}"
+    if peer.name == LLAMA_SWAP:
+        return "GET", f"{url}/unload", None
+    if peer.name == OLLAMA:
+        return "POST", f"{url}/api/generate", {"model": MODEL, "keep_alive": 0}
+    return "POST", f"{url}/models/unload", {"model": MODEL}
 
 
 def left_behind(peer: Peer) -> int:
@@ -135,12 +145,14 @@ def served(peer: Peer) -> None:
     awaited(answers)
 
 
-def stream(port: int, tokens: int, then: Callable[[], None] | None = None) -> bytes:
-    """The whole answer to a streaming request of 50 tokens a second; `then` is called with its first event."""
-    body = json.dumps(question(stream=True, max_tokens=tokens, pace=50)).encode()
+def stream(peer: Peer, tokens: int, then: Callable[[], None] | None = None) -> bytes:
+    """The whole answer to a streaming request of 50 tokens a second; `then` is called with its first event. A real
+    engine is asked for more tokens, since it does not take its time."""
+    count = tokens if peer.keeps_pace else REAL_ENGINE_FACTOR * tokens
+    body = json.dumps(question(stream=True, max_tokens=count, pace=50)).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}"
     answer = b""
-    with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+    with socket.create_connection(("127.0.0.1", peer.port), PATIENCE) as connection:
         connection.sendall(f"{head}\r\nContent-Type: application/json\r\n\r\n".encode() + body)
         while b"[DONE]" not in answer and (data := connection.recv(65536)):
             answer += data

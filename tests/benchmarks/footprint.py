@@ -19,7 +19,10 @@ STREAMS = 256
 
 def measure(stage: Stage, seconds: float, missing: list[str], streams: int = STREAMS) -> Iterator[Row]:
     engine = stage.engine()
-    makers: list[Callable[[], Peer]] = [stage.ours, stage.nginx, lambda: stage.llama_cpp(engine=engine)]
+    makers: list[Callable[[], Peer]] = [
+        *(stage.ours, stage.nginx, lambda: stage.llama_cpp(engine=engine), stage.llama_swap),
+        lambda: stage.ollama(has_models=False),
+    ]
     peers: list[Peer] = []
     starts = {}
     for make in makers:
@@ -38,6 +41,7 @@ def measure(stage: Stage, seconds: float, missing: list[str], streams: int = STR
     last = list({peer.name: peer for peer in peers}.values())
     idle = {peer.name: peer.rss() for peer in last}
     yield Row("process", "idle", "RSS", "MB", idle, (Target("below 80 MB", idle[OURS] < 80),))
+    last = [peer for peer in last if peer.keeps_pace]  # the others have no streams of ours
     for peer in last:
         ask(peer.port)
     yield Row(

@@ -19,6 +19,9 @@ def measure(
     peers = stage.peers(missing)
     for count in connections:
         yield from _rows(count, in_turns(stage, peers, count, seconds, question()))
+    real = stage.real_peers(missing)
+    for count in connections if real else ():
+        yield from _real_rows(count, in_turns(stage, real, count, seconds, question()))
 
 
 def in_turns(
@@ -73,3 +76,13 @@ def _rows(count: int, found: dict[str, list[dict[str, Any]]]) -> Iterator[Row]:
     yield Row("requests", case, "throughput", "1/s", rates, tuple(targets))
     used = {name: 1e6 * middle(runs, "cpu") / max(1.0, middle(runs, "requests")) for name, runs in found.items()}
     yield Row("requests", case, "CPU a request", "us", used)
+
+
+def _real_rows(count: int, found: dict[str, list[dict[str, Any]]]) -> Iterator[Row]:
+    """Whole answers of real engines: what Ollama adds cannot be told from what its engine takes."""
+    case = f"{count} connection{'s' if count > 1 else ''}, real engines"
+    for share in ("p50", "p99"):
+        times = {name: middle(runs, "latency", share) for name, runs in found.items()}
+        yield Row("requests", case, f"latency {share}", "us", times)
+    rates = {name: middle(runs, "requests") / runs[0]["seconds"] for name, runs in found.items()}
+    yield Row("requests", case, "throughput", "1/s", rates)

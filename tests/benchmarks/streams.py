@@ -31,6 +31,13 @@ def measure(stage: Stage, seconds: float, missing: list[str], streams: Sequence[
             yield translated(stage, ours, count, seconds / 2, name, api)
         if count > 1:
             yield token_by_token(stage, ours, count, seconds / 2)
+    real = stage.real_peers(missing)
+    for count in streams if real else ():
+        found = in_turns(stage, real, count, seconds, question(stream=True, max_tokens=100), rounds=ROUNDS)
+        case = f"{count} flat out, real engines"
+        yield _rate(case, found, 0)
+        first = {who: middle(runs, "first", "p50") for who, runs in found.items()}
+        yield Row("streams", case, "first token p50", "us", first)
 
 
 @dataclass(frozen=True, slots=True)

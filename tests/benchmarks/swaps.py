@@ -117,11 +117,18 @@ def _swap(port: int) -> float:
 
 
 def _routers(stage: Stage, engine: Path, fake: Path | None, missing: list[str]) -> Iterator[Peer]:
+    """Each with room for one model. Ollama has only its own engine."""
     yield stage.ours(*FLAGS, "--models-max", "1", "--models-drain-grace", "0", engine=engine, cpu=None)
-    try:
-        yield stage.llama_cpp(*FLAGS[:4], "--models-max", "1", engine=fake, cpu=None)
-    except Absent as exc:
-        missing.append(str(exc))
+    makers: list[Callable[[], Peer]] = [
+        lambda: stage.llama_cpp(*FLAGS[:4], "--models-max", "1", engine=fake, cpu=None),
+        lambda: stage.llama_swap(*FLAGS, engine=engine, cpu=None),
+        *([] if fake else [stage.ollama]),
+    ]
+    for make in makers:
+        try:
+            yield make()
+        except Absent as exc:
+            missing.append(str(exc))
 
 
 def _rows(case: str, took: dict[str, float]) -> Iterator[Row]:

@@ -89,3 +89,24 @@ def test_a_model_that_is_not_here_goes_to_a_gpu(estimator: Estimators) -> None:
     assert estimator(gpus()).need(spec).demand == Demand()
     named = ModelSpec("far", "preset", flags.parse(["--hf-repo", "a/b", "--device", "CUDA1"], TABLE))
     assert estimator(gpus(100, 100)).need(named).demand == Demand(fixed=CUDA_CONTEXT_BYTES, names=("CUDA1",))
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        Footprint(0, 1, 0),
+        Footprint(MIB, 1, 10 * MIB),
+        Footprint(2**45, 1, 10 * MIB),
+        Footprint(0, 0, 2**45),
+    ],
+    ids=["nothing", "little", "more than all GPUs", "more than all RAM"],
+)
+def test_what_cannot_be_is_neither_learned_nor_believed(estimator: Estimators, spec: Specs, found: Footprint) -> None:
+    devices = gpus(100)  # B-D7
+    one = estimator(devices)
+    before = one.need(spec("--ctx-size", "65536"))
+    assert before.demand.split > 16 * MIB
+    one.learn(spec("--ctx-size", "65536"), found)
+    assert one.need(spec("--ctx-size", "65536")) == before
+    one._footprints.put(one._key(spec("--ctx-size", "65536")), found)  # as a router of before may have
+    assert estimator(devices).need(spec("--ctx-size", "65536")).demand == before.demand

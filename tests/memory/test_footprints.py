@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,62 @@ def test_key_depends_on_file_flags_and_build(tmp_path: Path) -> None:  # B-D1
 def test_default_path_is_in_the_users_cache_folder(tmp_path: Path) -> None:
     assert default_path({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "llama-router" / "footprints.json"
     assert default_path({}).parts[-3:] == (".cache", "llama-router", "footprints.json")
+
+
+def test_routers_that_share_a_file_keep_each_others_footprints(tmp_path: Path) -> None:
+    path = tmp_path / "f.json"
+    one, two = Footprints(path), Footprints(path)
+    one.put("a", Footprint(5, 1, 2))
+    two.put("b", Footprint(7, 2, 3))
+    one.put("c", Footprint(1, 1, 1))
+    two.put("a", Footprint(4, 1, 9))
+    assert {key: Footprints(path).get(key) for key in "abc"} == {
+        "a": Footprint(5, 1, 9),
+        "b": Footprint(7, 2, 3),
+        "c": Footprint(1, 1, 1),
+    }
+    assert two.get("c") == Footprint(1, 1, 1)  # what another router has learned serves this one too
+    assert one.get("b") == Footprint(7, 2, 3)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from router.memory.footprints import Footprint, Footprints
+kept = Footprints(Path(sys.argv[1]))
+sys.stdin.readline()
+for n in range(20):
+    kept.put(f"{sys.argv[2]}{n}", Footprint(n + 1, 1, n))
+"""
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "f.json"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(path), name], stdin=subprocess.PIPE) for name in "abc"
+    ]
+    for writer in writers:
+        assert writer.stdin
+        writer.stdin.write(b"go\n")
+        writer.stdin.flush()
+    assert [writer.communicate() and writer.returncode for writer in writers] == [0, 0, 0]
+    kept = Footprints(path)
+    assert all(kept.get(f"{name}{n}") == Footprint(n + 1, 1, n) for name in "abc" for n in range(20))
+
+
+def test_a_file_spoilt_meanwhile_is_put_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:  # B-T8
+    path = tmp_path / "f.json"
+    kept = Footprints(path)
+    kept.put("a", Footprint(1, 1, 1))
+    path.write_text("{")
+    kept.put("b", Footprint(1, 1, 1))
+    assert Footprints(path).get("a")
+    assert (tmp_path / "f.json.bad").read_text() == "{"
+
+
+def test_a_lock_that_is_never_given_back_costs_no_footprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(footprints, "LOCK_PATIENCE_S", 0.01)
+    path = tmp_path / "f.json"
+    with footprints._locked(tmp_path / "f.json.lock"):
+        Footprints(path).put("a", Footprint(1, 1, 1))
+    assert Footprints(path).get("a")

@@ -15,6 +15,7 @@ import pytest
 from router.node.interface import Launch
 from router.node.process import LocalChild
 from router.node.watchdog import Watchdog
+from router.wire.address import Address
 from tests import nvml
 from tests.node.machine import GIB, Host
 from tests.node.rig import FAKE_COMMAND, KEY, RunLoop, Start
@@ -39,7 +40,7 @@ async def start(folder: Path) -> AsyncIterator[Start]:
         argv = [*command, *args, "--host", str(socket)]
         launch = Launch("a-model", args, (), **fields)
         env = {**os.environ, "LLAMA_API_KEY": KEY, "LLAMA_SERVER_ROUTER_PORT": "1", **dict(launch.env)}
-        child = LocalChild.start(launch, argv, env, socket, KEY, watchdog)
+        child = LocalChild.start(launch, argv, env, Address(str(socket)), KEY, watchdog)
         children.append(child)
         return child
 
@@ -68,9 +69,12 @@ def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
     nvml.load()
     fake = FakeNvml(tmp_path / "nvml", Gpu(24 * GIB, reserved=GIB), Gpu(16 * GIB))
     monkeypatch.setenv("FAKE_NVML", str(fake.folder))
+    nvml.close_all()
     yield fake
     for index in range(len(fake.gpus)):
         fake.change(index, status=nvml.LOST)  # ends what hangs
+    fake.driver(nvml.UNKNOWN)
+    nvml.close_all()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from router.errors import LoadFailed
 from router.node.interface import Child, ChildEvent, Launch
 from router.node.process import LocalChild
 from router.node.watchdog import Watchdog
+from router.wire.address import Address
 
 FAKE = Path(__file__).parents[1] / "fake_llama_server.py"
 FAKE_COMMAND = (sys.executable, "-IS", str(FAKE))
@@ -51,7 +52,7 @@ class ScriptedChild:
         launch = Launch("m", (), (), load_timeout=20, on_event=self.events.append)
         command = ["/bin/sh", "-c", f"cat {script}; exec sleep 0.1"]
         self.child = LocalChild.start(
-            launch, command, {"PATH": "/usr/bin:/bin"}, self.folder / "s", "the-key", watchdog
+            launch, command, {"PATH": "/usr/bin:/bin"}, Address(str(self.folder / "s")), "the-key", watchdog
         )
         try:
             return await self.child.ready()

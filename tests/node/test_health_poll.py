@@ -10,6 +10,7 @@ import pytest
 from router.node.interface import Launch
 from router.node.process import LocalChild
 from router.node.watchdog import Watchdog
+from router.wire.address import Address
 from tests.node.rig import KEY, RunLoop, Start
 
 
@@ -55,7 +56,7 @@ def test_health_is_answered_while_a_state_is_heard(folder: Path, run: RunLoop, r
 
         command = [sys.executable, "-ISc", ANSWERING, *map(str, (socket, go, done))]
         launch = Launch("m", (), (), on_event=lambda _: let_answer(rounds))
-        child = LocalChild.start(launch, command, os.environ, socket, KEY, watchdog)
+        child = LocalChild.start(launch, command, os.environ, Address(str(socket)), KEY, watchdog)
         await child.ready()
         await child.stop()
         watchdog.close()

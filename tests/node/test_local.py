@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,12 +9,14 @@ import httpx
 import psutil
 import pytest
 
+from router.engine import discovery
 from router.engine.discovery import Engine
 from router.node.devices import Devices
 from router.node.interface import Launch, Node
 from router.node.local import LocalNode
 from router.node.run_directory import MARK
 from tests.node.rig import FAKE_COMMAND, ask
+from tests.routers import ENGINES
 
 ENGINE = Engine("llama-server", FAKE_COMMAND, {"LD_LIBRARY_PATH": "/engine"})
 ENVIRON = {
@@ -101,3 +104,74 @@ def test_reprs_show_the_folder_and_the_devices(node: LocalNode, folder: Path) ->
     assert repr(node._devices) == "<Devices local/RAM>"
     assert repr(node._watchdog) == "<Watchdog 0 process groups>"
     assert repr(node._readahead) == "<ReadAhead idle>"
+
+
+SECRETS = {
+    "HF_TOKEN": "hf_1",
+    "HUGGING_FACE_HUB_TOKEN": "hf_2",
+    "HF_HUB_TOKEN": "hf_3",
+    "OPENAI_API_KEY": "k",
+    "AWS_ACCESS_KEY_ID": "k",
+    "AWS_SECRET_ACCESS_KEY": "k",
+    "AWS_SESSION_TOKEN": "k",
+    "GOOGLE_APPLICATION_CREDENTIALS": "/x",
+    "PGPASSWORD": "k",
+    "MYSQL_PWD": "k",
+    "GITHUB_PAT": "k",
+    "SSH_AUTH_SOCK": "/x",
+    "DATABASE_URL": "postgres://user:secret@host/db",
+    "https_proxy": "http://user:secret@proxy:3128",
+    "LLAMA_ROUTER_ADMIN_KEY": "k",
+}
+HARMLESS = {
+    "LANG": "C",
+    "PWD": "/",
+    "TOKENIZERS_PARALLELISM": "0",
+    "LLAMA_ARG_IMAGE_MAX_TOKENS": "512",
+    "KEYMAP": "de",
+    "http_proxy": "http://proxy:3128",
+}
+
+
+@pytest.mark.parametrize("words", [("--model", "x.gguf"), ("--spec-draft-hf", "user/draft"), ("--hf-repo", "user/m")])
+async def test_secrets_of_the_router_reach_only_what_needs_them(  # B-T7 B-H6
+    words: tuple[str, ...], folder: Path, devices: Devices
+) -> None:
+    node = LocalNode(ENGINE, devices, folder / "run", {"PATH": "/usr/bin:/bin", **SECRETS, **HARMLESS})
+    child = await node.spawn(Launch("m", words, (), env=(("MY_TOKEN", "given by a preset"),)))
+    await child.ready()
+    environ = psutil.Process(child.pid).environ()
+    await child.stop()
+    node.close()
+    opens_the_hub = set() if words[0] == "--model" else {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "https_proxy"}
+    assert environ.keys() & SECRETS.keys() == opens_the_hub
+    assert environ.items() >= {**HARMLESS, "MY_TOKEN": "given by a preset"}.items()
+
+
+@pytest.mark.parametrize("name", ["fake", *ENGINES])
+async def test_without_a_place_for_sockets_children_listen_on_loopback(  # B-P10
+    tiny_models: Path, tmp_path: Path, devices: Devices, name: str
+) -> None:
+    """They have the same key, and nobody without it is answered."""
+    engine = ENGINE if name == "fake" else discovery.find(ENGINES[name](), os.environ)
+    root = tmp_path / ("x" * 100)
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("LLAMA_")}
+    node = LocalNode(engine, devices, environ=environ, roots=[root])
+    try:
+        launch = Launch("m", ("--model", str(tiny_models / "tiny-a.gguf"), "--ctx-size", "256"), ())
+        children = [await node.spawn(launch) for _ in range(2)]
+        for child in children:
+            await child.ready()
+            assert (child.address.path, child.address.host) == (None, "127.0.0.1")
+            url = f"http://127.0.0.1:{child.address.port}/v1/models"
+            async with httpx.AsyncClient() as client:
+                assert (await client.get(url, headers={"Authorization": f"Bearer {child.key}"})).status_code == 200
+                if name != "fake":
+                    assert (await client.get(url.replace("/v1/models", "/props"))).status_code == 401
+            assert psutil.Process(child.pid).environ()[MARK].startswith(str(root))
+        assert children[0].address != children[1].address
+        for child in children:
+            await child.stop()
+    finally:
+        node.close()
+    assert [path.name for path in root.iterdir()] == ["lock"]

@@ -15,6 +15,7 @@ from router.node.child_log import MAX_LINE_BYTES, MAX_LOG_BYTES
 from router.node.interface import Launch
 from router.node.process import LocalChild
 from router.node.watchdog import Watchdog
+from router.wire.address import Address
 from tests.node.rig import KEY, RunLoop, ScriptedChild
 
 
@@ -76,7 +77,10 @@ def test_each_pipe_is_closed_once(folder: Path, run: RunLoop, monkeypatch: pytes
         short = ["/bin/sh", "-c", "echo 1; printf 2 >&2"]
         commands = [[sys.executable, "-ISc", RUNAWAY, str(fifo)], *[short] * 9]
         for _ in range(3):
-            start = [LocalChild.start(Launch("m", (), ()), c, os.environ, socket, KEY, watchdog) for c in commands]
+            start = [
+                LocalChild.start(Launch("m", (), ()), c, os.environ, Address(str(socket)), KEY, watchdog)
+                for c in commands
+            ]
             for exit in await asyncio.gather(*(child.wait() for child in start)):
                 assert sorted(exit.log) == ["1", "2"]
             open_ones.append(os.listdir("/proc/self/fd"))

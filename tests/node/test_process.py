@@ -15,6 +15,7 @@ from router.errors import LoadFailed
 from router.node.interface import ChildEvent, Exit, Launch, LoadProgress, Slept, Woke
 from router.node.process import LocalChild
 from router.node.watchdog import Watchdog
+from router.wire.address import Address
 from tests.node.rig import FAKE_COMMAND, KEY, Start, ask, is_alive
 from tests.waiting import eventually
 
@@ -84,7 +85,7 @@ def test_the_whole_life_on_uvloop(folder: Path) -> None:
         watchdog, socket = Watchdog(), folder / "x.sock"
         command = [*FAKE_COMMAND, "--host", str(socket), "--stdout-flood", "5000"]
         env = {**os.environ, "LLAMA_SERVER_ROUTER_PORT": "1"}
-        child = LocalChild.start(Launch("m", (), ()), command, env, socket, KEY, watchdog)
+        child = LocalChild.start(Launch("m", (), ()), command, env, Address(str(socket)), KEY, watchdog)
         await child.ready()
         exit = await child.stop()
         watchdog.close()

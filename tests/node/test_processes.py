@@ -11,6 +11,7 @@ import pytest
 from router.node.interface import Launch
 from router.node.process import LocalChild
 from router.node.watchdog import Watchdog
+from router.wire.address import Address
 from tests.node.rig import KEY, RunLoop
 from tests.waiting import eventually
 
@@ -27,7 +28,9 @@ def test_a_child_may_end_after_all_tasks_were_cancelled(
     async def live() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
         watchdog = Watchdog()
-        child = LocalChild.start(Launch("m", (), ()), ["sleep", "60"], os.environ, folder / "x.sock", KEY, watchdog)
+        child = LocalChild.start(
+            Launch("m", (), ()), ["sleep", "60"], os.environ, Address(str(folder / "x.sock")), KEY, watchdog
+        )
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         await asyncio.sleep(0)
         for task in tasks:

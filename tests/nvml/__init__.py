@@ -18,6 +18,7 @@ from tests import native
 
 SONAME = "libnvidia-ml.so.1"
 NOT_SUPPORTED, FUNCTION_NOT_FOUND, LOST, HANG = 3, 13, 15, -1  # values of `Gpu.status`: NVML_ERROR_... numbers
+UNINITIALIZED, NO_PERMISSION, NOT_LOADED, RESET_REQUIRED, MISMATCH, UNKNOWN = 1, 4, 9, 16, 18, 999
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Gpu:
     `others` is what other programs use.
     `reclaim_ms`: the memory of a dead process is back so long after its death is seen.
     `status` is an error number that every call returns, or HANG.
+    `gone`: it is not counted any more.
     """
 
     total: int
@@ -35,6 +37,20 @@ class Gpu:
     reclaim_ms: int = 0
     status: int = 0
     bus: int = 0
+    gone: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mig:
+    """One simulated MIG instance: its numbers, its size in bytes and what other programs use of it, and a status as
+    `Gpu` has one."""
+
+    gpu_instance: int
+    compute_instance: int
+    total: int
+    others: int = 0
+    status: int = 0
+    uuid: str = ""
 
 
 class FakeNvml:
@@ -57,9 +73,27 @@ class FakeNvml:
         self.gpus[index] = replace(self.gpus[index], **values)
         write(self.folder / f"gpu{index}", " ".join(map(str, astuple(self.gpus[index]))))
 
+    def divide(self, index: int, *parts: Mig) -> None:
+        """Put a GPU in MIG mode, with these instances."""
+        named = [part if part.uuid else replace(part, uuid=mig_uuid(index, place)) for place, part in enumerate(parts)]
+        write(self.folder / f"mig{index}", "".join(" ".join(map(str, astuple(part))) + "\n" for part in named))
+
+    def driver(self, status: int = 0, *, generation: int = 0, version: int = 0) -> None:
+        """`status` is what all calls return, or HANG. With another `generation` the driver was reset: what is open must
+        be opened anew. With another `version` only a library that is loaded from then on fits."""
+        write(self.folder / "driver", f"{status} {generation} {version}")
+
     def claim(self, pid: int, held: Mapping[int, int]) -> None:
         """Let a process hold bytes, by GPU number. The fake llama-server does it for itself with `--hold-bytes`."""
         write(self.folder / "claims" / str(pid), "".join(f"{device} {count}\n" for device, count in held.items()))
+
+
+def gpu_uuid(index: int) -> str:
+    return f"GPU-{index:08}-0000-0000-0000-000000000000"
+
+
+def mig_uuid(index: int, place: int) -> str:
+    return f"MIG-{index:08}-0000-0000-0000-{place:012}"
 
 
 def write(path: Path, text: str) -> None:
@@ -78,3 +112,10 @@ def load() -> None:
     """Use the library in this process too. Call it before pynvml looks for the driver: the linker finds a library that
     is loaded already by its soname. The library reads FAKE_NVML at every call."""
     ctypes.CDLL(str(build()), mode=ctypes.RTLD_GLOBAL)
+
+
+def close_all() -> None:
+    """Close it in this process as often as it was opened, for a driver that is another one."""
+    library = ctypes.CDLL(str(build()))
+    while not library.nvmlShutdown():
+        pass

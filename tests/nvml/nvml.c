@@ -1,12 +1,19 @@
 /* A simulated NVIDIA driver. It answers pynvml from files, and reads them on every call.
 
-   $FAKE_NVML/gpu<N>        "total reserved others reclaim_ms status bus", sizes in bytes. Memory calls return status;
-                            with -1 they hang until it changes, 13 is returned by their second version alone
+   $FAKE_NVML/gpu<N>        "total reserved others reclaim_ms status bus gone", sizes in bytes. Memory calls return
+                            status; with -1 they hang until it changes, 13 is returned by their second version alone.
+                            A GPU that is gone is not counted: those behind it have smaller indices
+   $FAKE_NVML/mig<N>        makes a GPU one in MIG mode; a line for each instance:
+                            "gpu_instance compute_instance total others status uuid"
+   $FAKE_NVML/driver        "status generation version"; without it all are 0. All calls return status, with -1 they hang.
+                            Each new generation is a driver that was reset: what was opened before is uninitialized. A
+                            library that was loaded with another version does not fit the driver
    $FAKE_NVML/claims/<pid>  lines of "device bytes": what a process holds
    $FAKE_NVML/ended/<pid>   made here when the process of a claim is first found dead. Its memory comes back reclaim_ms
                             later
 
-   Without FAKE_NVML the driver is not loaded. */
+   The handle of GPU N is N + 1, that of instance M of it is 1000 (N + 1) + M + 1; claims name devices by the handle
+   less one. Handles of later generations have these above them. Without FAKE_NVML the driver is not loaded. */
 
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -19,10 +26,15 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SUCCESS = 0, INVALID_ARGUMENT = 2, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9, FUNCTION_NOT_FOUND = 13, UNKNOWN = 999, HANG = -1 };
+enum {
+    SUCCESS, UNINITIALIZED, INVALID_ARGUMENT, NOT_SUPPORTED, NOT_FOUND = 6, INSUFFICIENT_SIZE, DRIVER_NOT_LOADED = 9,
+    FUNCTION_NOT_FOUND = 13, GPU_IS_LOST = 15, VERSION_MISMATCH = 18, UNKNOWN = 999, HANG = -1
+};
 
 typedef unsigned long long bytes;
-typedef struct { bytes total, reserved, others; int reclaim_ms, status; unsigned bus; } gpu;
+typedef struct { bytes total, reserved, others; int reclaim_ms, status; unsigned bus; int gone; } gpu;
+typedef struct { unsigned gpu, compute; bytes total, others; int status; char uuid[96]; } instance;
+typedef struct { int status, generation, version; } driver;
 typedef struct { bytes total, free, used; } memory;
 typedef struct { unsigned version; bytes total, reserved, free, used; } memory_v2;
 typedef struct { unsigned pid; bytes used; unsigned gpu_instance, compute_instance; } process;
@@ -37,16 +49,87 @@ static const char *path(char *buffer, size_t size, const char *folder, const cha
     return buffer;
 }
 
-static int load(uintptr_t handle, gpu *out) {
+/* -1: never opened, and then all calls are allowed; -2: closed */
+static int opened_generation = -1, users, library_version;
+
+static driver read_driver(void) {
+    char buffer[4096];
+    driver out = {0, 0, 0};
+    FILE *file = getenv("FAKE_NVML") ? fopen(path(buffer, sizeof buffer, ".", "driver"), "r") : NULL;
+    if (!file) return out;
+    if (fscanf(file, "%d %d %d", &out.status, &out.generation, &out.version) != 3) out.status = UNKNOWN;
+    fclose(file);
+    return out;
+}
+
+__attribute__((constructor)) static void on_load(void) { library_version = read_driver().version; }
+
+static int driver_error(void) {
+    driver now;
+    while ((now = read_driver()).status == HANG) usleep(2000);
+    if (now.status) return now.status;
+    return opened_generation == -1 || opened_generation == now.generation ? SUCCESS : UNINITIALIZED;
+}
+
+enum { GENERATION = 1 << 20 };
+
+static uintptr_t handle_of(unsigned number) {
+    return number + 1 + (opened_generation > 0 ? (uintptr_t)opened_generation * GENERATION : 0);
+}
+
+/* The number of a device: that of a GPU, or 1000 (GPU + 1) + instance. A handle of another generation is none. */
+static int number_of(uintptr_t handle, unsigned *number) {
+    int error = driver_error(), generation = (int)(handle / GENERATION);
+    if (error) return error;
+    if (!handle || generation != (opened_generation > 0 ? opened_generation : 0)) return INVALID_ARGUMENT;
+    *number = (unsigned)(handle % GENERATION) - 1;
+    return SUCCESS;
+}
+
+static int load_number(unsigned number, gpu *out) {
     char name[32], buffer[4096];
     if (!getenv("FAKE_NVML")) return UNKNOWN;
-    snprintf(name, sizeof name, "gpu%u", (unsigned)handle - 1);
+    snprintf(name, sizeof name, "gpu%u", number);
     FILE *file = fopen(path(buffer, sizeof buffer, ".", name), "r");
     if (!file) return UNKNOWN;
-    int fields = fscanf(file, "%llu %llu %llu %d %d %u", &out->total, &out->reserved, &out->others, &out->reclaim_ms,
-                        &out->status, &out->bus);
+    int fields = fscanf(file, "%llu %llu %llu %d %d %u %d", &out->total, &out->reserved, &out->others, &out->reclaim_ms,
+                        &out->status, &out->bus, &out->gone);
     fclose(file);
-    return fields == 6 ? SUCCESS : UNKNOWN;
+    return fields == 7 ? SUCCESS : UNKNOWN;
+}
+
+static FILE *mig_file(unsigned number) {
+    char name[32], buffer[4096];
+    if (!getenv("FAKE_NVML")) return NULL;
+    snprintf(name, sizeof name, "mig%u", number);
+    return fopen(path(buffer, sizeof buffer, ".", name), "r");
+}
+
+static int load_instance(unsigned number, unsigned place, instance *out) {
+    FILE *file = mig_file(number);
+    int error = NOT_FOUND;
+    if (!file) return NOT_FOUND;
+    for (unsigned line = 0; fscanf(file, "%u %u %llu %llu %d %95s", &out->gpu, &out->compute, &out->total, &out->others,
+                                   &out->status, out->uuid) == 6; line++)
+        if (line == place) {
+            error = SUCCESS;
+            break;
+        }
+    fclose(file);
+    return error;
+}
+
+/* A GPU; or an instance, as if it were one. */
+static int load(uintptr_t handle, gpu *out) {
+    unsigned number;
+    instance part;
+    int error = number_of(handle, &number);
+    if (error || (error = load_number(number < 1000 ? number : number / 1000 - 1, out))) return error;
+    if (out->gone) return GPU_IS_LOST;
+    if (number < 1000) return SUCCESS;
+    if ((error = load_instance(number / 1000 - 1, number % 1000, &part))) return error;
+    *out = (gpu){part.total, 0, part.others, out->reclaim_ms, out->status ? out->status : part.status, out->bus, 0};
+    return SUCCESS;
 }
 
 /* A zombie counts as dead: its memory is coming back already. */
@@ -86,7 +169,7 @@ static bytes claimed(uintptr_t handle, const gpu *state, process *list, unsigned
         FILE *file = fopen(path(buffer, sizeof buffer, "claims", entry->d_name), "r");
         if (!file) continue;
         while (fscanf(file, "%u %llu", &device, &amount) == 2) {
-            if (device != handle - 1) continue;
+            if (device != handle % GENERATION - 1) continue;
             sum += amount;
             if (lives && living++ < room && list) list[living - 1] = (process){atoi(entry->d_name), amount, -1, -1};
         }
@@ -111,22 +194,46 @@ static int measure(uintptr_t handle, memory_v2 *out, int version) {
     return SUCCESS;
 }
 
-int nvmlInitWithFlags(unsigned flags) { return getenv("FAKE_NVML") ? SUCCESS : DRIVER_NOT_LOADED; }
-
-int nvmlShutdown(void) { return SUCCESS; }
-
-const char *nvmlErrorString(int error) { return error == DRIVER_NOT_LOADED ? "Driver Not Loaded" : "Fake NVML error"; }
-
-int nvmlDeviceGetCount_v2(unsigned *count) {
-    gpu state;
-    for (*count = 0; !load(*count + 1, &state);) ++*count;
+int nvmlInitWithFlags(unsigned flags) {
+    driver now;
+    if (!getenv("FAKE_NVML")) return DRIVER_NOT_LOADED;
+    while ((now = read_driver()).status == HANG) usleep(2000);
+    if (now.status) return now.status;
+    if (now.version != library_version) return VERSION_MISMATCH;
+    if (!users++) opened_generation = now.generation; /* one that is open stays as it was opened */
     return SUCCESS;
 }
 
-int nvmlDeviceGetHandleByIndex_v2(unsigned index, uintptr_t *handle) {
+int nvmlShutdown(void) {
+    if (!users) return UNINITIALIZED;
+    if (!--users) opened_generation = -2;
+    return SUCCESS;
+}
+
+const char *nvmlErrorString(int error) {
+    return error == DRIVER_NOT_LOADED ? "Driver Not Loaded" : error == UNKNOWN ? "Unknown Error" : "Fake NVML error";
+}
+
+/* The number of the GPU with this index, of those that are not gone; with -1, how many there are. */
+static int counted(int index) {
     gpu state;
-    *handle = index + 1;
-    return load(*handle, &state) ? INVALID_ARGUMENT : SUCCESS;
+    int found = 0;
+    for (int number = 0; !load_number(number, &state); number++)
+        if (!state.gone && found++ == index) return number;
+    return index < 0 ? found : -1;
+}
+
+int nvmlDeviceGetCount_v2(unsigned *count) {
+    int error = driver_error();
+    *count = error ? 0 : counted(-1);
+    return error;
+}
+
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, uintptr_t *handle) {
+    int error = driver_error(), number = counted(index);
+    if (error || number < 0) return error ? error : INVALID_ARGUMENT;
+    *handle = handle_of(number);
+    return SUCCESS;
 }
 
 int nvmlDeviceGetMemoryInfo(uintptr_t handle, memory *out) {
@@ -139,8 +246,76 @@ int nvmlDeviceGetMemoryInfo(uintptr_t handle, memory *out) {
 int nvmlDeviceGetMemoryInfo_v2(uintptr_t handle, memory_v2 *out) { return measure(handle, out, 2); }
 
 int nvmlDeviceGetUUID(uintptr_t handle, char *out, unsigned size) {
-    snprintf(out, size, "GPU-%08u-0000-0000-0000-000000000000", (unsigned)handle - 1);
+    unsigned number;
+    instance part;
+    int error = number_of(handle, &number);
+    if (error) return error;
+    if (number < 1000) snprintf(out, size, "GPU-%08u-0000-0000-0000-000000000000", number);
+    else if ((error = load_instance(number / 1000 - 1, number % 1000, &part))) return error;
+    else snprintf(out, size, "%s", part.uuid);
     return SUCCESS;
+}
+
+int nvmlDeviceGetHandleByUUID(const char *uuid, uintptr_t *handle) {
+    int error = driver_error(), number;
+    char name[96];
+    instance part;
+    if (error) return error;
+    for (int index = 0; (number = counted(index)) >= 0; index++) {
+        *handle = handle_of(number);
+        if (!nvmlDeviceGetUUID(*handle, name, sizeof name) && !strcmp(name, uuid)) return SUCCESS;
+        for (unsigned place = 0; !load_instance(number, place, &part); place++)
+            if (!strcmp(part.uuid, uuid)) {
+                *handle = handle_of(1000 * (number + 1) + place);
+                return SUCCESS;
+            }
+    }
+    return NOT_FOUND;
+}
+
+int nvmlDeviceGetMigMode(uintptr_t handle, unsigned *current, unsigned *pending) {
+    unsigned number;
+    int error = number_of(handle, &number);
+    if (error) return error;
+    FILE *file = mig_file(number);
+    *current = *pending = file != NULL;
+    if (file) fclose(file);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetMaxMigDeviceCount(uintptr_t handle, unsigned *count) {
+    *count = 7;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetMigDeviceHandleByIndex(uintptr_t handle, unsigned index, uintptr_t *out) {
+    unsigned number;
+    instance part;
+    int error = number_of(handle, &number);
+    if (error || (error = load_instance(number, index, &part))) return error;
+    *out = handle_of(1000 * (number + 1) + index);
+    return SUCCESS;
+}
+
+static int instance_of(uintptr_t handle, instance *part) {
+    unsigned number;
+    int error = number_of(handle, &number);
+    if (error) return error;
+    return number < 1000 ? INVALID_ARGUMENT : load_instance(number / 1000 - 1, number % 1000, part);
+}
+
+int nvmlDeviceGetGpuInstanceId(uintptr_t handle, unsigned *id) {
+    instance part;
+    int error = instance_of(handle, &part);
+    if (!error) *id = part.gpu;
+    return error;
+}
+
+int nvmlDeviceGetComputeInstanceId(uintptr_t handle, unsigned *id) {
+    instance part;
+    int error = instance_of(handle, &part);
+    if (!error) *id = part.compute;
+    return error;
 }
 
 int nvmlDeviceGetName(uintptr_t handle, char *out, unsigned size) {

@@ -64,6 +64,8 @@ class Bench:
         self.node = FakeNode(held={name: {RAM: held} for name in self.specs})
         limits = limits or Limits(margins={RAM: GIB}, drain_grace=0.05)
         self.pool = Pool(Catalog(tuple(self.specs.values())), [self.node], limits, estimate, **more)
+        self.requests: list[asyncio.Task[Any]] = []
+        self.leases: list[Lease] = []  # both are a test's own
 
     async def lease(self, name: str) -> Lease:
         return await self.pool.lease(self.pool.catalog.resolve(name))
@@ -84,6 +86,10 @@ class Bench:
         while self.state(name) is not State.UNLOADED:
             await asyncio.sleep(0.25)
         return asyncio.get_running_loop().time()
+
+    def has_loaded(self, count: int) -> bool:
+        """Whether so many processes have been started."""
+        return self.node.loads() == count
 
     def is_open(self, name: str) -> bool:
         """Whether a lease of it can be had at once; the lease is given back."""
@@ -116,6 +122,7 @@ def bench(*models: str | ModelSpec, **more: Any) -> contextlib.AbstractAsyncCont
 
 HUGE = 2**30  # a context that does not fit at all
 BAD = 2**20  # a context with which the need cannot be estimated
+ODD = 2**19  # a context that the engine would refuse
 
 
 def model(name: str, *argv: str, **more: Any) -> ModelSpec:
@@ -127,6 +134,8 @@ def need_of(spec: ModelSpec) -> Need:
     context = int(flags.value_of(spec.args, "--ctx-size") or 0)
     if context == BAD:
         raise errors.LoadFailed("this context cannot be estimated")
+    if context == ODD:
+        raise errors.SettingsRefused(spec.name, "too odd")
     return Need(Demand(host=100 * GIB if context >= HUGE else 10 * GIB + context))
 
 
@@ -139,13 +148,14 @@ class SettingsBench(Bench):
         self.estimating = 0  # that many estimates are made to wait
         self._estimates = threading.Event()
         self._estimates.set()
+        self.need: Callable[[ModelSpec], int] | None = None  # in bytes, if a test says so
 
     def _need(self, spec: ModelSpec) -> Need:
         if not (estimates := self._estimates).is_set():
             self.estimating += 1
             estimates.wait(5)
             self.estimating -= 1
-        return need_of(spec)
+        return Need(Demand(host=self.need(spec))) if self.need else need_of(spec)
 
     def slow_estimates(self) -> threading.Event:
         """From now on they wait for this event."""

@@ -18,6 +18,7 @@ from router.scheduling.resources import Demand, Device
 from router.scheduling.states import State
 from tests.fakes import GIB, FakeNode
 from tests.pool.bench import CUDA, RAM, spec
+from tests.waiting import eventually
 
 
 @pytest.mark.parametrize(
@@ -90,3 +91,28 @@ async def test_nothing_is_learned_of_a_process_that_stops_meanwhile() -> None:  
         node.go.clear()
     node.go.set()
     await pool.close()
+
+
+@pytest.mark.parametrize("how", ["died", "nothing is reported"])
+async def test_nothing_is_learned_of_a_process_that_died_while_it_was_measured(how: str) -> None:  # B-D7
+    learned: list[str] = []
+    node = SlowNode(footprints={"a": {RAM: 1}} if how == "died" else {})
+    pool = Pool(
+        Catalog((spec("a"),)),
+        [node],
+        Limits(margins={RAM: 0}),
+        lambda _: Need(Demand(host=GIB)),
+        learn=lambda s, found: learned.append(s.name),
+    )
+    (await pool.lease(spec("a"))).release()
+    async with asyncio.timeout(10):
+        await node.measuring.wait()
+    if how == "died":
+        node.of("a").die()
+        await eventually(lambda: pool.state("a") is State.FAILED)
+    node.go.set()
+    if how != "died":
+        pool.unload("a", force=True)
+    await eventually(lambda: not node.alive)
+    await pool.close()
+    assert learned == []

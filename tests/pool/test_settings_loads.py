@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from router import errors
 from router.engine import flags
 from router.models.catalog import Catalog
 from router.models.spec import Info, ModelSpec
+from router.node.interface import Launch
 from router.pool.settings_patch import read_patch
 from router.scheduling.states import State
-from tests.fakes import GIB
-from tests.pool.bench import BAD, HUGE, TABLE, bench, model, refused, settings_bench
+from tests.fakes import GIB, FakeChild
+from tests.pool.bench import BAD, HUGE, ODD, TABLE, bench, hub_bench, model, refused, settings_bench
 from tests.waiting import eventually
 
 
@@ -399,3 +401,117 @@ async def test_a_failure_that_no_client_waits_for_is_logged(caplog: pytest.LogCa
         await eventually(
             lambda: len([r for r in caplog.records if "could not load a: 'a' does not fit" in r.message]) == 2
         )
+
+
+ENDS: list[tuple[str, dict[str, object]]] = [
+    ("it ended with code 1", {"code": 1}),
+    ("it was killed by signal 9", {}),
+    ("it ended: out of memory", {"code": 1, "out_of_memory": True}),
+]
+
+
+@pytest.mark.parametrize(("sentence", "how"), ENDS, ids=["bad flag", "killed", "out of memory"])
+async def test_what_ran_before_a_failed_load_runs_again(sentence: str, how: dict[str, object]) -> None:  # B-L15
+    async with settings_bench() as b:
+        await b.load(extra_args=["--top-k", "20"])
+        b.node.autoload = False
+        load = asyncio.create_task(b.load(ctx_size=8192))
+        await eventually(lambda: b.node.loads() == 2)
+        b.node.of("a").die(sentence=sentence, **how)  # type: ignore[arg-type]
+        if "out_of_memory" in how:  # it is tried once more
+            await eventually(lambda: b.node.loads() == 3)
+            b.node.of("a").die(sentence=sentence, **how)  # type: ignore[arg-type]
+        b.node.autoload = True
+        with pytest.raises(errors.LoadFailed, match=sentence):
+            await load
+        await eventually(lambda: [child.launch.args[2:] for child in b.node.alive] == [("--top-k", "20")])
+        await eventually(lambda: b.state("a") is State.LOADED)
+        assert (await b.load()).status == "already_loaded"
+
+
+async def test_what_ran_before_runs_again_when_no_process_can_be_created() -> None:  # B-L15
+    async with settings_bench() as b:
+        await b.use()
+        spawn = b.node.spawn
+
+        async def fail(launch: Launch) -> FakeChild:
+            if "--ctx-size" in launch.args:
+                raise errors.LoadFailed("the engine is not there")
+            return await spawn(launch)
+
+        b.node.spawn = fail  # type: ignore[method-assign]
+        with pytest.raises(errors.LoadFailed, match="not there"):
+            await b.load(ctx_size=8192)
+        await eventually(lambda: b.state("a") is State.LOADED)
+        assert b.argv() == []
+
+
+async def test_requests_that_waited_for_the_failed_load_are_served_as_before() -> None:  # B-L15
+    async with settings_bench() as b:
+        await b.load(ctx_size=4096)
+        b.node.autoload = False
+        load = asyncio.create_task(b.load(ctx_size=8192))
+        await eventually(lambda: b.node.loads() == 2)
+        requests = [asyncio.create_task(b.use()) for _ in range(3)]
+        await eventually(lambda: b.pool.status("a").waiting == 4)
+        b.node.autoload = True
+        b.node.of("a").die(1, "it ended with code 1")
+        with pytest.raises(errors.LoadFailed):
+            await load
+        assert {(await request).pid for request in requests} == {b.node.of("a").pid}
+        assert (b.argv(), b.node.loads()) == (["--ctx-size", "4096"], 3)
+
+
+async def test_a_load_that_no_client_waits_for_brings_back_too() -> None:  # B-L15
+    async with settings_bench() as b:
+        await b.use()
+        b.node.autoload = False
+        load = asyncio.create_task(b.load(ctx_size=8192))
+        await eventually(lambda: b.node.loads() == 2)
+        load.cancel()  # the client has left
+        b.node.autoload = True
+        b.node.of("a").die(1, "it ended with code 1")
+        await eventually(lambda: b.state("a") is State.LOADED)
+        assert b.argv() == []
+
+
+async def test_nothing_is_brought_back_that_did_not_run_or_was_unloaded() -> None:  # B-L15
+    async with settings_bench() as b:
+        for ran in (False, True):
+            if ran:
+                await b.use()
+            b.node.autoload = False
+            loads = b.node.loads()
+            load = asyncio.create_task(b.load(ctx_size=8192))
+            await eventually(partial(b.has_loaded, loads + 1))
+            if ran:
+                b.pool.unload("a")
+            else:
+                b.node.of("a").die(1, "it ended with code 1")
+            with pytest.raises(errors.RouterError):
+                await load
+            await eventually(lambda: not b.node.alive)
+            b.node.autoload = True
+        await b.pool._core.tasks.wait_until_empty()
+        assert not b.node.alive
+        assert b.node.loads() == 3
+
+
+async def test_settings_that_the_engine_would_refuse_are_a_bad_request_and_end_nothing() -> None:  # B-L15
+    async with settings_bench() as b:
+        child = await b.use()
+        with pytest.raises(errors.InvalidRequest, match="'a' cannot have these settings: too odd") as caught:
+            await b.load(ctx_size=ODD)
+        assert caught.value.status == 400
+        assert child.is_alive
+        assert (await b.load()).status == "already_loaded"
+
+
+async def test_a_load_that_downloaded_says_loaded() -> None:  # B-L17
+    for body in ({}, {"ctx_size": 4096}):
+        async with hub_bench("a") as (b, hub):
+            load = asyncio.create_task(b.pool.settings.load("a", read_patch(body, TABLE)))
+            await hub.until_begun("a")
+            hub.gates["a"].set_result(None)
+            assert (await load).status == "loaded"
+            assert (await b.pool.settings.load("a")).status == "already_loaded"

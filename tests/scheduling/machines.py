@@ -6,7 +6,7 @@ Small whole numbers stand for bytes; a margin of 1 is what turns the check of a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, combinations, combinations_with_replacement, pairwise
 
 import pytest
@@ -30,13 +30,20 @@ def snapshot(
     limit: int = 0,
     margin: int = 1,
     others: Mapping[str, int] | None = None,
+    shown: Mapping[str, float] | None = None,
+    returning: Mapping[str, int] | None = None,
 ) -> Snapshot:
-    """The machine shows what the residents hold that have taken it already, and what `others` hold by device name."""
-    seen = [r for r in residents if r.phase in (Phase.IDLE, Phase.BUSY, Phase.STOPPING) and not r.sleeping]
+    """The machine shows what the residents hold that have taken it already, and what `others` hold by device name.
+    `shown` is the part of its memory that it shows of a model in the middle of something, from 0 to 1. `returning` is
+    what ended processes have not given back yet, by device name."""
+    parts = {r.model: float(r.is_visible_to_driver) for r in residents} | dict(shown or {})
+    more = {d.key: (others or {}).get(d.name, 0) + (returning or {}).get(d.name, 0) for d in devices}
     readings = tuple(
-        Reading(d, d.total - sum(r.held.get(d.key, 0) for r in seen) - (others or {}).get(d.name, 0)) for d in devices
+        Reading(d, d.total - sum(int(r.held.get(d.key, 0) * parts[r.model]) for r in residents) - more[d.key])
+        for d in devices
     )
-    return Snapshot(readings, residents, limit, {d.key: margin for d in devices})
+    back = {d.key: amount for d in devices if (amount := (returning or {}).get(d.name, 0))}
+    return Snapshot(readings, residents, limit, {d.key: margin for d in devices}, back)
 
 
 def on(phase: Phase, model: str, finished: float = 0.0, pinned: bool = False, **held: int) -> Resident:
@@ -52,11 +59,13 @@ def where(outcome: Plan) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Case:
-    """A machine and a demand. `others` is what other programs hold, by device key."""
+    """A machine and a demand. `others` is what other programs hold, by device key. `shown` is what the machine shows of
+    the models that were loading, waking up or stopping when it was read, by model and device key."""
 
     snapshot: Snapshot
     demand: Demand
     others: Mapping[str, int]
+    shown: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def devices(self) -> list[Device]:
@@ -65,9 +74,39 @@ class Case:
     def staying(self) -> list[Resident]:
         return [r for r in self.snapshot.residents if r.phase is not Phase.STOPPING]
 
+    @property
+    def is_blurred(self) -> bool:
+        """The reading fits more than one truth."""
+        return self.at_best().others != self.at_worst().others
+
+    def at_best(self) -> Case:
+        """The same reading in that truth in which most of what it shows as used belongs to our own models."""
+        return replace(self, others={d.key: max(0, self.unexplained(d) - self.blur(d)) for d in self.devices})
+
+    def at_worst(self) -> Case:
+        """The same reading in that truth in which other programs hold all that may be theirs."""
+        others = {d.key: max(0, self.unexplained(d)) for d in self.devices}
+        return replace(self, others=others, shown={model: {} for model in self.shown})
+
+    def by_books(self) -> Case:
+        """As if there were no other programs, and models that stop held all that is booked."""
+        return replace(self, others=dict.fromkeys(self.others, 0), shown={})
+
+    def unexplained(self, device: Device) -> int:
+        """The used bytes that no model surely holds."""
+        free = next(r.free for r in self.snapshot.readings if r.device == device)
+        sure = sum(r.held.get(device.key, 0) for r in self.snapshot.residents if shows_all(r))
+        return 0 if free is None else device.total - free - sure
+
+    def blur(self, device: Device) -> int:
+        """How many of them may belong to our own models."""
+        unsure = sum(r.held.get(device.key, 0) for r in self.snapshot.residents if is_blurred(r))
+        return unsure + self.snapshot.returning.get(device.key, 0)
+
     def rooms(self, residents: Iterable[Resident]) -> dict[str, int]:
-        """Free bytes by device key if just these are there. Unreadable devices hold nothing of other programs."""
-        held = [r.held for r in residents]
+        """Free bytes by device key if just these are there. Unreadable devices hold nothing of other programs. Models
+        that stop hold what they show."""
+        held = [self.shown.get(r.model, r.held) if r.phase is Phase.STOPPING else r.held for r in residents]
         return {
             d.key: 10**9
             if not (margin := self.snapshot.margins[d.key])
@@ -75,11 +114,14 @@ class Case:
             for d in self.devices
         }
 
-    def options(self, *worlds: Sequence[Resident], shunned: Iterable[str] = ()) -> list[tuple[str, ...]]:
-        """By brute force: every set of device keys on which the demand fits in all of these worlds."""
+    def options(
+        self, *worlds: Sequence[Resident], shunned: Iterable[str] = (), also: Iterable[Case] = ()
+    ) -> list[tuple[str, ...]]:
+        """By brute force: every set of device keys on which the demand fits in all of these worlds, and in those that
+        `also` may be true."""
         if not all(map(self.has_slot, worlds)):
             return []
-        rooms = [self.rooms(world) for world in worlds]
+        rooms = [case.rooms(world) for case in (self, *also) for world in worlds]
         room = {d.key: min(r[d.key] for r in rooms) for d in self.devices}
         found: list[tuple[str, ...]] = []
         for node in {d.node for d in self.devices}:
@@ -137,12 +179,23 @@ class Case:
         return [r for r in self.staying() if r.model not in gone]
 
 
+def is_blurred(resident: Resident) -> bool:
+    """The driver shows some of its memory; how much is not known."""
+    is_waking = resident.sleeping and resident.phase is Phase.BUSY
+    return is_waking or resident.phase is Phase.LOADING or (resident.phase is Phase.STOPPING and not resident.sleeping)
+
+
+def shows_all(resident: Resident) -> bool:
+    return resident.phase in (Phase.IDLE, Phase.BUSY) and not resident.sleeping
+
+
 def nonempty_subsets(items: Sequence[str]) -> Iterable[tuple[str, ...]]:
     return chain.from_iterable(combinations(items, count) for count in range(1, len(items) + 1))
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
+def cases(draw: st.DrawFn, in_the_middle: bool = True) -> Case:
+    """With `in_the_middle` the machine is often read in the middle of loads, wake-ups, stops, and returns of memory."""
     devices: list[Device] = []
     for node in ["here", "there"][: draw(st.sampled_from([1, 1, 1, 2]))]:
         for index in range(draw(st.integers(0, 3))):
@@ -161,10 +214,20 @@ def cases(draw: st.DrawFn) -> Case:
         )
     margins = {key: draw(st.sampled_from([0, 1, 1, 2])) for key in keys}
     others = {key: draw(st.sampled_from([0, 0, 3])) for key in keys}
+    in_the_middle = in_the_middle and draw(st.booleans())
+    shown = {}
+    for resident in residents:
+        if is_blurred(resident):
+            whole = resident.held if resident.phase is Phase.STOPPING else {}
+            part = {key: draw(st.integers(0, held)) for key, held in resident.held.items()}
+            shown[resident.model] = part if in_the_middle else whole
+    returning = {key: draw(st.integers(1, 8)) for key in keys if in_the_middle and draw(st.integers(0, 5)) == 0}
     readings = []
     for device in devices:
-        unseen = (Phase.LOADING, Phase.CLAIMED)
-        seen = sum(r.held.get(device.key, 0) for r in residents if r.phase not in unseen and not r.sleeping)
+        seen = sum(r.held.get(device.key, 0) for r in residents if shows_all(r))
+        seen += sum(part.get(device.key, 0) for part in shown.values()) + draw(
+            st.integers(0, returning.get(device.key, 0))
+        )
         free: int | None = device.total - others[device.key] - seen
         if draw(st.integers(0, 9)) == 0:
             free, others[device.key] = None, 0
@@ -179,7 +242,7 @@ def cases(draw: st.DrawFn) -> Case:
             given = tuple(draw(st.lists(st.integers(0, 12), min_size=1, max_size=3)))
             demand = replace(demand, split=sum(given), user_split=given)
     limit = draw(st.sampled_from([0, 0, 0, 1, 2, 4, 6]))
-    return Case(Snapshot(tuple(readings), tuple(residents), limit, margins), demand, others)
+    return Case(Snapshot(tuple(readings), tuple(residents), limit, margins, returning), demand, others, shown)
 
 
 def many(test: Callable[..., None]) -> Callable[..., None]:

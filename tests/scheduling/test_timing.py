@@ -114,6 +114,19 @@ def test_a_request_in_the_background_never_cuts_another() -> None:  # B-S19
     assert bench.stops[-1] == "c"
 
 
+def test_the_wait_of_a_request_in_the_background_does_not_count_for_one_that_joins_it() -> None:  # B-S19
+    bench = Bench(room=9, drain_grace=0, drain_timeout=20, task_grace=0)
+    bench.ask("a")
+    bench.run(2)
+    bench.ask("b", background=True)
+    bench.run(100)
+    bench.ask("b")
+    bench.run(19)
+    assert bench.stops == []
+    bench.run(1.5)
+    assert bench.stops == ["a"]
+
+
 def test_a_model_that_must_end_for_its_own_next_process_is_cut_too() -> None:  # B-S19
     bench = Bench(room=9, drain_timeout=20)
     bench.ask("a")

@@ -11,11 +11,14 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from router.errors import ConfigError
 from router.server import listeners
 from router.server.addresses import Address, distinct
+from tests.conftest import Starter
+from tests.routers import FAKE
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 
@@ -201,3 +204,26 @@ def test_a_name_with_an_address_of_another_machine(caplog: pytest.LogCaptureFixt
     sock.close()
     assert host == "both"
     assert "--host both is also 192.0.2.1, which is left out" in caplog.text
+
+
+# B-T1
+@needs_ipv6
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_names_are_checked_on_both_families(routers: Starter, tiny_models: Path, address: str) -> None:
+    """Over `::` a connection of IPv4 has addresses such as ::ffff:127.0.0.1, which is loopback."""
+    router = routers("--engine", FAKE, "--models-dir", str(tiny_models), "--host", "::")
+    port = httpx.URL(router.url).port
+    url = f"http://{f'[{address}]' if ':' in address else address}:{port}/v1/models"
+    for host, status in (
+        ("localhost", 200),
+        (f"[::1]:{port}", 200),
+        (f"[::ffff:127.0.0.1]:{port}", 200),
+        (f"[::ffff:7f00:1]:{port}", 200),
+        (f"127.0.0.1:{port}", 200),
+        ("evil.example", 403),
+        (f"evil.example:{port}", 403),
+        ("[::1].evil.example", 403),
+    ):
+        assert httpx.get(url, headers={"host": host}).status_code == status, host
+    page = {"origin": f"http://{address}.evil.example"}
+    assert httpx.post(url.replace("/v1/models", "/models/load"), headers=page, json={}).status_code == 403

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from router.proxy.head import Head
 from router.server.prefix import Prefix
 from tests.conftest import Starter
 from tests.routers import FAKE, chat
@@ -84,7 +85,8 @@ def test_no_path_is_served_without_the_prefix() -> None:
                     assert told.status_code == 404, (method, target)
     with TestClient(application((), PREFIX)) as client:
         assert client.post(CHAT, headers={"origin": "https://evil.example"}).status_code == 403
-        assert "There is no /v1/models here" in client.get("/v1/models").json()["error"]["message"]
+        message = client.get("/v1/models").json()["error"]["message"]
+        assert message == "There is no /v1/models here: every path begins with /llm."
         assert isinstance(client.get("/api/tags").json()["error"], str), "as Ollama's clients read it"
         assert client.get("/v1/messages").json()["type"] == "error"
 
@@ -94,6 +96,17 @@ def test_a_prefix_of_the_apis_own_words_shadows_nothing() -> None:
     with TestClient(app) as client:
         assert client.get("/v1/models").json() == client.get("/v1/v1/models").json()
         assert client.get("/models").status_code == 404
+
+
+def test_a_head_below_the_prefix_takes_the_fast_path() -> None:
+    """What is remembered for the next request with this head is the head that the child gets."""
+    app = application((), PREFIX)
+    host = [(b"host", b"localhost")]
+    inner = app.inner_head(Head("POST", f"{PREFIX}{CHAT}", f"{PREFIX}{CHAT}?a=b".encode(), host))
+    assert inner is not None
+    assert (inner.path, inner.target, inner.headers) == (CHAT, f"{CHAT}?a=b".encode(), host)
+    assert app.endpoint_for(inner, True) is not None
+    assert app.inner_head(Head("POST", CHAT, CHAT.encode(), host)) is None
 
 
 def test_a_redirect_stays_below_the_prefix() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.embedders import write_bert
 from tests.routers import ENGINES, Router, start
 
 USER = {"role": "user", "content": "hi"}
@@ -123,3 +124,61 @@ def test_a_wish_to_think_is_heard(site: Site) -> None:
     ):
         assert site.tokens(path, "plain", **fields, **wish) > site.tokens(path, "plain", **fields)
         assert site.tokens(path, "decided", **fields, **wish) == site.tokens(path, "decided", **fields)
+
+
+@pytest.fixture(scope="module", params=sorted(ENGINES))
+def vectors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
+    place = tmp_path_factory.mktemp("vectors")
+    mean, rank = (write_bert(place / f"{pooling}.gguf", pooling=pooling, width=32) for pooling in ("mean", "rank"))
+    (place / "presets.ini").write_text(
+        f'[short]\nmodel = {mean}\nset-params = {{"dimensions": 8}}\n'
+        f"[whole]\nmodel = {mean}\nstrip-params = dimensions, encoding_format\n"
+        f'[default]\nmodel = {mean}\ndefault-params = {{"dimensions": 8, "add_special": true}}\n'
+        f'[rank]\nmodel = {rank}\nset-params = {{"top_n": 1}}\n'
+    )
+    router = start(
+        place / "router", "--engine", ENGINES[request.param](), "--models-preset", str(place / "presets.ini")
+    )
+    yield router
+    router.stop()
+
+
+@pytest.mark.parametrize(
+    ("model", "said", "length"),
+    [
+        ("short", {}, 8),
+        ("short", {"dimensions": 16}, 8),
+        ("whole", {"dimensions": 16}, 32),
+        ("default", {}, 8),
+        ("default", {"dimensions": 16}, 16),
+        ("default", {"dimensions": None}, 8),
+    ],
+)
+def test_filters_reach_embeddings_in_each_dialect(
+    vectors: Router, model: str, said: dict[str, Any], length: int
+) -> None:
+    """B-C9"""
+    asked = {"model": model, "input": "the a", **said}
+    found = vectors.client.post("/v1/embeddings", json=asked).json()
+    assert len(found["data"][0]["embedding"]) == length
+    found = vectors.client.post("/api/embed", json=asked).json()
+    assert len(found["embeddings"][0]) == length
+    if not said:
+        assert (
+            len(vectors.client.post("/api/embeddings", json={"model": model, "prompt": "a"}).json()["embedding"]) == 8
+        )
+        native = vectors.client.post("/embedding", json={"model": model, "content": "a"})
+        assert len(native.json()[0]["embedding"][0]) == 32
+
+
+def test_filters_reach_ranks_and_tokens(vectors: Router) -> None:  # B-C9
+    asked = {"model": "rank", "query": "a", "documents": ["the", "a", "of"], "top_n": 3}
+    for path in ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking"):
+        assert len(vectors.client.post(path, json=asked).json()["results"]) == 1
+    base64 = vectors.client.post("/v1/embeddings", json={"model": "whole", "input": "a", "encoding_format": "base64"})
+    assert isinstance(base64.json()["data"][0]["embedding"], list)
+    plain, special = (
+        vectors.client.post("/tokenize", json={"model": model, "content": "a"}).json()["tokens"]
+        for model in ("short", "default")
+    )
+    assert len(special) > len(plain)

@@ -137,10 +137,10 @@ class Node:
     async def some_time(self, most: float) -> None:
         await asyncio.sleep(self.random.choice([0.0, most * self.random.random()]))
 
-    async def probe(self, expected: Mapping[str, int]) -> tuple[Reading, ...]:
+    async def probe(self, expected: Mapping[str, int], enough: Mapping[str, int] | None = None) -> tuple[Reading, ...]:
         began = asyncio.get_running_loop().time()
         self.probing = True
-        readings = await self.devices.settle(expected)
+        readings = await self.devices.settle(expected, enough)
         self.seen, self.probing = {gpu: self.foreign[gpu] for gpu in range(len(self.nvml.gpus))}, False
         if expected:
             self.waits += 1

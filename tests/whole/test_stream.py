@@ -90,6 +90,49 @@ def test_each_client_that_comes_back_gets_the_rest_of_a_stream(launch: Callable[
     assert router.loads() == 2, "nothing is loaded for a stream that is gone"
 
 
+MESSAGES = [{"role": "user", "content": "hi"}]
+TRANSLATED: dict[str, dict[str, Any]] = {
+    "/v1/messages": {"messages": MESSAGES, "max_tokens": 1000, "ignore_eos": True},
+    "/v1/responses": {"input": "hi", "max_output_tokens": 1000},
+    "/api/chat": {"messages": MESSAGES, "options": {"num_predict": 1000}},
+    "/api/generate": {"prompt": "hi", "raw": True, "options": {"num_predict": 1000}},
+}
+
+
+@pytest.mark.parametrize("path", TRANSLATED)
+def test_a_translated_stream_goes_on_too(launch: Callable[..., Router], path: str) -> None:
+    """What the child keeps of it are its own events. A request for another model waits for its end."""
+    router = launch("--models-max", "1", "--models-drain-grace", "0")
+    body = {"model": "tiny-a", "stream": True, **TRANSLATED[path]}
+    with router.client.stream("POST", path, json=body, headers={"x-conversation-id": "one"}) as response:
+        assert response.status_code == 200
+        next(response.iter_raw())
+    assert lookup(router, "one").keys() == {"one"}
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(router.chat, "tiny-b")
+        kept = follow(router, "one")
+        assert other.result().status_code == 200
+    assert kept.status_code == 200
+    assert b'"content"' in kept.content
+    last = [line for line in kept.content.splitlines() if line.startswith(b"data: {")][-1]
+    assert b'"timings"' in last or b'"usage"' in last, "it was generated to its end"
+    assert router.loads() == 2
+
+
+@pytest.mark.parametrize("path", TRANSLATED)
+def test_a_translated_stream_without_an_id_ends_with_its_client(launch: Callable[..., Router], path: str) -> None:
+    router = launch()
+    body = {"model": "tiny-a", "stream": True, "ignore_eos": True, **TRANSLATED[path]}
+    body = {**body, "max_tokens": CONTEXT - 100, "max_output_tokens": CONTEXT - 100}
+    if "options" in body:
+        body["options"] = {"num_predict": CONTEXT - 100}
+    with router.client.stream("POST", path, json=body) as response:
+        assert response.status_code == 200
+        next(response.iter_raw())
+    until(lambda: not is_busy(router))
+    assert lookup(router, "one") == {}
+
+
 def test_a_stop_ends_a_stream(launch: Callable[..., Router]) -> None:
     router = launch()
     begin(router, "long", CONTEXT - 100)

@@ -65,6 +65,15 @@ async def test_bodies_of_every_framing_are_read(
         assert server.connections == 1
 
 
+async def test_a_body_is_read_in_the_pieces_in_which_it_was_sent(upstream: Upstream, server: Server) -> None:
+    async with server.running(answering(CHUNKED + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")):
+        response = await ask(upstream, server)
+        pieces = []
+        while found := await response.read_pieces():
+            pieces += found
+        assert (pieces, response.is_at_end, await response.read()) == ([b"abc", b"de"], True, b"")
+
+
 async def test_a_body_without_length_ends_with_its_connection(upstream: Upstream, server: Server) -> None:
     async with server.running(closing(b"HTTP/1.1 200 OK\r\n\r\nas long as it takes")):
         assert await whole(await ask(upstream, server)) == b"as long as it takes"

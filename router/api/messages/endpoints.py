@@ -21,6 +21,7 @@ from router.proxy.keep_alive import keep_alive
 from router.proxy.protocols import Translation
 from router.proxy.rewrite import encode_json
 from router.proxy.routing import all_fields
+from router.wire.headers import Headers
 
 PATHS = ("/v1/messages", "/v1/messages/count_tokens")
 
@@ -47,7 +48,9 @@ class MessagesEndpoints:
         spec = await gateway.resolve(catalog_name(gateway, fields.get("model") or head.query("model")))
         gateway.check_may_load(spec, head, gateway.autoload)
         gateway.log_ignored_context(spec, fields)
-        translation, time_limit = await in_thread_if_large(size, self._translate, spec, fields, size, counts_only)
+        translation, time_limit, notes = await in_thread_if_large(
+            size, self._translate, spec, fields, size, counts_only
+        )
         stream = isinstance(translation, Generation) and translation.shape.stream
         return gateway.proxied_request(  # type: ignore[return-value]
             spec,
@@ -59,21 +62,23 @@ class MessagesEndpoints:
             ttl=keep_alive(fields),
             time_limit=time_limit,
             translation=translation,
+            notes=notes,
         )
 
     def _translate(
         self, spec: ModelSpec, fields: Fields, size: int, counts_only: bool
-    ) -> tuple[Translation, float | None]:
-        """The request to the child, and a time limit in seconds. Raises InvalidRequest."""
+    ) -> tuple[Translation, float | None, Headers]:
+        """The request to the child, a time limit in seconds, and headers for the client. Raises InvalidRequest."""
         request = chat_request(fields, counts_only=counts_only)
         path = (COUNT if counts_only else CHAT).decode()
         body = encode_json(request.fields, size)
         body, time_limit = self._gateway.prepare_body(spec, path, request.fields, body)
         if counts_only:
-            return TokenCount(body), time_limit
+            return TokenCount(body), time_limit, []
         collects = time_limit is not None and not request.shape.stream
         body = as_stream(body, {"stream": False}) if collects else body
-        return Generation(spec.name, body, request.shape, collects), time_limit
+        notes = self._gateway.notes(request.fields)
+        return Generation(spec.name, body, request.shape, collects), time_limit, notes
 
 
 def routes(gateway: Gateway) -> list[Route]:

@@ -46,7 +46,7 @@ class AnthropicModels:
         return JSONResponse(self.page(request.query_params))
 
     async def _retrieve(self, request: Request) -> Response:
-        return JSONResponse(self.entry(request.path_params["name"]))
+        return JSONResponse(await self.entry(request.path_params["name"]))
 
     def page(self, query: QueryParams) -> dict[str, Any]:
         """Entries after or before one of them. Raises InvalidRequest."""
@@ -72,13 +72,10 @@ class AnthropicModels:
             "last_id": ids[-1] if ids else None,
         }
 
-    def entry(self, name: str) -> dict[str, Any]:
+    async def entry(self, name: str) -> dict[str, Any]:
         """One model, by a name of the list or any that a request may use. Raises UnknownModel."""
-        named = dict(self._named())
-        if name in named:
-            return self._entry(name, named[name])
-        spec = self._gateway.find(catalog_name(self._gateway, name))
-        return self._entry(name, spec)
+        spec = dict(self._named()).get(name) or self._gateway.find(catalog_name(self._gateway, name))
+        return self._entry(name, await self._gateway.described(spec))
 
     def _named(self) -> Iterator[tuple[str, ModelSpec]]:
         """Each name that is an entry, with its model."""

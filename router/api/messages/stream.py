@@ -136,8 +136,8 @@ class EventWriter:
     def _take_texts(self, texts: Texts, found: list[bytes]) -> None:
         if self._shape.is_warmup:
             return
-        write = self._write_thoughts if texts.are_thoughts else self._write_text
-        write("".join(texts.pieces), found)
+        text = "".join(texts.pieces)
+        self._write_thoughts(text, found) if texts.are_thoughts else self._write_text(text, found)
 
     def _write_thoughts(self, text: str, found: list[bytes]) -> None:
         if not text:

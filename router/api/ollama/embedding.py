@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from router.api.ollama.context import too_long
@@ -24,12 +24,14 @@ class Embedding:
     """A translation for the gateway. `make_answer` gets the vectors and the number of their tokens.
 
     With `truncate`, inputs that are too long are cut; without, they are an InvalidRequest with the numbers.
-    Vectors are cut to `dimensions`, unless it is 0."""
+    Vectors are cut to `dimensions`, unless it is 0.
+    `more` are fields that the preset adds to the request of the child."""
 
     inputs: list[str]
     make_answer: Callable[[list[list[float]], int], Mapping[str, Any]]
     truncate: bool = True
     dimensions: int = 0
+    more: Mapping[str, Any] = field(default_factory=dict)
     media_type = JSON
 
     def __repr__(self) -> str:
@@ -37,7 +39,7 @@ class Embedding:
 
     async def __call__(self, post: PostToChild) -> AsyncGenerator[bytes]:
         try:
-            found = await _post(post, b"/v1/embeddings", {"input": self.inputs})
+            found = await _post(post, b"/v1/embeddings", {**self.more, "input": self.inputs})
         except ContextExceeded as exc:
             if not self.truncate:
                 raise too_long(
@@ -45,7 +47,7 @@ class Embedding:
                 ) from None
             limit = max(1, exc.limit - 1)
             cut = [await self._first_tokens(post, each, limit) for each in self.inputs]
-            found = await _post(post, b"/v1/embeddings", {"input": cut})
+            found = await _post(post, b"/v1/embeddings", {**self.more, "input": cut})
         with blame_child():
             items = sorted(found["data"], key=lambda item: item["index"])
             vectors = [self._vector(item["embedding"]) for item in items]

@@ -90,6 +90,8 @@ class OllamaEndpoints:
     async def show(self, request: Request) -> Response:
         fields = await self._read_fields(request)
         model = self._names.find_ignoring_prefix(model_name(fields))
+        await self._gateway.pool.exchange.learn(model.spec.name)
+        model = self._names.find_ignoring_prefix(model_name(fields))
         return json_response(await self._library.show(model, verbose=flag(fields, "verbose")))
 
     # Names and models that clients make

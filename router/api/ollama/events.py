@@ -14,6 +14,8 @@ import msgspec
 from router.api.chat_stream import CallPiece, Chunk, EventReader, Texts, reported_error, split_at_event
 from router.wire.child_json import blame_child, object_or_empty, parse_json
 
+MAX_EVENT_BYTES = 8 << 20
+
 
 class Delta(NamedTuple):
     """The next piece of the answer. `calls` are pieces of tool calls, `reason` says why the answer ended."""
@@ -37,7 +39,7 @@ class ChatReader:
     """A stream of chat completions."""
 
     def __init__(self) -> None:
-        self._reader = EventReader()
+        self._reader = EventReader(MAX_EVENT_BYTES)
 
     def __repr__(self) -> str:
         return f"<ChatReader {self._reader}>"
@@ -88,7 +90,7 @@ class CompletionReader:
         return f"<CompletionReader {len(self._held)} bytes held>"
 
     def read(self, *pieces: bytes) -> list[Delta]:
-        whole, self._held = split_at_event(b"".join((self._held, *pieces)))
+        whole, self._held = split_at_event(b"".join((self._held, *pieces)), MAX_EVENT_BYTES)
         found: list[Delta] = []
         texts: list[str] = []
         for line in whole.split(b"\n"):

@@ -5,7 +5,7 @@ A request is translated, and then runs, waits and is limited like a request of a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,14 +36,18 @@ from router.engine.flags import switch_of
 from router.errors import InvalidRequest, UnknownModel
 from router.hub.names import without_host
 from router.models.template import Reasoning
+from router.pool.lease import Lease as PoolLease
 from router.proxy.body import in_thread_if_large
 from router.proxy.gateway import Gateway
 from router.proxy.head import Head
 from router.proxy.keep_alive import keep_alive
 from router.proxy.protocols import Lease, Translation
 from router.proxy.proxied_request import ProxiedRequest
-from router.proxy.rewrite import encode_json
+from router.proxy.rewrite import apply_filters, encode_json
 from router.proxy.routing import all_fields
+from router.wire.headers import Headers
+
+EMBEDDING_FIELDS = ("input", "truncate", "dimensions")  # of a request for vectors that are read here
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,11 @@ class _Call:
     def name(self) -> str:
         """The model's name as the client wrote it."""
         return model_name(self.fields) or self.model.spec.name
+
+
+def _more(wanted: Fields) -> Fields:
+    """What a preset adds, for the child. The form of the vectors stays as it is read here."""
+    return {name: value for name, value in wanted.items() if name not in (*EMBEDDING_FIELDS, "encoding_format")}
 
 
 class Inference:
@@ -87,22 +96,35 @@ class Inference:
 
     async def embed(self, request: Request) -> Response:
         call = await self._read_call(request)
-        name, clock = call.name, call.clock
-        inputs, truncate = embedding_inputs(call.fields), flag(call.fields, "truncate", True)
+        name, clock, wanted = call.name, call.clock, self._of_embedding(call)
+        inputs, truncate = embedding_inputs(wanted), flag(wanted, "truncate", True)
 
         def answer(vectors: list[list[float]], count: int) -> Mapping[str, Any]:
             fields = {"model": name, "embeddings": vectors}
             return {**fields, **clock.durations(), "prompt_eval_count": count}
 
-        embedding = Embedding(inputs, answer, truncate, dimensions(call.fields))
+        embedding = Embedding(inputs, answer, truncate, dimensions(wanted), _more(wanted))
         return self._answer(call, embedding if inputs else LocalAnswer(lambda: answer([], 0)))
 
     async def embeddings(self, request: Request) -> Response:
         """The older form of `embed`, for one text."""
         call = await self._read_call(request)
+        wanted = self._of_embedding(call)
         prompt_text = text(call.fields, "prompt")
-        embedding = Embedding([prompt_text], lambda vectors, count: {"embedding": vectors[0]})
+        embedding = Embedding(
+            [prompt_text],
+            lambda vectors, count: {"embedding": vectors[0]},
+            flag(wanted, "truncate", True),
+            dimensions(wanted),
+            _more(wanted),
+        )
         return self._answer(call, embedding if prompt_text else LocalAnswer(lambda: {"embedding": []}))
+
+    def _of_embedding(self, call: _Call) -> Fields:
+        """The fields of a request for vectors, after the preset's filters."""
+        own = {name: value for name, value in call.fields.items() if name in EMBEDDING_FIELDS}
+        filters = call.model.spec.filters
+        return own if filters is None else apply_filters("/embeddings", own, filters)
 
     async def _generation(
         self,
@@ -135,7 +157,8 @@ class Inference:
             top_logprobs(fields),
             self._fitting(spec.name, fields),
         )
-        return self._answer(call, generation, time_limit)
+        notes = self._gateway.notes(request.fields)
+        return self._answer(call, generation, time_limit, stream=stream, notes=notes)
 
     def _fitting(self, name: str, fields: Fields) -> Fitting:
         pool = self._pool
@@ -172,22 +195,34 @@ class Inference:
             except UnknownModel as exc:
                 raise not_found(name, exc) from None
 
-    def _answer(self, call: _Call, translation: Translation, time_limit: float | None = None) -> Response:
+    def _answer(
+        self,
+        call: _Call,
+        translation: Translation,
+        time_limit: float | None = None,
+        *,
+        stream: bool = False,
+        notes: Headers = (),
+    ) -> Response:
         spec, ttl = call.model.spec, keep_alive(call.fields)
         # The lease must not hold the call: its fields are many times as large as the body was, and it may wait long.
         head, clock = call.head, call.clock
         self._gateway.check_may_load(spec, head, self._gateway.autoload)
 
-        async def lease() -> Lease:
+        async def lease() -> PoolLease:
             granted = await self._pool.lease(spec, ttl=ttl, background=self._gateway.is_background(head))
             clock.mark_loaded()
             return granted
 
+        get_lease: Callable[[], Awaitable[Lease]]
+        conversation, get_lease = self._gateway.conversation_of(head, lease) if stream else ("", lease)
         return ProxiedRequest(  # type: ignore[return-value]
-            lease,
+            get_lease,
             self._gateway.upstream,
             OLLAMA,
             head,
             time_limit=time_limit,
             translation=translation,
+            notes=notes,
+            conversation=conversation,
         )

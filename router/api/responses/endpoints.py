@@ -81,6 +81,7 @@ class ResponsesEndpoints:
             ttl=keep_alive(call.fields),
             time_limit=time_limit,
             translation=answer,
+            notes=self._gateway.notes(call.request.fields),
         )
 
     async def count_tokens(self, request: Request) -> Response:

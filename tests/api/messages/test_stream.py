@@ -77,6 +77,15 @@ def test_a_long_text_is_the_same_however_it_comes(kind: str, together: int) -> N
     assert block["text" if kind == "content" else "thinking"] == "".join(words)
 
 
+def test_texts_that_have_come_together_are_one_event() -> None:
+    events = MessageEvents("m", WHOLE)
+    first, *others = script(*(chunk(content=word) for word in ("a", "b", "c", "d")), chunk("stop")).split(b"\n\n")
+    begun = events_of(events.feed(first + b"\n\n"))
+    assert [event["type"] for event in begun] == ["message_start", "content_block_start", "content_block_delta"]
+    (told,) = events_of(events.feed(*(other + b"\n\n" for other in others[:3])))
+    assert told["delta"] == {"type": "text_delta", "text": "bcd"}
+
+
 @pytest.mark.parametrize(
     ("reason", "word", "told"),
     [

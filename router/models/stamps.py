@@ -1,0 +1,59 @@
+"""The files that a process reads as it starts, and whether they are still the same.
+
+A file that was replaced is another model under the old name. The need of a load has the stamp of its files
+(`memory.need`), and a reload compares it with the files as they are then (`pool.processes`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from router.engine.flags import Arg
+from router.models.shards import shards
+
+# Flags that name one file of a model, and its further shards.
+MODEL_FILE_FLAGS = ("--model", "--mmproj", "--spec-draft-model")
+# Other flags that name a file which the child reads from beginning to end, and flags with several such files.
+TEXT_FILE_FLAGS = ("--chat-template-file", "--grammar-file", "--json-schema-file")
+FILE_LIST_FLAGS = frozenset(("--lora", "--control-vector"))
+SCALED_LIST_FLAGS = frozenset(("--lora-scaled", "--control-vector-scaled"))  # FILE:SCALE,...
+
+# Of each file its path, inode, size in bytes and time of change in nanoseconds.
+Stamp = tuple[tuple[str, int, int, int], ...]
+
+
+def files_of(args: Sequence[Arg]) -> Iterator[Path]:
+    """All files that a process with these arguments reads, whether they exist or not."""
+    for arg in args:
+        value = arg.values[0] if arg.values else ""
+        if not value:
+            continue
+        if arg.flag.name in MODEL_FILE_FLAGS:
+            yield from shards(Path(value))
+        elif arg.flag.name in TEXT_FILE_FLAGS:
+            yield Path(value)
+        elif arg.flag.name in FILE_LIST_FLAGS:
+            yield from map(Path, filter(None, value.split(",")))
+        elif arg.flag.name in SCALED_LIST_FLAGS:
+            yield from (Path(word.rpartition(":")[0] or word) for word in value.split(",") if word)
+
+
+def stamp(args: Sequence[Arg]) -> Stamp:
+    """The stamp of the files that are there. Blocks."""
+    return tuple(row for path in dict.fromkeys(files_of(args)) if (row := _row(os.fspath(path))))
+
+
+def replaced(before: Stamp) -> str | None:
+    """The first file that is another one now; None if all are the same. A file that is gone does not count: what runs
+    can go on without it. Blocks."""
+    return next((row[0] for row in before if (now := _row(row[0])) and now != row), None)
+
+
+def _row(path: str) -> tuple[str, int, int, int] | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return path, status.st_ino, status.st_size, status.st_mtime_ns
