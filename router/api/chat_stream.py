@@ -143,6 +143,7 @@ async def chunks_of(post: PostToChild, target: bytes, body: bytes) -> AsyncGener
         while not answer.is_at_end:
             if found := reader.read(*await answer.read_pieces()):
                 yield found
+        reader.end()
     finally:
         answer.close()
 
@@ -154,10 +155,12 @@ class EventReader:
     engine writes each event as a piece of its own, so the pieces in which they come are taken for events, and it is
     checked afterwards, for all of them at once, that they are.
 
-    An event may have `limit` bytes."""
+    An event may have `limit` bytes. What comes before an event that is an error, or makes no sense, is returned first;
+    then the error is raised, by the next call of `read` or `end`."""
 
     def __init__(self, limit: int = MAX_EVENT_BYTES) -> None:
         self._limit = limit
+        self._failure: RouterError | None = None
         self._held = b""  # of an event that is not whole
         # Of an event with a piece of text: what comes before the text, what follows it, and that with the end of the
         # event. No event is like these first values.
@@ -171,26 +174,43 @@ class EventReader:
 
     def read(self, *pieces: bytes) -> list[Chunk | Texts]:
         """Raises UpstreamFailed, and the error that an event reports."""
+        self.end()
+        found: list[Chunk | Texts] = []
+        try:
+            self._read(pieces, found)
+        except RouterError as exc:
+            if not found:
+                raise
+            self._failure = without_frames(exc)
+        return found
+
+    def end(self) -> None:
+        """Raises the error that has not been raised yet, if there is one."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _read(self, pieces: tuple[bytes, ...], found: list[Chunk | Texts]) -> None:
         if not pieces:
-            return []
+            return
         if self._held:
             pieces = (self._held + pieces[0], *pieces[1:])
             self._held = b""
         elif texts := self._texts(pieces):
-            return [texts]
+            found.append(texts)
+            return
         if not pieces[-1].endswith(b"\n\n"):
             *before, last = pieces
             if b"\n" in last or (before and not before[-1].endswith(b"\n\n")):
                 data, self._held = split_at_event(b"".join(pieces), self._limit)
-                return self._events(data)
+                self._add_events(data, found)
+                return
             self._held = _check_size(last, self._limit)
             pieces = tuple(before)
-        found: list[Chunk | Texts] = []
         begin, end = 0, len(pieces)
         while begin < min(end, MOST_OTHERS) and not pieces[begin].startswith(self._prefix):
             if not pieces[begin].endswith(b"\n\n"):
-                return found + self._events(b"".join(pieces[begin:]))
-            found += self._events(pieces[begin])
+                break
+            self._add_events(pieces[begin], found)
             begin += 1
         while begin < end and len(pieces) - end < MOST_OTHERS and not pieces[end - 1].startswith(self._prefix):
             end -= 1
@@ -198,8 +218,7 @@ class EventReader:
             found.append(texts)
             begin = end
         if begin < len(pieces):
-            found += self._events(b"".join(pieces[begin:]))
-        return found
+            self._add_events(b"".join(pieces[begin:]), found)
 
     def _texts(self, events: Sequence[bytes]) -> Chunk | Texts | None:
         """The pieces of text in `events`, if all are like the last event with a piece of text."""
@@ -211,16 +230,15 @@ class EventReader:
             return None
         return self._texts_of(literals)
 
-    def _events(self, data: bytes) -> list[Chunk | Texts]:
+    def _add_events(self, data: bytes, found: list[Chunk | Texts]) -> None:
         """Whole events, of any kind and in any pieces."""
-        found: list[Chunk | Texts] = []
         like: list[bytes] = []  # events like the last one with a piece of text, which follow each other
         for event in data.split(b"\n\n"):
             if event.startswith(self._prefix) and event.endswith(self._suffix):
                 like.append(event)
                 continue
             if like:
-                found += self._alike(like)
+                self._add_alike(like, found)
                 like.clear()
             for line in event.split(b"\n"):
                 if line.startswith(b"data: {"):
@@ -228,12 +246,16 @@ class EventReader:
                     found.append(chunk)
                     if chunk.is_text:
                         self._learn(line)
-        return found + self._alike(like) if like else found
+        if like:
+            self._add_alike(like, found)
 
-    def _alike(self, events: Sequence[bytes]) -> list[Chunk | Texts]:
+    def _add_alike(self, events: Sequence[bytes], found: list[Chunk | Texts]) -> None:
         start, stop = len(self._prefix), -len(self._suffix)
-        found = self._texts_of([event[start:stop] for event in events])
-        return [found] if found else [chunk_of(event[6:]) for event in events]
+        if texts := self._texts_of([event[start:stop] for event in events]):
+            found.append(texts)
+        else:
+            for event in events:
+                found.append(chunk_of(event[6:]))
 
     def _texts_of(self, literals: Sequence[bytes]) -> Chunk | Texts | None:
         """The pieces of text that are between beginning and end of each event; None if that is not one text in each."""
@@ -254,6 +276,12 @@ class EventReader:
             self._end = self._suffix + b"\n\n"
             self._between = self._end + self._prefix
             self._are_thoughts, self._call = match[1] is not None, int(match[2]) if match[2] else None
+
+
+def without_frames(error: RouterError) -> RouterError:
+    """To be kept: a raised error holds the frames, and they hold what keeps it, and all that was read."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def split_at_event(data: bytes, limit: int) -> tuple[bytes, bytes]:

@@ -29,6 +29,12 @@ def gpus_of(empty: Snapshot) -> list[Device]:
     return [reading.device for reading in empty.readings if reading.device.kind == "gpu"]
 
 
+def count_visible_gpus(empty: Snapshot) -> int:
+    """How many GPUs one child may see at most."""
+    gpus = gpus_of(empty)
+    return max(sum(not gpu.is_alone for gpu in gpus), min(1, len(gpus)))
+
+
 def count_gpus_needed(empty: Snapshot, demand: Demand) -> int | None:
     """Over how many GPUs a demand is spread on the empty machine; 0 if it goes to RAM, None if it does not fit."""
     plan = policy.plan(empty, demand)
@@ -55,7 +61,7 @@ def fit_context(
 
     No flag if the engine itself chooses this context.
     """
-    n_gpus = len(gpus_of(empty))
+    n_gpus = count_visible_gpus(empty)
 
     def at(length: int | None) -> Estimate:
         context = flags.parse(["--ctx-size", str(length)], table) if length else ()
@@ -98,7 +104,7 @@ def fit_batch(
         batch_args = flags.parse(batches.batch_words(args, batch), table)
         return predict(flags.merge(args, batch_args), model, gpus=n_gpus, mmproj=mmproj)
 
-    n_gpus, batch = len(gpus_of(empty)), batches.wanted_batch(args, model)
+    n_gpus, batch = count_visible_gpus(empty), batches.wanted_batch(args, model)
     least = at(DEFAULT_MICRO_BATCH_TOKENS)
     fewest = count_gpus_needed(empty, least.demand)
     while batch > DEFAULT_MICRO_BATCH_TOKENS:
@@ -119,12 +125,10 @@ def leave_to_engine(empty: Snapshot, args: Sequence[Arg], estimate: Estimate) ->
     is_users_choice = demand.user_split or flags.value_of(args, "--gpu-layers") not in (None, "auto", "-1")
     if is_users_choice or not estimate.is_offloaded or count_gpus_needed(empty, demand) is not None:
         return demand
-    rooms = [
-        gpu.total - empty.margins.get(gpu.key, 0) - demand.fixed
-        for gpu in gpus_of(empty)
-        if not demand.names or gpu.name in demand.names
-    ]
-    split = min(demand.split, sum(room for room in rooms if room > 0))
+    gpus = [gpu for gpu in gpus_of(empty) if not demand.names or gpu.name in demand.names]
+    rooms = {gpu.key: max(0, gpu.total - empty.margins.get(gpu.key, 0) - demand.fixed) for gpu in gpus}
+    together = sum(rooms[gpu.key] for gpu in gpus if not gpu.is_alone)
+    split = min(demand.split, max([together, *(rooms[gpu.key] for gpu in gpus if gpu.is_alone)]))
     if not split:
         return Demand(host=demand.host + demand.split + estimate.compute)
     return replace(demand, split=split, host=demand.host + demand.split - split, layers=())

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from router.node.gpu_errors import GpuError, Kind, gpu_error
+from router.node.gpu_errors import LIBRARIES, GpuError, Kind, gpu_error
 from router.node.gpu_errors import is_without_gpu as is_without_gpu
 from router.node.interface import Exit
 
@@ -52,27 +52,33 @@ SIGNALS = {
 
 
 def explain(
-    model: str, code: int, log: Sequence[str], *, is_stopped: bool, is_ready: bool, uses_gpu: bool = True
+    model: str,
+    code: int,
+    log: Sequence[str],
+    *,
+    is_stopped: bool,
+    is_ready: bool,
+    libraries: Collection[str] = LIBRARIES,
 ) -> Exit:
     """`code` is negative for a signal.
     `is_stopped`: the router has stopped it.
     `is_ready`: it had been serving.
-    `uses_gpu`: it was given a GPU.
+    `libraries` are those of the GPUs that it was given, such as "CUDA".
     """
     if is_stopped:
         return Exit(code, f"{model} was stopped", tuple(log))
     how = f"ended with code {code}" if code >= 0 else f"was ended by {_signal_name(-code)}"
     when = "while it served" if is_ready else "while it loaded"
-    error = _cause(code, log, uses_gpu)
+    error = _cause(code, log, libraries)
     lines = " | ".join(line[:200] for line in [line for line in log if line.strip()][-QUOTED_LINES:])
     sentence = f"{model} {how} {when}: {error.sentence}. {f'Last lines: {lines}' if lines else 'It wrote nothing.'}"
     return Exit(code, sentence, tuple(log), error.kind is Kind.MEMORY, error.kind is Kind.LOST)
 
 
-def _cause(code: int, log: Sequence[str], uses_gpu: bool) -> GpuError:
+def _cause(code: int, log: Sequence[str], libraries: Collection[str]) -> GpuError:
     """The cause, whether a GPU has to do with it or not."""
     log = [line[:MAX_LINE_CHARS] for line in log]
-    if error := gpu_error(log, uses_gpu=uses_gpu):
+    if error := gpu_error(log, libraries):
         return error
     for pattern, sentence in CAUSES:
         for line in log:

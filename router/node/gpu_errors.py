@@ -10,7 +10,7 @@ Called by `crash` for a child that has ended, and by `process` for one that begi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -31,8 +31,6 @@ class GpuError:
     kind: Kind
     sentence: str
 
-
-_LIBRARY = r"(?:CUDA|ROCm|MUSA|HIP) error: .*?"
 
 # The first row that matches a line wins.
 _ROWS: tuple[tuple[re.Pattern[str], Kind, str], ...] = tuple(
@@ -121,16 +119,19 @@ _ROWS: tuple[tuple[re.Pattern[str], Kind, str], ...] = tuple(
 _HARMLESS = re.compile(r"pinned memory", re.IGNORECASE)
 # The engine goes on without GPUs then.
 _INITIALIZED_IN_VAIN = re.compile(r"failed to initialize (CUDA|ROCm|MUSA): .+")
+LIBRARIES = frozenset(("CUDA", "ROCm", "MUSA"))
 MAX_SHOWN_CHARS = 120
 
 
-def gpu_error(lines: Iterable[str], *, uses_gpu: bool = True) -> GpuError | None:
+def gpu_error(lines: Iterable[str], libraries: Collection[str] = LIBRARIES) -> GpuError | None:
     """The first failure of a GPU among these lines; None if there is none.
 
-    `uses_gpu`: the child was given a GPU. One without a GPU writes at each start that it sees none.
+    `libraries` are those of the GPUs that the child was given, such as "CUDA". Of the other libraries it writes at each
+    start that they see no GPU: their GPUs are hidden from it.
     """
     for line in lines:
-        if _HARMLESS.search(line) or (not uses_gpu and _INITIALIZED_IN_VAIN.search(line)):
+        match = _INITIALIZED_IN_VAIN.search(line)
+        if _HARMLESS.search(line) or (match and match[1] not in libraries):
             continue
         for pattern, kind, sentence in _ROWS:
             if pattern.search(line):
@@ -138,6 +139,7 @@ def gpu_error(lines: Iterable[str], *, uses_gpu: bool = True) -> GpuError | None
     return None
 
 
-def is_without_gpu(line: str) -> bool:
-    """Whether this line says that the engine goes on without the GPU that it should use."""
-    return _INITIALIZED_IN_VAIN.search(line) is not None
+def is_without_gpu(line: str, libraries: Collection[str]) -> bool:
+    """Whether this line says that the engine goes on without the GPUs of these libraries, which it should use."""
+    match = _INITIALIZED_IN_VAIN.search(line)
+    return match is not None and match[1] in libraries

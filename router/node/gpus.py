@@ -176,7 +176,8 @@ class Gpus:
     def _is_search_due(self, found: _Found, free: Collection[str], problems: Collection[str], now: float) -> bool:
         keys = [gpu.device.key for gpu in found.gpus]
         lost = [key for key in keys if key in problems]
-        if any(self._is_hung(key) for key in keys):  # a driver that hangs cannot be opened anew
+        # A driver that hangs cannot be opened anew.
+        if found.search is not None or any(self._is_hung(key) for key in keys):
             return False
         if any(gpu.device.total == UNKNOWN_BYTES and gpu.device.key in free for gpu in found.gpus):
             return True  # it is there now, and its size can be read

@@ -111,7 +111,8 @@ class NvidiaDriver:
             boards = list(_boards())
         except pynvml.NVMLError as error:
             if not self._known and not self._is_expected(error):
-                log.debug("no NVIDIA GPUs: %s", error)
+                is_installed = not isinstance(error, pynvml.NVMLError_LibraryNotFound)
+                log.log(logging.INFO if is_installed else logging.DEBUG, "no NVIDIA GPUs: %s", error)
                 return []
             return self.unread(problem_of(error))
         if not boards and not self._known and self._count_in_sysfs():
@@ -175,7 +176,8 @@ class NvidiaDriver:
             fresh = [other for other in fresh if other is not part]
             pairs.append((device, part))
         # A mask names all that there will be.
-        pairs += [(None, part) for part in fresh if self._mask is None or not self._known]
+        # Nor is a GPU new that does not say which one it is.
+        pairs += [(None, part) for part in fresh if not self._known or (self._mask is None and part.uuid)]
         number = max((_number(device) for device in self._known), default=-1)
         use_uuid = any(board.is_divided or board.whole.problem or not board.whole.uuid for board in boards)
         gpus: list[Gpu] = []
@@ -194,7 +196,7 @@ class NvidiaDriver:
                 part.problem = PROBLEMS[pynvml.NVML_ERROR_NOT_SUPPORTED]
             device = self._device(_number(before) if before else number, part, before, use_uuid=use_uuid)
             can_be_asked = part.problem not in (_NO_INSTANCE, _NOW_DIVIDED)
-            memory = _NvmlMemory(part.handle, device.uuid, part.number) if can_be_asked else None
+            memory = _NvmlMemory(part.handle, device.uuid, part.number, part.problem) if can_be_asked else None
             gpus.append(Gpu(device, memory, part.problem))
         self._known = [gpu.device for gpu in gpus]
         return gpus
@@ -206,6 +208,9 @@ class NvidiaDriver:
         for part in parts:
             if device.uuid and part.uuid == device.uuid:
                 return part
+        for part in fresh:
+            if device.uuid and not part.uuid and not part.name and part.index == device.index:
+                return part  # it is counted, and does not say any more which one it is
         if not is_known:
             named = _resolved(device.uuid.lower(), boards) if device.uuid else None
             for part in [part for part in (named or fresh) if part in fresh]:
@@ -349,7 +354,7 @@ def _capacity(handle: object) -> int:
 def _unload_library() -> None:
     """Let pynvml load the library's file again. Nothing of it may be in use."""
     library, pynvml.nvmlLib = pynvml.nvmlLib, None
-    pynvml._nvmlGetFunctionPointer_cache.clear()
+    getattr(pynvml, "_nvmlGetFunctionPointer_cache", {}).clear()
     if library is not None and hasattr(_ctypes, "dlclose"):
         with contextlib.suppress(OSError):
             _ctypes.dlclose(library._handle)
@@ -357,11 +362,12 @@ def _unload_library() -> None:
 
 @dataclass(slots=True)
 class _NvmlMemory:
-    """`handle` is None for a GPU that had none when it was looked for."""
+    """`handle` is None for a GPU that had none when it was looked for; then `problem` says why."""
 
     handle: object
     uuid: str
     number: int | None
+    problem: str
 
     def free(self) -> int:
         try:
@@ -372,7 +378,8 @@ class _NvmlMemory:
                 self.handle = self._find()
                 return self._free()
             except pynvml.NVMLError:
-                raise OSError(problem_of(error)) from error
+                is_unknown = isinstance(error, pynvml.NVMLError_NotFound)
+                raise OSError((is_unknown and self.problem) or problem_of(error)) from error
 
     def _free(self) -> int:
         self.handle = self.handle or self._find()

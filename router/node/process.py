@@ -60,6 +60,7 @@ class LocalChild:
         secrets: Sequence[str],
     ) -> None:
         self._launch = launch
+        self._libraries = {device.name.rstrip("0123456789") for device in launch.devices}
         self._process = process
         self._started = start_time_of(process.pid)
         self._files = [*files, *([Path(address.path)] if address.path else [])]
@@ -208,7 +209,7 @@ class LocalChild:
             self.log,
             is_stopped=self._is_stopped,
             is_ready=self._served.done(),
-            uses_gpu=bool(self._launch.devices),
+            libraries=self._libraries,
         )
 
     def _signal_group(self, number: int) -> None:
@@ -233,7 +234,8 @@ class LocalChild:
                 self._state_pipe = pipe
             else:
                 self._log.add(line)
-                if self._launch.devices and not self._served.done() and is_without_gpu(line.decode(errors="replace")):
+                is_loading = self._libraries and not self._served.done()
+                if is_loading and is_without_gpu(line.decode(errors="replace"), self._libraries):
                     # It would load into RAM, which is not booked for it, and be slow without a word.
                     self._signal_group(signal.SIGKILL)
 

@@ -57,6 +57,7 @@ class CatalogExchange:
         self._known_names = known_names
         self._replaced_file = replaced_file
         self._has_ended = False
+        self.is_starting = False  # a lone model is being loaded for the first time
         self._estimate: Callable[[ModelSpec], Need] | None = None
         self._learning: dict[str, asyncio.Task[None]] = {}
         # Models that left the catalog while a new one was prepared, which may still have them.
@@ -213,9 +214,18 @@ class CatalogExchange:
 
     # Startup
 
-    async def load_on_startup(self) -> None:
-        """Load the models that are to be loaded on startup, one after the other, as many as the count limit allows."""
-        await self._load_in_turn([spec for spec in self._core.catalog.models if spec.load_on_startup])
+    async def load_on_startup(self, *, lone: bool = False) -> None:
+        """Load the models that are to be loaded on startup, one after the other, as many as the count limit allows.
+        `lone`: also a model that the command line names by its file, if there is no other: llama-server does so."""
+        wanted = [spec for spec in self._core.catalog.models if spec.load_on_startup]
+        if lone and not wanted:
+            wanted = [spec for spec in self._core.catalog.models if spec.source == "command_line" and spec.model_path]
+            wanted = wanted if len(self._core.catalog) == 1 else []
+            self.is_starting = bool(wanted)
+        try:
+            await self._load_in_turn(wanted)
+        finally:
+            self.is_starting = False
 
     async def _load_in_turn(self, wanted: Sequence[ModelSpec]) -> None:
         limit = self._core.scheduler.limits.models_max or len(wanted)

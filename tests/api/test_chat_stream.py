@@ -126,9 +126,18 @@ def test_arguments_that_come_together_are_one_piece() -> None:
     assert (call.index, call.id) == (0, None)
     assert call.function is not None
     assert (call.function.name, call.function.arguments) == (None, '"a": "b\u2028\\')
-    other, _ = reader.read(arguments("x", 1), arguments("y"))
-    assert isinstance(other, Chunk)
-    assert [call.index for call in other.choices[0].delta.tool_calls or ()] == [1]
+    others = reader.read(arguments("x", 1), arguments("y", 1), arguments("z", 1), arguments("0"))
+    calls = [each.choices[0].delta.tool_calls or [] for each in others if isinstance(each, Chunk)]
+    assert [call.index for each in calls for call in each] == [1, 1, 0]
+
+
+def test_an_event_of_the_same_length_is_not_taken_for_a_text() -> None:
+    reader = EventReader()
+    reader.read(event(content="one"))
+    other = event(comment=" two")
+    assert len(other) == len(event(content=" two"))
+    found = reader.read(event(content=" and"), other, event(content=" three"))
+    assert spoken(found) == [("text", " and"), ("text", " three")]
 
 
 def test_the_last_event_does_not_keep_the_others_from_being_texts() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from router.node import crash
 from router.node.child_log import MAX_LINE_BYTES, MAX_LOG_BYTES
-from router.node.gpu_errors import Kind, gpu_error
+from router.node.gpu_errors import Kind, gpu_error, is_without_gpu
 
 MEMORY, LOST, OTHER = Kind.MEMORY, Kind.LOST, Kind.OTHER
 FAULT = "Memory access fault by GPU node-1 (Agent handle: 0x55) on address 0x7f. Reason: Page not present."
@@ -105,9 +105,17 @@ def test_the_first_failure_is_the_cause() -> None:
 
 def test_a_child_without_a_gpu_may_see_none() -> None:
     log = ["ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected", "error: invalid magic"]
-    exit = crash.explain("m", 1, log, is_stopped=False, is_ready=False, uses_gpu=False)
+    exit = crash.explain("m", 1, log, is_stopped=False, is_ready=False, libraries=())
     assert "is not a GGUF" in exit.sentence
     assert not exit.device_lost
+
+
+def test_a_child_for_one_vendors_gpu_may_see_none_of_another_vendor() -> None:
+    line = "ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected"
+    assert gpu_error([line], {"ROCm"}) is None
+    assert gpu_error([line], {"CUDA"}) is not None
+    assert not is_without_gpu(line, {"ROCm"})
+    assert is_without_gpu(line, {"CUDA"})
 
 
 def test_a_failure_is_found_in_bounded_time() -> None:  # B-T6

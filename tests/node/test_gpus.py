@@ -262,3 +262,40 @@ def test_a_driver_that_hangs_at_the_start_does_not_keep_the_router_from_starting
     found = Gpus([Hanging()], start_limit=0.05)
     assert found.problems == {"local/CUDA0": "its driver does not answer"}
     ended.set()
+
+
+async def test_a_gpu_without_a_handle_is_no_new_gpu(host: Host, gpus: FakeNvml) -> None:
+    devices = host.devices()  # B-S18
+    gpus.change(1, gone=2)
+    for generation in (1, 2, 3):
+        gpus.driver(generation=generation)
+        assert "fallen off the bus" in (await lost(devices))["CUDA1"]
+        assert [device.name for device in devices.all()] == ["CUDA0", "CUDA1", "RAM"]
+    assert masks_for(devices.list()[:1], devices.list())["CUDA_VISIBLE_DEVICES"] == nvml.gpu_uuid(0)
+    gpus.change(1, gone=0)
+    gpus.driver(generation=4)
+    assert await lost(devices) == {}
+    assert masks_for(devices.list()[:2], devices.list())["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
+async def test_a_gpu_without_a_handle_at_the_start_joins_when_it_is_back(host: Host, gpus: FakeNvml) -> None:
+    gpus.change(0, gone=2)  # B-S18
+    devices = host.devices()
+    assert [device.name for device in devices.all()] == ["CUDA0", "CUDA1", "RAM"]
+    assert (await lost(devices)).keys() == {"CUDA0"}
+    gpus.change(0, gone=0)
+    assert await lost(devices) == {}
+    assert [(d.name, d.uuid) for d in devices.list()[:2]] == [("CUDA0", nvml.gpu_uuid(0)), ("CUDA1", nvml.gpu_uuid(1))]
+
+
+async def test_a_driver_that_hangs_while_it_is_opened_holds_up_nobody_twice(host: Host, gpus: FakeNvml) -> None:
+    devices = host.devices()  # B-S18
+    gpus.driver(nvml.UNKNOWN)
+    await lost(devices)
+    gpus.driver(nvml.HANG)
+    await lost(devices)
+    began = asyncio.get_running_loop().time()
+    assert (await lost(devices)).keys() == {"CUDA0", "CUDA1"}
+    assert asyncio.get_running_loop().time() - began < 0.5
+    gpus.driver()
+    await eventually_read(devices)

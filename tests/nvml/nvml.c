@@ -2,7 +2,8 @@
 
    $FAKE_NVML/gpu<N>        "total reserved others reclaim_ms status bus gone", sizes in bytes. Memory calls return
                             status; with -1 they hang until it changes, 13 is returned by their second version alone.
-                            A GPU that is gone is not counted: those behind it have smaller indices
+                            A GPU that is gone is not counted: those behind it have smaller indices. With 2 it is
+                            counted, and has no handle
    $FAKE_NVML/mig<N>        makes a GPU one in MIG mode; a line for each instance:
                             "gpu_instance compute_instance total others status uuid"
    $FAKE_NVML/driver        "status generation version"; without it all are 0. All calls return status, with -1 they hang.
@@ -219,7 +220,7 @@ static int counted(int index) {
     gpu state;
     int found = 0;
     for (int number = 0; !load_number(number, &state); number++)
-        if (!state.gone && found++ == index) return number;
+        if (state.gone != 1 && found++ == index) return number;
     return index < 0 ? found : -1;
 }
 
@@ -231,9 +232,10 @@ int nvmlDeviceGetCount_v2(unsigned *count) {
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, uintptr_t *handle) {
     int error = driver_error(), number = counted(index);
+    gpu state;
     if (error || number < 0) return error ? error : INVALID_ARGUMENT;
     *handle = handle_of(number);
-    return SUCCESS;
+    return load(*handle, &state) ? GPU_IS_LOST : SUCCESS;
 }
 
 int nvmlDeviceGetMemoryInfo(uintptr_t handle, memory *out) {
@@ -263,6 +265,8 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, uintptr_t *handle) {
     if (error) return error;
     for (int index = 0; (number = counted(index)) >= 0; index++) {
         *handle = handle_of(number);
+        gpu state;
+        if (load(*handle, &state)) continue;
         if (!nvmlDeviceGetUUID(*handle, name, sizeof name) && !strcmp(name, uuid)) return SUCCESS;
         for (unsigned place = 0; !load_instance(number, place, &part); place++)
             if (!strcmp(part.uuid, uuid)) {

@@ -74,7 +74,7 @@ def test_a_router_that_ends_says_so_and_refuses_new_requests(
         assert httpx.get(f"{router.url}/metrics").status_code == 200
         next(events)
     assert router.process.wait(PATIENCE_S) == 0
-    assert f"shutting down ({number.name}): 1 running request" in router.log
+    assert f"shutting down ({number.name}): time for 1 running request: up to 30 s to finish" in router.log
     assert "Traceback" not in router.log
 
 
@@ -107,7 +107,7 @@ def test_after_the_grace_streams_are_cut_with_an_error_of_their_api(routers: Sta
             assert "the router is shutting down" in last, path
         assert (whole.result().status_code, whole.result().json()["error"]["type"]) == (503, "unavailable_error")
     assert router.process.wait(PATIENCE_S) == 0
-    assert "are cut off: --shutdown-grace 0.2 is over" in router.log
+    assert f"{len(ASKS) + 1} running requests cut off: --shutdown-grace 0.2 is over" in router.log
     assert "Traceback" not in router.log
 
 

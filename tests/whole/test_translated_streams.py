@@ -41,9 +41,9 @@ def chunk(data: bytes) -> bytes:
 LAST = chunk(event("stop")) + chunk(b"data: [DONE]\n\n") + END
 
 
-async def asked(front: Front, path: str) -> Client:
+async def asked(front: Front, path: str, **more: Any) -> Client:
     client = await front.client()
-    body = json.dumps({"model": "a", "stream": True, **ASKED[path]}).encode()
+    body = json.dumps({"model": "a", "stream": True, **ASKED[path], **more}).encode()
     client.send(post(path, body))
     return client
 
@@ -103,6 +103,27 @@ async def test_a_child_that_dies_in_an_event_is_an_error_event(front: Front, pat
     assert "error" in found[-1]
     assert "ended in the middle" in json.dumps(found[-1])
     await eventually(lambda: front.leases == 0)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+async def test_what_comes_with_an_error_is_told_before_it(front: Front, path: str, raw: bool) -> None:  # B-C4
+    await front.ready()
+    failed = b'data: {"error":{"code":500,"message":"out of luck"}}\n\n'
+    said = [event(content=word) for word in ("one", " two", " three")]
+    if raw:  # a completion, which only Ollama's API asks for
+        if path != "/api/generate":
+            return
+        said = [b'data: {"content":"%b","stop":false}\n\n' % word for word in (b"one", b" two", b" three")]
+
+    async def act(reader: StreamReader, writer: StreamWriter) -> None:
+        writer.write(HEAD + b"".join(map(chunk, (*said, failed))) + END)
+
+    front.child.act = act
+    reply = await (await asked(front, path, **({"raw": True} if raw else {}))).reply()
+    found = list(objects_of(path, reply.body))
+    assert "".join(map(text_of, found)) == "one two three"
+    assert "out of luck" in json.dumps(found[-1])
+    assert front.leases == 0
 
 
 async def test_a_client_that_leaves_in_an_event_ends_its_generation(front: Front, path: str) -> None:  # B-S2

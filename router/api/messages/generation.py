@@ -53,14 +53,10 @@ class Generation:
                 yield self._message(whole)
                 return
             events = self._events = MessageEvents(self.model, self.shape)
-            is_at_end = answer.is_at_end
-            while not is_at_end:
-                found = events.feed(*await answer.read_pieces())
-                is_at_end = answer.is_at_end
-                if is_at_end:
-                    found += events.end()
-                if found:
+            while not answer.is_at_end:
+                if found := events.feed(*await answer.read_pieces()):
                     yield found
+            yield events.end()
         finally:
             answer.close()
 

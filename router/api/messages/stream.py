@@ -51,12 +51,14 @@ class MessageEvents:
         return f"<MessageEvents {self._reader} {self._writer}>"
 
     def feed(self, *pieces: bytes) -> bytes:
-        """Raises UpstreamFailed, and the error that the child reports in an event."""
+        """Raises UpstreamFailed, and the error that the child reports in an event; as late as `EventReader`."""
         return self._writer.take(self._reader.read(*pieces))
 
     def end(self, *, is_cut: bool = False) -> bytes:
         """`is_cut`: the answer ends here, as one that has reached its limit. Raises UpstreamFailed if the child's
-        answer was not complete."""
+        answer was not complete, and what `feed` has not raised yet."""
+        if not is_cut:
+            self._reader.end()
         return self._writer.end(is_cut=is_cut)
 
 

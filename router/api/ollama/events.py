@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from router.api.chat_stream import CallPiece, Chunk, EventReader, Texts, reported_error, split_at_event
+from router.api.chat_stream import CallPiece, Chunk, EventReader, Texts, reported_error, split_at_event, without_frames
+from router.errors import RouterError
 from router.wire.child_json import blame_child, object_or_empty, parse_json
 
 MAX_EVENT_BYTES = 8 << 20
@@ -32,7 +33,11 @@ class DeltaReader(Protocol):
     """Takes the bytes of a stream."""
 
     def read(self, *pieces: bytes) -> list[Delta]:
-        """Raises the error that the child reports in an event, and UpstreamFailed for an event that makes no sense."""
+        """Raises the error that the child reports in an event, and UpstreamFailed for an event that makes no sense; if
+        anything came before, only the next call of `read` or `end` raises it."""
+
+    def end(self) -> None:
+        """Raises the error that has not been raised yet, if there is one."""
 
 
 class ChatReader:
@@ -46,6 +51,9 @@ class ChatReader:
 
     def read(self, *pieces: bytes) -> list[Delta]:
         return [_delta_of(each) for each in self._reader.read(*pieces)]
+
+    def end(self) -> None:
+        self._reader.end()
 
 
 def _delta_of(chunk: Chunk | Texts) -> Delta:
@@ -78,6 +86,7 @@ class _Completion(msgspec.Struct):
 
 
 _DECODER = msgspec.json.Decoder(_Completion)
+_LIST_DECODER = msgspec.json.Decoder(list[_Completion])
 
 
 class CompletionReader:
@@ -85,17 +94,20 @@ class CompletionReader:
 
     def __init__(self) -> None:
         self._held = b""  # of an event that is not whole
+        self._failure: RouterError | None = None
 
     def __repr__(self) -> str:
         return f"<CompletionReader {len(self._held)} bytes held>"
 
     def read(self, *pieces: bytes) -> list[Delta]:
+        self.end()
         whole, self._held = split_at_event(b"".join((self._held, *pieces)), MAX_EVENT_BYTES)
         found: list[Delta] = []
         texts: list[str] = []
-        for line in whole.split(b"\n"):
-            if line.startswith(b"data: {"):
-                event = _completion(line[6:])
+        try:
+            for event in _completions([line[6:] for line in whole.split(b"\n") if line.startswith(b"data: {")]):
+                if event.error is not msgspec.UNSET:
+                    raise reported_error(event.error)
                 if event.stop or event.timings or event.completion_probabilities:
                     _add_texts(texts, found)
                     found.append(_delta_of_completion(event))
@@ -103,8 +115,16 @@ class CompletionReader:
                     texts.append(event.content)
                 elif not found:
                     found.append(Delta())  # the answer has begun
+        except RouterError as exc:
+            if not (found or texts):
+                raise
+            self._failure = without_frames(exc)
         _add_texts(texts, found)
         return found
+
+    def end(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
 
 def _add_texts(texts: list[str], found: list[Delta]) -> None:
@@ -113,15 +133,21 @@ def _add_texts(texts: list[str], found: list[Delta]) -> None:
         texts.clear()
 
 
+def _completions(events: Sequence[bytes]) -> Iterable[_Completion]:
+    """All at once, which is quicker; one by one if something is wrong with one of them, when it is due."""
+    try:
+        found = _LIST_DECODER.decode(b"[" + b",".join(events) + b"]")
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        found = []
+    return found if len(found) == len(events) else map(_completion, events)
+
+
 def _completion(data: bytes) -> _Completion:
     try:
-        event = _DECODER.decode(data)
+        return _DECODER.decode(data)
     except (ValueError, RecursionError, msgspec.MsgspecError):
         with blame_child():  # it reads what msgspec does not
-            event = _convert(parse_json(data))
-    if event.error is not msgspec.UNSET:
-        raise reported_error(event.error)
-    return event
+            return _convert(parse_json(data))
 
 
 def _convert(value: Any) -> _Completion:

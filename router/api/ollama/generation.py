@@ -72,10 +72,9 @@ class Generation:
                     raise UpstreamFailed(
                         f"The model's answer has more than {limit_size(MAX_ANSWER_BYTES)}: set num_predict."
                     )
-                with blame_child():
-                    told = b"".join([self._take(delta, lines) for delta in deltas])
-                if told:
+                if told := b"".join([self._take(delta, lines) for delta in deltas]):
                     yield told
+            reader.end()
         finally:
             answer.close()
         with blame_child():
@@ -114,7 +113,10 @@ class Generation:
         self._has_begun = True
         self._reason = delta.reason or self._reason
         self._timings = delta.timings or self._timings
-        logprobs = shown_logprobs(delta.logprobs or (), self.top_logprobs)
+        logprobs: list[dict[str, Any]] = []
+        if delta.logprobs:
+            with blame_child():
+                logprobs = shown_logprobs(delta.logprobs, self.top_logprobs)
         if not self.stream:
             self._content += delta.content
             self._thinking += delta.thinking

@@ -55,7 +55,8 @@ class TextLines:
         if not texts:
             return b""
         before, after = self._thoughts if are_thoughts else self._text
-        begin = self._begin + rfc3339(datetime.datetime.now(datetime.UTC)).encode() + before
+        now = datetime.datetime.now(datetime.UTC).isoformat()[: -len("+00:00")]
+        begin = self._begin + now.encode() + before
         return begin + (after + begin).join(texts) + after
 
 
@@ -67,7 +68,7 @@ def _around(fields: Mapping[str, Any]) -> tuple[bytes, bytes]:
     """What comes before and after the text, whose place is marked."""
     told = json.dumps({**fields, "done": False}, separators=(",", ":"))
     before, _, after = told.partition(json.dumps(_MARK))
-    return b'",' + before[1:].encode(), after.encode() + b"\n"
+    return b'Z",' + before[1:].encode(), after.encode() + b"\n"
 
 
 def rfc3339(when: datetime.datetime) -> str:
