@@ -7,7 +7,8 @@ import pytest
 from router.scheduling.effects import Refusal, Refuse, Stop
 from router.scheduling.reasons import Obstacle, waits_for, why_evicted, why_timed_out
 from router.scheduling.states import State
-from tests.scheduling.bench import Bench, Request
+from tests.scheduling.bench import Bench
+from tests.scheduling.records import Request
 
 
 def reason_of(request: Request) -> str:

@@ -118,6 +118,29 @@ def running(router: Router) -> int:
 
 
 # B-P12
+@pytest.mark.parametrize("path", ASKS)
+def test_a_stream_that_waits_is_refused_with_an_error_of_its_api(
+    routers: Starter, tiny_models: Path, tmp_path: Path, path: str
+) -> None:
+    """Some clients have got comments by then, so that no status can tell them."""
+    flags = ("--models-max", "1", "--models-drain-grace", "600", "--stream-keepalive", "0.05")
+    router = start(routers, tiny_models, *flags)
+    with router.stream("tiny-b", ENDLESS) as events, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        next(events)
+        waiting = pool.submit(streamed, router, path)
+        until(lambda: router.client.get("/metrics").text.count('requests_waiting{model="tiny-a"} 1'))
+        next(events)
+        next(events)
+        router.process.send_signal(signal.SIGTERM)
+        text = waiting.result()
+        assert "shutting down" in text
+        assert "error" in text
+        next(events)
+    assert router.process.wait(PATIENCE_S) == 0
+    assert "Traceback" not in router.log
+
+
+# B-P12
 def test_a_second_signal_ends_all_at_once(routers: Starter, tiny_models: Path, tmp_path: Path) -> None:
     """A hung child would have ten minutes for its end."""
     presets = write(tmp_path / "p.ini", "[tiny-a]\nstop-timeout = 600\n")
