@@ -28,10 +28,10 @@ class Ending:
     _began: float | None = field(default=None, init=False)
 
     def enter(self, stage: Stage) -> None:
+        running, waiting = self.pool.request_counts()
         if self._began is None:
             self._began = time.monotonic()
-            self.supervisor.stopping("shutting down")
-        running, waiting = self.pool.request_counts()
+            self.supervisor.stopping(f"shutting down; running: {running}, waiting: {waiting}")
         match stage:
             case Stage.DRAINING:
                 log.info(
@@ -40,29 +40,35 @@ class Ending:
                     self.life.delay,
                 )
             case Stage.FINISHING:
-                self._finish(running, waiting)
+                self._finish(_requests(running, "running"), _requests(waiting, "waiting"))
             case Stage.CUT | Stage.KILLED:
-                self._cut(stage, running, waiting)
+                self._cut(stage, running)
             case Stage.ENDED:
                 log.info("ended after %.1f s", time.monotonic() - self._began)
 
-    def _finish(self, running: int, waiting: int) -> None:
-        they = f"{running} running and {waiting} waiting requests"
-        grace = f"have up to {self.life.grace:g} s to finish; a second signal ends them at once"
+    def _finish(self, running: str, waiting: str) -> None:
         self.reloader.stop()
+        grace = f"up to {self.life.grace:g} s to finish; a second signal ends all at once"
         if self.life.is_handed_over:
-            log.info("shutting down%s: new connections are left to the next router; %s %s", self._why(), they, grace)
+            log.info(
+                "shutting down%s: new connections are left to the next router; time for %s and %s: %s",
+                self._why(),
+                running,
+                waiting,
+                grace,
+            )
             self.pool.end_unawaited()
         else:
-            they = f"{running} running requests {grace}"
-            log.info("shutting down%s: %s; new requests and %d waiting ones get 503", self._why(), they, waiting)
+            log.info(
+                "shutting down%s: time for %s: %s; %s and all new ones get 503", self._why(), running, grace, waiting
+            )
             self.pool.end()
 
-    def _cut(self, stage: Stage, running: int, waiting: int) -> None:
+    def _cut(self, stage: Stage, running: int) -> None:
         if stage is Stage.KILLED:
-            log.warning("a second signal: %d running requests are cut off, and the children killed", running)
-        elif running or waiting:
-            log.warning("%d running requests are cut off: --shutdown-grace %g is over", running, self.life.grace)
+            log.warning("a second signal: %s cut off, children killed", _requests(running, "running"))
+        elif running:
+            log.warning("%s cut off: --shutdown-grace %g is over", _requests(running, "running"), self.life.grace)
         self.reloader.stop()
         self.pool.end(force=True)
         if stage is Stage.KILLED:
@@ -70,3 +76,7 @@ class Ending:
 
     def _why(self) -> str:
         return f" ({self.life.reason})" if self.life.reason else ""
+
+
+def _requests(count: int, what: str) -> str:
+    return f"{count} {what} request{'' if count == 1 else 's'}"

@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[1]
 ROWS = behaviours.read()
 
 DUE = {
-    *(f"S{number}" for number in (*range(1, 17), 18)),
-    *(f"D{number}" for number in (*range(1, 8), 11)),
-    *(f"L{number}" for number in (*range(1, 15), 16)),
+    *(f"S{number}" for number in range(1, 19)),
+    *(f"D{number}" for number in (*range(1, 8), 10, 11)),
+    *(f"L{number}" for number in range(1, 18)),
     *(f"P{number}" for number in (*range(1, 11), 12, 13)),
     *(f"H{number}" for number in range(1, 6)),
     *(f"C{number}" for number in range(1, 16)),

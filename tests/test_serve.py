@@ -68,6 +68,7 @@ def test_a_socket_in_use_is_refused(shell: Shell) -> None:
         ("--models-queue-timeout nan", ["--models-queue-timeout takes seconds"]),
         ("--log-level loud", ["debug, info, warning or error"]),
         ("--log-file gone/x.log", ["--log-file gone/x.log cannot be written: No such file"]),
+        (f"--host /tmp/{'x' * 120}.sock", ["Cannot listen on /tmp/xx", "may have 10", "name a shorter one"]),
         ("--host 192.0.2.1", ["Cannot listen on 192.0.2.1", "check --host"]),
         ("--models-preset fine.ini --run-dir clash.ini", ["clash.ini cannot be made", "Name another --run-dir"]),
         ("--ssl-cert-file clash.ini", ["HTTPS needs both --ssl-key-file and --ssl-cert-file"]),

@@ -95,6 +95,16 @@ REQUIRED: Mapping[str, Permission] = {
     "POST /api/pull": ADMIN,
     "POST /api/push": ADMIN,
     "POST /api/blobs/{digest}": ADMIN,
+    "GET /api/status": READ,
+    # always refused: they are services of ollama.com
+    **dict.fromkeys(
+        (
+            *("POST /api/me", "POST /api/signout", "DELETE /api/user/keys/{key}"),
+            *("POST /api/web_search", "POST /api/web_fetch"),
+            *("POST /api/experimental/web_search", "POST /api/experimental/web_fetch"),
+        ),
+        GENERATE,
+    ),
 }
 
 # The paths that take a form from a browser too, not only JSON.

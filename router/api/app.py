@@ -66,7 +66,7 @@ def create_app(
     Raises LookupError for a route that `access.permissions` does not list."""
     downloads = Downloads(gateway)
     native = NativeEndpoints(gateway, Listing(gateway.pool, gateway.created), downloads, reload, forecast, build)
-    probes = Probes(is_draining)
+    probes = Probes(is_draining, lambda: gateway.pool.exchange.is_starting)
     routes = [
         *probes.routes(),
         *openai.routes(gateway),
@@ -113,13 +113,13 @@ def _predict_routes(gateway: Gateway, variables: Variables, probes: Probes, rout
     predictions = Predictions(gateway, endpoints)
     found = [Route(variables.predict, with_dialect_errors(OPENAI, predictions.predict), methods=["POST"])]
     if not is_health_known:
-        found.append(Route(variables.health, probes.ready, methods=["GET"]))
+        found.append(Route(variables.health, probes.health, methods=["GET"]))
     return found
 
 
 @contextlib.asynccontextmanager
 async def _lifespan(gateway: Gateway) -> AsyncIterator[None]:
-    starting = asyncio.create_task(gateway.pool.exchange.load_on_startup())
+    starting = asyncio.create_task(gateway.pool.exchange.load_on_startup(lone=gateway.autoload))
     try:
         yield
     finally:

@@ -41,24 +41,27 @@ class Downloads:
     def __repr__(self) -> str:
         return f"<Downloads {'on' if self._gateway.hub_models else 'off'}>"
 
-    async def begin(self, name: str) -> str:
-        """Start the download if the files are missing; returns the catalog's name for the model.
+    async def begin(self, name: str, token: str | None = None) -> str:
+        """Start the download if the files are missing; returns the catalog's name for the model. `token` opens the hub
+        in place of the router's own.
 
         It returns once the hub has said what the name means and the files are known to fit on the disk."""
-        model = await self._hub_models.find(without_host(name))
+        model = await self._hub_models.find(without_host(name), token)
         spec = self._pool.catalog.resolve(model)
         if spec.repo_to_download:
+            self._hub_models.lend_token(spec.name, token)
             try:
                 self._pool.downloads.pull(spec.name)
             except RouterError:
+                self._hub_models.take_back_token(spec.name)
                 await self._hub_models.remove(spec)
                 raise
         return spec.name
 
-    async def pull(self, name: str) -> AsyncIterator[FileProgress]:
+    async def pull(self, name: str, token: str | None = None) -> AsyncIterator[FileProgress]:
         """Download the model; yields the progress of each file whenever it changed."""
         async with self._pool.feed.subscribe() as news:
-            model = await self.begin(name)
+            model = await self.begin(name, token)
             reported: dict[str, DownloadProgress] = {}
             while self._pool.downloads.is_fetching(model):
                 for part in self._pool.downloads.files(model):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from starlette.requests import Request
@@ -9,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from router.engine.flags import render, switch_of, value_of, without_secrets
 from router.errors import InvalidRequest
+from router.hub import tokens
 from router.models.spec import ModelSpec
 from router.pool.pool import Pool
 from router.pool.settings_patch import OFF, read_patch
@@ -32,13 +35,13 @@ class LoadEndpoints:
         """With settings, the answer comes when the model serves with them. Without, it comes when the load has begun,
         as llama.cpp's does. `"wait"` in the body overrides both."""
         spec, body = await self._model_and_body(request)
-        patch = read_patch(
-            body, self._pool.settings.table, other_keys=("model", "wait"), load_args=self._gateway.load_args
-        )
+        keys, load_args = ("model", "wait", tokens.FIELD), self._gateway.load_args
+        patch = read_patch(body, self._pool.settings.table, other_keys=keys, load_args=load_args)
         wait = body.get("wait")
         if wait is not None and not isinstance(wait, bool):
             raise InvalidRequest('"wait" is true or false')
-        loaded = await self._pool.settings.load(spec.name, patch, wait=not patch.is_empty if wait is None else wait)
+        with self._lent(spec, tokens.token_of(body)):
+            loaded = await self._pool.settings.load(spec.name, patch, wait=not patch.is_empty if wait is None else wait)
         outcome = {"success": True, "status": loaded.status, "changed": loaded.changed}
         return JSONResponse({**outcome, **settings(self._pool, spec.name)})
 
@@ -59,7 +62,22 @@ class LoadEndpoints:
         name = (await in_thread_if_large(len(body), routing_fields, body, "application/json")).model
         if not name:
             raise InvalidRequest('model name is missing from the request; send {"model": "NAME"}')
-        return await self._gateway.resolve(name), await in_thread_if_large(len(body), json_object, body)
+        fields = await in_thread_if_large(len(body), json_object, body)
+        return await self._gateway.resolve(name, hub_token=tokens.token_of(fields)), fields
+
+    @contextlib.contextmanager
+    def _lent(self, spec: ModelSpec, token: str | None) -> Iterator[None]:
+        """The client's token is for the download that this load begins, and for nothing else."""
+        hub_models = self._gateway.hub_models
+        if hub_models is None or token is None or not spec.repo_to_download:
+            yield
+            return
+        hub_models.lend_token(spec.name, token)
+        try:
+            yield
+        finally:
+            if not self._pool.downloads.is_fetching(spec.name):
+                hub_models.take_back_token(spec.name)
 
 
 def settings(pool: Pool, name: str) -> dict[str, Any]:

@@ -27,12 +27,13 @@ from router.api.news import NewsStream
 from router.api.slots import Slots
 from router.engine.flags import switch_of
 from router.errors import ConfigError, InvalidRequest, RouterError, UpstreamFailed
+from router.hub.tokens import token_of
 from router.memory.forecast import Forecast
 from router.models.changes import Changes
 from router.models.spec import ModelSpec
 from router.pool.outlook import Outlook
 from router.pool.pool import Pool
-from router.proxy.body import in_thread_if_large
+from router.proxy.body import in_thread_if_large, json_object
 from router.proxy.endpoints import ModelFromBody, model_from_query, with_dialect_errors
 from router.proxy.gateway import Gateway
 from router.proxy.routing import routing_fields
@@ -219,7 +220,8 @@ class NativeEndpoints:
         name = (await in_thread_if_large(len(body), routing_fields, body, "application/json")).model
         if not name:
             raise InvalidRequest('model name is missing from the request; send {"model": "user/repo:QUANT"}')
-        model = await self._downloads.begin(name)
+        fields = await in_thread_if_large(len(body), json_object, body)
+        model = await self._downloads.begin(name, token_of(fields))
         return JSONResponse({"success": True, "model": model, "status": self._pool.status(model).value})
 
     async def remove(self, request: Request) -> Response:

@@ -8,6 +8,8 @@ counts as a quantization, and which is the default, is in `repo`.
 ::
 
     names             PURE: user/repo:quant@revision                             -> nothing
+    tokens            PURE: a token that comes with one request                  -> nothing
+    endpoint          PURE: where the hub is                                     -> nothing
     repo              PURE: which files of a repository are a model              -> names
     progress          how far a download is                                      -> nothing
     layout            where things lie in the cache on disk                      -> names
@@ -15,9 +17,9 @@ counts as a quantization, and which is the default, is in `repo`.
     snapshots         what the cache has of a repository, and places             -> names repo layout
     removal           deletes models from the cache                              -> names repo layout cache
     transfer          a program of its own: huggingface_hub behind lines of JSON -> repo
-    transfer_process  starts that program, and passes its answers on             -> nothing
+    transfer_process  starts that program, and passes its answers on             -> endpoint
 
-    resolve  a name becomes files that fit on the disk -> names repo snapshots transfer_process
+    resolve  a name becomes files that fit on the disk -> names endpoint repo snapshots transfer_process
     fetch    files on the hub become files on disk     -> names repo progress layout snapshots transfer_process resolve
     pull     `llama-router pull`: bars, or lines       -> names repo progress resolve fetch
 """

@@ -1,8 +1,8 @@
 """From a name on the Hugging Face hub to the files that it means, before anything is downloaded.
 
 The hub lists the repository (offline, the cache does), `repo` chooses among its files, and the disk must have room for
-them. HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE and the variables of proxies have their effect. Called by the pool before a
-download, by `llama-router pull`, and at the start for a preset on the hub.
+them. HF_TOKEN, HF_HUB_OFFLINE, the variables of `endpoint` and those of proxies have their effect. Called by the pool
+before a download, by `llama-router pull`, and at the start for a preset on the hub.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from urllib.parse import quote
 from router import threads
 from router.errors import HubUnavailable, InsufficientDisk, UnknownModel, UpstreamFailed
 from router.hub import snapshots
+from router.hub.endpoint import address, endpoint
 from router.hub.names import COMMIT, Name
 from router.hub.repo import PRESET, File, Listing, Resolved, all_models, choose
 from router.hub.transfer_process import Message, transfer
-from router.redaction import without_credentials
 
 log = logging.getLogger("router.fetch")
 
-DEFAULT_ENDPOINT = "https://huggingface.co"
 DISK_RESERVE_BYTES = 256 << 20  # that stay free on the disk
 LISTING_TIMEOUT_S = 60.0
 SHOWN_MODELS = 8  # of a repository, in an error
@@ -70,19 +69,10 @@ def is_offline(environ: Mapping[str, str]) -> bool:
     return environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def endpoint(environ: Mapping[str, str]) -> str:
-    """The hub's address, as people may see it: without its credentials."""
-    return without_credentials(_endpoint(environ))
-
-
-def _endpoint(environ: Mapping[str, str]) -> str:
-    return (environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
-
-
 def url_of(environ: Mapping[str, str], resolved: Resolved, file: File) -> str:
     """Where a file is on the hub; with the credentials of HF_ENDPOINT, if it has some."""
     listing = resolved.listing
-    return f"{_endpoint(environ)}/{listing.repo}/resolve/{listing.commit}/{quote(file.path.as_posix())}"
+    return f"{address(environ)}/{listing.repo}/resolve/{listing.commit}/{quote(file.path.as_posix())}"
 
 
 async def list_repository(name: Name, token: str | None) -> Listing:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from router.errors import Forbidden, HubUnavailable, InsufficientDisk, RouterError, UnknownModel, UpstreamFailed
+from router.hub.endpoint import address
 
 Message = Mapping[str, Any]
 
@@ -78,7 +79,9 @@ def _converse(child: subprocess.Popen[bytes], request: Message, hand_over: Calla
 
 def _start(token: str | None) -> subprocess.Popen[bytes]:
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1"}
-    env = os.environ | quiet | ({"HF_TOKEN": token} if token else {})
+    # An empty or blank value means "not set". huggingface_hub takes it for an address, or for a token.
+    inherited = {name: value for name, value in os.environ.items() if value.strip() or not name.startswith("HF_")}
+    env = inherited | quiet | {"HF_ENDPOINT": address(os.environ)} | ({"HF_TOKEN": token} if token else {})
     try:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "router.hub.transfer"],

@@ -33,6 +33,8 @@ from router.models import gguf
 from router.models.describe import describe
 from router.models.spec import ModelSpec
 from router.models.stamps import files_of, stamp
+from router.scheduling import policy
+from router.scheduling.policy import Reject
 from router.scheduling.resources import Demand, Device, Reading
 from router.scheduling.snapshot import Snapshot
 from router.units import size
@@ -189,13 +191,16 @@ class Estimator:
     def _estimate(self, spec: ModelSpec, path: Path, args: Sequence[Arg], *, quick: bool) -> Need:
         """By header and flags, and by the engine's measure unless `quick`."""
         model = gguf.read_model(path)
-        if wrong := fault(args, model):
-            raise SettingsRefused(spec.name, wrong)
+        wrong = fault(args, model)
         mmproj = gguf.read_model(spec.mmproj_path) if spec.mmproj_path else None
         estimate, words = fit(self.empty, self._table, args, model, mmproj)
+        if wrong and not isinstance(policy.plan(self.empty, estimate.demand), Reject):
+            raise SettingsRefused(spec.name, wrong)  # what is too large as well is told with its numbers
         args = (*args, *flags.parse(words, self._table))
         demand, source = leave_to_engine(self.empty, args, estimate), "header"
-        if demand == estimate.demand and not quick:  # the program does not know how to leave weights in RAM
+        if (
+            demand == estimate.demand and not quick and not wrong
+        ):  # the program does not know how to leave weights in RAM
             table = self._engine.measure(fit_params.fit_args(args, estimate), MEASURE_TIMEOUT_S)
             if table:
                 try:

@@ -41,6 +41,7 @@ HIDDEN_VARIABLES = re.compile(
 )
 # Arguments with which a child downloads by itself. It alone gets what opens the hub, and the proxies with a password.
 DOWNLOADS = MODEL_SOURCES - {"--model"} | {"--spec-draft-hf", "--hf-repo-draft", "--mmproj-url"}
+DOWNLOAD_VARIABLES = re.compile(r"LLAMA_ARG_(MODEL_URL|MMPROJ_URL|DOCKER_REPO|HF_REPO|SPEC_DRAFT_HF_REPO)")
 HUB_VARIABLES = re.compile(r"HF_TOKEN|HUGGING_FACE_HUB_TOKEN|HF_ENDPOINT|MODEL_ENDPOINT|.*_PROXY", re.IGNORECASE)
 
 
@@ -76,10 +77,12 @@ class LocalNode:
             else RunDirectory.open_any(run_roots(environ) if roots is None else roots)
         )
         known = {name: value for name, value in environ.items() if not HIDDEN_VARIABLES.fullmatch(name)}
+        # Of an empty address or token of the hub the engine makes a wrong one.
+        known = {name: value for name, value in known.items() if value.strip() or not HUB_VARIABLES.fullmatch(name)}
         # What is private to the router reaches no child, unless the child needs it to download its own files. A
         # preset's `env` gives a model what the operator wants it to have.
         self._environ = {name: value for name, value in known.items() if not is_private(name, value)}
-        self._for_downloads = {name: value for name, value in known.items() if HUB_VARIABLES.fullmatch(name) and value}
+        self._for_downloads = {name: value for name, value in known.items() if HUB_VARIABLES.fullmatch(name)}
         self._margins = margins or {}
         self._watchdog = Watchdog()
         self._serial = itertools.count(1)
@@ -113,7 +116,7 @@ class LocalNode:
         command = [*self._engine.command, *args]
         env = {
             **self._environ,
-            **({} if DOWNLOADS.isdisjoint(launch.args) else self._for_downloads),
+            **(self._for_downloads if self._downloads(launch) else {}),
             **self._engine.env,
             **{name: value for name, value in launch.env if name != "LLAMA_ARG_DEVICE"},
             **masks_for(launch.devices, self._devices.list()),
@@ -123,6 +126,11 @@ class LocalNode:
         }
         files = [Path(file) for file in template[1:]]
         return LocalChild.start(launch, command, env, address, key, self._watchdog, files, secrets_of(env))
+
+    def _downloads(self, launch: Launch) -> bool:
+        """Whether the child downloads files by itself."""
+        variables = (*self._environ, *(name for name, _ in launch.env))
+        return not DOWNLOADS.isdisjoint(launch.args) or any(map(DOWNLOAD_VARIABLES.fullmatch, variables))
 
     def _write_template(self, launch: Launch, file: Path) -> list[str]:
         """Write the chat template to a file. Returns the arguments that name it."""

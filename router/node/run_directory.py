@@ -110,7 +110,8 @@ class RunDirectory:
                 log.warning("children listen on loopback: no folder takes their unix sockets (%s)", " ".join(problems))
                 break
         if run is None:
-            raise ConfigError(f"No folder takes the files of children; name one with --run-dir. {' '.join(problems)}")
+            why = " ".join(problems) or "All that there are can be changed by other users."
+            raise ConfigError(f"No folder takes the files of children; name one with --run-dir. {why}")
         return run
 
     @property

@@ -23,6 +23,7 @@ from router.pool.core import Core
 from router.pool.downloads import Downloads
 from router.pool.lease import Lease
 from router.pool.settings_loads import SettingsLoads
+from router.pool.settings_store import differences
 
 log = logging.getLogger("router.pool")
 
@@ -32,7 +33,7 @@ class CatalogExchange:
 
     `lease`, `unload` and `is_running` are the pool's.
     `known_names` returns all names that anything is kept of.
-    `replaced_file` is the one of Processes.
+    `replaced_file` and `lasting_spec` are those of Processes.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class CatalogExchange:
         is_running: Callable[[str], bool],
         known_names: Callable[[], set[str]],
         replaced_file: Callable[[str], Awaitable[str | None]],
+        lasting_spec: Callable[[str], ModelSpec | None],
     ) -> None:
         self._core = core
         self._store = core.store
@@ -56,7 +58,9 @@ class CatalogExchange:
         self._is_running = is_running
         self._known_names = known_names
         self._replaced_file = replaced_file
+        self._lasting_spec = lasting_spec
         self._has_ended = False
+        self.is_starting = False  # a lone model is being loaded for the first time
         self._estimate: Callable[[ModelSpec], Need] | None = None
         self._learning: dict[str, asyncio.Task[None]] = {}
         # Models that left the catalog while a new one was prepared, which may still have them.
@@ -70,7 +74,7 @@ class CatalogExchange:
 
     async def replace(self, catalog: Catalog) -> Changes:
         """Make this the catalog."""
-        needs: dict[ModelSpec, Need | None] = {}
+        needs: dict[ModelSpec, Need | str | None] = {}
         self._preparing += 1
         try:
             replaced = await self._replaced()
@@ -78,7 +82,7 @@ class CatalogExchange:
             # While needs are estimated, other models may be started, and settings change.
             while unknown := {spec for spec in self._next_specs(changes, catalog) if spec not in needs}:
                 for spec in unknown:
-                    needs[spec] = await self._core.need_or_none(spec)
+                    needs[spec] = await self._need_or_fault(spec)
                 changes = self._compare(catalog, replaced)
         finally:
             self._preparing -= 1
@@ -97,14 +101,17 @@ class CatalogExchange:
         for name in (*changes.changed, *changes.removed):
             if name in fetched:
                 continue  # its download goes on, and reports its end
+            if name not in changes.removed and name not in replaced and self._goes_on(name, needs):
+                continue
             self._settings.cancel_pending(name)
             self._core.scheduler.clear_failures(name)  # its failures were another model's
             self._core.plans.needs.pop(name, None)
             if self._is_running(name):
-                if name in changes.removed or (need := needs[self._core.effective(name)]) is None:
-                    self._unload(name)
-                else:
+                need = None if name in changes.removed else needs[self._core.effective(name)]
+                if isinstance(need, Need):
                     self._settings.renew(self._core.effective(name), need)
+                else:
+                    self._unload(name)
         for name in self._known_names() | set(changes.removed):
             self._core.forget(name)
         log.info("catalog: %s", changes)
@@ -181,6 +188,31 @@ class CatalogExchange:
             return Catalog(left, catalog.default_name)
         return catalog
 
+    async def _need_or_fault(self, spec: ModelSpec) -> Need | str | None:
+        """What the model needs; why it can never be loaded with these settings; or None if that cannot be known."""
+        need = None
+        try:
+            need = await self._core.estimates.need(spec)
+            await self._core.nodes.check_fits(spec, need)
+        except (errors.SettingsRefused, errors.ModelTooLarge) as exc:
+            return exc.message
+        except errors.RouterError:
+            pass  # the file or the machine does not answer: the load will say so
+        return need
+
+    def _goes_on(self, name: str, needs: Mapping[ModelSpec, Need | str | None]) -> bool:
+        """Whether a process of a changed model is left as it is: it runs what is wanted now, or the change can never be
+        loaded. Ending it for that would leave the model without any process."""
+        lasting, spec = self._lasting_spec(name), self._core.effective(name)
+        if lasting is None:
+            return False
+        if not differences(lasting, spec):
+            return True
+        if isinstance(fault := needs.get(spec), str):
+            log.error("%s: its process goes on with the settings from before: %s", name, fault)
+            return True
+        return False
+
     async def _replaced(self) -> frozenset[str]:
         """The models whose processes were started with files that have been replaced since."""
         found = {name: await self._replaced_file(name) for name in [spec.name for spec in self._core.catalog.models]}
@@ -213,9 +245,18 @@ class CatalogExchange:
 
     # Startup
 
-    async def load_on_startup(self) -> None:
-        """Load the models that are to be loaded on startup, one after the other, as many as the count limit allows."""
-        await self._load_in_turn([spec for spec in self._core.catalog.models if spec.load_on_startup])
+    async def load_on_startup(self, *, lone: bool = False) -> None:
+        """Load the models that are to be loaded on startup, one after the other, as many as the count limit allows.
+        `lone`: also a model that the command line names by its file, if there is no other: llama-server does so."""
+        wanted = [spec for spec in self._core.catalog.models if spec.load_on_startup]
+        if lone and not wanted:
+            wanted = [spec for spec in self._core.catalog.models if spec.source == "command_line" and spec.model_path]
+            wanted = wanted if len(self._core.catalog) == 1 else []
+            self.is_starting = bool(wanted)
+        try:
+            await self._load_in_turn(wanted)
+        finally:
+            self.is_starting = False
 
     async def _load_in_turn(self, wanted: Sequence[ModelSpec]) -> None:
         limit = self._core.scheduler.limits.models_max or len(wanted)

@@ -65,6 +65,7 @@ class HubModels:
         self._offline = offline
         self._fallback = fallback
         self._names = HubNames(root, offline=offline)
+        self._tokens: dict[str, str] = {}  # of requests, for downloads that run or are about to
         self._refreshing: asyncio.Task[bool] | None = None
         self._refreshed_at = 0.0
 
@@ -77,13 +78,22 @@ class HubModels:
             return False
         return any(fnmatchcase(Name.parse(name).repo, pattern) for pattern in self._allowed)
 
-    async def find(self, name: str) -> str:
+    async def find(self, name: str, token: str | None = None) -> str:
         """The catalog's name for this name on the hub. The model is in the catalog from then on, with or without its
-        files. Raises RouterErrors."""
-        resolved = await self._names.resolve(Name.parse(name), fallback=self._fallback)
+        files. `token` is used in place of the router's own. Raises RouterErrors."""
+        resolved = await self._names.resolve(Name.parse(name), token=token, fallback=self._fallback)
         self._want(resolved.name)
         await self._refresh()
         return resolved.name
+
+    def lend_token(self, model: str, token: str | None) -> None:
+        """The next download of this model uses the token. If it has one already, that of the first request holds."""
+        if token is not None:
+            self._tokens.setdefault(model, token)
+
+    def take_back_token(self, model: str) -> None:
+        """No download has begun with the token."""
+        self._tokens.pop(model, None)
 
     async def refresh_if_changed(self) -> bool:
         """Build the catalog again if another program has changed the cache. Returns whether it was built."""
@@ -107,7 +117,8 @@ class HubModels:
         """See `DownloadSource`."""
         assert spec.repo_to_download is not None
         name = Name.parse(spec.repo_to_download)
-        file, token = value_of(spec.args, "--hf-file"), value_of(spec.args, "--hf-token")
+        file, token = value_of(spec.args, "--hf-file"), self._tokens.get(spec.name)
+        token = token or value_of(spec.args, "--hf-token") or None
         if spec.source == "cache":
             self._want(spec.name)  # an unload may have dropped it
         try:
@@ -119,6 +130,8 @@ class HubModels:
             # The repository may have changed since it was listed.
             self._names.forget_answers()
             raise
+        finally:
+            self._tokens.pop(spec.name, None)
         if name.quant:  # without a quant, the listing of the cache leaves it out
             self.forget(spec.name)
         await self._refresh()

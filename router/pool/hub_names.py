@@ -6,6 +6,7 @@ The hub is queried once for a name, however many requests wait for the answer. C
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from pathlib import Path
 
@@ -19,7 +20,7 @@ FAILURE_TTL_S = 5.0  # and so long an error
 MAX_NAMES = 1000  # that are remembered, or that the hub is queried for
 MAX_QUERIES = 4  # at once
 
-# A name, a file of its repository, a token, a kind of drafting, and whether a smaller quant will do.
+# A name, a file of its repository, a digest of the token, a kind of drafting, and whether a smaller quant will do.
 Key = tuple[str, str | None, str | None, str | None, bool]
 # When the query began, and its task.
 Answer = tuple[float, asyncio.Task[Resolved]]
@@ -48,7 +49,8 @@ class HubNames:
         fallback: bool = False,
     ) -> Resolved:
         """What `hub.resolve.resolve` returns and raises, from an answer that is not too old."""
-        key = (str(name), file, token, drafting, fallback)
+        digest = token and hashlib.sha256(token.encode()).hexdigest()  # the token itself is not kept
+        key = (str(name), file, digest, drafting, fallback)
         now = time.monotonic()
         self._answers = {known: answer for known, answer in self._answers.items() if _is_fresh(answer, now)}
         if self._has_ended:
@@ -69,7 +71,7 @@ class HubNames:
             if answer[1].cancelled():
                 raise Cancelled.by_shutdown() from None
             raise
-        self._answers.setdefault((resolved.name, file, token, drafting, False), answer)
+        self._answers.setdefault((resolved.name, file, digest, drafting, False), answer)
         return resolved
 
     def forget_answers(self) -> None:

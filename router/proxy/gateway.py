@@ -100,16 +100,18 @@ class Gateway:
             return created.of_request(spec) if spec.name in created.in_catalog else spec
         return (name and created.resolve(catalog, name)) or catalog.resolve(name)
 
-    async def resolve(self, name: str | None) -> ModelSpec:
+    async def resolve(self, name: str | None, *, hub_token: str | None = None) -> ModelSpec:
         """The model with this name. It may have come into the cache since the catalog was read, and it may be one that
-        can be downloaded. Raises UnknownModel, InvalidRequest for no name, and the errors of the hub."""
+        can be downloaded. `hub_token` is used for the hub in place of the router's own.
+
+        Raises UnknownModel, InvalidRequest for no name, and the errors of the hub."""
         try:
             return await self.described(self.find(name))
         except UnknownModel:
             if self.hub_models is None or not name:
                 raise
             if self.hub_models.allows(name):
-                name = await self.hub_models.find(name)
+                name = await self.hub_models.find(name, hub_token)
             elif not is_name(name) or not await self.hub_models.refresh_if_changed():
                 raise
         return self.pool.catalog.resolve(name)

@@ -7,9 +7,11 @@ undone.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import stat
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from router.server.addresses import BACKLOG
 
 MAX_PEM_BYTES = 2**20  # of a certificate's file, and of a key's
 FULL_NAME_PATIENCE_S = 1.0
+MAX_PATH_BYTES = 107 if sys.platform == "linux" else 103  # of a unix socket, without the zero at its end (sockaddr_un)
 
 
 def bind(
@@ -94,6 +97,10 @@ def check_certificate(key: Path | None, certificate: Path | None) -> None:
 def _bind_path(path: Path) -> socket.socket:
     if not hasattr(socket, "AF_UNIX"):
         raise ConfigError(f"Cannot listen on {path}: this system has no unix sockets. Name an address with --host.")
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise ConfigError(
+            f"Cannot listen on {path}: the path of a unix socket may have {MAX_PATH_BYTES} bytes; name a shorter one."
+        )
     try:
         if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
             with socket.socket(socket.AF_UNIX) as probe:

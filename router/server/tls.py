@@ -106,7 +106,7 @@ class Handshake(asyncio.Protocol):
         return False
 
     def is_busy(self) -> bool:
-        return not self.transport.is_closing()
+        return False  # its client has sent no request yet, and may never do
 
     def announce_end(self) -> None:
         """The connection that follows knows it by itself."""

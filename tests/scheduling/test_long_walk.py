@@ -11,7 +11,9 @@ import pytest
 
 from router.scheduling.effects import Abort, Fetch, Grant, Probe, Refusal, Refuse, Spawn, Stop
 from router.scheduling.resources import Demand
-from tests.scheduling.bench import Bench, Request
+from tests.scheduling.bench import Bench
+from tests.scheduling.records import Request
+from tests.scheduling.truth import Judge
 
 SHAPES: dict[str, dict[str, object]] = {
     "cpu": {"room": 30},
@@ -45,6 +47,9 @@ class Walk:
         bench.load_seconds = lambda model: random.expovariate(1)
         bench.stop_seconds = lambda model: random.choice([0.0, 0.1, 2.0])
         bench.reclaim_seconds = lambda: random.choice([0.0, 0.0, 0.3, 5.0])
+        bench.reclaim_steps = lambda: random.choice([1, 1, 2, 4])
+        bench.load_steps = lambda: random.choice([1, 2, 2, 5, 20])
+        self.judge = Judge(bench)
         bench.download_seconds = lambda model: random.choice([0.0, random.expovariate(0.3)])
         bench.probe_seconds = lambda: random.choice([0.0, 0.0, 0.05, 2.0])
         bench.measure_seconds = lambda: random.choice([0.0, 0.1, 3.0])
@@ -61,6 +66,7 @@ class Walk:
             self.crash: 1,
             self.sleep: 4,
             self.others: 2,
+            self.lose: 1,
             self.breakage: 1,
         }
         self.pace = 0.2
@@ -85,17 +91,21 @@ class Walk:
         random = self.random
         # Some models are asked for more often than others.
         name = list(self.models)[min(random.randrange(10), random.randrange(10))]
-        pending = self.bench.pending_loads.get(name)
         self.open.append(
             self.bench.ask(
                 name,
-                pending.request.ticket.demand if pending else self.models[name],
+                self.need(name),
                 serve=random.choice([None, 0.0, random.expovariate(0.5)]),
                 priority=random.choice([0, 0, 0, 1, -1]),
                 pinned=name in self.pinned,
                 ttl=random.choice([None, None, 0.0, 3.0]),
             )
         )
+
+    def need(self, name: str) -> Demand:
+        """With the settings that are being tried, if there are any."""
+        pending = self.bench.pending_loads.get(name)
+        return pending.request.ticket.demand if pending else self.models[name]
 
     def leave(self) -> None:
         if waiting := [request for request in self.open if request.waits]:
@@ -147,8 +157,18 @@ class Walk:
                 return
 
     def others(self) -> None:
-        device = self.random.choice(self.bench.devices)
-        self.bench.others[device.key] = self.random.choice([0, 0, 0, self.random.randrange(device.total)])
+        device, others = self.random.choice(self.bench.devices), self.bench.others
+        before, others[device.key] = (
+            others[device.key],
+            self.random.choice([0, 0, 0, self.random.randrange(device.total)]),
+        )
+        if others[device.key] < before:
+            self.bench.shrunk_at[device.key] = self.bench.now
+
+    def lose(self) -> None:
+        """A GPU falls off the bus, or is back."""
+        if gpus := self.bench.devices[:-1]:
+            self.bench.lost ^= {self.random.choice(gpus).key}
 
     def breakage(self) -> None:
         self.bench.broken = {name for name in self.models if self.random.random() < 0.1}
@@ -173,6 +193,7 @@ class Walk:
         bench, self.luck = self.bench, {lambda: None: 1}
         self.pace = 1e9
         bench.others.clear()
+        bench.lost.clear()
         bench.broken, bench.unreachable = set(), set()
         bench.starved.clear()
         bench.scheduler.limits = replace(bench.scheduler.limits, queue_max=1000, queue_timeout=0)
@@ -182,7 +203,7 @@ class Walk:
             elif request.waits:
                 request.serve = 0.1
         bench.run(60 + bench.scheduler.limits.backoff_max)  # the last failures happen, and are waited out
-        last = [bench.ask(name, need, serve=0.5, priority=5) for name, need in self.models.items() for _ in "12"]
+        last = [bench.ask(name, self.need(name), serve=0.5, priority=5) for name in self.models for _ in "12"]
         bench.run(1000)
         assert bench.is_idle
         assert not bench.scheduler._line.by_turn
@@ -202,6 +223,8 @@ def test_a_long_walk(shape: str) -> None:
         while walk.bench.events < 10_000:
             walk.bench.step(float("inf"))
         walk.quiesce()
+        assert walk.judge.wrong == []  # B-S17
+        met.update(walk.judge.judged)
         met.update(type(effect) for effect in walk.bench.effects)
         answers = [request.answer for request in walk.bench.requests.values()]
         met.update(answer.refusal for answer in answers if isinstance(answer, Refuse))
@@ -210,6 +233,8 @@ def test_a_long_walk(shape: str) -> None:
             if request.refused is Refusal.TOO_LARGE:
                 assert not walk.fits(request.ticket.demand)  # B-S12
     # The walk met everything that it is there for.
+    assert shape == "nothing checked" or min(met["evictions"], met["drains"]) > 50
+    assert met["excused"] < 20
     assert min(met[kind] for kind in (Probe, Spawn, Stop, Grant)) > 900
     assert min(met[kind] for kind in (Fetch, Abort, Refusal.FETCH_FAILED)) > 10
     assert min(met[refusal] for refusal in (Refusal.LOAD_FAILED, Refusal.BACKING_OFF, Refusal.CANCELLED)) > 10

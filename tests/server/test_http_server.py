@@ -74,7 +74,7 @@ def test_a_router_that_ends_says_so_and_refuses_new_requests(
         assert httpx.get(f"{router.url}/metrics").status_code == 200
         next(events)
     assert router.process.wait(PATIENCE_S) == 0
-    assert f"shutting down ({number.name}): 1 running request" in router.log
+    assert f"shutting down ({number.name}): time for 1 running request: up to 30 s to finish" in router.log
     assert "Traceback" not in router.log
 
 
@@ -107,7 +107,7 @@ def test_after_the_grace_streams_are_cut_with_an_error_of_their_api(routers: Sta
             assert "the router is shutting down" in last, path
         assert (whole.result().status_code, whole.result().json()["error"]["type"]) == (503, "unavailable_error")
     assert router.process.wait(PATIENCE_S) == 0
-    assert "are cut off: --shutdown-grace 0.2 is over" in router.log
+    assert f"{len(ASKS) + 1} running requests cut off: --shutdown-grace 0.2 is over" in router.log
     assert "Traceback" not in router.log
 
 
@@ -115,6 +115,29 @@ def running(router: Router) -> int:
     """How many requests tiny-a serves now."""
     text = httpx.get(f"{router.url}/metrics", timeout=PATIENCE_S).text
     return int(text.split('llama_router_model_requests_active{model="tiny-a"} ')[1].split()[0])
+
+
+# B-P12
+@pytest.mark.parametrize("path", ASKS)
+def test_a_stream_that_waits_is_refused_with_an_error_of_its_api(
+    routers: Starter, tiny_models: Path, tmp_path: Path, path: str
+) -> None:
+    """Some clients have got comments by then, so that no status can tell them."""
+    flags = ("--models-max", "1", "--models-drain-grace", "600", "--stream-keepalive", "0.05")
+    router = start(routers, tiny_models, *flags)
+    with router.stream("tiny-b", ENDLESS) as events, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        next(events)
+        waiting = pool.submit(streamed, router, path)
+        until(lambda: router.client.get("/metrics").text.count('requests_waiting{model="tiny-a"} 1'))
+        next(events)
+        next(events)
+        router.process.send_signal(signal.SIGTERM)
+        text = waiting.result()
+        assert "shutting down" in text
+        assert "error" in text
+        next(events)
+    assert router.process.wait(PATIENCE_S) == 0
+    assert "Traceback" not in router.log
 
 
 # B-P12

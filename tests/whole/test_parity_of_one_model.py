@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from tests.embedders import write_bert
-from tests.whole.test_parity import Case, Pair, ask_both, folder, media_type, running, say  # noqa: F401 - a fixture
+from tests.routers import ENGINES, start
+from tests.waiting import until
+from tests.whole.test_parity import Case, Pair, ask_both, compare, folder, media_type, running, say  # noqa: F401 - a fixture
 
 FLAGS = ("--ctx-size", "1024", "--parallel", "2", "--alias", "one,two", "--tags", "a,b")
 
@@ -79,6 +81,51 @@ CASES = [
     Case("POST /infill", {"input_prefix": "a"}, exact=True),
     Case("POST /v1/chat/completions/input_tokens", hi(), exact=True),
     Case("POST /v1/messages/count_tokens", hi(), exact=True),
+    *(
+        Case("POST /completion", {**PROMPT, "n_predict": 4, **more}, exact=exact)
+        for more, exact in (
+            ({"return_tokens": True}, "tokens content"),
+            ({"prompt": [70, 71]}, "content"),
+            ({"prompt": [[70], [71, 70]]}, "0.content 1.content"),
+            ({"prompt": [70, "the a", 71]}, "content"),
+            ({"response_fields": ["content", "generation_settings/n_predict", "prompt"]}, True),
+            ({"n_probs": 3}, "content"),
+            ({"n_probs": 3, "post_sampling_probs": True}, "content"),
+            ({"stop": ["a"]}, "content stopping_word stop_type"),
+            ({"ignore_eos": True, "logit_bias": [[2, 100]]}, "content stop_type"),
+            ({"logit_bias": {"2": 100}}, "content stop_type"),
+            ({"logit_bias": [["the", False]]}, "content"),
+            ({"n_predict": 0}, "content"),
+            ({"n_indent": 4}, "content"),
+            ({"grammar": 'root ::= "the" " a"'}, "content stop_type"),
+            ({"samplers": ["top_k"]}, "content generation_settings.samplers"),
+            ({"samplers": "k"}, "generation_settings.samplers"),
+            ({"id_slot": 1}, "id_slot"),
+            ({"cache_prompt": False}, "content"),
+        )
+    ),
+    Case("POST /completion", {**PROMPT, "stream": True}),
+    Case("POST /v1/completions", {**PROMPT, "stream": True}),
+    Case(CHAT, hi(stream=True, stream_options={"include_usage": True})),
+    *(Case(CHAT, hi(**more), exact="choices") for more in ({"max_completion_tokens": 2}, {"seed": 5}, {"top_k": 1})),
+    *(Case(CHAT, hi(**more), exact="choices") for more in ({"timings_per_token": True}, {"reasoning_format": "none"})),
+    Case(
+        CHAT, hi(messages=[{"role": "user", "content": "a"}, {"role": "assistant", "content": "the"}]), exact="choices"
+    ),
+    Case(CHAT, hi(messages=[{"role": "assistant", "content": "a"}] * 2), exact="error.code error.type"),
+    Case(CHAT, hi(messages=[{"role": "user", "content": [{"type": "text", "text": "a"}]}]), exact="choices"),
+    Case(CHAT, hi(messages=[{"role": "user", "content": [{"type": "sound"}]}]), exact="error.code error.type"),
+    Case(CHAT, hi(chat_template_kwargs={"x": 1}), exact="choices"),
+    *(
+        Case("POST /tokenize", {"content": "the a", **more}, exact=True)
+        for more in ({"add_special": True}, {"add_special": False}, {"parse_special": False}, {"content": ""})
+    ),
+    Case("POST /tokenize", {}, exact=True),
+    Case("POST /tokenize", {"content": "\U0001f600", "with_pieces": True}, exact=True),
+    Case("POST /detokenize", {}, exact=True),
+    Case("POST /apply-template", hi(chat_template_kwargs={"x": 1}), exact=True),
+    Case("POST /slots/7?action=erase", {}, exact="error.code error.type"),
+    Case("POST /slots/0?action=dance", {}, ours=400, why="B-T2: nothing is saved that nobody allowed"),
     # one, two and too many answers
     *(Case(CHAT, hi(n=n), exact="choices object") for n in (None, 1, 2)),
     *(Case(CHAT, hi(n=n), exact=True) for n in (0, -1, 3)),
@@ -130,11 +177,16 @@ EMBEDDINGS = [
 ]
 
 
+def healthy(pair: Pair) -> None:
+    """Both load their model from the start, and say so."""
+    for router in pair:
+        until(lambda router=router: router.client.get("/health").status_code == 200)  # type: ignore[misc]
+
+
 @pytest.fixture(scope="module")
 def one(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:  # noqa: F811
-    """Theirs runs its model from the start; here the first request loads it."""
     with running(folder, tmp_path_factory.mktemp("one") / "pair", *FLAGS, model=folder / "models/tiny-a.gguf") as pair:
-        pair.ours.client.post("/tokenize", json={"content": "a"}).raise_for_status()
+        healthy(pair)
         yield pair
 
 
@@ -155,6 +207,51 @@ def test_embeddings_are_answered_as_theirs(embedder: Pair, case: Case) -> None:
     ask_both(embedder, case)
 
 
+@pytest.mark.parametrize("flags", [(), ("--api-key", "secret")])
+def test_it_is_loaded_from_the_start(folder: Path, tmp_path: Path, flags: tuple[str, ...]) -> None:  # noqa: F811
+    """Before any request, each says the same about its model; while it loads, neither is healthy."""
+    headers = {"authorization": "Bearer secret"}
+    with running(folder, tmp_path / "pair", *flags, "--metrics", model=folder / "models/tiny-a.gguf") as pair:
+        healthy(pair)
+        for case in (
+            Case("GET /slots", exact=True),
+            Case("GET /props", exact="total_slots model_path default_generation_settings"),
+            Case("GET /lora-adapters", exact=True),
+        ):
+            theirs, ours = pair.ask(*case.ask.split(" "), headers=headers)
+            assert ours.status_code == theirs.status_code == 200
+            compare(theirs.json(), ours.json(), case.exact)
+        for path, needs_key in (("/health", False), ("/models", True), ("/props", True)):
+            theirs, ours = pair.ask("GET", path)
+            assert ours.status_code == theirs.status_code == (401 if flags and needs_key else 200), path
+        for key in ({"x-api-key": "secret"}, {"authorization": "Bearer wrong"}, {}):
+            theirs, ours = pair.ask("POST", "/completion", json={**PROMPT, "n_predict": 2}, headers=key)
+            assert ours.status_code == theirs.status_code, key
+
+
+def test_a_lone_model_is_not_loaded_if_nothing_is_to_be(folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    """`--no-models-autoload`, which a lone llama-server does not have."""
+    path = folder / "models/tiny-a.gguf"
+    router = start(
+        tmp_path / "cold", "--model", str(path), "--no-models-autoload", LLAMA_SERVER_PATH=ENGINES["llama-server"]()
+    )
+    try:
+        assert router.client.get("/health").status_code == 200
+        assert router.status("tiny-a") == "unloaded"
+        assert router.client.get("/slots").status_code == 400
+    finally:
+        router.stop()
+
+
+def test_too_long_a_prompt_has_its_numbers(one: Pair) -> None:
+    """And the code that OpenAI's clients look for (B-C11), where theirs is the status again."""
+    theirs, ours = one.ask("POST", "/completion", json={**PROMPT, "prompt": "the " * 2000})
+    assert ours.status_code == theirs.status_code == 400
+    for name in ("n_prompt_tokens", "n_ctx"):
+        assert ours.json()["error"][name] == theirs.json()["error"][name]
+    assert ours.json()["error"]["code"] == "context_length_exceeded"
+
+
 def test_its_names_and_tags_are_listed(one: Pair) -> None:
     """Theirs is known by the first of its names; here it keeps the name of its file, and has the others too."""
     theirs, ours = (response.json()["data"][0] for response in one.ask("GET", "/models"))
@@ -168,7 +265,7 @@ def test_its_names_and_tags_are_listed(one: Pair) -> None:
 def test_switches_of_endpoints_hold(folder: Path, tmp_path: Path, flags: tuple[str, ...]) -> None:  # noqa: F811
     """`/metrics` without a model has the router's own lines as well."""
     with running(folder, tmp_path / "pair", *flags, model=folder / "models/tiny-a.gguf") as pair:
-        pair.ours.client.post("/tokenize", json={"content": "a"}).raise_for_status()
+        healthy(pair)
         for method, path in (("GET", "/metrics?model=tiny-a"), ("POST", "/props"), ("GET", "/slots")):
             theirs, ours = pair.ask(method, path, **({"json": {}} if method == "POST" else {}))
             assert (ours.status_code, media_type(ours)) == (theirs.status_code, media_type(theirs)), path

@@ -17,13 +17,14 @@ Words::
 
 Answers::
 
-    context     chats that outgrow the context    -> nothing
-    generation  lines of JSON, or one object      -> prompt reply events context
-    embedding   embeddings, of long texts too     -> reply events context
-    names       tags, and names that clients made -> options
-    library     tags, ps and show                 -> reply names
-    blobs       files that clients send           -> nothing
-    makers      create, copy and delete           -> options creation names library blobs
-    inference   endpoints that a model answers    -> fields options prompt reply context generation embedding names
-    endpoints   the routes; downloads             -> fields version creation reply names library blobs makers inference
+    context     too long chats              -> nothing
+    generation  lines of JSON, or one       -> prompt reply events context
+    embedding   embeddings of long texts    -> reply events context
+    names       tags, and clients' names    -> options
+    library     tags, ps and show           -> reply names
+    blobs       files that clients send     -> nothing
+    makers      create, copy and delete     -> options creation names library blobs
+    inference   what a model answers        -> fields options prompt reply context generation embedding names
+    cloud       what is on ollama.com alone -> reply
+    endpoints   the routes; downloads       -> fields version creation reply names library blobs makers inference cloud
 """

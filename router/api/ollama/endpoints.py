@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from router.api.dialects import OLLAMA
 from router.api.download import FileProgress
+from router.api.ollama import cloud
 from router.api.ollama.blobs import Blobs
 from router.api.ollama.creation import creation
 from router.api.ollama.fields import flag, model_name, required_model_name, text
@@ -25,6 +26,7 @@ from router.api.ollama.names import Names, ollama_library_name, without_tag
 from router.api.ollama.reply import json_response, line, status_response
 from router.api.ollama.version import VERSION
 from router.errors import InvalidRequest, RouterError, UnknownModel, Unsupported
+from router.hub.tokens import token_of
 from router.proxy.body import in_thread_if_large
 from router.proxy.client_response import NDJSON
 from router.proxy.endpoints import with_dialect_errors
@@ -35,7 +37,7 @@ from router.proxy.routing import all_fields
 class OllamaStore(Protocol):
     """Where Ollama's clients download models from, and remove them: `download.Downloads`. Both raise RouterErrors."""
 
-    def pull(self, name: str) -> AsyncIterator[FileProgress]: ...
+    def pull(self, name: str, token: str | None = None) -> AsyncIterator[FileProgress]: ...
 
     async def remove(self, name: str) -> object: ...
 
@@ -70,6 +72,8 @@ class OllamaEndpoints:
             ("/api/push", "POST", self.push),
             ("/api/blobs/{digest}", "HEAD", self.has_blob),
             ("/api/blobs/{digest}", "POST", self.take_blob),
+            ("/api/status", "GET", cloud.status),
+            *((path, method, cloud.refuse) for path, method in cloud.PATHS),
         )
         return [Route(path, with_dialect_errors(OLLAMA, endpoint), methods=[method]) for path, method, endpoint in own]
 
@@ -134,7 +138,7 @@ class OllamaEndpoints:
 
     async def pull(self, request: Request) -> Response:
         fields = await self._read_fields(request)
-        name, store = without_tag(required_model_name(fields)), self._store_for("pulled")
+        name, store, token = without_tag(required_model_name(fields)), self._store_for("pulled"), token_of(fields)
         if library_name := ollama_library_name(name):
             if self._is_here(name):
                 return status_response(["pulling manifest", "success"], stream=flag(fields, "stream", True))
@@ -144,10 +148,10 @@ class OllamaEndpoints:
                 f"https://huggingface.co/models?library=gguf&search={quote(library_name.partition(':')[0])} lists some."
             )
         if not flag(fields, "stream", True):
-            async for _ in store.pull(name):
+            async for _ in _pull(store, name, token):
                 pass
             return json_response({"status": "success"})
-        return StreamingResponse(_pull_lines(store, name), media_type=NDJSON.decode())
+        return StreamingResponse(_pull_lines(store, name, token), media_type=NDJSON.decode())
 
     async def push(self, request: Request) -> Response:
         raise Unsupported("Models cannot be pushed: this router has no account at a registry.")
@@ -168,10 +172,14 @@ class OllamaEndpoints:
         return await in_thread_if_large(len(body), all_fields, body)
 
 
-async def _pull_lines(store: OllamaStore, name: str) -> AsyncIterator[bytes]:
+def _pull(store: OllamaStore, name: str, token: str | None) -> AsyncIterator[FileProgress]:
+    return store.pull(name) if token is None else store.pull(name, token)
+
+
+async def _pull_lines(store: OllamaStore, name: str, token: str | None) -> AsyncIterator[bytes]:
     yield line({"status": "pulling manifest"})
     try:
-        async for file in store.pull(name):
+        async for file in _pull(store, name, token):
             status = f"pulling {file.digest.removeprefix('sha256:')[:12]}"
             yield line({"status": status, "digest": file.digest, "total": file.total, "completed": file.completed})
     except RouterError as exc:

@@ -121,6 +121,11 @@ class Makers:
             except GgufError as exc:
                 reason = str(exc).replace(str(path), "it")  # a client need not know the folder
                 raise InvalidRequest(f"The file sha256:{digest} is no model that can be used here: {reason}") from exc
+            if isinstance(parts := header.fields.get("split.count"), int) and parts > 1:
+                raise Unsupported(
+                    f"The file sha256:{digest} is one of {parts} parts of a model: join them with "
+                    "llama-gguf-split --merge, or put them into the folder of --models-dir."
+                )
             kind = "projector" if header.architecture == "clip" else str(header.fields.get("general.type") or "model")
             kinds.setdefault(kind, digest)
             trained = header.context_length if kind == "model" else trained

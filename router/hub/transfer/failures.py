@@ -34,10 +34,13 @@ def explain(error: Exception, repo: str) -> RouterError:
             return UpstreamFailed(error.message)
         case GatedRepoError():
             return Forbidden(
-                f"{repo} is gated: accept its licence at {page}, and set HF_TOKEN to a token of that account"
+                f"{repo} is gated: accept its licence at {page}, and set HF_TOKEN to a token of that account, "
+                "or send it as hf_token"
             )
         case RepositoryNotFoundError():
-            return UnknownModel(f"there is no {page}, or it is private: check the name, or set HF_TOKEN to read it")
+            return UnknownModel(
+                f"there is no {page}, or it is private: check the name, or set HF_TOKEN to read it, or send hf_token"
+            )
         case RevisionNotFoundError():
             return UnknownModel(f"{page} has no such revision: check what stands behind the @")
         case EntryNotFoundError():
@@ -45,7 +48,9 @@ def explain(error: Exception, repo: str) -> RouterError:
         case OfflineModeIsEnabled():
             return UnknownModel(f"{repo} is not in the cache, and HF_HUB_OFFLINE forbids to download it")
         case HfHubHTTPError() if error.response.status_code in (401, 403):
-            return Forbidden(f"the hub does not let you read {page}: set HF_TOKEN to a token that may")
+            return Forbidden(
+                f"the hub does not let you read {page}: set HF_TOKEN to a token that may, or send it as hf_token"
+            )
         case HfHubHTTPError() if error.response.status_code == 429 or error.response.status_code >= 500:
             return HubUnavailable(
                 f"the hub answered {error.response.status_code} for {repo}: try again later",

@@ -169,7 +169,7 @@ class Shelf:
     def __init__(self) -> None:
         self.removed: list[str] = []
 
-    async def pull(self, name: str) -> AsyncIterator[FileProgress]:
+    async def pull(self, name: str, token: str | None = None) -> AsyncIterator[FileProgress]:
         if name != "a/b":
             raise UnknownModel(f"{name} is not there")
         yield FileProgress("sha256:0123456789abcdef", 10, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from router.access.permissions import REQUIRED
+from router.api.ollama.cloud import PATHS
 from router.api.ollama.version import FEATURES, VERSION
 from tests.routers import Router
 
@@ -32,3 +33,13 @@ def test_fields_of_its_features_have_an_effect_or_are_refused(router: Router) ->
     )
     answer = router.client.post("/api/embed", json={"model": "tiny-a", "input": "x", "dimensions": 8}).json()
     assert len(answer["embeddings"][0]) == 8
+
+
+def test_services_of_ollamas_makers_are_told_to_be_elsewhere(router: Router) -> None:
+    assert router.client.get("/api/status").json()["cloud"]["disabled"] is True
+    for path, method in PATHS:
+        response = router.client.request(method, path.replace("{key}", "x"), json={})
+        assert (response.status_code, response.headers["x-should-retry"]) == (501, "false"), path
+        assert "ollama.com" in response.json()["error"]
+    for path in ("/api/version", "/api/tags"):
+        assert router.client.head(path).status_code == 200
