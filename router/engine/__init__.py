@@ -10,6 +10,9 @@ runs one.
     flags      llama-server's arguments as data                            -> nothing
     help       the flags of a build, from its --help                       -> flags
     allowlist  which flags a request may set, and their values             -> flags
-    discovery  which llama-server, and what it can do                      -> flags help
+    places     where a llama-server may be                                 -> nothing
+    libraries  the libraries that an engine needs, and their packages      -> nothing
+    obstacles  why a program cannot be run                                 -> libraries
+    discovery  which llama-server, and what it can do                      -> flags help places libraries obstacles
     embedded   a program of its own: xllamacpp behind llama-server's flags -> nothing
 """
