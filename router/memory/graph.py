@@ -162,7 +162,7 @@ class _Space:
 
     def __init__(self) -> None:
         self.end = 0  # as far as memory was ever used
-        self._gaps: list[list[int]] = [[0, 1 << 120]]  # begin and size, in order; the last has no end
+        self._gaps: list[list[int]] = [[0, 1 << 600]]  # begin and size, in order; the last has no end
 
     def take(self, size: int) -> int:
         """The smallest gap that fits; among equals the last. The place without an end only if there is no other."""

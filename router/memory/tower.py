@@ -13,10 +13,28 @@ from dataclasses import dataclass, field
 from router.memory.graph import Graph, Node
 
 HALF, FLOAT = 2, 4  # bytes of an element
+
+
+def names(text: str) -> frozenset[str]:
+    """Types of projectors, from a text."""
+    return frozenset(text.split())
+
+
 # These write up and down of the network the wrong way around in old files.
-SWAPPED = frozenset(
-    "mlp ldp ldpv2 qwen2vl_merger qwen2.5vl_merger exaone4_5 adapter gemma3 idefics3 resampler minicpmv4_6".split()
-)
+SWAPPED = names("""
+    mlp ldp ldpv2 qwen2vl_merger qwen2.5vl_merger exaone4_5 adapter gemma3 idefics3 resampler minicpmv4_6
+""")
+MAX_LAYERS = 512  # as in llama.cpp; the number in the file may be anything
+MAX_LAYERS_WALKED = 64  # no real projector has more
+
+
+def walked(count: int, *special: int) -> list[int]:
+    """The numbers of the layers that are walked: all, or of very many the first, the special ones and the last."""
+    count = min(count, MAX_LAYERS)
+    if count <= MAX_LAYERS_WALKED:
+        return list(range(count))
+    half = MAX_LAYERS_WALKED // 2
+    return sorted({*range(half), *(n for n in special[:half] if 0 <= n < count), *range(count - half, count)})
 
 
 @dataclass(slots=True)
@@ -75,6 +93,13 @@ class Tower:
         else:
             inner = self.same(self.linear(up, node) if f"{up}.weight" in self.tensors else node)
         return self.linear(down, inner)
+
+    def beside(self, *nodes: Node) -> Node:
+        """The rows of several tensors side by side."""
+        found = nodes[0]
+        for node in nodes[1:]:
+            found = self.graph.op((found.shape[0] + node.shape[0], *node.shape[1:]), found, node)
+        return found
 
     # ---- convolutions
 
@@ -165,7 +190,9 @@ class Tower:
             return parts[0], parts[1], parts[2]
         found = [self.linear(f"{layer}.attn_{letter}", node) for letter in "qkv"]
         is_whole = tensors.get(f"{layer}.attn_q_norm.weight", (self.head,))[0] != self.head
-        norms = [name if f"{name}.weight" in tensors else "" for name in (f"{layer}.attn_q_norm", f"{layer}.attn_k_norm", "")]
+        norms = [
+            name if f"{name}.weight" in tensors else "" for name in (f"{layer}.attn_q_norm", f"{layer}.attn_k_norm", "")
+        ]
         if is_whole:
             found = [self.norm(part, name, rms=rms) if name else part for part, name in zip(found, norms, strict=True)]
         found = [graph.view(part, self.head, heads, count) for part, heads in zip(found, sizes, strict=True)]
