@@ -130,6 +130,7 @@ class Pool:
             is_running=self.is_running,
             known_names=self._known_names,
             replaced_file=self.processes.replaced_file,
+            lasting_spec=self.processes.lasting_spec,
         )
         # What is kept of each model for as long as the catalog has it.
         self._books: tuple[dict[str, Any], ...] = (
