@@ -159,7 +159,7 @@ def _locate(named: str, environ: Mapping[str, str], source: str) -> Path:
         if not path.exists():
             raise EngineError(
                 f"{source}: there is no {places.PROGRAM} in {folder}, nor where a build puts it, such as "
-                f"{folder}/build/bin. Build it with `cmake --build build --target llama-server`, or name the program itself."
+                f"{folder}/build/bin. Build it with `cmake --build build`, or name the program itself."
             )
     if found := shutil.which(path, path=environ.get("PATH")):
         return Path(found)
