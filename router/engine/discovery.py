@@ -22,7 +22,8 @@ from router import files
 from router.engine import obstacles, places
 from router.engine.flags import FlagTable
 from router.engine.help import parse_help
-from router.engine.libraries import LIBRARY_PATH, path_for
+from router.engine.libraries import LIBRARY_PATH as LIBRARY_PATH
+from router.engine.libraries import path_for
 from router.errors import EngineError
 
 EMBEDDED = "embedded"
