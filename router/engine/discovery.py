@@ -11,7 +11,6 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from router import files
-from router.engine import obstacles, places
+from router.engine import obstacles, places, programs
 from router.engine.flags import FlagTable
 from router.engine.help import parse_help
 from router.engine.libraries import LIBRARY_PATH as LIBRARY_PATH
@@ -88,8 +87,8 @@ class Engine:
         if self.kind == EMBEDDED or not program.is_file():
             return None
         try:
-            result = _run([str(program), *args, "-fitp", "on"], {**self.env, **(env or {})}, timeout)
-        except (OSError, subprocess.TimeoutExpired):
+            result = programs.run([str(program), *args, "-fitp", "on"], {**self.env, **(env or {})}, timeout)
+        except (OSError, programs.TimedOut):
             return None
         return result.stdout if result.returncode == 0 else None
 
@@ -110,8 +109,8 @@ def _output_of(command: tuple[str, ...], flag: str, env: tuple[tuple[str, str], 
     """What the program prints for one flag. The answer is kept until the program's file is another one."""
     program = command[0]
     try:
-        result = _run([*command, flag], dict(env), timeout=OUTPUT_TIMEOUT_S)
-    except subprocess.TimeoutExpired as error:
+        result = programs.run([*command, flag], dict(env), timeout=OUTPUT_TIMEOUT_S)
+    except programs.TimedOut as error:
         raise EngineError(f"{program} {flag} did not end within a minute: is it llama-server?") from error
     except OSError as error:
         reason = error.strerror or str(error)
@@ -176,18 +175,4 @@ def _binary(path: Path, environ: Mapping[str, str]) -> Engine:
         "llama-server",
         (str(path.absolute()),),
         {LIBRARY_PATH: path_for(path, environ), "GGML_NO_BACKTRACE": "1"},
-    )
-
-
-def _run(argv: list[str], env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        argv,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        env={**os.environ, **env},
-        timeout=timeout,
-        check=False,
-        start_new_session=True,  # what a terminal sends to all of its processes is for the router alone
     )

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+from router.engine import programs
 
 LIBRARY_PATH = {"darwin": "DYLD_LIBRARY_PATH", "win32": "PATH"}.get(sys.platform, "LD_LIBRARY_PATH")
 TOOLKITS = ("/usr/local/cuda/lib64", "/usr/local/cuda/targets/*/lib", "/opt/cuda/lib64", "/opt/rocm/lib")
@@ -107,18 +108,8 @@ def missing_of(program: Path, path: str) -> list[str]:
         return []
     files = [program, *(backend for pattern in BACKENDS for backend in program.resolve().parent.glob(pattern))]
     try:
-        result = subprocess.run(
-            [ldd, *map(str, files)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            env={**os.environ, LIBRARY_PATH: path, "LC_ALL": "C"},
-            timeout=LDD_TIMEOUT_S,
-            check=False,
-            start_new_session=True,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        result = programs.run([ldd, *map(str, files)], {LIBRARY_PATH: path, "LC_ALL": "C"}, LDD_TIMEOUT_S)
+    except (OSError, programs.TimedOut):
         return []
     return list(dict.fromkeys(re.findall(r"^\s*(\S+) => not found", result.stdout, re.MULTILINE)))
 
