@@ -215,6 +215,7 @@ def _row(spec: ModelSpec) -> dict[str, Any]:
         "architecture": spec.info.architecture,
         "args": flags.render(flags.without_secrets(spec.args)),
         "problem": spec.info.problem,
+        "warning": spec.info.warning,
     }
 
 

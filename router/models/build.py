@@ -131,7 +131,8 @@ class _SpecBuilder:
         if found and found.source == "cache" and (kind := draft_kind(args)):
             entry = hub.find(self.cache_root, preset.name, drafting=kind)
             args = merge(self.file_args(replace(found, draft=entry.draft if entry else None)), args)
-        args, problem = self.with_files(args)
+        is_named = any(arg.flag.name == "--mmproj" for arg in (*preset.args, *own, *self.common))
+        args, problem = self.with_files(args, finds_mmproj=not is_named)
         path, mmproj = value_of(args, "--model"), value_of(args, "--mmproj")
         model_path = Path(path) if path and not problem else None
         return ModelSpec(
@@ -140,6 +141,7 @@ class _SpecBuilder:
             args=args,
             model_path=model_path,
             mmproj_path=Path(mmproj) if mmproj and not problem else None,
+            found_mmproj=bool(mmproj) and not is_named,
             size_bytes=_total_bytes(shards(model_path)) if model_path else 0,
             problem=problem,
             aliases=tuple(alias for alias in dict.fromkeys(preset.aliases) if alias != preset.name),
@@ -157,9 +159,10 @@ class _SpecBuilder:
             filters=preset.filters,
         )
 
-    def with_files(self, args: tuple[Arg, ...]) -> tuple[tuple[Arg, ...], str | None]:
+    def with_files(self, args: tuple[Arg, ...], *, finds_mmproj: bool) -> tuple[tuple[Arg, ...], str | None]:
         """The arguments, in which a repository that is in the cache is replaced by its files; and the first problem
-        with them, None if there is none."""
+        with them, None if there is none. With `finds_mmproj` nobody named the projector: if it has gone since it was
+        found, the model is served without it."""
         repo = value_of(args, "--hf-repo")
         if repo:
             entry = hub.find(self.cache_root, repo, value_of(args, "--hf-file"), drafting=draft_kind(args))
@@ -170,7 +173,8 @@ class _SpecBuilder:
             args = merge(self.file_args(FoundModel("cache", entry.files[0], entry.mmproj, entry.draft)), kept)
         if switch_of(args, "--mmproj-auto") is False:
             args = tuple(arg for arg in args if arg.flag.name != "--mmproj")
-        return args, file_problem(args) or self.draft_problem(args)
+        needed = [arg for arg in args if not (finds_mmproj and arg.flag.name == "--mmproj")]
+        return args, file_problem(needed) or self.draft_problem(args)
 
     def download_problem(self, repo: str) -> str | None:
         """Why a repository that is not in the cache cannot be downloaded."""
