@@ -33,6 +33,7 @@ class Info:
     """What a model's files say about it.
 
     A field is None if it is not known: the file is not here yet, or it cannot be read. `problem` says why then.
+    `other_kind` is what the file is if it is no language model (see `kinds`); `problem` says so too.
     """
 
     architecture: str | None = None
@@ -46,6 +47,7 @@ class Info:
     reasoning: Reasoning | None = None
     roles: Roles = TAKES_ALL
     problem: str | None = None
+    other_kind: str | None = None
 
 
 # Of a model whose files have not been read yet. It is compared by identity: a file may say nothing of interest.
