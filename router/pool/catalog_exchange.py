@@ -13,6 +13,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 
 from router import errors, threads
 from router.memory.need import Need
@@ -26,6 +27,9 @@ from router.pool.settings_loads import SettingsLoads
 from router.pool.settings_store import differences
 
 log = logging.getLogger("router.pool")
+
+# A view of a model waits so many seconds for its files at most: a disk that hangs is not waited for.
+LEARN_PATIENCE_S = 2.0
 
 
 class CatalogExchange:
@@ -138,7 +142,7 @@ class CatalogExchange:
             self._core.catalog = Catalog(models, present.default_name)
 
     async def learn(self, name: str) -> None:
-        """Return when the header of this model has been read, and its need is known, as far as its files answer.
+        """Return when the header of this model has been read, and its need is known, or after LEARN_PATIENCE_S.
 
         Just after the start most models are not described yet; a request for one of them does not wait for all."""
         base = self._core.catalog.resolve(name)
@@ -146,9 +150,15 @@ class CatalogExchange:
             return
         task = self._learning.get(base.name)
         if task is None:
-            task = self._learning[base.name] = self._core.tasks.start(self._learn(base))
-            task.add_done_callback(lambda _: self._learning.pop(base.name, None))
-        await asyncio.shield(task)
+            # No task of the pool: at its end nothing waits for a disk that hangs.
+            task = self._learning[base.name] = asyncio.create_task(self._learn(base))
+            task.add_done_callback(partial(self._learned, base.name))
+        await asyncio.wait({task}, timeout=LEARN_PATIENCE_S)
+
+    def _learned(self, name: str, task: asyncio.Task[None]) -> None:
+        del self._learning[name]
+        if not task.cancelled() and (exc := task.exception()) and not isinstance(exc, errors.RouterError):
+            log.critical("a defect in the router", exc_info=exc)
 
     async def _learn(self, base: ModelSpec) -> None:
         if base.is_unread:
@@ -279,8 +289,10 @@ class CatalogExchange:
         self._core.tasks.start(self._survey(estimate))
 
     def end(self) -> None:
-        """Estimate no further models."""
+        """Describe and estimate no further models."""
         self._has_ended = True
+        for task in list(self._learning.values()):
+            task.cancel()
 
     async def _survey(self, estimate: Callable[[ModelSpec], Need]) -> None:
         for spec in self._core.catalog.models:

@@ -14,7 +14,8 @@ from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refuse
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand, Device, Reading
 from router.scheduling.scheduler import Scheduler
-from router.scheduling.states import State
+from router.scheduling.states import SERVING, State
+from router.scheduling.timing import LAST_CALL_S
 from router.scheduling.waiting_line import Ticket
 from tests.scheduling.records import PendingLoad, Process, Request
 
@@ -74,6 +75,7 @@ class Bench:
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self._allowed_stop: tuple[str, bool] | None = None  # the model being unloaded, and whether by force
+        self._closed: dict[str, float] = {}  # since when a model that serves takes no new work
         self._depth = 0  # of effects that have effects
 
     # What clients and operators do
@@ -87,12 +89,13 @@ class Bench:
         priority: int = 0,
         pinned: bool = False,
         ttl: float | None = None,
+        **more: Any,
     ) -> Request:
         """`serve` is how long the request runs once granted; None: until `end`."""
         if isinstance(need, int):
             need = Demand(split=need) if len(self.devices) > 1 else Demand(host=need)
         missing = model in self.missing
-        ticket = Ticket(next(self._ids), model, need, priority, pinned, ttl, missing=missing)
+        ticket = Ticket(next(self._ids), model, need, priority, pinned, ttl, missing=missing, **more)
         return self._ask(Request(ticket, self.now, serve))
 
     def _ask(self, request: Request) -> Request:
@@ -164,6 +167,11 @@ class Bench:
 
     def crash(self, model: str) -> None:
         self._exit(self.processes[model], "it crashed")
+
+    def hang(self, model: str) -> None:
+        """The process shows no life, and requests run on it."""
+        run = self.processes[model].spawn.run
+        self._perform(self.scheduler.hung(model, run, "it showed no life", self.now))
 
     def sleep(self, model: str) -> None:
         process = self.processes[model]
@@ -338,7 +346,7 @@ class Bench:
     def _ready(self, process: Process) -> None:
         """The report comes even if the process was stopped or has ended meanwhile."""
         self._grow(process, 1.0)
-        process.ready = True
+        process.ready, process.ready_at = True, self.now
         self._perform(self.scheduler.ready(process.spawn.model, process.spawn.run, self.now))
         self.after(self.measure_seconds(), lambda: self._measure(process))
 
@@ -354,10 +362,32 @@ class Bench:
         if stop.model != asked:
             assert process.ready or not self.scheduler.limits.finish_loads, "a load was stopped"  # B-S3
             assert process.ready or not self.waiting[stop.model]
-        if stop.model != asked or not force:
-            assert not self.leases[stop.model], "a busy model was stopped"  # B-S3
+        if self.leases[stop.model] and not stop.at_once and (stop.model != asked or not force):
+            self._check_cut(stop)
+        if stop.reason.startswith("room for "):
+            self._check_age(stop, process)
+        for ticket in [*self.leases[stop.model]]:  # those that run on it are cut
+            self.after(0.0, partial(self.end, self.requests[ticket]))
         process.stopping = True
         self.after(self.stop_seconds(stop.model), lambda: self._exit(process, "stopped"))
+
+    def _check_cut(self, stop: Stop) -> None:
+        """Requests are cut only when the model was closed for long enough, and never for those in the background."""
+        timeout = self.scheduler.limits.drain_timeout
+        assert timeout, "a busy model was stopped"  # B-S3
+        assert self.now >= self._closed[stop.model] + timeout - 1e-9, "cut too early"  # B-S19
+        if any(not self.requests[ticket].ticket.background for ticket in self.leases[stop.model]):
+            waiting = [r for r in self.requests.values() if r.waits and not r.ticket.background]
+            assert any(self.now >= r.asked + timeout - 1e-9 for r in waiting), "cut for nobody"
+
+    def _check_age(self, stop: Stop, process: Process) -> None:
+        """A young model goes only for a request whose wait is nearly over."""
+        stays, timeout = self.scheduler.model(stop.model).min_loaded, self.scheduler.limits.queue_timeout
+        if process.ready and self.now < process.ready_at + stays - 1e-9:  # B-S22
+            waiting = [r for r in self.requests.values() if r.waits and f"room for {r.ticket.model}" in stop.reason]
+            latest = timeout - min(LAST_CALL_S, timeout / 2)
+            assert timeout
+            assert any(self.now >= r.asked + latest - 1e-9 for r in waiting), "a young model was evicted"
 
     def _exit(self, process: Process, reason: str) -> None:
         if self.processes.get(process.spawn.model) is not process:
@@ -430,6 +460,11 @@ class Bench:
         assert not limits.models_max or len(running) <= limits.models_max  # B-S4
         ends = limits.models_max if limits.margins else 0  # beside those that run
         assert not limits.models_max or len(alive) <= limits.models_max + ends  # B-S21
+        for model in models:
+            if model.is_open or model.state not in SERVING:
+                self._closed.pop(model.name, None)
+            else:
+                self._closed.setdefault(model.name, self.now)
         for device in self.devices:
             if limits.margins:
                 booked = sum(model.held.get(device.key, 0) for model in alive.values())

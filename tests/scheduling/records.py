@@ -44,6 +44,7 @@ class Process:
     stopping: bool = False
     asleep: bool = False
     pending: PendingLoad | None = None
+    ready_at: float = 0.0
     shown: float = 0.0  # the part of what it takes that the machine shows: a load takes it bit by bit
 
     def shows(self, key: str) -> int:

@@ -18,7 +18,7 @@ from tests.scheduling.truth import Judge
 SHAPES: dict[str, dict[str, object]] = {
     "cpu": {"room": 30},
     "cpu, three at most, short queue": {"room": 60, "models_max": 3, "queue_max": 5, "finish_loads": False},
-    "one gpu": {"room": 40, "gpus": [24], "drain_grace": 0},
+    "one gpu": {"room": 40, "gpus": [24], "drain_grace": 0, "drain_timeout": 1.5},
     "two unequal gpus": {
         "room": 40,
         "gpus": [12, 24],
@@ -27,7 +27,13 @@ SHAPES: dict[str, dict[str, object]] = {
         "queue_timeout": 0,
         "downloads_max": 1,
     },
-    "four unequal gpus": {"room": 60, "gpus": [8, 12, 16, 24], "drain_grace": 2, "queue_timeout": 20},
+    "four unequal gpus": {
+        "room": 60,
+        "gpus": [8, 12, 16, 24],
+        "drain_grace": 2,
+        "queue_timeout": 20,
+        "drain_timeout": 8,
+    },
     "eight unequal gpus": {"room": 40, "gpus": [2, 3, 4, 5, 6, 8, 10, 12], "models_max": 8},
     "nothing checked": {"room": 30, "checked": False, "models_max": 2, "queue_max": 0},
 }
@@ -43,6 +49,7 @@ class Walk:
         for name in "abcdefghij":
             self.models[name] = self.demand()
         self.pinned = random.choice(["", "a", "ab"])
+        self.stays = {name: random.choice([0.0, 0.0, 2.0, 30.0]) for name in self.models}
         self.open: list[Request] = []
         bench.load_seconds = lambda model: random.expovariate(1)
         bench.stop_seconds = lambda model: random.choice([0.0, 0.1, 2.0])
@@ -64,6 +71,7 @@ class Walk:
             self.lose_files: 1,
             self.pull: 1,
             self.crash: 1,
+            self.hang: 1,
             self.sleep: 4,
             self.others: 2,
             self.lose: 1,
@@ -99,6 +107,8 @@ class Walk:
                 priority=random.choice([0, 0, 0, 1, -1]),
                 pinned=name in self.pinned,
                 ttl=random.choice([None, None, 0.0, 3.0]),
+                background=random.random() < 0.2,
+                min_loaded=self.stays[name],
             )
         )
 
@@ -149,6 +159,11 @@ class Walk:
     def crash(self) -> None:
         if self.bench.processes:
             self.bench.crash(self.random.choice(list(self.bench.processes)))
+
+    def hang(self) -> None:
+        busy = [name for name, process in self.bench.processes.items() if process.ready and self.bench.leases[name]]
+        if busy:
+            self.bench.hang(self.random.choice(busy))
 
     def sleep(self) -> None:
         for name in sorted(self.bench.loaded):
@@ -226,6 +241,9 @@ def test_a_long_walk(shape: str) -> None:
         assert walk.judge.wrong == []  # B-S17
         met.update(walk.judge.judged)
         met.update(type(effect) for effect in walk.bench.effects)
+        stops = [effect for effect in walk.bench.effects if isinstance(effect, Stop)]
+        met["hung"] += sum(stop.at_once for stop in stops)
+        met["cut"] += sum("waited" in stop.reason for stop in stops)
         answers = [request.answer for request in walk.bench.requests.values()]
         met.update(answer.refusal for answer in answers if isinstance(answer, Refuse))
         for request in walk.bench.requests.values():
@@ -236,5 +254,7 @@ def test_a_long_walk(shape: str) -> None:
     assert shape == "nothing checked" or min(met["evictions"], met["drains"]) > 50
     assert met["excused"] < 20
     assert min(met[kind] for kind in (Probe, Spawn, Stop, Grant)) > 900
+    assert met["hung"] > 10  # B-S20
+    assert met["cut"] > 10 or not SHAPES[shape].get("drain_timeout")  # B-S19
     assert min(met[kind] for kind in (Fetch, Abort, Refusal.FETCH_FAILED)) > 10
     assert min(met[refusal] for refusal in (Refusal.LOAD_FAILED, Refusal.BACKING_OFF, Refusal.CANCELLED)) > 10
