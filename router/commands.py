@@ -316,12 +316,12 @@ def _pull(argv: list[str]) -> int:
 
 def _hub_names(words: Sequence[str], command: str) -> list[Name]:
     """Names of models on the hub. Raises FlagError."""
-    from router.hub.names import Name, without_host
+    from router.hub.names import Name
 
     if not words:
         raise FlagError(f"name a model on the hub: llama-router {command} user/repo:QUANT")
     try:
-        return [Name.parse(without_host(word)) for word in words]
+        return [Name.parse(word) for word in words]
     except RouterError as exc:
         raise FlagError(exc.message) from exc
 

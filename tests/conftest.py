@@ -24,8 +24,11 @@ hypothesis.settings.register_profile("default", deadline=None, suppress_health_c
 hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("default"), derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
-# Whoever starts the suite in the background may have it ignore SIGINT, which processes of the tests would inherit.
+# Whoever starts the suite in the background may have it ignore SIGINT and SIGHUP, which processes of the tests would
+# inherit. A handler is not inherited.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 # Routers start by the hundred, and workers too: what Python compiles is kept, whatever this environment says.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

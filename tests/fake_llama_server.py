@@ -14,6 +14,8 @@ presets, environment variables (`FAKE_LOAD_SECONDS=0.1`); yes/no ones take no va
     --mixed-logs              logs go to stdout too
     --stdout-flood N          N lines of 100 bytes on both streams before it loads, and as many before it is ready
     --ignore-sigterm --ignore-exit
+    --deaf                    once it serves, `/health` gets no answer
+    --spin                    uses the processor all the time
     --hold-bytes N            holds memory: RAM, or with --hold-device I of the simulated NVML in $FAKE_NVML
     --gpu-bytes N             takes memory of the simulated NVML while it loads, on the GPUs of CUDA_VISIBLE_DEVICES
                               and as the engine would: 512 MiB on each, N divided by --tensor-split if there is one,
@@ -43,7 +45,7 @@ import threading
 import time
 from typing import Any
 
-FLAGS = {"silent", "no-protocol", "mixed-logs", "ignore-sigterm", "ignore-exit", "spawn-child"}
+FLAGS = {"deaf", "spin", "silent", "no-protocol", "mixed-logs", "ignore-sigterm", "ignore-exit", "spawn-child"}
 VALUES = {
     *("load-seconds", "fail", "exit-code", "stdout-flood", "hold-bytes", "hold-device", "gpu-bytes", "journal"),
     *("crash-after-seconds", "crash-after-requests", "crash-after-chunks", "first-seconds", "chunk-seconds", "tokens"),
@@ -219,6 +221,12 @@ def model() -> dict[str, Any]:
     return {"id": options.get("alias", "fake"), "object": "model", "owned_by": "llamacpp", "meta": meta}
 
 
+def spin() -> None:
+    while True:
+        sum(range(10_000))
+        time.sleep(0.001)  # for the other threads
+
+
 def load() -> None:
     flood()
     if "say" in options:
@@ -313,6 +321,8 @@ class Connection:
         if not ready.is_set():
             return self.json({"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}, 503)
         if path == "/health":
+            if "deaf" in options:
+                time.sleep(3600)
             return self.json({"status": "ok"})
         if path in ("/v1/models", "/models"):
             return self.json({"object": "list", "data": [model()]})
@@ -502,6 +512,8 @@ def main(argv: list[str]) -> None:
         pid = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "600")
         log(f"grandchild {pid}")
     server = listen()
+    if "spin" in options:
+        threading.Thread(target=spin, daemon=True).start()
     threading.Thread(target=load, daemon=True).start()
     if "no-protocol" not in options and "LLAMA_SERVER_ROUTER_PORT" in os.environ:
         threading.Thread(target=watch_stdin, daemon=True).start()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -79,3 +81,14 @@ class Sampler:
             is_last = self._end.wait(self._every)
             self._look()
             self.count += 1
+
+
+def suspend(pid: int) -> None:
+    """Stop the process with SIGSTOP, and wait until all its threads have stopped: it hangs."""
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: all(state in "TXZ" for state in _thread_states(pid)))
+
+
+def _thread_states(pid: int) -> list[str]:
+    """The letters of /proc/PID/task/TID/stat."""
+    return [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = behaviours.read()
 
 DUE = {
-    *(f"S{number}" for number in (*range(1, 17), 18)),
+    *(f"S{number}" for number in range(1, 23)),
     *(f"D{number}" for number in (*range(1, 8), 10, 11)),
     *(f"L{number}" for number in range(1, 18)),
     *(f"P{number}" for number in (*range(1, 11), 12, 13)),

@@ -65,7 +65,7 @@ class Listing:
         if len(self._listed) != 1:
             return b""
         (spec,) = self._listed.values()
-        return b'"models":' + json.dumps([ollama_entry(spec)]).encode() + b","
+        return b'"models":' + json.dumps([ollama_entry(self._pool.effective(spec.name))]).encode() + b","
 
     def render_entry(self, spec: ModelSpec) -> bytes:
         return json.dumps(self._describe(spec)).encode()

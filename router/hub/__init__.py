@@ -20,7 +20,7 @@ counts as a quantization, and which is the default, is in `repo`.
     transfer          a program of its own: huggingface_hub behind lines of JSON -> repo
     transfer_process  starts that program, and passes its answers on             -> endpoint
 
-    resolve  a name becomes files that fit on the disk -> names endpoint repo snapshots transfer_process
+    resolve  a name becomes files that fit on the disk -> names endpoint repo layout snapshots transfer_process
     fetch    files on the hub become files on disk     -> names repo progress layout snapshots transfer_process resolve
     pull     `llama-router pull`: bars, or lines       -> names repo progress resolve fetch
 """

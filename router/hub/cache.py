@@ -15,13 +15,22 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from router import files, patience
 from router.hub import repo as repos
 from router.hub.change_times import ChangeTimes
-from router.hub.layout import gguf_sizes, is_folder, refs_of, repo_folder, repo_names, snapshot_of, walk
+from router.hub.layout import (
+    gguf_sizes,
+    is_folder,
+    refs_of,
+    repo_folder,
+    repo_in_cache,
+    repo_names,
+    snapshot_of,
+    walk,
+)
 from router.hub.names import MAIN, Name, name_or_none
 
 log = logging.getLogger("router.catalog")
@@ -84,12 +93,18 @@ def find(root: Path, name: str, file: str | None = None, *, drafting: str | None
     `drafting` is one of `repo.DRAFTS`: the entry then has the draft model too.
     """
     parsed = name_or_none(name)
-    snapshot = snapshot_of(root, parsed) if parsed else None
-    if parsed is None or snapshot is None:
+    if parsed is None:
+        return None
+    parsed = replace(parsed, repo=repo_in_cache(root, parsed.repo))
+    snapshot = snapshot_of(root, parsed)
+    if snapshot is None:
         return None
     sizes = dict(gguf_sizes(snapshot))
     first = repos.pick(sizes, parsed.quant) if file is None else repos.by_path(sizes, file)
-    return _entry(parsed, snapshot, sizes, first, drafting) if first else None
+    if first is None:
+        return None
+    quant = repos.quants(repos.first_shards(sizes))[first]
+    return _entry(replace(parsed, quant=quant), snapshot, sizes, first, drafting)
 
 
 def entries_of_repo(root: Path, repo: str) -> Iterator[CacheEntry]:
@@ -101,8 +116,8 @@ def entries_of_repo(root: Path, repo: str) -> Iterator[CacheEntry]:
     for number, (ref, snapshot) in enumerate(refs):
         sizes = dict(gguf_sizes(snapshot))
         for revision in dict.fromkeys((ref if number else MAIN, ref)):
-            for first in repos.first_shards(sizes):
-                if entry := _entry(Name(repo, revision=revision), snapshot, sizes, first):
+            for first, quant in repos.quants(repos.first_shards(sizes)).items():
+                if entry := _entry(Name(repo, quant, revision), snapshot, sizes, first):
                     yield entry
 
 
@@ -119,7 +134,7 @@ def _entry(
     mmproj = repos.projector(first, sizes)
     draft = repos.draft_model(first, sizes, drafting) if drafting else None
     return CacheEntry(
-        str(Name(name.repo, repos.quant_of(first), name.revision)),
+        str(name),
         tuple(snapshot / file for file in files),
         snapshot / mmproj if mmproj else None,
         sum(sizes[file] for file in files),

@@ -28,6 +28,14 @@ def repo_names(root: Path) -> list[str]:
     return [folder.removeprefix("models--").replace("--", "/") for folder in sorted(folders)]
 
 
+def repo_in_cache(root: Path, repo: str) -> str:
+    """The repository as the cache spells it, since the hub takes names in any case; `repo` if the cache lacks it."""
+    if repo_folder(root, repo).is_dir():
+        return repo
+    folded = repo.casefold()
+    return next((name for name in repo_names(root) if name.casefold() == folded), repo)
+
+
 def blob_path(root: Path, repo: str, oid: str) -> Path:
     return repo_folder(root, repo) / "blobs" / oid
 

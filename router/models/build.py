@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from router.engine.flags import Arg, FlagTable, merge, switch_of, value_of
 from router.errors import CatalogError
 from router.hub import cache as hub
 from router.hub.cache import CacheEntry
+from router.hub.names import canonical, without_host
 from router.models.catalog import Catalog, quoted
 from router.models.folder import FoundModel, FoundModels
 from router.models.folders import ModelFolders, Places
@@ -77,13 +78,15 @@ def build(
     _check_foreign_names(file, found)
 
     builder = _SpecBuilder(table, cache_root, offline, common_args)
-    sections = {preset.name: preset for preset in file.presets}
+    sections = _named_as_the_hub(file.presets, found)
     parts: list[_Part] = []
     if single:
         sections.pop(single.name, None)
         found.pop(single.name, None)
         parts.append(_Part(single, "command_line", own_args))
-    parts += [_Part(preset, "preset", (), found.pop(name, None)) for name, preset in sections.items()]
+    folded = {name.casefold(): name for name in found}
+    for name, preset in sections.items():
+        parts.append(_Part(preset, "preset", (), found.pop(folded.get(name.casefold(), name), None)))
     hidden = {path for preset in file.presets if preset.dedup_cache_models for path in builder.cached_files(preset)}
     for name, model in found.items():
         is_hidden = model.source == "cache" and model.path in hidden
@@ -98,7 +101,8 @@ def build(
     models = _with_aliases(models, in_folders.models)
     known = {name for spec in models for name in (spec.name, *spec.aliases)}
     for name in wanted:
-        if name not in known:
+        entry = hub.find(cache_root, name)  # another client may have downloaded it, and the cache may call it otherwise
+        if name not in known and (entry is None or entry.name not in known):
             models.append(builder.spec(replace(defaults, name=name), "cache", builder.args(name, "--hf-repo")))
     if not models:
         logger.warning("there are no models: give --models-dir, --models-preset, or a Hugging Face cache")
@@ -129,6 +133,22 @@ class _Part:
     found: FoundModel | None = None
 
 
+def _named_as_the_hub(presets: Sequence[Preset], found: Collection[str]) -> dict[str, Preset]:
+    """The sections by name, each under the name that the cache would give its model, as in llama.cpp.
+
+    Of two sections that differ in the prefix of their quants alone, the one without it has that name; and a section
+    whose name, prefix and all, is one of `found` belongs to that model.
+    """
+    names = {preset.name for preset in presets}
+    sections: dict[str, Preset] = {}
+    for preset in presets:
+        name = canonical(preset.name)
+        if name != preset.name and (name in names or name in sections or preset.name in found):
+            name = preset.name
+        sections[name] = replace(preset, name=name)
+    return sections
+
+
 def _check_foreign_names(file: PresetFile, found: Mapping[str, FoundModel]) -> None:
     """A stranger's preset must not change a model of the operator's folder."""
     for preset in file.presets:
@@ -145,11 +165,8 @@ def _single_model(args: Sequence[Arg], defaults: Preset) -> Preset | None:
     if not sources:
         return None
     path, repo = value_of(args, "--model"), value_of(args, "--hf-repo")
-    name = (
-        model_name(stem(Path(path)))
-        if path
-        else repo or " ".join(sources[0].values) or sources[0].flag.name.lstrip("-")
-    )
+    other = " ".join(sources[0].values) or sources[0].flag.name.lstrip("-")
+    name = stem(Path(path)) if path else without_host(repo) if repo else other
     aliases, tags = (comma_separated(model_name(value_of(args, flag) or "")) for flag in ("--alias", "--tags"))
     return replace(defaults, name=model_name(name), aliases=aliases, tags=(*defaults.tags, *tags))
 
@@ -214,6 +231,7 @@ class _SpecBuilder:
     def with_files(self, args: tuple[Arg, ...]) -> tuple[tuple[Arg, ...], str | None]:
         """The arguments, in which a repository that is in the cache is replaced by its files; and the first problem
         with them, None if there is none."""
+        args = tuple(_without_host(arg) for arg in args)
         repo = value_of(args, "--hf-repo")
         if repo:
             entry = hub.find(self.cache_root, repo, value_of(args, "--hf-file"), drafting=draft_kind(args))
@@ -261,6 +279,12 @@ class _SpecBuilder:
         repos = [(value_of(args, "--hf-repo"), value_of(args, "--hf-file")), (value_of(args, "--spec-draft-hf"), None)]
         entries = [hub.find(self.cache_root, repo, file) for repo, file in repos if repo]
         return [entry.files[0] for entry in entries if entry]
+
+
+def _without_host(arg: Arg) -> Arg:
+    if arg.flag.name in ("--hf-repo", "--spec-draft-hf") and arg.values:
+        return replace(arg, values=(without_host(arg.values[0]),))
+    return arg
 
 
 def file_problem(args: Sequence[Arg]) -> str | None:

@@ -2,7 +2,7 @@
 
 A request names a model by its name, by an alias, or by its repository on the hub with or without a quantization, in any
 case; `resolve` turns each of these into a `ModelSpec`, and a wrong name into an error that names the nearest ones.
-Called for every request.
+Names of the hub compare as names (`hub.names`), also where they are aliases. Called for every request.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from router.errors import CatalogError, InvalidRequest, UnknownModel
-from router.hub import cache as hub
+from router.hub.names import canonical_quant, name_or_none
 from router.hub.repo import DEFAULT_QUANTS
 from router.models.spec import ModelSpec
 from router.near import nearest
@@ -57,18 +57,14 @@ class Catalog:
         self.left_out = left_out
         self.default_name = default_name
         self._by_name = {spec.name: spec for spec in self.models}
-        self._by_repo: dict[str, dict[str, ModelSpec]] = {}  # repository -> quantization in upper case -> model
         for spec in self.models:
             self._by_name |= dict.fromkeys(spec.aliases, spec)
-            repo, colon, quant = spec.name.partition(":")
-            if colon:
-                self._by_repo.setdefault(repo, {})[quant.upper()] = spec
         for _, sentence in alias_clashes(self.models):
             raise CatalogError(sentence)
         self._by_folded: dict[str, ModelSpec | None] = {}  # names in lower case; None if they name several models
         for name, spec in self._by_name.items():
             self._by_folded[name.casefold()] = None if self._by_folded.get(name.casefold(), spec) is not spec else spec
-        self._repos = {repo.casefold(): repo for repo in self._by_repo}
+        self._by_repo = _by_repository(self._by_name)
         self._default = self.models[0] if len(self.models) == 1 else None
         if default_name is not None:
             self._default = self.find(default_name)
@@ -111,7 +107,7 @@ class Catalog:
 
     def find(self, name: str) -> ModelSpec | None:
         """As `resolve`, for a name that may be wrong: None then."""
-        found = self._by_name.get(name) or self._find_in_repo(name) or self._find_loosely(name)
+        found = self._by_name.get(name) or self._find_loosely(name) or self._find_in_repo(name)
         if found is None and (escaped := model_name(name)) != name:
             return self.find(escaped)  # the file's own name, with characters that nobody can see
         return found
@@ -124,25 +120,37 @@ class Catalog:
         for each in (folded, short if short != folded else folded + LATEST_TAG):
             if spec := self._by_folded.get(each):
                 return spec
-            repo, colon, quant = each.partition(":")
-            if repo in self._repos and (spec := self._find_in_repo(self._repos[repo] + colon + quant)):
-                return spec
         return None
 
     def _find_in_repo(self, name: str) -> ModelSpec | None:
-        parts = hub.repo_and_quant(name)
-        if parts is None:
+        """By a name on the hub. A quant means the model with the same prefix, else the only one that differs in its
+        prefix alone."""
+        parsed = name_or_none(name)
+        quants = self._by_repo.get((parsed.repo.casefold(), parsed.revision), {}) if parsed else {}
+        if parsed is None or not quants:
             return None
-        repo, quant = parts
-        quants = self._by_repo.get(repo, {})
-        if quant is not None or not quants:
-            return quants.get((quant or "").upper())
-        preferred = next((each for each in DEFAULT_QUANTS if each in quants), None)
-        return quants[preferred] if preferred else next(iter(quants.values()))
+        if parsed.quant is None:
+            return next((quants[each] for each in ("", *DEFAULT_QUANTS) if each in quants), next(iter(quants.values())))
+        if spec := quants.get(parsed.quant.upper()):
+            return spec
+        word = canonical_quant(parsed.quant)
+        similar = {spec.name: spec for quant, spec in quants.items() if canonical_quant(quant) == word}
+        return next(iter(similar.values())) if len(similar) == 1 else None
 
     def _hint(self, name: str, otherwise: str) -> str:
         near = nearest(name, (known for known, spec in self._by_name.items() if not spec.unlisted), 3)
         return f"did you mean {' or '.join(near)}?" if near else otherwise
+
+
+def _by_repository(names: Mapping[str, ModelSpec]) -> dict[tuple[str, str], dict[str, ModelSpec]]:
+    """The models whose names are names on the hub: by repository in lower case and revision, then by quant in upper
+    case, "" for none."""
+    found: dict[tuple[str, str], dict[str, ModelSpec]] = {}
+    for text, spec in names.items():
+        if "/" in text and (name := name_or_none(text)):
+            quants = found.setdefault((name.repo.casefold(), name.revision), {})
+            quants.setdefault((name.quant or "").upper(), spec)
+    return found
 
 
 def alias_clashes(models: Sequence[_Named]) -> Iterator[tuple[_Named, str]]:

@@ -27,7 +27,7 @@ from router.node.health_poll import poll_health
 from router.node.interface import ChildEvent, Exit, Launch, LoadProgress, Slept, Woke
 from router.node.pipe_reader import PipeReader
 from router.node.processes import exit_code_of, start_time_of
-from router.node.vitals import cpu_times, has_computed, shows_life
+from router.node.vitals import Vitals, cpu_times, has_computed
 from router.node.watchdog import Watchdog
 from router.redaction import redactor
 from router.wire.address import Address
@@ -66,6 +66,7 @@ class LocalChild:
         self._files = [*files, *([Path(address.path)] if address.path else [])]
         self.address = address
         self.key = key
+        self._vitals = Vitals(process.pid, self.address, key)
         self._loop = asyncio.get_running_loop()
         self._log = ChildLog()
         self._hide = redactor((key, *secrets))
@@ -163,7 +164,7 @@ class LocalChild:
 
     async def shows_life(self, within: float) -> bool:
         written = self._sign_of_life
-        return await shows_life(self.pid, self.address, self.key, lambda: self._sign_of_life > written, within)
+        return await self._vitals.show_life(lambda: self._sign_of_life > written, within)
 
     async def kill(self) -> Exit:
         if not self._code.done():

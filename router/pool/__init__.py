@@ -49,7 +49,7 @@ The parts::
 Explicit loads, and a new catalog::
 
     settings_loads    loads  -> lease settings_patch requested_settings settings_store core processes outlook downloads
-    catalog_exchange  models -> lease core downloads settings_loads
+    catalog_exchange  models -> lease settings_store core downloads settings_loads
 
 The pool itself::
 

@@ -13,6 +13,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 
 from router import errors, threads
 from router.memory.need import Need
@@ -23,8 +24,12 @@ from router.pool.core import Core
 from router.pool.downloads import Downloads
 from router.pool.lease import Lease
 from router.pool.settings_loads import SettingsLoads
+from router.pool.settings_store import differences
 
 log = logging.getLogger("router.pool")
+
+# A view of a model waits so many seconds for its files at most: a disk that hangs is not waited for.
+LEARN_PATIENCE_S = 2.0
 
 
 class CatalogExchange:
@@ -32,7 +37,7 @@ class CatalogExchange:
 
     `lease`, `unload` and `is_running` are the pool's.
     `known_names` returns all names that anything is kept of.
-    `replaced_file` is the one of Processes.
+    `replaced_file` and `lasting_spec` are those of Processes.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class CatalogExchange:
         is_running: Callable[[str], bool],
         known_names: Callable[[], set[str]],
         replaced_file: Callable[[str], Awaitable[str | None]],
+        lasting_spec: Callable[[str], ModelSpec | None],
     ) -> None:
         self._core = core
         self._store = core.store
@@ -56,6 +62,7 @@ class CatalogExchange:
         self._is_running = is_running
         self._known_names = known_names
         self._replaced_file = replaced_file
+        self._lasting_spec = lasting_spec
         self._has_ended = False
         self.is_starting = False  # a lone model is being loaded for the first time
         self._estimate: Callable[[ModelSpec], Need] | None = None
@@ -71,7 +78,7 @@ class CatalogExchange:
 
     async def replace(self, catalog: Catalog) -> Changes:
         """Make this the catalog."""
-        needs: dict[ModelSpec, Need | None] = {}
+        needs: dict[ModelSpec, Need | str | None] = {}
         self._preparing += 1
         try:
             replaced = await self._replaced()
@@ -79,7 +86,7 @@ class CatalogExchange:
             # While needs are estimated, other models may be started, and settings change.
             while unknown := {spec for spec in self._next_specs(changes, catalog) if spec not in needs}:
                 for spec in unknown:
-                    needs[spec] = await self._core.need_or_none(spec)
+                    needs[spec] = await self._need_or_fault(spec)
                 changes = self._compare(catalog, replaced)
         finally:
             self._preparing -= 1
@@ -98,14 +105,17 @@ class CatalogExchange:
         for name in (*changes.changed, *changes.removed):
             if name in fetched:
                 continue  # its download goes on, and reports its end
+            if name not in changes.removed and name not in replaced and self._goes_on(name, needs):
+                continue
             self._settings.cancel_pending(name)
             self._core.scheduler.clear_failures(name)  # its failures were another model's
             self._core.plans.needs.pop(name, None)
             if self._is_running(name):
-                if name in changes.removed or (need := needs[self._core.effective(name)]) is None:
-                    self._unload(name)
-                else:
+                need = None if name in changes.removed else needs[self._core.effective(name)]
+                if isinstance(need, Need):
                     self._settings.renew(self._core.effective(name), need)
+                else:
+                    self._unload(name)
         for name in self._known_names() | set(changes.removed):
             self._core.forget(name)
         log.info("catalog: %s", changes)
@@ -136,7 +146,7 @@ class CatalogExchange:
             self._core.catalog = present.with_models(models, left_out)
 
     async def learn(self, name: str) -> None:
-        """Return when the header of this model has been read, and its need is known, as far as its files answer.
+        """Return when the header of this model has been read, and its need is known, or after LEARN_PATIENCE_S.
 
         Just after the start most models are not described yet; a request for one of them does not wait for all."""
         base = self._core.catalog.resolve(name)
@@ -144,9 +154,15 @@ class CatalogExchange:
             return
         task = self._learning.get(base.name)
         if task is None:
-            task = self._learning[base.name] = self._core.tasks.start(self._learn(base))
-            task.add_done_callback(lambda _: self._learning.pop(base.name, None))
-        await asyncio.shield(task)
+            # No task of the pool: at its end nothing waits for a disk that hangs.
+            task = self._learning[base.name] = asyncio.create_task(self._learn(base))
+            task.add_done_callback(partial(self._learned, base.name))
+        await asyncio.wait({task}, timeout=LEARN_PATIENCE_S)
+
+    def _learned(self, name: str, task: asyncio.Task[None]) -> None:
+        del self._learning[name]
+        if not task.cancelled() and (exc := task.exception()) and not isinstance(exc, errors.RouterError):
+            log.critical("a defect in the router", exc_info=exc)
 
     async def _learn(self, base: ModelSpec) -> None:
         if base.is_unread:
@@ -185,6 +201,31 @@ class CatalogExchange:
         with contextlib.suppress(errors.CatalogError):  # the default model is among them
             return catalog.with_models(left)
         return catalog
+
+    async def _need_or_fault(self, spec: ModelSpec) -> Need | str | None:
+        """What the model needs; why it can never be loaded with these settings; or None if that cannot be known."""
+        need = None
+        try:
+            need = await self._core.estimates.need(spec)
+            await self._core.nodes.check_fits(spec, need)
+        except (errors.SettingsRefused, errors.ModelTooLarge) as exc:
+            return exc.message
+        except errors.RouterError:
+            pass  # the file or the machine does not answer: the load will say so
+        return need
+
+    def _goes_on(self, name: str, needs: Mapping[ModelSpec, Need | str | None]) -> bool:
+        """Whether a process of a changed model is left as it is: it runs what is wanted now, or the change can never be
+        loaded. Ending it for that would leave the model without any process."""
+        lasting, spec = self._lasting_spec(name), self._core.effective(name)
+        if lasting is None:
+            return False
+        if not differences(lasting, spec):
+            return True
+        if isinstance(fault := needs.get(spec), str):
+            log.error("%s: its process goes on with the settings from before: %s", name, fault)
+            return True
+        return False
 
     async def _replaced(self) -> frozenset[str]:
         """The models whose processes were started with files that have been replaced since."""
@@ -252,8 +293,10 @@ class CatalogExchange:
         self._core.tasks.start(self._survey(estimate))
 
     def end(self) -> None:
-        """Estimate no further models."""
+        """Describe and estimate no further models."""
         self._has_ended = True
+        for task in list(self._learning.values()):
+            task.cancel()
 
     async def _survey(self, estimate: Callable[[ModelSpec], Need]) -> None:
         for spec in self._core.catalog.models:

@@ -130,6 +130,7 @@ class Pool:
             is_running=self.is_running,
             known_names=self._known_names,
             replaced_file=self.processes.replaced_file,
+            lasting_spec=self.processes.lasting_spec,
         )
         # What is kept of each model for as long as the catalog has it.
         self._books: tuple[dict[str, Any], ...] = (
@@ -352,7 +353,8 @@ class Pool:
         waiter = self._waiters[effect.ticket]
         log.info("%s: a request is refused: %s", effect.model, effect.reason)
         if not waiter.cancelled():
-            kind = self.downloads.failures.get(effect.model) if effect.refusal is Refusal.FETCH_FAILED else None
+            failure = self.downloads.failures.get(effect.model) if effect.refusal is Refusal.FETCH_FAILED else None
+            kind = type(failure) if failure else None
             error = error_of(effect.refusal, effect.model, effect.reason, retry_after=effect.retry_after, kind=kind)
             waiter.set_exception(errors.Cancelled.by_shutdown() if self._has_ended else error)
         del self._waiters[effect.ticket]

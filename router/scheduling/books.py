@@ -46,6 +46,7 @@ class ModelRecord:
     `draining`: closed to new work for a model ahead in the queue.
     `closing`: why it ends with its last lease; empty if it does not.
     `closed_at` is when it was closed to new work, if it is.
+    `is_asleep`: it has freed its memory. It takes it back by itself, unless it is stopped before.
     `is_in_last_reading`: the last reading shows all that it holds as taken.
     `retrying`: its load ran out of memory, and the load that follows has not ended yet.
     `failures` counts the failures in a row; `failure` is the reason of the last one.
@@ -69,6 +70,7 @@ class ModelRecord:
     draining: bool = False
     closing: str = ""
     closed_at: float = 0.0
+    is_asleep: bool = False
     is_in_last_reading: bool = False
     retrying: bool = False
     failures: int = 0
@@ -137,7 +139,7 @@ class ModelRecord:
             self.finished,
             self.pinned,
             self.draining or bool(self.closing),
-            self.state is State.SLEEPING,
+            self.state is State.SLEEPING or self.is_asleep,
             not self.ready_at and self.state is State.STOPPING,
             self.ttl == math.inf,
         )
@@ -178,6 +180,8 @@ class Books:
             model.state = TRANSITIONS[model.state, event]
         except KeyError:
             raise IllegalTransition(model.name, model.state, event) from None
+        if event in (Event.SLEEP, Event.WAKE, Event.SPAWN):
+            model.is_asleep = event is Event.SLEEP
         if model.state in WITHOUT_PROCESS:
             self.alive.pop(model.name, None)
         else:

@@ -50,6 +50,8 @@ class MemoryLevels:
         self._waits = True  # the Probe that is out does, for the memory of ended processes
         self._failed_probes = 0  # in a row
         self._settled: dict[str, int] = {}  # free on each GPU once all has settled, if other programs stay as they are
+        self._missing: dict[str, tuple[float, int]] = {}  # since when at least how much of that is not free, by GPU
+        self._probed_at = 0.0
         self._owed: dict[str, list[tuple[float, int]]] = {}  # what ended processes held on each GPU, and until when
 
     def __repr__(self) -> str:
@@ -66,7 +68,11 @@ class MemoryLevels:
         has to wait for a stop or a load, this Probe waits for no memory; the one after it does."""
         freed = self._freed & self.last_free.keys() if now - self._freed_at <= SETTLE_WINDOW_S else set()
         self.is_probing, self.reading_outdated, self._waits = True, False, True
-        self._write_off(now)
+        self._probed_at = now
+        for key, owed in list(self._owed.items()):
+            self._owed[key] = [(until, held) for until, held in owed if until > now]
+            if not self._owed[key]:
+                del self._owed[key]
         expected = self._expected(alive)
         enough: Mapping[str, int] | None = None
         if freed and demand and self.last_snapshot:
@@ -95,7 +101,7 @@ class MemoryLevels:
         before = self._expected(alive)
         self.last_free = {reading.device.key: reading.free or 0 for reading in readings}
         for model in alive:
-            model.is_in_last_reading = model.state in VISIBLE_TO_DRIVER
+            model.is_in_last_reading = model.state in VISIBLE_TO_DRIVER and not model.is_asleep
         after = self._expected(alive)
         stopping = {key for m in alive if m.state is State.STOPPING for key in m.held}
         for key in stopping & before.keys() & after.keys():
@@ -103,7 +109,7 @@ class MemoryLevels:
             self.last_free[key] -= max(0, after[key] - before[key])
 
     def book(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
-        """A process is booked with `after` instead of `before`: it is new, or it was measured."""
+        """A process that held `before` holds `after` from now on, or will: it is new, was measured, slept or woke."""
         for key, amount in before.items():
             if key in self._settled:
                 self._settled[key] += amount
@@ -115,9 +121,10 @@ class MemoryLevels:
         """The model's process has exited."""
         self._freed_at = now
         self._freed.update(model.held)
-        self.book(model.held, {})
-        for key in model.held.keys() & self._settled.keys():
-            self._owed.setdefault(key, []).append((now + SETTLE_WINDOW_S, model.held[key]))
+        if not model.is_asleep:
+            self.book(model.held, {})
+            for key in model.held.keys() & self._settled.keys():
+                self._owed.setdefault(key, []).append((now + SETTLE_WINDOW_S, model.held[key]))
         if model.is_in_last_reading:
             for key in model.held.keys() & self.last_free.keys():
                 # An estimate errs upwards by up to a tenth: the last tenth may never have been taken.
@@ -137,32 +144,30 @@ class MemoryLevels:
         """Find what is missing on the GPUs. Where a reading is clear, learn from it."""
         unclear: set[str] = set()
         for model in alive:
-            if model.state is not State.LOADED:
+            if model.state is not State.LOADED and (model.leases or not model.is_asleep):
                 unclear.update(model.held)
-                if model.state is State.SLEEPING:  # when it takes its memory back is reported too late
-                    for key in model.held:
-                        self._settled.pop(key, None)
         self.returning = {}
         for reading in readings:
             key, free = reading.device.key, reading.free or 0
             if key in self._owed:
                 owed = sum(held for _, held in self._owed[key])
-                settled = self._settled[key] = min(
-                    self._settled.get(key, 0), free + owed
-                )  # other programs took the rest
-                if settled - free > owed // 10:  # the last tenth may never have been taken
-                    self.returning[key] = settled - free
+                missing = min(self._settled[key] - free, owed)  # what is more, other programs took
+                if missing > 0:
+                    missing -= self._written_off(key, missing)
+                    self._settled[key] = free + missing
+                    self.returning[key] = missing
                     continue
             if key not in unclear and reading.device.kind == "gpu":
                 self._settled[key] = free
                 self._owed.pop(key, None)
+                self._missing.pop(key, None)
 
-    def _write_off(self, now: float) -> None:
-        """Memory that is owed for too long will not come back: other programs have it."""
-        for key, owed in list(self._owed.items()):
-            if owed[0][0] <= now:
-                overdue = sum(held for until, held in owed if until <= now)
-                self._settled[key] = self._settled.get(key, 0) - min(overdue, self.returning.get(key, 0))
-                self._owed[key] = [(until, held) for until, held in owed if until > now]
-                if not self._owed[key]:
-                    del self._owed[key]
+    def _written_off(self, key: str, missing: int) -> int:
+        """How many of the missing bytes have been missing for too long, without a break: other programs have them."""
+        since, least = self._missing.get(key, (self._probed_at, missing))
+        least = min(least, missing)
+        if self._probed_at - since < SETTLE_WINDOW_S:
+            self._missing[key] = since, least
+            return 0
+        self._missing[key] = self._probed_at, missing - least
+        return least

@@ -40,5 +40,10 @@ def why_evicted(name: str, requests: int, drain_timeout: float) -> str:
     return f"room for {name}, which waited {drain_timeout:g} s for {_requests(requests)} to end"
 
 
+def why_ended(requests: int, drain_timeout: float) -> str:
+    """Why a model is stopped for its own next process, although so many requests run on it."""
+    return f"its next process waited {drain_timeout:g} s for {_requests(requests)} to end"
+
+
 def _requests(count: int) -> str:
     return f"{count} request{'' if count == 1 else 's'}"

@@ -413,6 +413,7 @@ class Scheduler:
         model = self.model(name)
         if model.run == run and model.state is State.LOADED:  # else the news came twice, or too late
             self._books.transit(model, Event.SLEEP)
+            self._levels.book(model.held, {})
             self._levels.reading_outdated = True
 
     def woke(self, name: str, run: int) -> None:
@@ -420,6 +421,7 @@ class Scheduler:
         model = self.model(name)
         if model.run == run and model.state is State.SLEEPING:
             self._books.transit(model, Event.WAKE)
+            self._levels.book({}, model.held)
             self._levels.reading_outdated = True
 
     def tick(self, now: float) -> list[Effect]:

@@ -16,14 +16,14 @@ The rules, each with its setting:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from router.scheduling import reasons
 from router.scheduling.books import Books, ModelRecord
 from router.scheduling.limits import Limits
 from router.scheduling.policy import Drain, Evict, Lost, Place, Plan, Reject, Wait, after_plan, plan
-from router.scheduling.reasons import Obstacle, why_evicted
+from router.scheduling.reasons import Obstacle, why_ended, why_evicted
 from router.scheduling.resources import Allocation
 from router.scheduling.snapshot import Phase, Snapshot
 from router.scheduling.waiting_line import Entry
@@ -60,12 +60,12 @@ def decisions(
     entries: Iterable[Entry], snapshot: Snapshot, books: Books, limits: Limits, now: float
 ) -> Iterator[tuple[Entry, Decision]]:
     """For each of these entries, in their order. The caller books each before it takes the next."""
+    young = {model.name: until for model in books.alive.values() if (until := model.stays_until) > now}
     for entry in entries:
-        is_freeing = any(resident.phase is Phase.STOPPING for resident in snapshot.residents)
-        if entry.model.retrying and is_freeing:
+        if entry.model.retrying and any(resident.phase is Phase.STOPPING for resident in snapshot.residents):
             continue  # its estimate was too low: all that is being freed is for this model
-        found, look_again_at = _plan_in_time(snapshot, entry, books, limits, now)
-        is_behind_drain = any(r.phase is Phase.STOPPING and r.draining for r in snapshot.residents)
+        found, look_again_at = _plan_in_time(snapshot, entry, young, books, limits, now)
+        before = snapshot
         snapshot = after_plan(snapshot, found, entry.model.name)
         match found:
             case Place(claim):
@@ -79,6 +79,7 @@ def decisions(
                 yield entry, Decision(closes=closes, needs_room=True, victims=victims, look_again_at=again)
             case Wait(reason, _, stopping, undecided):
                 # Room that only a drain will make is not on its way yet.
+                is_behind_drain = any(r.phase is Phase.STOPPING and r.draining for r in before.residents)
                 needs_room = is_behind_drain or not stopping
                 closes = frozenset(name for name in undecided if books.records[name].draining)
                 yield entry, Decision(closes=closes, needs_room=needs_room, why=reason, look_again_at=look_again_at)
@@ -92,14 +93,14 @@ def own_cut_at(entry: Entry, limits: Limits) -> float:
     """When the requests on the entry's own model are cut: it is to end, for new settings or by hand, and the entry
     waits for its next process. Infinity for never."""
     model = entry.model
-    return _cut_at(entry, [model], entry.since, limits, math.inf) if model.closing and model.leases else math.inf
+    return _cut_at(entry, [model], 0.0, limits, math.inf) if model.closing and model.leases else math.inf
 
 
 def own_cuts(entries: Iterable[Entry], limits: Limits, now: float) -> Iterator[tuple[ModelRecord, str]]:
     """The models whose requests are cut now for their own next process, each with the reason."""
-    for entry in entries:
+    for entry in entries if limits.drain_timeout else ():
         if own_cut_at(entry, limits) <= now:
-            yield entry.model, why_evicted("its next process", len(entry.model.leases), limits.drain_timeout)
+            yield entry.model, why_ended(len(entry.model.leases), limits.drain_timeout)
 
 
 def waits_for(entry: Entry, books: Books, now: float) -> str:
@@ -118,11 +119,12 @@ def _obstacles(entry: Entry, books: Books, now: float) -> list[Obstacle]:
     return [Obstacle(m.name, len(m.leases), now - m.busy_since) for m in models if m.leases]
 
 
-def _plan_in_time(snapshot: Snapshot, entry: Entry, books: Books, limits: Limits, now: float) -> tuple[Plan, float]:
+def _plan_in_time(
+    snapshot: Snapshot, entry: Entry, young: Mapping[str, float], books: Books, limits: Limits, now: float
+) -> tuple[Plan, float]:
     """What memory and time allow, and when to look again because a model has been loaded for long enough by then. An
-    Evict may name busy models."""
+    Evict may name busy models. `young` are the models that are not loaded for long enough, and until when."""
     snapshot = snapshot.sparing(books.spared(entry.foreground, now, limits.task_grace))
-    young = {model.name: until for model in books.alive.values() if (until := model.stays_until) > now}
     found, look_again_at = plan(snapshot.sparing(young.keys()), entry.demand), math.inf
     if young and isinstance(found, Drain | Wait):
         timeout = limits.queue_timeout
@@ -148,15 +150,17 @@ def _drain_step_at(entry: Entry, drain: Drain, books: Books, limits: Limits, now
     """When the victims are closed, or when the requests on them are cut if they may be closed already."""
     close_at = entry.since + limits.drain_grace
     busy = [model for victim in drain.victims if (model := books.records[victim]).leases]
-    return close_at if now < close_at else _cut_at(entry, busy, close_at, limits, now)
+    return close_at if now < close_at else _cut_at(entry, busy, limits.drain_grace, limits, now)
 
 
-def _cut_at(entry: Entry, busy: Sequence[ModelRecord], earliest: float, limits: Limits, now: float) -> float:
-    """When the requests on these models are cut for the entry. A model that is not closed yet is closed `now`."""
-    if not limits.drain_timeout or (not entry.foreground and any(model.is_in_foreground_use for model in busy)):
+def _cut_at(entry: Entry, busy: Sequence[ModelRecord], grace: float, limits: Limits, now: float) -> float:
+    """When the requests on these models are cut for the entry. A model that is not closed yet is closed `now`, and none
+    is before the entry has waited for its grace. Only the wait of foreground requests counts against such requests."""
+    tickets = entry.foreground if any(model.is_in_foreground_use for model in busy) else entry.tickets
+    if not limits.drain_timeout or not tickets:
         return math.inf
     closed = [now if model.is_open else model.closed_at for model in busy]
-    return max(earliest, *closed) + limits.drain_timeout
+    return max(next(iter(tickets.values())) + grace, *closed) + limits.drain_timeout
 
 
 def _why_evicted(entry: Entry, victim: ModelRecord, limits: Limits) -> str:

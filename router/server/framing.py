@@ -94,7 +94,6 @@ class FramedConnection(UvicornProtocol):
         # For the choice of the connections that make room
         self._idle_since = self.loop.time()
         self._has_answered = False
-        self._unread_since = math.inf  # the client does not read what is written
         self._closing_since = math.inf  # when `is_idle` first saw that the transport is closing
 
     def __repr__(self) -> str:
@@ -110,7 +109,7 @@ class FramedConnection(UvicornProtocol):
             self._closing_since = min(self._closing_since, now)
             return now - self._closing_since > patience
         is_between = self._phase is not Phase.RESPONSE if self.is_answered() else self._phase is Phase.LINGER
-        return is_between or now - self._unread_since > patience
+        return is_between or now - self.unread_since > patience
 
     def eviction_rank(self) -> tuple[bool, float]:
         """The lowest is closed first: connections that never had a response, then those that are idle for longest."""
@@ -142,19 +141,21 @@ class FramedConnection(UvicornProtocol):
         if self._timer is not None:
             self._timer.cancel()
 
-    def pause_writing(self) -> None:
-        self._unread_since = self.loop.time()
-        super().pause_writing()
-
-    def resume_writing(self) -> None:
-        self._unread_since = math.inf
-        super().resume_writing()
-
     # For the end of the router
 
     def is_busy(self) -> bool:
-        """Whether a request has begun, and was not answered to its end."""
-        return self._phase is not Phase.HEAD or self._buffer.starts_with_head()
+        """Whether a response is due."""
+        is_due = self._phase is Phase.RESPONSE or (self._phase is Phase.BODY and not self.is_answered())
+        return is_due or self._buffer.starts_with_head()
+
+    def is_between(self) -> bool:
+        return self._phase is Phase.HEAD and not self._buffer.starts_with_head()
+
+    def refuse_unfinished(self) -> None:
+        """Refuse a request whose body has not come whole; the fast path keeps such a one in the buffer."""
+        is_buffered = self._phase is Phase.HEAD and self._buffer.starts_with_head()
+        if is_buffered or (self._phase is Phase.BODY and not self.is_answered()):
+            self._refuse(503, "The router is shutting down. Send the request again in a moment.")
 
     def announce_end(self) -> None:
         """The response that is due, or else the next one, says that it is the last, and ends the connection."""

@@ -127,9 +127,12 @@ class HttpServer(uvicorn.Server):
             self._enter(Stage.FINISHING)
             self._announce_end()
             is_finished = self._finished()
+            if not life.is_handed_over:
+                asyncio.get_running_loop().call_later(IDLE_LINGER_S, self._refuse_unfinished)
             await self._wait(lambda: hurry.is_set() or is_finished(), life.grace)
         self._enter(Stage.CUT)
         self._announce_end()
+        self._refuse_unfinished()
         await self._wait(lambda: not self._busy_connections() and not self.server_state.tasks, CUT_OFF_S)
         await self._stop_accepting(sockets or [])
         await self._close_connections()
@@ -201,7 +204,7 @@ class HttpServer(uvicorn.Server):
                 )
             )
         connections, tasks = self._busy_connections(), set(state.tasks)
-        return lambda: not (connections & state.connections or tasks & state.tasks)
+        return lambda: not (connections & self._busy_connections() or tasks & state.tasks)
 
     # Connections
 
@@ -209,6 +212,11 @@ class HttpServer(uvicorn.Server):
         self._admission.is_closing = True  # for connections that are made from now on
         for connection in list(self._connections()):
             connection.announce_end()
+
+    def _refuse_unfinished(self) -> None:
+        """Clients that are still sending a request are not waited for."""
+        for connection in list(self._connections()):
+            connection.refuse_unfinished()
 
     def _connections(self) -> set[Any]:
         return self.server_state.connections

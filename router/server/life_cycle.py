@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from enum import IntEnum, auto
 
 CUT_OFF_S = 3.0  # for the last events of streams that are cut off
-# When another router takes over: how long a connection that waits for its client's next request is kept. The response
-# to that request ends it, as HTTP wants it. A connection that is closed without one may cost the request that is on
-# its way.
+# For what a client still sends of a request that it has begun. And when another router takes over: how long a
+# connection that waits for its client's next request is kept. The response to that request ends it, as HTTP wants it. A
+# connection that is closed without one may cost the request that is on its way.
 IDLE_LINGER_S = 1.0
 
 

@@ -108,6 +108,9 @@ class Handshake(asyncio.Protocol):
     def is_busy(self) -> bool:
         return False  # its client has sent no request yet, and may never do
 
+    def refuse_unfinished(self) -> None:
+        """There is no request."""
+
     def announce_end(self) -> None:
         """The connection that follows knows it by itself."""
 

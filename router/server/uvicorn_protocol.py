@@ -8,6 +8,7 @@ on this.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -37,14 +38,15 @@ class UvicornProtocol(HttpToolsProtocol):
     def __init__(self, config: Config, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
         self.is_last_if_early = False  # a response that begins before the body is whole ends the connection
+        self.unread_since = math.inf  # the client does not read what is written
         self._running_cycle: RequestResponseCycle | None = None  # the latest one that has an ASGI task
 
     def close_after_response(self) -> None:
         """The response has been written, and is the last one on this connection."""
         raise NotImplementedError
 
-    def is_busy(self) -> bool:
-        """Whether a request has begun, and was not answered to its end."""
+    def is_between(self) -> bool:
+        """Whether no request has begun, and none is being answered."""
         raise NotImplementedError
 
     def announce_end(self) -> None:
@@ -58,8 +60,16 @@ class UvicornProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The router stops. A request that has begun is still answered."""
         self.announce_end()
-        if not self.is_busy():
+        if self.is_between():
             self.transport.close()
+
+    def pause_writing(self) -> None:
+        self.unread_since = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.unread_since = math.inf
+        super().resume_writing()
 
     def app_for_request(self, app: ASGIApp) -> ASGIApp:
         """The ASGI app for the request whose head has come. `app` is uvicorn's choice."""

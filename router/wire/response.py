@@ -144,7 +144,11 @@ class Response:
 
     async def read(self) -> bytes:
         """What has come since the last call, waiting if nothing has; b"" at the end. Raises UpstreamFailed."""
-        return b"".join(await self.read_pieces())  # a single piece is not copied
+        while not self._chunks:
+            if self._is_complete:
+                return b""
+            await self._wait()
+        return b"".join(self._take_pieces())  # a single piece is not copied
 
     async def read_pieces(self) -> list[bytes]:
         """As `read`, in the pieces in which the child sent it, as far as they have come whole; [] at the end."""
@@ -152,6 +156,9 @@ class Response:
             if self._is_complete:
                 return []
             await self._wait()
+        return self._take_pieces()
+
+    def _take_pieces(self) -> list[bytes]:
         pieces, self._chunks = self._chunks, []
         self._held_bytes = 0
         if self._is_paused:

@@ -20,6 +20,7 @@ from router.memory.footprints import Footprints
 from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.spec import UNREAD, ModelSpec
+from router.pool import catalog_exchange
 from router.pool.pool import Pool
 from router.proxy.gateway import Gateway
 from router.reloader import describe_all
@@ -28,6 +29,7 @@ from router.scheduling.resources import Demand, Device
 from router.wire.upstream import Upstream
 from tests.fakes import GIB, FakeNode
 from tests.pool.bench import missing
+from tests.waiting import eventually
 
 TABLE = flags.default_table()
 
@@ -134,4 +136,23 @@ async def test_a_model_dropped_while_a_catalog_is_prepared_does_not_come_back(ti
     answer.set()
     await preparing
     assert [spec.name for spec in pool.catalog.models] == ["tiny-a"]
+    await pool.close()
+
+
+async def test_a_disk_that_hangs_is_not_waited_for(  # B-L17
+    tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog_exchange, "LEARN_PATIENCE_S", 0.01)
+    answer = threading.Event()
+
+    def need(spec: ModelSpec) -> Need:
+        answer.wait(10)
+        return Need(Demand())
+
+    pool = Pool(Catalog([unread(tiny_models / "tiny-a.gguf")]), [FakeNode()], Limits(), need)
+    pool.exchange.estimate_with(need)
+    await pool.exchange.learn("tiny-a")
+    assert pool.need("tiny-a") is None
+    answer.set()
+    await eventually(lambda: pool.need("tiny-a") is not None)
     await pool.close()

@@ -109,6 +109,13 @@ def test_what_a_load_brought_is_what_clients_see(
         entry = router.listing()["m"]
         shown = router.client.post("/api/show", json={"model": "m"}).json()["capabilities"]
         assert set(shown) == set(entry["capabilities"])
+        (tag,) = (tag for tag in router.client.get("/api/tags").json()["models"] if tag["name"].startswith("m"))
+        assert set(tag["capabilities"]) == set(entry["capabilities"])
+        for lone in router.client.get("/models").json().get("models", ()):
+            assert lone["capabilities"] == entry["capabilities"]
+        anthropic = router.client.get("/v1/models/m", headers={"anthropic-version": "2023-06-01"}).json()
+        sees = anthropic["capabilities"]["image_input"]["supported"]
+        assert sees is ("vision" in entry["capabilities"])
         control = (entry["reasoning"] or {}).get("control")
         return entry["capabilities"], control, entry["architecture"]["input_modalities"]
 

@@ -16,7 +16,7 @@ from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand
 from router.scheduling.states import State
 from tests.fakes import GIB, FakeNode
-from tests.pool.bench import bench, model, need_of, refused, settings_bench, spec
+from tests.pool.bench import HUGE, ODD, bench, model, need_of, refused, settings_bench, spec
 from tests.waiting import eventually
 
 
@@ -155,3 +155,21 @@ async def test_a_new_preset_is_booked_with_the_settings_requested_meanwhile() ->
         await replaced
         assert b.pool.need("a") == need_of(b.pool.effective("a"))
         lease.release()
+
+
+@pytest.mark.parametrize("context", [ODD, HUGE])
+async def test_a_change_that_can_never_be_loaded_ends_nothing(context: int) -> None:  # B-L15
+    async with settings_bench() as b:
+        child = await b.use()
+        bad = model("a", "--ctx-size", str(context))
+        changes = await b.pool.exchange.replace(Catalog([bad]))
+        assert changes.changed == ("a",)
+        assert await b.use() is child  # requests are served by what runs
+        with pytest.raises(errors.RouterError):
+            await b.load()
+        assert child.is_alive
+        await b.pool.exchange.replace(Catalog([model("a")]))  # the preset is mended
+        assert await b.use() is child
+        await b.pool.exchange.replace(Catalog([model("a", "--ctx-size", "4096")]))
+        assert await b.use() is not child
+        assert b.argv() == ["--ctx-size", "4096"]

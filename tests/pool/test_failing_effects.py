@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -12,12 +13,14 @@ from router import errors
 from router.memory.need import Need
 from router.models.spec import ModelSpec
 from router.pool.download_source import CheckHeader, OnProgress
+from router.pool.lease import Lease
 from router.pool.pool import Pool
 from router.scheduling.limits import Limits
-from router.scheduling.resources import Demand, Device
+from router.scheduling.resources import Demand, Device, Reading
 from router.scheduling.states import State
 from router.wire.address import Address
 from router.wire.upstream import Upstream
+from tests.clock import Clock
 from tests.fakes import GIB, Broken, FakeNode, Trouble
 from tests.pool.bench import RAM, Bench, bench, missing, refused
 
@@ -159,3 +162,50 @@ async def test_a_lost_gpu_is_named_to_the_client_and_comes_back() -> None:  # B-
         b.node.lost.clear()
         (await pool.lease(b.specs["a"])).release()
         await pool.close()
+
+
+class Clumsy(Pool):
+    """Hands out a lease only after some failures."""
+
+    failures = 0
+
+    def _leased(self, ticket: int, model: str) -> Lease:
+        if self.failures:
+            self.failures -= 1
+            raise Broken("lease")
+        return super()._leased(ticket, model)
+
+
+async def test_a_grant_that_fails_is_answered_and_leaves_no_lease() -> None:
+    async with bench("a") as b:
+        pool = Clumsy(b.pool.catalog, [b.node], QUICK, lambda spec: Need(Demand(host=GIB)))
+        pool.failures = 1
+        error = await refused(pool.lease(b.specs["a"]), errors.RouterError)
+        assert "a defect in the router" in error.message
+        assert pool.status("a").leases == 0
+        (await pool.lease(b.specs["a"])).release()
+        await pool.close()
+
+
+def test_a_probe_that_never_answers_is_given_up() -> None:
+    class Silent(FakeNode):
+        silences = 3
+
+        async def probe(
+            self, expected: Mapping[str, int], enough: Mapping[str, int] | None = None
+        ) -> tuple[Reading, ...]:
+            if self.silences:
+                self.silences -= 1
+                await asyncio.Event().wait()
+            return await super().probe(expected, enough)
+
+    async def run() -> None:
+        async with bench("a") as b:
+            pool = Pool(b.pool.catalog, [Silent()], QUICK, lambda spec: Need(Demand(host=GIB)))
+            error = await refused(pool.lease(b.specs["a"]), errors.DeviceLost)
+            assert "TimeoutError" in error.message
+            (await pool.lease(b.specs["a"])).release()
+            await pool.close()
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(run())

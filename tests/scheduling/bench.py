@@ -5,67 +5,21 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 
-from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refusal, Refuse, Spawn, Stop
+from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand, Device, Reading
 from router.scheduling.scheduler import Scheduler
-from router.scheduling.states import State
+from router.scheduling.states import SERVING, State
+from router.scheduling.timing import LAST_CALL_S
 from router.scheduling.waiting_line import Ticket
+from tests.scheduling.records import PendingLoad, Process, Request
 
 RAM = "here/RAM"
-
-
-@dataclass(eq=False)
-class Request:
-    """A client's request and its answer. `left`: the client went before there was an answer."""
-
-    ticket: Ticket
-    asked: float
-    serve: float | None
-    answer: Grant | Refuse | None = None
-    answered: float = 0.0
-    left: bool = False
-    ended: bool = False
-
-    @property
-    def granted(self) -> bool:
-        return isinstance(self.answer, Grant)
-
-    @property
-    def refused(self) -> Refusal | None:
-        return self.answer.refusal if isinstance(self.answer, Refuse) else None
-
-    @property
-    def waits(self) -> bool:
-        return self.answer is None and not self.left
-
-
-@dataclass(eq=False)
-class Process:
-    spawn: Spawn
-    held: Mapping[str, int]  # as the books should have it
-    takes: Mapping[str, int]  # what it really holds once it serves
-    ready: bool = False
-    stopping: bool = False
-    asleep: bool = False
-    pending: PendingLoad | None = None
-    shown: float = 0.0  # the part of what it takes that the machine shows: a load takes it bit by bit
-
-    def shows(self, key: str) -> int:
-        return int(self.takes.get(key, 0) * self.shown)
-
-
-@dataclass(eq=False)
-class PendingLoad:
-    """A load with settings that change what the model needs. `before` is what it needed; None if that is not known."""
-
-    request: Request
-    before: Demand | None
-    process: Process | None  # the one that serves with the settings before
 
 
 class Bench:
@@ -94,6 +48,10 @@ class Bench:
         self.reclaim_seconds: Callable[[], float] = lambda: 0.0
         self.probe_seconds: Callable[[], float] = lambda: 0.0
         self.measure_seconds: Callable[[], float] = lambda: 0.0  # from when it serves
+        self.load_steps: Callable[[], int] = lambda: 2  # in which a load takes its memory
+        self.reclaim_steps: Callable[[], int] = lambda: 1  # in which it comes back, over `reclaim_seconds`
+        self.lost: set[str] = set()  # keys of GPUs that cannot be read
+        self.on_probed: Callable[[Sequence[Effect]], None] = lambda effects: None  # before they are performed
         self.takes_less: Callable[[], bool] = lambda: False  # than the estimate, by a tenth
         self.broken: set[str] = set()  # these models end while they load
         self.starved: Counter[str] = Counter()  # how many loads of a model run out of memory
@@ -102,6 +60,9 @@ class Bench:
         self.unreachable: set[str] = set()  # models whose downloads fail
         self.downloads: dict[str, object] = {}  # under way
         self.others: Counter[str] = Counter()  # bytes that other programs hold, by device key
+        self.shrunk_at: dict[str, float] = {}  # when other programs last gave memory back, by device key
+        self.lingering: Counter[str] = Counter()  # freed by a process, not yet by the driver, by device key
+        self.lingering_when_read = self.lingering
         self.requests: dict[int, Request] = {}
         self.leases: defaultdict[str, set[int]] = defaultdict(set)
         self.waiting: Counter[str] = Counter()
@@ -111,10 +72,10 @@ class Bench:
         self.effects: list[Effect] = []
         self.events = 0
         self._ids = count(1)
-        self._lingering: Counter[str] = Counter()  # freed by a process, not yet by the driver
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self._allowed_stop: tuple[str, bool] | None = None  # the model being unloaded, and whether by force
+        self._closed: dict[str, float] = {}  # since when a model that serves takes no new work
         self._depth = 0  # of effects that have effects
 
     # What clients and operators do
@@ -128,12 +89,13 @@ class Bench:
         priority: int = 0,
         pinned: bool = False,
         ttl: float | None = None,
+        **more: Any,
     ) -> Request:
         """`serve` is how long the request runs once granted; None: until `end`."""
         if isinstance(need, int):
             need = Demand(split=need) if len(self.devices) > 1 else Demand(host=need)
         missing = model in self.missing
-        ticket = Ticket(next(self._ids), model, need, priority, pinned, ttl, missing=missing)
+        ticket = Ticket(next(self._ids), model, need, priority, pinned, ttl, missing=missing, **more)
         return self._ask(Request(ticket, self.now, serve))
 
     def _ask(self, request: Request) -> Request:
@@ -205,6 +167,11 @@ class Bench:
 
     def crash(self, model: str) -> None:
         self._exit(self.processes[model], "it crashed")
+
+    def hang(self, model: str) -> None:
+        """The process shows no life, and requests run on it."""
+        run = self.processes[model].spawn.run
+        self._perform(self.scheduler.hung(model, run, "it showed no life", self.now))
 
     def sleep(self, model: str) -> None:
         process = self.processes[model]
@@ -278,7 +245,7 @@ class Bench:
 
     def free(self, device: Device) -> int:
         shown = sum(process.shows(device.key) for process in self.processes.values())
-        return device.total - self.others[device.key] - self._lingering[device.key] - shown
+        return device.total - self.others[device.key] - self.lingering[device.key] - shown
 
     # Playing the effects
 
@@ -312,10 +279,20 @@ class Bench:
         # The reading is as old as it can be: from the moment of the Probe. What other programs hold is up to date: no
         # scheduler can foresee what they take meanwhile.
         readings = tuple(Reading(d, self.free(d) + self.others[d.key]) for d in self.devices)
+        self.lingering_when_read = Counter(self.lingering)
 
         def answer() -> None:
-            known = tuple(Reading(r.device, (r.free or 0) - self.others[r.device.key]) for r in readings)
-            self._perform(self.scheduler.probed(known, self.now))
+            known = tuple(
+                Reading(r.device, None, "it fell off the bus")
+                if r.device.key in self.lost
+                else Reading(r.device, (r.free or 0) - self.others[r.device.key])
+                for r in readings
+            )
+            is_planned_upon = not self.scheduler._levels.reading_outdated
+            effects = self.scheduler.probed(known, self.now)
+            if is_planned_upon:
+                self.on_probed(effects)
+            self._perform(effects)
 
         self.after(self.probe_seconds(), answer)
 
@@ -346,13 +323,15 @@ class Bench:
         process.pending = self.pending_loads.get(spawn.model)
         for device in self.devices:  # B-S11
             if self.scheduler.limits.margins and spawn.allocation.held.get(device.key):
-                theirs = self.others[device.key] + self._lingering[device.key]
+                theirs = self.others[device.key] + self.lingering[device.key]
                 ours = [
                     p.shows(device.key) if p.stopping else p.takes.get(device.key, 0) for p in self.processes.values()
                 ]
                 assert sum(ours) + theirs + 1 <= device.total, "the machine is full"
         seconds = self.load_seconds(spawn.model)
-        self.after(seconds / 2, lambda: self._grow(process, 0.5))
+        steps = self.load_steps()
+        for step in range(1, steps):
+            self.after(seconds * step / steps, partial(self._grow, process, step / steps))
         if self.starved[spawn.model]:
             self.starved[spawn.model] -= 1
             self.after(seconds / 2, lambda: self._exit(process, "out of memory"))
@@ -367,7 +346,7 @@ class Bench:
     def _ready(self, process: Process) -> None:
         """The report comes even if the process was stopped or has ended meanwhile."""
         self._grow(process, 1.0)
-        process.ready = True
+        process.ready, process.ready_at = True, self.now
         self._perform(self.scheduler.ready(process.spawn.model, process.spawn.run, self.now))
         self.after(self.measure_seconds(), lambda: self._measure(process))
 
@@ -383,22 +362,46 @@ class Bench:
         if stop.model != asked:
             assert process.ready or not self.scheduler.limits.finish_loads, "a load was stopped"  # B-S3
             assert process.ready or not self.waiting[stop.model]
-        if stop.model != asked or not force:
-            assert not self.leases[stop.model], "a busy model was stopped"  # B-S3
+        if self.leases[stop.model] and not stop.at_once and (stop.model != asked or not force):
+            self._check_cut(stop)
+        if stop.reason.startswith("room for "):
+            self._check_age(stop, process)
+        for ticket in [*self.leases[stop.model]]:  # those that run on it are cut
+            self.after(0.0, partial(self.end, self.requests[ticket]))
         process.stopping = True
         self.after(self.stop_seconds(stop.model), lambda: self._exit(process, "stopped"))
+
+    def _check_cut(self, stop: Stop) -> None:
+        """Requests are cut only when the model was closed for long enough, and never for those in the background."""
+        timeout = self.scheduler.limits.drain_timeout
+        assert timeout, "a busy model was stopped"  # B-S3
+        assert self.now >= self._closed[stop.model] + timeout - 1e-9, "cut too early"  # B-S19
+        if any(not self.requests[ticket].ticket.background for ticket in self.leases[stop.model]):
+            waiting = [r for r in self.requests.values() if r.waits and not r.ticket.background]
+            assert any(self.now >= r.asked + timeout - 1e-9 for r in waiting), "cut for nobody"
+
+    def _check_age(self, stop: Stop, process: Process) -> None:
+        """A young model goes only for a request whose wait is nearly over."""
+        stays, timeout = self.scheduler.model(stop.model).min_loaded, self.scheduler.limits.queue_timeout
+        if process.ready and self.now < process.ready_at + stays - 1e-9:  # B-S22
+            waiting = [r for r in self.requests.values() if r.waits and f"room for {r.ticket.model}" in stop.reason]
+            latest = timeout - min(LAST_CALL_S, timeout / 2)
+            assert timeout
+            assert any(self.now >= r.asked + latest - 1e-9 for r in waiting), "a young model was evicted"
 
     def _exit(self, process: Process, reason: str) -> None:
         if self.processes.get(process.spawn.model) is not process:
             return
         del self.processes[process.spawn.model]
         freed = Counter({key: process.shows(key) for key in process.held})
-        self._lingering += freed
-        seconds = self.reclaim_seconds()
-        if seconds:
-            self.after(seconds, lambda: self._lingering.subtract(freed))
-        else:
-            self._lingering.subtract(freed)
+        self.lingering += freed
+        seconds, steps = self.reclaim_seconds(), self.reclaim_steps()
+        for step in range(1, steps + 1):
+            part = {key: held * step // steps - held * (step - 1) // steps for key, held in freed.items()}
+            if seconds:
+                self.after(seconds * step / steps, partial(self.lingering.subtract, part))
+            else:
+                self.lingering.subtract(part)
         self.leases[process.spawn.model].clear()
         starved = reason == "out of memory"
         name, run = process.spawn.model, process.spawn.run
@@ -457,6 +460,11 @@ class Bench:
         assert not limits.models_max or len(running) <= limits.models_max  # B-S4
         ends = limits.models_max if limits.margins else 0  # beside those that run
         assert not limits.models_max or len(alive) <= limits.models_max + ends  # B-S21
+        for model in models:
+            if model.is_open or model.state not in SERVING:
+                self._closed.pop(model.name, None)
+            else:
+                self._closed.setdefault(model.name, self.now)
         for device in self.devices:
             if limits.margins:
                 booked = sum(model.held.get(device.key, 0) for model in alive.values())

@@ -11,12 +11,14 @@ import pytest
 
 from router.scheduling.effects import Abort, Fetch, Grant, Probe, Refusal, Refuse, Spawn, Stop
 from router.scheduling.resources import Demand
-from tests.scheduling.bench import Bench, Request
+from tests.scheduling.bench import Bench
+from tests.scheduling.records import Request
+from tests.scheduling.truth import Judge
 
 SHAPES: dict[str, dict[str, object]] = {
     "cpu": {"room": 30},
     "cpu, three at most, short queue": {"room": 60, "models_max": 3, "queue_max": 5, "finish_loads": False},
-    "one gpu": {"room": 40, "gpus": [24], "drain_grace": 0},
+    "one gpu": {"room": 40, "gpus": [24], "drain_grace": 0, "drain_timeout": 1.5},
     "two unequal gpus": {
         "room": 40,
         "gpus": [12, 24],
@@ -25,7 +27,13 @@ SHAPES: dict[str, dict[str, object]] = {
         "queue_timeout": 0,
         "downloads_max": 1,
     },
-    "four unequal gpus": {"room": 60, "gpus": [8, 12, 16, 24], "drain_grace": 2, "queue_timeout": 20},
+    "four unequal gpus": {
+        "room": 60,
+        "gpus": [8, 12, 16, 24],
+        "drain_grace": 2,
+        "queue_timeout": 20,
+        "drain_timeout": 8,
+    },
     "eight unequal gpus": {"room": 40, "gpus": [2, 3, 4, 5, 6, 8, 10, 12], "models_max": 8},
     "nothing checked": {"room": 30, "checked": False, "models_max": 2, "queue_max": 0},
 }
@@ -41,10 +49,14 @@ class Walk:
         for name in "abcdefghij":
             self.models[name] = self.demand()
         self.pinned = random.choice(["", "a", "ab"])
+        self.stays = {name: random.choice([0.0, 0.0, 2.0, 30.0]) for name in self.models}
         self.open: list[Request] = []
         bench.load_seconds = lambda model: random.expovariate(1)
         bench.stop_seconds = lambda model: random.choice([0.0, 0.1, 2.0])
         bench.reclaim_seconds = lambda: random.choice([0.0, 0.0, 0.3, 5.0])
+        bench.reclaim_steps = lambda: random.choice([1, 1, 2, 4])
+        bench.load_steps = lambda: random.choice([1, 2, 2, 5, 20])
+        self.judge = Judge(bench)
         bench.download_seconds = lambda model: random.choice([0.0, random.expovariate(0.3)])
         bench.probe_seconds = lambda: random.choice([0.0, 0.0, 0.05, 2.0])
         bench.measure_seconds = lambda: random.choice([0.0, 0.1, 3.0])
@@ -59,8 +71,10 @@ class Walk:
             self.lose_files: 1,
             self.pull: 1,
             self.crash: 1,
+            self.hang: 1,
             self.sleep: 4,
             self.others: 2,
+            self.lose: 1,
             self.breakage: 1,
         }
         self.pace = 0.2
@@ -85,17 +99,23 @@ class Walk:
         random = self.random
         # Some models are asked for more often than others.
         name = list(self.models)[min(random.randrange(10), random.randrange(10))]
-        pending = self.bench.pending_loads.get(name)
         self.open.append(
             self.bench.ask(
                 name,
-                pending.request.ticket.demand if pending else self.models[name],
+                self.need(name),
                 serve=random.choice([None, 0.0, random.expovariate(0.5)]),
                 priority=random.choice([0, 0, 0, 1, -1]),
                 pinned=name in self.pinned,
                 ttl=random.choice([None, None, 0.0, 3.0]),
+                background=random.random() < 0.2,
+                min_loaded=self.stays[name],
             )
         )
+
+    def need(self, name: str) -> Demand:
+        """With the settings that are being tried, if there are any."""
+        pending = self.bench.pending_loads.get(name)
+        return pending.request.ticket.demand if pending else self.models[name]
 
     def leave(self) -> None:
         if waiting := [request for request in self.open if request.waits]:
@@ -140,6 +160,11 @@ class Walk:
         if self.bench.processes:
             self.bench.crash(self.random.choice(list(self.bench.processes)))
 
+    def hang(self) -> None:
+        busy = [name for name, process in self.bench.processes.items() if process.ready and self.bench.leases[name]]
+        if busy:
+            self.bench.hang(self.random.choice(busy))
+
     def sleep(self) -> None:
         for name in sorted(self.bench.loaded):
             if not self.bench.leases[name] and not self.bench.processes[name].asleep:
@@ -147,8 +172,18 @@ class Walk:
                 return
 
     def others(self) -> None:
-        device = self.random.choice(self.bench.devices)
-        self.bench.others[device.key] = self.random.choice([0, 0, 0, self.random.randrange(device.total)])
+        device, others = self.random.choice(self.bench.devices), self.bench.others
+        before, others[device.key] = (
+            others[device.key],
+            self.random.choice([0, 0, 0, self.random.randrange(device.total)]),
+        )
+        if others[device.key] < before:
+            self.bench.shrunk_at[device.key] = self.bench.now
+
+    def lose(self) -> None:
+        """A GPU falls off the bus, or is back."""
+        if gpus := self.bench.devices[:-1]:
+            self.bench.lost ^= {self.random.choice(gpus).key}
 
     def breakage(self) -> None:
         self.bench.broken = {name for name in self.models if self.random.random() < 0.1}
@@ -173,6 +208,7 @@ class Walk:
         bench, self.luck = self.bench, {lambda: None: 1}
         self.pace = 1e9
         bench.others.clear()
+        bench.lost.clear()
         bench.broken, bench.unreachable = set(), set()
         bench.starved.clear()
         bench.scheduler.limits = replace(bench.scheduler.limits, queue_max=1000, queue_timeout=0)
@@ -182,7 +218,7 @@ class Walk:
             elif request.waits:
                 request.serve = 0.1
         bench.run(60 + bench.scheduler.limits.backoff_max)  # the last failures happen, and are waited out
-        last = [bench.ask(name, need, serve=0.5, priority=5) for name, need in self.models.items() for _ in "12"]
+        last = [bench.ask(name, self.need(name), serve=0.5, priority=5) for name in self.models for _ in "12"]
         bench.run(1000)
         assert bench.is_idle
         assert not bench.scheduler._line.by_turn
@@ -202,7 +238,12 @@ def test_a_long_walk(shape: str) -> None:
         while walk.bench.events < 10_000:
             walk.bench.step(float("inf"))
         walk.quiesce()
+        assert walk.judge.wrong == []  # B-S17
+        met.update(walk.judge.judged)
         met.update(type(effect) for effect in walk.bench.effects)
+        stops = [effect for effect in walk.bench.effects if isinstance(effect, Stop)]
+        met["hung"] += sum(stop.at_once for stop in stops)
+        met["cut"] += sum("waited" in stop.reason for stop in stops)
         answers = [request.answer for request in walk.bench.requests.values()]
         met.update(answer.refusal for answer in answers if isinstance(answer, Refuse))
         for request in walk.bench.requests.values():
@@ -210,6 +251,10 @@ def test_a_long_walk(shape: str) -> None:
             if request.refused is Refusal.TOO_LARGE:
                 assert not walk.fits(request.ticket.demand)  # B-S12
     # The walk met everything that it is there for.
+    assert shape == "nothing checked" or min(met["evictions"], met["drains"]) > 50
+    assert met["excused"] < 20
     assert min(met[kind] for kind in (Probe, Spawn, Stop, Grant)) > 900
+    assert met["hung"] > 10  # B-S20
+    assert met["cut"] > 10 or not SHAPES[shape].get("drain_timeout")  # B-S19
     assert min(met[kind] for kind in (Fetch, Abort, Refusal.FETCH_FAILED)) > 10
     assert min(met[refusal] for refusal in (Refusal.LOAD_FAILED, Refusal.BACKING_OFF, Refusal.CANCELLED)) > 10

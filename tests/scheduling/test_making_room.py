@@ -8,7 +8,8 @@ from itertools import pairwise
 from router.scheduling.effects import Refusal, Refuse
 from router.scheduling.resources import Demand
 from router.scheduling.states import State
-from tests.scheduling.bench import RAM, Bench, Request
+from tests.scheduling.bench import RAM, Bench
+from tests.scheduling.records import Request
 
 
 def test_a_loading_model_is_no_victim_and_a_busy_one_is_not_cut_off() -> None:  # B-S3

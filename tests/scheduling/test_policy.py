@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from router.memory.weights import split_by_shares
 from router.scheduling.policy import Drain, Evict, Place, Reject, Wait, after_plan, plan
 from router.scheduling.resources import Allocation, Demand, Reading
-from router.scheduling.snapshot import Phase, Resident
+from router.scheduling.snapshot import Phase
 from tests.scheduling.machines import RAM, Case, cases, gpus, many, nonempty_subsets, on, snapshot, where
 
 # Count limit
@@ -89,90 +89,6 @@ def test_loads_into_ram_are_serial_and_beside_a_gpu_load_parallel() -> None:  # 
 
 def test_loads_are_parallel_where_nothing_is_checked() -> None:
     assert isinstance(plan(snapshot([RAM], on(Phase.LOADING, "a", RAM=5), margin=0), Demand(host=5)), Place)
-
-
-# Readings from the middle of something
-
-
-A, B = on(Phase.IDLE, "a", GPU0=139), on(Phase.LOADING, "b", GPU1=139)
-C = on(Phase.LOADING, "c", GPU0=73)
-WAKING = replace(on(Phase.BUSY, "b", GPU1=139), sleeping=True)
-STOPPING = on(Phase.STOPPING, "b", GPU1=139)
-DRAINING = replace(on(Phase.BUSY, "a", GPU0=139), draining=True)
-
-
-def on_one(need: int) -> Demand:
-    """On two GPUs it would need nearly twice as much."""
-    return Demand(split=1, fixed=need - 1)
-
-
-@pytest.mark.parametrize("others", [0, 8, 18])
-@pytest.mark.parametrize("shown", [0.0, 0.3, 0.6, 1.0])
-@pytest.mark.parametrize("loading", [B, WAKING], ids=["loads", "wakes up"])
-@pytest.mark.parametrize("a", [A, replace(A, phase=Phase.BUSY), DRAINING], ids=["idle", "busy", "draining"])
-def test_a_load_that_shows_in_part_is_waited_for(a: Resident, loading: Resident, shown: float, others: int) -> None:
-    """Two GPUs of 24 GiB, less a margin of 1 each; in tenths of a GiB."""  # B-S17
-    machine = snapshot(
-        [*gpus(240, 240), RAM], a, loading, C, margin=10, shown={"b": shown, "c": 0.5}, others={"GPU1": others}
-    )
-    outcome = plan(machine, Demand(split=73))
-    assert isinstance(outcome, Place if loading is WAKING and others + 139 * shown <= 18 else Wait)
-    assert where(outcome) == {"GPU1": 73}
-
-
-@pytest.mark.parametrize("shown", [0.0, 0.3, 1.0])
-def test_a_load_that_leaves_too_little_whatever_it_shows_is_not_waited_for(shown: float) -> None:  # B-S17
-    machine = snapshot([*gpus(240, 240), RAM], A, B, C, margin=10, shown={"b": shown})
-    assert plan(machine, on_one(92)) == Evict(("a",), Allocation({"here/GPU0": 92}, gpus(240)))
-    busy = snapshot([*gpus(240, 240), RAM], replace(A, phase=Phase.BUSY), B, C, margin=10, shown={"b": shown})
-    assert plan(busy, on_one(92)) == Drain(("a",), Allocation({"here/GPU0": 92}, gpus(240)))
-
-
-def test_what_other_programs_surely_hold_is_not_waited_for() -> None:  # B-S17
-    """Of the 199 that are used, the load holds 139 at most."""
-    machine = snapshot([*gpus(240, 240), RAM], A, B, C, margin=10, shown={"b": 1}, others={"GPU1": 60})
-    assert isinstance(plan(machine, on_one(31)), Wait)
-    assert isinstance(plan(machine, on_one(32)), Evict)
-
-
-def test_a_load_that_took_more_than_it_was_promised() -> None:  # B-S17
-    machine = snapshot([*gpus(240, 240), RAM], A, B, C, margin=10, shown={"b": 1.1})
-    assert isinstance(plan(machine, on_one(78)), Wait)  # the reading alone leaves 78
-    assert isinstance(plan(machine, on_one(79)), Evict)
-
-
-@pytest.mark.parametrize("back", [0, 0.5, 1])
-def test_what_an_ended_model_has_not_given_back_is_waited_for(back: float) -> None:  # B-S17
-    missing = int(139 * (1 - back))
-    machine = snapshot([*gpus(240, 240), RAM], A, margin=10, returning={"GPU1": missing})
-    outcome = plan(machine, on_one(200))
-    assert isinstance(outcome, Wait if missing else Place)
-    assert where(outcome) == {"GPU1": 200}
-
-
-def test_victims_are_enough_whatever_a_stopping_model_has_given_back() -> None:  # B-S17
-    """One GPU with room for 230: other programs hold 60, of the 100 of a stopping model nothing shows any more. Once it
-    is gone there are 170, and 190 without the idle one: so nobody goes for 200, nor for 195."""
-    idle, stopping = on(Phase.IDLE, "idle", GPU0=20), on(Phase.STOPPING, "s", GPU0=100)
-    machine = snapshot([*gpus(240), RAM], idle, stopping, margin=10, shown={"s": 0}, others={"GPU0": 40})
-    outcome = plan(machine, Demand(split=225))
-    assert isinstance(outcome, Wait)
-    assert outcome.undecided == ("idle",)
-    ended = snapshot([*gpus(240), RAM], idle, margin=10, others={"GPU0": 40})
-    assert plan(ended, Demand(split=225)) == Wait(
-        "pinned models, other programs or requests further ahead hold the memory or the slots"
-    )
-    assert isinstance(plan(ended, Demand(split=185)), Evict)
-    alone = snapshot([*gpus(240), RAM], idle, stopping, margin=10, shown={"s": 1})
-    assert isinstance(plan(alone, Demand(split=225)), Wait)  # it shows all: those may be other programs too
-
-
-def test_a_load_that_this_pass_began_shows_nothing() -> None:  # B-S17
-    machine = snapshot([*gpus(100, 100), RAM], on(Phase.IDLE, "idle", GPU1=60), others={"GPU0": 30})
-    behind = after_plan(machine, plan(machine, Demand(split=60)), "first")
-    assert isinstance(plan(behind, Demand(split=39)), Evict | Wait | Place)
-    assert where(plan(behind, Demand(split=50))) == {"GPU1": 50}
-    assert isinstance(plan(behind, Demand(split=50)), Evict)
 
 
 # Victims

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,6 +117,46 @@ def running(router: Router) -> int:
     """How many requests tiny-a serves now."""
     text = httpx.get(f"{router.url}/metrics", timeout=PATIENCE_S).text
     return int(text.split('llama_router_model_requests_active{model="tiny-a"} ')[1].split()[0])
+
+
+# B-P12
+@pytest.mark.parametrize("path", ASKS)
+def test_a_stream_that_waits_is_refused_with_an_error_of_its_api(
+    routers: Starter, tiny_models: Path, tmp_path: Path, path: str
+) -> None:
+    """Some clients have got comments by then, so that no status can tell them."""
+    flags = ("--models-max", "1", "--models-drain-grace", "600", "--stream-keepalive", "0.05")
+    router = start(routers, tiny_models, *flags)
+    with router.stream("tiny-b", ENDLESS) as events, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        next(events)
+        waiting = pool.submit(streamed, router, path)
+        until(lambda: router.client.get("/metrics").text.count('requests_waiting{model="tiny-a"} 1'))
+        next(events)
+        next(events)
+        router.process.send_signal(signal.SIGTERM)
+        text = waiting.result()
+        assert "shutting down" in text
+        assert "error" in text
+        next(events)
+    assert router.process.wait(PATIENCE_S) == 0
+    assert "Traceback" not in router.log
+
+
+# B-P12
+def test_clients_that_send_no_whole_request_hold_nothing_up(routers: Starter, tiny_models: Path) -> None:
+    router = start(routers, tiny_models, "--shutdown-grace", "600")
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
+    with contextlib.ExitStack() as stack:
+        url = httpx.URL(router.url)
+        clients = [stack.enter_context(socket.create_connection((url.host, url.port))) for _ in range(3)]
+        clients[1].sendall(head[:30])
+        clients[2].sendall(head)
+        assert router.client.get("/livez").status_code == 200  # by now the others have been read
+        router.process.send_signal(signal.SIGTERM)
+        clients[2].settimeout(PATIENCE_S)
+        assert clients[2].recv(999).startswith(b"HTTP/1.1 503")
+        assert router.process.wait(PATIENCE_S) == 0
+    assert "Traceback" not in router.log
 
 
 # B-P12

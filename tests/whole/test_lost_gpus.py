@@ -245,3 +245,19 @@ def test_an_instance_that_is_not_there_is_not_ram(machine: Make) -> None:  # B-D
     here.nvml.divide(0, *(Mig(n, 0, 6 * GIB) for n in range(4)))
     ask(router, "four")
     assert masks(router) == {"four": mig_uuid(0, 3)}
+
+
+def test_limits_hold_for_gpus_that_come_late(machine: Make) -> None:  # B-D11 B-S18
+    here = machine(24)
+    here.nvml.divide(0, Mig(1, 0, 12 * GIB), Mig(2, 0, 12 * GIB))
+    for name in "abc":
+        here.model(name, 8)
+    here.model("on-second", 8, device="CUDA1")
+    here.nvml.driver(nvml.NOT_LOADED)
+    router = here.start(CUDA_VISIBLE_DEVICES="0")  # it may be any number of instances
+    assert "cannot be read" in refused(router, "a")
+    here.nvml.driver()
+    ask(router, "a", "b", "c")
+    assert pids(router).keys() == {"b", "c"}
+    ask(router, "on-second")
+    assert masks(router)["on-second"] == mig_uuid(0, 1)

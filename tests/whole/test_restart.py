@@ -82,6 +82,18 @@ def test_a_connection_is_never_accepted_to_be_refused(  # B-P12
         assert activator.stop() == 0
 
 
+def test_a_stream_of_news_holds_no_restart_up(  # B-P12
+    listening: socket.socket, tiny_models: Path, tmp_path: Path
+) -> None:
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    flags = ["--engine", FAKE, "--models-dir", str(tiny_models), "--run-dir", str(tmp_path / "run")]
+    with Activator([listening], *flags, "--shutdown-grace", "600", log=tmp_path / "log") as activator:
+        activator.start()
+        with httpx.stream("GET", f"{url}/models/sse", timeout=PATIENCE_S) as news:
+            assert activator.stop() == 0
+            news.read()  # it ends as it should, not in the middle
+
+
 def test_routers_that_share_a_port_follow_each_other(routers: Starter, tiny_models: Path) -> None:  # B-P12
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

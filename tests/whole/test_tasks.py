@@ -18,7 +18,8 @@ from router.scheduling.snapshot import Phase, Resident, Snapshot
 from router.scheduling.waiting_line import Ticket
 from tests.conftest import Starter
 from tests.routers import Router, chat
-from tests.scheduling.bench import Bench, Request
+from tests.scheduling.bench import Bench
+from tests.scheduling.records import Request
 from tests.waiting import until
 
 

@@ -9,9 +9,11 @@ from asyncio import StreamReader, StreamWriter
 import pytest
 
 from router.errors import UpstreamFailed
+from router.wire.address import Address
 from router.wire.request_head import RequestHead
 from router.wire.upstream import Upstream
 from tests.sockets import Server, take
+from tests.waiting import eventually
 from tests.wire.rig import (
     OK,
     Completions,
@@ -206,3 +208,45 @@ async def test_reprs_show_the_state_and_no_key(upstream: Upstream, server: Serve
         assert repr(connections.known_heads) == "<HeadCache 1 heads>"
         upstream.forget(server.address)
         assert repr(connections) == "<ChildConnections 0 idle, 0 stalled, retired>"
+
+
+# Cuts
+
+
+class Cut(UpstreamFailed):
+    pass
+
+
+async def test_a_cut_fails_all_answers_of_the_child_and_no_others(upstream: Upstream, server: Server) -> None:  # B-S19
+    going = asyncio.Event()
+
+    async def handler(reader: StreamReader, writer: StreamWriter) -> None:
+        head, _ = await take(reader)
+        if b"/begun" in head:
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\nsome")  # it ends with the connection
+        await going.wait()
+
+    async with server.running(handler):
+        begun, half = [await ask(upstream, server, target=b"/begun") for _ in range(2)]
+        assert await half.read() == b"some"
+        waits = asyncio.create_task(ask(upstream, server))
+        reads = asyncio.create_task(half.read())
+        await eventually(lambda: upstream.received(server.address) == 2)
+        await eventually(lambda: len(upstream._children[server.address].open) == 3)
+        upstream.cut(Address(path="/another"), Cut("another child"))
+        upstream.cut(server.address, Cut("cut"))
+        for task in (waits, reads):
+            with pytest.raises(Cut, match="cut"):
+                await task
+        assert await begun.read() == b"some"  # what has come is not lost
+        for answer in (begun, half):
+            with pytest.raises(Cut, match="cut"):
+                await answer.read()
+        going.set()
+
+
+async def test_a_cut_leaves_later_requests_alone(upstream: Upstream, server: Server) -> None:
+    async with server.running(answering()):
+        assert await whole(await ask(upstream, server)) == b"ok"
+        upstream.cut(server.address, Cut("cut"))
+        assert await whole(await ask(upstream, server)) == b"ok"

@@ -101,7 +101,7 @@ class AnthropicModels:
             "lifecycle": "active",
             "max_input_tokens": context,
             "max_tokens": context,
-            "capabilities": _capabilities(spec),
+            "capabilities": _capabilities(self._gateway.pool.effective(spec.name)),  # as it is loaded
         }
 
 

@@ -78,12 +78,12 @@ class Library:
             "size": model.spec.size_bytes,
             "digest": file.digest,
             "details": self._details(model),
-            "capabilities": _capabilities(model.spec),
+            "capabilities": _capabilities(self._pool.effective(model.spec.name)),
         }
 
     def _details(self, model: NamedModel) -> dict[str, Any]:
         """`context_length` is the context that one request has."""
-        info = model.spec.info
+        info = self._pool.effective(model.spec.name).info
         lengths = {"context_length": context_of(self._pool, model.spec), "embedding_length": info.n_embd}
         known = {name: length for name, length in lengths.items() if length}
         return {"parent_model": model.parent, **details(info), **known}

@@ -167,3 +167,19 @@ def test_what_no_model_can_be_made_of_is_refused(router: Router, client: ollama.
     assert caught.value.status_code == 400
     assert "hf.co/" in str(caught.value)
     assert client.pull("tiny-a").status == "success", "it is here"
+
+
+def test_a_part_of_a_split_model_is_told_to_be_one(router: Router, tmp_path: Path) -> None:
+    out = writer.GGUFWriter(tmp_path / "part.gguf", "llama")
+    out.add_uint16("split.count", 3)
+    out.add_uint16("split.no", 0)
+    out.add_tensor("t", np.zeros(32, dtype=np.float32))
+    for step in (out.write_header_to_file, out.write_kv_data_to_file, out.write_tensors_to_file, out.close):
+        step()
+    data = (tmp_path / "part.gguf").read_bytes()
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    assert router.client.post(f"/api/blobs/{digest}", content=data).status_code == 201
+    response = router.client.post("/api/create", json={"model": "new", "files": {"x-00001-of-00003.gguf": digest}})
+    assert response.status_code == 501
+    assert "llama-gguf-split" in response.json()["error"]
+    assert str(router.folder) not in response.text
