@@ -34,6 +34,7 @@ class Info:
 
     A field is None if it is not known: the file is not here yet, or it cannot be read. `problem` says why then.
     `warning` says what of the model is left out.
+    `other_kind` is what the file is if it is no language model (see `kinds`); `problem` says so too.
     """
 
     architecture: str | None = None
@@ -48,6 +49,7 @@ class Info:
     roles: Roles = TAKES_ALL
     problem: str | None = None
     warning: str | None = None
+    other_kind: str | None = None
 
 
 # Of a model whose files have not been read yet. It is compared by identity: a file may say nothing of interest.
