@@ -19,8 +19,8 @@ file that is no model in `kinds`. What `template` finds is used by `proxy.rewrit
     template   what a chat template can do: tools, thinking, roles -> reduction trial
     stamps     a process's files, and if they are the same         -> shards
     spec       one model as data                                   -> shards template
-    projector  whether a projector belongs to a model -> metadata gguf spec
-    describe   what a model's files say: its Info                  -> shards metadata kinds gguf template spec
+    projector  whether a projector belongs to a model              -> metadata gguf spec
+    describe   what a model's files say: its Info                  -> shards metadata kinds gguf template spec projector
     ini        INI text to lines under sections, and back          -> nothing
     own_keys   keys of presets that are the router's own           -> spec ini
     foreign    what a preset file from the hub may set             -> ini own_keys
