@@ -279,6 +279,18 @@ class Settings:
     models_memory_limit: int | None = _option(
         "--models-memory-limit", MIB, None, "MiB of RAM that models may use; by default all that the machine has"
     )
+    models_cache_ram: int | None = _option(
+        "--models-cache-ram",
+        MIB,
+        None,
+        "most MiB of RAM for the prompt caches of all models together; by default each gets a quarter of what is left",
+    )
+    models_pressure: bool = _option(
+        "--models-pressure --no-models-pressure",
+        SWITCH,
+        "off",
+        "stop idle models when other programs take the memory that is to stay free",
+    )
     models_ttl: float = _option("--models-ttl", SECONDS, "0", "unload a model idle for this long; 0 means never")
     models_queue_max: int = _option(
         "--models-queue-max", COUNT, "256", "how many requests may wait for room for their models; with 0 none waits"

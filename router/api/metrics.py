@@ -66,6 +66,12 @@ def _lines(pool: Pool) -> Iterator[str]:
             for key, held in status.held.items()
         ],
     )
+    yield from _metric(
+        "model_prompt_cache_bytes",
+        "gauge",
+        "RAM that the model's process may fill with old prompts, as the plan gave it",
+        [(_label(model=name), status.prompt_cache) for name, status in statuses.items() if status.pid],
+    )
 
 
 def _metric(name: str, kind: str, text: str, samples: list[tuple[str, int]]) -> Iterator[str]:

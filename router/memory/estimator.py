@@ -21,7 +21,7 @@ from router.engine import flags
 from router.engine.discovery import Engine
 from router.engine.flags import Arg, FlagTable
 from router.errors import GgufError, LoadFailed, SettingsRefused
-from router.memory import fit_params
+from router.memory import fit_params, prompt_cache
 from router.memory.demand import CUDA_CONTEXT_BYTES
 from router.memory.faults import fault
 from router.memory.fitting import fit, gpus_of, leave_to_engine
@@ -109,7 +109,8 @@ class Estimator:
         if spec.model_path is None:  # its child downloads it: only where it goes is known
             uses_gpu = self._gpus and flags.value_of(args, "--device") != "none"
             demand = Demand(fixed=CUDA_CONTEXT_BYTES, names=gpu_names(args)) if uses_gpu else Demand()
-            return Need(demand, device_args)
+            cache = prompt_cache.most(replace(spec, args=args), self._table)
+            return Need(replace(demand, prompt_cache=cache), device_args)
         key, files_now = self._key(spec), (*stamp(args), *stamp([arg for arg in asked.args if arg not in spec.args]))
         with self._lock:
             need = self._needs.get(key)

@@ -22,7 +22,7 @@ class Status:
     `info` is what the child reported.
     `started` is when the process with this pid began, in seconds since 1970.
     `leases` counts the requests that are served, `waiting` those that wait.
-    `held` are bytes by device key.
+    `held` are bytes by device key; `prompt_cache` are those of RAM among them that its prompt cache may fill.
     `expires_in` are the seconds until the model is stopped if no request comes; None for never.
     """
 
@@ -37,6 +37,7 @@ class Status:
     leases: int = 0
     waiting: int = 0
     held: Mapping[str, int] = field(default_factory=dict)
+    prompt_cache: int = 0
     expires_in: float | None = None
 
     @classmethod
@@ -69,6 +70,7 @@ class Status:
             leases=len(model.leases),
             waiting=waiting,
             held=model.held,
+            prompt_cache=model.prompt_cache,
             expires_in=_expires_in(model, now),
         )
 
