@@ -94,6 +94,7 @@ class DeviceStatus:
     `uuid` is the vendor's identity; None if there is none.
     `total` and `free` are bytes; None where they are not known.
     `reason` says why it is `lost`; None if it is not.
+    `short`: other programs have taken memory that is to stay free.
     """
 
     id: str
@@ -103,9 +104,10 @@ class DeviceStatus:
     free: int | None
     lost: bool
     reason: str | None
+    short: bool = False
 
     @classmethod
-    def of(cls, reading: Reading) -> DeviceStatus:
+    def of(cls, reading: Reading, *, short: bool = False) -> DeviceStatus:
         device = reading.device
         return cls(
             id=device.key,
@@ -115,6 +117,7 @@ class DeviceStatus:
             free=reading.free,
             lost=bool(reading.lost),
             reason=reading.lost or None,
+            short=short,
         )
 
 
