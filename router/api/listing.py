@@ -172,7 +172,7 @@ def _status(spec: ModelSpec, status: Status) -> dict[str, Any]:
         # A download's progress has only URLs as keys, so `total` is not added to it.
         total = {"total": status.progress.value} if status.value == "loading" else {}
         entry["progress"] = {**status.progress.payload, **total}
-    if status.pid:
+    if status.value in ("loaded", "sleeping"):
         entry["prompt_cache"] = status.prompt_cache  # bytes of RAM that old prompts may fill
     if status.failed:
         entry |= {"failed": True, "exit_code": status.exit_code, "error": status.failure}
