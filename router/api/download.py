@@ -78,6 +78,10 @@ class Downloads:
 
         A download that still runs is cancelled."""
         spec = self._pool.catalog.resolve(without_host(name))
+        if program := {"ollama": "Ollama", "lmstudio": "LM Studio"}.get(spec.store):
+            raise InvalidRequest(
+                f"{spec.name!r} is a model of {program}, whose files are only read here: remove it with that program"
+            )
         if spec.source != "cache":
             raise InvalidRequest(f"{spec.name!r} was not downloaded into the cache; remove its file or its section")
         self._pool.unload(spec.name)

@@ -143,7 +143,7 @@ class Cache:
         self.root = root
         self._lock = threading.Lock()
         self._repos: dict[str, _RepoEntries] = {}
-        self._root_stamps = _Stamps({})
+        self._root_stamps = Stamps({})
         self._looked_at: float | None = None
         self._entries: tuple[CacheEntry, ...] = ()
 
@@ -165,7 +165,7 @@ class Cache:
     def _refresh(self) -> None:
         names = list(self._repos)
         if not self._root_stamps.are_current() or self._looked_at is None:
-            self._root_stamps = _Stamps.of([str(self.root)])
+            self._root_stamps = Stamps.of([str(self.root)])
             names = [repo for repo in repo_names(self.root) if repo_and_quant(repo)]
         known = {name: self._repos.get(name) for name in names}
         fresh = {name: one if one and one.stamps.are_current() else self._read(name) for name, one in known.items()}
@@ -176,18 +176,18 @@ class Cache:
 
     def _read(self, repo: str) -> _RepoEntries:
         # The times before the files: a change in between is then seen the next time.
-        stamps = _Stamps.of(_watched_paths(repo_folder(self.root, repo)))
+        stamps = Stamps.of(_watched_paths(repo_folder(self.root, repo)))
         return _RepoEntries(tuple(entries_of_repo(self.root, repo)), stamps)
 
 
 @dataclass(frozen=True, slots=True)
-class _Stamps:
+class Stamps:
     """When paths last changed, in ns; or NOT_THERE, or TOO_RECENT."""
 
     times: Mapping[str, int]
 
     @classmethod
-    def of(cls, paths: Iterable[str]) -> _Stamps:
+    def of(cls, paths: Iterable[str]) -> Stamps:
         now = time.time_ns()
         times = {path: _change_time(path) for path in paths}
         return cls({path: when if now - when > CLOCK_TICK_NS else TOO_RECENT for path, when in times.items()})
@@ -201,7 +201,7 @@ class _RepoEntries:
     """The models of one repository, and the stamps of all paths that change when the models do."""
 
     entries: tuple[CacheEntry, ...]
-    stamps: _Stamps
+    stamps: Stamps
 
 
 def _watched_paths(folder: Path) -> Iterator[str]:

@@ -3,8 +3,8 @@
 Stands on engine (flags) and hub (names, cache). Begin with `spec`, a model as data, then `catalog`, from a name to a
 model, and `build`, from the sources to the catalog. Every flag of llama-server is a key of preset files by itself. A
 new key of the router's own belongs in `own_keys` and `spec`, and in `foreign` if files from the hub may have it. A new
-fact about what a model can do belongs in `describe`, a new kind of place that holds models beside `folder`. What
-`template` finds is used by `proxy.rewrite`, `api.details` and `api.ollama`.
+fact about what a model can do belongs in `describe`, a new kind of place that holds models beside `folder`, and another
+program's in `stores`. What `template` finds is used by `proxy.rewrite`, `api.details` and `api.ollama`.
 
 ::
 
@@ -26,8 +26,9 @@ fact about what a model can do belongs in `describe`, a new kind of place that h
     catalog    names to models, and the names that were probably meant   -> spec
     folder     the models in a folder, with their companions             -> shards spec
     created    names and models that clients made, kept in a file        -> spec catalog folder
-    build      from presets, folder, cache and command line to a catalog -> shards spec ini presets catalog folder
+    stores     stores of other programs: Ollama's, LM Studio's           -> spec catalog folder
+    build      from all sources to a catalog                             -> shards spec ini presets catalog folder stores
     check      every mistake in one preset file                          -> ini presets catalog build
     changes    PURE: what a new catalog means for the one before         -> spec catalog
-    sources    where the catalog comes from, read again                  -> presets catalog created build
+    sources    where the catalog comes from, read again                  -> presets catalog created stores build
 """

@@ -13,13 +13,14 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from router.engine.flags import Arg, FlagTable, merge, switch_of, value_of
 from router.errors import CatalogError
 from router.hub import cache as hub
 from router.hub.cache import CacheEntry
-from router.models.catalog import Catalog, quoted
+from router.models.catalog import LATEST_TAG, Catalog, quoted
 from router.models.folder import FoundModel, find_models
 from router.models.ini import DEFAULTS
 from router.models.presets import Preset, PresetFile
@@ -33,8 +34,12 @@ from router.models.spec import (
     comma_separated,
     draft_kind,
 )
+from router.models.stores import twins
 
 logger = logging.getLogger("router.catalog")
+
+# The operator's own models, which no file of others may change, by the flags that name where they are.
+_PLACES = {"models_dir": "--models-dir", "ollama": "--ollama-models", "lmstudio": "--lmstudio-models"}
 
 
 def build(
@@ -49,6 +54,7 @@ def build(
     offline: bool,
     wanted: Sequence[str] = (),
     created: Mapping[str, FoundModel] | None = None,
+    stored: Mapping[str, FoundModel] | None = None,
 ) -> Catalog:
     """The catalog of all sources. Raises CatalogError.
 
@@ -56,6 +62,7 @@ def build(
     or a preset file add more.
     `wanted` are names on the hub that are models even if the cache does not have them.
     `created` are models that clients have made of files.
+    `stored` are models of other programs' stores.
     """
     own_args = [arg for arg in global_args if arg.flag.name in SINGLE_MODEL_FLAGS]
     common_args = [arg for arg in global_args if arg.flag.name not in SINGLE_MODEL_FLAGS]
@@ -66,11 +73,11 @@ def build(
         found = {entry.name: FoundModel("cache", entry.files[0], entry.mmproj) for entry in cached}
     if models_dir:
         found |= find_models(models_dir)
-    found = {**(created or {}), **found}
+    found = {**(created or {}), **(stored or {}), **found}
     _check_foreign_names(file, found)
 
     builder = _SpecBuilder(table, cache_root, offline, common_args)
-    sections = {preset.name: preset for preset in file.presets}
+    sections = {preset.name: preset for preset in map(partial(_in_full, found), file.presets)}
     models = []
     if single:
         sections.pop(single.name, None)
@@ -78,7 +85,8 @@ def build(
         models.append(builder.spec(single, "command_line", own_args))
     models += [builder.spec(preset, "preset", (), found.pop(name, None)) for name, preset in sections.items()]
     hidden = {path for preset in file.presets if preset.dedup_cache_models for path in builder.cached_files(preset)}
-    for name, model in found.items():
+    taken = {name for spec in models for name in (spec.name, *spec.aliases)}
+    for name, model in twins.folded(found, taken).items():
         spec = builder.spec(replace(defaults, name=name), model.source, (), model)
         is_hidden = spec.source == "cache" and model.path in hidden
         models.append(replace(spec, unlisted=spec.unlisted or is_hidden))
@@ -94,11 +102,23 @@ def build(
 def _check_foreign_names(file: PresetFile, found: Mapping[str, FoundModel]) -> None:
     """A stranger's preset must not change a model of the operator's folder."""
     for preset in file.presets:
-        if file.foreign and preset.name in found and found[preset.name].source == "models_dir":
+        name = _in_full(found, preset).name
+        if file.foreign and name in found and found[name].source in _PLACES:
             raise CatalogError(
-                f"[{preset.name}] of a preset file from the hub is a model of --models-dir: rename that, or copy "
-                "the file, and name the copy by --models-preset"
+                f"[{preset.name}] of a preset file from the hub is a model of {_PLACES[found[name].source]}: rename "
+                "that, or copy the file, and name the copy by --models-preset"
             )
+
+
+def _in_full(found: Mapping[str, FoundModel], preset: Preset) -> Preset:
+    """The section `[llama3.2]` means Ollama's `llama3.2:latest`, unless another model has its name."""
+    full = preset.name + LATEST_TAG
+    is_short = preset.name not in found and full in found and found[full].package is not None
+    return replace(preset, name=full) if is_short and not _names_model(preset.args) else preset
+
+
+def _names_model(args: Sequence[Arg]) -> bool:
+    return any(arg.flag.name in MODEL_FLAGS for arg in args)
 
 
 def _single_model(args: Sequence[Arg], defaults: Preset) -> Preset | None:
@@ -124,7 +144,9 @@ class _SpecBuilder:
     def spec(self, preset: Preset, source: Source, own: Sequence[Arg], found: FoundModel | None = None) -> ModelSpec:
         """`own` are the command line's arguments for this one model. `found` are its files, if it was found."""
         lowest = self.args(",".join(preset.device), "--device") if preset.device else []
-        if found and not any(arg.flag.name in MODEL_FLAGS for arg in preset.args):
+        if found and _names_model(preset.args):
+            found = None if found.package or found.problem else found  # its section names other files
+        elif found:
             lowest += self.file_args(found)
         own = [arg for arg in own if arg.flag.name not in ("--alias", "--tags")]
         args = merge(lowest, preset.args, own, self.common)
@@ -132,8 +154,10 @@ class _SpecBuilder:
             entry = hub.find(self.cache_root, preset.name, drafting=kind)
             args = merge(self.file_args(replace(found, draft=entry.draft if entry else None)), args)
         args, problem = self.with_files(args)
+        problem, package = (found and found.problem) or problem, found.package if found else None
         path, mmproj = value_of(args, "--model"), value_of(args, "--mmproj")
         model_path = Path(path) if path and not problem else None
+        aliases = (*preset.aliases, *(found.aliases if found else ()))
         return ModelSpec(
             name=preset.name,
             source=source,
@@ -142,7 +166,7 @@ class _SpecBuilder:
             mmproj_path=Path(mmproj) if mmproj and not problem else None,
             size_bytes=_total_bytes(shards(model_path)) if model_path else 0,
             problem=problem,
-            aliases=tuple(alias for alias in dict.fromkeys(preset.aliases) if alias != preset.name),
+            aliases=tuple(alias for alias in dict.fromkeys(aliases) if alias != preset.name),
             tags=preset.tags,
             stop_timeout=preset.stop_timeout,
             load_on_startup=preset.load_on_startup,
@@ -154,7 +178,8 @@ class _SpecBuilder:
             unlisted=preset.unlisted,
             description=preset.description,
             env=preset.env,
-            filters=preset.filters,
+            filters=package.with_filters(preset.filters) if package else preset.filters,
+            package=replace(package, operator_filters=preset.filters) if package else None,
         )
 
     def with_files(self, args: tuple[Arg, ...]) -> tuple[tuple[Arg, ...], str | None]:
@@ -194,6 +219,10 @@ class _SpecBuilder:
             args += self.args(str(found.mmproj), "--mmproj")
         if found.draft:
             args += self.args(str(found.draft), "--spec-draft-model", "--model-draft")
+        for adapter in found.adapters:
+            args += self.args(str(adapter), "--lora")
+        for flag, value in found.package.load if found.package else ():
+            args += self.args(value, flag)
         return args
 
     def args(self, value: str, *spellings: str) -> list[Arg]:

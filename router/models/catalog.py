@@ -17,6 +17,7 @@ from router.models.spec import ModelSpec
 from router.near import nearest
 
 LATEST_TAG = ":latest"
+_LATEST = LATEST_TAG[1:].upper()
 SHOWN_CHARACTERS = 80  # of a wrong name, in the error
 
 
@@ -120,7 +121,7 @@ class Catalog:
         quants = self._by_repo.get(repo, {})
         if quant is not None or not quants:
             return quants.get((quant or "").upper())
-        preferred = next((each for each in DEFAULT_QUANTS if each in quants), None)
+        preferred = next((each for each in (_LATEST, *DEFAULT_QUANTS) if each in quants), None)
         return quants[preferred] if preferred else next(iter(quants.values()))
 
     def _hint(self, name: str, otherwise: str) -> str:

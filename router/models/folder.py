@@ -13,7 +13,7 @@ from pathlib import Path
 
 from router.errors import CatalogError
 from router.models.shards import is_shard, shards, stem
-from router.models.spec import Source
+from router.models.spec import Package, Source
 
 logger = logging.getLogger("router.catalog")
 
@@ -23,12 +23,20 @@ DRAFT_PREFIXES = ("mtp-", "dspark-", "dflash-")
 
 @dataclass(frozen=True, slots=True)
 class FoundModel:
-    """A model that was found on disk, with the companions beside it. `path` is its first shard."""
+    """A model that was found on disk, with the companions beside it. `path` is its first shard.
+
+    `problem` says why it cannot be used; then `path` is what was found in its place.
+    `adapters`, `aliases` and `package` come from the stores of other programs.
+    """
 
     source: Source
     path: Path
     mmproj: Path | None = None
     draft: Path | None = None
+    problem: str | None = None
+    adapters: tuple[Path, ...] = ()
+    aliases: tuple[str, ...] = ()
+    package: Package | None = None
 
 
 def find_models(folder: Path) -> dict[str, FoundModel]:

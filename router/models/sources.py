@@ -17,6 +17,7 @@ from router.models.build import build
 from router.models.catalog import Catalog
 from router.models.created import CreatedStore
 from router.models.presets import NO_PRESETS, PresetFile
+from router.models.stores.places import Store
 
 
 class Sources:
@@ -27,6 +28,7 @@ class Sources:
     `default_name` is the model of requests that name none.
     `wanted` are names on the hub that are models too, whether their files are here or not.
     `created` are the names and models that clients have made.
+    `stores` are those of other programs; where two have one name, the first of them counts.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Sources:
         default_name: str | None = None,
         offline: bool = False,
         created: CreatedStore | None = None,
+        stores: Sequence[Store] = (),
     ) -> None:
         self._preset = preset
         self._models_dir = models_dir
@@ -54,6 +57,7 @@ class Sources:
         self._cached: Sequence[CacheEntry] = ()
         self.wanted: list[str] = []
         self.created = CreatedStore() if created is None else created
+        self._stores = tuple(stores)
 
     def __repr__(self) -> str:
         file = self._foreign or self._preset
@@ -77,8 +81,13 @@ class Sources:
         return self._build(self._file) if self._file else self.read()
 
     def is_current(self) -> bool:
-        """Whether the cache still holds what it held for the last catalog. Looks at most once a second."""
-        return self._cache.entries() is self._cached
+        """Whether the cache and the stores hold what they held for the last catalog. Looks at most once a second."""
+        return self._cache.entries() is self._cached and all(store.is_current() for store in self._stores)
+
+    @property
+    def has_stores(self) -> bool:
+        """Whether a name that is no name on the hub may come to mean a model while the router runs."""
+        return bool(self._stores)
 
     def _build(self, file: PresetFile) -> Catalog:
         self._cached = self._cache.entries(0)
@@ -93,5 +102,6 @@ class Sources:
             offline=self._offline,
             wanted=tuple(self.wanted),
             created=self.created.found_models(),
+            stored={name: model for store in reversed(self._stores) for name, model in store.models().items()},
         )
         return self.created.add_models(catalog, self._table)
