@@ -8,11 +8,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import ollama
 import openai
 import pytest
 from ollama import ResponseError
 
+from tests.api.ollama.asking import client_of
 from tests.conftest import Starter
 from tests.models.stores.laid import Laid
 from tests.routers import FAKE, Router
@@ -56,10 +56,17 @@ def faked(laid: Laid, routers: Starter, sent: Path) -> Router:
 
 def test_what_ollama_list_showed_is_served(laid: Laid, own: Router) -> None:  # B-F3
     before = snapshot(laid.root)
-    client = ollama.Client(own.url)
-    shown = {model.model: model for model in client.list().models}
-    assert shown.keys() == {"llama3.2:latest", "llama3.2:3b", "mario/plumber:v1", "hf.co/user/repo:Q4_K_M"}
-    entry = shown["llama3.2:latest"]
+    chat: Any = [{"role": "user", "content": "Hello"}]
+    names = {"llama3.2:latest", "llama3.2:3b", "mario/plumber:v1", "hf.co/user/repo:Q4_K_M"}
+    with client_of(own) as client:
+        shown = {model.model: model for model in client.list().models}
+        assert shown.keys() == names
+        entry = shown["llama3.2:latest"]
+        for name in ("llama3.2", "llama3.2:3b", "registry.ollama.ai/library/llama3.2:latest", "mario/plumber:v1"):
+            answer = client.chat(name, messages=chat, options={"num_predict": 2})
+            assert answer.message.content
+            assert answer.model == name
+        assert client.chat("llama3.2", messages=chat).eval_count == 3, "num_predict of the store"
     assert entry.digest == hashlib.sha256(laid.manifest("llama3.2").read_bytes()).hexdigest()
     manifest = json.loads(laid.manifest("llama3.2").read_text())
     assert entry.size == sum(layer["size"] for layer in (*manifest["layers"], manifest["config"]))
@@ -67,20 +74,13 @@ def test_what_ollama_list_showed_is_served(laid: Laid, own: Router) -> None:  # 
     assert int(entry.modified_at.timestamp()) == int(laid.manifest("llama3.2").stat().st_mtime)
     assert entry.details
     assert (entry.details.parameter_size, entry.details.quantization_level) == ("3.2B", "Q4_K_M")
-
-    chat = [{"role": "user", "content": "Hello"}]
-    for name in ("llama3.2", "llama3.2:3b", "registry.ollama.ai/library/llama3.2:latest", "mario/plumber:v1"):
-        answer = client.chat(name, messages=chat, options={"num_predict": 2})
-        assert answer.message.content
-        assert answer.model == name
-    assert client.chat("llama3.2", messages=chat).eval_count == 3, "num_predict of the store"
-    assert own.listing()["llama3.2:latest"]["context"]["effective"] == 512
-    models = openai.OpenAI(base_url=f"{own.url}/v1", api_key="none")
-    messages: Any = chat
-    completion = models.chat.completions.create(model="hf.co/user/repo:Q4_K_M", messages=messages, max_tokens=4)
-    assert completion.choices[0].message.content
-    assert {model.id for model in models.models.list()} == shown.keys() - {"llama3.2:3b"}
-    assert "llama3.2:3b" in own.listing()["llama3.2:latest"]["aliases"]
+    listing = own.listing()
+    assert listing["llama3.2:latest"]["context"]["effective"] == 512
+    assert listing.keys() == names - {"llama3.2:3b"}
+    assert listing["llama3.2:latest"]["aliases"] == ["llama3.2:3b"]
+    with openai.OpenAI(base_url=f"{own.url}/v1", api_key="none") as models:
+        completion = models.chat.completions.create(model="hf.co/user/repo:Q4_K_M", messages=chat, max_tokens=4)
+        assert completion.choices[0].message.content
     assert snapshot(laid.root) == before, "the store is only read"
 
 
@@ -112,25 +112,26 @@ def test_what_a_name_stands_for_is_a_default_for_every_client(faked: Router, sen
 
 def test_names_made_of_a_store_are_the_routers_own(laid: Laid, faked: Router, sent: Path) -> None:  # B-F3
     before = snapshot(laid.root)
-    client = ollama.Client(faked.url)
-    client.copy("llama3.2", "mine")
-    client.create("short", from_="llama3.2", system="Be short.", parameters={"num_predict": 2})
     user = {"role": "user", "content": "hi"}
-    for name, system, limit in (("mine", "Be brief.", 3), ("short", "Be short.", 2)):
-        for path in ("/api/chat", "/v1/chat/completions"):
-            answer = faked.client.post(path, json={"model": name, "messages": [user], "stream": False})
-            assert answer.status_code == 200
-            fields = last(sent)
-            assert fields["messages"] == [{"role": "system", "content": system}, user]
-            assert fields.get("n_predict", fields.get("max_tokens")) == limit
-    assert faked.listing()["llama3.2:latest"]["aliases"] == ["llama3.2:3b", "mine", "short"], "they share its process"
-    assert client.show("mine").license == "Community License"
-    client.delete("mine")
-    with pytest.raises(ResponseError, match="Ollama, whose files are only read"):
-        client.delete("llama3.2")
-    with pytest.raises(ResponseError, match="is a model of the catalog"):
-        client.create("llama3.2", from_="mario/plumber:v1")
-    assert client.pull("llama3.2").status == "success", "it is here"
+    with client_of(faked) as client:
+        client.copy("llama3.2", "mine")
+        client.create("short", from_="llama3.2", system="Be short.", parameters={"num_predict": 2})
+        for name, system, limit in (("mine", "Be brief.", 3), ("short", "Be short.", 2)):
+            for path in ("/api/chat", "/v1/chat/completions"):
+                answer = faked.client.post(path, json={"model": name, "messages": [user], "stream": False})
+                assert answer.status_code == 200
+                fields = last(sent)
+                assert fields["messages"] == [{"role": "system", "content": system}, user]
+                assert fields.get("n_predict", fields.get("max_tokens")) == limit
+        aliases = faked.listing()["llama3.2:latest"]["aliases"]
+        assert aliases == ["llama3.2:3b", "mine", "short"], "they share its process"
+        assert client.show("mine").license == "Community License"
+        client.delete("mine")
+        with pytest.raises(ResponseError, match="Ollama, whose files are only read"):
+            client.delete("llama3.2")
+        with pytest.raises(ResponseError, match="is a model of the catalog"):
+            client.create("llama3.2", from_="mario/plumber:v1")
+        assert client.pull("llama3.2").status == "success", "it is here"
     assert snapshot(laid.root) == before
 
 

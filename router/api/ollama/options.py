@@ -14,7 +14,8 @@ from router.api.ollama.fields import Fields
 from router.engine.allowlist import is_safe
 from router.engine.flags import default_table
 from router.errors import InvalidRequest
-from router.models.stores.parameters import OPTIONS, UNLIMITED
+from router.models.stores.parameters import OPTIONS as OPTIONS
+from router.models.stores.parameters import UNLIMITED
 from router.proxy.routing import LOOK_BACK_FIELDS, check_look_back
 
 # Ollama's options that are named like flags of the engine, but have no effect here.
