@@ -178,12 +178,6 @@ def without_tag(name: str) -> str:
     return name[: -len(LATEST_TAG)] if name.lower().endswith(LATEST_TAG) else name
 
 
-def ollama_library_name(name: str) -> str | None:
-    """The name in Ollama's own library that this is, such as `llama3.2:1b`; None for a name with an owner."""
-    name = _without_registry(name)
-    return name if name and "/" not in name else None
-
-
 def _without_registry(name: str) -> str:
     """The name without what Ollama takes for granted."""
     for prefix in ("registry.ollama.ai/", "ollama.com/", "library/"):

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from router import files
-from router.hub.cache import Stamps
-from router.models.folder import FoundModel
+from router.hub.change_times import ChangeTimes
+from router.models.folder import FoundModel, FoundModels
 from router.models.spec import Package
 from router.models.stores import manifest as manifests
 from router.models.stores import parameters
@@ -46,10 +46,10 @@ _DETAILS = {
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """What a manifest says, and the stamps of all files on which that depends."""
+    """What a manifest says, and the times of all files on which that depends."""
 
     found: FoundModel
-    stamps: Stamps
+    times: ChangeTimes
 
 
 class OllamaStore:
@@ -58,7 +58,7 @@ class OllamaStore:
     ::
 
         store = OllamaStore(Path("~/.ollama/models").expanduser())
-        store.models()["llama3.2:latest"].path  # .../blobs/sha256-...
+        store.read().models["llama3.2:latest"].path  # .../blobs/sha256-...
     """
 
     def __init__(self, root: Path) -> None:
@@ -66,37 +66,39 @@ class OllamaStore:
         self._blobs = Blobs(root)
         self._lock = threading.Lock()
         self._read: dict[str, tuple[str, _Read]] = {}  # by path; with the name
-        self._folders = Stamps({})
+        self._folders = ChangeTimes({})
         self._looked_at: float | None = None
 
     def __repr__(self) -> str:
         return f"<OllamaStore {self.root}: {len(self._read)} manifests>"
 
-    def models(self) -> dict[str, FoundModel]:
+    def read(self) -> FoundModels:
         """The models by name, in the order of the names. Blocks."""
         with self._lock:
             known, self._read = self._read, {}
             folders: list[str] = []
-            for path, name in self._manifests(folders):
+            warnings: list[str] = []
+            for path, name in self._manifests(folders, warnings):
                 before = known.get(path)
-                read = before[1] if before and before[1].stamps.are_current() else self._of_manifest(name, Path(path))
+                read = before[1] if before and before[1].times.are_current() else self._of_manifest(name, Path(path))
                 self._read[path] = name, read
-            self._folders = Stamps.of(folders)
+            self._folders = ChangeTimes.of(folders)
             self._looked_at = time.monotonic()
-            return dict(sorted((name, read.found) for name, read in self._read.values()))
+            models = dict(sorted((name, read.found) for name, read in self._read.values()))
+            return FoundModels(models, warnings=[*warnings, *(m.problem for m in models.values() if m.problem)])
 
     def is_current(self) -> bool:
-        """Whether nothing has changed since `models`. Looks at most once a second. Blocks."""
+        """Whether nothing has changed since `read`. Looks at most once a second. Blocks."""
         with self._lock:
             if self._looked_at is None:
                 return False
             if time.monotonic() - self._looked_at < 1.0:
                 return True
-            is_same = self._folders.are_current() and all(r.stamps.are_current() for _, r in self._read.values())
+            is_same = self._folders.are_current() and all(r.times.are_current() for _, r in self._read.values())
             self._looked_at = time.monotonic() if is_same else None
             return is_same
 
-    def _manifests(self, folders: list[str]) -> Iterator[tuple[str, str]]:
+    def _manifests(self, folders: list[str], warnings: list[str]) -> Iterator[tuple[str, str]]:
         """The paths and names of all manifests. The folders that were looked into are added to `folders`."""
         places: list[tuple[str, tuple[str, ...]]] = [(str(self.root / "manifests"), ())]
         count = entries = 0
@@ -106,7 +108,7 @@ class OllamaStore:
             try:
                 names = sorted(os.listdir(folder))
             except OSError as error:
-                log.warning("%s is left out: %s", _shown(folder), error.strerror)
+                warnings.append(f"{files.problem_of(folder, error)}: it is left out")
                 continue
             entries += len(names)
             for each in names if entries <= MAX_ENTRIES else ():
@@ -117,18 +119,18 @@ class OllamaStore:
                 elif (name := manifests.name_of(*parts)) and not os.path.isdir(path):
                     count += 1
                     if count > MAX_MANIFESTS:
-                        log.warning("%s has more than %d models: the others are left out", self.root, MAX_MANIFESTS)
+                        warnings.append(f"{self.root} has more than {MAX_MANIFESTS} models: the others are left out")
                         return
                     yield path, name
 
     def _of_manifest(self, name: str, path: Path) -> _Read:
-        stamps = Stamps.of([str(path)])  # before it is read, so that a change in between is seen the next time
+        times = ChangeTimes.of([str(path)])  # before it is read, so that a change in between is seen the next time
         watched: list[str] = []
         try:
             data = files.read(path, MAX_MANIFEST_BYTES)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            return _Read(_unusable(path, name, f"the manifest {path} cannot be read: {reason}"), stamps)
+            return _Read(_unusable(path, name, f"the manifest {path} cannot be read: {reason}"), times)
         digest, modified_at, size = hashlib.sha256(data).hexdigest(), _modified_at(path), 0
         details: Mapping[str, Any] = {}
         try:
@@ -142,7 +144,7 @@ class OllamaStore:
         except Unusable as error:
             package = Package("Ollama", digest, modified_at, size, details)
             found = _unusable(path, name, f"{name} of Ollama's store cannot be used: {error}", package)
-        return _Read(found, Stamps({**stamps.times, **Stamps.of(watched).times}))
+        return _Read(found, ChangeTimes({**times.times, **ChangeTimes.of(watched).times}))
 
     def _usable(
         self,
@@ -231,7 +233,6 @@ def _is_message(message: Mapping[str, Any]) -> bool:
 
 
 def _unusable(path: Path, name: str, problem: str, package: Package | None = None) -> FoundModel:
-    log.warning("%s", problem)
     return FoundModel("ollama", path, problem=problem, package=package or Package("Ollama", "", 0.0, 0))
 
 
@@ -249,7 +250,3 @@ def _modified_at(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _shown(path: str) -> str:
-    return path.encode(errors="replace").decode(errors="replace")

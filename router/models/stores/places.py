@@ -13,7 +13,7 @@ from typing import Protocol
 
 from router import files
 from router.errors import CatalogError
-from router.models.folder import FoundModel
+from router.models.folder import FoundModels
 from router.models.stores.lmstudio import LmStudioStore
 from router.models.stores.manifest import Unusable, json_object
 from router.models.stores.ollama import OllamaStore
@@ -37,7 +37,7 @@ class Store(Protocol):
     @property
     def root(self) -> Path: ...
 
-    def models(self) -> dict[str, FoundModel]: ...
+    def read(self) -> FoundModels: ...
 
     def is_current(self) -> bool: ...
 

@@ -2,13 +2,12 @@
 
 `ollama cp` makes a second name of one model, and so does a library, whose `3b` and `latest` may be the same files with
 the same settings. They become one model with aliases, so that they share a process. What an operator has named is never
-overruled by what lies in a store: a name or an alias that is taken is left out.
+overruled by what lies in a store: a name that is taken is left out.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
@@ -36,13 +35,4 @@ def folded(found: Mapping[str, FoundModel], taken: Collection[str]) -> dict[str,
     for names in groups.values():
         first, *others = sorted(names, key=lambda name: (not name.endswith(LATEST_TAG), name))
         kept[first] = replace(found[first], aliases=(*found[first].aliases, *others))
-    known = {*taken, *kept}
-    counts = Counter(alias for model in kept.values() for alias in model.aliases)
-    return {
-        name: replace(model, aliases=aliases) if model.aliases != (aliases := _free(model, known, counts)) else model
-        for name, model in kept.items()
-    }
-
-
-def _free(model: FoundModel, known: Collection[str], counts: Mapping[str, int]) -> tuple[str, ...]:
-    return tuple(alias for alias in model.aliases if alias not in known and counts[alias] == 1)
+    return kept
