@@ -7,9 +7,11 @@ runs one.
 
 ::
 
-    flags      llama-server's arguments as data                            -> nothing
+    renamed    PURE: flags of the past, and what is written for them now   -> nothing
+    flags      llama-server's arguments as data                            -> renamed
     help       the flags of a build, from its --help                       -> flags
     allowlist  which flags a request may set, and their values             -> flags
+    values     PURE: what the operator's values may be                     -> flags allowlist
     discovery  which llama-server, and what it can do                      -> flags help
     embedded   a program of its own: xllamacpp behind llama-server's flags -> nothing
 """

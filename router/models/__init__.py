@@ -22,7 +22,8 @@ fact about what a model can do belongs in `describe`, a new kind of place that h
     ini        INI text to lines under sections, and back                -> nothing
     own_keys   keys of presets that are the router's own                 -> spec ini
     foreign    what a preset file from the hub may set                   -> ini own_keys
-    presets    INI to frozen presets, and where each value came from     -> spec ini own_keys foreign
+    expansion  PURE: ${NAME} and ~ in the values of presets              -> ini own_keys
+    presets    INI to frozen presets, and where each value came from     -> spec ini own_keys foreign expansion
     catalog    names to models, and the names that were probably meant   -> spec
     folder     the models in a folder, with their companions             -> shards spec
     created    names and models that clients made, kept in a file        -> spec catalog folder

@@ -155,6 +155,7 @@ class _SpecBuilder:
             description=preset.description,
             env=preset.env,
             filters=preset.filters,
+            params_by_name=preset.set_params_by_name,
         )
 
     def with_files(self, args: tuple[Arg, ...]) -> tuple[tuple[Arg, ...], str | None]:
