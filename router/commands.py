@@ -192,8 +192,13 @@ def _list(argv: list[str]) -> int:
     from router.plan import read_plan
 
     as_json, argv = _switch("--json", argv)
+    shows_all, argv = _switch("--all", argv)
     catalog = read_plan(argv, os.environ, needs_engine=False).catalog()
-    rows = [_row(describe(spec)) for spec in catalog.models]
+    models = [describe(spec) for spec in catalog.models]
+    is_other = [spec.info.other_kind is not None and spec.source in ("models_dir", "cache") for spec in models]
+    rows = [_row(spec) for spec, other in zip(models, is_other, strict=True) if shows_all or not other]
+    if shows_all:
+        rows += [_row_of_other(name, kind) for name, kind in catalog.left_out.items()]
     if as_json:
         print(json.dumps(rows, indent=2))
     elif rows:
@@ -213,8 +218,23 @@ def _row(spec: ModelSpec) -> dict[str, Any]:
         "context": spec.info.n_ctx_train,
         "quantization": spec.info.quantization,
         "architecture": spec.info.architecture,
-        "args": flags.render(flags.without_secrets(spec.args)),
+        "args": flags.shown_words(spec.args),
         "problem": spec.info.problem,
+        "warning": spec.info.warning,
+    }
+
+
+def _row_of_other(name: str, kind: str) -> dict[str, Any]:
+    """A file in a folder of models that is none."""
+    empty = dict.fromkeys(("size", "context", "quantization", "architecture"))
+    return {
+        "name": name,
+        "aliases": (),
+        "tags": (),
+        "source": "models_dir",
+        **empty,
+        "args": [],
+        "problem": kind,
     }
 
 
@@ -267,7 +287,7 @@ def _check(argv: list[str]) -> int:
 
 
 def _import(argv: list[str]) -> int:
-    from router import importing
+    from router import imports
     from router.config import Config
     from router.engine import flags
     from router.plan import known_flags
@@ -284,14 +304,14 @@ def _import(argv: list[str]) -> int:
         raise FlagError("import needs one file: llama-router import CONFIG.yaml [-o FILE.ini]")
     output = flags.value_of(args, "--output")
     if output:
-        importing.check_free(Path(output), force=bool(flags.switch_of(args, "--force")))
-    found = importing.convert(Path(files[0]), known_flags(argv, os.environ, Config()), os.environ)
+        imports.check_free(Path(output), force=bool(flags.switch_of(args, "--force")))
+    found = imports.convert(Path(files[0]), known_flags(argv, os.environ, Config()), os.environ)
     for note in found.notes:
         logs.say(f"{logs.visible(files[0])}{f':{note.line}' if note.line else ''}: {note}")
     if not found.models:
         raise RouterError(f"no model of {files[0]} runs llama-server: there is nothing to import")
     if output:
-        importing.write(Path(output), found.text, force=bool(flags.switch_of(args, "--force")))
+        imports.write(Path(output), found.text, force=bool(flags.switch_of(args, "--force")))
         print(logs.visible(f"{output}: {len(found.models)} models; llama-router --models-preset {output} serves them"))
     else:
         print(found.text, end="")
@@ -332,12 +352,12 @@ def _pull(argv: list[str]) -> int:
 
 def _hub_names(words: Sequence[str], command: str) -> list[Name]:
     """Names of models on the hub. Raises FlagError."""
-    from router.hub.names import Name, without_host
+    from router.hub.names import Name
 
     if not words:
         raise FlagError(f"name a model on the hub: llama-router {command} user/repo:QUANT")
     try:
-        return [Name.parse(without_host(word)) for word in words]
+        return [Name.parse(word) for word in words]
     except RouterError as exc:
         raise FlagError(exc.message) from exc
 
@@ -389,7 +409,7 @@ def _estimate(argv: list[str]) -> int:
     if not argv or argv[0].startswith("-"):
         raise FlagError("name a model or a file: llama-router estimate MODEL_OR_FILE.gguf [options]")
     model, argv = argv[0], argv[1:]
-    is_file = model.endswith(".gguf") and Path(model).is_file()
+    is_file = model.lower().endswith(".gguf") and Path(model).is_file()
     plan = read_plan([*argv, *(["--model", model] if is_file else [])], os.environ)
     estimate = None if is_file else _estimate_of_running_router(plan.settings, model)
     if estimate is None:
@@ -433,8 +453,9 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "list": Command(
         _list,
-        "list [--json] [options]",
-        "Lists the models that serve would have with the same options, and what is wrong with them.",
+        "list [--all] [--json] [options]",
+        "Lists the models that serve would have with the same options, and what is wrong with them. With --all also\n"
+        "the files in folders of models that are no models, and what they are.",
         takes_options=False,
     ),
     "import": Command(

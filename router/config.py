@@ -114,7 +114,7 @@ def missing_files(config: Config, options: Sequence[Option]) -> Iterator[Problem
 
 
 def _exists(option: Option, word: str) -> bool:
-    words = [word] if option.kind is PATH else word.split(",")
+    words = [word] if option.kind is PATH or files.expanded(word).exists() else word.split(",")
     return all(files.expanded(part.strip()).exists() for part in words)
 
 

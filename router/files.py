@@ -116,6 +116,32 @@ def is_special(path: str | os.PathLike[str]) -> bool:
         return False
 
 
+def problem_of(path: str | Path, error: OSError | ValueError) -> str:
+    """Why a path cannot be read, with what to do, as a sentence."""
+    code: int | None = getattr(error, "errno", None)
+    if code == errno.ENOENT and os.path.islink(path):
+        return f"{path} is a link to {_target(path)}, which is not there: put it there, or remove the link"
+    if code == errno.ELOOP:
+        return f"{path} is a link that leads back to itself: remove it"
+    if code in (errno.EACCES, errno.EPERM):
+        return f"{path} may not be read by this user ({os.strerror(code)}): change its rights, or its owner"
+    if code in (errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.EHOSTDOWN):
+        return f"{path} cannot be read ({os.strerror(code)}): mount its disk or network share again"
+    return f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
+def hung(path: str | Path) -> str:
+    """The same for a path that does not answer."""
+    return f"{path} does not answer: its disk or network share hangs; mend that, then reload"
+
+
+def _target(path: str | Path) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return "a place"
+
+
 def put_aside(path: Path) -> str:
     """Rename a spoilt file, so that its content can be looked at. Returns where it is now, as words for the log."""
     aside = path.with_name(f"{path.name}.bad")
@@ -162,11 +188,17 @@ def _null() -> int:
     return os.stat(os.devnull).st_rdev
 
 
+def kind_of(status: os.stat_result) -> str | None:
+    """What it is if it is neither a regular file nor a folder, such as "a named pipe"; else None."""
+    if stat.S_ISDIR(status.st_mode) or _is_harmless(status):
+        return None
+    return next((kind for is_one, kind in _KINDS if is_one(status.st_mode)), "something else")
+
+
 def _check(status: os.stat_result, path: str | os.PathLike[str]) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    if not _is_harmless(status):
-        kind = next((kind for is_one, kind in _KINDS if is_one(status.st_mode)), "something else")
+    if kind := kind_of(status):
         raise NotAFile(errno.EINVAL, f"it is {kind}, not a regular file", os.fspath(path))
 
 

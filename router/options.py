@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from router import files
@@ -110,6 +111,15 @@ def _pairs(word: str) -> tuple[tuple[str, str], ...]:
     return tuple((pattern.strip(), model.strip()) for pattern, model in pairs)
 
 
+def _folders(word: str) -> Path | tuple[Path, ...]:
+    """One folder, or several with commas between. A folder may have a comma in its own name."""
+    whole = files.expanded(_text(word))
+    if "," not in word or whole.is_dir():
+        return whole
+    several = tuple(map(files.expanded, _one_or_more_words(word)))
+    return several if len(several) > 1 else several[0]
+
+
 def _switch(word: str) -> bool:
     if (on := flags.boolean(word)) is None:
         raise ValueError
@@ -149,6 +159,7 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 SWITCH = Kind("", "on or off", _switch)
 TEXT = Kind("NAME", "a name", _text)
 PATH = Kind("PATH", "a path", lambda word: files.expanded(_text(word)))
+FOLDERS = Kind("PATH,...", "a path, or several with commas between", _folders)
 PATTERNS = Kind("PATTERN,...", "patterns with commas between", _words)
 ORIGINS = Kind("ORIGIN,...", "origins such as https://example.com, with commas between, localhost or *", _origins)
 NAMES = Kind("NAME,...", "names of hosts with commas between, *.example.com or *", _hosts)

@@ -27,6 +27,7 @@ from router.errors import FlagError
 from router.options import (
     COUNT,
     ENGINE,
+    FOLDERS,
     HEADER,
     HOSTS,
     KEYS,
@@ -225,11 +226,11 @@ class Settings:
         "--hub-fallback --no-hub-fallback", SWITCH, "off", "download a smaller quantization if the disk is too small"
     )
     hub_downloads: int = _option("--hub-downloads", COUNT, "2", "how many models are downloaded at once")
-    models_dir: Path | None = _option(
+    models_dir: Path | tuple[Path, ...] | None = _option(
         "--models-dir",
-        PATH,
+        FOLDERS,
         None,
-        "folder of models: x.gguf, or a subfolder for each",
+        "folder of models: x.gguf, x/ with its files, or publisher/x/; may be given several times",
         env="LLAMA_ARG_MODELS_DIR",
     )
     models_preset: Path | None = _option(

@@ -173,6 +173,8 @@ class Shape:
             match value:
                 case bool():
                     out.add_bool(f"{self.architecture}.{key}", value)
+                case int() if key == "minicpmv_version":
+                    out.add_int32(f"{self.architecture}.{key}", value)
                 case int():
                     out.add_uint32(f"{self.architecture}.{key}", value)
                 case str():
@@ -198,6 +200,7 @@ class Shape:
             or math.prod(dims[1:3]) == 1
             or dims[0] % gguf.GGML_QUANT_SIZES[kind][0]
             or dims[0] < 32
+            or (self.block != "blk" and "embd" in name and "patch" not in name)
         ):
             kind = gguf.GGMLQuantizationType.F32
         block, width = gguf.GGML_QUANT_SIZES[kind]

@@ -8,13 +8,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
-from router.errors import InvalidRequest, RouterError, Unavailable, Unsupported, UpstreamFailed
-from router.hub.names import without_host
+from router.errors import InvalidRequest, RouterError, Unavailable, UnknownModel, Unsupported
+from router.hub.names import name_or_none
 from router.hub.progress import DownloadProgress
+from router.hub.repo import is_of_quant
+from router.models.spec import ModelSpec
 from router.pool.hub_models import HubModels
 from router.pool.pool import Pool
 from router.proxy.gateway import Gateway
+
+
+def is_exact(name: str, spec: ModelSpec) -> bool:
+    """Whether a name on the hub means the very file of this model. Requests may leave out a quant and its prefix; to
+    download or to remove a model they may not."""
+    parsed = name_or_none(name)
+    if parsed is None or str(parsed) in (spec.name, *spec.aliases) or spec.model_path is None:
+        return True
+    return parsed.quant is not None and is_of_quant(PurePosixPath(spec.model_path), parsed.quant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +58,7 @@ class Downloads:
         in place of the router's own.
 
         It returns once the hub has said what the name means and the files are known to fit on the disk."""
-        model = await self._hub_models.find(without_host(name), token)
+        model = await self._hub_models.find(name, token)
         spec = self._pool.catalog.resolve(model)
         if spec.repo_to_download:
             self._hub_models.lend_token(spec.name, token)
@@ -59,8 +71,12 @@ class Downloads:
         return spec.name
 
     async def pull(self, name: str, token: str | None = None) -> AsyncIterator[FileProgress]:
-        """Download the model; yields the progress of each file whenever it changed."""
-        async with self._pool.feed.subscribe() as news:
+        """Download the model; yields the progress of each file whenever it changed.
+
+        It ends when the files are here. However else the download ends, it raises: that a client cancelled it, and
+        that the router ends, too."""
+        feed, news = self._pool.feed, self._pool.feed.subscribe()
+        try:
             model = await self.begin(name, token)
             reported: dict[str, DownloadProgress] = {}
             while self._pool.downloads.is_fetching(model):
@@ -68,16 +84,22 @@ class Downloads:
                     if reported.get(part.url) != part:
                         reported[part.url] = part
                         yield FileProgress(f"sha256:{part.oid}", part.total, part.done)
-                if (item := await news.next()) is None:
-                    return
-                if item["model"] == model and item["event"] == "download_failed":
-                    raise UpstreamFailed(item["data"]["error"])
+                if await news.next() is None:  # no news, or its reader is so slow that it missed some
+                    if feed.is_closed:
+                        break
+                    news = feed.subscribe()
+        finally:
+            news.end()
+        if failure := self._pool.downloads.failure(model):
+            raise failure
 
     async def remove(self, name: str) -> int:
         """Remove the model from the cache once its last requests have ended; returns the bytes that this freed.
 
         A download that still runs is cancelled."""
-        spec = self._pool.catalog.resolve(without_host(name))
+        spec = self._pool.catalog.resolve(name)
+        if not is_exact(name, spec):
+            raise UnknownModel(f"{name} is not in the cache; the cache has {spec.name}")
         if spec.source != "cache":
             raise InvalidRequest(f"{spec.name!r} was not downloaded into the cache; remove its file or its section")
         self._pool.unload(spec.name)

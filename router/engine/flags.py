@@ -19,6 +19,7 @@ from router.engine import renamed
 from router.errors import FlagError
 from router.near import nearest
 from router.redaction import without_credentials
+from router.text import valid
 
 # The end of an error about a flag that b11434 has, but this engine lacks: the embedded one, or another build.
 OTHER_ENGINE_HINT = "; this engine lacks it, others have it (--engine PATH)"
@@ -35,7 +36,7 @@ def _words(text: str) -> frozenset[str]:
 # read from the handlers in arg.cpp that append.
 _REPEATABLE = _words("""
     --api-key --control-vector --control-vector-scaled --dry-sequence-breaker --logit-bias --lora --lora-scaled
-    --override-kv --override-tensor --reverse-prompt --spec-draft-override-tensor --spec-type
+    --models-dir --override-kv --override-tensor --reverse-prompt --spec-draft-override-tensor --spec-type
 """)
 
 # Flags that the router owns and that people's preset files have nevertheless. They are ignored there. llama.cpp's
@@ -296,6 +297,11 @@ def without_secrets(args: Iterable[Arg]) -> tuple[Arg, ...]:
     return tuple(
         replace(arg, values=tuple(map(without_credentials, arg.values))) for arg in args if arg.flag.name not in SECRETS
     )
+
+
+def shown_words(args: Iterable[Arg]) -> list[str]:
+    """The words of a command line as people may see them: without secrets, and as text that fits into JSON."""
+    return [valid(word) for word in render(without_secrets(args))]
 
 
 def secret_variable(arg: Arg) -> str | None:

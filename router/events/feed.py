@@ -31,6 +31,11 @@ class Feed:
     def __repr__(self) -> str:
         return f"<Feed {len(self._queues)} subscribers>"
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether there will be no more news for anyone; a subscription that ended before was too far behind."""
+        return self._is_closed
+
     def publish(self, model: str, event: str, data: Any) -> None:
         """Send `{"model", "event", "data"}`, as llama.cpp's `/models/sse` has it."""
         for queue in tuple(self._queues):
@@ -71,6 +76,9 @@ class Subscription:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        self.end()
+
+    def end(self) -> None:
         self._feed.unsubscribe(self._queue)
 
     async def next(self, timeout: float | None = None) -> News | None:

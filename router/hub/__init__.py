@@ -12,14 +12,15 @@ counts as a quantization, and which is the default, is in `repo`.
     endpoint          PURE: where the hub is                                     -> nothing
     repo              PURE: which files of a repository are a model              -> names
     progress          how far a download is                                      -> nothing
+    change_times      when paths last changed                                    -> nothing
     layout            where things lie in the cache on disk                      -> names
-    cache             the models in the cache                                    -> names repo layout
+    cache             the models in the cache                                    -> names repo change_times layout
     snapshots         what the cache has of a repository, and places             -> names repo layout
     removal           deletes models from the cache                              -> names repo layout cache
     transfer          a program of its own: huggingface_hub behind lines of JSON -> repo
     transfer_process  starts that program, and passes its answers on             -> endpoint
 
-    resolve  a name becomes files that fit on the disk -> names endpoint repo snapshots transfer_process
+    resolve  a name becomes files that fit on the disk -> names endpoint repo layout snapshots transfer_process
     fetch    files on the hub become files on disk     -> names repo progress layout snapshots transfer_process resolve
     pull     `llama-router pull`: bars, or lines       -> names repo progress resolve fetch
 """

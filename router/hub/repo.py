@@ -21,6 +21,7 @@ DEFAULT_QUANTS = ("Q4_K_M", "Q8_0")
 
 SHARD = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})")
 QUANT = re.compile(r"[-.]([A-Za-z0-9_]+)$")
+LONG_QUANT = re.compile(r"[-.]([A-Za-z0-9_]+-[A-Za-z0-9_]+)$")
 DRAFTS = ("mtp", "dflash", "eagle3", "dspark")  # kinds of drafting, in the order in which the engine looks for them
 COMPANION = re.compile(rf"mmproj|imatrix|(?:{'|'.join(DRAFTS)})-")  # files that are no models by themselves
 F16 = re.compile(r"(?<![A-Za-z])f16\.gguf$", re.IGNORECASE)
@@ -76,16 +77,21 @@ class Resolved:
 
 
 def choose(
-    listing: Listing, quant: str | None, file: str | None = None, *, drafting: str | None = None
+    listing: Listing,
+    quant: str | None,
+    file: str | None = None,
+    *,
+    drafting: str | None = None,
+    beside: Collection[PurePosixPath] = (),
 ) -> Resolved | None:
     """The model of a repository with this quant (see `pick`), or the model whose first file is at the path `file`.
 
-    Its companions come along; the draft model only for a kind of `drafting`, one of DRAFTS. None if there is no such
-    model.
+    Its companions come along; the draft model only for a kind of `drafting`, one of DRAFTS. `beside` are the first
+    shards that the cache has of this repository: see `quants`. None if there is no such model.
     """
     files = {file.path: file for file in listing.files}
     first = pick(files, quant) if file is None else by_path(files, file)
-    return _assembled(listing, files, first, drafting) if first else None
+    return _assembled(listing, files, first, drafting, beside) if first else None
 
 
 def all_models(listing: Listing) -> list[Resolved]:
@@ -96,16 +102,21 @@ def all_models(listing: Listing) -> list[Resolved]:
 
 
 def _assembled(
-    listing: Listing, files: Mapping[PurePosixPath, File], first: PurePosixPath, drafting: str | None
+    listing: Listing,
+    files: Mapping[PurePosixPath, File],
+    first: PurePosixPath,
+    drafting: str | None,
+    beside: Collection[PurePosixPath] = (),
 ) -> Resolved | None:
     paths = shards(first, files)
     if not paths:
         return None
     mmproj = projector(first, files)
     draft = draft_model(first, files, drafting) if drafting else None
+    quant = quants([*beside, first])[first]
     return Resolved(
         listing,
-        str(Name(listing.repo, quant_of(first), listing.revision)),
+        str(Name(listing.repo, quant, listing.revision)),
         quant_of(first),
         tuple(files[path] for path in paths),
         files[mmproj] if mmproj else None,
@@ -131,6 +142,29 @@ def quant_of(path: PurePosixPath) -> str | None:
     return match[1].upper() if match else None
 
 
+def quants(firsts: Collection[PurePosixPath]) -> dict[PurePosixPath, str | None]:
+    """The quant that each model of a folder is listed with: its file's last word, as in llama.cpp.
+
+    If several files end with the same word, `pick` says which of them has it for its name; the others are listed with
+    the word before it too, as `UD-Q4_K_XL`.
+    """
+    by_quant: dict[str | None, list[PurePosixPath]] = {}
+    for path in dict.fromkeys(firsts):
+        by_quant.setdefault(quant_of(path), []).append(path)
+    found: dict[PurePosixPath, str | None] = {}
+    for quant, paths in by_quant.items():
+        plain = pick(paths, quant) if quant else None
+        for path in paths:
+            words = LONG_QUANT.search(_shard_of(path)[0]) if path != plain else None
+            found[path] = words[1].upper() if words else quant
+    return found
+
+
+def is_of_quant(path: PurePosixPath, quant: str) -> bool:
+    """Whether a model's first shard has the quant as a word in its path, prefix and all."""
+    return _best_match([path], quant) is not None
+
+
 def pick(paths: Collection[PurePosixPath], quant: str | None) -> PurePosixPath | None:
     """The first shard of the model that a quant means.
 
@@ -148,7 +182,10 @@ def by_path(paths: Iterable[PurePosixPath], file: str) -> PurePosixPath | None:
 
 
 def _best_match(paths: Iterable[PurePosixPath], quant: str) -> PurePosixPath | None:
-    """The path with the quant at the end of its name, else as a word in its name, else as a folder."""
+    """The path with the quant at the end of its name, else as a word in its name, else as a folder.
+
+    Of two names that differ in a prefix of the quant, the one without the prefix: `Q4_K_XL` is not `UD-Q4_K_XL`.
+    """
     word = re.compile(rf"(?<!\w){re.escape(quant)}(?=[./-]|$)", re.IGNORECASE | re.ASCII)
 
     def places(path: PurePosixPath) -> tuple[bool, bool, bool]:
@@ -156,7 +193,15 @@ def _best_match(paths: Iterable[PurePosixPath], quant: str) -> PurePosixPath | N
         ends = any(match.end() == len(stem) for match in word.finditer(stem))
         return ends, word.search(path.name) is not None, word.search(path.as_posix()) is not None
 
-    return max((path for path in paths if any(places(path))), key=places, default=None)
+    def head(path: PurePosixPath) -> str:
+        return word.split(_shard_of(path)[0])[0].upper()
+
+    found = {path: places(path) for path in paths}
+    highest = max(found.values(), default=(False,))
+    if not any(highest):
+        return None
+    best = {path: head(path) for path in found if found[path] == highest}
+    return next(path for path, own in best.items() if not any(own.startswith(h) and own != h for h in best.values()))
 
 
 def projector(model: PurePosixPath, paths: Iterable[PurePosixPath]) -> PurePosixPath | None:

@@ -20,8 +20,9 @@ from router import threads
 from router.errors import HubUnavailable, InsufficientDisk, UnknownModel, UpstreamFailed
 from router.hub import snapshots
 from router.hub.endpoint import address, endpoint
+from router.hub.layout import gguf_sizes, snapshot_of
 from router.hub.names import COMMIT, Name
-from router.hub.repo import PRESET, File, Listing, Resolved, all_models, choose
+from router.hub.repo import PRESET, File, Listing, Resolved, all_models, choose, first_shards
 from router.hub.transfer_process import Message, transfer
 
 log = logging.getLogger("router.fetch")
@@ -57,11 +58,18 @@ async def resolve(
     listing = await threads.CACHE.run(snapshots.listing, root, name) if offline else await list_repository(name, token)
     if listing is None:
         raise UnknownModel(f"{name} is not in the cache {root}, and --offline forbids to download it")
-    resolved = choose(listing, name.quant, file, drafting=drafting)
+    beside = await threads.CACHE.run(_first_shards, root, name)
+    resolved = choose(listing, name.quant, file, drafting=drafting, beside=beside)
     if resolved is None:
         place = "the cache" if offline else f"{endpoint(os.environ)}/{name.repo}"
         raise UnknownModel(f"{place} has no model {name}; it has {_model_list(listing)}")
     return await threads.CACHE.run(_fitting, resolved, root, fallback)
+
+
+def _first_shards(root: Path, name: Name) -> list[PurePosixPath]:
+    """The models that the cache has of the name's repository."""
+    snapshot = snapshot_of(root, name)
+    return first_shards(path for path, _ in gguf_sizes(snapshot)) if snapshot else []
 
 
 def is_offline(environ: Mapping[str, str]) -> bool:

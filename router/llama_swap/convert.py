@@ -1,7 +1,7 @@
 """A whole configuration of llama-swap, to the text of a preset file and what was left out of it.
 
 The last step reads the text as the router will: a line that it refuses is taken out, with the reason. So `check` has
-nothing to say about the result, besides files that are missing. Called by `router.importing`.
+nothing to say about the result, besides files that are missing. Called by `router.imports`.
 """
 
 from __future__ import annotations

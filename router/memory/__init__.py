@@ -14,9 +14,16 @@ took; what a running process holds is in `pool.measurements`.
     weights        PURE: where the engine puts each tensor                   -> architectures layers
     flag_values    PURE: what flags mean in numbers: contexts, slots, layers -> kv
 
+    graph       PURE: memory that a graph uses again and again -> nothing
+    tower       PURE: the parts of encoders, as graphs         -> graph
+    rows        PURE: what projectors make of a picture        -> graph tower
+    pictures    PURE: what encoders of pictures compute        -> graph tower rows
+    sounds      PURE: what encoders of sound compute           -> graph tower
+    projectors  PURE: what a projector takes for one picture   -> tower pictures sounds
+
     batches       PURE: how models embed: batch and context -> architectures flag_values
     model_bytes   what one model in a process takes         -> architectures layers kv compute weights flag_values
-    demand        what a process takes, predicted           -> compute weights flag_values model_bytes
+    demand        what a process takes, predicted           -> compute weights flag_values projectors model_bytes
     fit_params    PURE: the engine's own measure            -> flag_values demand
     fitting       fits contexts to the empty machine        -> flag_values batches demand
     implied_args  PURE: flags that no user gave             -> demand

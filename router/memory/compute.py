@@ -53,21 +53,6 @@ def output_bytes(metadata: Metadata, cache: KvCache) -> int:
     return FLOAT_BYTES * metadata.vocabulary * cache.slots
 
 
-def projector_bytes(metadata: Metadata, *, flash: bool) -> int:
-    """What a projector needs for one picture of the size with which it was trained.
-
-    For sound the file does not say it: a quarter of the weights is a guess.
-    """
-    get = metadata.integer
-    patch, width = get("vision.patch_size"), get("vision.embedding_length")
-    if not patch or not width:
-        return metadata.weights_bytes // 4
-    patches = (get("vision.image_size") // patch) ** 2
-    rows = max(5 * width, 3 * width + get("vision.feed_forward_length"))
-    scores = 0 if flash else 4 * width + patches * get("vision.attention.head_count")
-    return FLOAT_BYTES * patches * max(rows, scores)
-
-
 def _mask(metadata: Metadata, cache: KvCache) -> int:
     """The mask says which cells each token sees: one for full attention, and one for windows."""
     if metadata.architecture in architectures.ENCODERS:

@@ -15,6 +15,7 @@ from router.engine.flags import Arg, switch_of, value_of, values_of
 from router.memory import compute, flag_values
 from router.memory.flag_values import gpu_names, tensor_split
 from router.memory.model_bytes import ModelBytes, draft_model, main_model
+from router.memory.projectors import projector_bytes
 from router.memory.weights import split_by_shares
 from router.models.metadata import Metadata
 from router.scheduling.resources import Demand
@@ -86,7 +87,7 @@ def predict(args: Sequence[Arg], metadata: Metadata, *, gpus: int, mmproj: Metad
     main = main_model(args, metadata, cache, gpus)
     draft = draft_model(args, metadata, cache, gpus)
     adapters = _adapter_bytes(args)
-    projector = mmproj.weights_bytes + compute.projector_bytes(mmproj, flash=cache.flash) if mmproj else 0
+    projector = _projector_bytes(args, mmproj, cache.flash) if mmproj else 0
     is_offloaded = any(main.layers)
     has_projector_on_gpu = is_offloaded and switch_of(args, "--mmproj-offload") is not False
     extra = draft.total + adapters + projector
@@ -139,6 +140,12 @@ def _pieces(args: Sequence[Arg], main: ModelBytes, draft: ModelBytes, adapters: 
         for n, size in enumerate(offloaded):
             pieces[n * count // len(offloaded)] += size
     return tuple(pieces)
+
+
+def _projector_bytes(args: Sequence[Arg], mmproj: Metadata, flash: bool) -> int:
+    """A projector with its buffers, as the engine counts them: for the largest picture."""
+    max_tokens = flag_values.number(args, "--image-max-tokens")
+    return mmproj.weights_bytes + projector_bytes(mmproj, flash=flash, max_tokens=max_tokens)
 
 
 def _adapter_bytes(args: Sequence[Arg]) -> int:

@@ -9,18 +9,22 @@ Building reads folders, but no headers, and never the network. Called at the sta
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from router import files, patience
 from router.engine.flags import Arg, FlagTable, merge, switch_of, value_of
 from router.errors import CatalogError
 from router.hub import cache as hub
 from router.hub.cache import CacheEntry
+from router.hub.names import canonical, without_host
 from router.models.catalog import Catalog, quoted
-from router.models.folder import FoundModel, find_models
+from router.models.folder import FoundModel, FoundModels
+from router.models.folders import ModelFolders, Places
 from router.models.ini import DEFAULTS
 from router.models.presets import Preset, PresetFile
 from router.models.shards import shards, stem
@@ -33,6 +37,7 @@ from router.models.spec import (
     comma_separated,
     draft_kind,
 )
+from router.text import model_name, valid
 
 logger = logging.getLogger("router.catalog")
 
@@ -41,7 +46,8 @@ def build(
     file: PresetFile,
     cached: Sequence[CacheEntry],
     *,
-    models_dir: Path | None,
+    models_dir: Places = None,
+    in_folders: FoundModels | None = None,
     cache_root: Path,
     global_args: Sequence[Arg],
     table: FlagTable,
@@ -56,6 +62,7 @@ def build(
     or a preset file add more.
     `wanted` are names on the hub that are models even if the cache does not have them.
     `created` are models that clients have made of files.
+    `models_dir` is read here, unless `in_folders` already has what the folders of models hold.
     """
     own_args = [arg for arg in global_args if arg.flag.name in SINGLE_MODEL_FLAGS]
     common_args = [arg for arg in global_args if arg.flag.name not in SINGLE_MODEL_FLAGS]
@@ -64,31 +71,82 @@ def build(
     found: dict[str, FoundModel] = {}
     if models_dir or file.path or not single:
         found = {entry.name: FoundModel("cache", entry.files[0], entry.mmproj) for entry in cached}
-    if models_dir:
-        found |= find_models(models_dir)
+    if in_folders is None:
+        in_folders = ModelFolders(models_dir).read()
+    found |= in_folders.models
     found = {**(created or {}), **found}
     _check_foreign_names(file, found)
 
     builder = _SpecBuilder(table, cache_root, offline, common_args)
-    sections = {preset.name: preset for preset in file.presets}
-    models = []
+    sections = _named_as_the_hub(file.presets, found)
+    parts: list[_Part] = []
     if single:
         sections.pop(single.name, None)
         found.pop(single.name, None)
-        models.append(builder.spec(single, "command_line", own_args))
-    models += [builder.spec(preset, "preset", (), found.pop(name, None)) for name, preset in sections.items()]
+        parts.append(_Part(single, "command_line", own_args))
+    folded = {name.casefold(): name for name in found}
+    for name, preset in sections.items():
+        parts.append(_Part(preset, "preset", (), found.pop(folded.get(name.casefold(), name), None)))
     hidden = {path for preset in file.presets if preset.dedup_cache_models for path in builder.cached_files(preset)}
     for name, model in found.items():
-        spec = builder.spec(replace(defaults, name=name), model.source, (), model)
-        is_hidden = spec.source == "cache" and model.path in hidden
-        models.append(replace(spec, unlisted=spec.unlisted or is_hidden))
+        is_hidden = model.source == "cache" and model.path in hidden
+        preset = replace(defaults, name=name, unlisted=defaults.unlisted or is_hidden)
+        parts.append(_Part(preset, model.source, (), model))
+    # A model whose disk hangs costs itself alone.
+    looked = patience.each(builder.spec_of, parts, key=lambda part: f"model {part.preset.name}")
+    models = [
+        builder.spec_of(part, looks=False) if isinstance(spec, patience.Hung) else spec
+        for part, spec in zip(parts, looked, strict=True)
+    ]
+    models = _with_aliases(models, in_folders.models)
     known = {name for spec in models for name in (spec.name, *spec.aliases)}
     for name in wanted:
-        if name not in known:
+        entry = hub.find(cache_root, name)  # another client may have downloaded it, and the cache may call it otherwise
+        if name not in known and (entry is None or entry.name not in known):
             models.append(builder.spec(replace(defaults, name=name), "cache", builder.args(name, "--hf-repo")))
     if not models:
         logger.warning("there are no models: give --models-dir, --models-preset, or a Hugging Face cache")
-    return Catalog(models, default_name)
+    return Catalog(models, default_name, in_folders.left_out)
+
+
+def _with_aliases(models: list[ModelSpec], in_folders: Mapping[str, FoundModel]) -> list[ModelSpec]:
+    """With the aliases of models in folders, as far as they mean no other model."""
+    taken = {name for spec in models for name in (spec.name, *spec.aliases)}
+    result = []
+    for spec in models:
+        found = in_folders.get(spec.name)
+        further = tuple(alias for alias in found.aliases if alias not in taken) if found else ()
+        is_same = bool(found) and spec.source in ("models_dir", "preset")
+        taken.update(further)
+        result.append(replace(spec, aliases=(*spec.aliases, *further)) if further and is_same else spec)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one model is made of. `own` are the command line's arguments for this one model. `found` are its files, if
+    it was found."""
+
+    preset: Preset
+    source: Source
+    own: Sequence[Arg] = ()
+    found: FoundModel | None = None
+
+
+def _named_as_the_hub(presets: Sequence[Preset], found: Collection[str]) -> dict[str, Preset]:
+    """The sections by name, each under the name that the cache would give its model, as in llama.cpp.
+
+    Of two sections that differ in the prefix of their quants alone, the one without it has that name; and a section
+    whose name, prefix and all, is one of `found` belongs to that model.
+    """
+    names = {preset.name for preset in presets}
+    sections: dict[str, Preset] = {}
+    for preset in presets:
+        name = canonical(preset.name)
+        if name != preset.name and (name in names or name in sections or preset.name in found):
+            name = preset.name
+        sections[name] = replace(preset, name=name)
+    return sections
 
 
 def _check_foreign_names(file: PresetFile, found: Mapping[str, FoundModel]) -> None:
@@ -107,9 +165,10 @@ def _single_model(args: Sequence[Arg], defaults: Preset) -> Preset | None:
     if not sources:
         return None
     path, repo = value_of(args, "--model"), value_of(args, "--hf-repo")
-    name = stem(Path(path)) if path else repo or " ".join(sources[0].values) or sources[0].flag.name.lstrip("-")
-    aliases, tags = (comma_separated(value_of(args, flag) or "") for flag in ("--alias", "--tags"))
-    return replace(defaults, name=name, aliases=aliases, tags=(*defaults.tags, *tags))
+    other = " ".join(sources[0].values) or sources[0].flag.name.lstrip("-")
+    name = stem(Path(path)) if path else without_host(repo) if repo else other
+    aliases, tags = (comma_separated(model_name(value_of(args, flag) or "")) for flag in ("--alias", "--tags"))
+    return replace(defaults, name=model_name(name), aliases=aliases, tags=(*defaults.tags, *tags))
 
 
 class _SpecBuilder:
@@ -122,25 +181,39 @@ class _SpecBuilder:
         return f"<_SpecBuilder with cache {self.cache_root}{', offline' if self.offline else ''}>"
 
     def spec(self, preset: Preset, source: Source, own: Sequence[Arg], found: FoundModel | None = None) -> ModelSpec:
-        """`own` are the command line's arguments for this one model. `found` are its files, if it was found."""
+        return self.spec_of(_Part(preset, source, own, found))
+
+    def spec_of(self, part: _Part, *, looks: bool = True) -> ModelSpec:
+        """The model. Unless it `looks`, the disk is not touched, and a problem says that it hangs."""
+        preset, own, found = part.preset, part.own, part.found
         lowest = self.args(",".join(preset.device), "--device") if preset.device else []
         if found and not any(arg.flag.name in MODEL_FLAGS for arg in preset.args):
             lowest += self.file_args(found)
         own = [arg for arg in own if arg.flag.name not in ("--alias", "--tags")]
         args = merge(lowest, preset.args, own, self.common)
-        if found and found.source == "cache" and (kind := draft_kind(args)):
+        if looks and found and found.source == "cache" and (kind := draft_kind(args)):
             entry = hub.find(self.cache_root, preset.name, drafting=kind)
             args = merge(self.file_args(replace(found, draft=entry.draft if entry else None)), args)
-        args, problem = self.with_files(args)
+        problem: str | None = None
+        is_named = any(arg.flag.name == "--mmproj" for arg in (*preset.args, *own, *self.common))
+        if looks:
+            args, problem = self.with_files(args, finds_mmproj=not is_named)
+        elif place := value_of(args, "--model") or value_of(args, "--hf-repo"):
+            problem = files.hung(place)
+        # What was found out about the file as it was found counts as long as the model is still that file.
+        if found and found.problem and value_of(args, "--model") == str(found.path):
+            problem = found.problem
+        problem = valid(problem) if problem else None
         path, mmproj = value_of(args, "--model"), value_of(args, "--mmproj")
         model_path = Path(path) if path and not problem else None
         return ModelSpec(
             name=preset.name,
-            source=source,
+            source=part.source,
             args=args,
             model_path=model_path,
             mmproj_path=Path(mmproj) if mmproj and not problem else None,
-            size_bytes=_total_bytes(shards(model_path)) if model_path else 0,
+            found_mmproj=bool(mmproj) and not is_named,
+            size_bytes=_total_bytes(shards(model_path)) if model_path and looks else 0,
             problem=problem,
             aliases=tuple(alias for alias in dict.fromkeys(preset.aliases) if alias != preset.name),
             tags=preset.tags,
@@ -158,9 +231,11 @@ class _SpecBuilder:
             params_by_name=preset.set_params_by_name,
         )
 
-    def with_files(self, args: tuple[Arg, ...]) -> tuple[tuple[Arg, ...], str | None]:
+    def with_files(self, args: tuple[Arg, ...], *, finds_mmproj: bool) -> tuple[tuple[Arg, ...], str | None]:
         """The arguments, in which a repository that is in the cache is replaced by its files; and the first problem
-        with them, None if there is none."""
+        with them, None if there is none. With `finds_mmproj` nobody named the projector: if it has gone since it was
+        found, the model is served without it."""
+        args = tuple(_without_host(arg) for arg in args)
         repo = value_of(args, "--hf-repo")
         if repo:
             entry = hub.find(self.cache_root, repo, value_of(args, "--hf-file"), drafting=draft_kind(args))
@@ -171,7 +246,8 @@ class _SpecBuilder:
             args = merge(self.file_args(FoundModel("cache", entry.files[0], entry.mmproj, entry.draft)), kept)
         if switch_of(args, "--mmproj-auto") is False:
             args = tuple(arg for arg in args if arg.flag.name != "--mmproj")
-        return args, file_problem(args) or self.draft_problem(args)
+        needed = [arg for arg in args if not (finds_mmproj and arg.flag.name == "--mmproj")]
+        return args, file_problem(needed) or self.draft_problem(args)
 
     def download_problem(self, repo: str) -> str | None:
         """Why a repository that is not in the cache cannot be downloaded."""
@@ -210,6 +286,12 @@ class _SpecBuilder:
         return [entry.files[0] for entry in entries if entry]
 
 
+def _without_host(arg: Arg) -> Arg:
+    if arg.flag.name in ("--hf-repo", "--spec-draft-hf") and arg.values:
+        return replace(arg, values=(without_host(arg.values[0]),))
+    return arg
+
+
 def file_problem(args: Sequence[Arg]) -> str | None:
     """The first file of the model that is missing, as a sentence; None if all are there."""
     if not any(arg.flag.name in MODEL_FLAGS for arg in args):
@@ -225,9 +307,22 @@ def missing_files(args: Sequence[Arg]) -> Iterator[tuple[str, str]]:
         if arg.flag.name in FILE_FLAGS and not (is_downloaded and arg.flag.name == "--model"):
             parts = shards(Path(arg.values[0]))
             if part := next((part for part in parts if not os.path.isfile(part)), None):
-                which = f"the shard {part.name} of {len(parts)}" if len(parts) > 1 else f"the file {part}"
-                folder = os.path.abspath(part.parent)
-                yield arg.flag.name, f"{which} is missing (in {folder}): put it there or change the path"
+                yield arg.flag.name, _why_missing(part, len(parts))
+
+
+def _why_missing(path: Path, count: int) -> str:
+    try:
+        kind = files.kind_of(os.stat(path))
+    except FileNotFoundError as error:
+        if os.path.islink(path):
+            return files.problem_of(path, error)
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) not in (errno.ENAMETOOLONG, errno.ENOTDIR):
+            return files.problem_of(path, error)
+    else:
+        return f"{path} is {kind or 'a folder'}, not a file: name a .gguf file"
+    which = f"the shard {path.name} of {count}" if count > 1 else f"the file {path}"
+    return f"{which} is missing (in {os.path.abspath(path.parent)}): put it there or change the path"
 
 
 def _total_bytes(paths: Iterable[Path]) -> int:

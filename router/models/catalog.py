@@ -2,19 +2,21 @@
 
 A request names a model by its name, by an alias, or by its repository on the hub with or without a quantization, in any
 case; `resolve` turns each of these into a `ModelSpec`, and a wrong name into an error that names the nearest ones.
-Called for every request.
+Names of the hub compare as names (`hub.names`), also where they are aliases. Called for every request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from router.errors import CatalogError, InvalidRequest, UnknownModel
-from router.hub import cache as hub
+from router.hub.names import canonical_quant, name_or_none
 from router.hub.repo import DEFAULT_QUANTS
 from router.models.spec import ModelSpec
 from router.near import nearest
+from router.text import model_name
 
 LATEST_TAG = ":latest"
 SHOWN_CHARACTERS = 80  # of a wrong name, in the error
@@ -34,7 +36,7 @@ _Named = TypeVar("_Named", bound=Named)
 
 
 class Catalog:
-    """All models; immutable.
+    """All models; immutable. `left_out` says of names of files that are no models what they are.
 
     Raises CatalogError if one name means two models, or if there is no model of the default's name.
 
@@ -45,28 +47,34 @@ class Catalog:
         catalog.resolve("b")          # raises UnknownModel
     """
 
-    def __init__(self, models: Iterable[ModelSpec], default_name: str | None = None) -> None:
+    def __init__(
+        self,
+        models: Iterable[ModelSpec],
+        default_name: str | None = None,
+        left_out: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.models = tuple(models)
+        self.left_out = left_out
         self.default_name = default_name
         self._by_name = {spec.name: spec for spec in self.models}
-        self._by_repo: dict[str, dict[str, ModelSpec]] = {}  # repository -> quantization in upper case -> model
         for spec in self.models:
             self._by_name |= dict.fromkeys(spec.aliases, spec)
-            repo, colon, quant = spec.name.partition(":")
-            if colon:
-                self._by_repo.setdefault(repo, {})[quant.upper()] = spec
         for _, sentence in alias_clashes(self.models):
             raise CatalogError(sentence)
         self._by_folded: dict[str, ModelSpec | None] = {}  # names in lower case; None if they name several models
         for name, spec in self._by_name.items():
             self._by_folded[name.casefold()] = None if self._by_folded.get(name.casefold(), spec) is not spec else spec
-        self._repos = {repo.casefold(): repo for repo in self._by_repo}
+        self._by_repo = _by_repository(self._by_name)
         self._default = self.models[0] if len(self.models) == 1 else None
         if default_name is not None:
             self._default = self.find(default_name)
             if self._default is None:
                 hint = self._hint(default_name, "llama-router list tells what there is")
                 raise CatalogError(f"--models-default: there is no model {quoted(default_name)}; {hint}")
+
+    def with_models(self, models: Iterable[ModelSpec], left_out: Mapping[str, str] | None = None) -> Catalog:
+        """A catalog of these models in place of its own, and of these files that are none. Raises CatalogError."""
+        return Catalog(models, self.default_name, self.left_out if left_out is None else left_out)
 
     def __repr__(self) -> str:
         return f"<Catalog of {len(self.models)} models, default {self._default.name if self._default else None}>"
@@ -91,13 +99,18 @@ class Catalog:
             return self._default
         spec = self.find(name)
         if spec is None:
+            if kind := self.left_out.get(name) or self.left_out.get(name.removesuffix(LATEST_TAG)):
+                raise UnknownModel(f"{quoted(name)} is no model: {kind}")
             hint = self._hint(name, "GET /v1/models lists what there is")
             raise UnknownModel(f"there is no model {quoted(name)}; {hint}")
         return spec
 
     def find(self, name: str) -> ModelSpec | None:
         """As `resolve`, for a name that may be wrong: None then."""
-        return self._by_name.get(name) or self._find_in_repo(name) or self._find_loosely(name)
+        found = self._by_name.get(name) or self._find_loosely(name) or self._find_in_repo(name)
+        if found is None and (escaped := model_name(name)) != name:
+            return self.find(escaped)  # the file's own name, with characters that nobody can see
+        return found
 
     def _find_loosely(self, name: str) -> ModelSpec | None:
         """By a name in another case, as Ollama's clients may write it. They also add the tag `latest` to a name
@@ -107,25 +120,37 @@ class Catalog:
         for each in (folded, short if short != folded else folded + LATEST_TAG):
             if spec := self._by_folded.get(each):
                 return spec
-            repo, colon, quant = each.partition(":")
-            if repo in self._repos and (spec := self._find_in_repo(self._repos[repo] + colon + quant)):
-                return spec
         return None
 
     def _find_in_repo(self, name: str) -> ModelSpec | None:
-        parts = hub.repo_and_quant(name)
-        if parts is None:
+        """By a name on the hub. A quant means the model with the same prefix, else the only one that differs in its
+        prefix alone."""
+        parsed = name_or_none(name)
+        quants = self._by_repo.get((parsed.repo.casefold(), parsed.revision), {}) if parsed else {}
+        if parsed is None or not quants:
             return None
-        repo, quant = parts
-        quants = self._by_repo.get(repo, {})
-        if quant is not None or not quants:
-            return quants.get((quant or "").upper())
-        preferred = next((each for each in DEFAULT_QUANTS if each in quants), None)
-        return quants[preferred] if preferred else next(iter(quants.values()))
+        if parsed.quant is None:
+            return next((quants[each] for each in ("", *DEFAULT_QUANTS) if each in quants), next(iter(quants.values())))
+        if spec := quants.get(parsed.quant.upper()):
+            return spec
+        word = canonical_quant(parsed.quant)
+        similar = {spec.name: spec for quant, spec in quants.items() if canonical_quant(quant) == word}
+        return next(iter(similar.values())) if len(similar) == 1 else None
 
     def _hint(self, name: str, otherwise: str) -> str:
         near = nearest(name, (known for known, spec in self._by_name.items() if not spec.unlisted), 3)
         return f"did you mean {' or '.join(near)}?" if near else otherwise
+
+
+def _by_repository(names: Mapping[str, ModelSpec]) -> dict[tuple[str, str], dict[str, ModelSpec]]:
+    """The models whose names are names on the hub: by repository in lower case and revision, then by quant in upper
+    case, "" for none."""
+    found: dict[tuple[str, str], dict[str, ModelSpec]] = {}
+    for text, spec in names.items():
+        if "/" in text and (name := name_or_none(text)):
+            quants = found.setdefault((name.repo.casefold(), name.revision), {})
+            quants.setdefault((name.quant or "").upper(), spec)
+    return found
 
 
 def alias_clashes(models: Sequence[_Named]) -> Iterator[tuple[_Named, str]]:

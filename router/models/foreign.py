@@ -40,7 +40,7 @@ def _fault(name: str, line: Line, flag: Flag | None, section: str) -> str | None
     if section == DEFAULTS and name in REPOSITORY_KEYS | {"load-on-startup"}:
         return "is for one model: move it into that model's section"
     match name:
-        case "hf-repo" | "spec-draft-hf" if not NAME.fullmatch(value):
+        case "hf-repo" | "spec-draft-hf" if not NAME.fullmatch(without_host(value)):
             return "takes user/repo or user/repo:quant"
         case "hf-repo" if "/" in section and _repository(section) != _repository(value):
             return f"takes the repository that {section} is the name of, or the section another name, without a slash"

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from router.engine.flags import Arg
+from router.text import valid
 
 DEFAULTS = "*"  # the section whose lines hold for all models; also that of lines before any header
 
@@ -94,4 +95,4 @@ def write_section(name: str, args: Iterable[Arg]) -> str:
         value = " ".join(arg.values) if arg.flag.arity else str(not arg.negated).lower()
         value = re.sub(r"(?<!\S)(?=\\*[;#])", r"\\", value).replace("\n", "\\\n")
         lines.append(f"{arg.flag.name.lstrip('-')} = {value}")
-    return "\n".join((*lines, "", ""))
+    return valid("\n".join((*lines, "", "")))

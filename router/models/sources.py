@@ -6,7 +6,8 @@ reload, and after each download.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from router.engine.flags import Arg, FlagTable
@@ -16,7 +17,12 @@ from router.models import presets
 from router.models.build import build
 from router.models.catalog import Catalog
 from router.models.created import CreatedStore
+from router.models.folder import FoundModels
+from router.models.folders import ModelFolders, Places
 from router.models.presets import NO_PRESETS, PresetFile
+from router.models.spec import ModelSpec
+
+log = logging.getLogger("router.catalog")
 
 
 class Sources:
@@ -37,13 +43,14 @@ class Sources:
         *,
         preset: Path | None = None,
         foreign: Path | None = None,
-        models_dir: Path | None = None,
+        models_dir: Places = None,
         default_name: str | None = None,
         offline: bool = False,
         created: CreatedStore | None = None,
     ) -> None:
         self._preset = preset
-        self._models_dir = models_dir
+        self._folders = ModelFolders(models_dir)
+        self._said: frozenset[str] = frozenset()
         self._default_name = default_name
         self._offline = offline
         self._common = common
@@ -57,9 +64,7 @@ class Sources:
 
     def __repr__(self) -> str:
         file = self._foreign or self._preset
-        return (
-            f"<Sources: presets {file}, folder {self._models_dir}, cache {self._cache.root}, {len(self.wanted)} wanted>"
-        )
+        return f"<Sources: presets {file}, {self._folders!r}, cache {self._cache.root}, {len(self.wanted)} wanted>"
 
     def read(self) -> Catalog:
         """The catalog of all sources, read anew.
@@ -77,15 +82,23 @@ class Sources:
         return self._build(self._file) if self._file else self.read()
 
     def is_current(self) -> bool:
-        """Whether the cache still holds what it held for the last catalog. Looks at most once a second."""
-        return self._cache.entries() is self._cached
+        """Whether the cache and the folders still hold what they held for the last catalog. Looks at most once a
+        second."""
+        return self._cache.entries() is self._cached and self._folders.is_current()
+
+    def watch(self, models: Iterable[ModelSpec]) -> None:
+        """Look at the files of these models too: they could not be read, and may be on their way here."""
+        self._folders.watch(spec.model_path for spec in models if spec.model_path and spec.source == "models_dir")
 
     def _build(self, file: PresetFile) -> Catalog:
         self._cached = self._cache.entries(0)
+        in_folders = self._folders.read()
+        self._say(in_folders)
         catalog = build(
             file,
             self._cached,
-            models_dir=self._models_dir,
+            models_dir=self._folders.roots,
+            in_folders=in_folders,
             cache_root=self._cache.root,
             global_args=self._common,
             table=self._table,
@@ -95,3 +108,11 @@ class Sources:
             created=self.created.found_models(),
         )
         return self.created.add_models(catalog, self._table)
+
+    def _say(self, found: FoundModels) -> None:
+        """Log what is left out of folders, as far as it is new."""
+        sentences = [*found.warnings, *(f"{kind}: it is not offered" for kind in found.left_out.values())]
+        for sentence in sentences:
+            if sentence not in self._said:
+                log.warning("%s", sentence)
+        self._said = frozenset(sentences)

@@ -33,6 +33,8 @@ class Info:
     """What a model's files say about it.
 
     A field is None if it is not known: the file is not here yet, or it cannot be read. `problem` says why then.
+    `warning` says what of the model is left out.
+    `other_kind` is what the file is if it is no language model (see `kinds`); `problem` says so too.
     """
 
     architecture: str | None = None
@@ -46,6 +48,8 @@ class Info:
     reasoning: Reasoning | None = None
     roles: Roles = TAKES_ALL
     problem: str | None = None
+    warning: str | None = None
+    other_kind: str | None = None
 
 
 # Of a model whose files have not been read yet. It is compared by identity: a file may say nothing of interest.
@@ -78,6 +82,7 @@ class ModelSpec:
 
     `args` are all arguments of its child, except those that the router itself sets.
     `model_path` is the first shard; None if the file is not here.
+    `found_mmproj` is whether the router found the projector by itself; if not, somebody named it.
     `problem` is the sentence that answers a request for a model that cannot run; None if it can.
     `stop_timeout`, `ttl` and `min_loaded` are seconds; where one is None the router's default holds.
     `template` is the text of a chat template that replaces the one in the file; the child reads it from a private file.
@@ -97,6 +102,7 @@ class ModelSpec:
     args: tuple[Arg, ...]
     model_path: Path | None = None
     mmproj_path: Path | None = None
+    found_mmproj: bool = False
     size_bytes: int = 0
     problem: str | None = None
     aliases: tuple[str, ...] = ()
@@ -170,9 +176,13 @@ class ModelSpec:
             self,
             args=tuple(args),
             mmproj_path=Path(mmproj) if mmproj else None,
+            found_mmproj=self.found_mmproj and mmproj == value_of(self.args, "--mmproj"),
             devices=comma_separated(value_of(args, "--device") or ""),
             template=template,
         )
+
+    def without_projector(self) -> ModelSpec:
+        return self.with_args([arg for arg in self.args if arg.flag.name != "--mmproj"], self.template)
 
     @property
     def files_to_prefetch(self) -> tuple[Path, ...]:

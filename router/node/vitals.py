@@ -22,6 +22,7 @@ from router.wire.upstream import Upstream
 # A process that computes uses at least this share of one core. One that only waits uses a thousandth at most.
 BUSY_SHARE = 0.01
 LEAST_SPAN_S = 1.0  # the system counts in hundredths of a second, so a share of less time means nothing
+READ_LIMIT_S = 5.0
 QUICK_ANSWER_S = 0.2  # most answers come sooner; only a child that is slower is looked at more closely
 
 CpuTimes = Mapping[int, float]  # seconds by pid
@@ -83,7 +84,7 @@ async def _is_answered(upstream: Upstream, address: Address, key: str) -> bool:
 async def cpu_times(pid: int) -> CpuTimes | None:
     """What the child and its descendants have used of the processor; None if it cannot be read."""
     with contextlib.suppress(RouterError):
-        return await threads.MACHINE.run(_cpu_times, pid)
+        return await threads.MACHINE.run(_cpu_times, pid, timeout=READ_LIMIT_S, what=f"The system about process {pid}")
     return None
 
 

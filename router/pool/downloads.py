@@ -22,6 +22,7 @@ from router.scheduling.states import State
 
 log = logging.getLogger("router.pool")
 
+CANCELLED = "The download was cancelled; what has arrived is kept, and the next download goes on from there."
 PROGRESS_INTERVAL_S = 0.2  # between two pieces of news of one download
 
 
@@ -61,7 +62,7 @@ class Downloads:
         self.source: DownloadSource | None = None
         self.running: dict[str, Download] = {}
         self.queued: frozenset[str] = frozenset()  # as clients know it: `publish_queue_changes` keeps it
-        self.failures: dict[str, type[errors.RouterError]] = {}  # the kind of error of each model's last download
+        self.failures: dict[str, errors.RouterError] = {}  # why each model's last download failed
         self._has_ended = False
 
     def __repr__(self) -> str:
@@ -98,6 +99,18 @@ class Downloads:
         download = self.running.get(name)
         return download.progress if download else None
 
+    def failure(self, name: str) -> errors.RouterError | None:
+        """Why the model's files are not here, after a download has ended; None if they are here."""
+        try:
+            spec = self._core.effective(name)
+        except errors.UnknownModel:
+            spec = None
+        if spec is not None and not spec.repo_to_download:
+            return errors.LoadFailed(spec.problem) if spec.problem else None
+        if self._has_ended:
+            return errors.Cancelled.by_shutdown()
+        return self.failures.get(name) or errors.Cancelled(CANCELLED)
+
     def wanted(self) -> set[str]:
         """The models that are being downloaded, or wait for that."""
         return {*self.running, *self._core.scheduler.downloads.not_begun()}
@@ -117,6 +130,7 @@ class Downloads:
 
     def start(self, name: str, on_failure: Callable[[Exception], None]) -> None:
         """`on_failure` is called if the download ends with an exception; then `fail` has to be."""
+        self.failures.pop(name, None)
         download = self.running[name] = Download()
         download.task = self._core.tasks.start(self._run(name, download), on_failure)
 
@@ -131,6 +145,7 @@ class Downloads:
             task.cancel()
         log.info("%s: the download is cancelled", name)
         self._core.publish(name, STATUS_CHANGE, {})
+        self._core.publish(name, "download_failed", {"error": CANCELLED})
 
     def publish_queue_changes(self) -> None:
         """Publish which models have joined or left the queue since the last call."""
@@ -170,7 +185,7 @@ class Downloads:
         else:  # a defect must not leave the model "downloading" for ever
             log.critical("a defect in the router", exc_info=exc)
             exc = errors.RouterError(f"a defect in the router: {exc!r}")
-        self.failures[name] = type(exc)
+        self.failures[name] = exc
         self.running.pop(name, None)
         core.apply(core.scheduler.fetch_failed(name, exc.message, core.now(), retry_after=exc.retry_after))
         core.publish(name, "download_failed", {"error": exc.message})

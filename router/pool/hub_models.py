@@ -18,11 +18,11 @@ from pathlib import Path
 
 from router import threads
 from router.engine.flags import value_of
-from router.errors import ConfigError, GgufError, InvalidRequest, RouterError
+from router.errors import ConfigError, GgufError, RouterError
 from router.hub import removal
 from router.hub.fetch import fetch
 from router.hub.layout import blob_path, partial_path
-from router.hub.names import Name
+from router.hub.names import Name, name_or_none, without_host
 from router.hub.repo import Resolved
 from router.models import gguf
 from router.models.sources import Sources
@@ -61,7 +61,7 @@ class HubModels:
         self._root = root
         self._sources = sources
         self._refresh = refresh
-        self._allowed = allowed
+        self._allowed = [without_host(pattern) for pattern in allowed]
         self._offline = offline
         self._fallback = fallback
         self._names = HubNames(root, offline=offline)
@@ -179,11 +179,7 @@ class HubModels:
 
 def is_name(name: str) -> bool:
     """Whether this could be a name on the hub."""
-    try:
-        Name.parse(name)
-    except InvalidRequest:
-        return False
-    return True
+    return name_or_none(name) is not None
 
 
 async def _transfer_while(transfer: Awaitable[None], checking: asyncio.Task[None]) -> None:

@@ -16,7 +16,7 @@ The rules, each with its setting:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from router.scheduling import reasons
@@ -60,12 +60,12 @@ def decisions(
     entries: Iterable[Entry], snapshot: Snapshot, books: Books, limits: Limits, now: float
 ) -> Iterator[tuple[Entry, Decision]]:
     """For each of these entries, in their order. The caller books each before it takes the next."""
+    young = {model.name: until for model in books.alive.values() if (until := model.stays_until) > now}
     for entry in entries:
-        is_freeing = any(resident.phase is Phase.STOPPING for resident in snapshot.residents)
-        if entry.model.retrying and is_freeing:
+        if entry.model.retrying and any(resident.phase is Phase.STOPPING for resident in snapshot.residents):
             continue  # its estimate was too low: all that is being freed is for this model
-        found, look_again_at = _plan_in_time(snapshot, entry, books, limits, now)
-        is_behind_drain = any(r.phase is Phase.STOPPING and r.draining for r in snapshot.residents)
+        found, look_again_at = _plan_in_time(snapshot, entry, young, books, limits, now)
+        before = snapshot
         snapshot = after_plan(snapshot, found, entry.model.name)
         match found:
             case Place(claim):
@@ -79,6 +79,7 @@ def decisions(
                 yield entry, Decision(closes=closes, needs_room=True, victims=victims, look_again_at=again)
             case Wait(reason, _, stopping, undecided):
                 # Room that only a drain will make is not on its way yet.
+                is_behind_drain = any(r.phase is Phase.STOPPING and r.draining for r in before.residents)
                 needs_room = is_behind_drain or not stopping
                 closes = frozenset(name for name in undecided if books.records[name].draining)
                 yield entry, Decision(closes=closes, needs_room=needs_room, why=reason, look_again_at=look_again_at)
@@ -97,7 +98,7 @@ def own_cut_at(entry: Entry, limits: Limits) -> float:
 
 def own_cuts(entries: Iterable[Entry], limits: Limits, now: float) -> Iterator[tuple[ModelRecord, str]]:
     """The models whose requests are cut now for their own next process, each with the reason."""
-    for entry in entries:
+    for entry in entries if limits.drain_timeout else ():
         if own_cut_at(entry, limits) <= now:
             yield entry.model, why_ended(len(entry.model.leases), limits.drain_timeout)
 
@@ -118,11 +119,12 @@ def _obstacles(entry: Entry, books: Books, now: float) -> list[Obstacle]:
     return [Obstacle(m.name, len(m.leases), now - m.busy_since) for m in models if m.leases]
 
 
-def _plan_in_time(snapshot: Snapshot, entry: Entry, books: Books, limits: Limits, now: float) -> tuple[Plan, float]:
+def _plan_in_time(
+    snapshot: Snapshot, entry: Entry, young: Mapping[str, float], books: Books, limits: Limits, now: float
+) -> tuple[Plan, float]:
     """What memory and time allow, and when to look again because a model has been loaded for long enough by then. An
-    Evict may name busy models."""
+    Evict may name busy models. `young` are the models that are not loaded for long enough, and until when."""
     snapshot = snapshot.sparing(books.spared(entry.foreground, now, limits.task_grace))
-    young = {model.name: until for model in books.alive.values() if (until := model.stays_until) > now}
     found, look_again_at = plan(snapshot.sparing(young.keys()), entry.demand), math.inf
     if young and isinstance(found, Drain | Wait):
         timeout = limits.queue_timeout

@@ -76,17 +76,7 @@ def reported(server: Engine, path: Path, flags: str) -> dict[str, float]:
         where = ["-m", str(path), "--host", f"{folder}/s.sock"]
         # CPU repacking would count weights twice: where they are mapped from, and where they go.
         how = ["-lv", "4", "-t", "1", "--no-repack", "--log-colors", "off", *_fit(flags), *flags.split()]
-        command = [*server.command, *where, *how]
-        with subprocess.Popen(
-            command, env={**os.environ, **server.env}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        ) as child:
-            assert child.stderr
-            lines: list[str] = []
-            for line in child.stderr:
-                lines.append(line.decode(errors="replace"))
-                if "initializing, n_slots" in lines[-1] or "mmproj is" in lines[-1]:
-                    break
-            child.kill()
+        lines = _lines([*server.command, *where, *how], server, "initializing, n_slots", "mmproj is")
     sizes = dict.fromkeys(COMPONENTS, 0.0)
     for told in lines:
         if found := BUFFER.search(told):
@@ -97,6 +87,21 @@ def reported(server: Engine, path: Path, flags: str) -> dict[str, float]:
         raise RuntimeError(f"{path.name} {flags}: the server reports nothing: {''.join(lines[-3:])}")
     sizes["total"] = sum(sizes.values())
     return sizes
+
+
+def _lines(command: Sequence[str], server: Engine, *last: str) -> list[str]:
+    """What a command writes up to a line with one of these words. It is ended then."""
+    lines: list[str] = []
+    with subprocess.Popen(
+        command, env={**os.environ, **server.env}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stderr
+        for line in child.stderr:
+            lines.append(line.decode(errors="replace"))
+            if any(word in lines[-1] for word in last):
+                break
+        child.kill()
+    return lines
 
 
 def _fit(flags: str) -> list[str]:
@@ -136,6 +141,25 @@ def rows(shapes: Sequence[Shape], cases: Sequence[str], folder: Path) -> Iterato
             guess, seconds = predicted(path, flags)
             measure = measured(server, path, flags) if "--embedding" not in flags else None
             yield Row(shape.name, flags, guess, reported(server, path, flags), measure, seconds)
+
+
+def projector(server: Engine, model: Path, mmproj: Path, flags: str) -> Row:
+    """A projector beside a small text model: all in `total`, which is what the engine tells of it."""
+    args = parse(flags.split(), default_table())
+    header = gguf.read_model(mmproj)
+    begin = time.perf_counter()
+    estimate = predict(args, gguf.read_model(model), gpus=0, mmproj=header)
+    seconds = time.perf_counter() - begin
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["-m", str(model), "--mmproj", str(mmproj), "--host", f"{folder}/s.sock", "-lv", "4", "-t", "1"]
+        lines = _lines([*server.command, *words, "--log-colors", "off", *flags.split()], server, "of mmproj")
+    told = next((float(found[1]) for line in lines if (found := PICTURES.search(line))), None)
+    if told is None:
+        raise RuntimeError(f"{mmproj.name} {flags}: the server does not measure it: {''.join(lines[-5:])}")
+    weights = header.weights_bytes / MIB
+    guess = {"weights": weights, "kv": 0.0, "compute": estimate.extra / MIB - weights, "total": estimate.extra / MIB}
+    said = {"weights": weights, "kv": 0.0, "compute": told - weights, "total": told}
+    return Row(mmproj.stem, flags, guess, said, None, seconds)
 
 
 def companions(folder: Path) -> Iterator[Row]:

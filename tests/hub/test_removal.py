@@ -9,7 +9,7 @@ import pytest
 from router.errors import Forbidden, UnknownModel
 from router.hub.cache import find
 from router.hub.names import Name
-from router.hub.removal import remove
+from router.hub.removal import only_model, remove
 from tests.hub.caches import COMMIT, cached, names, scan
 
 
@@ -105,3 +105,14 @@ def test_remove_touches_nothing_outside(tmp_path: Path) -> None:  # B-H2
     assert remove(root, Name.parse("user/far:Q8_0")) == 0
     assert "user/far:Q2_K" in names(scan(root))
     assert len(left(outside / "far")) == 2
+
+
+def test_remove_takes_names_as_names(tmp_path: Path) -> None:  # B-H6
+    cached(tmp_path, "user/m", "m-UD-Q4_K_XL.gguf", "m-Q4_K_XL.gguf", "m-Q2_K.gguf")
+    assert str(only_model(tmp_path, Name.parse("hf.co/USER/m:ud-q4_k_xl"))) == "user/m:UD-Q4_K_XL"
+    assert remove(tmp_path, Name.parse("https://hf.co/User/M:Q4_k_xl")) == 101
+    assert names(scan(tmp_path)) == ["user/m:Q2_K", "user/m:Q4_K_XL"]
+    with pytest.raises(UnknownModel):  # what is deleted is named exactly
+        remove(tmp_path, Name.parse("user/m:UD-Q2_K"))
+    assert remove(tmp_path, Name.parse("user/m:UD-Q4_K_XL")) == 100
+    assert names(scan(tmp_path)) == ["user/m:Q2_K"]

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from router.hub.repo import File, Listing, Resolved, all_models, choose
+from router.hub.repo import File, Listing, Resolved, all_models, choose, quants
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -31,6 +31,7 @@ def chosen(paths: list[str], quant: str | None, *, drafting: str | None = None) 
         (["m-Q4_K_M.gguf"], "K_M", None),
         (["m-Q4_K_XL.gguf", "m-UD-Q4_K_XL.gguf"], "Q4_K_XL", "m-Q4_K_XL.gguf"),
         (["m-Q4_K_XL.gguf", "m-UD-Q4_K_XL.gguf"], "UD-Q4_K_XL", "m-UD-Q4_K_XL.gguf"),
+        (["m-DQ-Q4_K_XL.gguf", "m-Q4_K_XL.gguf"], "Q4_K_XL", "m-Q4_K_XL.gguf"),
         (["a-Q8_0-merge-Q4_K_M.gguf", "b-Q8_0.gguf"], "Q8_0", "b-Q8_0.gguf"),
         (["m.Q5_K_S.gguf"], "Q5_K_S", "m.Q5_K_S.gguf"),
         (["BF16/m.gguf", "Q8_0/m.gguf"], "q8_0", "Q8_0/m.gguf"),
@@ -69,6 +70,21 @@ def test_models_are_named_by_quant_and_revision() -> None:
 
     assert name(listed("m-ud-q4_k_xl.gguf"), "UD-Q4_K_XL") == "user/m:Q4_K_XL"
     assert name(Listing("user/m", "v1", COMMIT, listed("m-Q8_0.gguf").files), "q8_0") == "user/m:Q8_0@v1"
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["m-UD-Q4_K_XL.gguf"], ["Q4_K_XL"]),
+        (["m-Q4_K_XL.gguf", "m-UD-Q4_K_XL.gguf"], ["Q4_K_XL", "UD-Q4_K_XL"]),
+        (["m-IQ-Q4_0.gguf", "m-Q4_0.gguf"], ["IQ-Q4_0", "Q4_0"]),
+        (["Q8_0/m-Q8_0-00001-of-00002.gguf", "x/m-i1-Q8_0-00001-of-00002.gguf"], ["Q8_0", "I1-Q8_0"]),
+        (["m.gguf", "n.gguf"], [None, None]),
+    ],
+)
+def test_a_prefix_is_left_out_where_it_tells_nothing(paths: list[str], expected: list[str | None]) -> None:  # B-H6
+    found = quants([PurePosixPath(path) for path in paths])
+    assert [found[PurePosixPath(path)] for path in paths] == expected
 
 
 def test_all_models_model_by_size() -> None:

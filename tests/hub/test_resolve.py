@@ -24,9 +24,7 @@ from tests.hub.downloads import DATA, SIZE, Serve, is_empty, one_model, pull
 from tests.hub_server import Repo, RepoFile
 
 
-@pytest.mark.parametrize(
-    "name", ["a/b/c", "https://huggingface.co/user/m", "../x", "a" * 5000, "user/m\n", "user/../m"]
-)
+@pytest.mark.parametrize("name", ["a/b/c", "https://example.com/user/m", "../x", "a" * 5000, "user/m\n", "user/../m"])
 async def test_a_wrong_name_reaches_neither_disk_nor_network(serve: Serve, tmp_path: Path, name: str) -> None:  # B-H2
     server = serve(one_model())
     with pytest.raises(InvalidRequest):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ def build(tmp_path: Path, cache: Path) -> Build:
         models_dir: Path | None = None,
         default: str | None = None,
         offline: bool = False,
+        wanted: Sequence[str] = (),
     ) -> Catalog:
         path = tmp_path / "presets.ini"
         path.write_text(preset)
@@ -51,6 +53,7 @@ def build(tmp_path: Path, cache: Path) -> Build:
             table=TABLE,
             default_name=default,
             offline=offline,
+            wanted=wanted,
         )
 
     return make

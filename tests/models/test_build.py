@@ -67,6 +67,65 @@ def test_dedup_hides_cached_models_but_keeps_them(build: Build, cache: Path) -> 
     assert not any(spec.unlisted for spec in build(preset=preset).models)
 
 
+# ---- names of the hub
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        ("user/repo:UD-Q4_K_XL", "user/repo:Q4_K_XL"),
+        ("user/repo:q4_k_xl", "user/repo:Q4_K_XL"),
+        ("hf.co/user/repo:ud-q4_k_xl", "user/repo:Q4_K_XL"),
+        ("https://huggingface.co/user/repo:Q4_K_XL", "user/repo:Q4_K_XL"),
+        ("User/Repo:Q4_K_XL", "User/Repo:Q4_K_XL"),
+        ("user/other:UD-q8_0", "user/other:Q8_0"),
+    ],
+)
+def test_a_section_is_merged_over_the_cached_model_that_it_names(
+    build: Build, cache: Path, section: str, name: str
+) -> None:  # B-H6
+    put_cached(cache, "user/repo", "m-UD-Q4_K_XL.gguf")
+    put_cached(cache, "user/other", "m-Q8_0.gguf")
+    found = build(preset=f"[{section}]\nctx-size = 128")
+    assert len(found) == 2
+    spec = found.resolve(name)
+    assert (spec.name, spec.source, value_of(spec.args, "--ctx-size")) == (name, "preset", "128")
+    assert spec.model_path is not None
+    assert found.resolve(section) is spec
+
+
+def test_a_prefix_tells_two_models_apart(build: Build, cache: Path) -> None:  # B-H6
+    put_cached(cache, "user/both", "m-UD-Q4_K_XL.gguf", "m-Q4_K_XL.gguf")
+    sections = "[user/both:UD-Q4_K_XL]\nctx-size = 128\n[user/both:Q4_K_XL]\nctx-size = 256"
+    for preset in (sections, "[user/both:UD-Q4_K_XL]\nctx-size = 128"):
+        found = build(preset=preset)
+        assert sorted(model_names(found)) == ["user/both:Q4_K_XL", "user/both:UD-Q4_K_XL"]
+        spec = found.resolve("user/both:ud-q4_k_xl")
+        assert (spec.model_path and spec.model_path.name) == "m-UD-Q4_K_XL.gguf"
+        assert value_of(spec.args, "--ctx-size") == "128"
+        plain = found.resolve("hf.co/user/both:q4_k_xl").model_path
+        assert plain is not None
+        assert plain.name == "m-Q4_K_XL.gguf"
+    missing = build(preset="[user/none:UD-Q8_0]\nhf-repo = hf.co/user/none:UD-Q8_0\n[user/none:Q8_0]\nctx-size = 1")
+    assert missing.resolve("user/none:UD-Q8_0").repo_to_download == "user/none:UD-Q8_0"
+    assert missing.resolve("user/none:Q8_0").problem
+
+
+def test_a_repository_is_named_with_its_host(build: Build, cache: Path) -> None:  # B-H6
+    put_cached(cache, "user/repo", "m-Q8_0.gguf")
+    for line in ("hf-repo = hf.co/user/repo", "hf-repo = https://huggingface.co/USER/repo:q8_0"):
+        assert build(preset=f"[a]\n{line}").resolve("a").model_path
+    (spec,) = build("-hf hf.co/user/new").models
+    assert (spec.name, spec.repo_to_download) == ("user/new", "user/new")
+
+
+def test_a_wanted_name_is_no_second_entry(build: Build, cache: Path) -> None:  # B-H6
+    put_cached(cache, "user/repo", "m-UD-Q4_K_XL.gguf")
+    assert model_names(build(wanted=["user/repo:UD-Q4_K_XL", "user/repo:Q4_K_XL"])) == ["user/repo:Q4_K_XL"]
+    put_cached(cache, "user/plain", "m-Q8_0.gguf")
+    assert "user/plain:UD-Q8_0" in model_names(build(wanted=["user/plain:UD-Q8_0"]))
+
+
 # ---- presets
 
 

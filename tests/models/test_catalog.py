@@ -36,6 +36,40 @@ def test_names_resolve_to_models(three: Catalog, name: str, expected: str) -> No
     assert three.resolve(name).name == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("hf.co/user/repo:q2_k", "user/repo:Q2_K"),
+        ("https://huggingface.co/User/Repo", "user/repo:Q4_K_M"),
+        ("huggingface.co/user/repo:Q2_K:latest", None),
+        ("user/repo:UD-Q2_K", "user/repo:Q2_K"),
+        ("hf.co/USER/repo:ud-q2_k", "user/repo:Q2_K"),
+        ("user/repo:Q2_K@v1", None),
+        ("user/both:Q4_K_XL", "user/both:Q4_K_XL"),
+        ("user/both:ud-q4_k_xl", "user/both:UD-Q4_K_XL"),
+        ("user/both:i1-Q4_K_XL", None),
+        ("hf.co/user/aliased:UD-Q8_0", "user/other:Q8_0"),
+        ("HF.CO/user/aliased:q8_0", "user/other:Q8_0"),
+        ("hf.co/user/../repo", None),
+        ("hf.co/qwen", None),
+    ],
+)
+def test_names_of_the_hub_compare_as_names(
+    build: Build, models: Path, cache: Path, name: str, expected: str | None
+) -> None:  # B-H6
+    put(models / "qwen.gguf")
+    put_cached(cache, "user/repo", "m-UD-Q2_K.gguf", "m-Q4_K_M.gguf")
+    put_cached(cache, "user/other", "m-Q8_0.gguf")
+    put_cached(cache, "user/both", "m-UD-Q4_K_XL.gguf", "m-Q4_K_XL.gguf")
+    preset = "[user/other:Q8_0]\nalias = user/aliased:ud-Q8_0"
+    found = build(models_dir=models, preset=preset)
+    assert len(found) == 6
+    spec = found.find(name)
+    assert (spec and spec.name) == expected
+    if expected:
+        assert build(models_dir=models, preset=preset, default=name).resolve(None).name == expected
+
+
 @pytest.mark.parametrize("name", ["qwen ", "user/rep", "user/repo:Q9", "../qwen", "qwen.gguf", "\0", "a\nb", "ü" * 99])
 def test_unknown_name_is_404(three: Catalog, name: str) -> None:  # B-C1
     with pytest.raises(UnknownModel) as caught:

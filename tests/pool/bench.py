@@ -142,9 +142,9 @@ def need_of(spec: ModelSpec) -> Need:
 class SettingsBench(Bench):
     """Six models fit. Estimates can be made to wait."""
 
-    def __init__(self, *models: ModelSpec, **limits: Any) -> None:
+    def __init__(self, *models: ModelSpec, health_timeout: float = 0.0, **limits: Any) -> None:
         bounds = Limits(**{"margins": {RAM: GIB}, "drain_grace": 0.05, **limits})
-        super().__init__(*models, need=self._need, held=10 * GIB, limits=bounds)
+        super().__init__(*models, need=self._need, held=10 * GIB, limits=bounds, health_timeout=health_timeout)
         self.estimating = 0  # that many estimates are made to wait
         self._estimates = threading.Event()
         self._estimates.set()

@@ -145,6 +145,8 @@ def test_time_in_which_the_router_was_held_up_does_not_count() -> None:  # B-S20
         lease, _ = await hanging(b)
         await asyncio.sleep(1)
         loop.now += 1000  # the whole machine slept
+        await asyncio.sleep(10)
+        assert b.state("a") is State.LOADED
         b.node.of("a").hangs = False
         await asyncio.sleep(100)
         assert b.state("a") is State.LOADED

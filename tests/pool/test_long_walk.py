@@ -21,6 +21,14 @@ from router.scheduling.states import State
 from tests.pool.bench import BAD, HUGE, TABLE, SettingsBench, model, settings_bench
 from tests.waiting import eventually
 
+QUICK: dict[str, Any] = {
+    "poll": 0.002,
+    "queue_timeout": 5.0,
+    "task_grace": 0.01,
+    "drain_timeout": 0.02,
+    "health_timeout": 0.1,
+}
+
 
 class Walk:
     """Clients, loads with settings, operators, new catalogs and bad luck, at random."""
@@ -43,7 +51,7 @@ class Walk:
         self.tasks: set[asyncio.Task[Any]] = set()
         self.answers: Counter[str] = Counter()
         self.luck = {self.use: 30, self.load: 12, self.unload: 3, self.cancel: 4, self.replace: 3, self.describe: 1}
-        self.luck |= {self.die: 6, self.ready: 20, self.may_stop: 20, self.pace: 4}
+        self.luck |= {self.die: 6, self.ready: 20, self.may_stop: 20, self.pace: 4, self.hang: 2}
 
     def keep(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self.tasks.add(asyncio.create_task(coroutine))
@@ -51,16 +59,17 @@ class Walk:
     def name(self) -> str:
         return self.random.choice("abc")
 
-    async def _used(self, name: str, turns: int) -> None:
-        lease = await self.bench.pool.lease(self.bench.pool.catalog.resolve(name))
+    async def _used(self, name: str, turns: int, *, background: bool = False) -> None:
+        lease = await self.bench.pool.lease(self.bench.pool.catalog.resolve(name), background=background)
         try:
             for _ in range(turns):
-                await asyncio.sleep(0)
+                await asyncio.sleep(0 if turns <= 30 else 0.001)
         finally:
             lease.release()
 
     def use(self) -> None:
-        self.keep(self._used(self.name(), self.random.choice([0, 1, 30])))
+        turns = self.random.choice([0, 1, 30, 30, 60])  # the longest are cut at times
+        self.keep(self._used(self.name(), turns, background=self.random.random() < 0.2))
 
     def load(self) -> None:
         patch = read_patch(self.random.choice(self.PATCHES), TABLE)
@@ -85,7 +94,7 @@ class Walk:
     def _model(self, name: str) -> ModelSpec:
         file = self.random.choice([name, name, name, f"{name}2"])
         args = flags.parse(("--model", f"{file}.gguf", *self.random.choice(self.OWN)), TABLE)
-        return ModelSpec(name, "models_dir", args)
+        return ModelSpec(name, "models_dir", args, min_loaded=self.random.choice([None, 0.02]))
 
     def describe(self) -> None:
         catalog = self.bench.pool.catalog
@@ -96,6 +105,10 @@ class Walk:
         if alive := self.bench.node.alive:
             child = self.random.choice(alive)
             child.die(1, "it ended", out_of_memory=self.random.random() < 0.3)
+
+    def hang(self) -> None:
+        if alive := self.bench.node.alive:
+            self.random.choice(alive).hangs = True
 
     def ready(self) -> None:
         for child in self.bench.node.alive:
@@ -131,6 +144,7 @@ class Walk:
         async with asyncio.timeout(20):
             while any(not task.done() for task in self.tasks) or not self.is_quiet():
                 for child in node.children:
+                    child.hangs = False
                     child.load()
                     child.may_stop.set()
                 await asyncio.sleep(0.001)
@@ -187,8 +201,10 @@ class Walk:
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_a_long_walk(seed: int, caplog: pytest.LogCaptureFixture) -> None:  # B-L8 B-L9 B-L10 B-L13 B-S2
-    async with settings_bench(model("a"), model("b"), model("c"), models_max=2, poll=0.002, queue_timeout=5.0) as b:
+async def test_a_long_walk(
+    seed: int, caplog: pytest.LogCaptureFixture
+) -> None:  # B-L8 B-L9 B-L10 B-L13 B-S2 B-S19 B-S20
+    async with settings_bench(model("a"), model("b"), model("c"), models_max=2, **QUICK) as b:
         walk = Walk(b, seed)
         for _ in range(10):
             await walk.go(60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable
@@ -195,3 +196,22 @@ async def rests(count: Callable[[], int], wanted: int = 1_000_000) -> int:
                 break
             await asyncio.sleep(0.005)
     return now
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_whose_model_is_unloaded_by_force_gets_an_error(front: Front, stream: bool) -> None:  # B-S19
+    """On the fast path, and for a stream that has not begun."""
+    await front.ready()
+    client, works, other = await front.client(), Works(), await front.client()
+    front.child.act = works
+    asked = asyncio.ensure_future(client.ask(post(CHAT, body_of(stream=stream))))
+    await works.begun.wait()
+    assert (await other.ask(post("/models/unload", b'{"model": "a", "force": true}'))).status == 200
+    reply = await asked
+    assert (reply.status, front.leases) == (503, 0)
+    error = json.loads(reply.body)["error"]
+    assert (error["type"], error["message"]) == (
+        "unavailable_error",
+        "'a' was stopped while it served this request: unloaded. Send the request again.",
+    )
+    await works.is_cut()

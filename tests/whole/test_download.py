@@ -357,6 +357,52 @@ def test_ollamas_api_downloads_and_removes(shared: Router, own: OwnRepo) -> None
     assert own.name not in str(shared.listing())
 
 
+def test_ollamas_pull_says_success_only_with_the_files(launch: Any, own: OwnRepo) -> None:  # B-H4
+    gate = own.file.gate = threading.Event()
+    own.file.cut_at = MIB
+    router = launch("--shutdown-grace", "5")
+    model = f"{own.name}:Q4_K_M"
+
+    def pull(**more: Any) -> Any:
+        return router.client.post("/api/pull", json={"model": own.name, **more})
+
+    def last(answer: Any) -> dict[str, str]:
+        return json.loads(answer.text.splitlines()[-1])  # type: ignore[no-any-return]
+
+    def is_downloading() -> bool:
+        return model in router.listing() and router.status(model) == "downloading"
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        streams = [pool.submit(pull), pool.submit(pull)]
+        until(is_downloading)
+        until(lambda: own.has(root_of(router), 1))
+        router.client.post("/models/unload", json={"model": model})
+        assert ["was cancelled" in last(each.result())["error"] for each in streams] == [True] * 2
+        own.file.cut_at = 3 * MIB  # behind what is here, so that it stops again
+        whole = pool.submit(pull, stream=False)
+        until(is_downloading)
+        router.client.post("/models/unload", json={"model": model})
+        assert (whole.result().status_code, "was cancelled" in whole.result().json()["error"]) == (503, True)
+        own.file.cut_at = 5 * MIB
+        streams = [pool.submit(pull)]
+        until(is_downloading)
+        assert router.client.delete("/models", params={"model": model}).status_code == 200
+        assert "was cancelled" in last(streams[0].result())["error"]
+        assert last(router.client.post("/api/pull", json={"model": f"{own.name}:Q8_0"})) == {"status": "success"}
+        requests = own.requests()
+        for name in (f"hf.co/{own.name}:q8_0", f"{own.name}:Q8_0"):
+            assert last(router.client.post("/api/pull", json={"model": name})) == {"status": "success"}
+        assert own.requests() == requests, "it is here"
+        refused = router.client.post("/api/pull", json={"model": "llama3.2"})
+        assert (refused.status_code, "search=llama3.2" in refused.json()["error"]) == (400, True)
+        own.file.cut_at = 7 * MIB
+        streams = [pool.submit(pull), pool.submit(pull)]
+        until(is_downloading)
+        router.process.send_signal(signal.SIGTERM)
+        assert ["shutting down" in last(each.result())["error"] for each in streams] == [True] * 2
+    gate.set()
+
+
 def _store(root: Path, repo: str, file: Path) -> None:
     """Store a model in the cache as another program does: the ref last."""
     folder = root / f"models--{Name.parse(repo).repo.replace('/', '--')}"

@@ -10,7 +10,7 @@ import contextlib
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from random import Random
@@ -30,6 +30,8 @@ from router.node.interface import Exit, Launch
 from router.pool.pool import Pool
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand, Device, Reading
+from router.scheduling.snapshot import Phase
+from router.scheduling.states import State
 from router.wire.address import Address
 from tests.clock import Clock
 from tests.nvml import FakeNvml, Gpu
@@ -44,7 +46,7 @@ LOADS = 350  # on each machine
 
 
 class Child:
-    """Takes half of its memory halfway through its load; what is not there ends it."""
+    """Takes its memory step by step; what is not there ends it."""
 
     def __init__(self, node: Node, launch: Launch, pid: int, wanted: Mapping[int, int]) -> None:
         self.launch, self.pid = launch, pid
@@ -56,8 +58,9 @@ class Child:
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
     async def ready(self) -> Mapping[str, Any]:
-        for part in (0.5, 1.0):
-            await self._node.some_time(0.2)
+        steps = self._node.random.choice([1, 2, 2, 5, 12])
+        for part in (step / steps for step in range(1, steps + 1)):
+            await self._node.some_time(0.4 / steps)
             if not self._exit.done() and not self._take(part):
                 self._end(Exit(1, "out of memory", out_of_memory=True))
             if self._exit.done():
@@ -74,6 +77,7 @@ class Child:
         return await self.stop()
 
     async def stop(self) -> Exit:
+        self._node.on_stop(self.launch.model)
         await self._node.some_time(0.1)
         if not self._exit.done():
             self._end(Exit(0, "it was stopped"))
@@ -121,6 +125,8 @@ class Node:
         self.loads = self.robberies = self.waits = 0
         self.stalls = 0  # waits for memory that was never to come, while nobody else took any
         self.probing = False
+        self.shrunk_at = -1e9  # when another program last gave memory back
+        self.on_stop: Callable[[str], None] = lambda model: None
         self._pids = pids
         self.devices: Devices
 
@@ -196,6 +202,8 @@ class Node:
         """Another program takes of what is free, or gives back."""
         amount = min(amount, self.foreign[gpu] + self.free(gpu))
         self.robberies += amount > self.foreign[gpu]
+        if amount < self.foreign[gpu]:
+            self.shrunk_at = asyncio.get_running_loop().time()
         self.foreign[gpu] = amount
         self._tell(gpu)
 
@@ -253,6 +261,29 @@ class Storm:
         limits = Limits(models_max=0, margins=margins, queue_timeout=0, queue_max=1000, drain_grace=0.3)
         self.pool = Pool(Catalog(self.specs), [node], limits, lambda spec: Need(node.models[spec.name][0]))
         self.answers: Counter[str] = Counter()
+        self.judged = 0
+        node.on_stop = self.judge
+
+    def judge(self, model: str) -> None:
+        """A model goes. Nobody may go for the first in the queue if that one would fit beside all, when every load has
+        ended and all memory is back. Memory that other programs give back at the same time looks like the latter."""
+        scheduler, node = self.pool._scheduler, self.node
+        reason, first = self.pool.processes.runs[model].stop_reason or "", scheduler.next_to_start()
+        if first is None or scheduler.model(first).retrying:  # all idle ones go for a load that ran out of memory
+            return
+        if reason != f"room for {first}" or asyncio.get_running_loop().time() - node.shrunk_at < 30:
+            return
+        self.judged += 1
+        then = scheduler._levels.last_snapshot  # before anything was decided in this step
+        before = {r.model: r.held for r in then.residents if r.phase is not Phase.STOPPING} if then else {}
+        placed = {m.name: m.held for m in scheduler.models() if m.state is State.LOADING}
+        staying = [*(before | placed).values()]
+        rooms = [
+            (device.name, room - node.seen[node.numbers[device.key]] - sum(held.get(device.key, 0) for held in staying))
+            for device, (_, room) in zip(node.gpus, self.rooms, strict=True)
+        ]
+        if fits(node.models[first][0], rooms):
+            node.problems.append(f"{model} went without need, for {first}")
 
     async def ask(self, spec: ModelSpec, patience: float | None = None) -> None:
         """As long as it is not its model that is at fault: once."""
@@ -309,7 +340,7 @@ class Storm:
 @pytest.mark.parametrize("gpus", MACHINES)
 def test_a_storm_of_loads(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, gpus: int
-) -> None:  # B-S2 B-S5 B-S11 B-S12 B-D6 B-L9
+) -> None:  # B-S2 B-S5 B-S11 B-S12 B-S17 B-D6 B-L9
     random = Random(gpus)
     with contextlib.ExitStack() as stack:
         # The driver tells what living processes hold: one for each model lends its number.
@@ -326,4 +357,5 @@ def test_a_storm_of_loads(
     assert node.stalls == 0
     assert min(node.waits, storm.pool.processes.evictions, storm.answers["left"]) > LOADS / 10
     assert node.robberies > 10
+    assert storm.judged > 10
     assert "a defect" not in caplog.text

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
-from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from router.api.dialects import OLLAMA
-from router.api.download import FileProgress
+from router.api.download import FileProgress, is_exact
 from router.api.ollama import cloud
 from router.api.ollama.blobs import Blobs
 from router.api.ollama.creation import creation
@@ -22,10 +21,11 @@ from router.api.ollama.fields import flag, model_name, required_model_name, text
 from router.api.ollama.inference import Inference
 from router.api.ollama.library import Library
 from router.api.ollama.makers import Makers
-from router.api.ollama.names import Names, ollama_library_name, without_tag
+from router.api.ollama.names import Names, without_tag
 from router.api.ollama.reply import json_response, line, status_response
 from router.api.ollama.version import VERSION
 from router.errors import InvalidRequest, RouterError, UnknownModel, Unsupported
+from router.hub.names import name_or_none, ollama_library_name, search_page
 from router.hub.tokens import token_of
 from router.proxy.body import in_thread_if_large
 from router.proxy.client_response import NDJSON
@@ -120,7 +120,8 @@ class OllamaEndpoints:
         if model.alias:
             await self._makers.remove(model.alias)
         else:
-            await self._store_for("deleted").remove(model.spec.name)
+            name = required_model_name(fields)
+            await self._store_for("deleted").remove(name if name_or_none(name) else model.spec.name)
         return Response()
 
     async def has_blob(self, request: Request) -> Response:
@@ -139,13 +140,12 @@ class OllamaEndpoints:
     async def pull(self, request: Request) -> Response:
         fields = await self._read_fields(request)
         name, store, token = without_tag(required_model_name(fields)), self._store_for("pulled"), token_of(fields)
+        if self._is_here(name):
+            return status_response(["pulling manifest", "success"], stream=flag(fields, "stream", True))
         if library_name := ollama_library_name(name):
-            if self._is_here(name):
-                return status_response(["pulling manifest", "success"], stream=flag(fields, "stream", True))
             raise InvalidRequest(
                 f"{library_name!r} is a name of Ollama's own library, which is not served here. Pull a repository of "
-                f"Hugging Face that has GGUF files, as hf.co/USER/REPO:Q4_K_M; "
-                f"https://huggingface.co/models?library=gguf&search={quote(library_name.partition(':')[0])} lists some."
+                f"Hugging Face that has GGUF files, as hf.co/USER/REPO:Q4_K_M; {search_page(library_name)} lists some."
             )
         if not flag(fields, "stream", True):
             async for _ in _pull(store, name, token):
@@ -157,10 +157,12 @@ class OllamaEndpoints:
         raise Unsupported("Models cannot be pushed: this router has no account at a registry.")
 
     def _is_here(self, name: str) -> bool:
+        """Whether a pull of this name has nothing to do. `user/repo` alone means the quant that the hub says."""
         try:
-            return not self._names.find(name).spec.repo_to_download
+            spec = self._names.find(name).spec
         except UnknownModel:
             return False
+        return not (spec.repo_to_download or spec.problem) and is_exact(name, spec)
 
     def _store_for(self, verb: str) -> OllamaStore:
         if self._store is None:

