@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from router.engine import renamed
 from router.errors import FlagError
 from router.near import nearest
 from router.redaction import without_credentials
@@ -127,7 +128,7 @@ class Arg:
 
 
 class FlagTable:
-    """All flags of one build; immutable.
+    """All flags of one build; immutable. `choices` are the words that the build's help names, by flag.
 
     ::
 
@@ -136,8 +137,9 @@ class FlagTable:
         parse(["-c", "4096", "--no-jinja"], table)
     """
 
-    def __init__(self, flags: Iterable[Flag]) -> None:
+    def __init__(self, flags: Iterable[Flag], choices: Mapping[str, frozenset[str]] | None = None) -> None:
         self.flags = tuple(flags)
+        self.choices = choices or {}
         self._spellings: dict[str, tuple[Flag, bool]] = {}
         self._keys: dict[str, tuple[Flag, bool]] = {}
         for flag in self.flags:
@@ -244,6 +246,8 @@ def unknown_flag(name: str, table: FlagTable) -> str:
     kind = "unknown flag" if name.startswith("-") else "unexpected argument"
     if default_table().find(name):
         return f"{kind} {name!r}{OTHER_ENGINE_HINT}"
+    if kind == "unknown flag" and (now := renamed.now(name)):
+        return f"{kind} {name!r}: {now.as_flag}"
     return f"{kind} {name[:80]!r}" + (f"; did you mean {near}?" if near and kind == "unknown flag" else "")
 
 

@@ -250,6 +250,7 @@ class _SpecBuilder:
             env=preset.env,
             filters=package.with_filters(preset.filters) if package else preset.filters,
             package=replace(package, operator_filters=preset.filters) if package else None,
+            params_by_name=preset.set_params_by_name,
         )
 
     def with_files(self, args: tuple[Arg, ...], *, finds_mmproj: bool) -> tuple[tuple[Arg, ...], str | None]:

@@ -134,7 +134,8 @@ class ModelSpec:
     `problem` is the sentence that answers a request for a model that cannot run; None if it can.
     `stop_timeout`, `ttl` and `min_loaded` are seconds; where one is None the router's default holds.
     `template` is the text of a chat template that replaces the one in the file; the child reads it from a private file.
-    `filters` change the requests for this model.
+    `filters` change the requests for this model; `params_by_name` are fields that are forced too if a request calls the
+    model by that name.
     `package` is there for a model of another program's store.
     `info` is UNREAD until `describe` has filled it in.
 
@@ -168,6 +169,7 @@ class ModelSpec:
     template: str | None = None
     filters: Filters | None = None
     package: Package | None = None
+    params_by_name: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     info: Info = UNREAD
 
     def __repr__(self) -> str:
@@ -208,6 +210,17 @@ class ModelSpec:
     def is_from_repo(self, name: str) -> bool:
         """Whether its file belongs to the repository `name` of the hub."""
         return self.model_path is not None and hub.is_file_of(self.model_path, name)
+
+    def called(self, name: str) -> ModelSpec:
+        """The model as requests see it that call it by this name."""
+        found = next((params for known, params in self.params_by_name if known == name), None)
+        if found is None:
+            folded = name.casefold()
+            found = next((params for known, params in self.params_by_name if known.casefold() == folded), None)
+        if found is None:
+            return self
+        filters = self.filters or Filters()
+        return replace(self, filters=replace(filters, forced=tuple((dict(filters.forced) | dict(found)).items())))
 
     def with_args(self, args: Sequence[Arg], template: str | None = None) -> ModelSpec:
         """The same model with other arguments. `info` is copied, although other arguments may make another answer."""

@@ -97,6 +97,8 @@ class Gateway:
         catalog, created = self.pool.catalog, self.created
         spec = catalog.find(name) if name else None
         if spec is not None:
+            if spec.params_by_name:
+                spec = spec.called(name or spec.name)
             return created.of_request(spec) if spec.name in created.in_catalog else spec
         return (name and created.resolve(catalog, name)) or catalog.resolve(name)
 

@@ -197,7 +197,7 @@ def test_lm_studios_folder_is_served(tmp_path: Path, tiny_models: Path, routers:
         (folder / f"{model}-{quant}.gguf").symlink_to(tiny_models / "tiny-a.gguf")
     router = routers("--engine", FAKE, "--lmstudio-models", HOME=str(home))
     assert router.listing().keys() == {
-        "lmstudio-community/Llama-3.2-GGUF@q4_k_m",
+        "lmstudio-community/Llama-3.2-GGUF",
         "lmstudio-community/Llama-3.2-GGUF@q8_0",
         "lmstudio-community/Qwen3-GGUF",
     }
