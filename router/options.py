@@ -73,8 +73,8 @@ class Option:
 
 def _number(convert: Callable[[str], float], low: float = 0, high: float = math.inf) -> Callable[[str], float]:
     def read(word: str) -> float:
-        if "_" in word or not word.isascii():
-            raise ValueError  # Python's own spellings: children, which get some of these words, would read another number
+        if "_" in word or not word.isascii():  # children, which get some of these words, would read another number
+            raise ValueError
         number = convert(word)
         if not low <= number <= high or number == math.inf:
             raise ValueError
