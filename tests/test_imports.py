@@ -49,6 +49,7 @@ DOORS = {
     "jinja2": {"models.template", "models.reduction", "models.trial", "models.values"},
     "rapidfuzz": {"near"},
     "cachetools": {"models", "memory"},
+    "yaml": {"llama_swap.document"},
 }
 
 MAX_LINES = 500

@@ -6,9 +6,11 @@ embedded engine has it, it gets a row in `embedded.table` as well. `discovery` c
 
 ::
 
-    flags      llama-server's arguments as data                       -> nothing
+    renamed    PURE: flags of the past, and what is written now       -> nothing
+    flags      llama-server's arguments as data                       -> renamed
     help       the flags of a build, from its --help                  -> flags
     allowlist  which flags a request may set, and their values        -> flags
+    values     PURE: what the operator's values may be                -> flags allowlist
     places     where a llama-server may be                            -> nothing
     programs   runs a program for its answer                          -> nothing
     libraries  the libraries that an engine needs, and their packages -> programs
