@@ -139,6 +139,7 @@ class ChildRun:
             stop_timeout=self.spec.stop_timeout,
             load_timeout=load_timeout,
             template=self.spec.template,
+            engine=self.spec.engine,
             on_event=handle,
         )
 

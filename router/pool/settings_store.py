@@ -160,6 +160,8 @@ def differences(before: ModelSpec, after: ModelSpec) -> Differences:
     old, new = dict(before.env), dict(after.env)
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     changes |= {f"env.{name}": (old.get(name) and "***", new.get(name) and "***") for name in names}
+    if before.engine != after.engine:
+        changes["engine"] = before.engine or None, after.engine or None
     if before.template != after.template:
         changes["chat_template"] = _shown(before.template), _shown(after.template)
     return changes
