@@ -1,4 +1,4 @@
-"""A real engine that hangs, and one that only computes for long: the first is ended in time, the second is left alone."""
+"""A real engine that hangs, and one that only computes for long: the first is ended in time, the second left alone."""
 
 from __future__ import annotations
 
