@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -19,7 +20,7 @@ import pytest
 
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
-from tests.routers import FAKE
+from tests.routers import FAKE, Router
 from tests.waiting import PATIENCE_S, until
 from tests.whole.test_every_end import WAYS, Stage
 
@@ -179,6 +180,10 @@ def test_each_client_of_a_download_gets_one_well_formed_end(
             next(bystander)  # it never noticed
             hub.open()
             for model in ("model", "blocker"):
-                until(lambda model=model: router.chat(model).status_code == 200)
+                assert until(partial(serves, router, model))
                 assert [scene.figure(f"model_requests_{kind}", model) for kind in ("active", "waiting")] == [0, 0]
         assert "defect" not in router.log
+
+
+def serves(router: Router, model: str) -> bool:
+    return router.chat(model).status_code == 200
