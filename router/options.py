@@ -73,6 +73,8 @@ class Option:
 
 def _number(convert: Callable[[str], float], low: float = 0, high: float = math.inf) -> Callable[[str], float]:
     def read(word: str) -> float:
+        if "_" in word or not word.isascii():  # children, which get some of these words, would read another number
+            raise ValueError
         number = convert(word)
         if not low <= number <= high or number == math.inf:
             raise ValueError
@@ -159,7 +161,7 @@ LEVEL = Kind("LEVEL", "debug, info, warning or error", _one_of("debug", "info", 
 PORT = Kind("PORT", "a port, 0 to 65535", _number(int, 0, 65535))
 COUNT = Kind("N", "a whole number, 0 or more", _number(int))
 SECONDS = Kind("SECONDS", "seconds, 0 or more", _number(float))
-WHOLE_SECONDS = Kind("SECONDS", "a whole number of seconds, 1 or more", _number(int, 1))
+WHOLE_SECONDS = Kind("SECONDS", "a whole number of seconds, 1 or more, at most 2147483647", _number(int, 1, 2**31 - 1))
 MODEL_MAP = Kind("PATTERN=MODEL,...", "PATTERN=MODEL, or several with commas between", _pairs)
 MIB = Kind("MIB", "a whole number of MiB, 0 or more", COUNT.read)
 ENGINE = Kind("PATH", "a path, or embedded", _text)
