@@ -1,8 +1,8 @@
 """PURE: which changes of a model's own settings are being tried, and which have failed.
 
-A model served, and then its preset was changed. If its process cannot be loaded with the change, the model goes on with
-what it served with before, as after a load with settings that fails. The change is tried anew when the preset is changed
-again, or when a client loads the model explicitly.
+A model served, and then its preset was changed. If its process cannot be loaded with the change, the model goes on as
+it served before, as after a load with settings that fails. The change is tried anew when the preset is changed again,
+or when a client loads the model explicitly.
 
 `catalog_exchange` begins, `processes` reports how it went, and `settings_store` asks what holds.
 """
