@@ -178,6 +178,9 @@ def _status(spec: ModelSpec, status: Status) -> dict[str, Any]:
         entry |= {"failed": True, "exit_code": status.exit_code, "error": status.failure}
     elif problem := spec.problem or spec.info.problem:
         entry["error"] = problem
-    if spec.info.warning:
-        entry["warning"] = spec.info.warning
+    warnings = [spec.info.warning] if spec.info.warning else []
+    if status.warning:
+        warnings.append(f"its changed settings cannot be loaded, so those before hold: {status.warning}")
+    if warnings:
+        entry["warning"] = "; ".join(warnings)
     return entry
