@@ -379,7 +379,9 @@ def _estimate(argv: list[str]) -> int:
     if estimate is None:
         assert plan.engine is not None
         try:
-            spec = plan.catalog().resolve(None if is_file else model)
+            catalog = plan.catalog()
+            own = [spec for spec in catalog.models if is_file and spec.source == "command_line"]
+            spec = own[0] if own else catalog.resolve(model)
         except UnknownModel as exc:
             if model.endswith(".gguf"):
                 raise ConfigError(f"there is no file {model[-200:]}, and no model of that name") from exc

@@ -15,6 +15,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from router import files, patience
 from router.engine.flags import Arg, FlagTable, merge, switch_of, value_of
@@ -55,6 +56,7 @@ def build(
     offline: bool,
     wanted: Sequence[str] = (),
     created: Mapping[str, FoundModel] | None = None,
+    earlier: Mapping[str, ModelSpec] = MappingProxyType({}),
 ) -> Catalog:
     """The catalog of all sources. Raises CatalogError.
 
@@ -62,6 +64,7 @@ def build(
     or a preset file add more.
     `wanted` are names on the hub that are models even if the cache does not have them.
     `created` are models that clients have made of files.
+    `earlier` are the models of the catalog before: what hangs now counts as unchanged.
     `models_dir` is read here, unless `in_folders` already has what the folders of models hold.
     """
     own_args = [arg for arg in global_args if arg.flag.name in SINGLE_MODEL_FLAGS]
@@ -94,10 +97,11 @@ def build(
         parts.append(_Part(preset, model.source, (), model))
     # A model whose disk hangs costs itself alone.
     looked = patience.each(builder.spec_of, parts, key=lambda part: f"model {part.preset.name}")
-    models = [
-        builder.spec_of(part, looks=False) if isinstance(spec, patience.Hung) else spec
-        for part, spec in zip(parts, looked, strict=True)
-    ]
+    models = []
+    for part, spec in zip(parts, looked, strict=True):
+        if isinstance(spec, patience.Hung):
+            spec = earlier.get(part.preset.name) or builder.spec_of(part, looks=False)
+        models.append(spec)
     models = _with_aliases(models, in_folders.models)
     known = {name for spec in models for name in (spec.name, *spec.aliases)}
     for name in wanted:
@@ -194,14 +198,13 @@ class _SpecBuilder:
         if looks and found and found.source == "cache" and (kind := draft_kind(args)):
             entry = hub.find(self.cache_root, preset.name, drafting=kind)
             args = merge(self.file_args(replace(found, draft=entry.draft if entry else None)), args)
-        problem: str | None = None
+        # What was found out about the file counts as long as the model is still that file.
+        problem = found.problem if found and value_of(args, "--model") == str(found.path) else None
+        looks = looks and problem is None
         if looks:
             args, problem = self.with_files(args)
-        elif place := value_of(args, "--model") or value_of(args, "--hf-repo"):
+        elif problem is None and (place := value_of(args, "--model") or value_of(args, "--hf-repo")):
             problem = files.hung(place)
-        # What was found out about the file as it was found counts as long as the model is still that file.
-        if found and found.problem and value_of(args, "--model") == str(found.path):
-            problem = found.problem
         problem = valid(problem) if problem else None
         path, mmproj = value_of(args, "--model"), value_of(args, "--mmproj")
         model_path = Path(path) if path and not problem else None

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from router import patience
 from router.engine.flags import Arg, FlagTable
 from router.hub import cache as hub
 from router.hub.cache import CacheEntry
@@ -51,6 +52,8 @@ class Sources:
         self._preset = preset
         self._folders = ModelFolders(models_dir)
         self._said: frozenset[str] = frozenset()
+        self._comebacks = 0
+        self._earlier: dict[str, ModelSpec] = {}
         self._default_name = default_name
         self._offline = offline
         self._common = common
@@ -84,13 +87,15 @@ class Sources:
     def is_current(self) -> bool:
         """Whether the cache and the folders still hold what they held for the last catalog. Looks at most once a
         second."""
-        return self._cache.entries() is self._cached and self._folders.is_current()
+        is_same = self._cache.entries() is self._cached and self._folders.is_current()
+        return is_same and patience.comebacks() == self._comebacks
 
     def watch(self, models: Iterable[ModelSpec]) -> None:
         """Look at the files of these models too: they could not be read, and may be on their way here."""
         self._folders.watch(spec.model_path for spec in models if spec.model_path and spec.source == "models_dir")
 
     def _build(self, file: PresetFile) -> Catalog:
+        self._comebacks = patience.comebacks()
         self._cached = self._cache.entries(0)
         in_folders = self._folders.read()
         self._say(in_folders)
@@ -106,7 +111,9 @@ class Sources:
             offline=self._offline,
             wanted=tuple(self.wanted),
             created=self.created.found_models(),
+            earlier=self._earlier,
         )
+        self._earlier = {spec.name: spec for spec in catalog.models}
         return self.created.add_models(catalog, self._table)
 
     def _say(self, found: FoundModels) -> None:

@@ -96,13 +96,14 @@ class HubModels:
         self._tokens.pop(model, None)
 
     async def refresh_if_changed(self) -> bool:
-        """Build the catalog again if another program has changed the cache. Returns whether it was built."""
+        """Build the catalog again if another program has changed the cache or a folder of models. Returns whether it
+        was built."""
         if await threads.CATALOG.run(self._sources.is_current):
             return False
         try:
             await self._refresh()
         except ConfigError as exc:
-            log.error("the cache has changed, but the models are left as they are: %s", exc)
+            log.error("the files of models have changed, but the models are left as they are: %s", exc)
             return False
         return True
 

@@ -19,7 +19,7 @@ from router.engine.allowlist import LoadArgs
 from router.errors import InvalidRequest, NotLoaded, UnknownModel
 from router.models.created import CreatedStore
 from router.models.spec import ModelSpec
-from router.pool.hub_models import HubModels, is_name
+from router.pool.hub_models import HubModels
 from router.pool.lease import Lease as PoolLease
 from router.pool.pool import Pool
 from router.proxy import chat, rewrite
@@ -101,18 +101,22 @@ class Gateway:
         return (name and created.resolve(catalog, name)) or catalog.resolve(name)
 
     async def resolve(self, name: str | None, *, hub_token: str | None = None) -> ModelSpec:
-        """The model with this name. It may have come into the cache since the catalog was read, and it may be one that
-        can be downloaded. `hub_token` is used for the hub in place of the router's own.
+        """The model with this name. It may have come into the cache or a folder since the catalog was read, and it may
+        be one that can be downloaded. `hub_token` is used for the hub in place of the router's own.
 
         Raises UnknownModel, InvalidRequest for no name, and the errors of the hub."""
         try:
-            return await self.described(self.find(name))
+            spec = self.find(name)
+            # Its files may have come since. Only a look at folders, at most once a second.
+            if spec.problem and self.hub_models and await self.hub_models.refresh_if_changed():
+                spec = self.find(name)
+            return await self.described(spec)
         except UnknownModel:
             if self.hub_models is None or not name:
                 raise
             if self.hub_models.allows(name):
                 name = await self.hub_models.find(name, hub_token)
-            elif not is_name(name) or not await self.hub_models.refresh_if_changed():
+            elif not await self.hub_models.refresh_if_changed():
                 raise
         return self.pool.catalog.resolve(name)
 

@@ -13,6 +13,7 @@ from router.hub import cache as hub
 from router.models import build as builds
 from router.models import presets
 from router.models.catalog import Catalog
+from router.models.folders import Places
 from router.models.presets import NO_PRESETS
 from tests.models.rig import TABLE, Build
 
@@ -37,7 +38,7 @@ def build(tmp_path: Path, cache: Path) -> Build:
         flags: str = "",
         *,
         preset: str = "",
-        models_dir: Path | None = None,
+        models_dir: Places = None,
         default: str | None = None,
         offline: bool = False,
         wanted: Sequence[str] = (),

@@ -86,6 +86,8 @@ class OllamaEndpoints:
         return json_response({"version": VERSION})
 
     async def tags(self, request: Request) -> Response:
+        if self._gateway.hub_models:
+            self._gateway.hub_models.refresh_soon()
         return json_response({"models": await self._library.tags()})
 
     async def running(self, request: Request) -> Response:

@@ -18,6 +18,7 @@ from router.models.describe import overriding_template
 from router.models.metadata import ArrayInfo, Metadata, Value
 from router.models.spec import ModelSpec
 from router.pool.pool import Pool
+from router.text import valid
 
 FAR_FUTURE = "2300-01-01T00:00:00Z"  # clients show a date that far away as "forever"
 _EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
@@ -190,7 +191,7 @@ def _parameter_lines(parameters: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _modelfile(model: NamedModel, template: str, parameters: str) -> str:
-    source = model.spec.model_path or model.spec.name
+    source = valid(str(model.spec.model_path or model.spec.name))
     parts = [f"FROM {source}", f'TEMPLATE """{template}"""' if template else ""]
     parts.append(f'SYSTEM """{model.defaults.system}"""' if model.defaults.system else "")
     parts += [f"PARAMETER {line}" for line in parameters.splitlines()]
