@@ -176,4 +176,6 @@ def _status(spec: ModelSpec, status: Status) -> dict[str, Any]:
         entry |= {"failed": True, "exit_code": status.exit_code, "error": status.failure}
     elif problem := spec.problem or spec.info.problem:
         entry["error"] = problem
+    if spec.info.warning:
+        entry["warning"] = spec.info.warning
     return entry

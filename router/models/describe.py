@@ -21,6 +21,7 @@ from router.engine.flags import switch_of
 from router.errors import GgufError
 from router.models import gguf, kinds, template
 from router.models.metadata import Metadata
+from router.models.projector import without_misfit
 from router.models.shards import shards
 from router.models.spec import Info, ModelSpec
 from router.models.template import TemplateFeatures
@@ -45,17 +46,19 @@ def describe(spec: ModelSpec) -> ModelSpec:
 def _info(spec: ModelSpec) -> Info:
     if spec.model_path is None or spec.problem:
         return Info(problem=spec.problem and valid(spec.problem))
+    path = spec.model_path
     try:
         override = overriding_template(spec)
-        parts = filter(None, (spec.model_path, spec.mmproj_path))
-        key = (*map(_file_identity, parts), _task_of_flags(spec), _digest(override))
+        spec, left_out = without_misfit(spec)
+        parts = filter(None, (path, spec.mmproj_path))
+        key = (*map(_file_identity, parts), _task_of_flags(spec), _digest(override), left_out)
         with _lock:
             info = _infos.get(key)
-        info = info or _read(spec, spec.model_path, override)
+        info = info or replace(_read(spec, path, override), warning=valid(left_out) or None)
     except (OSError, ValueError) as error:
-        return Info(problem=valid(files.problem_of(spec.model_path, error)))
+        return Info(problem=valid(files.problem_of(path, error)))
     except GgufError as error:
-        return _of_bad_file(spec.model_path, str(error))
+        return _of_bad_file(path, str(error))
     with _lock:
         _infos[key] = info
     return info

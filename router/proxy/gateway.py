@@ -97,6 +97,8 @@ class Gateway:
         catalog, created = self.pool.catalog, self.created
         spec = catalog.find(name) if name else None
         if spec is not None:
+            if spec.params_by_name:
+                spec = spec.called(name or spec.name)
             return created.of_request(spec) if spec.name in created.in_catalog else spec
         return (name and created.resolve(catalog, name)) or catalog.resolve(name)
 
@@ -116,7 +118,7 @@ class Gateway:
                 raise
             if self.hub_models.allows(name):
                 name = await self.hub_models.find(name, hub_token)
-            elif not await self.hub_models.refresh_if_changed():
+            elif not self.hub_models.may_come(name) or not await self.hub_models.refresh_if_changed():
                 raise
         return self.pool.catalog.resolve(name)
 
