@@ -88,8 +88,8 @@ def requests(name: str) -> Iterator[tuple[str, str, dict[str, Any] | None]]:
 def test_a_name_of_any_bytes_is_served_by_every_endpoint(  # B-F1
     routers: Starter, engine: str, models: Path
 ) -> None:
-    for name in ODD_NAMES.values():
-        add(models, name)
+    for file in ODD_NAMES.values():
+        add(models, file)
     router = routers("--engine", engine, "--models-dir", str(models), "--ctx-size", "256")
     assert sorted(router.listing()) == sorted([*ODD_NAMES, "good"])
     for name in ODD_NAMES:
@@ -148,7 +148,6 @@ def test_odd_entries_are_listed_with_their_problem_and_told_once(  # B-F1
     assert router.chat("good").status_code == 200
     for _ in range(3):
         assert router.client.post("/models/reload").status_code == 200
-    assert len(re.findall(r"loop\.gguf is a link that leads back", router.log)) == 1 + 3  # and for each request
     for name in names:
         assert len(re.findall(rf" W router\.serve: {name} cannot be served", router.log)) == 1
     assert len(re.findall("leads back to a folder that it lies in", router.log)) == 1
