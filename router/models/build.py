@@ -18,8 +18,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from router import files, patience
+from router.engine import engines
 from router.engine.flags import Arg, FlagTable, merge, switch_of, value_of
-from router.errors import CatalogError
+from router.errors import CatalogError, EngineError
 from router.hub import cache as hub
 from router.hub.cache import CacheEntry
 from router.hub.names import canonical, without_host
@@ -227,6 +228,9 @@ class _SpecBuilder:
             args, problem = self.with_files(args, finds_mmproj=not is_named)
         elif problem is None and (place := value_of(args, "--model") or value_of(args, "--hf-repo")):
             problem = files.hung(place)
+        if preset.engine:
+            args, wrong = _for_engine(args, preset)
+            problem = wrong or problem
         problem = valid(problem) if problem else None
         path, mmproj = value_of(args, "--model"), value_of(args, "--mmproj")
         model_path = Path(path) if path and not problem else None
@@ -248,6 +252,7 @@ class _SpecBuilder:
             min_loaded=preset.min_loaded,
             priority=preset.priority,
             devices=comma_separated(value_of(args, "--device") or ""),
+            engine=preset.engine,
             unlisted=preset.unlisted,
             description=preset.description,
             env=preset.env,
@@ -319,6 +324,22 @@ def _without_host(arg: Arg) -> Arg:
     if arg.flag.name in ("--hf-repo", "--spec-draft-hf") and arg.values:
         return replace(arg, values=(without_host(arg.values[0]),))
     return arg
+
+
+def _for_engine(args: tuple[Arg, ...], preset: Preset) -> tuple[tuple[Arg, ...], str | None]:
+    """The arguments as the model's own engine spells them, and why it cannot run the model; None if it can."""
+    if preset.engine_problem:
+        return args, preset.engine_problem
+    try:
+        bound, unknown = engines.bound_to(args, engines.table_of(preset.engine))
+    except EngineError as error:
+        return args, error.message
+    if unknown:
+        return (
+            args,
+            f"its engine {preset.engine} does not know {', '.join(unknown)}: leave that out, or name another",
+        )
+    return bound, None
 
 
 def file_problem(args: Sequence[Arg]) -> str | None:
