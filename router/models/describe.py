@@ -51,7 +51,7 @@ def _info(spec: ModelSpec) -> Info:
         override = overriding_template(spec)
         spec, left_out = without_misfit(spec)
         parts = filter(None, (path, spec.mmproj_path))
-        key = (*map(_file_identity, parts), _task_of_flags(spec), _digest(override), left_out)
+        key = (*map(_file_identity, parts), _task_of_flags(spec), _digest(override), left_out, spec.package is None)
         with _lock:
             info = _infos.get(key)
         info = info or replace(_read(spec, path, override), warning=valid(left_out) or None)
@@ -86,6 +86,8 @@ def _read(spec: ModelSpec, path: Path, template_override: str | None) -> Info:
     model = gguf.read_model(path)
     if kind := kinds.other_kind(model):
         return Info(problem=valid(f"{path} is {kind}"), other_kind=kind, architecture=model.architecture or None)
+    if spec.package and (kind := kinds.only_for_ollama(model)):
+        return Info(problem=valid(f"{path} is {kind}"), architecture=model.architecture)
     projector = gguf.read(spec.mmproj_path).fields if spec.mmproj_path else {}
     has_image, has_audio = (projector.get(f"clip.has_{kind}_encoder") is True for kind in ("vision", "audio"))
     task_of_header = {None: "completion", "none": "completion", "rank": "rerank"}.get(model.pooling, "embedding")

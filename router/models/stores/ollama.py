@@ -207,7 +207,7 @@ class OllamaStore:
         return fields
 
     def _json(self, layer: Layer) -> dict[str, Any]:
-        return manifests.json_object(self._blobs.text(layer), f"its {layer.kind or 'config'}")
+        return manifests.json_object(self._blobs.text(layer), f"its {layer.kind}")
 
     def _system(self, manifest: Manifest) -> str:
         layers = manifest.of_kind("system")[-1:]
