@@ -110,3 +110,16 @@ def test_what_only_ollamas_engine_loads_is_said_so(
     problem = describe(stored).info.problem
     assert (problem is None) if reason is None else reason in (problem or "")
     assert describe(own).info.problem is None
+
+
+def test_a_stored_model_without_a_template_is_said_so(build: Build, models: Path) -> None:  # B-F3
+    write_header(models / "plain.gguf", "qwen3", {})
+    write_header(models / "e.gguf", "bert", {}, pooling=writer.PoolingType.CLS)
+    write_header(models / "chat.gguf", "qwen3", {}, template="{{ messages }}")
+    package = Package("Ollama", "", 0.0, 0)
+    stored = {path.stem: FoundModel("ollama", path, package=package) for path in models.iterdir()}
+    warnings = {spec.name: describe(spec).info.warning for spec in build(stored=stored).models}
+    assert "ChatML" in (warnings.pop("plain") or "")
+    assert warnings == {"e": None, "chat": None}
+    (other,) = [spec for spec in build("--chat-template llama3", stored=stored).models if spec.name == "plain"]
+    assert describe(other).info.warning is None

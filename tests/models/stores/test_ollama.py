@@ -207,3 +207,19 @@ def test_whatever_lies_there_is_read(
     assert read.models.keys() == {"odd:latest", "mixed:latest", "good:latest"}
     assert read.models["odd:latest"].problem
     assert read.models["good:latest"].problem is None
+
+
+def test_what_is_no_manifest_is_not_told_by_its_hash(laid: Laid, tmp_path: Path) -> None:  # B-F3
+    (tmp_path / "secret").write_text("1234")
+    laid.manifest("m").parent.mkdir(parents=True)
+    laid.manifest("m").symlink_to(tmp_path / "secret")
+    assert package(laid, "m:latest").digest == ""
+
+
+def test_an_adapter_with_a_comma_in_its_path_is_none(tmp_path: Path) -> None:
+    laid = Laid(tmp_path / "a,b")
+    laid.model("plain", [laid.layer("model", b"weights")])
+    laid.model("adapted", [laid.layer("model", b"weights"), laid.layer("adapter", b"lora")])
+    models = OllamaStore(laid.root).read().models
+    assert models["plain:latest"].problem is None
+    assert "a comma in its path" in (models["adapted:latest"].problem or "")
