@@ -9,6 +9,7 @@ Building reads folders, but no headers, and never the network. Called at the sta
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -103,6 +104,9 @@ def build(
         is_hidden = model.source == "cache" and model.path in hidden
         preset = replace(defaults, name=name, unlisted=defaults.unlisted or is_hidden)
         parts.append(_Part(preset, model.source, (), model))
+    for choice in {part.preset.engine for part in parts if part.preset.engine}:
+        with contextlib.suppress(EngineError):
+            engines.table_of(choice)  # here it may take its time; `_for_engine` tells what is wrong
     # A model whose disk hangs costs itself alone.
     looked = patience.each(builder.spec_of, parts, key=lambda part: f"model {part.preset.name}")
     models = []
