@@ -368,7 +368,7 @@ class Scheduler:
     ) -> list[Effect]:
         """The process is gone. `reason` is for people, and counts only if the end was not wanted.
 
-        A load that ran out of memory is tried once more, after every idle model has made room. A load that lost its
+        A load that ran out of memory is tried once more, after every idle model that can help has made room. A load that lost its
         device is tried once more too, and no model goes for it. A load that only tried settings fails the ticket that
         wanted these (`pending_ticket`), and is not a failure of the model.
         """
@@ -391,9 +391,8 @@ class Scheduler:
         if was is State.STOPPING:
             model.failures = 0 if model.ready_at else model.failures
         elif entry and model.retrying:
-            spared = self._books.spared(entry.foreground, now, self.limits.task_grace)
-            idle_ones = [idle for idle in self._books.evictable() if out_of_memory and idle.stays_until <= now]
-            victims = [idle for idle in idle_ones if idle.name not in spared]
+            snapshot = self._levels.last_snapshot if out_of_memory else None
+            victims = timing.room_for_retry(entry, snapshot, self._books, self.limits, now) if snapshot else []
             effects += [self._books.stop(idle, f"room for {name}") for idle in victims]
         elif was is State.LOADING and pending_ticket is not None:
             model.failure = reason

@@ -89,6 +89,21 @@ def decisions(
                 yield entry, Decision(lost=reason)
 
 
+def room_for_retry(entry: Entry, snapshot: Snapshot, books: Books, limits: Limits, now: float) -> list[ModelRecord]:
+    """The idle models that go before a load which ran out of memory is tried once more. How much it needs is not known.
+
+    Of a load on GPUs it is not known either whether a GPU or the RAM had too little: those go that hold memory on a GPU
+    which it can use, or none but RAM. What lies on other GPUs would not help."""
+    spared = books.spared(entry.foreground, now, limits.task_grace)
+    idle_ones = [idle for idle in books.evictable() if idle.stays_until <= now and idle.name not in spared]
+    demand = entry.demand
+    if not demand.split and not demand.fixed:
+        return idle_ones
+    gpus = {key: gpu for node in snapshot.totals.nodes_with_lost for key, gpu in node.gpus.items()}
+    others = {key for key, gpu in gpus.items() if demand.names and gpu.name not in demand.names}
+    return [idle for idle in idle_ones if others.isdisjoint(idle.held) or idle.held.keys() & (gpus.keys() - others)]
+
+
 def own_cut_at(entry: Entry, limits: Limits) -> float:
     """When the requests on the entry's own model are cut: it is to end, for new settings or by hand, and the entry
     waits for its next process. Infinity for never."""
