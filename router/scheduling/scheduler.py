@@ -391,6 +391,7 @@ class Scheduler:
         if was is State.STOPPING:
             model.failures = 0 if model.ready_at else model.failures
         elif entry and model.retrying:
+            model.failure = reason  # it may not get that far: it waits now, or is refused
             spared = self._books.spared(entry.foreground, now, self.limits.task_grace)
             idle_ones = [idle for idle in self._books.evictable() if out_of_memory and idle.stays_until <= now]
             victims = [idle for idle in idle_ones if idle.name not in spared]
