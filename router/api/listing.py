@@ -174,4 +174,6 @@ def _status(spec: ModelSpec, status: Status) -> dict[str, Any]:
         entry |= {"failed": True, "exit_code": status.exit_code, "error": status.failure}
     elif problem := spec.problem or spec.info.problem:
         entry["error"] = problem
+    if status.warning:
+        entry["warning"] = f"its changed settings cannot be loaded, so those before hold: {status.warning}"
     return entry

@@ -20,9 +20,10 @@ What is handed out and handed in::
 
 Settings of loads::
 
-    settings_patch      PURE: the settings that one load request names -> nothing
-    requested_settings  PURE: the settings requested of one model      -> settings_patch
-    settings_store      which settings hold, and which are being tried -> requested_settings
+    settings_patch      PURE: the settings that one load request names  -> nothing
+    requested_settings  PURE: the settings requested of one model       -> settings_patch
+    preset_changes      PURE: changes of presets, and which have failed -> nothing
+    settings_store      which settings hold, and which are being tried  -> requested_settings preset_changes
 
 Processes, and books on models::
 

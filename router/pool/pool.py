@@ -285,6 +285,7 @@ class Pool:
             download=self.downloads.progress(name),
             is_queued=name in self.downloads.queued,
             exit_code=self.processes.exit_codes.get(name),
+            warning=self._core.store.changes.failure(name),
         )
 
     def request_counts(self) -> tuple[int, int]:

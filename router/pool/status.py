@@ -17,6 +17,7 @@ from router.scheduling.states import State
 @dataclass(frozen=True, slots=True)
 class Status:
     """`value` is one of llama.cpp's words for the state.
+    `warning` says why it does not run with its own settings as they are now; empty if it does.
     `exit_code` is that of the last process, if the model has `failed`; `failure` says why.
     `progress` is that of a load or a download.
     `info` is what the child reported.
@@ -29,6 +30,7 @@ class Status:
     value: str
     failed: bool = False
     failure: str = ""
+    warning: str = ""
     exit_code: int | None = None
     progress: LoadProgress | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -50,6 +52,7 @@ class Status:
         download: LoadProgress | None,
         is_queued: bool,
         exit_code: int | None,
+        warning: str = "",
     ) -> Status:
         """`waiting` counts the requests that wait for the model.
         `download` is the progress of a download that runs; `is_queued` says that one waits for others.
@@ -61,6 +64,7 @@ class Status:
             value=State.DOWNLOADING.value if is_queued else _word(model.state),
             failed=failed,
             failure=model.failure if failed else "",
+            warning=warning,
             exit_code=exit_code if failed else None,
             progress=run.progress if run and model.state is State.LOADING else download,
             info=run.info if run else {},
