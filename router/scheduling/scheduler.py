@@ -391,6 +391,7 @@ class Scheduler:
         if was is State.STOPPING:
             model.failures = 0 if model.ready_at else model.failures
         elif entry and model.retrying:
+            model.failure = reason  # it may not get that far: it waits now, or is refused
             snapshot = self._levels.last_snapshot if out_of_memory else None
             victims = timing.room_for_retry(entry, snapshot, self._books, self.limits, now) if snapshot else []
             effects += [self._books.stop(idle, f"room for {name}") for idle in victims]
