@@ -63,7 +63,7 @@ class FakeChild:
     def load(self) -> None:
         self._loaded.set()
 
-    def die(self, code: int = -9, sentence: str = "it was killed by signal 9", **more: bool) -> None:
+    def die(self, code: int = -9, sentence: str = "it was killed by signal 9", **more: Any) -> None:
         """`more` are fields of `Exit`."""
         if not self._exit.done():
             self._exit.set_result(Exit(code, sentence, **more))
