@@ -13,13 +13,14 @@ from pathlib import Path
 from router.engine.flags import Arg, FlagTable
 from router.hub import cache as hub
 from router.hub.cache import CacheEntry
-from router.models import presets
 from router.models.build import build
 from router.models.catalog import Catalog
 from router.models.created import CreatedStore
 from router.models.folder import FoundModels
 from router.models.folders import ModelFolders, Places
-from router.models.presets import NO_PRESETS, PresetFile
+from router.models.ini_files import Places as PresetPlaces
+from router.models.ini_files import PresetFiles
+from router.models.presets import PresetFile
 from router.models.spec import ModelSpec
 
 log = logging.getLogger("router.catalog")
@@ -29,7 +30,7 @@ class Sources:
     """The sources of one router. Reading them blocks.
 
     `common` are llama-server's arguments for all children.
-    `preset` is the operator's preset file; `foreign`, one from the hub, takes its place.
+    `preset` are the operator's preset files and folders of them; `foreign`, one from the hub, takes its place.
     `default_name` is the model of requests that name none.
     `wanted` are names on the hub that are models too, whether their files are here or not.
     `created` are the names and models that clients have made.
@@ -41,21 +42,20 @@ class Sources:
         table: FlagTable,
         environ: Mapping[str, str],
         *,
-        preset: Path | None = None,
+        preset: PresetPlaces = None,
         foreign: Path | None = None,
         models_dir: Places = None,
         default_name: str | None = None,
         offline: bool = False,
         created: CreatedStore | None = None,
     ) -> None:
-        self._preset = preset
+        self._presets = PresetFiles(foreign or preset, table, environ, foreign=bool(foreign))
         self._folders = ModelFolders(models_dir)
         self._said: frozenset[str] = frozenset()
         self._default_name = default_name
         self._offline = offline
         self._common = common
         self._table = table
-        self._foreign = foreign
         self._cache = hub.Cache(hub.cache_root(environ))
         self._file: PresetFile | None = None
         self._cached: Sequence[CacheEntry] = ()
@@ -63,16 +63,14 @@ class Sources:
         self.created = CreatedStore() if created is None else created
 
     def __repr__(self) -> str:
-        file = self._foreign or self._preset
-        return f"<Sources: presets {file}, {self._folders!r}, cache {self._cache.root}, {len(self.wanted)} wanted>"
+        return f"<Sources: {self._presets!r}, {self._folders!r}, cache {self._cache.root}, {len(self.wanted)} wanted>"
 
     def read(self) -> Catalog:
         """The catalog of all sources, read anew.
 
         Raises a ConfigError that says where the mistake is; then `refresh` goes on with the presets from before.
         """
-        path = self._foreign or self._preset
-        file = presets.read(path, self._table, foreign=bool(self._foreign)) if path else NO_PRESETS
+        file = self._presets.read()
         catalog = self._build(file)
         self._file = file
         return catalog
