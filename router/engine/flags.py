@@ -10,6 +10,7 @@ everything that reads or starts a model: settings, presets, the catalog, the mem
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -98,6 +99,7 @@ class Flag:
     `arity` is the number of values; a switch has 0.
     `env` is the environment variable that sets the flag too.
     `repeatable` flags add up when they are given several times.
+    A flag that may stand `alone` takes its value only if the next word is one. The engine has none such.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Flag:
     arity: int
     env: str | None
     repeatable: bool
+    alone: bool = False
 
     @classmethod
     def make(cls, spellings: Sequence[str], negatives: Sequence[str], arity: int, env: str | None) -> Flag:
@@ -211,8 +214,9 @@ def parse(argv: Sequence[str], table: FlagTable) -> tuple[Arg, ...]:
     for a flag that is not in the table (its message names the nearest), and for a flag without its value.
     """
     args: list[Arg] = []
-    tokens = iter(argv)
-    for token in tokens:
+    tokens = deque(argv)
+    while tokens:
+        token = tokens.popleft()
         name, equals, value = token.partition("=") if token.startswith("--") else (token, "", "")
         found = table.lookup(name)
         if found is None:
@@ -226,7 +230,9 @@ def parse(argv: Sequence[str], table: FlagTable) -> tuple[Arg, ...]:
             args.append(Arg(flag, negated=negated is wanted))
             continue
         while len(given) < flag.arity:
-            following = next(tokens, None)
+            if flag.alone and (not tokens or tokens[0].startswith("-")):
+                break
+            following = tokens.popleft() if tokens else None
             if following is None or table.find(following):
                 raise FlagError(f"{name} needs a value" + (f", but {following} follows it" if following else ""))
             given.append(following)

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from router import files
 from router.engine.flags import FlagTable
@@ -32,6 +33,13 @@ SETTLED_S = 0.5
 PATIENCE_S = 3.0  # with a file that does not settle
 
 
+class Reading(NamedTuple):
+    """What the files said, and the models of each."""
+
+    file: PresetFile
+    names: Mapping[Path, tuple[str, ...]]
+
+
 class PresetFiles:
     """`foreign` files come from the hub. `environ` has the variables that values refer to.
 
@@ -45,7 +53,7 @@ class PresetFiles:
         self.places = places_of(places)
         self._table, self._environ, self._foreign = table, environ, foreign
         self._kept: dict[Path, str] = {}  # what came from pipes
-        self._names: dict[Path, tuple[str, ...]] = {}  # the models of each file, as it was read last
+        self.reading: Reading | None = None  # the last one
 
     def __repr__(self) -> str:
         return f"<PresetFiles {', '.join(map(str, self.places)) or 'none'}>"
@@ -54,6 +62,7 @@ class PresetFiles:
         """All files as one. Raises PresetError for the first mistake, for a file that cannot be read, and for one that
         has lost all of its models."""
         if not self.places:
+            self.reading = Reading(NO_PRESETS, {})
             return NO_PRESETS
         parts = [(path, self._text(path)) for path in paths_of(self.places)]
         file, problems = presets.parse_all(parts, self._table, foreign=self._foreign, environ=self._environ, warns=True)
@@ -67,8 +76,17 @@ class PresetFiles:
         for (path, _), mine in zip(parts, problems, strict=True):
             for problem in mine:
                 log.warning("%s:%d: %s", path, problem.line, problem.message)
-        self._names = names
+        self.reading = Reading(file, names)
         return file
+
+    @property
+    def file(self) -> PresetFile:
+        """What was read last."""
+        return self.reading.file if self.reading else NO_PRESETS
+
+    @property
+    def _names(self) -> Mapping[Path, tuple[str, ...]]:
+        return self.reading.names if self.reading else {}
 
     def _refuse_emptied(self, now: Mapping[Path, tuple[str, ...]]) -> None:
         hint = "if there are to be none, write models = none into it"
