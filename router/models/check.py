@@ -7,14 +7,16 @@ from working is a warning. Called by `llama-router check`, which reports instead
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from router import files
-from router.engine import renamed, values
+from router.engine import engines, renamed, values
 from router.engine.flags import Arg, FlagTable
+from router.errors import EngineError
 from router.hub import cache as hub
 from router.models import presets
 from router.models.build import missing_files
@@ -84,8 +86,9 @@ class _Whole:
         for preset in self.file.presets:
             yield from self._model(preset)
         for preset in (self.file.defaults, *self.file.presets):
+            table = self._table_of(preset)
             for arg in preset.args:
-                for message, is_warning in self._argument(arg):
+                for message, is_warning in self._argument(arg, table):
                     yield self._at(preset, arg.flag.name, message, is_warning)
             yield from self._variables(preset)
 
@@ -116,18 +119,26 @@ class _Whole:
             yield preset.path, Problem(preset.line, None, message)
         for flag, sentence in missing_files(preset.args):
             yield self._at(preset, flag, sentence)
+        if preset.engine_problem:
+            yield self._at(preset, "engine", preset.engine_problem)
 
-    def _argument(self, arg: Arg) -> Iterator[tuple[str, bool]]:
+    def _table_of(self, preset: Preset) -> FlagTable:
+        """The flags of the engine that runs the model."""
+        with contextlib.suppress(EngineError):
+            return engines.table_of(preset.engine) if preset.engine else self.table
+        return self.table
+
+    def _argument(self, arg: Arg, table: FlagTable) -> Iterator[tuple[str, bool]]:
         """What is wrong with an argument, and whether that is only a warning."""
         key = arg.flag.name.lstrip("-")
         now = renamed.now(key)
-        if now and now.key and now.key != key and self.table.by_key(now.key):
+        if now and now.key and now.key != key and table.by_key(now.key):
             yield f"{key} has been removed from llama-server: {now}", False
             return
         if wrong := values.quotes_fault(arg):
             yield f"{key} {wrong}", False
             return
-        if wrong := values.fault(arg, self.table.choices):
+        if wrong := values.fault(arg, table.choices):
             yield f"{key} {wrong}", False
         if key == "defrag-thold":
             yield "defrag-thold does nothing any more: delete it", True
