@@ -38,4 +38,5 @@ program's in `stores`, a kind of file that is no model in `kinds`. What `templat
     check      every mistake in one preset file          -> spec ini presets catalog build
     changes    PURE: what a new catalog changes          -> spec catalog
     sources    where the catalog comes from, read again  -> spec ini_files catalog folder folders created stores build
+    inventory  what `llama-router list` shows            -> spec describe catalog
 """
