@@ -38,6 +38,7 @@ def run(argv: list[str], environ: Mapping[str, str]) -> int:
     if len(given) != 1:
         raise FlagError("import needs one file: llama-router import CONFIG.yaml [-o FILE.ini]")
     output, force = flags.value_of(args, "--output"), bool(flags.switch_of(args, "--force"))
+    output = None if output == "-" else output
     if output:
         check_free(Path(output), force=force)
     found = convert(Path(given[0]), known_flags(argv, environ, Config()), environ)

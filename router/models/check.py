@@ -91,6 +91,7 @@ class _Whole:
                 for message, is_warning in self._argument(arg, table):
                     yield self._at(preset, arg.flag.name, message, is_warning)
             yield from self._variables(preset)
+            yield from self._quotes(preset)
 
     def _at(
         self, preset: Preset, key: str, sentence: str, is_warning: bool = False, nearest: str | None = None
@@ -158,6 +159,14 @@ class _Whole:
                 yield f"{key}: the folder {word[:200]} is missing", True
             elif name in values.WRITTEN_FILES and not os.path.isdir(path.parent):
                 yield f"{key}: there is no folder {str(path.parent)[:200]} for the file", True
+
+    def _quotes(self, preset: Preset) -> Iterator[tuple[Path, Problem]]:
+        """Quotes in the router's own keys and in variables, where they are a part of the value."""
+        words = [("alias", preset.aliases), ("tags", preset.tags), ("device", preset.device)]
+        for key, names in (*words, *((f"env.{name}", (value,)) for name, value in preset.env)):
+            if any(len(name) > 1 and name[0] in "\"'" and name[-1] in "\"'" for name in names):
+                message = f"{key} has quotes around its value, which would be part of it: delete them"
+                yield self._at(preset, key, message, is_warning=key.startswith("env."))
 
     def _variables(self, preset: Preset) -> Iterator[tuple[Path, Problem]]:
         """Variables of llama-server: a misspelt one does nothing, and the memory plan sees none of them."""

@@ -51,6 +51,9 @@ def problems(text: str, folder: Path, found: str = "", table: FlagTable = TABLE)
         ('cache-type-k = "f16"', "has quotes around its value", False),
         ("spec-draft-model = '/m/x.gguf'", "has quotes around its value", False),
         ("chat-template-kwargs = '{\"a\": 1}'", "has quotes around its value", False),
+        ('alias = "x"', "alias has quotes around its value", False),
+        ("device = 'CUDA0'", "device has quotes around its value", False),
+        ('env.A = "x"', "env.A has quotes around its value", True),
         ("lora = gone.gguf", "the file gone.gguf is missing", False),
         ("lora-scaled = gone.gguf:0.5", "the file gone.gguf is missing", False),
         ("chat-template-file = .", "is a folder, not a file", False),
@@ -86,7 +89,7 @@ def test_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, word
     assert (problem.line, problem.is_warning) == (4, is_warning)
     assert len(problem.message) < 250
     # In [*] it is told once, however many models inherit it.
-    if "by-name" not in line:
+    if "by-name" not in line and "alias" not in line:
         (again,) = problems(f"[*]\n{line}\n[a]\n{MODEL}\n[b]\n{MODEL}\n", tmp_path)
         assert (again.line, again.message) == (2, problem.message)
 
