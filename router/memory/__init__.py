@@ -21,6 +21,7 @@ took; what a running process holds is in `pool.measurements`.
     sounds      PURE: what encoders of sound compute           -> graph tower
     projectors  PURE: what a projector takes for one picture   -> tower pictures sounds
 
+    overrides     PURE: the header under --override-kv      -> nothing
     batches       PURE: how models embed: batch and context -> architectures flag_values
     model_bytes   what one model in a process takes         -> architectures layers kv compute weights flag_values
     demand        what a process takes, predicted           -> compute weights flag_values projectors model_bytes

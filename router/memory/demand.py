@@ -15,6 +15,7 @@ from router.engine.flags import Arg, switch_of, value_of, values_of
 from router.memory import compute, flag_values
 from router.memory.flag_values import gpu_names, tensor_split
 from router.memory.model_bytes import ModelBytes, draft_model, main_model
+from router.memory.overrides import overridden
 from router.memory.projectors import projector_bytes
 from router.memory.weights import split_by_shares
 from router.models.metadata import Metadata
@@ -83,6 +84,7 @@ def predict(args: Sequence[Arg], metadata: Metadata, *, gpus: int, mmproj: Metad
     Raises GgufError if the draft model cannot be read.
     """
     gpus = 0 if value_of(args, "--device") == "none" else gpus
+    metadata = overridden(args, metadata)
     cache = flag_values.kv_cache(args, metadata)
     main = main_model(args, metadata, cache, gpus)
     draft = draft_model(args, metadata, cache, gpus)

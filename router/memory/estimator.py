@@ -29,6 +29,7 @@ from router.memory.flag_values import gpu_names
 from router.memory.footprints import Footprint, Footprints, key_of
 from router.memory.implied_args import implied_args
 from router.memory.need import Need
+from router.memory.overrides import overridden
 from router.models import gguf
 from router.models.describe import describe
 from router.models.projector import misfit, without_misfit
@@ -204,7 +205,7 @@ class Estimator:
 
     def _estimate(self, spec: ModelSpec, path: Path, args: Sequence[Arg], *, quick: bool) -> Need:
         """By header and flags, and by the engine's measure unless `quick`."""
-        model = gguf.read_model(path)
+        model = overridden(args, gguf.read_model(path))
         wrong = fault(args, model)
         if spec.mmproj_path and not wrong and (reason := misfit(model, spec.mmproj_path)):
             wrong = f"its projector does not fit: {reason}; name the model's own, or take the mmproj out"
