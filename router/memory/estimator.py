@@ -25,7 +25,7 @@ from router.memory import fit_params
 from router.memory.demand import CUDA_CONTEXT_BYTES
 from router.memory.faults import fault
 from router.memory.fitting import fit, gpus_of, leave_to_engine
-from router.memory.flag_values import gpu_names
+from router.memory.flag_values import gpu_names, is_mapped
 from router.memory.footprints import Footprint, Footprints, key_of
 from router.memory.implied_args import implied_args
 from router.memory.need import Need
@@ -222,7 +222,7 @@ class Estimator:
             table = self._engine.measure(fit_params.fit_args(args, estimate), MEASURE_TIMEOUT_S)
             if table:
                 try:
-                    estimate, source = fit_params.correct(estimate, table), "engine"
+                    estimate, source = fit_params.correct(estimate, table, is_mapped=is_mapped(args)), "engine"
                     demand = estimate.demand
                 except ValueError as exc:
                     log.debug("%s: the engine's measure is not understood: %s", spec.name, exc)

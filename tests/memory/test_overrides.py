@@ -9,7 +9,6 @@ from router.memory.demand import predict
 from router.memory.fit_params import fit_args
 from router.memory.overrides import overridden
 from router.models.gguf import read_model
-from router.models.metadata import Value
 from tests.benchmarks import accuracy
 from tests.memory.rig import MIB, args, header
 from tests.shapes import SHAPES
@@ -41,8 +40,7 @@ def test_a_number_is_put_over_the_header(text: str, key: str, value: int) -> Non
 
 
 def test_a_list_is_not_replaced() -> None:
-    listed: tuple[Value, ...] = (1, 2, 3, 4)
-    model = header(attention__head_count_kv=listed)
+    model = header(attention__head_count_kv=(1, 2, 3, 4))
     changed = overridden(args("--override-kv llama.attention.head_count_kv=int:7"), model)
     assert changed is model
 
