@@ -45,6 +45,7 @@ Packages, and what stands below them::
     node        a machine: its memory, its processes   -> scheduling engine wire
     hub         Hugging Face: names, cache, downloads  -> patience
     models      which models there are                 -> text patience engine hub
+    llama_swap  its configuration as a preset file     -> engine models
     memory      what a model needs, in bytes           -> scheduling engine models
     pool        acts: leases, loads, effects           -> scheduling engine wire events node hub models memory
     proxy       what every dialect shares              -> engine wire models memory pool
@@ -53,22 +54,23 @@ Packages, and what stands below them::
 
 The assembly::
 
-    options    kinds of values for options       -> engine access
-    config     the file of --config              -> engine models options
-    settings   one frozen Settings, row by row   -> engine options config
-    variables  PURE: variables that set nothing  -> engine options
-    plan       what a command line means         -> scheduling engine node hub models memory config settings variables
-    reloader   keeps the catalog as its sources  -> models memory pool
-    ending     what each stage of the end means  -> node pool server reloader
-    serve      a router that serves, from a plan -> everything
-    running    asks the router that runs         -> server settings
-    check      mistakes in files and variables   -> engine models config settings variables
-    demo       tiny models, a first conversation -> nothing
+    options    kinds of values for options        -> engine access
+    config     the file of --config               -> engine models options
+    settings   one frozen Settings, row by row    -> engine options config
+    variables  PURE: variables that set nothing   -> engine options
+    plan       what a command line means          -> scheduling engine node hub models memory config settings variables
+    reloader   keeps the catalog as its sources   -> models memory pool
+    ending     what each stage of the end means   -> node pool server reloader
+    serve      a router that serves, from a plan  -> everything
+    running    asks the router that runs          -> server settings
+    check      mistakes in files and variables    -> engine models config settings variables
+    imports    llama-swap's file to a preset file -> engine llama_swap
+    demo       tiny models, a first conversation  -> nothing
 
 The program::
 
-    commands  the commands  -> scheduling engine hub models memory server config settings plan serve running check demo
-    __main__  signals first -> everything
+    commands  tasks -> scheduling engine hub models memory server config settings plan serve running check imports demo
+    __main__  start -> everything
 """
 
 __version__ = "0.1.0"

@@ -283,6 +283,41 @@ def _check(argv: list[str]) -> int:
     return 1 if any(report["problems"] for report in reports) else 0
 
 
+# import
+
+
+def _import(argv: list[str]) -> int:
+    from router import imports
+    from router.config import Config
+    from router.engine import flags
+    from router.plan import known_flags
+
+    taking = [("-o", "--output"), ("--engine",)]
+    takes = flags.FlagTable(
+        [flags.Flag(words[-1], words, (), 1, None, repeatable=False) for words in taking]
+        + [flags.Flag("--force", ("--force",), (), 0, None, repeatable=False)]
+    )
+    before = {word for words in taking for word in words}
+    files = [word for last, word in zip(["", *argv], argv, strict=False) if word[:1] != "-" and last not in before]
+    args = flags.parse([word for word in argv if word not in files], takes)
+    if len(files) != 1:
+        raise FlagError("import needs one file: llama-router import CONFIG.yaml [-o FILE.ini]")
+    output = flags.value_of(args, "--output")
+    if output:
+        imports.check_free(Path(output), force=bool(flags.switch_of(args, "--force")))
+    found = imports.convert(Path(files[0]), known_flags(argv, os.environ, Config()), os.environ)
+    for note in found.notes:
+        logs.say(f"{logs.visible(files[0])}{f':{note.line}' if note.line else ''}: {note}")
+    if not found.models:
+        raise RouterError(f"no model of {files[0]} runs llama-server: there is nothing to import")
+    if output:
+        imports.write(Path(output), found.text, force=bool(flags.switch_of(args, "--force")))
+        print(logs.visible(f"{output}: {len(found.models)} models; llama-router --models-preset {output} serves them"))
+    else:
+        print(found.text, end="")
+    return 0
+
+
 # pull and rm
 
 
@@ -421,6 +456,14 @@ COMMANDS: Mapping[str, Command] = {
         "list [--all] [--json] [options]",
         "Lists the models that serve would have with the same options, and what is wrong with them. With --all also\n"
         "the files in folders of models that are no models, and what they are.",
+        takes_options=False,
+    ),
+    "import": Command(
+        _import,
+        "import CONFIG.yaml [-o FILE.ini] [--force] [--engine PATH]",
+        "Makes a preset file of the configuration of llama-swap, for --models-preset. What cannot be carried over is\n"
+        "told line by line, with the reason. Without -o the preset file goes to stdout. A file that is there already\n"
+        "is replaced with --force alone. Other formats are not understood.",
         takes_options=False,
     ),
     "pull": Command(

@@ -73,10 +73,9 @@ def examine(path: Path, options: Sequence[Option]) -> tuple[Config, tuple[Proble
     except (OSError, ValueError) as error:
         raise FlagError(f"cannot read {OWN_FLAG} {path}: {getattr(error, 'strerror', None) or error}") from error
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        return Config(path), (Problem(line, None, "the file is not UTF-8 text; save it as UTF-8"),)
+        text = files.text_of(content)
+    except files.NotText as error:
+        return Config(path), (Problem(error.line, None, error.message),)
     return parse(text, options, path)
 
 

@@ -6,6 +6,7 @@ presets, templates and keys are opened here. A disk may still hang: after the st
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import os
@@ -32,6 +33,14 @@ class NotAFile(OSError):
 
 class TooLarge(OSError):
     """The file is larger than the bound for its kind."""
+
+
+class NotText(Exception):
+    """The bytes of a file are no text. `line` counts from 1, 0 means the whole file; `message` says what to do."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line, self.message = line, message
 
 
 def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
@@ -63,9 +72,34 @@ def read_start(path: str | os.PathLike[str], most: int) -> bytes:
         return _read_most(file, most)
 
 
+def text_of(content: bytes) -> str:
+    """The text of a file that people write: UTF-8, or UTF-16 with its mark, as Windows has it. Raises NotText."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            text = content.decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise NotText(0, "the file is not UTF-8 text, and no whole UTF-16; save it as UTF-8") from error
+    else:
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            raise NotText(line, "the file is not UTF-8 text; save it as UTF-8") from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise NotText(line, "the file is no text: there is a NUL in this line; save it as UTF-8")
+    return text
+
+
+def is_inherited(path: str | os.PathLike[str]) -> bool:
+    """Whether the path is a descriptor that was open when this process started, as in `<(program)`: it can be read
+    once."""
+    return os.fspath(path).startswith(_INHERITED)
+
+
 def read_secret(path: str | os.PathLike[str], most: int) -> bytes:
     """As `read`, but also from a descriptor that was open when this process started."""
-    if not os.fspath(path).startswith(_INHERITED):
+    if not is_inherited(path):
         return read(path, most)
     with open(path, "rb", buffering=0) as file:
         data = _read_most(file, most + 1)

@@ -44,6 +44,7 @@ from router.options import (
     PREFIX,
     SECONDS,
     SHOWN_CHARACTERS,
+    STORE,
     SWITCH,
     TEXT,
     WHOLE_SECONDS,
@@ -233,6 +234,18 @@ class Settings:
         "folder of models: x.gguf, x/ with its files, or publisher/x/; may be given several times",
         env="LLAMA_ARG_MODELS_DIR",
     )
+    ollama_models: str | None = _option(
+        "--ollama-models",
+        STORE,
+        None,
+        "serve the models of Ollama's store, which is only read; without DIR, or with auto, that of its usual places",
+    )
+    lmstudio_models: str | None = _option(
+        "--lmstudio-models",
+        STORE,
+        None,
+        "serve the models of LM Studio's folder, which is only read; without DIR, or with auto, where it keeps them",
+    )
     models_preset: Path | None = _option(
         "--models-preset", PATH, None, "INI file that describes models", env="LLAMA_ARG_MODELS_PRESET"
     )
@@ -415,7 +428,7 @@ def _word_of(option: Option, args: Sequence[Arg], environ: Mapping[str, str]) ->
     if given and option.kind is SWITCH:
         return "off" if given[-1].negated else "on", option.name
     if given:
-        words = flags.values_of(given, option.name)
+        words = flags.values_of(given, option.name) or (option.kind.implied,)
         return ",".join(words if given[-1].flag.repeatable else words[-1:]), option.name
     opposite = option.env.replace("LLAMA_ARG_", "LLAMA_ARG_NO_")
     if option.negatives and opposite != option.env and opposite in environ:

@@ -22,7 +22,7 @@ from router.errors import CatalogError
 from router.hub import cache as hub
 from router.hub.cache import CacheEntry
 from router.hub.names import canonical, without_host
-from router.models.catalog import Catalog, quoted
+from router.models.catalog import LATEST_TAG, Catalog, quoted
 from router.models.folder import FoundModel, FoundModels
 from router.models.folders import ModelFolders, Places
 from router.models.ini import DEFAULTS
@@ -37,9 +37,13 @@ from router.models.spec import (
     comma_separated,
     draft_kind,
 )
+from router.models.stores import twins
 from router.text import model_name, valid
 
 logger = logging.getLogger("router.catalog")
+
+# The operator's own models, which no file of others may change, by the flags that name where they are.
+_PLACES = {"models_dir": "--models-dir", "ollama": "--ollama-models", "lmstudio": "--lmstudio-models"}
 
 
 def build(
@@ -55,6 +59,7 @@ def build(
     offline: bool,
     wanted: Sequence[str] = (),
     created: Mapping[str, FoundModel] | None = None,
+    stored: Mapping[str, FoundModel] | None = None,
 ) -> Catalog:
     """The catalog of all sources. Raises CatalogError.
 
@@ -62,6 +67,7 @@ def build(
     or a preset file add more.
     `wanted` are names on the hub that are models even if the cache does not have them.
     `created` are models that clients have made of files.
+    `stored` are models of other programs' stores.
     `models_dir` is read here, unless `in_folders` already has what the folders of models hold.
     """
     own_args = [arg for arg in global_args if arg.flag.name in SINGLE_MODEL_FLAGS]
@@ -74,11 +80,11 @@ def build(
     if in_folders is None:
         in_folders = ModelFolders(models_dir).read()
     found |= in_folders.models
-    found = {**(created or {}), **found}
+    found = {**(created or {}), **(stored or {}), **found}
     _check_foreign_names(file, found)
 
     builder = _SpecBuilder(table, cache_root, offline, common_args)
-    sections = _named_as_the_hub(file.presets, found)
+    sections = _named_as_the_hub([_in_full(found, preset) for preset in file.presets], found)
     parts: list[_Part] = []
     if single:
         sections.pop(single.name, None)
@@ -88,6 +94,7 @@ def build(
     for name, preset in sections.items():
         parts.append(_Part(preset, "preset", (), found.pop(folded.get(name.casefold(), name), None)))
     hidden = {path for preset in file.presets if preset.dedup_cache_models for path in builder.cached_files(preset)}
+    found = twins.folded(found, {alias for part in parts for alias in (part.preset.name, *part.preset.aliases)})
     for name, model in found.items():
         is_hidden = model.source == "cache" and model.path in hidden
         preset = replace(defaults, name=name, unlisted=defaults.unlisted or is_hidden)
@@ -98,7 +105,7 @@ def build(
         builder.spec_of(part, looks=False) if isinstance(spec, patience.Hung) else spec
         for part, spec in zip(parts, looked, strict=True)
     ]
-    models = _with_aliases(models, in_folders.models)
+    models = _with_aliases(models, {**found, **in_folders.models})
     known = {name for spec in models for name in (spec.name, *spec.aliases)}
     for name in wanted:
         entry = hub.find(cache_root, name)  # another client may have downloaded it, and the cache may call it otherwise
@@ -110,13 +117,13 @@ def build(
 
 
 def _with_aliases(models: list[ModelSpec], in_folders: Mapping[str, FoundModel]) -> list[ModelSpec]:
-    """With the aliases of models in folders, as far as they mean no other model."""
+    """With the aliases of models in folders and stores, as far as they mean no other model."""
     taken = {name for spec in models for name in (spec.name, *spec.aliases)}
     result = []
     for spec in models:
         found = in_folders.get(spec.name)
         further = tuple(alias for alias in found.aliases if alias not in taken) if found else ()
-        is_same = bool(found) and spec.source in ("models_dir", "preset")
+        is_same = found is not None and spec.source in (found.source, "preset")
         taken.update(further)
         result.append(replace(spec, aliases=(*spec.aliases, *further)) if further and is_same else spec)
     return result
@@ -152,11 +159,23 @@ def _named_as_the_hub(presets: Sequence[Preset], found: Collection[str]) -> dict
 def _check_foreign_names(file: PresetFile, found: Mapping[str, FoundModel]) -> None:
     """A stranger's preset must not change a model of the operator's folder."""
     for preset in file.presets:
-        if file.foreign and preset.name in found and found[preset.name].source == "models_dir":
+        name = _in_full(found, preset).name
+        if file.foreign and name in found and found[name].source in _PLACES:
             raise CatalogError(
-                f"[{preset.name}] of a preset file from the hub is a model of --models-dir: rename that, or copy "
-                "the file, and name the copy by --models-preset"
+                f"[{preset.name}] of a preset file from the hub is a model of {_PLACES[found[name].source]}: rename "
+                "that, or copy the file, and name the copy by --models-preset"
             )
+
+
+def _in_full(found: Mapping[str, FoundModel], preset: Preset) -> Preset:
+    """The section `[llama3.2]` means Ollama's `llama3.2:latest`, unless another model has its name."""
+    full = preset.name + LATEST_TAG
+    is_short = preset.name not in found and full in found and found[full].package is not None
+    return replace(preset, name=full) if is_short and not _names_model(preset.args) else preset
+
+
+def _names_model(args: Sequence[Arg]) -> bool:
+    return any(arg.flag.name in MODEL_FLAGS for arg in args)
 
 
 def _single_model(args: Sequence[Arg], defaults: Preset) -> Preset | None:
@@ -187,8 +206,10 @@ class _SpecBuilder:
         """The model. Unless it `looks`, the disk is not touched, and a problem says that it hangs."""
         preset, own, found = part.preset, part.own, part.found
         lowest = self.args(",".join(preset.device), "--device") if preset.device else []
-        if found and not any(arg.flag.name in MODEL_FLAGS for arg in preset.args):
+        is_of_found = found is not None and not _names_model(preset.args)
+        if found and is_of_found:
             lowest += self.file_args(found)
+        package = found.package if found and is_of_found else None
         own = [arg for arg in own if arg.flag.name not in ("--alias", "--tags")]
         args = merge(lowest, preset.args, own, self.common)
         if looks and found and found.source == "cache" and (kind := draft_kind(args)):
@@ -227,7 +248,9 @@ class _SpecBuilder:
             unlisted=preset.unlisted,
             description=preset.description,
             env=preset.env,
-            filters=preset.filters,
+            filters=package.with_filters(preset.filters) if package else preset.filters,
+            package=replace(package, operator_filters=preset.filters) if package else None,
+            params_by_name=preset.set_params_by_name,
         )
 
     def with_files(self, args: tuple[Arg, ...], *, finds_mmproj: bool) -> tuple[tuple[Arg, ...], str | None]:
@@ -270,6 +293,10 @@ class _SpecBuilder:
             args += self.args(str(found.mmproj), "--mmproj")
         if found.draft:
             args += self.args(str(found.draft), "--spec-draft-model", "--model-draft")
+        for adapter in found.adapters:
+            args += self.args(str(adapter), "--lora")
+        for flag, value in found.package.load if found.package else ():
+            args += self.args(value, flag)
         return args
 
     def args(self, value: str, *spellings: str) -> list[Arg]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from router.models import kinds
 from router.models.shards import SHARD, shards, stem_of
-from router.models.spec import Source
+from router.models.spec import Package, Source
 from router.models.tree import FoundFile, is_companion, is_draft, is_projector
 from router.text import model_name, valid
 
@@ -37,6 +37,7 @@ class FoundModel:
 
     `path` is its first shard, or the folder that cannot be read.
     `problem` is why it cannot run, as a sentence; None if nothing is known to be wrong.
+    `adapters` and `package` come from the stores of other programs.
     """
 
     source: Source
@@ -45,6 +46,8 @@ class FoundModel:
     draft: Path | None = None
     problem: str | None = None
     aliases: tuple[str, ...] = ()
+    adapters: tuple[Path, ...] = ()
+    package: Package | None = None
 
 
 @dataclass(slots=True)

@@ -20,12 +20,13 @@ DEFAULTS = "*"  # the section whose lines hold for all models; also that of line
 @dataclass(frozen=True, slots=True)
 class Problem:
     """A mistake in a file. `line` counts from 1; `message` is a whole sentence; `nearest` is the key that was probably
-    meant, if one is near."""
+    meant, if one is near. A `warning` keeps nothing from working."""
 
     line: int
     key: str | None
     message: str
     nearest: str | None = None
+    is_warning: bool = False
 
 
 class Mistake(Exception):

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from router import files, patience
 from router.engine.flags import Arg, FlagTable
 from router.hub import cache as hub
 from router.hub.cache import CacheEntry
@@ -21,6 +22,7 @@ from router.models.folder import FoundModels
 from router.models.folders import ModelFolders, Places
 from router.models.presets import NO_PRESETS, PresetFile
 from router.models.spec import ModelSpec
+from router.models.stores.places import Store
 
 log = logging.getLogger("router.catalog")
 
@@ -33,6 +35,7 @@ class Sources:
     `default_name` is the model of requests that name none.
     `wanted` are names on the hub that are models too, whether their files are here or not.
     `created` are the names and models that clients have made.
+    `stores` are those of other programs; where two have one name, the first of them counts.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Sources:
         default_name: str | None = None,
         offline: bool = False,
         created: CreatedStore | None = None,
+        stores: Sequence[Store] = (),
     ) -> None:
         self._preset = preset
         self._folders = ModelFolders(models_dir)
@@ -61,6 +65,8 @@ class Sources:
         self._cached: Sequence[CacheEntry] = ()
         self.wanted: list[str] = []
         self.created = CreatedStore() if created is None else created
+        self._stores = tuple(stores)
+        self._stored: dict[Path, FoundModels] = {}
 
     def __repr__(self) -> str:
         file = self._foreign or self._preset
@@ -82,9 +88,17 @@ class Sources:
         return self._build(self._file) if self._file else self.read()
 
     def is_current(self) -> bool:
-        """Whether the cache and the folders still hold what they held for the last catalog. Looks at most once a
-        second."""
-        return self._cache.entries() is self._cached and self._folders.is_current()
+        """Whether the cache, the folders and the stores still hold what they held for the last catalog. Looks at most
+        once a second."""
+        if self._cache.entries() is not self._cached or not self._folders.is_current():
+            return False
+        # A disk that hangs counts as unchanged.
+        return all(patience.each(lambda store: store.is_current(), self._stores, key=repr))
+
+    @property
+    def has_stores(self) -> bool:
+        """Whether a name that is no name on the hub may come to mean a model while the router runs."""
+        return bool(self._stores)
 
     def watch(self, models: Iterable[ModelSpec]) -> None:
         """Look at the files of these models too: they could not be read, and may be on their way here."""
@@ -92,8 +106,9 @@ class Sources:
 
     def _build(self, file: PresetFile) -> Catalog:
         self._cached = self._cache.entries(0)
-        in_folders = self._folders.read()
-        self._say(in_folders)
+        in_folders, in_stores = self._folders.read(), self._read_stores()
+        in_folders.left_out = {**in_stores.left_out, **in_folders.left_out}
+        self._say(in_folders, in_stores)
         catalog = build(
             file,
             self._cached,
@@ -106,12 +121,28 @@ class Sources:
             offline=self._offline,
             wanted=tuple(self.wanted),
             created=self.created.found_models(),
+            stored=in_stores.models,
         )
         return self.created.add_models(catalog, self._table)
 
-    def _say(self, found: FoundModels) -> None:
-        """Log what is left out of folders, as far as it is new."""
-        sentences = [*found.warnings, *(f"{kind}: it is not offered" for kind in found.left_out.values())]
+    def _read_stores(self) -> FoundModels:
+        """What the stores hold. One on a disk that hangs stays as it was."""
+        looked = patience.each(lambda store: store.read(), self._stores, key=repr)
+        for store, one in zip(self._stores, looked, strict=True):
+            if not isinstance(one, patience.Hung):
+                self._stored[store.root] = one
+        all_found = FoundModels()
+        for store in reversed(self._stores):
+            one = self._stored.get(store.root) or FoundModels(warnings=[files.hung(store.root)])
+            all_found.models |= one.models
+            all_found.left_out |= one.left_out
+            all_found.warnings += one.warnings
+        return all_found
+
+    def _say(self, found: FoundModels, in_stores: FoundModels) -> None:
+        """Log what is left out of folders and stores, as far as it is new."""
+        left_out = (f"{kind}: it is not offered" for kind in found.left_out.values())
+        sentences = [*found.warnings, *in_stores.warnings, *left_out]
         for sentence in sentences:
             if sentence not in self._said:
                 log.warning("%s", sentence)

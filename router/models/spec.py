@@ -6,11 +6,12 @@ form. Nothing here reads a file: what the files say is added by `describe`, as t
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from router.engine.flags import MODEL_SOURCES, Arg, render, secret_variable, switch_of, value_of
 from router.hub import cache as hub
@@ -18,7 +19,7 @@ from router.hub.repo import DRAFTS
 from router.models.shards import shards
 from router.models.template import TAKES_ALL, Reasoning, Roles
 
-Source = Literal["preset", "models_dir", "cache", "command_line"]
+Source = Literal["preset", "models_dir", "cache", "command_line", "ollama", "lmstudio"]
 
 # Flags that say which model it is. A token alone names none.
 MODEL_FLAGS = MODEL_SOURCES - {"--hf-token"}
@@ -77,6 +78,53 @@ class Filters:
 
 
 @dataclass(frozen=True, slots=True)
+class Package:
+    """What the store of another program says of a model, beside its files (`models.stores`).
+
+    `digest` is the SHA-256 of its manifest, `modified_at` the time of that, in seconds since 1970, and `size` the bytes
+    of all its files. `details` are shown as they are, in the fields of Ollama's API.
+    `system`, `parameters` and `messages` are in Ollama's words; `defaults` are the parameters as fields of a request to
+    the engine, each with its value as JSON text, and `load` flags of its process with their values.
+    `licenses` are files. `notes` say what of the package has no effect here.
+    `operator_filters` are those of the model's preset alone; the model's `filters` have the package's too.
+    """
+
+    program: str
+    digest: str
+    modified_at: float
+    size: int
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    system: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    defaults: tuple[tuple[str, str], ...] = ()
+    messages: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    load: tuple[tuple[str, str], ...] = ()
+    licenses: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    operator_filters: Filters | None = None
+
+    def __repr__(self) -> str:  # prompts are not shown
+        return f"<Package of {self.program}, {self.digest[:12]}>"
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What makes a difference to an answer, to be compared and kept in a set."""
+        return self.system, json.dumps([self.parameters, list(self.messages)], sort_keys=True), self.load
+
+    def with_filters(self, filters: Filters | None) -> Filters | None:
+        """The filters of a preset, which win, over what the package says."""
+        if not (self.defaults or self.system or self.messages):
+            return filters
+        own = filters or Filters()
+        return replace(
+            own,
+            defaults=tuple({**dict(self.defaults), **dict(own.defaults)}.items()),
+            default_system=self.system,
+            messages=json.dumps(list(self.messages)) if self.messages else "",
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One model of the catalog.
 
@@ -86,7 +134,9 @@ class ModelSpec:
     `problem` is the sentence that answers a request for a model that cannot run; None if it can.
     `stop_timeout`, `ttl` and `min_loaded` are seconds; where one is None the router's default holds.
     `template` is the text of a chat template that replaces the one in the file; the child reads it from a private file.
-    `filters` change the requests for this model.
+    `filters` change the requests for this model; `params_by_name` are fields that are forced too if a request calls the
+    model by that name.
+    `package` is there for a model of another program's store.
     `info` is UNREAD until `describe` has filled it in.
 
     ::
@@ -118,12 +168,19 @@ class ModelSpec:
     env: tuple[tuple[str, str], ...] = ()
     template: str | None = None
     filters: Filters | None = None
+    package: Package | None = None
+    params_by_name: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     info: Info = UNREAD
 
     def __repr__(self) -> str:
         # No arguments and no variables: some of them are secrets.
         state = "with a problem" if self.problem else str(self.model_path or "not here yet")
         return f"<ModelSpec {self.name} from {self.source}: {state}>"
+
+    @property
+    def store(self) -> str:
+        """The kind of store of another program that holds its files: "ollama", "lmstudio", or "" for none."""
+        return "ollama" if self.package else "lmstudio" if self.source == "lmstudio" else ""
 
     @property
     def identity(self) -> str:
@@ -153,6 +210,17 @@ class ModelSpec:
     def is_from_repo(self, name: str) -> bool:
         """Whether its file belongs to the repository `name` of the hub."""
         return self.model_path is not None and hub.is_file_of(self.model_path, name)
+
+    def called(self, name: str) -> ModelSpec:
+        """The model as requests see it that call it by this name."""
+        found = next((params for known, params in self.params_by_name if known == name), None)
+        if found is None:
+            folded = name.casefold()
+            found = next((params for known, params in self.params_by_name if known.casefold() == folded), None)
+        if found is None:
+            return self
+        filters = self.filters or Filters()
+        return replace(self, filters=replace(filters, forced=tuple((dict(filters.forced) | dict(found)).items())))
 
     def with_args(self, args: Sequence[Arg], template: str | None = None) -> ModelSpec:
         """The same model with other arguments. `info` is copied, although other arguments may make another answer."""

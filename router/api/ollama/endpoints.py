@@ -86,6 +86,8 @@ class OllamaEndpoints:
         return json_response({"version": VERSION})
 
     async def tags(self, request: Request) -> Response:
+        if self._gateway.hub_models:
+            self._gateway.hub_models.refresh_soon()  # another program may have changed its store, or the cache
         return json_response({"models": await self._library.tags()})
 
     async def running(self, request: Request) -> Response:
@@ -140,7 +142,7 @@ class OllamaEndpoints:
     async def pull(self, request: Request) -> Response:
         fields = await self._read_fields(request)
         name, store, token = without_tag(required_model_name(fields)), self._store_for("pulled"), token_of(fields)
-        if self._is_here(name):
+        if self._is_in_store(name) or self._is_here(name):
             return status_response(["pulling manifest", "success"], stream=flag(fields, "stream", True))
         if library_name := ollama_library_name(name):
             raise InvalidRequest(
@@ -163,6 +165,17 @@ class OllamaEndpoints:
         except UnknownModel:
             return False
         return not (spec.repo_to_download or spec.problem) and is_exact(name, spec)
+
+    def _is_in_store(self, name: str) -> bool:
+        """Whether another program's store has the model: there is nothing to download then, and only that program may
+        change it. Raises InvalidRequest for one that cannot be used."""
+        try:
+            spec = self._names.find(name).spec
+        except (UnknownModel, InvalidRequest):
+            return False
+        if spec.package and spec.problem:
+            raise InvalidRequest(spec.problem)
+        return spec.package is not None
 
     def _store_for(self, verb: str) -> OllamaStore:
         if self._store is None:
