@@ -17,7 +17,9 @@ took; what a running process holds is in `pool.measurements`.
     graph       PURE: memory that a graph uses again and again -> nothing
     tower       PURE: the parts of encoders, as graphs         -> graph
     rows        PURE: what projectors make of a picture        -> graph tower
+    maps        PURE: encoders of pictures that work on maps  -> graph tower
     pictures    PURE: what encoders of pictures compute        -> graph tower rows
+    conformers  PURE: encoders of sound that convolve         -> graph tower
     sounds      PURE: what encoders of sound compute           -> graph tower
     projectors  PURE: what a projector takes for one picture   -> tower pictures sounds
 

@@ -7,6 +7,7 @@ of them. The types are those of tools/mtmd/clip.cpp in b11434, the graphs those 
 from __future__ import annotations
 
 from router.memory.graph import Node
+from router.memory.maps import mobile_rows, sam_rows
 from router.memory.rows import REORDERED, rows
 from router.memory.tower import FLOAT, HALF, MAX_LAYERS, Tower, names, walked
 from router.models.metadata import Metadata
@@ -39,6 +40,10 @@ def see(tower: Tower, metadata: Metadata, side: int, patch: int, merge: int) -> 
     rms, turns = kind in RMS, (kind in TURNED) + 2 * (kind in TURNED_TWICE)
     if kind == "internvl" and (width, get("vision.block_count")) == (3200, 45):  # the one of 6B
         rms = True
+    if kind in ("deepseekocr", "deepseekocr2"):
+        return sam_rows(tower, metadata, picture)
+    if kind == "gemma3nv":
+        return mobile_rows(tower, picture)
     if kind == "gemma4v":
         picture = tower.same(picture)
     if kind == "gemma4uv":

@@ -6,6 +6,7 @@ tools/mtmd/clip.cpp in b11434, the graphs those of tools/mtmd/models.
 
 from __future__ import annotations
 
+from router.memory.conformers import conformer
 from router.memory.graph import Node
 from router.memory.tower import Tower, walked
 from router.models.metadata import Metadata
@@ -16,6 +17,10 @@ SOUND_STEPS = 3000  # 30 seconds
 def hear(tower: Tower, metadata: Metadata, bins: int) -> Node:
     graph, tensors = tower.graph, tower.tensors
     sound = graph.input(SOUND_STEPS, bins)
+    if (whole := conformer(tower, metadata, sound)) is not None:
+        return whole
+    if tower.kind == "gemma4ua":
+        return tower.linear("mm.a.input_projection", tower.same(tower.turn(sound, *reversed(sound.shape[:2]))))
     turns, rms = 0, False
     if tower.kind in ("qwen3a", "dots3note_a"):
         if tower.kind == "qwen3a":
