@@ -9,6 +9,7 @@ tools/mtmd/clip-impl.h.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ def of_both_kinds(name: str, vision: str, audio: str) -> Shape:
     """One file with two of them, whose types stand in fields of their own."""
     known = {shape.name: shape for shape in PROJECTORS}
     seen, heard = known[vision], known[audio]
-    tops, fields = [], {}
+    heard = replace(heard, sizes={**heard.sizes, "O": seen.sizes["O"]})  # both go to the same text model
+    tops: list[str] = []
+    fields: dict[str, Any] = {}
     for shape, part in ((seen, "vision"), (heard, "audio")):
         own = {key: value for key, value in shape.fields.items() if key != "projector_type"}
         fields |= {**own, f"{part}.projector_type": shape.fields["projector_type"]}

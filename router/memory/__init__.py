@@ -16,11 +16,11 @@ took; what a running process holds is in `pool.measurements`.
 
     graph       PURE: memory that a graph uses again and again -> nothing
     tower       PURE: the parts of encoders, as graphs         -> graph
+    maps        PURE: encoders of pictures that work on maps   -> graph tower
     rows        PURE: what projectors make of a picture        -> graph tower
-    maps        PURE: encoders of pictures that work on maps  -> graph tower
-    pictures    PURE: what encoders of pictures compute        -> graph tower rows
-    conformers  PURE: encoders of sound that convolve         -> graph tower
-    sounds      PURE: what encoders of sound compute           -> graph tower
+    pictures    PURE: what encoders of pictures compute        -> graph tower maps rows
+    conformers  PURE: encoders of sound that convolve          -> graph tower
+    sounds      PURE: what encoders of sound compute           -> graph tower conformers
     projectors  PURE: what a projector takes for one picture   -> tower pictures sounds
 
     overrides     PURE: the header under --override-kv -> nothing
@@ -32,8 +32,9 @@ took; what a running process holds is in `pool.measurements`.
     implied_args  PURE: flags that no user gave        -> demand
     faults        PURE: what the engine refuses        -> architectures layers flag_values
     footprints    what models really took              -> nothing
+    prompt_cache  PURE: prompts that are kept in RAM   -> nothing
     need          what one load needs                  -> demand
 
-    estimator  the best need   -> flag_values overrides demand fit_params fitting implied_args faults footprints need
-    forecast   a load's effect -> demand need estimator
+    estimator  need -> flag_values overrides demand fit_params fitting implied_args faults footprints prompt_cache need
+    forecast   load -> demand need estimator
 """

@@ -1,7 +1,7 @@
 """PURE: encoders of pictures that work on maps before or instead of layers of patches, as graphs of tensors.
 
-`sam_rows` is the map of SAM with its windows, in front of the encoders of DeepSeek-OCR. `mobile_rows` is MobileNet V5 of
-Gemma 3n. Called by `pictures`. The graphs are those of deepseekocr.cpp, deepseekocr2.cpp and mobilenetv5.cpp in
+`sam_rows` is the map of SAM with its windows, in front of the encoders of DeepSeek-OCR. `mobile_rows` is MobileNet V5
+of Gemma 3n. Called by `pictures`. The graphs are those of deepseekocr.cpp, deepseekocr2.cpp and mobilenetv5.cpp in
 tools/mtmd/models of b11434.
 """
 
