@@ -24,8 +24,7 @@ DUE = {
     *(f"H{number}" for number in range(1, 6)),
     *(f"C{number}" for number in range(1, 16)),
     *(f"T{number}" for number in range(1, 9)),
-    "F3",
-    "F4",
+    *(f"F{number}" for number in range(1, 6)),
 }
 
 

@@ -37,4 +37,5 @@ program's in `stores`, a kind of file that is no model in `kinds`. What `templat
     check      every mistake in one preset file              -> ini presets catalog build
     changes    PURE: what a new catalog means for the old    -> spec catalog
     sources    where the catalog comes from, read again      -> spec presets catalog folder folders created stores build
+    inventory  what `llama-router list` shows                -> spec describe catalog
 """
