@@ -43,6 +43,16 @@ KEYS = {
     "J": "wkv.head_size",
 }
 
+# Kernels that the engine multiplies as they are.
+DEPTHWISE = (
+    "dw_start.conv.weight",
+    "dw_mid.conv.weight",
+    "down_conv.weight",
+    "0.0.weight",
+    "peg.0.weight",
+    ".dw.weight",
+)
+
 # One tensor a line: its name (`.weight` unless it says otherwise) and its dimensions, row length first.
 TOP = "token_embd D V; output_norm D; output D V"
 TIED = "token_embd D V; output_norm D"
@@ -200,7 +210,7 @@ class Shape:
             name.endswith(".bias")
             or math.prod(dims[1:3]) == 1
             or dims[0] % gguf.GGML_QUANT_SIZES[kind][0]
-            or dims[0] < 32
+            or (dims[0] < 32 and not name.endswith(DEPTHWISE))
             or (self.block != "blk" and ("mel_" in name or ("embd" in name and "patch" not in name)))
         ):
             kind = gguf.GGMLQuantizationType.F32

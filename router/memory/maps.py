@@ -1,8 +1,8 @@
 """PURE: encoders of pictures that work on maps before or instead of layers of patches, as graphs of tensors.
 
 `sam_rows` is the map of SAM with its windows, in front of the encoders of DeepSeek-OCR. `mobile_rows` is MobileNet V5
-of Gemma 3n. Called by `pictures`. The graphs are those of deepseekocr.cpp, deepseekocr2.cpp and mobilenetv5.cpp in
-tools/mtmd/models of b11434.
+of Gemma 3n, `convolved_rows` the ConvNeXt of Reka. Called by `pictures`. The graphs are those of deepseekocr.cpp,
+deepseekocr2.cpp, mobilenetv5.cpp and yasa2.cpp in tools/mtmd/models of b11434.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from router.memory.tower import FLOAT, HALF, Tower, walked
 from router.models.metadata import Metadata
 
 WHOLE_LAYERS = frozenset((2, 5, 8, 11))  # layers of SAM that attend to the whole map
-MAX_BLOCKS = 64  # in one stage of a MobileNet
+MAX_STAGES, MAX_BLOCKS = 8, 64  # no network has more stages, and no stage more blocks
 
 
 def sam_rows(tower: Tower, metadata: Metadata, picture: Node) -> Node:
@@ -213,3 +213,38 @@ def _pooled_attention(tower: Tower, name: str, node: Node) -> Node:
     found = tower.copy(graph.view(found, side, side, head * heads))
     found = _direct(tower, f"{name}.attn.output.proj", found, 1, side)
     return tower.same(found) if f"{name}.layer_scale.gamma" in tower.tensors else found
+
+
+def convolved_rows(tower: Tower, picture: Node, patch: int) -> Node:
+    """A ConvNeXt: convolutions of each channel in stages, a network for each place, and a pooled map of 8 x 8."""
+    graph, tensors = tower.graph, tower.tensors
+    node = tower.same(tower.convolution("v.patch_embd.weight", picture, patch))
+    node = _channel_norm(tower, node)
+    for stage in range(MAX_STAGES):
+        if f"v.stage.{stage}.down.conv.weight" in tensors:
+            node = tower.same(tower.convolution(f"v.stage.{stage}.down.conv.weight", _channel_norm(tower, node), 2))
+        elif stage and f"v.stage.{stage}.blk.0.dw.weight" not in tensors:
+            break
+        for n in range(MAX_BLOCKS):
+            block = f"v.stage.{stage}.blk.{n}"
+            if f"{block}.dw.weight" not in tensors:
+                break
+            source, (wide, high, deep) = node, node.shape
+            node = _channel_norm(tower, tower.same(_depthwise(tower, f"{block}.dw", node, wide, pads=False)))
+            inner = tower.linear(f"{block}.pw1", tower.turn(node, deep, wide * high))
+            inner = tower.copy(tower.turn(inner, wide, high, inner.shape[0]))
+            squares = graph.op((1, 1, inner.shape[2]), tower.copy(inner))
+            inner = tower.same(inner, tower.same(tower.same(graph.op(inner.shape, inner, squares))))
+            node = tower.linear(f"{block}.pw2", tower.turn(inner, inner.shape[2], wide * high))
+            node = tower.same(source, graph.view(tower.turn(node, wide * high, deep), wide, high, deep))
+    wide, high, deep = node.shape
+    flat = tower.same(tower.turn(node, deep, wide * high))
+    small = graph.op((min(8, wide), min(8, high), deep), tower.turn(flat, wide, high, deep))
+    return tower.network(tower.turn(small, deep, small.shape[0] * small.shape[1]), "mm.0", "mm.2")
+
+
+def _channel_norm(tower: Tower, node: Node) -> Node:
+    wide, high, deep = node.shape
+    turned = tower.same(tower.turn(node, deep, high, wide))
+    spread = tower.graph.op((1, high, wide), tower.copy(turned))
+    return tower.same(tower.same(tower.turn(tower.same(turned, spread), wide, high, deep)))

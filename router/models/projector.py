@@ -29,7 +29,7 @@ LAST_TENSORS = {
         "mm.model.fc.weight": "step3vl idefics3 llama4 hunyuanvl deepseekocr deepseekocr2",
         "mm.input_projection.weight": "gemma4v gemma4uv",
         "mm.a.input_projection.weight": "gemma4a gemma4ua",
-        "mm.a.mlp.2.weight": "ultravox voxtral musicflamingo qwen3a glma parakeet",
+        "mm.a.mlp.2.weight": "ultravox voxtral musicflamingo qwen3a glma parakeet mimo_audio",
         "a.proj_linear.weight": "granite_speech",
         "adapter.linear.dense_4h_to_h.weight": "adapter",
         "mm.a.mlp.3.weight": "meralion dots3note_a",
