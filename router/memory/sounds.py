@@ -96,9 +96,9 @@ def _coded(tower: Tower, metadata: Metadata, node: Node) -> Node:
     cut = tower.convolution_1d("a.downsample.conv.weight", tower.turn(node, node.shape[1], width), 2)
     node = tower.norm(tower.turn(tower.same(cut), width, count), "a.downsample.norm")
     sizes = metadata.fields.get("clip.audio.rvq.codebook_size")
-    sizes = [size for size in sizes if isinstance(size, int) and size > 0] if isinstance(sizes, tuple) else []
+    known = [size for size in sizes if isinstance(size, int) and size > 0] if isinstance(sizes, tuple) else []
     codes = []
-    for size in sizes[:MAX_CODES]:
+    for size in known[:MAX_CODES]:
         table = graph.op((width, size), graph.weight(width, size))
         lengths = tower.copy(graph.op((1, size), tower.copy(table)), size, 1)
         scores = tower.same(tower.same(graph.op((size, count), table, node)), lengths)
