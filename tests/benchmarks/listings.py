@@ -52,6 +52,8 @@ def _of_a_store(stage: Stage, count: int, seconds: float) -> Iterator[Row]:
     assert len(store.read().models) == count
     case = f"{count} names in Ollama's store"
     yield Row("listing", case, "first reading", "ms", {OURS: (time.perf_counter() - began) * 1000})
+    while not store.is_current(0):  # what was written a moment ago counts as changed
+        store.read()
     took = timed(lambda: store.is_current(0), seconds)
     yield Row("listing", case, "a look", "ms", {OURS: took * 1000}, (Target("below 100 ms", took < 0.1),))
 
