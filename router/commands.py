@@ -22,13 +22,11 @@ from typing import TYPE_CHECKING, Any
 from router import logs
 from router.errors import ConfigError, FlagError, RouterError, UnknownModel
 from router.near import nearest
-from router.redaction import without_credentials
 from router.scheduling.snapshot import Snapshot
 from router.units import size
 
 if TYPE_CHECKING:
     from router.hub.names import Name
-    from router.models.spec import ModelSpec
     from router.settings import Settings
 
 EXIT_CODES = """\
@@ -188,134 +186,33 @@ def _demo(argv: list[str]) -> int:
 
 
 def _list(argv: list[str]) -> int:
-    from router.models.describe import describe
+    from router.models import inventory
     from router.plan import read_plan
 
     as_json, argv = _switch("--json", argv)
     shows_all, argv = _switch("--all", argv)
-    catalog = read_plan(argv, os.environ, needs_engine=False).catalog()
-    models = [describe(spec) for spec in catalog.models]
-    is_other = [spec.info.other_kind is not None and spec.source in ("models_dir", "cache") for spec in models]
-    rows = [_row(spec) for spec, other in zip(models, is_other, strict=True) if shows_all or not other]
-    if shows_all:
-        rows += [_row_of_other(name, kind) for name, kind in catalog.left_out.items()]
+    rows = inventory.rows(read_plan(argv, os.environ, needs_engine=False).catalog(), shows_all=shows_all)
     if as_json:
         print(json.dumps(rows, indent=2))
     elif rows:
-        _print_table(rows, ("name", "source", "size", "context", "quantization", "problem"))
+        for line in inventory.table(rows):
+            print(line)
     return 0 if rows else 1
 
 
-def _row(spec: ModelSpec) -> dict[str, Any]:
-    from router.engine import flags
-
-    return {
-        "name": spec.name,
-        "aliases": spec.aliases,
-        "tags": spec.tags,
-        "source": spec.source,
-        "size": spec.size_bytes,
-        "context": spec.info.n_ctx_train,
-        "quantization": spec.info.quantization,
-        "architecture": spec.info.architecture,
-        "args": flags.shown_words(spec.args),
-        "problem": spec.info.problem,
-        "warning": spec.info.warning,
-    }
-
-
-def _row_of_other(name: str, kind: str) -> dict[str, Any]:
-    """A file in a folder of models that is none."""
-    empty = dict.fromkeys(("size", "context", "quantization", "architecture"))
-    return {
-        "name": name,
-        "aliases": (),
-        "tags": (),
-        "source": "models_dir",
-        **empty,
-        "args": [],
-        "problem": kind,
-    }
-
-
-def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    cells = [[_cell(column, row[column]) for column in columns] for row in rows]
-    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    for line in ([*columns], *cells):
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _cell(column: str, value: Any) -> str:
-    if value is None:
-        return ""
-    text = without_credentials(size(value) if column == "size" else str(value))
-    return text if text.isprintable() else ascii(text)  # a file's name may hold control characters
-
-
-# check
+# check and import
 
 
 def _check(argv: list[str]) -> int:
-    from router import check, settings
-    from router.config import Config
-    from router.engine import flags
-    from router.plan import known_flags
+    from router import check
 
-    taking = ("--engine", "--config")
-    options = [option.flag for option in settings.OPTIONS if option.name in taking]
-    takes = flags.FlagTable([*options, flags.Flag("--json", ("--json",), (), 0, None, repeatable=False)])
-    files = [word for before, word in zip(["", *argv], argv, strict=False) if word[:1] != "-" and before not in taking]
-    args = flags.parse([word for word in argv if word not in files], takes)
-    config = settings.config_path(argv, os.environ)
-    if not files and not config:
-        raise FlagError("check needs a file: llama-router check FILE.ini, or check --config FILE.ini")
-    own, of_settings = check.settings(config) if config else (Config(), {})
-    table = known_flags(argv, os.environ, own)
-    reports = [check.presets(Path(file), table) for file in files]
-    reports += [of_settings] if config else []
-    reports += check.environment(os.environ, table)
-    if flags.switch_of(args, "--json"):
-        print(json.dumps(reports, indent=2))
-    else:
-        for number, report in enumerate(reports):
-            for line in check.lines(report, is_settings=number >= len(files)):
-                print(logs.visible(line))
-    return 1 if any(report["problems"] for report in reports) else 0
-
-
-# import
+    return check.run(argv, os.environ)
 
 
 def _import(argv: list[str]) -> int:
     from router import imports
-    from router.config import Config
-    from router.engine import flags
-    from router.plan import known_flags
 
-    taking = [("-o", "--output"), ("--engine",)]
-    takes = flags.FlagTable(
-        [flags.Flag(words[-1], words, (), 1, None, repeatable=False) for words in taking]
-        + [flags.Flag("--force", ("--force",), (), 0, None, repeatable=False)]
-    )
-    before = {word for words in taking for word in words}
-    files = [word for last, word in zip(["", *argv], argv, strict=False) if word[:1] != "-" and last not in before]
-    args = flags.parse([word for word in argv if word not in files], takes)
-    if len(files) != 1:
-        raise FlagError("import needs one file: llama-router import CONFIG.yaml [-o FILE.ini]")
-    output = flags.value_of(args, "--output")
-    if output:
-        imports.check_free(Path(output), force=bool(flags.switch_of(args, "--force")))
-    found = imports.convert(Path(files[0]), known_flags(argv, os.environ, Config()), os.environ)
-    for note in found.notes:
-        logs.say(f"{logs.visible(files[0])}{f':{note.line}' if note.line else ''}: {note}")
-    if not found.models:
-        raise RouterError(f"no model of {files[0]} runs llama-server: there is nothing to import")
-    if output:
-        imports.write(Path(output), found.text, force=bool(flags.switch_of(args, "--force")))
-        print(logs.visible(f"{output}: {len(found.models)} models; llama-router --models-preset {output} serves them"))
-    else:
-        print(found.text, end="")
-    return 0
+    return imports.run(argv, os.environ)
 
 
 # pull and rm
@@ -415,7 +312,9 @@ def _estimate(argv: list[str]) -> int:
     if estimate is None:
         assert plan.engine is not None
         try:
-            spec = plan.catalog().resolve(None if is_file else model)
+            catalog = plan.catalog()
+            own = [spec for spec in catalog.models if is_file and spec.source == "command_line"]
+            spec = own[0] if own else catalog.resolve(model)
         except UnknownModel as exc:
             if model.endswith(".gguf"):
                 raise ConfigError(f"there is no file {model[-200:]}, and no model of that name") from exc
@@ -490,10 +389,11 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "check": Command(
         _check,
-        "check [FILE.ini ...] [--config FILE.ini] [--json] [--engine PATH]",
-        "Reports every mistake in preset files, and in a file of settings, with its line: unknown keys with the\n"
-        "nearest known one, wrong values, names that mean two models, files that are missing. It knows the keys of\n"
-        "the engine that serve would use. Variables of the environment that set nothing are reported too.",
+        "check [FILE.ini ...] [--config FILE.ini] [--models-dir PATH] [--json] [--engine PATH]",
+        "Reports every mistake in preset files, or folders of them, and in a file of settings, with its line: unknown\n"
+        "keys with the nearest known one, wrong values, sections without a model, names that mean two models, files\n"
+        "that are missing. It knows the keys of the engine that serve would use. Variables of the environment that\n"
+        "set nothing are reported too. The exit code is 1 for a mistake, 0 for warnings alone.",
         takes_options=False,
     ),
 }

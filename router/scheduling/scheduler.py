@@ -383,9 +383,9 @@ class Scheduler:
     ) -> list[Effect]:
         """The process is gone. `reason` is for people, and counts only if the end was not wanted.
 
-        A load that ran out of memory is tried once more, after every idle model has made room. A load that lost its
-        device is tried once more too, and no model goes for it. A load that only tried settings fails the ticket that
-        wanted these (`pending_ticket`), and is not a failure of the model.
+        A load that ran out of memory is tried once more, after every idle model that can help has made room. A load
+        that lost its device is tried once more too, and no model goes for it. A load that only tried settings fails the
+        ticket that wanted these (`pending_ticket`), and is not a failure of the model.
         """
         model = self.model(name)
         if model.run != run:
