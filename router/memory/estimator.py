@@ -25,10 +25,11 @@ from router.memory import fit_params, prompt_cache
 from router.memory.demand import CUDA_CONTEXT_BYTES
 from router.memory.faults import fault
 from router.memory.fitting import fit, gpus_of, leave_to_engine
-from router.memory.flag_values import gpu_names
+from router.memory.flag_values import gpu_names, is_mapped
 from router.memory.footprints import Footprint, Footprints, key_of
 from router.memory.implied_args import implied_args
 from router.memory.need import Need
+from router.memory.overrides import overridden
 from router.models import gguf
 from router.models.describe import describe
 from router.models.projector import misfit, without_misfit
@@ -237,7 +238,7 @@ class Estimator:
         self, spec: ModelSpec, path: Path, args: Sequence[Arg], engine: Engine, table: FlagTable, *, quick: bool
     ) -> Need:
         """By header and flags, and by the engine's measure unless `quick`."""
-        model = gguf.read_model(path)
+        model = overridden(args, gguf.read_model(path))
         wrong = fault(args, model)
         if spec.mmproj_path and not wrong and (reason := misfit(model, spec.mmproj_path)):
             wrong = f"its projector does not fit: {reason}; name the model's own, or take the mmproj out"
@@ -254,7 +255,7 @@ class Estimator:
             measured = engine.measure(fit_params.fit_args(args, estimate), MEASURE_TIMEOUT_S)
             if measured:
                 try:
-                    estimate, source = fit_params.correct(estimate, measured), "engine"
+                    estimate, source = fit_params.correct(estimate, measured, is_mapped=is_mapped(args)), "engine"
                     demand = estimate.demand
                 except ValueError as exc:
                     log.debug("%s: the engine's measure is not understood: %s", spec.name, exc)

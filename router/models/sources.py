@@ -19,7 +19,7 @@ from router.hub.cache import CacheEntry
 from router.models.build import build
 from router.models.catalog import Catalog
 from router.models.created import CreatedStore
-from router.models.folder import FoundModels
+from router.models.folder import FoundModels, step_aside
 from router.models.folders import ModelFolders, Places
 from router.models.ini_files import Places as PresetPlaces
 from router.models.ini_files import PresetFiles
@@ -132,10 +132,15 @@ class Sources:
         self._cached = self._cache.entries(0)
         in_folders, in_stores = self._folders.read(), self._read_stores()
         in_folders.left_out = {**in_stores.left_out, **in_folders.left_out}
+        # What comes into a folder or the cache must not clash with what the operator has written.
+        aliases = {alias for preset in self._presets.file.presets for alias in preset.aliases}
+        step_aside(in_folders, aliases)
+        hidden = [entry.name for entry in self._cached if entry.name in aliases]
+        in_folders.warnings += [f"{name} of the cache is left out: it is an alias of another model" for name in hidden]
         self._say(in_folders, in_stores)
         catalog = build(
             self._presets.file,
-            self._cached,
+            [entry for entry in self._cached if entry.name not in aliases],
             models_dir=self._folders.roots,
             in_folders=in_folders,
             cache_root=self._cache.root,
