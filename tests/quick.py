@@ -23,6 +23,7 @@ STARTING = {  # modules that start processes
     "subprocess",
     "router.engine.discovery",
     "router.hub.fetch",
+    "router.hub.link_fetch",
     "router.hub.resolve",
     "router.hub.transfer_process",
     "router.node.local",

@@ -55,11 +55,12 @@ class Downloads:
 
     async def begin(self, name: str, token: str | None = None) -> str:
         """Start the download if the files are missing; returns the catalog's name for the model. `token` opens the hub
-        in place of the router's own.
+        in place of the router's own. A section of a preset whose files are missing is downloaded by its name.
 
         It returns once the hub has said what the name means and the files are known to fit on the disk."""
-        model = await self._hub_models.find(name, token)
-        spec = self._pool.catalog.resolve(model)
+        hub_models, spec = self._hub_models, self._pool.catalog.find(name)
+        if spec is None or spec.source == "cache" or not spec.repo_to_download:
+            spec = self._pool.catalog.resolve(await hub_models.find(name, token))
         if spec.repo_to_download:
             self._hub_models.lend_token(spec.name, token)
             try:

@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from router import files
-from router.engine.flags import FlagTable
+from router.engine.flags import FlagTable, with_downloads
 from router.engine.help import parse_help
 from router.errors import EngineError
 
@@ -50,8 +50,8 @@ class Engine:
         return self._output("--help")
 
     def table(self) -> FlagTable:
-        """The flags of this build. Raises EngineError."""
-        return parse_help(self.help())
+        """The flags of this build, and those by which the router downloads. Raises EngineError."""
+        return with_downloads(parse_help(self.help()))
 
     def version(self) -> str:
         """One line, such as `version: 11434 (0a1b2c3)`. Raises EngineError if this is not a llama-server."""

@@ -18,6 +18,7 @@ fact about what a model can do belongs in `describe`, a new kind of place that h
     template   what a chat template can do: tools, thinking, roles       -> reduction trial
     stamps     the files of a process, and whether they are the same     -> shards
     spec       one model as data                                         -> shards template
+    links      the files that arguments name by addresses                -> spec
     describe   what a model's files say: its Info                        -> metadata gguf template spec
     ini        INI text to lines under sections, and back                -> nothing
     own_keys   keys of presets that are the router's own                 -> spec ini

@@ -18,6 +18,7 @@ from pathlib import Path
 from router.engine.flags import Arg, FlagTable, merge, switch_of, value_of
 from router.errors import CatalogError
 from router.hub import cache as hub
+from router.hub import links
 from router.hub.cache import CacheEntry
 from router.hub.names import canonical, without_host
 from router.models.catalog import Catalog, quoted
@@ -26,7 +27,9 @@ from router.models.ini import DEFAULTS
 from router.models.presets import Preset, PresetFile
 from router.models.shards import shards, stem
 from router.models.spec import (
+    DOWNLOAD_FLAGS,
     FILE_FLAGS,
+    LINK_FLAGS,
     MODEL_FLAGS,
     SINGLE_MODEL_FLAGS,
     ModelSpec,
@@ -34,6 +37,7 @@ from router.models.spec import (
     comma_separated,
     draft_kind,
 )
+from router.redaction import without_credentials
 
 logger = logging.getLogger("router.catalog")
 
@@ -130,6 +134,8 @@ def _single_model(args: Sequence[Arg], defaults: Preset) -> Preset | None:
         return None
     path, repo = value_of(args, "--model"), value_of(args, "--hf-repo")
     other = " ".join(sources[0].values) or sources[0].flag.name.lstrip("-")
+    if (url := value_of(args, "--model-url")) and not links.fault(url):
+        other = stem(Path(links.file_name(url)))
     name = stem(Path(path)) if path else without_host(repo) if repo else other
     aliases, tags = (comma_separated(value_of(args, flag) or "") for flag in ("--alias", "--tags"))
     return replace(defaults, name=name, aliases=aliases, tags=(*defaults.tags, *tags))
@@ -156,7 +162,8 @@ class _SpecBuilder:
             args = merge(self.file_args(replace(found, draft=entry.draft if entry else None)), args)
         args, problem = self.with_files(args)
         path, mmproj = value_of(args, "--model"), value_of(args, "--mmproj")
-        model_path = Path(path) if path and not problem else None
+        is_missing = any(value_of(args, flag) for flag in DOWNLOAD_FLAGS)
+        model_path = Path(path) if path and not problem and not is_missing else None
         return ModelSpec(
             name=preset.name,
             source=source,
@@ -181,20 +188,57 @@ class _SpecBuilder:
         )
 
     def with_files(self, args: tuple[Arg, ...]) -> tuple[tuple[Arg, ...], str | None]:
-        """The arguments, in which a repository that is in the cache is replaced by its files; and the first problem
-        with them, None if there is none."""
+        """The arguments, in which what was downloaded is replaced by its files; and the first problem with them, None
+        if there is none."""
         args = tuple(_without_host(arg) for arg in args)
-        repo = value_of(args, "--hf-repo")
-        if repo:
+        repo, docker = value_of(args, "--hf-repo"), value_of(args, "--docker-repo")
+        if docker:
+            args, problem = self.with_docker(args, docker)
+            if problem or value_of(args, "--docker-repo"):
+                return args, problem
+        elif repo:
             entry = hub.find(self.cache_root, repo, value_of(args, "--hf-file"), drafting=draft_kind(args))
             if entry is None:
                 return args, self.download_problem(repo)
-            kept = [arg for arg in args if arg.flag.name not in ("--hf-repo", "--hf-file", "--hf-token", "--model")]
+            kept = [arg for arg in args if arg.flag.name not in (MODEL_FLAGS | {"--hf-token"})]
             # What is kept wins: a projector that the user has named is better than the one beside the model.
             args = merge(self.file_args(FoundModel("cache", entry.files[0], entry.mmproj, entry.draft)), kept)
         if switch_of(args, "--mmproj-auto") is False:
-            args = tuple(arg for arg in args if arg.flag.name != "--mmproj")
-        return args, file_problem(args) or self.draft_problem(args)
+            args = tuple(arg for arg in args if arg.flag.name not in ("--mmproj", "--mmproj-url"))
+        args, problem = self.with_links(args)
+        return args, problem or file_problem(args) or self.draft_problem(args)
+
+    def with_docker(self, args: Sequence[Arg], docker: str) -> tuple[tuple[Arg, ...], str | None]:
+        """As `with_files`, for a model of a registry of Docker."""
+        reference = links.Reference.parse(docker)
+        if reference is None:
+            return tuple(args), f"docker-repo = {quoted(docker)} is no name of the form ai/MODEL or ai/MODEL:TAG"
+        files = links.docker_files(self.cache_root, reference)
+        if files is None:
+            return tuple(args), self.offline_problem(str(reference))
+        kept = [arg for arg in args if arg.flag.name not in MODEL_FLAGS]
+        return merge(self.file_args(FoundModel("cache", *files)), kept), None
+
+    def with_links(self, args: Sequence[Arg]) -> tuple[tuple[Arg, ...], str | None]:
+        """As `with_files`, for files by their addresses."""
+        for flag, names in LINK_FLAGS.items():
+            if not (url := value_of(args, flag)):
+                continue
+            key = flag.lstrip("-")
+            if fault := links.fault(url):
+                return tuple(args), f"{key} = {quoted(without_credentials(url))} {fault}"
+            own = value_of(args, "--model") if flag == "--model-url" else None
+            wanted = links.links(self.cache_root, url, Path(own) if own else None)
+            if links.are_here(wanted):
+                args = [arg for arg in args if arg.flag.name != flag]
+                if not own:
+                    args = merge(self.args(str(wanted[0].path), *names), args)
+            elif problem := self.offline_problem(links.shown(url)):
+                return tuple(args), problem
+        return tuple(args), None
+
+    def offline_problem(self, what: str) -> str | None:
+        return f"{what} is not here, and --offline forbids to download it" if self.offline else None
 
     def download_problem(self, repo: str) -> str | None:
         """Why a repository that is not in the cache cannot be downloaded."""
