@@ -19,9 +19,13 @@ How a request goes through:
 How an option goes through: a row in `settings`, read by `plan`, which makes the parts' own limits of it
 (`scheduling.limits`, `node`), or by `serve`, which hands it to the part that it is for.
 
+Below the ground::
+
+    text  PURE: names and paths of any bytes, made fit for JSON -> nothing
+
 The ground, which everything may use (left out of the arrows further down)::
 
-    errors     the tree of errors: status, code, Retry-After              -> nothing
+    errors     the tree of errors: status, code, Retry-After              -> text
     units      amounts as people read them                                -> nothing
     files      reads files that others wrote: regular ones, within bounds -> nothing
     threads    threads for work that blocks, by purpose                   -> errors
@@ -30,40 +34,43 @@ The ground, which everything may use (left out of the arrows further down)::
     logs       what the router writes for people                          -> redaction
     watch      reports when a file has been written                       -> nothing
 
-Packages::
+Packages, and what stands below them::
 
-    scheduling  PURE: decides and remembers           -> nothing
-    engine      llama-server as data and as a program -> nothing
-    access      PURE: which request may do what       -> nothing
-    wire        HTTP to a child                       -> nothing
-    events      what happened, for all who listen     -> nothing
-    node        a machine: its memory, its processes  -> scheduling engine wire
-    hub         Hugging Face: names, cache, downloads -> nothing
-    models      which models there are                -> engine hub
-    memory      what a model needs, in bytes          -> scheduling engine models
-    pool        acts: leases, loads, effects          -> scheduling engine wire events node hub models memory
-    proxy       what every dialect shares             -> engine wire models memory pool
-    server      the client's side of a socket         -> access wire proxy
-    api         the words of each dialect             -> engine access wire hub models memory pool proxy server
+    patience    work for many paths, some of them hang -> nothing
+    scheduling  PURE: decides and remembers            -> nothing
+    engine      llama-server as data and as a program  -> text
+    access      PURE: which request may do what        -> nothing
+    wire        HTTP to a child                        -> nothing
+    events      what happened, for all who listen      -> nothing
+    node        a machine: its memory, its processes   -> scheduling engine wire
+    hub         Hugging Face: names, cache, downloads  -> patience
+    models      which models there are                 -> text patience engine hub
+    llama_swap  its configuration as a preset file     -> engine models
+    memory      what a model needs, in bytes           -> scheduling engine models
+    pool        acts: leases, loads, effects           -> scheduling engine wire events node hub models memory
+    proxy       what every dialect shares              -> engine wire models memory pool
+    server      the client's side of a socket          -> access wire proxy
+    api         the words of each dialect              -> engine access wire hub models memory pool proxy server
 
 The assembly::
 
-    options    kinds of values for options       -> engine access
-    config     the file of --config              -> engine models options
-    settings   one frozen Settings, row by row   -> engine options config
-    variables  PURE: variables that set nothing  -> engine options
-    plan       what a command line means         -> scheduling engine node hub models memory config settings variables
-    reloader   keeps the catalog as its sources  -> models memory pool
-    ending     what each stage of the end means  -> node pool server reloader
-    serve      a router that serves, from a plan -> everything
-    running    asks the router that runs         -> server settings
-    check      mistakes in files and variables   -> engine models config settings variables
-    demo       tiny models, a first conversation -> nothing
+    options    kinds of values for options        -> engine access
+    config     the file of --config               -> engine models options
+    settings   one frozen Settings, row by row    -> engine options config
+    variables  PURE: variables that set nothing   -> engine options
+    plan       what a command line means          -> scheduling engine node hub models memory config settings variables
+    reloader   keeps the catalog as its sources   -> models memory pool
+    ending     what each stage of the end means   -> node pool server reloader
+    serve      a router that serves, from a plan  -> everything
+    running    asks the router that runs          -> server settings
+    check      mistakes in files and variables    -> engine models config settings variables
+    imports    llama-swap's file to a preset file -> engine llama_swap
+    demo       tiny models, a first conversation  -> nothing
 
 The program::
 
-    commands  the commands  -> scheduling engine hub models memory server config settings plan serve running check demo
-    __main__  signals first -> everything
+    commands  tasks -> scheduling engine hub models memory server config settings plan serve running check imports demo
+    __main__  start -> everything
 """
 
 __version__ = "0.1.0"

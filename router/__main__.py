@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from router import commands
 
         return commands.main(argv)
+    except KeyboardInterrupt:  # while modules were imported, or a second time
+        return 130
     except Terminated as exc:
         signal.raise_signal(signal.SIGTERM)  # so that whoever waits for this process sees what has ended it
         return int(exc.code or 0)  # the first process of a container lives on

@@ -192,8 +192,13 @@ def _list(argv: list[str]) -> int:
     from router.plan import read_plan
 
     as_json, argv = _switch("--json", argv)
+    shows_all, argv = _switch("--all", argv)
     catalog = read_plan(argv, os.environ, needs_engine=False).catalog()
-    rows = [_row(describe(spec)) for spec in catalog.models]
+    models = [describe(spec) for spec in catalog.models]
+    is_other = [spec.info.other_kind is not None and spec.source in ("models_dir", "cache") for spec in models]
+    rows = [_row(spec) for spec, other in zip(models, is_other, strict=True) if shows_all or not other]
+    if shows_all:
+        rows += [_row_of_other(name, kind) for name, kind in catalog.left_out.items()]
     if as_json:
         print(json.dumps(rows, indent=2))
     elif rows:
@@ -213,8 +218,23 @@ def _row(spec: ModelSpec) -> dict[str, Any]:
         "context": spec.info.n_ctx_train,
         "quantization": spec.info.quantization,
         "architecture": spec.info.architecture,
-        "args": flags.render(flags.without_secrets(spec.args)),
+        "args": flags.shown_words(spec.args),
         "problem": spec.info.problem,
+        "warning": spec.info.warning,
+    }
+
+
+def _row_of_other(name: str, kind: str) -> dict[str, Any]:
+    """A file in a folder of models that is none."""
+    empty = dict.fromkeys(("size", "context", "quantization", "architecture"))
+    return {
+        "name": name,
+        "aliases": (),
+        "tags": (),
+        "source": "models_dir",
+        **empty,
+        "args": [],
+        "problem": kind,
     }
 
 
@@ -261,6 +281,41 @@ def _check(argv: list[str]) -> int:
             for line in check.lines(report, is_settings=number >= len(files)):
                 print(logs.visible(line))
     return 1 if any(report["problems"] for report in reports) else 0
+
+
+# import
+
+
+def _import(argv: list[str]) -> int:
+    from router import imports
+    from router.config import Config
+    from router.engine import flags
+    from router.plan import known_flags
+
+    taking = [("-o", "--output"), ("--engine",)]
+    takes = flags.FlagTable(
+        [flags.Flag(words[-1], words, (), 1, None, repeatable=False) for words in taking]
+        + [flags.Flag("--force", ("--force",), (), 0, None, repeatable=False)]
+    )
+    before = {word for words in taking for word in words}
+    files = [word for last, word in zip(["", *argv], argv, strict=False) if word[:1] != "-" and last not in before]
+    args = flags.parse([word for word in argv if word not in files], takes)
+    if len(files) != 1:
+        raise FlagError("import needs one file: llama-router import CONFIG.yaml [-o FILE.ini]")
+    output = flags.value_of(args, "--output")
+    if output:
+        imports.check_free(Path(output), force=bool(flags.switch_of(args, "--force")))
+    found = imports.convert(Path(files[0]), known_flags(argv, os.environ, Config()), os.environ)
+    for note in found.notes:
+        logs.say(f"{logs.visible(files[0])}{f':{note.line}' if note.line else ''}: {note}")
+    if not found.models:
+        raise RouterError(f"no model of {files[0]} runs llama-server: there is nothing to import")
+    if output:
+        imports.write(Path(output), found.text, force=bool(flags.switch_of(args, "--force")))
+        print(logs.visible(f"{output}: {len(found.models)} models; llama-router --models-preset {output} serves them"))
+    else:
+        print(found.text, end="")
+    return 0
 
 
 # pull and rm
@@ -354,7 +409,7 @@ def _estimate(argv: list[str]) -> int:
     if not argv or argv[0].startswith("-"):
         raise FlagError("name a model or a file: llama-router estimate MODEL_OR_FILE.gguf [options]")
     model, argv = argv[0], argv[1:]
-    is_file = model.endswith(".gguf") and Path(model).is_file()
+    is_file = model.lower().endswith(".gguf") and Path(model).is_file()
     plan = read_plan([*argv, *(["--model", model] if is_file else [])], os.environ)
     estimate = None if is_file else _estimate_of_running_router(plan.settings, model)
     if estimate is None:
@@ -398,8 +453,17 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "list": Command(
         _list,
-        "list [--json] [options]",
-        "Lists the models that serve would have with the same options, and what is wrong with them.",
+        "list [--all] [--json] [options]",
+        "Lists the models that serve would have with the same options, and what is wrong with them. With --all also\n"
+        "the files in folders of models that are no models, and what they are.",
+        takes_options=False,
+    ),
+    "import": Command(
+        _import,
+        "import CONFIG.yaml [-o FILE.ini] [--force] [--engine PATH]",
+        "Makes a preset file of the configuration of llama-swap, for --models-preset. What cannot be carried over is\n"
+        "told line by line, with the reason. Without -o the preset file goes to stdout. A file that is there already\n"
+        "is replaced with --force alone. Other formats are not understood.",
         takes_options=False,
     ),
     "pull": Command(

@@ -73,10 +73,9 @@ def examine(path: Path, options: Sequence[Option]) -> tuple[Config, tuple[Proble
     except (OSError, ValueError) as error:
         raise FlagError(f"cannot read {OWN_FLAG} {path}: {getattr(error, 'strerror', None) or error}") from error
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        return Config(path), (Problem(line, None, "the file is not UTF-8 text; save it as UTF-8"),)
+        text = files.text_of(content)
+    except files.NotText as error:
+        return Config(path), (Problem(error.line, None, error.message),)
     return parse(text, options, path)
 
 
@@ -115,7 +114,7 @@ def missing_files(config: Config, options: Sequence[Option]) -> Iterator[Problem
 
 
 def _exists(option: Option, word: str) -> bool:
-    words = [word] if option.kind is PATH else word.split(",")
+    words = [word] if option.kind is PATH or files.expanded(word).exists() else word.split(",")
     return all(files.expanded(part.strip()).exists() for part in words)
 
 

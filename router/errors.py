@@ -48,6 +48,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from router.text import valid
+
 
 class RouterError(Exception):
     """`retry_after` is in seconds; None means that trying again later changes nothing.
@@ -59,8 +61,8 @@ class RouterError(Exception):
     param: str | None = None
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = valid(message)  # it may quote a path, which may hold any bytes
+        super().__init__(self.message)
         self.retry_after = retry_after
 
 

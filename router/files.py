@@ -6,6 +6,7 @@ presets, templates and keys are opened here. A disk may still hang: after the st
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import os
@@ -32,6 +33,14 @@ class NotAFile(OSError):
 
 class TooLarge(OSError):
     """The file is larger than the bound for its kind."""
+
+
+class NotText(Exception):
+    """The bytes of a file are no text. `line` counts from 1, 0 means the whole file; `message` says what to do."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line, self.message = line, message
 
 
 def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
@@ -63,9 +72,34 @@ def read_start(path: str | os.PathLike[str], most: int) -> bytes:
         return _read_most(file, most)
 
 
+def text_of(content: bytes) -> str:
+    """The text of a file that people write: UTF-8, or UTF-16 with its mark, as Windows has it. Raises NotText."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            text = content.decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise NotText(0, "the file is not UTF-8 text, and no whole UTF-16; save it as UTF-8") from error
+    else:
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            raise NotText(line, "the file is not UTF-8 text; save it as UTF-8") from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise NotText(line, "the file is no text: there is a NUL in this line; save it as UTF-8")
+    return text
+
+
+def is_inherited(path: str | os.PathLike[str]) -> bool:
+    """Whether the path is a descriptor that was open when this process started, as in `<(program)`: it can be read
+    once."""
+    return os.fspath(path).startswith(_INHERITED)
+
+
 def read_secret(path: str | os.PathLike[str], most: int) -> bytes:
     """As `read`, but also from a descriptor that was open when this process started."""
-    if not os.fspath(path).startswith(_INHERITED):
+    if not is_inherited(path):
         return read(path, most)
     with open(path, "rb", buffering=0) as file:
         data = _read_most(file, most + 1)
@@ -80,6 +114,32 @@ def is_special(path: str | os.PathLike[str]) -> bool:
         return not _is_harmless(os.stat(path))
     except (OSError, ValueError):
         return False
+
+
+def problem_of(path: str | Path, error: OSError | ValueError) -> str:
+    """Why a path cannot be read, with what to do, as a sentence."""
+    code: int | None = getattr(error, "errno", None)
+    if code == errno.ENOENT and os.path.islink(path):
+        return f"{path} is a link to {_target(path)}, which is not there: put it there, or remove the link"
+    if code == errno.ELOOP:
+        return f"{path} is a link that leads back to itself: remove it"
+    if code in (errno.EACCES, errno.EPERM):
+        return f"{path} may not be read by this user ({os.strerror(code)}): change its rights, or its owner"
+    if code in (errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.EHOSTDOWN):
+        return f"{path} cannot be read ({os.strerror(code)}): mount its disk or network share again"
+    return f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
+def hung(path: str | Path) -> str:
+    """The same for a path that does not answer."""
+    return f"{path} does not answer: its disk or network share hangs; mend that, then reload"
+
+
+def _target(path: str | Path) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return "a place"
 
 
 def put_aside(path: Path) -> str:
@@ -128,11 +188,17 @@ def _null() -> int:
     return os.stat(os.devnull).st_rdev
 
 
+def kind_of(status: os.stat_result) -> str | None:
+    """What it is if it is neither a regular file nor a folder, such as "a named pipe"; else None."""
+    if stat.S_ISDIR(status.st_mode) or _is_harmless(status):
+        return None
+    return next((kind for is_one, kind in _KINDS if is_one(status.st_mode)), "something else")
+
+
 def _check(status: os.stat_result, path: str | os.PathLike[str]) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    if not _is_harmless(status):
-        kind = next((kind for is_one, kind in _KINDS if is_one(status.st_mode)), "something else")
+    if kind := kind_of(status):
         raise NotAFile(errno.EINVAL, f"it is {kind}, not a regular file", os.fspath(path))
 
 

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from router import files
@@ -27,11 +28,13 @@ class Kind:
     `metavar` stands for the value in `--help`.
     `takes` says what is right, for the error about a wrong word.
     `read` makes the value of a word, or raises ValueError.
+    `implied` is the word that an option without a value means; empty if a value must be given.
     """
 
     metavar: str
     takes: str
     read: Callable[[str], Any]
+    implied: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +71,14 @@ class Option:
     def flag(self) -> Flag:
         """The option as a flag, so that one parser reads it and the engine's flags."""
         arity = 0 if self.kind is SWITCH else 1
-        return Flag(self.name, self.spellings, self.negatives, arity, self.env, repeatable=False)
+        may_stand_alone = bool(self.kind.implied)
+        return Flag(self.name, self.spellings, self.negatives, arity, self.env, repeatable=False, alone=may_stand_alone)
 
 
 def _number(convert: Callable[[str], float], low: float = 0, high: float = math.inf) -> Callable[[str], float]:
     def read(word: str) -> float:
+        if "_" in word or not word.isascii():  # children, which get some of these words, would read another number
+            raise ValueError
         number = convert(word)
         if not low <= number <= high or number == math.inf:
             raise ValueError
@@ -110,6 +116,15 @@ def _pairs(word: str) -> tuple[tuple[str, str], ...]:
     return tuple((pattern.strip(), model.strip()) for pattern, model in pairs)
 
 
+def _folders(word: str) -> Path | tuple[Path, ...]:
+    """One folder, or several with commas between. A folder may have a comma in its own name."""
+    whole = files.expanded(_text(word))
+    if "," not in word or whole.is_dir():
+        return whole
+    several = tuple(map(files.expanded, _one_or_more_words(word)))
+    return several if len(several) > 1 else several[0]
+
+
 def _switch(word: str) -> bool:
     if (on := flags.boolean(word)) is None:
         raise ValueError
@@ -137,6 +152,14 @@ def _prefix(word: str) -> str:
     return path
 
 
+def _store(word: str) -> str | None:
+    """A folder, "auto" for the usual places, or None for no store."""
+    on = flags.boolean(word)
+    if on is not None or word.lower() == "auto":
+        return None if on is False else "auto"
+    return str(files.expanded(_text(word)))
+
+
 def _one_of(*choices: str) -> Callable[[str], str]:
     def read(word: str) -> str:
         if word.lower() not in choices:
@@ -149,6 +172,8 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 SWITCH = Kind("", "on or off", _switch)
 TEXT = Kind("NAME", "a name", _text)
 PATH = Kind("PATH", "a path", lambda word: files.expanded(_text(word)))
+FOLDERS = Kind("PATH,...", "a path, or several with commas between", _folders)
+STORE = Kind("[DIR]", "a folder, or auto for the usual places", _store, implied="auto")
 PATTERNS = Kind("PATTERN,...", "patterns with commas between", _words)
 ORIGINS = Kind("ORIGIN,...", "origins such as https://example.com, with commas between, localhost or *", _origins)
 NAMES = Kind("NAME,...", "names of hosts with commas between, *.example.com or *", _hosts)
@@ -159,7 +184,7 @@ LEVEL = Kind("LEVEL", "debug, info, warning or error", _one_of("debug", "info", 
 PORT = Kind("PORT", "a port, 0 to 65535", _number(int, 0, 65535))
 COUNT = Kind("N", "a whole number, 0 or more", _number(int))
 SECONDS = Kind("SECONDS", "seconds, 0 or more", _number(float))
-WHOLE_SECONDS = Kind("SECONDS", "a whole number of seconds, 1 or more", _number(int, 1))
+WHOLE_SECONDS = Kind("SECONDS", "a whole number of seconds, 1 or more, at most 2147483647", _number(int, 1, 2**31 - 1))
 MODEL_MAP = Kind("PATTERN=MODEL,...", "PATTERN=MODEL, or several with commas between", _pairs)
 MIB = Kind("MIB", "a whole number of MiB, 0 or more", COUNT.read)
 ENGINE = Kind("PATH", "a path, or embedded", _text)

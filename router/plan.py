@@ -29,6 +29,7 @@ from router.models.created import CreatedStore
 from router.models.created import default_path as created_path
 from router.models.sources import Sources
 from router.models.spec import MODEL_FLAGS, SINGLE_MODEL_FLAGS
+from router.models.stores import places
 from router.node import unified_memory
 from router.node.devices import Devices
 from router.node.visibility import MASK_VARIABLES
@@ -73,6 +74,10 @@ class Plan:
             default_name=s.models_default,
             offline=s.offline,
             created=CreatedStore(created_path(os.environ)),
+            stores=[
+                *places.ollama(s.ollama_models, os.environ),
+                *places.lm_studio(s.lmstudio_models, os.environ),
+            ],
         )
 
     def catalog(self) -> Catalog:

@@ -45,6 +45,7 @@ class Reloader:
         # Readings follow each other, so that the last one counts.
         self._reading = asyncio.Lock()
         self._is_stopped = False
+        self._problems: set[str] = set()  # that have been logged
         self._until_stop: list[asyncio.Task[None]] = []
         self._after_signals: set[asyncio.Future[None]] = set()
 
@@ -67,7 +68,7 @@ class Reloader:
         return await self._replace(self._sources.read)
 
     async def refresh(self) -> Changes:
-        """Read the cache again, with the presets as they were read last."""
+        """Read the folders and the cache again, with the presets as they were read last."""
         return await self._replace(self._sources.refresh)
 
     def on_hang_up(self) -> asyncio.Future[None]:
@@ -81,14 +82,32 @@ class Reloader:
 
     async def _replace(self, read: Callable[[], Catalog]) -> Changes:
         async with self._reading:
-            changes = await self._pool.exchange.replace(await describe_all(await threads.CATALOG.run(read)))
+            catalog = self._told(await describe_all(await threads.CATALOG.run(read)))
+            changes = await self._pool.exchange.replace(catalog)
         self._survey()
         return changes
+
+    def _told(self, catalog: Catalog) -> Catalog:
+        """The catalog without files that turned out to be no models. Logs what is new among what is wrong with it."""
+        kept, left_out = [], dict(catalog.left_out)
+        for spec in catalog.models:
+            is_offered = not spec.info.other_kind or spec.source not in ("models_dir", "cache")
+            if is_offered or spec.name == catalog.default_name:
+                kept.append(spec)
+            else:
+                left_out[spec.name] = str(spec.info.problem)
+        problems = {f"{spec.name} cannot be served: {spec.info.problem}" for spec in kept if spec.info.problem}
+        problems |= {f"{left_out[name]}: it is not offered" for name in left_out if name not in catalog.left_out}
+        for problem in sorted(problems - self._problems):
+            log.warning("%s", problem)
+        self._problems = problems
+        self._sources.watch([spec for spec in kept if spec.info.problem])
+        return catalog.with_models(kept, left_out)
 
     async def _describe(self) -> None:
         """The catalog at the start is built without headers, so that serving begins soon; they are read now."""
         catalog = self._pool.catalog
-        self._pool.exchange.adopt_descriptions(await describe_all(catalog), of=catalog)
+        self._pool.exchange.adopt_descriptions(self._told(await describe_all(catalog)), of=catalog)
         self._survey()
 
     def _survey(self) -> None:
@@ -121,10 +140,7 @@ async def describe_all(catalog: Catalog) -> Catalog:
     finally:
         for lane in lanes:
             lane.cancel()
-    for spec in models:
-        if spec.info.problem:
-            log.warning("%s cannot be served: %s", spec.name, spec.info.problem)
-    return Catalog(models, catalog.default_name)
+    return catalog.with_models(models)
 
 
 async def _describe_lane(models: list[ModelSpec], left: Iterator[int]) -> None:

@@ -27,6 +27,7 @@ from router.errors import FlagError
 from router.options import (
     COUNT,
     ENGINE,
+    FOLDERS,
     HEADER,
     HOSTS,
     KEYS,
@@ -43,6 +44,7 @@ from router.options import (
     PREFIX,
     SECONDS,
     SHOWN_CHARACTERS,
+    STORE,
     SWITCH,
     TEXT,
     WHOLE_SECONDS,
@@ -225,12 +227,24 @@ class Settings:
         "--hub-fallback --no-hub-fallback", SWITCH, "off", "download a smaller quantization if the disk is too small"
     )
     hub_downloads: int = _option("--hub-downloads", COUNT, "2", "how many models are downloaded at once")
-    models_dir: Path | None = _option(
+    models_dir: Path | tuple[Path, ...] | None = _option(
         "--models-dir",
-        PATH,
+        FOLDERS,
         None,
-        "folder of models: x.gguf, or a subfolder for each",
+        "folder of models: x.gguf, x/ with its files, or publisher/x/; may be given several times",
         env="LLAMA_ARG_MODELS_DIR",
+    )
+    ollama_models: str | None = _option(
+        "--ollama-models",
+        STORE,
+        None,
+        "serve the models of Ollama's store, which is only read; without DIR, or with auto, that of its usual places",
+    )
+    lmstudio_models: str | None = _option(
+        "--lmstudio-models",
+        STORE,
+        None,
+        "serve the models of LM Studio's folder, which is only read; without DIR, or with auto, where it keeps them",
     )
     models_preset: Path | None = _option(
         "--models-preset", PATH, None, "INI file that describes models", env="LLAMA_ARG_MODELS_PRESET"
@@ -414,7 +428,7 @@ def _word_of(option: Option, args: Sequence[Arg], environ: Mapping[str, str]) ->
     if given and option.kind is SWITCH:
         return "off" if given[-1].negated else "on", option.name
     if given:
-        words = flags.values_of(given, option.name)
+        words = flags.values_of(given, option.name) or (option.kind.implied,)
         return ",".join(words if given[-1].flag.repeatable else words[-1:]), option.name
     opposite = option.env.replace("LLAMA_ARG_", "LLAMA_ARG_NO_")
     if option.negatives and opposite != option.env and opposite in environ:

@@ -16,7 +16,7 @@ from tests.front import front  # noqa: F401 - a fixture
 from tests.routers import ENGINES, FAKE, Router, start
 from tests.shell import shell  # noqa: F401 - a fixture
 
-pytest_plugins = ["tests.behaviours", "tests.quick"]
+pytest_plugins = ["tests.behaviours", "tests.quick", "tests.skips"]
 
 # A busy machine is no defect, and what CI tries is the same each time; elsewhere it is new each time.
 SLOW = (hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture)

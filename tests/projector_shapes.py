@@ -7,6 +7,7 @@ S the patch, Z the positions. Tensor names are those of llama.cpp's tools/mtmd/c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gguf
@@ -44,7 +45,14 @@ SOUND = """
 """
 
 
-def _seen(
+def small_projector(folder: Path, out: int) -> Path:
+    """A small one for a text model of this width, under a name by which projectors are found."""
+    top = "v.patch_embd S S 3 D; v.position_embd D Z; mm.model.fc D O"
+    layer = "attn_q D D; attn_k D D; attn_v D D; attn_out D D; ffn_up D F; ffn_down F D"
+    return seen("mmproj", "idefics3", layer, 1, top, width=32, heads=2, inner=64, size=28, out=out).write(folder)
+
+
+def seen(
     name: str,
     kind: str,
     layer: str | Sequence[str],
@@ -89,7 +97,7 @@ def _seen(
     )
 
 
-def _heard(
+def heard(
     name: str,
     kind: str,
     top: str,
@@ -128,7 +136,7 @@ def _heard(
 
 
 PROJECTORS = (
-    _seen(
+    seen(
         "qwen2-vl-7b",
         "qwen2vl_merger",
         BIASED,
@@ -140,7 +148,7 @@ PROJECTORS = (
         out=3584,
         act="silu",
     ),
-    _seen(
+    seen(
         "qwen2.5-vl-7b",
         "qwen2.5vl_merger",
         GATED_BIASED,
@@ -153,7 +161,7 @@ PROJECTORS = (
         act="silu",
         vision__n_wa_pattern=8,
     ),
-    _seen(
+    seen(
         "qwen3-vl-8b",
         "qwen3vl_merger",
         FUSED,
@@ -169,8 +177,8 @@ PROJECTORS = (
         patch=16,
         vision__spatial_merge_size=2,
     ),
-    _seen("ling3-vl", "ling3vl", FUSED, 27, f"{PATCHES}; {BIAS}; {POSITION}; {INPUT_NORM}; {FILM}", size=768, patch=16),
-    _seen(
+    seen("ling3-vl", "ling3vl", FUSED, 27, f"{PATCHES}; {BIAS}; {POSITION}; {INPUT_NORM}; {FILM}", size=768, patch=16),
+    seen(
         "pixtral-12b",
         "pixtral",
         GATED,
@@ -183,7 +191,7 @@ PROJECTORS = (
         out=5120,
         act="silu",
     ),
-    _seen(
+    seen(
         "mistral-small-3.1",
         "pixtral",
         GATED,
@@ -197,7 +205,7 @@ PROJECTORS = (
         act="silu",
         vision__spatial_merge_size=2,
     ),
-    _seen(
+    seen(
         "lightonocr-1b",
         "lightonocr",
         GATED,
@@ -211,7 +219,7 @@ PROJECTORS = (
         act="silu",
         vision__spatial_merge_size=2,
     ),
-    _seen(
+    seen(
         "kimi-vl",
         "kimivl",
         BIASED,
@@ -221,7 +229,7 @@ PROJECTORS = (
         out=2048,
         vision__projector__scale_factor=2,
     ),
-    _seen(
+    seen(
         "kimi-k2.5",
         "kimik25",
         BIASED,
@@ -231,7 +239,7 @@ PROJECTORS = (
         out=7168,
         vision__projector__scale_factor=2,
     ),
-    _seen(
+    seen(
         "gemma-3-4b",
         "gemma3",
         BIASED,
@@ -240,7 +248,7 @@ PROJECTORS = (
         size=896,
         out=2560,
     ),
-    _seen(
+    seen(
         "gemma-4",
         "gemma4v",
         f"{GATED}; attn_post_norm D; ffn_post_norm D; attn_q_norm D//16; attn_k_norm D//16",
@@ -250,7 +258,7 @@ PROJECTORS = (
         size=768,
         out=3840,
     ),
-    _seen(
+    seen(
         "gemma-4-unified",
         "gemma4uv",
         "attn_out D D; ffn_up D D; ffn_down D D",
@@ -263,7 +271,7 @@ PROJECTORS = (
         size=768,
         out=3840,
     ),
-    _seen(
+    seen(
         "llama-4-scout",
         "llama4",
         BIASED,
@@ -276,7 +284,7 @@ PROJECTORS = (
         out=5120,
         vision__projector__scale_factor=2,
     ),
-    _seen(
+    seen(
         "internvl3-8b",
         "internvl",
         f"{FUSED}; ls1 D; ls2 D",
@@ -288,7 +296,7 @@ PROJECTORS = (
         out=3584,
         vision__projector__scale_factor=2,
     ),
-    _seen(
+    seen(
         "internvl3-78b",
         "internvl",
         f"{FUSED}; ls1 D; ls2 D; attn_q_norm D; attn_k_norm D".replace(
@@ -303,7 +311,7 @@ PROJECTORS = (
         out=8192,
         vision__projector__scale_factor=2,
     ),
-    _seen(
+    seen(
         "llava-1.5-7b",
         "mlp",
         BIASED,
@@ -313,7 +321,7 @@ PROJECTORS = (
         inner=4096,
         size=336,
     ),
-    _seen(
+    seen(
         "granite-vision-3.3",
         "mlp",
         BIASED,
@@ -323,7 +331,7 @@ PROJECTORS = (
         out=2048,
         vision__feature_layer=[3, 7, 15, 26],
     ),
-    _seen(
+    seen(
         "smolvlm2",
         "idefics3",
         BIASED,
@@ -334,7 +342,7 @@ PROJECTORS = (
         out=2048,
         vision__projector__scale_factor=4,
     ),
-    _seen(
+    seen(
         "lfm2-vl-1.6b",
         "lfm2",
         BIASED,
@@ -346,7 +354,7 @@ PROJECTORS = (
         out=2048,
         vision__projector__scale_factor=2,
     ),
-    _seen(
+    seen(
         "phi-4-vision",
         "phi4",
         BIASED,
@@ -357,7 +365,7 @@ PROJECTORS = (
         out=3072,
         **LIMITS,
     ),
-    _seen(
+    seen(
         "janus-pro-7b",
         "janus_pro",
         BIASED,
@@ -368,7 +376,7 @@ PROJECTORS = (
         size=384,
         patch=16,
     ),
-    _seen(
+    seen(
         "minicpm-v-2.6",
         "resampler",
         BIASED,
@@ -383,7 +391,7 @@ PROJECTORS = (
         out=3584,
         minicpmv_version=3,
     ),
-    _seen(
+    seen(
         "glm-4.6v-flash",
         "glm4v",
         GATED_FUSED,
@@ -397,7 +405,7 @@ PROJECTORS = (
         size=336,
         act="silu",
     ),
-    _seen(
+    seen(
         "cogvlm",
         "cogvlm",
         FUSED,
@@ -408,7 +416,7 @@ PROJECTORS = (
         inner=15360,
         size=490,
     ),
-    _seen(
+    seen(
         "nemotron-v2-vl",
         "nemotron_v2_vl",
         FUSED,
@@ -422,7 +430,7 @@ PROJECTORS = (
         out=5120,
         vision__projector__scale_factor=2,
     ),
-    _seen(
+    seen(
         "dots.ocr",
         "dots_ocr",
         GATED_FUSED,
@@ -436,7 +444,7 @@ PROJECTORS = (
         vision__projector__scale_factor=2,
         **LIMITS,
     ),
-    _seen(
+    seen(
         "paddleocr-vl",
         "paddleocr",
         BIASED,
@@ -446,7 +454,7 @@ PROJECTORS = (
         out=1024,
         **LIMITS,
     ),
-    _seen(
+    seen(
         "hunyuan-ocr",
         "hunyuanvl",
         BIASED,
@@ -458,7 +466,7 @@ PROJECTORS = (
         patch=16,
         out=1024,
     ),
-    _seen(
+    seen(
         "youtu-vl-4b",
         "youtuvl",
         BIASED,
@@ -470,7 +478,7 @@ PROJECTORS = (
         vision__window_size=256,
         vision__wa_layer_indexes=[7, 15, 23, 26],
     ),
-    _seen(
+    seen(
         "step3-vl-10b",
         "step3vl",
         f"{FUSED}; ls1 D; ls2 D",
@@ -481,7 +489,7 @@ PROJECTORS = (
         inner=8960,
         size=728,
     ),
-    _seen(
+    seen(
         "minimax-m3",
         "minimax_m3",
         BIASED,
@@ -493,7 +501,7 @@ PROJECTORS = (
         size=672,
         out=3072,
     ),
-    _seen(
+    seen(
         "mimo-vl-2.5",
         "mimovl",
         "ln1 D; ln2 D; attn_qkv D 3072; attn_qkv.bias 3072; attn_out 2048 D; attn_out.bias D; ffn_up D F; "
@@ -511,7 +519,7 @@ PROJECTORS = (
         vision__wa_pattern_mode=[-1, 0, 0, 1, 1, 0, 0] * 4,
         **LIMITS,
     ),
-    _seen(
+    seen(
         "exaone-4.5",
         "exaone4_5",
         "ln1 D; ln2 D; attn_qkv D 3072; attn_qkv.bias 3072; attn_out D D; attn_out.bias D; ffn_up D F; "
@@ -527,7 +535,7 @@ PROJECTORS = (
         vision__n_wa_pattern=7,
         **LIMITS,
     ),
-    _seen(
+    seen(
         "deepseek-v4-vision",
         "deepseek4v",
         GATED,
@@ -539,7 +547,7 @@ PROJECTORS = (
         vision__projector__scale_factor=3,
         vision__image_min_pixels=65536,
     ),
-    _seen(
+    seen(
         "muse-glimmer",
         "muse-glimmer",
         BIASED,
@@ -549,21 +557,21 @@ PROJECTORS = (
         inner=8960,
         size=448,
     ),
-    _heard("qwen2-audio-7b", "qwen2a", f"{SOUND}; mm.a.fc D O; mm.a.fc.bias O"),
-    _heard(
+    heard("qwen2-audio-7b", "qwen2a", f"{SOUND}; mm.a.fc D O; mm.a.fc.bias O"),
+    heard(
         "ultravox-0.5",
         "ultravox",
         f"{SOUND}; mm.a.mlp.1 8*D 4096; mm.a.mlp.2 2048 O; mm.a.norm_pre 8*D; mm.a.norm_mid 2048",
         audio__projector__stack_factor=8,
     ),
-    _heard(
+    heard(
         "voxtral-mini-3b",
         "voxtral",
         f"{SOUND}; mm.a.mlp.1 4*D 3072; mm.a.mlp.2 3072 O",
         out=3072,
         audio__projector__stack_factor=4,
     ),
-    _heard(
+    heard(
         "meralion-2",
         "meralion",
         f"{SOUND}; mm.a.mlp.0 15*D 6400; mm.a.mlp.0.bias 6400; mm.a.mlp.1 6400 6400; mm.a.mlp.1.bias 6400; "
@@ -573,7 +581,7 @@ PROJECTORS = (
         bins=80,
         audio__projector__stack_factor=15,
     ),
-    _heard(
+    heard(
         "glm-asr",
         "glma",
         f"{SOUND}; mm.a.mlp.1 4*D 2*O; mm.a.mlp.1.bias 2*O; mm.a.mlp.2 2*O O; mm.a.mlp.2.bias O; mm.a.norm_pre D; "
@@ -581,13 +589,13 @@ PROJECTORS = (
         out=2048,
         audio__projector__stack_factor=4,
     ),
-    _heard(
+    heard(
         "music-flamingo",
         "musicflamingo",
         f"{SOUND}; mm.a.mlp.1 D O; mm.a.mlp.1.bias O; mm.a.mlp.2 O O; mm.a.mlp.2.bias O",
         out=3584,
     ),
-    _heard(
+    heard(
         "qwen3-asr-1.7b",
         "qwen3a",
         "a.conv2d.1 3 3 1 480; a.conv2d.1.bias 480; a.conv2d.2 3 3 480 480; a.conv2d.2.bias 480; "

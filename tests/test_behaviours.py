@@ -18,12 +18,14 @@ ROWS = behaviours.read()
 
 DUE = {
     *(f"S{number}" for number in range(1, 23)),
-    *(f"D{number}" for number in (*range(1, 8), 10, 11)),
-    *(f"L{number}" for number in range(1, 18)),
+    *(f"D{number}" for number in (*range(1, 9), 10, 11)),
+    *(f"L{number}" for number in range(1, 19)),
     *(f"P{number}" for number in (*range(1, 11), 12, 13)),
-    *(f"H{number}" for number in range(1, 6)),
+    *(f"H{number}" for number in range(1, 7)),
+    "F6",
     *(f"C{number}" for number in range(1, 16)),
     *(f"T{number}" for number in range(1, 9)),
+    "F4",
 }
 
 

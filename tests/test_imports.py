@@ -37,7 +37,7 @@ DOORS = {
     "huggingface_hub": {"hub.transfer"},
     "httpx2": {"hub.transfer"},
     "pynvml": {"node.nvidia"},
-    "subprocess": {"node", "engine.discovery", "hub.transfer_process"},
+    "subprocess": {"node", "engine.programs", "hub.transfer_process"},
     "starlette": {"api", "proxy", "server"},
     "httptools": {"wire", "proxy", "server"},
     "msgspec": {"proxy", "api"},
@@ -49,6 +49,7 @@ DOORS = {
     "jinja2": {"models.template", "models.reduction", "models.trial", "models.values"},
     "rapidfuzz": {"near"},
     "cachetools": {"models", "memory"},
+    "yaml": {"llama_swap.document"},
 }
 
 MAX_LINES = 500

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from router import __version__
 from router.commands import COMMANDS
 from tests.routers import FAKE
 from tests.shell import Shell, write
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
@@ -200,6 +202,25 @@ def test_an_interrupt_during_the_start_exits_with_130(shell: Shell) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=15)
     assert (process.returncode, out, err) == (130, "", "")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+@pytest.mark.parametrize("module", ["router.commands", "dataclasses", "rapidfuzz", "router.settings", "router.plan"])
+def test_a_signal_during_any_import_ends_without_a_traceback(  # B-P12
+    module: str, number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    script = f"""
+import signal, sys
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == {module!r}:
+            signal.raise_signal({int(number)})
+from router.__main__ import main
+sys.meta_path.insert(0, Finder())
+sys.exit(main(["list", "--models-dir", {str(tmp_path)!r}]))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=PATIENCE_S)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, b"", b"")
 
 
 @pytest.mark.parametrize("words", [("list", "--models-dir", "{}"), ("--help",), ("check", "/dev/null")])

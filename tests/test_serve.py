@@ -47,7 +47,6 @@ def test_a_socket_in_use_is_refused(shell: Shell) -> None:
         ("--models-preset clash.ini", ["the alias 'b' of model 'a' is also a name of model 'b': change one"]),
         ("--models-dir gone", ["--models-dir gone: No such file", "name a folder that holds .gguf files"]),
         ("--models-dir clash.ini", ["--models-dir clash.ini: Not a directory"]),
-        ("--models-dir twins", ["would both be the model 'twin': rename one"]),
         ("--models-preset fine.ini --models-default sevn", ["no model 'sevn'; did you mean seven?"]),
         ("--models-preset fine.ini --models-default x", ["no model 'x'; llama-router list tells what there is"]),
         ("--engine gone", ["--engine: there is no gone", "pip install"]),
@@ -88,9 +87,6 @@ def test_a_mistake_is_reported_before_anything_starts(shell: Shell, words: str, 
     write(folder / "failing", "#!/bin/sh\necho no luck >&2; exit 3\n", executable=True)
     write(folder / "garbage", "\x00\x01", executable=True)
     write(folder / "empty", "# none\n")
-    (folder / "twins" / "twin").mkdir(parents=True)
-    for file in ("twins/twin.gguf", "twins/twin/any.gguf"):
-        write(folder / file, "")
     sentence = shell.refuses(*words.format(folder=folder).split())
     assert all(fragment in sentence for fragment in fragments), sentence
 

@@ -141,6 +141,10 @@ def test_flags_without_effect_cost_a_warning(caplog: pytest.LogCaptureFixture) -
         ("--models-queue-timeout nan", ["--models-queue-timeout", "seconds"]),
         ("--models-ttl inf", ["--models-ttl", "seconds"]),
         ("--timeout 0", ["--timeout", "1 or more"]),
+        ("--timeout 2147483648", ["--timeout", "at most 2147483647"]),  # the engine's type
+        ("--timeout 1_000", ["--timeout", "1_000"]),  # 1 for the engine
+        ("--timeout 7٧", ["--timeout", "7٧"]),  # 7 for the engine
+        ("--models-ttl 1_0.5", ["--models-ttl", "1_0.5"]),
         ("--models-memory-margin 1,x", ["--models-memory-margin", "MiB", "1,x"]),
         ("--models-memory-margin=", ["--models-memory-margin", "MiB"]),
         ("--host=,", ["--host", "address"]),

@@ -99,6 +99,10 @@ class Downloads:
 
         A download that still runs is cancelled."""
         spec = self._pool.catalog.resolve(name)
+        if program := {"ollama": "Ollama", "lmstudio": "LM Studio"}.get(spec.store):
+            raise InvalidRequest(
+                f"{spec.name!r} is a model of {program}, whose files are only read here: remove it with that program"
+            )
         if not is_exact(name, spec):
             raise UnknownModel(f"{name} is not in the cache; the cache has {spec.name}")
         if spec.source != "cache":

@@ -116,6 +116,8 @@ class Listing:
                 "quantization": info.quantization,
             },
         }
+        if problem := spec.problem or spec.info.problem:
+            entry["problem"] = problem
         if status.value in ("loaded", "sleeping"):
             # What the child reports: its other fields are added, and its figures replace those of the header.
             entry = {**status.info, **entry}
@@ -163,7 +165,7 @@ def _status(spec: ModelSpec, status: Status) -> dict[str, Any]:
     shown = flags.without_secrets(spec.args)
     entry: dict[str, Any] = {
         "value": status.value,
-        "args": flags.render(shown),
+        "args": flags.shown_words(spec.args),
         "preset": ini.write_section(spec.name, shown),
     }
     if status.progress:
@@ -174,4 +176,6 @@ def _status(spec: ModelSpec, status: Status) -> dict[str, Any]:
         entry |= {"failed": True, "exit_code": status.exit_code, "error": status.failure}
     elif problem := spec.problem or spec.info.problem:
         entry["error"] = problem
+    if spec.info.warning:
+        entry["warning"] = spec.info.warning
     return entry

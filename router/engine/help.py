@@ -24,7 +24,8 @@ def parse_help(text: str) -> FlagTable:
             entries.append([line])
         elif entries:
             entries[-1].append(line)
-    return FlagTable(_flag_of(entry) for entry in entries)
+    flags = [_flag_of(entry) for entry in entries]
+    return FlagTable(flags, {flag.name: _choices(entry) for flag, entry in zip(flags, entries, strict=True)})
 
 
 def _flag_of(lines: Sequence[str]) -> Flag:
@@ -39,6 +40,20 @@ def _flag_of(lines: Sequence[str]) -> Flag:
         positives = len(names)
     env = re.search(r"^ +\(env: (\w+)\)$", "\n".join(lines), re.MULTILINE)
     return Flag.make(names[: positives or None], names[positives:] if positives else [], arity, env[1] if env else None)
+
+
+def _choices(lines: Sequence[str]) -> frozenset[str]:
+    """The words that a flag's help names: `{a,b}`, `[a|b]`, `allowed values: a, b`, `- a: what it does`."""
+    text = "\n".join(lines)
+    words = [*re.findall(r"^ +- ([\w.+-]+)(?: \([^)]*\))?:", text, re.MULTILINE)]
+    words += re.findall(r"'([\w.+-]+)'", text)
+    for group in re.findall(r"[{\[<]([\w.+-]+(?:[,|][\w.+-]+)+)[}\]>]", lines[0]):
+        words += re.split(r"[,|]", group)
+    if found := re.search(r"allowed values:((?:\s+[\w.+-]+,)*\s+[\w.+-]+)", text):
+        words += re.findall(r"[\w.+-]+", found[1])
+    if found := re.search(r"--[\w-]+ ([\w.+-]+(?:,[\w.+-]+)+)(?:\s|$)", lines[0]):
+        words += found[1].split(",")
+    return frozenset(words)
 
 
 def dump(table: FlagTable) -> str:

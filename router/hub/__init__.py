@@ -12,8 +12,9 @@ counts as a quantization, and which is the default, is in `repo`.
     endpoint          PURE: where the hub is                                     -> nothing
     repo              PURE: which files of a repository are a model              -> names
     progress          how far a download is                                      -> nothing
+    change_times      when paths last changed                                    -> nothing
     layout            where things lie in the cache on disk                      -> names
-    cache             the models in the cache                                    -> names repo layout
+    cache             the models in the cache                                    -> names repo change_times layout
     links             files by address, and models of Docker's registries        -> repo layout
     snapshots         what the cache has of a repository, and places             -> names repo layout
     removal           deletes models from the cache                              -> names repo layout cache

@@ -9,24 +9,31 @@ Models are named as llama.cpp names them (common/download.cpp): `user/repo:QUANT
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from router import files
+from router import files, patience
 from router.hub import repo as repos
-from router.hub.layout import gguf_sizes, refs_of, repo_folder, repo_in_cache, repo_names, snapshot_of, walk
+from router.hub.change_times import ChangeTimes
+from router.hub.layout import (
+    gguf_sizes,
+    is_folder,
+    refs_of,
+    repo_folder,
+    repo_in_cache,
+    repo_names,
+    snapshot_of,
+    walk,
+)
 from router.hub.names import MAIN, Name, name_or_none
 
-# Two changes of a folder within one tick of the kernel's clock have the same time.
-CLOCK_TICK_NS = 50_000_000
-# Instead of the time of a change:
-NOT_THERE = -1
-TOO_RECENT = -2  # another change could have the same time, so the path counts as changed
+log = logging.getLogger("router.catalog")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +156,8 @@ class Cache:
         self.root = root
         self._lock = threading.Lock()
         self._repos: dict[str, _RepoEntries] = {}
-        self._root_stamps = _Stamps({})
+        self._root_times = ChangeTimes({})
+        self._said: frozenset[str] = frozenset()
         self._looked_at: float | None = None
         self._entries: tuple[CacheEntry, ...] = ()
 
@@ -169,61 +177,87 @@ class Cache:
             return self._entries
 
     def _refresh(self) -> None:
-        names = list(self._repos)
-        if not self._root_stamps.are_current() or self._looked_at is None:
-            self._root_stamps = _Stamps.of([str(self.root)])
-            names = [repo for repo in repo_names(self.root) if repo_and_quant(repo)]
-        known = {name: self._repos.get(name) for name in names}
-        fresh = {name: one if one and one.stamps.are_current() else self._read(name) for name, one in known.items()}
+        (names,) = patience.each(self._repo_names, [self.root], key=str)
+        if isinstance(names, patience.Hung):
+            self._say([f"the cache {self.root} does not answer: its disk or network share hangs"])
+            return
+        # A repository on a disk that hangs stays as it was.
+        looked = patience.each(self._look, names, key=lambda name: str(repo_folder(self.root, name)))
+        hung = [name for name, one in zip(names, looked, strict=True) if isinstance(one, patience.Hung)]
+        fresh = {name: one for name, one in zip(names, looked, strict=True) if isinstance(one, _RepoEntries)}
+        fresh |= {name: self._repos[name] for name in hung if name in self._repos}
+        self._say(
+            [
+                *(f"{repo_folder(self.root, name)} does not answer: its disk or network share hangs" for name in hung),
+                *(problem for one in fresh.values() for problem in one.problems),
+            ]
+        )
         if fresh != self._repos:
             self._repos = fresh
             entries = _listed(entry for one in fresh.values() for entry in one.entries)
             self._entries = self._entries if entries == self._entries else entries
 
+    def _repo_names(self, root: Path) -> list[str]:
+        if self._root_times.are_current() and self._looked_at is not None:
+            return list(self._repos)
+        self._root_times = ChangeTimes.of([str(root)])
+        return [repo for repo in repo_names(root) if repo_and_quant(repo)]
+
+    def _look(self, repo: str) -> _RepoEntries:
+        known = self._repos.get(repo)
+        return known if known and known.times.are_current() else self._read(repo)
+
+    def _say(self, problems: Sequence[str]) -> None:
+        """Log what is new among the problems."""
+        for problem in problems:
+            if problem not in self._said:
+                log.warning("%s", problem)
+        self._said = frozenset(problems)
+
     def _read(self, repo: str) -> _RepoEntries:
         # The times before the files: a change in between is then seen the next time.
-        stamps = _Stamps.of(_watched_paths(repo_folder(self.root, repo)))
-        return _RepoEntries(tuple(entries_of_repo(self.root, repo)), stamps)
-
-
-@dataclass(frozen=True, slots=True)
-class _Stamps:
-    """When paths last changed, in ns; or NOT_THERE, or TOO_RECENT."""
-
-    times: Mapping[str, int]
-
-    @classmethod
-    def of(cls, paths: Iterable[str]) -> _Stamps:
-        now = time.time_ns()
-        times = {path: _change_time(path) for path in paths}
-        return cls({path: when if now - when > CLOCK_TICK_NS else TOO_RECENT for path, when in times.items()})
-
-    def are_current(self) -> bool:
-        return all(_change_time(path) == when for path, when in self.times.items())
+        folder = repo_folder(self.root, repo)
+        paths, problems = _survey(folder)
+        times = ChangeTimes.of(paths)
+        return _RepoEntries(tuple(entries_of_repo(self.root, repo)), times, tuple(problems))
 
 
 @dataclass(frozen=True, slots=True)
 class _RepoEntries:
-    """The models of one repository, and the stamps of all paths that change when the models do."""
+    """The models of one repository, the times of all paths that change when the models do, and what cannot be read."""
 
     entries: tuple[CacheEntry, ...]
-    stamps: _Stamps
+    times: ChangeTimes
+    problems: tuple[str, ...] = ()
 
 
-def _watched_paths(folder: Path) -> Iterator[str]:
-    """The paths that change when the models of a repository do."""
+def _survey(folder: Path) -> tuple[list[str], list[str]]:
+    """The paths that change when the models of a repository do, and what cannot be read, as sentences."""
     refs = folder / "refs"
-    yield from (str(folder / part) for part in ("blobs", "snapshots", "refs"))
+    paths = [str(folder / part) for part in ("blobs", "snapshots", "refs")]
+    problems = []
     for top in (refs, *(snapshot for _, snapshot in refs_of(folder))):
-        yield str(top)
-        yield from (entry.path for entry in walk(top) if top is refs or entry.is_dir(follow_symlinks=False))
+        paths.append(str(top))
+        for entry in walk(top):
+            if top is refs or is_folder(entry):
+                paths.append(entry.path)
+            elif entry.name.endswith(".gguf") and (problem := _problem_of(entry.path)):
+                problems.append(f"{problem}. Its model is left out")
+    problems += [f"{path} may not be read" for path in (str(folder), *paths) if _is_closed(path)]
+    return paths, problems
 
 
-def _change_time(path: str) -> int:
+def _problem_of(file: str) -> str | None:
     try:
-        return os.stat(path).st_mtime_ns
-    except OSError:
-        return NOT_THERE
+        os.stat(file)
+    except OSError as exc:
+        return files.problem_of(file, exc)
+    return None
+
+
+def _is_closed(path: str) -> bool:
+    """Whether it is a folder that this user may not list."""
+    return os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK)
 
 
 def _listed(entries: Iterable[CacheEntry]) -> tuple[CacheEntry, ...]:

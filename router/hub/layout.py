@@ -15,6 +15,7 @@ from router import files
 from router.hub.names import COMMIT, MAIN, REVISION, Name
 
 COMMIT_FILE_BYTES = 100  # that are read of a file in `refs`
+MAX_DEPTH = 32  # of folders; no repository has more
 
 
 def repo_folder(root: Path, repo: str) -> Path:
@@ -85,8 +86,10 @@ def gguf_sizes(snapshot: Path) -> Iterator[tuple[PurePosixPath, int]]:
         if entry.name.endswith(".gguf"):
             try:
                 yield PurePosixPath(relative(snapshot, entry)), entry.stat().st_size
-            except OSError:
+            except FileNotFoundError:
                 continue  # a link whose blob is gone or not yet there
+            except OSError:
+                yield PurePosixPath(relative(snapshot, entry)), 0  # it is there, and loading it tells what is wrong
 
 
 def oid_of(link: Path) -> str | None:
@@ -107,14 +110,23 @@ def relative(folder: Path, entry: os.DirEntry[str]) -> str:
 
 def files_below(folder: Path) -> list[os.DirEntry[str]]:
     """All files below a folder, and links, which are not followed."""
-    return [entry for entry in walk(folder) if not entry.is_dir(follow_symlinks=False)]
+    return [entry for entry in walk(folder) if not is_folder(entry)]
 
 
-def walk(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+def walk(folder: str | Path, depth: int = MAX_DEPTH) -> Iterator[os.DirEntry[str]]:
+    """What lies below a folder, `depth` folders deep."""
     for entry in entries_of(folder):
         yield entry
-        if entry.is_dir(follow_symlinks=False):
-            yield from walk(entry.path)
+        if depth and is_folder(entry):
+            yield from walk(entry.path, depth - 1)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder itself, and no link to one."""
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:  # its disk or network share has gone
+        return False
 
 
 def entries_of(folder: str | Path) -> list[os.DirEntry[str]]:

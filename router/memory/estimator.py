@@ -31,6 +31,7 @@ from router.memory.implied_args import implied_args
 from router.memory.need import Need
 from router.models import gguf
 from router.models.describe import describe
+from router.models.projector import misfit, without_misfit
 from router.models.spec import ModelSpec
 from router.models.stamps import files_of, stamp
 from router.scheduling import policy
@@ -80,6 +81,7 @@ class Estimator:
         self._environ = environ
         self._build = engine.version()
         self._needs: LRUCache[str, Need] = LRUCache(4096)
+        self._warned: LRUCache[tuple[str, str], bool] = LRUCache(1024)
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -98,6 +100,9 @@ class Estimator:
         Raises GgufError, and LoadFailed for a GPU that is not there, a file that is none, and settings that the engine
         would refuse.
         """
+        asked, (spec, left_out) = spec, without_misfit(spec)
+        if left_out:
+            self._warn(spec.name, left_out)
         args = flags.merge(flags.from_environment({**self._environ, **dict(spec.env)}, self._table), spec.args)
         _check_files(spec.name, args)
         args, device_args = self._choose_devices(spec.name, args)
@@ -105,7 +110,7 @@ class Estimator:
             uses_gpu = self._gpus and flags.value_of(args, "--device") != "none"
             demand = Demand(fixed=CUDA_CONTEXT_BYTES, names=gpu_names(args)) if uses_gpu else Demand()
             return Need(demand, device_args)
-        key, files_now = self._key(spec), stamp(args)
+        key, files_now = self._key(spec), (*stamp(args), *stamp([arg for arg in asked.args if arg not in spec.args]))
         with self._lock:
             need = self._needs.get(key)
         if need is None:
@@ -119,7 +124,7 @@ class Estimator:
         if footprint and self._is_plausible(footprint, need):
             need = replace(need, demand=_by_footprint(need.demand, footprint), source="footprint")
         implied = implied_args(describe(replace(spec, args=args)), self._table, need.estimate)
-        return replace(need, args=(*need.args, *implied), stamp=files_now)
+        return replace(need, args=(*need.args, *implied), stamp=files_now, left_out=left_out)
 
     def longest_context(self, spec: ModelSpec) -> int:
         """The longest context that fits the empty machine, on as few GPUs as the shortest; 0 for a model that is not
@@ -134,6 +139,7 @@ class Estimator:
         """Remember what a process of this model took, if that can be. Raises GgufError if its file has gone."""
         if spec.model_path is None:
             return
+        spec, _ = without_misfit(spec)
         key = self._key(spec)
         with self._lock:
             need = self._needs.get(key)
@@ -165,6 +171,14 @@ class Estimator:
                 f"{exc.filename} cannot be read ({exc.strerror}). Put it back, or take it out and POST /models/reload."
             ) from exc
 
+    def _warn(self, model: str, left_out: str) -> None:
+        """Once for each model and reason."""
+        with self._lock:
+            is_known = self._warned.get((model, left_out))
+            self._warned[model, left_out] = True
+        if not is_known:
+            log.warning("%s: its projector is left out, so it serves text: %s", model, left_out)
+
     def _choose_devices(self, model: str, args: tuple[Arg, ...]) -> tuple[tuple[Arg, ...], tuple[str, ...]]:
         """The arguments to estimate with, and words about devices that the child must get.
 
@@ -192,6 +206,9 @@ class Estimator:
         """By header and flags, and by the engine's measure unless `quick`."""
         model = gguf.read_model(path)
         wrong = fault(args, model)
+        if spec.mmproj_path and not wrong and (reason := misfit(model, spec.mmproj_path)):
+            wrong = f"its projector does not fit: {reason}; name the model's own, or take the mmproj out"
+            raise SettingsRefused(spec.name, wrong)
         mmproj = gguf.read_model(spec.mmproj_path) if spec.mmproj_path else None
         estimate, words = fit(self.empty, self._table, args, model, mmproj)
         if wrong and not isinstance(policy.plan(self.empty, estimate.demand), Reject):

@@ -140,7 +140,7 @@ class Footprints:
         fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(self._path.with_name(f"{self._path.name}.lock")):
+            with _locked(self._path.parent):
                 others = self._read()
                 with self._lock:
                     self._add(others)
@@ -160,12 +160,13 @@ class Footprints:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds the lock of this file, so that of several routers one writes at a time. Raises OSError."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of this folder, so that of several routers one writes at a time. It is the folder's, because files
+    in it are replaced. Raises OSError."""
     if sys.platform == "win32":  # of two routers that write at the same time, the last one wins
         yield
         return
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         until = time.monotonic() + LOCK_PATIENCE_S
         while True:

@@ -26,6 +26,7 @@ class Need:
     `source` is where `demand` comes from: "footprint", "engine" or "header".
     `estimate` is None for a model whose file is not here yet.
     `stamp` is the one of its files, as they were when this was estimated.
+    `left_out` is why the child does not get the projector that the router found; empty if it gets all files.
     """
 
     demand: Demand
@@ -33,6 +34,7 @@ class Need:
     source: str = "unknown"
     estimate: Estimate | None = None
     stamp: Stamp = ()
+    left_out: str = ""
 
 
 class SharedEstimates:

@@ -15,6 +15,7 @@ from router.memory.pictures import see
 from router.memory.sounds import hear
 from router.memory.tower import Tower
 from router.models.metadata import Metadata
+from router.models.projector import kind_of
 
 MAX_SIDE_PIXELS = 8192  # the engine refuses more
 
@@ -64,8 +65,6 @@ PICTURES = {
     "step3vl": Picture(4),
     "minicpmv4_6": Picture(4),
 }
-# A file of both kinds has one name for both.
-BOTH = {"qwen2.5o": {"vision": "qwen2.5vl_merger", "audio": "qwen2a"}}
 
 
 def projector_bytes(metadata: Metadata, *, flash: bool, max_tokens: int = 0) -> int:
@@ -75,12 +74,6 @@ def projector_bytes(metadata: Metadata, *, flash: bool, max_tokens: int = 0) -> 
         if metadata.fields.get(f"clip.has_{part}_encoder") is True:
             total += build(metadata, kind_of(metadata, part), flash, max_tokens)
     return total or metadata.weights_bytes // 4  # a file without these fields is an old one
-
-
-def kind_of(metadata: Metadata, part: str) -> str:
-    """The projector's type for `vision` or `audio`."""
-    kind = metadata.text("clip.projector_type") or metadata.text(f"clip.{part}.projector_type") or ""
-    return BOTH.get(kind, {}).get(part, kind)
 
 
 def picture_side(metadata: Metadata, kind: str, max_tokens: int) -> tuple[int, int, int]:

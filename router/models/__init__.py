@@ -3,32 +3,39 @@
 Stands on engine (flags) and hub (names, cache). Begin with `spec`, a model as data, then `catalog`, from a name to a
 model, and `build`, from the sources to the catalog. Every flag of llama-server is a key of preset files by itself. A
 new key of the router's own belongs in `own_keys` and `spec`, and in `foreign` if files from the hub may have it. A new
-fact about what a model can do belongs in `describe`, a new kind of place that holds models beside `folder`. What
-`template` finds is used by `proxy.rewrite`, `api.details` and `api.ollama`.
+fact about what a model can do belongs in `describe`, a new kind of place that holds models beside `folders`, another
+program's in `stores`, a kind of file that is no model in `kinds`. What `template` finds is used by `proxy.rewrite`,
+`api.details` and `api.ollama`.
 
 ::
 
-    shards     PURE: the file names of a split model                     -> nothing
-    metadata   what a GGUF header says, as data, with ggml's tables      -> nothing
-    header     reads a header; believes none of its numbers              -> metadata
-    gguf       headers of files and of whole models, kept while the same -> shards metadata header
-    reduction  what is left of a template if, say, thinking is off       -> nothing
-    values     PURE: what Jinja's operators and tests make of values     -> reduction
-    trial      whether a chat template refuses a conversation            -> reduction values
-    template   what a chat template can do: tools, thinking, roles       -> reduction trial
-    stamps     the files of a process, and whether they are the same     -> shards
-    spec       one model as data                                         -> shards template
-    links      the files that arguments name by addresses                -> spec
-    describe   what a model's files say: its Info                        -> metadata gguf template spec
-    ini        INI text to lines under sections, and back                -> nothing
-    own_keys   keys of presets that are the router's own                 -> spec ini
-    foreign    what a preset file from the hub may set                   -> ini own_keys
-    presets    INI to frozen presets, and where each value came from     -> spec ini own_keys foreign
-    catalog    names to models, and the names that were probably meant   -> spec
-    folder     the models in a folder, with their companions             -> shards spec
-    created    names and models that clients made, kept in a file        -> spec catalog folder
-    build      from presets, folder, cache and command line to a catalog -> shards spec ini presets catalog folder
-    check      every mistake in one preset file                          -> ini presets catalog build
-    changes    PURE: what a new catalog means for the one before         -> spec catalog
-    sources    where the catalog comes from, read again                  -> presets catalog created build
+    shards     PURE: the file names of a split model        -> nothing
+    metadata   what a GGUF header says, with ggml's tables  -> nothing
+    header     reads a header; believes none of its numbers -> metadata
+    kinds      what a file is that is no model              -> metadata header
+    gguf       headers of files and models, kept            -> shards metadata header
+    reduction  a template without its thinking              -> nothing
+    values     PURE: what Jinja's operators make of values  -> reduction
+    trial      whether a template refuses a conversation    -> reduction values
+    template   what a template can do: thinking, roles      -> reduction trial
+    stamps     a process's files, and if they are the same  -> shards
+    spec       one model as data                            -> shards template
+    projector  whether a projector belongs to a model       -> metadata gguf spec
+    describe   what a model's files say: its Info           -> shards metadata kinds gguf template spec projector
+    ini        INI text to lines under sections, and back   -> nothing
+    own_keys   keys of presets that are the router's own    -> spec ini
+    foreign    what a preset file from the hub may set      -> ini own_keys
+    expansion  PURE: ${NAME} and ~ in the values of presets -> ini own_keys
+    presets    INI to presets, and where values came from   -> spec ini own_keys foreign expansion
+    catalog    names to models, and names that were meant   -> spec
+    tree       what lies below one entry of a models folder -> shards kinds
+    folder     models in a folder, with companions          -> shards kinds spec tree
+    links      files that arguments name by addresses       -> spec folder
+    folders    folders of models, read as they change       -> shards tree folder
+    created    names and models that clients made           -> spec catalog folder
+    stores     stores of other programs, such as Ollama's   -> spec catalog folder folders
+    build      from all sources to the catalog              -> shards spec ini presets catalog folder links folders stores
+    check      every mistake in one preset file             -> ini presets catalog build
+    changes    PURE: what a new catalog means for the old   -> spec catalog
+    sources    where the catalog comes from, read again     -> spec presets catalog folder folders created stores build
 """

@@ -9,27 +9,30 @@ Building reads folders, but no headers, and never the network. Called at the sta
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from router import files, patience
 from router.engine.flags import Arg, FlagTable, merge, switch_of, value_of
 from router.errors import CatalogError
 from router.hub import cache as hub
-from router.hub import links
 from router.hub.cache import CacheEntry
+from router.hub.links import fault, file_name
 from router.hub.names import canonical, without_host
-from router.models.catalog import Catalog, quoted
-from router.models.folder import FoundModel, find_models
+from router.models import links
+from router.models.catalog import LATEST_TAG, Catalog, quoted
+from router.models.folder import FoundModel, FoundModels
+from router.models.folders import ModelFolders, Places
 from router.models.ini import DEFAULTS
 from router.models.presets import Preset, PresetFile
 from router.models.shards import shards, stem
 from router.models.spec import (
     DOWNLOAD_FLAGS,
     FILE_FLAGS,
-    LINK_FLAGS,
     MODEL_FLAGS,
     SINGLE_MODEL_FLAGS,
     ModelSpec,
@@ -37,16 +40,21 @@ from router.models.spec import (
     comma_separated,
     draft_kind,
 )
-from router.redaction import without_credentials
+from router.models.stores import twins
+from router.text import model_name, valid
 
 logger = logging.getLogger("router.catalog")
+
+# The operator's own models, which no file of others may change, by the flags that name where they are.
+_PLACES = {"models_dir": "--models-dir", "ollama": "--ollama-models", "lmstudio": "--lmstudio-models"}
 
 
 def build(
     file: PresetFile,
     cached: Sequence[CacheEntry],
     *,
-    models_dir: Path | None,
+    models_dir: Places = None,
+    in_folders: FoundModels | None = None,
     cache_root: Path,
     global_args: Sequence[Arg],
     table: FlagTable,
@@ -54,6 +62,7 @@ def build(
     offline: bool,
     wanted: Sequence[str] = (),
     created: Mapping[str, FoundModel] | None = None,
+    stored: Mapping[str, FoundModel] | None = None,
 ) -> Catalog:
     """The catalog of all sources. Raises CatalogError.
 
@@ -61,6 +70,8 @@ def build(
     or a preset file add more.
     `wanted` are names on the hub that are models even if the cache does not have them.
     `created` are models that clients have made of files.
+    `stored` are models of other programs' stores.
+    `models_dir` is read here, unless `in_folders` already has what the folders of models hold.
     """
     own_args = [arg for arg in global_args if arg.flag.name in SINGLE_MODEL_FLAGS]
     common_args = [arg for arg in global_args if arg.flag.name not in SINGLE_MODEL_FLAGS]
@@ -69,28 +80,35 @@ def build(
     found: dict[str, FoundModel] = {}
     if models_dir or file.path or not single:
         found = {entry.name: FoundModel("cache", entry.files[0], entry.mmproj) for entry in cached}
-    if models_dir:
-        found |= find_models(models_dir)
-    found = {**(created or {}), **found}
+    if in_folders is None:
+        in_folders = ModelFolders(models_dir).read()
+    found |= in_folders.models
+    found = {**(created or {}), **(stored or {}), **found}
     _check_foreign_names(file, found)
 
     builder = _SpecBuilder(table, cache_root, offline, common_args)
-    sections = _named_as_the_hub(file.presets, found)
-    models = []
+    sections = _named_as_the_hub([_in_full(found, preset) for preset in file.presets], found)
+    parts: list[_Part] = []
     if single:
         sections.pop(single.name, None)
         found.pop(single.name, None)
-        models.append(builder.spec(single, "command_line", own_args))
+        parts.append(_Part(single, "command_line", own_args))
     folded = {name.casefold(): name for name in found}
-    models += [
-        builder.spec(preset, "preset", (), found.pop(folded.get(name.casefold(), name), None))
-        for name, preset in sections.items()
-    ]
+    for name, preset in sections.items():
+        parts.append(_Part(preset, "preset", (), found.pop(folded.get(name.casefold(), name), None)))
     hidden = {path for preset in file.presets if preset.dedup_cache_models for path in builder.cached_files(preset)}
+    found = twins.folded(found, {alias for part in parts for alias in (part.preset.name, *part.preset.aliases)})
     for name, model in found.items():
-        spec = builder.spec(replace(defaults, name=name), model.source, (), model)
-        is_hidden = spec.source == "cache" and model.path in hidden
-        models.append(replace(spec, unlisted=spec.unlisted or is_hidden))
+        is_hidden = model.source == "cache" and model.path in hidden
+        preset = replace(defaults, name=name, unlisted=defaults.unlisted or is_hidden)
+        parts.append(_Part(preset, model.source, (), model))
+    # A model whose disk hangs costs itself alone.
+    looked = patience.each(builder.spec_of, parts, key=lambda part: f"model {part.preset.name}")
+    models = [
+        builder.spec_of(part, looks=False) if isinstance(spec, patience.Hung) else spec
+        for part, spec in zip(parts, looked, strict=True)
+    ]
+    models = _with_aliases(models, {**found, **in_folders.models})
     known = {name for spec in models for name in (spec.name, *spec.aliases)}
     for name in wanted:
         entry = hub.find(cache_root, name)  # another client may have downloaded it, and the cache may call it otherwise
@@ -98,7 +116,31 @@ def build(
             models.append(builder.spec(replace(defaults, name=name), "cache", builder.args(name, "--hf-repo")))
     if not models:
         logger.warning("there are no models: give --models-dir, --models-preset, or a Hugging Face cache")
-    return Catalog(models, default_name)
+    return Catalog(models, default_name, in_folders.left_out)
+
+
+def _with_aliases(models: list[ModelSpec], in_folders: Mapping[str, FoundModel]) -> list[ModelSpec]:
+    """With the aliases of models in folders and stores, as far as they mean no other model."""
+    taken = {name for spec in models for name in (spec.name, *spec.aliases)}
+    result = []
+    for spec in models:
+        found = in_folders.get(spec.name)
+        further = tuple(alias for alias in found.aliases if alias not in taken) if found else ()
+        is_same = found is not None and spec.source in (found.source, "preset")
+        taken.update(further)
+        result.append(replace(spec, aliases=(*spec.aliases, *further)) if further and is_same else spec)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one model is made of. `own` are the command line's arguments for this one model. `found` are its files, if
+    it was found."""
+
+    preset: Preset
+    source: Source
+    own: Sequence[Arg] = ()
+    found: FoundModel | None = None
 
 
 def _named_as_the_hub(presets: Sequence[Preset], found: Collection[str]) -> dict[str, Preset]:
@@ -120,11 +162,23 @@ def _named_as_the_hub(presets: Sequence[Preset], found: Collection[str]) -> dict
 def _check_foreign_names(file: PresetFile, found: Mapping[str, FoundModel]) -> None:
     """A stranger's preset must not change a model of the operator's folder."""
     for preset in file.presets:
-        if file.foreign and preset.name in found and found[preset.name].source == "models_dir":
+        name = _in_full(found, preset).name
+        if file.foreign and name in found and found[name].source in _PLACES:
             raise CatalogError(
-                f"[{preset.name}] of a preset file from the hub is a model of --models-dir: rename that, or copy "
-                "the file, and name the copy by --models-preset"
+                f"[{preset.name}] of a preset file from the hub is a model of {_PLACES[found[name].source]}: rename "
+                "that, or copy the file, and name the copy by --models-preset"
             )
+
+
+def _in_full(found: Mapping[str, FoundModel], preset: Preset) -> Preset:
+    """The section `[llama3.2]` means Ollama's `llama3.2:latest`, unless another model has its name."""
+    full = preset.name + LATEST_TAG
+    is_short = preset.name not in found and full in found and found[full].package is not None
+    return replace(preset, name=full) if is_short and not _names_model(preset.args) else preset
+
+
+def _names_model(args: Sequence[Arg]) -> bool:
+    return any(arg.flag.name in MODEL_FLAGS for arg in args)
 
 
 def _single_model(args: Sequence[Arg], defaults: Preset) -> Preset | None:
@@ -134,11 +188,11 @@ def _single_model(args: Sequence[Arg], defaults: Preset) -> Preset | None:
         return None
     path, repo = value_of(args, "--model"), value_of(args, "--hf-repo")
     other = " ".join(sources[0].values) or sources[0].flag.name.lstrip("-")
-    if (url := value_of(args, "--model-url")) and not links.fault(url):
-        other = stem(Path(links.file_name(url)))
+    if (url := value_of(args, "--model-url")) and not fault(url):
+        other = stem(Path(file_name(url)))
     name = stem(Path(path)) if path else without_host(repo) if repo else other
-    aliases, tags = (comma_separated(value_of(args, flag) or "") for flag in ("--alias", "--tags"))
-    return replace(defaults, name=name, aliases=aliases, tags=(*defaults.tags, *tags))
+    aliases, tags = (comma_separated(model_name(value_of(args, flag) or "")) for flag in ("--alias", "--tags"))
+    return replace(defaults, name=model_name(name), aliases=aliases, tags=(*defaults.tags, *tags))
 
 
 class _SpecBuilder:
@@ -151,26 +205,42 @@ class _SpecBuilder:
         return f"<_SpecBuilder with cache {self.cache_root}{', offline' if self.offline else ''}>"
 
     def spec(self, preset: Preset, source: Source, own: Sequence[Arg], found: FoundModel | None = None) -> ModelSpec:
-        """`own` are the command line's arguments for this one model. `found` are its files, if it was found."""
+        return self.spec_of(_Part(preset, source, own, found))
+
+    def spec_of(self, part: _Part, *, looks: bool = True) -> ModelSpec:
+        """The model. Unless it `looks`, the disk is not touched, and a problem says that it hangs."""
+        preset, own, found = part.preset, part.own, part.found
         lowest = self.args(",".join(preset.device), "--device") if preset.device else []
-        if found and not any(arg.flag.name in MODEL_FLAGS for arg in preset.args):
+        is_of_found = found is not None and not _names_model(preset.args)
+        if found and is_of_found:
             lowest += self.file_args(found)
+        package = found.package if found and is_of_found else None
         own = [arg for arg in own if arg.flag.name not in ("--alias", "--tags")]
         args = merge(lowest, preset.args, own, self.common)
-        if found and found.source == "cache" and (kind := draft_kind(args)):
+        if looks and found and found.source == "cache" and (kind := draft_kind(args)):
             entry = hub.find(self.cache_root, preset.name, drafting=kind)
             args = merge(self.file_args(replace(found, draft=entry.draft if entry else None)), args)
-        args, problem = self.with_files(args)
+        problem: str | None = None
+        is_named = any(arg.flag.name == "--mmproj" for arg in (*preset.args, *own, *self.common))
+        if looks:
+            args, problem = self.with_files(args, finds_mmproj=not is_named)
+        elif place := value_of(args, "--model") or value_of(args, "--hf-repo"):
+            problem = files.hung(place)
+        # What was found out about the file as it was found counts as long as the model is still that file.
+        if found and found.problem and value_of(args, "--model") == str(found.path):
+            problem = found.problem
+        problem = valid(problem) if problem else None
         path, mmproj = value_of(args, "--model"), value_of(args, "--mmproj")
         is_missing = any(value_of(args, flag) for flag in DOWNLOAD_FLAGS)
         model_path = Path(path) if path and not problem and not is_missing else None
         return ModelSpec(
             name=preset.name,
-            source=source,
+            source=part.source,
             args=args,
             model_path=model_path,
             mmproj_path=Path(mmproj) if mmproj and not problem else None,
-            size_bytes=_total_bytes(shards(model_path)) if model_path else 0,
+            found_mmproj=bool(mmproj) and not is_named,
+            size_bytes=_total_bytes(shards(model_path)) if model_path and looks else 0,
             problem=problem,
             aliases=tuple(alias for alias in dict.fromkeys(preset.aliases) if alias != preset.name),
             tags=preset.tags,
@@ -184,16 +254,21 @@ class _SpecBuilder:
             unlisted=preset.unlisted,
             description=preset.description,
             env=preset.env,
-            filters=preset.filters,
+            filters=package.with_filters(preset.filters) if package else preset.filters,
+            package=replace(package, operator_filters=preset.filters) if package else None,
+            params_by_name=preset.set_params_by_name,
         )
 
-    def with_files(self, args: tuple[Arg, ...]) -> tuple[tuple[Arg, ...], str | None]:
+    def with_files(self, args: tuple[Arg, ...], *, finds_mmproj: bool) -> tuple[tuple[Arg, ...], str | None]:
         """The arguments, in which what was downloaded is replaced by its files; and the first problem with them, None
-        if there is none."""
+        if there is none. With `finds_mmproj` nobody named the projector: if it has gone since it was found, the model
+        is served without it."""
         args = tuple(_without_host(arg) for arg in args)
         repo, docker = value_of(args, "--hf-repo"), value_of(args, "--docker-repo")
         if docker:
-            args, problem = self.with_docker(args, docker)
+            args, problem = links.with_model_of_docker(
+                args, docker, self.cache_root, self.file_args, offline=self.offline
+            )
             if problem or value_of(args, "--docker-repo"):
                 return args, problem
         elif repo:
@@ -205,40 +280,9 @@ class _SpecBuilder:
             args = merge(self.file_args(FoundModel("cache", entry.files[0], entry.mmproj, entry.draft)), kept)
         if switch_of(args, "--mmproj-auto") is False:
             args = tuple(arg for arg in args if arg.flag.name not in ("--mmproj", "--mmproj-url"))
-        args, problem = self.with_links(args)
-        return args, problem or file_problem(args) or self.draft_problem(args)
-
-    def with_docker(self, args: Sequence[Arg], docker: str) -> tuple[tuple[Arg, ...], str | None]:
-        """As `with_files`, for a model of a registry of Docker."""
-        reference = links.Reference.parse(docker)
-        if reference is None:
-            return tuple(args), f"docker-repo = {quoted(docker)} is no name of the form ai/MODEL or ai/MODEL:TAG"
-        files = links.docker_files(self.cache_root, reference)
-        if files is None:
-            return tuple(args), self.offline_problem(str(reference))
-        kept = [arg for arg in args if arg.flag.name not in MODEL_FLAGS]
-        return merge(self.file_args(FoundModel("cache", *files)), kept), None
-
-    def with_links(self, args: Sequence[Arg]) -> tuple[tuple[Arg, ...], str | None]:
-        """As `with_files`, for files by their addresses."""
-        for flag, names in LINK_FLAGS.items():
-            if not (url := value_of(args, flag)):
-                continue
-            key = flag.lstrip("-")
-            if fault := links.fault(url):
-                return tuple(args), f"{key} = {quoted(without_credentials(url))} {fault}"
-            own = value_of(args, "--model") if flag == "--model-url" else None
-            wanted = links.links(self.cache_root, url, Path(own) if own else None)
-            if links.are_here(wanted):
-                args = [arg for arg in args if arg.flag.name != flag]
-                if not own:
-                    args = merge(self.args(str(wanted[0].path), *names), args)
-            elif problem := self.offline_problem(links.shown(url)):
-                return tuple(args), problem
-        return tuple(args), None
-
-    def offline_problem(self, what: str) -> str | None:
-        return f"{what} is not here, and --offline forbids to download it" if self.offline else None
+        args, problem = links.with_files(args, self.cache_root, self.args, offline=self.offline)
+        needed = [arg for arg in args if not (finds_mmproj and arg.flag.name == "--mmproj")]
+        return args, problem or file_problem(needed) or self.draft_problem(args)
 
     def download_problem(self, repo: str) -> str | None:
         """Why a repository that is not in the cache cannot be downloaded."""
@@ -262,6 +306,10 @@ class _SpecBuilder:
             args += self.args(str(found.mmproj), "--mmproj")
         if found.draft:
             args += self.args(str(found.draft), "--spec-draft-model", "--model-draft")
+        for adapter in found.adapters:
+            args += self.args(str(adapter), "--lora")
+        for flag, value in found.package.load if found.package else ():
+            args += self.args(value, flag)
         return args
 
     def args(self, value: str, *spellings: str) -> list[Arg]:
@@ -298,9 +346,22 @@ def missing_files(args: Sequence[Arg]) -> Iterator[tuple[str, str]]:
         if arg.flag.name in FILE_FLAGS and not (is_downloaded and arg.flag.name == "--model"):
             parts = shards(Path(arg.values[0]))
             if part := next((part for part in parts if not os.path.isfile(part)), None):
-                which = f"the shard {part.name} of {len(parts)}" if len(parts) > 1 else f"the file {part}"
-                folder = os.path.abspath(part.parent)
-                yield arg.flag.name, f"{which} is missing (in {folder}): put it there or change the path"
+                yield arg.flag.name, _why_missing(part, len(parts))
+
+
+def _why_missing(path: Path, count: int) -> str:
+    try:
+        kind = files.kind_of(os.stat(path))
+    except FileNotFoundError as error:
+        if os.path.islink(path):
+            return files.problem_of(path, error)
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) not in (errno.ENAMETOOLONG, errno.ENOTDIR):
+            return files.problem_of(path, error)
+    else:
+        return f"{path} is {kind or 'a folder'}, not a file: name a .gguf file"
+    which = f"the shard {path.name} of {count}" if count > 1 else f"the file {path}"
+    return f"{which} is missing (in {os.path.abspath(path.parent)}): put it there or change the path"
 
 
 def _total_bytes(paths: Iterable[Path]) -> int:

@@ -8,6 +8,7 @@ Names of the hub compare as names (`hub.names`), also where they are aliases. Ca
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from router.errors import CatalogError, InvalidRequest, UnknownModel
@@ -15,6 +16,7 @@ from router.hub.names import canonical_quant, name_or_none
 from router.hub.repo import DEFAULT_QUANTS
 from router.models.spec import ModelSpec
 from router.near import nearest
+from router.text import model_name
 
 LATEST_TAG = ":latest"
 SHOWN_CHARACTERS = 80  # of a wrong name, in the error
@@ -34,7 +36,7 @@ _Named = TypeVar("_Named", bound=Named)
 
 
 class Catalog:
-    """All models; immutable.
+    """All models; immutable. `left_out` says of names of files that are no models what they are.
 
     Raises CatalogError if one name means two models, or if there is no model of the default's name.
 
@@ -45,8 +47,14 @@ class Catalog:
         catalog.resolve("b")          # raises UnknownModel
     """
 
-    def __init__(self, models: Iterable[ModelSpec], default_name: str | None = None) -> None:
+    def __init__(
+        self,
+        models: Iterable[ModelSpec],
+        default_name: str | None = None,
+        left_out: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.models = tuple(models)
+        self.left_out = left_out
         self.default_name = default_name
         self._by_name = {spec.name: spec for spec in self.models}
         for spec in self.models:
@@ -63,6 +71,10 @@ class Catalog:
             if self._default is None:
                 hint = self._hint(default_name, "llama-router list tells what there is")
                 raise CatalogError(f"--models-default: there is no model {quoted(default_name)}; {hint}")
+
+    def with_models(self, models: Iterable[ModelSpec], left_out: Mapping[str, str] | None = None) -> Catalog:
+        """A catalog of these models in place of its own, and of these files that are none. Raises CatalogError."""
+        return Catalog(models, self.default_name, self.left_out if left_out is None else left_out)
 
     def __repr__(self) -> str:
         return f"<Catalog of {len(self.models)} models, default {self._default.name if self._default else None}>"
@@ -87,13 +99,18 @@ class Catalog:
             return self._default
         spec = self.find(name)
         if spec is None:
+            if kind := self.left_out.get(name) or self.left_out.get(name.removesuffix(LATEST_TAG)):
+                raise UnknownModel(f"{quoted(name)} is no model: {kind}")
             hint = self._hint(name, "GET /v1/models lists what there is")
             raise UnknownModel(f"there is no model {quoted(name)}; {hint}")
         return spec
 
     def find(self, name: str) -> ModelSpec | None:
         """As `resolve`, for a name that may be wrong: None then."""
-        return self._by_name.get(name) or self._find_loosely(name) or self._find_in_repo(name)
+        found = self._by_name.get(name) or self._find_loosely(name) or self._find_in_repo(name)
+        if found is None and (escaped := model_name(name)) != name:
+            return self.find(escaped)  # the file's own name, with characters that nobody can see
+        return found
 
     def _find_loosely(self, name: str) -> ModelSpec | None:
         """By a name in another case, as Ollama's clients may write it. They also add the tag `latest` to a name

@@ -198,7 +198,8 @@ class CreatedStore:
                 added.add(created.name)
         self.in_catalog = frozenset(added)
         others = [spec for spec in models if spec.name not in added]
-        return Catalog(models, catalog.default_name or (others[0].name if len(others) == 1 else None))
+        default = catalog.default_name or (others[0].name if len(others) == 1 else None)
+        return Catalog(models, default, catalog.left_out)
 
     # The file
 

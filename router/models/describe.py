@@ -8,7 +8,9 @@ has been read, and again when arguments decide what a model can do.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +19,19 @@ from cachetools import LRUCache
 from router import files
 from router.engine.flags import switch_of
 from router.errors import GgufError
-from router.models import gguf, template
+from router.models import gguf, kinds, template
 from router.models.metadata import Metadata
+from router.models.projector import without_misfit
+from router.models.shards import shards
 from router.models.spec import Info, ModelSpec
 from router.models.template import TemplateFeatures
+from router.text import valid
 
 # Reading more of a template than this changes nothing: a longer one is judged by its first words alone.
 MAX_TEMPLATE_BYTES = 4 * template.MAX_CHARACTERS + 4  # a character of UTF-8 has up to 4 bytes
+
+# A file that was written to within so many seconds may not be complete yet.
+BEING_WRITTEN_S = 5.0
 
 _infos: LRUCache[tuple[object, ...], Info] = LRUCache(4096)
 _lock = threading.Lock()
@@ -37,23 +45,47 @@ def describe(spec: ModelSpec) -> ModelSpec:
 
 def _info(spec: ModelSpec) -> Info:
     if spec.model_path is None or spec.problem:
-        return Info(problem=spec.problem)
+        return Info(problem=spec.problem and valid(spec.problem))
+    path = spec.model_path
     try:
         override = overriding_template(spec)
-        parts = filter(None, (spec.model_path, spec.mmproj_path))
-        key = (*map(_file_identity, parts), _task_of_flags(spec), _digest(override))
+        spec, left_out = without_misfit(spec)
+        parts = filter(None, (path, spec.mmproj_path))
+        key = (*map(_file_identity, parts), _task_of_flags(spec), _digest(override), left_out)
         with _lock:
             info = _infos.get(key)
-        info = info or _read(spec, spec.model_path, override)
-    except (OSError, GgufError) as error:
-        return Info(problem=str(error))
+        info = info or replace(_read(spec, path, override), warning=valid(left_out) or None)
+    except (OSError, ValueError) as error:
+        return Info(problem=valid(files.problem_of(path, error)))
+    except GgufError as error:
+        return _of_bad_file(path, str(error))
     with _lock:
         _infos[key] = info
     return info
 
 
+def _of_bad_file(path: Path, problem: str) -> Info:
+    """What is known of a model whose header is wrong: it may be in another format, or on its way here."""
+    if kind := kinds.peek(path):
+        return Info(problem=valid(f"{path} is {kind}"), other_kind=kind)
+    if _is_being_written(path):  # without the numbers of the moment, so that it is told once
+        return Info(problem=valid(f"{path} is not complete yet, or damaged: it was written to a moment ago"))
+    return Info(problem=valid(problem))
+
+
+def _is_being_written(path: Path) -> bool:
+    try:
+        if files.read_start(path, 4) not in (b"GGUF", b""):
+            return False
+        return any(abs(time.time() - os.stat(part).st_mtime) < BEING_WRITTEN_S for part in shards(path))
+    except (OSError, ValueError):
+        return False
+
+
 def _read(spec: ModelSpec, path: Path, template_override: str | None) -> Info:
     model = gguf.read_model(path)
+    if kind := kinds.other_kind(model):
+        return Info(problem=valid(f"{path} is {kind}"), other_kind=kind, architecture=model.architecture or None)
     projector = gguf.read(spec.mmproj_path).fields if spec.mmproj_path else {}
     has_image, has_audio = (projector.get(f"clip.has_{kind}_encoder") is True for kind in ("vision", "audio"))
     task_of_header = {None: "completion", "none": "completion", "rank": "rerank"}.get(model.pooling, "embedding")

@@ -7,6 +7,7 @@ that of ggml/src/gguf.cpp in llama.cpp. Called by `gguf`, which keeps what was r
 
 from __future__ import annotations
 
+import contextlib
 import math
 import struct
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ MAX_ELEMENTS = 1 << 18  # of all arrays that are kept
 MAX_SHAPE_ELEMENTS = 1 << 63  # of a tensor, as in ggml
 MAX_STRINGS = 1 << 21
 MAX_FIELDS = 1 << 16
+MAX_FIRST_FIELDS = 64
 MAX_TENSORS = 1 << 17
 MAX_LAYERS = 512
 MAX_DIMENSIONS = 4
@@ -93,6 +95,18 @@ class HeaderReader:
         if metadata.n_layers > MAX_LAYERS:
             raise self.damaged(f"it claims {metadata.n_layers} layers")
         return metadata
+
+    def first_fields(self) -> tuple[Value | None, Value | None]:
+        """`general.architecture` and `general.type`, which writers put first; None for what does not come within the
+        first fields. Raises GgufError if not even the beginning can be read."""
+        self.version()
+        _, n_fields = self.number("Q"), self.number("Q")
+        found: dict[str, Value] = {}
+        with contextlib.suppress(GgufError):  # the window may end before the header does
+            for _ in range(min(n_fields, MAX_FIRST_FIELDS)):
+                key = self.string()
+                found[key] = self.value(self.number("I"))
+        return found.get("general.architecture"), found.get("general.type")
 
     def version(self) -> int:
         """The version of the format. It also shows the byte order: as a number it is small, so its low bytes come first

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from router.engine.flags import Arg
+from router.text import valid
 
 DEFAULTS = "*"  # the section whose lines hold for all models; also that of lines before any header
 
@@ -19,12 +20,13 @@ DEFAULTS = "*"  # the section whose lines hold for all models; also that of line
 @dataclass(frozen=True, slots=True)
 class Problem:
     """A mistake in a file. `line` counts from 1; `message` is a whole sentence; `nearest` is the key that was probably
-    meant, if one is near."""
+    meant, if one is near. A `warning` keeps nothing from working."""
 
     line: int
     key: str | None
     message: str
     nearest: str | None = None
+    is_warning: bool = False
 
 
 class Mistake(Exception):
@@ -93,4 +95,4 @@ def write_section(name: str, args: Iterable[Arg]) -> str:
         value = " ".join(arg.values) if arg.flag.arity else str(not arg.negated).lower()
         value = re.sub(r"(?<!\S)(?=\\*[;#])", r"\\", value).replace("\n", "\\\n")
         lines.append(f"{arg.flag.name.lstrip('-')} = {value}")
-    return "\n".join((*lines, "", ""))
+    return valid("\n".join((*lines, "", "")))

@@ -11,11 +11,16 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from router.engine.flags import boolean
 from router.models.ini import Line, Mistake
 from router.models.spec import comma_separated
 
+# Keys whose values are text or JSON: a `$` in them is no variable (`expansion`).
+TEXT_KEYS = frozenset(
+    ("description", "system-prefix", "set-params", "default-params", "set-params-by-name", "strip-params")
+)
 # Fields of a request that no preset may change: the router goes by them, and the client reads the answer by `stream`.
 CLIENTS_FIELDS = frozenset(("model", "stream"))
 
@@ -67,13 +72,7 @@ def _read_prose(line: Line) -> str:
 
 def _read_params(line: Line) -> tuple[tuple[str, str], ...]:
     """Fields of a request with their values, from a JSON object."""
-    try:
-        value = json.loads(line.value)
-        json.dumps(value, allow_nan=False)
-    except (ValueError, RecursionError) as error:
-        raise Mistake(f"{line.key} is no JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise Mistake(f'{line.key} is a JSON object, as {{"temperature": 0.7}}, not {line.value[:80]!r}')
+    value = _read_object(line)
     _check_fields(line, value)
     return tuple((name, json.dumps(value[name])) for name in value)
 
@@ -83,6 +82,29 @@ def _read_param_names(line: Line) -> tuple[str, ...]:
     names = _read_words(line)
     _check_fields(line, names)
     return names
+
+
+def _read_params_by_name(line: Line) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
+    """Fields of a request with their values, by the name by which the request calls the model."""
+    by_name = _read_object(line)
+    for name, fields in by_name.items():
+        if not isinstance(fields, dict):
+            raise Mistake(
+                f'{line.key} is an object of objects, as {{"NAME": {{"temperature": 0.7}}}}: see {name[:80]!r}'
+            )
+        _check_fields(line, fields)
+    return tuple((name, tuple((key, json.dumps(fields[key])) for key in fields)) for name, fields in by_name.items())
+
+
+def _read_object(line: Line) -> dict[str, Any]:
+    try:
+        value = json.loads(line.value)
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise Mistake(f"{line.key} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise Mistake(f'{line.key} is a JSON object, as {{"temperature": 0.7}}, not {line.value[:80]!r}')
+    return value
 
 
 def _check_fields(line: Line, names: Iterable[str]) -> None:
@@ -105,6 +127,7 @@ OWN_KEYS = {
     "description": OwnKey("description", _read_text),
     "set-params": OwnKey("set_params", _read_params),
     "default-params": OwnKey("default_params", _read_params),
+    "set-params-by-name": OwnKey("set_params_by_name", _read_params_by_name),
     "strip-params": OwnKey("strip_params", _read_param_names),
     "system-prefix": OwnKey("system_prefix", _read_prose),
 }

@@ -1,20 +1,25 @@
 """Preset files: INI text becomes frozen `Preset`s, and every mistake in it is reported at once.
 
 A section is a model. `[*]`, and keys before any header, are defaults for all models. A key is a flag of llama-server
-without its dashes, the environment variable of a flag, `env.NAME`, or one of the router's own (`own_keys`). Format:
-llama.cpp's common/preset.cpp; `ini` has the differences. Called when the catalog is built, and by `llama-router check`.
+without its dashes, the environment variable of a flag, `env.NAME`, or one of the router's own (`own_keys`). Values may
+have variables (`expansion`). Format: llama.cpp's common/preset.cpp; `ini` has the differences.
+
+Several files are read as one text: a key in a later file wins, in `[*]` and in sections of the same name. Called by
+`preset_files`, by `check`, and by the import of other programs' files.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from router import files
+from router.engine import renamed
 from router.engine.flags import (
     DROPPED,
     DROPPED_KEYS,
@@ -27,6 +32,7 @@ from router.engine.flags import (
     merge,
 )
 from router.errors import PresetError
+from router.models.expansion import expanded
 from router.models.foreign import check_foreign
 from router.models.ini import DEFAULTS, Line, Mistake, Problem, Section, read_sections
 from router.models.own_keys import OWN_KEYS, read_switch
@@ -38,7 +44,7 @@ logger = logging.getLogger("router.presets")
 MAX_FILE_BYTES = 2**20  # a larger file is something else, for instance a model
 
 # Variables that a preset must not set: with them the router itself, or the engine's cloud adapters, steer a child.
-_RESERVED_VARIABLES = re.compile(r"AIP_.*|LLAMA_SERVER_.*|(CUDA|HIP|ROCR)_VISIBLE_DEVICES")
+RESERVED_VARIABLES = re.compile(r"AIP_.*|LLAMA_SERVER_.*|(CUDA|HIP|ROCR)_VISIBLE_DEVICES")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +74,11 @@ class Preset:
     dedup_cache_models: bool = False
     set_params: tuple[tuple[str, str], ...] = ()
     default_params: tuple[tuple[str, str], ...] = ()
+    set_params_by_name: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     strip_params: tuple[str, ...] = ()
     system_prefix: str = ""
     line: int = field(default=0, compare=False)
+    path: Path | None = field(default=None, compare=False)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
@@ -86,72 +94,133 @@ class Preset:
 
 @dataclass(frozen=True, slots=True)
 class PresetFile:
-    """`defaults` are `[*]` and what stands before any header. The defaults of a `foreign` file, from the hub, hold only
-    for its own models."""
+    """What one file says, or several as one; `path` is the first.
+
+    `defaults` are `[*]` and what stands before any header. The defaults of a `foreign` file, from the hub, hold only
+    for its own models.
+    `is_empty_on_purpose`: it says `models = none`.
+    """
 
     path: Path | None
     defaults: Preset
     presets: tuple[Preset, ...]
     foreign: bool = False
+    is_empty_on_purpose: bool = False
 
 
 NO_PRESETS = PresetFile(None, Preset(DEFAULTS), ())
 
 
-def read(path: Path, table: FlagTable, *, foreign: bool = False) -> PresetFile:
+def read(
+    path: Path, table: FlagTable, *, foreign: bool = False, environ: Mapping[str, str] | None = None
+) -> PresetFile:
     """The presets of a sound file. In a `foreign` one, from the hub, only harmless keys are allowed.
 
     Raises PresetError if the file cannot be read, and for the first mistake in it.
     """
-    file, problems = examine(path, table, foreign=foreign)
+    file, problems = examine(path, table, foreign=foreign, environ=environ)
+    raise_first(problems, path)
+    return file
+
+
+def raise_first(problems: Sequence[Problem], path: Path) -> None:
+    """Raises PresetError if there is a problem."""
     if problems:
         first, more = problems[0], len(problems) - 1
         hint = f" ({more} more: llama-router check {path} lists them)" if more else ""
         raise PresetError(first.message + hint, path=path, line=first.line, key=first.key)
-    return file
 
 
-def examine(path: Path, table: FlagTable, *, foreign: bool = False) -> tuple[PresetFile, tuple[Problem, ...]]:
+def examine(
+    path: Path, table: FlagTable, *, foreign: bool = False, environ: Mapping[str, str] | None = None
+) -> tuple[PresetFile, tuple[Problem, ...]]:
     """What `parse` returns for the text of a file. Raises PresetError if the file cannot be read at all."""
+    return parse(read_text(path), table, path, foreign=foreign, environ=environ)
+
+
+def read_text(path: Path) -> str:
+    """The text of a preset file. Raises PresetError if it is none."""
     try:
-        content = files.read_start(path, MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise PresetError(f"cannot read the preset file: {error.strerror}", path=path) from error
-    if len(content) > MAX_FILE_BYTES:
-        raise PresetError(f"this is no preset file: it is larger than {MAX_FILE_BYTES >> 20} MiB", path=path)
+        content = files.read_secret(path, MAX_FILE_BYTES)
+    except files.TooLarge as error:
+        raise PresetError(f"this is no preset file: it is larger than {MAX_FILE_BYTES >> 20} MiB", path=path) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PresetError(f"cannot read the preset file: {reason}", path=path) from error
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise PresetError("the file is not UTF-8 text; save it as UTF-8", path=path, line=line) from error
-    return parse(text, table, path, foreign=foreign)
+        return files.text_of(content)
+    except files.NotText as error:
+        raise PresetError(error.message, path=path, line=error.line) from error
 
 
 def parse(
-    text: str, table: FlagTable, path: Path | None = None, *, foreign: bool = False
+    text: str,
+    table: FlagTable,
+    path: Path | None = None,
+    *,
+    foreign: bool = False,
+    environ: Mapping[str, str] | None = None,
 ) -> tuple[PresetFile, tuple[Problem, ...]]:
-    """The presets, and all mistakes in the order of their lines. The presets are sound if there is no mistake."""
-    sections, problems = read_sections(text)
-    reader = _SectionReader(table, path, problems, foreign)
-    defaults = Preset(DEFAULTS)
-    for section in sections:
-        if section.name == DEFAULTS:
-            defaults = reader.fill(defaults, section)
+    """The presets, and all mistakes in the order of their lines. The presets are sound if there is no mistake.
+
+    `environ` has the variables that values refer to: those of this process if it is left out."""
+    file, (problems,) = parse_all([(path, text)], table, foreign=foreign, environ=environ)
+    return file, problems
+
+
+def parse_all(
+    parts: Sequence[tuple[Path | None, str]],
+    table: FlagTable,
+    *,
+    foreign: bool = False,
+    environ: Mapping[str, str] | None = None,
+) -> tuple[PresetFile, tuple[tuple[Problem, ...], ...]]:
+    """The presets of several files, each with its text, as one; and the mistakes in each of them."""
+    environ = os.environ if environ is None else environ
+    defaults, found = Preset(DEFAULTS), []
+    for path, text in parts:
+        sections, problems = read_sections(text)
+        reader = _SectionReader(table, path, problems, foreign, environ)
+        found.append((reader, sections))
+        for section in sections:
+            if section.name == DEFAULTS:
+                defaults = reader.fill(defaults, section)
     below = replace(defaults, origins={key: f"[*] {where}" for key, where in defaults.origins.items()})
-    presets = tuple(
-        reader.fill(replace(below, name=section.name, line=section.line), section)
-        for section in sections
-        if section.name != DEFAULTS
-    )
-    problems.sort(key=lambda problem: problem.line)
-    return PresetFile(path, defaults, presets, foreign), tuple(problems)
+    presets: dict[str, Preset] = {}
+    for reader, sections in found:
+        mine: dict[str, Preset] = {}
+        for section in sections:
+            if section.name == DEFAULTS:
+                continue
+            base = presets.get(section.name, replace(below, name=section.name))
+            if base.line:
+                logger.warning(
+                    "%s:%d: [%s] is laid over that of %s:%d, key by key",
+                    *(reader.path, section.line, section.name, base.path, base.line),
+                )
+            mine[section.name] = reader.fill(replace(base, line=section.line, path=reader.path), section)
+        presets |= mine
+        reader.check_names(mine.values())
+    ordered = tuple(tuple(sorted(reader.problems, key=lambda problem: problem.line)) for reader, _ in found)
+    is_empty = any(reader.is_empty_on_purpose for reader, _ in found)
+    first = parts[0][0] if parts else None
+    return PresetFile(first, defaults, tuple(presets.values()), foreign, is_empty), ordered
 
 
 class _SectionReader:
-    """Turns the lines of sections into presets. Mistakes are added to `problems`."""
+    """Turns the lines of sections of one file into presets. Mistakes are added to `problems`."""
 
-    def __init__(self, table: FlagTable, path: Path | None, problems: list[Problem], foreign: bool) -> None:
+    def __init__(
+        self,
+        table: FlagTable,
+        path: Path | None,
+        problems: list[Problem],
+        foreign: bool,
+        environ: Mapping[str, str],
+    ) -> None:
         self.table, self.path, self.problems, self.foreign = table, path, problems, foreign
+        self.environ = environ
+        self.is_empty_on_purpose = False
 
     def __repr__(self) -> str:
         return f"<_SectionReader of {self.path or 'text'}: {len(self.problems)} problems>"
@@ -178,13 +247,20 @@ class _SectionReader:
         """The key by its one name, and its value. None if the line is tolerated but has no effect."""
         if line.key == "version":  # of the format; reserved by llama.cpp
             return None
+        if line.key == "models" and section == DEFAULTS and not self.foreign:
+            if line.value != "none":
+                raise Mistake("models = none says that there are no models; a model is a section [NAME]")
+            self.is_empty_on_purpose = True
+            return None
         found = self.table.by_key(line.key)
         if self.foreign:
             check_foreign(line, found[0] if found else None, section)
-        if line.key.startswith("env."):
-            return line.key, self._variable(line)
         known = found or default_table().by_key(line.key)
         name = found[0].name.lstrip("-") if found else line.key
+        if not self.foreign:
+            line = replace(line, value=expanded(name, line.value, known[0] if known else None, self.environ))
+        if line.key.startswith("env."):
+            return line.key, self._variable(line)
         if name == "alias" and section == DEFAULTS:
             raise Mistake("an alias names one model: move it into that model's section")
         if name in OWN_KEYS:
@@ -203,14 +279,28 @@ class _SectionReader:
         if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
             raise Mistake(f"{line.key} names no environment variable: write env.NAME = value")
         found = self.table.by_key(name)
-        if (found and found[0].name in OWNED) or _RESERVED_VARIABLES.fullmatch(name):
+        if (found and found[0].name in OWNED) or RESERVED_VARIABLES.fullmatch(name):
             raise Mistake(f"{name} is set by the router: delete this line (GPUs are chosen by device = NAME,...)")
         return line.value
 
+    def check_names(self, presets: Iterable[Preset]) -> None:
+        """Parameters by name belong to the model's own names."""
+        for preset in presets:
+            for name, _ in preset.set_params_by_name:
+                if name.casefold() not in {known.casefold() for known in (preset.name, *preset.aliases)}:
+                    line = int(preset.origins["set-params-by-name"].rpartition(":")[2])
+                    message = f"set-params-by-name: {name[:80]!r} is no name of [{preset.name}]: add it to its alias"
+                    self.problems.append(Problem(line, "set-params-by-name", message))
+
     def _unknown(self, key: str) -> Mistake:
+        bare = renamed.bare(key)
+        spelled = next((word for word in (bare, key.upper()) if word in OWN_KEYS or self.table.by_key(word)), None)
+        if spelled and spelled != key:
+            return Mistake(f"unknown key {key[:80]!r}; did you mean {spelled}?", spelled)
         if default_table().by_key(key):
             return Mistake(f"unknown key {key!r}{OTHER_ENGINE_HINT}")
-        bare = key.lstrip("-")
+        if now := renamed.now(key):
+            return Mistake(f"unknown key {key!r}: {now}", now.key)
         candidates = [*OWN_KEYS, self.table.nearest(bare) or ""]
         near = next(iter(nearest(bare, candidates)), None)
         return Mistake(f"unknown key {key[:80]!r}" + (f"; did you mean {near}?" if near else ""), near)

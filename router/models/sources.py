@@ -6,9 +6,11 @@ reload, and after each download.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from router import files, patience
 from router.engine.flags import Arg, FlagTable
 from router.hub import cache as hub
 from router.hub.cache import CacheEntry
@@ -16,7 +18,13 @@ from router.models import presets
 from router.models.build import build
 from router.models.catalog import Catalog
 from router.models.created import CreatedStore
+from router.models.folder import FoundModels
+from router.models.folders import ModelFolders, Places
 from router.models.presets import NO_PRESETS, PresetFile
+from router.models.spec import ModelSpec
+from router.models.stores.places import Store
+
+log = logging.getLogger("router.catalog")
 
 
 class Sources:
@@ -27,6 +35,7 @@ class Sources:
     `default_name` is the model of requests that name none.
     `wanted` are names on the hub that are models too, whether their files are here or not.
     `created` are the names and models that clients have made.
+    `stores` are those of other programs; where two have one name, the first of them counts.
     """
 
     def __init__(
@@ -37,13 +46,15 @@ class Sources:
         *,
         preset: Path | None = None,
         foreign: Path | None = None,
-        models_dir: Path | None = None,
+        models_dir: Places = None,
         default_name: str | None = None,
         offline: bool = False,
         created: CreatedStore | None = None,
+        stores: Sequence[Store] = (),
     ) -> None:
         self._preset = preset
-        self._models_dir = models_dir
+        self._folders = ModelFolders(models_dir)
+        self._said: frozenset[str] = frozenset()
         self._default_name = default_name
         self._offline = offline
         self._common = common
@@ -54,12 +65,12 @@ class Sources:
         self._cached: Sequence[CacheEntry] = ()
         self.wanted: list[str] = []
         self.created = CreatedStore() if created is None else created
+        self._stores = tuple(stores)
+        self._stored: dict[Path, FoundModels] = {}
 
     def __repr__(self) -> str:
         file = self._foreign or self._preset
-        return (
-            f"<Sources: presets {file}, folder {self._models_dir}, cache {self._cache.root}, {len(self.wanted)} wanted>"
-        )
+        return f"<Sources: presets {file}, {self._folders!r}, cache {self._cache.root}, {len(self.wanted)} wanted>"
 
     def read(self) -> Catalog:
         """The catalog of all sources, read anew.
@@ -77,15 +88,32 @@ class Sources:
         return self._build(self._file) if self._file else self.read()
 
     def is_current(self) -> bool:
-        """Whether the cache still holds what it held for the last catalog. Looks at most once a second."""
-        return self._cache.entries() is self._cached
+        """Whether the cache, the folders and the stores still hold what they held for the last catalog. Looks at most
+        once a second."""
+        if self._cache.entries() is not self._cached or not self._folders.is_current():
+            return False
+        # A disk that hangs counts as unchanged.
+        return all(patience.each(lambda store: store.is_current(), self._stores, key=repr))
+
+    @property
+    def has_stores(self) -> bool:
+        """Whether a name that is no name on the hub may come to mean a model while the router runs."""
+        return bool(self._stores)
+
+    def watch(self, models: Iterable[ModelSpec]) -> None:
+        """Look at the files of these models too: they could not be read, and may be on their way here."""
+        self._folders.watch(spec.model_path for spec in models if spec.model_path and spec.source == "models_dir")
 
     def _build(self, file: PresetFile) -> Catalog:
         self._cached = self._cache.entries(0)
+        in_folders, in_stores = self._folders.read(), self._read_stores()
+        in_folders.left_out = {**in_stores.left_out, **in_folders.left_out}
+        self._say(in_folders, in_stores)
         catalog = build(
             file,
             self._cached,
-            models_dir=self._models_dir,
+            models_dir=self._folders.roots,
+            in_folders=in_folders,
             cache_root=self._cache.root,
             global_args=self._common,
             table=self._table,
@@ -93,5 +121,29 @@ class Sources:
             offline=self._offline,
             wanted=tuple(self.wanted),
             created=self.created.found_models(),
+            stored=in_stores.models,
         )
         return self.created.add_models(catalog, self._table)
+
+    def _read_stores(self) -> FoundModels:
+        """What the stores hold. One on a disk that hangs stays as it was."""
+        looked = patience.each(lambda store: store.read(), self._stores, key=repr)
+        for store, one in zip(self._stores, looked, strict=True):
+            if not isinstance(one, patience.Hung):
+                self._stored[store.root] = one
+        all_found = FoundModels()
+        for store in reversed(self._stores):
+            one = self._stored.get(store.root) or FoundModels(warnings=[files.hung(store.root)])
+            all_found.models |= one.models
+            all_found.left_out |= one.left_out
+            all_found.warnings += one.warnings
+        return all_found
+
+    def _say(self, found: FoundModels, in_stores: FoundModels) -> None:
+        """Log what is left out of folders and stores, as far as it is new."""
+        left_out = (f"{kind}: it is not offered" for kind in found.left_out.values())
+        sentences = [*found.warnings, *in_stores.warnings, *left_out]
+        for sentence in sentences:
+            if sentence not in self._said:
+                log.warning("%s", sentence)
+        self._said = frozenset(sentences)

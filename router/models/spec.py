@@ -6,11 +6,12 @@ form. Nothing here reads a file: what the files say is added by `describe`, as t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from router.engine.flags import MODEL_SOURCES, Arg, render, secret_variable, switch_of, value_of
 from router.hub import cache as hub
@@ -19,7 +20,7 @@ from router.hub.repo import DRAFTS
 from router.models.shards import shards
 from router.models.template import TAKES_ALL, Reasoning, Roles
 
-Source = Literal["preset", "models_dir", "cache", "command_line"]
+Source = Literal["preset", "models_dir", "cache", "command_line", "ollama", "lmstudio"]
 
 # Flags that say which model it is. A token alone names none.
 MODEL_FLAGS = MODEL_SOURCES - {"--hf-token"}
@@ -43,6 +44,8 @@ class Info:
     """What a model's files say about it.
 
     A field is None if it is not known: the file is not here yet, or it cannot be read. `problem` says why then.
+    `warning` says what of the model is left out.
+    `other_kind` is what the file is if it is no language model (see `kinds`); `problem` says so too.
     """
 
     architecture: str | None = None
@@ -56,6 +59,8 @@ class Info:
     reasoning: Reasoning | None = None
     roles: Roles = TAKES_ALL
     problem: str | None = None
+    warning: str | None = None
+    other_kind: str | None = None
 
 
 # Of a model whose files have not been read yet. It is compared by identity: a file may say nothing of interest.
@@ -83,15 +88,65 @@ class Filters:
 
 
 @dataclass(frozen=True, slots=True)
+class Package:
+    """What the store of another program says of a model, beside its files (`models.stores`).
+
+    `digest` is the SHA-256 of its manifest, `modified_at` the time of that, in seconds since 1970, and `size` the bytes
+    of all its files. `details` are shown as they are, in the fields of Ollama's API.
+    `system`, `parameters` and `messages` are in Ollama's words; `defaults` are the parameters as fields of a request to
+    the engine, each with its value as JSON text, and `load` flags of its process with their values.
+    `licenses` are files. `notes` say what of the package has no effect here.
+    `operator_filters` are those of the model's preset alone; the model's `filters` have the package's too.
+    """
+
+    program: str
+    digest: str
+    modified_at: float
+    size: int
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    system: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    defaults: tuple[tuple[str, str], ...] = ()
+    messages: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    load: tuple[tuple[str, str], ...] = ()
+    licenses: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    operator_filters: Filters | None = None
+
+    def __repr__(self) -> str:  # prompts are not shown
+        return f"<Package of {self.program}, {self.digest[:12]}>"
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What makes a difference to an answer, to be compared and kept in a set."""
+        return self.system, json.dumps([self.parameters, list(self.messages)], sort_keys=True), self.load
+
+    def with_filters(self, filters: Filters | None) -> Filters | None:
+        """The filters of a preset, which win, over what the package says."""
+        if not (self.defaults or self.system or self.messages):
+            return filters
+        own = filters or Filters()
+        return replace(
+            own,
+            defaults=tuple({**dict(self.defaults), **dict(own.defaults)}.items()),
+            default_system=self.system,
+            messages=json.dumps(list(self.messages)) if self.messages else "",
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One model of the catalog.
 
     `args` are all arguments of its child, except those that the router itself sets.
     `model_path` is the first shard; None if the file is not here.
+    `found_mmproj` is whether the router found the projector by itself; if not, somebody named it.
     `problem` is the sentence that answers a request for a model that cannot run; None if it can.
     `stop_timeout`, `ttl` and `min_loaded` are seconds; where one is None the router's default holds.
     `template` is the text of a chat template that replaces the one in the file; the child reads it from a private file.
-    `filters` change the requests for this model.
+    `filters` change the requests for this model; `params_by_name` are fields that are forced too if a request calls the
+    model by that name.
+    `package` is there for a model of another program's store.
     `info` is UNREAD until `describe` has filled it in.
 
     ::
@@ -106,6 +161,7 @@ class ModelSpec:
     args: tuple[Arg, ...]
     model_path: Path | None = None
     mmproj_path: Path | None = None
+    found_mmproj: bool = False
     size_bytes: int = 0
     problem: str | None = None
     aliases: tuple[str, ...] = ()
@@ -122,12 +178,19 @@ class ModelSpec:
     env: tuple[tuple[str, str], ...] = ()
     template: str | None = None
     filters: Filters | None = None
+    package: Package | None = None
+    params_by_name: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     info: Info = UNREAD
 
     def __repr__(self) -> str:
         # No arguments and no variables: some of them are secrets.
         state = "with a problem" if self.problem else str(self.model_path or "not here yet")
         return f"<ModelSpec {self.name} from {self.source}: {state}>"
+
+    @property
+    def store(self) -> str:
+        """The kind of store of another program that holds its files: "ollama", "lmstudio", or "" for none."""
+        return "ollama" if self.package else "lmstudio" if self.source == "lmstudio" else ""
 
     @property
     def identity(self) -> str:
@@ -169,6 +232,17 @@ class ModelSpec:
         wanted = value_of(before.args, "--model")  # where the operator wants a download to be kept
         return wanted is not None and "://" in source and self.model_path == Path(wanted)
 
+    def called(self, name: str) -> ModelSpec:
+        """The model as requests see it that call it by this name."""
+        found = next((params for known, params in self.params_by_name if known == name), None)
+        if found is None:
+            folded = name.casefold()
+            found = next((params for known, params in self.params_by_name if known.casefold() == folded), None)
+        if found is None:
+            return self
+        filters = self.filters or Filters()
+        return replace(self, filters=replace(filters, forced=tuple((dict(filters.forced) | dict(found)).items())))
+
     def with_args(self, args: Sequence[Arg], template: str | None = None) -> ModelSpec:
         """The same model with other arguments. `info` is copied, although other arguments may make another answer."""
         if switch_of(args, "--mmproj-auto") is False:
@@ -178,9 +252,13 @@ class ModelSpec:
             self,
             args=tuple(args),
             mmproj_path=Path(mmproj) if mmproj else None,
+            found_mmproj=self.found_mmproj and mmproj == value_of(self.args, "--mmproj"),
             devices=comma_separated(value_of(args, "--device") or ""),
             template=template,
         )
+
+    def without_projector(self) -> ModelSpec:
+        return self.with_args([arg for arg in self.args if arg.flag.name != "--mmproj"], self.template)
 
     @property
     def files_to_prefetch(self) -> tuple[Path, ...]:

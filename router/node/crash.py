@@ -10,6 +10,7 @@ import re
 import signal
 from collections.abc import Collection, Sequence
 
+from router.engine.obstacles import cause
 from router.node.gpu_errors import LIBRARIES, GpuError, Kind, gpu_error
 from router.node.gpu_errors import is_without_gpu as is_without_gpu
 from router.node.interface import Exit
@@ -23,10 +24,9 @@ MAX_LINE_CHARS = 500  # of a line that is searched: what matters stands at its b
 CAUSES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), sentence)
     for pattern, sentence in (
-        (r"error: invalid argument: (.+)", "this engine does not know the argument {0}"),
+        (r"error: invalid argument: (.+)", "this engine does not know the argument {0}; a newer one may"),
         (r'error while handling argument "(.+?)": (?:error: )?(.+)', "it refused the value of {0} ({1})"),
         (r"^error: (--?[a-z].*)", "it refused an argument ({0})"),  # the embedded engine
-        (r"error while loading shared libraries: (.+)", "a library is missing ({0})"),
         (r"couldn't bind .*hostname: ([^,]+)", "it could not listen on {0}: the address is taken or not allowed"),
         (r"unknown model architecture: '(.*?)'", "it does not know the architecture {0}; a newer engine may"),
         (r"failed to load multimodal model, '(.*?)'", "the projector {0} cannot be loaded or is not this model's"),
@@ -80,6 +80,8 @@ def _cause(code: int, log: Sequence[str], libraries: Collection[str]) -> GpuErro
     log = [line[:MAX_LINE_CHARS] for line in log]
     if error := gpu_error(log, libraries):
         return error
+    if why := cause("\n".join(log)):
+        return GpuError(Kind.OTHER, why)
     for pattern, sentence in CAUSES:
         for line in log:
             if match := pattern.search(line):

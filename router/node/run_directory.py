@@ -72,6 +72,8 @@ class RunDirectory:
         needs_sockets = needs_sockets and hasattr(socket, "AF_UNIX")
         if needs_sockets and len(os.fsencode(root)) > MAX_FOLDER_BYTES - 9:  # a slash and the folder's eight digits
             raise ConfigError(f"{root} is too long for the name of a unix socket. Name a shorter --run-dir.")
+        if needs_sockets and not _is_text(root):
+            raise ConfigError(f"{root} is no UTF-8 text, which not every engine can open. Name another --run-dir.")
         with _root_lock(root):
             _clean_up_all(root)
             folder = root / secrets.token_hex(4)
@@ -145,6 +147,14 @@ class RunDirectory:
         if is_own_folder(self.folder, ANY_BY_OTHERS):
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_at(file: IO[bytes], path: Path) -> bool:

@@ -68,7 +68,7 @@ def _shared_folders(environ: Mapping[str, str]) -> Iterator[Path]:
 
 def _is_safe(base: Path) -> bool:
     """Whether nobody but this user and root can replace a folder of ours in it, or a folder on the way to it."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: links in a circle, before Python 3.13
         real = base.resolve(strict=True)
         return real.is_dir() and all(_keeps_entries(folder.stat()) for folder in (real, *real.parents))
     return False

@@ -125,21 +125,25 @@ class CatalogExchange:
         return changes
 
     def adopt_descriptions(self, described: Catalog, of: Catalog) -> None:
-        """The models of the catalog `of`, now with what their files' headers say. Models that are not the same any more
-        in the present catalog are left as they are."""
-        pairs = {spec.name: (spec, new) for spec, new in zip(of.models, described.models, strict=True)}
-        self._adopt(pairs)
+        """The models of the catalog `of`, now with what their files' headers say. Files that turned out to be no models
+        are not among them any more. Models that are not the same any more in the present catalog are left as they
+        are."""
+        after = {spec.name: spec for spec in described.models}
+        self._adopt({spec.name: (spec, after.get(spec.name)) for spec in of.models}, described.left_out)
         self._core.tasks.start(self._describe_with_settings(self._core.catalog))
 
-    def _adopt(self, pairs: Mapping[str, tuple[ModelSpec, ModelSpec]]) -> None:
-        """By name: a model as it was, and as it is to be."""
+    def _adopt(
+        self, pairs: Mapping[str, tuple[ModelSpec, ModelSpec | None]], left_out: Mapping[str, str] | None = None
+    ) -> None:
+        """By name: a model as it was, and as it is to be; None if it is none."""
         present = self._core.catalog
         models = []
         for spec in present.models:
             was, now = pairs.get(spec.name, (None, spec))
-            models.append(now if was is spec else spec)
-        if any(new is not old for new, old in zip(models, present.models, strict=True)):
-            self._core.catalog = Catalog(models, present.default_name)
+            if now is not None or was is not spec:
+                models.append(now if now is not None and was is spec else spec)
+        if tuple(map(id, models)) != tuple(map(id, present.models)):
+            self._core.catalog = present.with_models(models, left_out)
 
     async def learn(self, name: str) -> None:
         """Return when the header of this model has been read, and its need is known, or after LEARN_PATIENCE_S.
@@ -195,7 +199,7 @@ class CatalogExchange:
         """The catalog without those of these models that are there only to be downloaded."""
         left = [s for s in catalog.models if s.name not in names or s.source != "cache" or not s.repo_to_download]
         with contextlib.suppress(errors.CatalogError):  # the default model is among them
-            return Catalog(left, catalog.default_name)
+            return catalog.with_models(left)
         return catalog
 
     async def _need_or_fault(self, spec: ModelSpec) -> Need | str | None:

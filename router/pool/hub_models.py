@@ -75,6 +75,10 @@ class HubModels:
             return False
         return any(fnmatchcase(Name.parse(name).repo, pattern) for pattern in self._allowed)
 
+    def may_come(self, name: str) -> bool:
+        """Whether another program may have brought a model of this name since the catalog was read."""
+        return self._sources.has_stores or is_name(name)
+
     async def find(self, name: str, token: str | None = None) -> str:
         """The catalog's name for this name on the hub. The model is in the catalog from then on, with or without its
         files. `token` is used in place of the router's own. Raises RouterErrors."""

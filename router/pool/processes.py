@@ -63,9 +63,10 @@ class Processes:
         then `give_up` has to be."""
         core, model = self._core, effect.model
         spec = core.plans.specs[model]
-        args = (*spec.argv, *core.plans.needs[model].args)
+        need = core.plans.needs[model]
+        args = (*(spec.without_projector() if need.left_out else spec).argv, *need.args)
         run = ChildRun(spec, effect.run, args, effect.allocation, core.nodes.of(effect.allocation))
-        run.stamp = core.plans.needs[model].stamp
+        run.stamp = need.stamp
         run.report_unreachable = partial(self._replace_unreachable, run)
         self.runs[model] = run
         core.change_log.mark_changed(model)

@@ -19,7 +19,7 @@ from router.engine.allowlist import LoadArgs
 from router.errors import InvalidRequest, NotLoaded, UnknownModel
 from router.models.created import CreatedStore
 from router.models.spec import ModelSpec
-from router.pool.hub_models import HubModels, is_name
+from router.pool.hub_models import HubModels
 from router.pool.lease import Lease as PoolLease
 from router.pool.pool import Pool
 from router.proxy import chat, rewrite
@@ -97,6 +97,8 @@ class Gateway:
         catalog, created = self.pool.catalog, self.created
         spec = catalog.find(name) if name else None
         if spec is not None:
+            if spec.params_by_name:
+                spec = spec.called(name or spec.name)
             return created.of_request(spec) if spec.name in created.in_catalog else spec
         return (name and created.resolve(catalog, name)) or catalog.resolve(name)
 
@@ -112,7 +114,7 @@ class Gateway:
                 raise
             if self.hub_models.allows(name):
                 name = await self.hub_models.find(name, hub_token)
-            elif not is_name(name) or not await self.hub_models.refresh_if_changed():
+            elif not self.hub_models.may_come(name) or not await self.hub_models.refresh_if_changed():
                 raise
         return self.pool.catalog.resolve(name)
 

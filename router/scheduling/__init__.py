@@ -10,13 +10,14 @@ a new state in `states`. `memory_levels` only knows how much should be free by n
 
 What is decided, PURE::
 
-    resources  devices, readings, demands, allocations                 -> nothing
-    snapshot   the machine at one moment, and its free memory          -> resources
-    placement  on which devices a demand goes                          -> resources snapshot
-    effects    what the scheduler wants done                           -> resources
-    reasons    what a request waits for, as words for people           -> nothing
-    refusals   why a request is refused, as a sentence and as an error -> resources snapshot effects
-    policy     where a model goes, and which models go for it          -> resources snapshot placement refusals
+    resources      devices, readings, demands, allocations                 -> nothing
+    snapshot       the machine at one moment, and its free memory          -> resources
+    placement      on which devices a demand goes                          -> resources snapshot
+    effects        what the scheduler wants done                           -> resources
+    reasons        what a request waits for, as words for people           -> nothing
+    refusals       why a request is refused, as a sentence and as an error -> resources snapshot effects
+    prompt_caches  how much RAM a prompt cache may take                    -> resources
+    policy         where a model goes, and which models go for it          -> resources snapshot placement refusals
 
 What is remembered, SANS-I/O::
 
@@ -29,11 +30,15 @@ What is remembered, SANS-I/O::
     downloads      which files are downloaded next                 -> effects states books waiting_line
     answers        grants and refusals                             -> effects books waiting_line downloads
 
+What starts and ends, SANS-I/O::
+
+    runs  processes -> resources effects prompt_caches states limits books waiting_line memory_levels downloads answers
+
 What time adds, PURE::
 
     timing  who is spared, closed and cut, and when -> resources snapshot reasons policy limits books waiting_line
 
 The events, all of them, SANS-I/O::
 
-    scheduler  all -> resources snapshot effects states limits books waiting_line memory_levels downloads answers timing
+    scheduler  all -> resources snapshot effects states limits books waiting_line memory_levels downloads runs timing
 """

@@ -35,6 +35,8 @@ class ModelRecord:
 
     `run` numbers the model's processes.
     `held` are the bytes booked for the present process, by device key.
+    `prompt_cache` are the bytes of RAM among them that were promised to its prompt cache.
+    `ram_need` are the bytes of RAM that its last process needed without that; 0 if it had none yet.
     `leases` are the tickets granted to it; `background_leases` are those of background requests among them.
     `ready_at` is when it began to serve, 0 while it loads.
     `min_loaded` is for how many seconds from then on it is spared by others.
@@ -58,6 +60,8 @@ class ModelRecord:
     state: State = State.UNLOADED
     run: int = 0
     held: Mapping[str, int] = field(default_factory=dict)
+    prompt_cache: int = 0
+    ram_need: int = 0
     leases: set[int] = field(default_factory=set)
     background_leases: set[int] = field(default_factory=set)
     ready_at: float = 0.0
@@ -88,6 +92,11 @@ class ModelRecord:
         return self.state in SERVING and not self.draining and not self.closing
 
     @property
+    def is_gone_soon(self) -> bool:
+        """It has no process, or one that stops."""
+        return self.state is State.STOPPING or self.state in WITHOUT_PROCESS
+
+    @property
     def expires(self) -> float | None:
         """When the idle time-to-live ends this process."""
         if self.ttl in (None, math.inf) or self.pinned or self.leases or self.state not in SERVING:
@@ -107,13 +116,18 @@ class ModelRecord:
     def why_backing_off(self) -> str:
         return f"it failed {self.failures} times in a row, last: {self.failure}"
 
+    def hidden_part(self, key: str) -> int:
+        """The bytes booked on this device that no reading shows: it may use all of a promised cache yet."""
+        held = self.held.get(key, 0)
+        return held if self.state in (State.LOADING, State.SLEEPING) else min(held, self.prompt_cache)
+
     def is_spared(self, now: float, grace: float) -> bool:
         """No background request may evict it: a foreground request uses it, or did within the last `grace` seconds."""
         return grace > 0 and (self.is_in_foreground_use or now < self.foreground_finished + grace)
 
     def has_moved_on(self, run: int) -> bool:
         """News of this run comes too late: the process is gone, or going."""
-        return self.run != run or self.state is State.STOPPING or self.state in WITHOUT_PROCESS
+        return self.run != run or self.is_gone_soon
 
     def fail(self, was: State, reason: str, now: float, backoff_max: float) -> None:
         """Book a failure in state `was`. The first failure costs no pause; from the second on the pause doubles."""
@@ -192,6 +206,7 @@ class Books:
         self.transit(model, Event.SPAWN)
         model.run += 1
         model.held, model.ready_at, model.is_in_last_reading = allocation.held, 0.0, False
+        model.prompt_cache = allocation.prompt_cache
         return Spawn(model.name, model.run, allocation)
 
     def stop(self, model: ModelRecord, reason: str, *, at_once: bool = False) -> Stop:
@@ -208,6 +223,13 @@ class Books:
             model.closed_at = now if model.is_open else model.closed_at
             model.closing = reason
         return []
+
+    def empty(self, model: ModelRecord) -> None:
+        """The process is gone: it holds nothing, and no request runs on it."""
+        model.held, model.prompt_cache = {}, 0
+        model.leases.clear()
+        model.background_leases.clear()
+        model.draining, model.closing = False, ""
 
     def lease(self, ticket: int, model: ModelRecord, now: float, *, background: bool) -> None:
         if not model.leases:

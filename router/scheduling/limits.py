@@ -20,6 +20,9 @@ class Limits:
     `finish_loads`: a load or a download goes on when no request waits for it any more.
     `downloads_max`: downloads at once. 0 is taken as 1.
     `backoff_max`: the longest pause after repeated failures.
+    `prompt_caches`: bytes of RAM for the prompt caches of all models together. None: what is left.
+    `pressure_poll`: how often the memory is read while models run and nothing else happens. 0: never.
+    `stops_for_others`: idle models are stopped when other programs take the memory that is to stay free.
     `poll`: how often models that need room are planned for again although nothing has happened.
     """
 
@@ -33,4 +36,7 @@ class Limits:
     finish_loads: bool = True
     downloads_max: int = 2
     backoff_max: float = 60.0
+    prompt_caches: int | None = None
+    pressure_poll: float = 0.0
+    stops_for_others: bool = False
     poll: float = 0.5

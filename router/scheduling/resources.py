@@ -69,6 +69,8 @@ class Demand:
     the pieces are not known: then the engine divides by itself.
     `user_split` is `split` as the user divided it (`--tensor-split`): one amount for each of the first GPUs, or of the
     first GPUs in `names`. Empty if the user left the division to us.
+    `prompt_cache` is the most RAM that a prompt cache can use besides, if it is given any (`prompt_caches`). No model
+    needs it.
     """
 
     split: int = 0
@@ -77,6 +79,7 @@ class Demand:
     names: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
     user_split: tuple[int, ...] = ()
+    prompt_cache: int = 0
 
     @property
     def total(self) -> int:
@@ -104,8 +107,10 @@ class Allocation:
     `devices` are the GPUs that its child may see.
     `layer_counts` is how many layers go to each of these GPUs. Empty if there is nothing to divide, or if the engine or
     the user divides.
+    `prompt_cache` is the part of the RAM in `held` that its prompt cache may take.
     """
 
     held: Mapping[str, int] = field(default_factory=dict)
     devices: tuple[Device, ...] = ()
     layer_counts: tuple[int, ...] = ()
+    prompt_cache: int = 0

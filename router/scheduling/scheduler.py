@@ -65,16 +65,16 @@ import math
 from collections.abc import Iterator, Mapping
 
 from router.scheduling import timing
-from router.scheduling.answers import Answers
 from router.scheduling.books import Books, ModelRecord
 from router.scheduling.downloads import WantedDownloads
 from router.scheduling.effects import Effect, Grant, Refusal, Refuse
 from router.scheduling.limits import Limits
 from router.scheduling.memory_levels import MemoryLevels
-from router.scheduling.resources import Demand, Reading
+from router.scheduling.resources import Allocation, Demand, Reading
+from router.scheduling.runs import Runs
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import STARTABLE, Event, State
-from router.scheduling.waiting_line import Ticket, WaitingLine
+from router.scheduling.waiting_line import Entry, Ticket, WaitingLine
 
 LOST_RETRY_S = 10.0  # a GPU is back after a reset, or the driver after a reload
 RENEWED = "new settings"  # why a process ends that `renew` has closed
@@ -100,7 +100,8 @@ class Scheduler:
         self._line = WaitingLine()
         self._levels = MemoryLevels()
         self.downloads = WantedDownloads(self._books, self._line)  # for reading only
-        self._answers = Answers(self._books, self._line, self.downloads)
+        self._runs = Runs(self._books, self._line, self._levels, self.downloads)
+        self._answers = self._runs.answers
         self._draining: set[str] = set()  # maybe with some that have gone since
         self._needs_plan = False
         self._next_poll_at = 0.0
@@ -375,37 +376,8 @@ class Scheduler:
         model = self.model(name)
         if model.run != run:
             return []
-        was, was_retrying, entry = model.state, model.retrying, self._line.by_arrival.get(name)
-        self._books.transit(model, Event.EXIT)
-        self._levels.give_back(model, now)
-        may_retry = was is State.LOADING and not was_retrying and entry is not None
-        model.retrying = may_retry and (out_of_memory or device_lost)
-        if entry and not model.ready_at:
-            entry.own_load_ended_at = now
-        model.held = {}
-        model.leases.clear()
-        model.background_leases.clear()
-        model.draining, model.closing = False, ""
+        effects = self._runs.exited(model, reason, now, self.limits, out_of_memory, device_lost, pending_ticket)
         self._needs_plan = self._levels.reading_outdated = True
-        effects: list[Effect] = []
-        if was is State.STOPPING:
-            model.failures = 0 if model.ready_at else model.failures
-        elif entry and model.retrying:
-            spared = self._books.spared(entry.foreground, now, self.limits.task_grace)
-            idle_ones = [idle for idle in self._books.evictable() if out_of_memory and idle.stays_until <= now]
-            victims = [idle for idle in idle_ones if idle.name not in spared]
-            effects += [self._books.stop(idle, f"room for {name}") for idle in victims]
-        elif was is State.LOADING and pending_ticket is not None:
-            model.failure = reason
-            if pending_ticket in self._line.by_ticket:
-                effects += self._answers.refuse([pending_ticket], Refusal.LOAD_FAILED, reason)
-        else:
-            model.fail(was, reason, now, self.limits.backoff_max)
-            if entry and was is State.LOADING:
-                effects += self._answers.refuse(entry.tickets, Refusal.LOAD_FAILED, reason)
-            elif entry and now < model.backoff_until:
-                pause = model.backoff_until - now
-                effects += self._answers.refuse(entry.tickets, Refusal.BACKING_OFF, model.why_backing_off, pause)
         return [*effects, *self._advance(now)]
 
     def slept(self, name: str, run: int) -> None:
@@ -460,6 +432,7 @@ class Scheduler:
         self._next_poll_at = now + self._levels.poll_after(self.limits.poll)
         effects: list[Effect] = []
         drains: set[str] = set()
+        starts: list[tuple[Entry, Allocation]] = []
         snapshot = self._levels.last_snapshot = self.snapshot(readings)
         head = list(itertools.islice(filter(self.downloads.is_startable, self._line.by_turn), self.LOOKAHEAD))
         for entry in self._line.behind(head[-1]) if head else ():
@@ -470,13 +443,13 @@ class Scheduler:
             drains |= decision.closes
             effects += [self._books.stop(self._books.records[victim], why) for victim, why in decision.stops]
             if decision.starts:
-                effects.append(self._books.spawn(entry.model, decision.starts))
-                self._levels.book({}, decision.starts.held)
+                starts.append((entry, decision.starts))
             if decision.rejected:
                 effects += self._answers.refuse(entry.tickets, Refusal.TOO_LARGE, decision.rejected)
             if decision.lost:
                 entry.model.retrying = False
                 effects += self._answers.refuse(entry.tickets, Refusal.DEVICE_LOST, decision.lost, LOST_RETRY_S)
+        effects += self._runs.start(starts, readings, self.limits)
         return [*effects, *self._drain(drains, now), *self._answers.refuse_overflow(self.limits.queue_max)]
 
     def _drain(self, names: set[str], now: float) -> list[Effect]:

@@ -54,7 +54,8 @@ def is_path(host: str) -> bool:
 def url_of(sock: socket.socket, scheme: str, prefix: str = "") -> str:
     """`prefix` is that of `--api-prefix`, which the paths below the URL do not repeat."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return f"unix:{sock.getsockname()}"
+        name = sock.getsockname()  # bytes for a name of Linux that is no path; it is written with @ everywhere
+        return f"unix:{name if isinstance(name, str) else '@' + os.fsdecode(name[1:])}"
     host, port = sock.getsockname()[:2]
     return f"{scheme}://[{host}]:{port}{prefix}" if ":" in host else f"{scheme}://{host}:{port}{prefix}"
 

@@ -22,6 +22,7 @@ MAX_STATUS_CHARACTERS = 500
 # While the router ends, it asks for so much more time again and again. A router that hangs then gets no more.
 MORE_TIME_S = 15
 SEND_TIMEOUT_S = 1.0
+MIN_PING_S = 0.05  # a watchdog that is in a greater hurry cannot be satisfied
 
 
 class Supervisor:
@@ -74,20 +75,22 @@ class Supervisor:
     def extend(self) -> None:
         """The end takes its time: `stop` may last longer than systemd's TimeoutStopSec=."""
         if self._is_stopping:
-            self._send(f"EXTEND_TIMEOUT_USEC={MORE_TIME_S * 1_000_000}")
+            self._send(f"EXTEND_TIMEOUT_USEC={MORE_TIME_S * 1_000_000}", waits=False)
 
     async def _ping(self) -> None:
         """From the event loop, so that one that hangs is noticed."""
         while True:
-            self._send("WATCHDOG=1")
-            await asyncio.sleep(self._watchdog / 2)
+            self._send("WATCHDOG=1", waits=False)
+            await asyncio.sleep(max(self._watchdog / 2, MIN_PING_S))
 
-    def _send(self, *lines: str) -> None:
+    def _send(self, *lines: str, waits: bool = True) -> None:
+        """`waits`: for a service manager that has not read what came before. What is sent again soon does not wait,
+        because all clients of the router would."""
         if not self._address:
             return
         name = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(SEND_TIMEOUT_S)
+            sock.settimeout(SEND_TIMEOUT_S if waits else 0)
             sock.connect(name)
             sock.sendall("\n".join(lines).encode(errors="replace"))
 

@@ -16,6 +16,7 @@ from router.memory.footprints import Footprint
 from router.models.spec import ModelSpec
 from router.scheduling.resources import Demand, Device
 from tests.memory.rig import MIB, TABLE, Estimators, Specs, gpus
+from tests.projector_shapes import small_projector
 from tests.routers import ENGINES
 
 
@@ -110,3 +111,36 @@ def test_what_cannot_be_is_neither_learned_nor_believed(estimator: Estimators, s
     assert one.need(spec("--ctx-size", "65536")) == before
     one._footprints.put(one._key(spec("--ctx-size", "65536")), found)  # as a router of before may have
     assert estimator(devices).need(spec("--ctx-size", "65536")).demand == before.demand
+
+
+def test_a_projector_of_another_model_is_no_need_if_it_was_found(
+    estimator: Estimators, spec: Specs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:  # B-L18
+    mmproj = small_projector(tmp_path, 128)
+    one = estimator(gpus(4000))
+    plain = one.need(spec())
+    found = spec("--mmproj", str(mmproj), mmproj_path=mmproj, found_mmproj=True)
+    for _ in range(2):
+        need = one.need(found)
+        assert (need.demand, need.estimate) == (plain.demand, plain.estimate)
+        assert "another model" in need.left_out
+        assert str(mmproj) in [row[0] for row in need.stamp]
+    assert len([record for record in caplog.records if "projector is left out" in record.message]) == 1
+    one.learn(found, Footprint(gpu=600 * MIB, gpus=1, host=90 * MIB))
+    assert one.need(found).source == "footprint"
+    fits = small_projector(tmp_path, 64)
+    need = one.need(replace(found, mmproj_path=fits))
+    assert need.left_out == ""
+    assert need.estimate is not None
+    assert need.estimate.extra > 0
+
+
+def test_a_projector_of_another_model_is_an_error_if_it_was_named(
+    estimator: Estimators, spec: Specs, tmp_path: Path
+) -> None:  # B-L18
+    mmproj = small_projector(tmp_path, 128)
+    with pytest.raises(LoadFailed, match="rows of 128, and this model takes 64; name the model's own"):
+        estimator(gpus(4000)).need(spec("--mmproj", str(mmproj), mmproj_path=mmproj))
+    mmproj.write_bytes(b"GGUF")
+    with pytest.raises((GgufError, LoadFailed), match="damaged"):
+        estimator(gpus(4000)).need(spec("--mmproj", str(mmproj), mmproj_path=mmproj))

@@ -126,6 +126,6 @@ def test_a_file_spoilt_meanwhile_is_put_aside(tmp_path: Path, caplog: pytest.Log
 def test_a_lock_that_is_never_given_back_costs_no_footprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(footprints, "LOCK_PATIENCE_S", 0.01)
     path = tmp_path / "f.json"
-    with footprints._locked(tmp_path / "f.json.lock"):
+    with footprints._locked(tmp_path):
         Footprints(path).put("a", Footprint(1, 1, 1))
     assert Footprints(path).get("a")

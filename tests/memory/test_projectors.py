@@ -8,9 +8,10 @@ import pytest
 from router import demo
 from router.engine import discovery as engine
 from router.memory.demand import predict
-from router.memory.projectors import MAX_SIDE_PIXELS, PICTURES, kind_of, picture_side, projector_bytes
+from router.memory.projectors import MAX_SIDE_PIXELS, PICTURES, picture_side, projector_bytes
 from router.models.gguf import read_model
 from router.models.metadata import Metadata, Tensor, Value
+from router.models.projector import kind_of
 from tests.benchmarks import accuracy
 from tests.memory.rig import MIB, args, header
 from tests.projector_shapes import PROJECTORS

@@ -22,8 +22,8 @@ def test_files_and_folders_become_models_with_their_companions(build: Build, mod
     put(models / "empty" / "notes.txt")
     put(models / "deep" / "er" / "x.gguf")
     found = build(models_dir=models)
-    assert model_names(found) == ["b", "vision"]
-    b, vision = found.models
+    assert model_names(found) == ["b", "deep/er", "vision"]
+    b, _, vision = found.models
     assert (b.source, b.model_path, b.mmproj_path, b.size_bytes, b.problem) == ("models_dir", single, None, 7, None)
     assert b.argv == ("--model", str(single))
     assert (vision.model_path, vision.mmproj_path, vision.size_bytes) == (shards[0], f16, 10)
@@ -51,8 +51,7 @@ def test_unreadable_folder_is_an_error(build: Build, models: Path) -> None:
         build(models_dir=put(models / "file"))
 
 
-def test_file_and_folder_of_one_name_clash(build: Build, models: Path) -> None:
-    put(models / "a.gguf")
-    put(models / "a" / "x.gguf")
-    with pytest.raises(CatalogError, match="both be the model 'a'"):
-        build(models_dir=models)
+def test_of_a_file_and_a_folder_of_one_name_the_file_has_it(build: Build, models: Path) -> None:
+    file, other = put(models / "a.gguf"), put(models / "a" / "x.gguf")
+    found = build(models_dir=models)
+    assert [(spec.name, spec.model_path) for spec in found.models] == [("a", file), ("a/x", other)]

@@ -160,3 +160,22 @@ def test_leftovers_are_looked_for_in_every_place(short: Path) -> None:  # B-P5 B
         for sleeper in sleepers:
             sleeper.kill()
             sleeper.wait()
+
+
+def test_a_name_that_is_no_text_is_passed_over(short: Path) -> None:  # B-P10
+    """The embedded engine takes paths as UTF-8 alone."""
+    root = Path(os.fsdecode(os.fsencode(short) + b"/\xff"))
+    root.mkdir()
+    with pytest.raises(ConfigError, match=r"no UTF-8 text.* Name another --run-dir"):
+        RunDirectory.open(root)
+    run = RunDirectory.open_any([root, short / "good"])
+    assert (run.folder.parent, run.has_sockets) == (short / "good", True)
+    run.close()
+
+
+def test_links_in_a_circle_are_passed_over(short: Path) -> None:  # B-P10
+    (short / "link").symlink_to(short / "link")
+    for name in ("XDG_RUNTIME_DIR", "TMPDIR"):
+        roots = run_roots({name: str(short / "link")})
+        assert roots
+        assert not [root for root in roots if short in root.parents]

@@ -49,6 +49,7 @@ def test_every_kind_of_socket_is_served(  # B-P12
         for url in urls:
             assert url in activator.log
             assert httpx.get(f"{url}/readyz").status_code == 200
+        assert f"unix:{path}, unix:@{tmp_path.name}" in activator.log
         for name in (str(path), sockets[-1].getsockname().decode()):
             with socket.socket(socket.AF_UNIX) as client:
                 client.settimeout(PATIENCE_S)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from router.server.supervisor import Supervisor
+from router.server.supervisor import MIN_PING_S, Supervisor
 from tests.activator import Notifications
 from tests.conftest import Starter
 from tests.routers import FAKE, Router
@@ -60,7 +63,7 @@ def test_a_reload_has_ended_when_the_last_one_has() -> None:  # B-P12
     sent: list[tuple[str, ...]] = []
 
     class Heard(Supervisor):
-        def _send(self, *lines: str) -> None:
+        def _send(self, *lines: str, waits: bool = True) -> None:
             sent.append(lines[:1])
 
     supervisor = Heard("/x")
@@ -94,3 +97,29 @@ def test_a_place_that_cannot_be_told_anything_is_harmless(place: str) -> None:  
     supervisor.stopping("end")
     supervisor.extend()
     assert environ == {"A": "1"}
+
+
+def test_a_service_manager_that_reads_nothing_holds_up_no_client(  # B-P12
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.server.supervisor.SEND_TIMEOUT_S", 1e6)  # whoever waits does not return
+    path = str(tmp_path / "s")
+
+    async def pings() -> None:
+        supervisor = Supervisor(path, watchdog=0.000001)
+        supervisor.stopping("end")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+            other.setblocking(False)
+            other.connect(path)
+            with contextlib.suppress(BlockingIOError):
+                while other.send(b"x"):
+                    pass
+        pinging = asyncio.ensure_future(supervisor._ping())
+        for _ in range(3):
+            supervisor.extend()
+            await asyncio.sleep(MIN_PING_S)
+        pinging.cancel()
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
+        deaf.bind(path)
+        asyncio.run(pings())

@@ -186,9 +186,12 @@ class Stage:
         self.until_waiting("model", len(WAYS))
 
     def computing(self) -> None:
-        """No request has an answer yet."""
+        """The process has all requests, and none has an answer yet."""
         self.ask("model", *WAYS)
         self.until_active("model", len(WAYS))
+        # A request that has its lease and was not sent yet would be sent to the next process.
+        listening = 1
+        until(lambda: len(self.child("model").net_connections("unix")) - listening + self.ended("model") >= len(WAYS))
 
     def streaming(self) -> None:
         """Every stream has begun."""

@@ -210,7 +210,7 @@ async def test_a_silent_child_is_a_failure(server: Server) -> None:
 
 
 async def test_a_slow_reader_is_not_silence(server: Server) -> None:
-    upstream = Upstream(read_timeout=0.05)
+    upstream = Upstream(read_timeout=0.5)
     requested = asyncio.Event()
 
     async def handler(reader: StreamReader, writer: StreamWriter) -> None:
@@ -222,7 +222,7 @@ async def test_a_slow_reader_is_not_silence(server: Server) -> None:
     async with server.running(handler):
         response = await ask(upstream, server)
         assert await response.read() == b"abc"
-        await asyncio.sleep(0.15)  # the reader is slow, for three timeouts
+        await asyncio.sleep(1.5)  # the reader is slow, for three timeouts
         requested.set()
         assert await whole(response) == b"de"
     await ended(upstream)

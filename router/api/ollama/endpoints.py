@@ -87,6 +87,8 @@ class OllamaEndpoints:
         return json_response({"version": VERSION})
 
     async def tags(self, request: Request) -> Response:
+        if self._gateway.hub_models:
+            self._gateway.hub_models.refresh_soon()  # another program may have changed its store, or the cache
         return json_response({"models": await self._library.tags()})
 
     async def running(self, request: Request) -> Response:
@@ -142,7 +144,8 @@ class OllamaEndpoints:
         fields = await self._read_fields(request)
         name, store, token = without_tag(required_model_name(fields)), self._store_for("pulled"), token_of(fields)
         spec = self._find(name)
-        if spec and is_exact(name, spec) and not (spec.repo_to_download or spec.problem):
+        is_here = spec and is_exact(name, spec) and not (spec.repo_to_download or spec.problem)
+        if self._is_in_store(name) or is_here:
             return status_response(["pulling manifest", "success"], stream=flag(fields, "stream", True))
         if spec is None and (library_name := ollama_library_name(name)):
             raise InvalidRequest(
@@ -161,8 +164,19 @@ class OllamaEndpoints:
     def _find(self, name: str) -> ModelSpec | None:
         try:
             return self._names.find(name).spec
-        except UnknownModel:
+        except (UnknownModel, InvalidRequest):
             return None
+
+    def _is_in_store(self, name: str) -> bool:
+        """Whether another program's store has the model: there is nothing to download then, and only that program may
+        change it. Raises InvalidRequest for one that cannot be used."""
+        try:
+            spec = self._names.find(name).spec
+        except (UnknownModel, InvalidRequest):
+            return False
+        if spec.package and spec.problem:
+            raise InvalidRequest(spec.problem)
+        return spec.package is not None
 
     def _store_for(self, verb: str) -> OllamaStore:
         if self._store is None:

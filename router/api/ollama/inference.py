@@ -191,7 +191,7 @@ class Inference:
             return self._names.find(name)
         except UnknownModel:
             try:
-                return NamedModel(await self._gateway.resolve(without_tag(without_host(name or ""))))
+                return NamedModel.of(await self._gateway.resolve(without_tag(without_host(name or ""))))
             except UnknownModel as exc:
                 raise not_found(name, exc) from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from router import threads
@@ -17,9 +17,11 @@ from router.models.catalog import Catalog
 from router.models.describe import overriding_template
 from router.models.metadata import ArrayInfo, Metadata, Value
 from router.models.spec import ModelSpec
+from router.models.stores import blobs
 from router.pool.pool import Pool
 
 FAR_FUTURE = "2300-01-01T00:00:00Z"  # clients show a date that far away as "forever"
+_GO_TEMPLATE = "The template is that of the model file: those of Ollama's store are in Go's language, and are not used."
 _EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
 # Ollama's names for what a model can do, in its order.
 _CAPABILITIES = ("completion", "tools", "insert", "vision", "audio", "embedding", "thinking")
@@ -60,7 +62,7 @@ class Library:
             left = status.expires_in
             entries.append(
                 {
-                    **self._entry(NamedModel(spec), files),
+                    **self._entry(NamedModel.of(spec, self._names.made(spec)), files),
                     "expires_at": FAR_FUTURE if left is None else rfc3339(now + datetime.timedelta(seconds=left)),
                     "size": sum(status.held.values()) or spec.size_bytes,
                     "size_vram": sum(held for key, held in status.held.items() if not _is_ram(key)),
@@ -71,12 +73,13 @@ class Library:
 
     def _entry(self, model: NamedModel, files: Mapping[str, ModelFile]) -> dict[str, Any]:
         file = files.get(model.spec.name) or _model_file(model.spec)  # a catalog may have come meanwhile
+        package = model.package
         return {
             "name": model.name,
             "model": model.name,
             "modified_at": rfc3339(model.created_at or file.modified_at),
-            "size": model.spec.size_bytes,
-            "digest": file.digest,
+            "size": package.size if package else model.spec.size_bytes,
+            "digest": (package and package.digest) or file.digest,
             "details": self._details(model),
             "capabilities": _capabilities(self._pool.effective(model.spec.name)),
         }
@@ -86,7 +89,8 @@ class Library:
         info = self._pool.effective(model.spec.name).info
         lengths = {"context_length": context_of(self._pool, model.spec), "embedding_length": info.n_embd}
         known = {name: length for name, length in lengths.items() if length}
-        return {"parent_model": model.parent, **details(info), **known}
+        stored = model.package.details if model.package else {}
+        return {"parent_model": model.parent, **details(info), **stored, **known}
 
     async def has_digest(self, digest: str) -> bool:
         return any(file.digest == digest for file in (await self._model_files()).values())
@@ -100,10 +104,11 @@ class Library:
         # What a request gets: a context that the name was made with counts only if its model was loaded with it.
         lasting = {**model.defaults.parameters, **({"num_ctx": context} if context else {})}
         parameters = "\n".join(_parameter_lines(lasting))
-        alias, messages = model.alias, [{"role": m["role"], "content": m["content"]} for m in model.defaults.messages]
+        messages = [{"role": m["role"], "content": m["content"]} for m in model.defaults.messages]
+        licenses = await self.licenses(model)
         return {
-            **({"license": "\n".join(alias.license)} if alias and alias.license else {}),
-            "modelfile": _modelfile(model, template, parameters),
+            **({"license": "\n".join(licenses)} if licenses else {}),
+            "modelfile": _modelfile(model, template, parameters, licenses),
             "parameters": parameters,
             "template": template,
             **({"system": model.defaults.system} if model.defaults.system else {}),
@@ -113,6 +118,13 @@ class Library:
             "capabilities": _capabilities(self._pool.effective(spec.name)),
             "modified_at": self._entry(model, files)["modified_at"],
         }
+
+    async def licenses(self, model: NamedModel) -> Sequence[str]:
+        """Those that a client has sent, or those of a store."""
+        if model.package is None or not model.package.licenses:
+            return model.licenses
+        what = f"A license of {model.name!r}"
+        return await threads.FILES.run(blobs.licenses, model.package, timeout=threads.DISK_TIMEOUT_S, what=what)
 
     async def template(self, spec: ModelSpec, header: Metadata | None = None) -> str:
         """The chat template that the model runs with, or would run with. Raises GgufError."""
@@ -189,11 +201,12 @@ def _parameter_lines(parameters: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name:<30} {each!r}" if isinstance(each, str) else f"{name:<30} {each}"
 
 
-def _modelfile(model: NamedModel, template: str, parameters: str) -> str:
+def _modelfile(model: NamedModel, template: str, parameters: str, licenses: Sequence[str]) -> str:
     source = model.spec.model_path or model.spec.name
-    parts = [f"FROM {source}", f'TEMPLATE """{template}"""' if template else ""]
+    parts = [f"# {note}" for note in (_GO_TEMPLATE, *model.package.notes)] if model.package else []
+    parts += [f"FROM {source}", f'TEMPLATE """{template}"""' if template else ""]
     parts.append(f'SYSTEM """{model.defaults.system}"""' if model.defaults.system else "")
     parts += [f"PARAMETER {line}" for line in parameters.splitlines()]
     parts += [f'MESSAGE {message["role"]} """{message["content"]}"""' for message in model.defaults.messages]
-    parts += [f'LICENSE """{each}"""' for each in (model.alias.license if model.alias else ())]
+    parts += [f'LICENSE """{each}"""' for each in licenses]
     return "\n".join(filter(None, parts)) + "\n"

@@ -47,14 +47,14 @@ class Makers:
             model = self._names.find(wanted.origin)
             before, after = model.defaults, wanted.defaults
             inherited = dict(before.parameters)
-            if model.alias and model.alias.is_own_model:
+            if model.package or (model.alias and model.alias.is_own_model):
                 inherited.pop("num_ctx", None)  # its process has that context already
             defaults = AliasDefaults(
                 after.system or before.system,
                 {**inherited, **after.parameters},
                 after.messages or before.messages,
             )
-            license = wanted.license or (model.alias.license if model.alias else ())
+            license = wanted.license or await self._library.licenses(model)
             template = None if wanted.template == await self._library.template(model.spec) else wanted.template
             defaults = _within(model.spec.info.n_ctx_train, defaults)
             await self._add(wanted.name, model, defaults, license=license, template=template)
@@ -62,13 +62,17 @@ class Makers:
     async def copy(self, model: NamedModel, destination: str) -> None:
         """A name of its own: it outlives the one that it was copied from. Raises RouterErrors."""
         async with self._changing:
-            alias, license = model.alias, model.alias.license if model.alias else ()
+            alias, license = model.alias, await self._library.licenses(model)
             origin: NamedModel | None = model
             more: dict[str, Any] = {}
             if alias and alias.is_own_model:
                 more = {"template": alias.template, "digests": alias.digests}
                 origin = NamedModel(self._gateway.pool.catalog.resolve(alias.model)) if alias.model else None
-            await self._add(destination, origin, model.defaults, license=license, **more)
+            defaults = model.defaults
+            if model.package:  # its process has that context already
+                lasting = {name: value for name, value in defaults.parameters.items() if name != "num_ctx"}
+                defaults = replace(defaults, parameters=lasting)
+            await self._add(destination, origin, defaults, license=license, **more)
 
     async def remove(self, alias: Created) -> None:
         """Raises RouterErrors."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 import datetime
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from router.api.ollama.options import AliasDefaults, engine_options
 from router.errors import InvalidRequest, UnknownModel
 from router.models.catalog import LATEST_TAG, quoted
 from router.models.created import Created, CreatedStore
-from router.models.spec import ModelSpec
+from router.models.spec import ModelSpec, Package
 from router.pool.pool import Pool
 
 MAX_NAME_LENGTH = 200
@@ -23,17 +24,32 @@ MAX_DEFAULTS_BYTES = 2**16  # of all that is kept of a name, as JSON
 
 
 class NamedModel(NamedTuple):
-    """A model, and the name that a client made for it, if it was named so."""
+    """A model, and the name that a client made for it, if it was named so.
+
+    `called` is another name that Ollama's store has for it. The filters of the model are those of its preset: what its
+    name adds to a request are the `defaults`, which only this API says in its own words."""
 
     spec: ModelSpec
     alias: Created | None = None
+    called: str = ""
+
+    @classmethod
+    def of(cls, spec: ModelSpec, alias: Created | None = None, called: str = "") -> NamedModel:
+        return cls(replace(spec, filters=spec.package.operator_filters) if spec.package else spec, alias, called)
 
     @property
     def name(self) -> str:
-        return self.alias.name if self.alias else self.spec.name
+        return self.alias.name if self.alias else self.called or self.spec.name
+
+    @property
+    def package(self) -> Package | None:
+        """What another program's store says of it, unless a client has made the name."""
+        return None if self.alias else self.spec.package
 
     @property
     def defaults(self) -> AliasDefaults:
+        if package := self.package:
+            return AliasDefaults(package.system, package.parameters, package.messages)
         if self.alias is None:
             return AliasDefaults()
         return AliasDefaults(self.alias.system, self.alias.parameters, self.alias.messages)
@@ -45,7 +61,13 @@ class NamedModel(NamedTuple):
 
     @property
     def created_at(self) -> datetime.datetime | None:
-        return datetime.datetime.fromtimestamp(self.alias.created_at, datetime.UTC) if self.alias else None
+        seconds = self.alias.created_at if self.alias else self.package.modified_at if self.package else None
+        return None if seconds is None else datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+
+    @property
+    def licenses(self) -> Sequence[str]:
+        """The texts that a client has sent; those of a store are in files."""
+        return self.alias.license if self.alias else ()
 
 
 class Names:
@@ -71,12 +93,16 @@ class Names:
         catalog = self._pool.catalog
         spec, created = catalog.find(name) if name else None, self._created.get(name or "")
         if spec is None and created and created.model in catalog:
-            return NamedModel(catalog.resolve(created.model), created)
+            return NamedModel.of(catalog.resolve(created.model), created)
         try:
-            spec = spec or catalog.resolve(name)
+            spec = spec or catalog.find(_without_registry(name or "")) or catalog.resolve(name)
         except UnknownModel as exc:
             raise not_found(name, exc) from None
-        return NamedModel(spec, self._created.made(spec))
+        return NamedModel.of(spec, self._created.made(spec))
+
+    def made(self, spec: ModelSpec) -> Created | None:
+        """What a client made this model of the catalog of; None for all others."""
+        return self._created.made(spec)
 
     def find_ignoring_prefix(self, name: str | None) -> NamedModel:
         """As `find`, also for `PREFIX.NAME`: Open WebUI sends some requests with the prefix of the connection."""
@@ -129,10 +155,14 @@ class Names:
         catalog = self._pool.catalog
         for spec in catalog.models:
             if not spec.unlisted:
-                yield NamedModel(spec, self._created.made(spec))
+                made = self._created.made(spec)
+                yield NamedModel.of(spec, made)
+                for alias in spec.aliases if spec.package and made is None else ():
+                    if LATEST_TAG[0] in alias:
+                        yield NamedModel.of(spec, called=alias)
         for created in self._created:
             if not created.is_own_model and created.model in catalog:
-                yield NamedModel(catalog.resolve(created.model), created)
+                yield NamedModel.of(catalog.resolve(created.model), created)
 
     def _is_of_others(self, name: str) -> bool:
         """Whether the catalog has this name, and no client made it."""
@@ -146,6 +176,13 @@ class Names:
 def without_tag(name: str) -> str:
     """The name without the tag `latest`."""
     return name[: -len(LATEST_TAG)] if name.lower().endswith(LATEST_TAG) else name
+
+
+def _without_registry(name: str) -> str:
+    """The name without what Ollama takes for granted."""
+    for prefix in ("registry.ollama.ai/", "ollama.com/", "library/"):
+        name = name.removeprefix(prefix)
+    return name
 
 
 def not_found(name: str | None, exc: UnknownModel) -> UnknownModel:

@@ -1,11 +1,12 @@
 """PURE: Ollama's options and a Modelfile's parameters, in the engine's names and types.
 
-Engine fields are those of tools/server/README.md and server-schema.cpp of llama.cpp.
+Engine fields are those of tools/server/README.md and server-schema.cpp of llama.cpp. Options that say how a model is
+loaded (num_ctx, num_gpu, num_thread and others) belong into the preset. Unknown options are ignored, as Ollama does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,29 +14,10 @@ from router.api.ollama.fields import Fields
 from router.engine.allowlist import is_safe
 from router.engine.flags import default_table
 from router.errors import InvalidRequest
+from router.models.stores.parameters import OPTIONS as OPTIONS
+from router.models.stores.parameters import UNLIMITED
 from router.proxy.routing import LOOK_BACK_FIELDS, check_look_back
 
-# Ollama's options, the engine's names for them, and their types. Options that say how a model is loaded (num_ctx,
-# num_gpu, num_thread and others) belong into the preset. Unknown options are ignored, as Ollama does.
-OPTIONS: Mapping[str, tuple[str, type]] = {
-    "temperature": ("temperature", float),
-    "top_k": ("top_k", int),
-    "top_p": ("top_p", float),
-    "min_p": ("min_p", float),
-    "typical_p": ("typical_p", float),
-    "seed": ("seed", int),
-    "num_predict": ("n_predict", int),
-    "num_keep": ("n_keep", int),
-    "repeat_penalty": ("repeat_penalty", float),
-    "repeat_last_n": ("repeat_last_n", int),
-    "presence_penalty": ("presence_penalty", float),
-    "frequency_penalty": ("frequency_penalty", float),
-    "mirostat": ("mirostat", int),
-    "mirostat_tau": ("mirostat_tau", float),
-    "mirostat_eta": ("mirostat_eta", float),
-}
-# Values that mean "no limit". They are left out: without a limit the engine generates until the context is full.
-UNLIMITED = frozenset((("num_predict", 0), ("num_predict", -1), ("num_predict", -2), ("repeat_last_n", -1)))
 # Ollama's options that are named like flags of the engine, but have no effect here.
 _NO_EFFECT = frozenset({"numa", "main_gpu", "stop"})
 

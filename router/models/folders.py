@@ -1,0 +1,128 @@
+"""The folders of `--models-dir`, read again when something in them has changed.
+
+The one idea: each entry of a folder is looked at by itself, in threads that may hang, so that one odd entry costs
+itself alone. Only a folder of models that cannot be listed at all is an error. `folder` makes models of what is found.
+Called by `sources`, at the start and at most once a second afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from router import files, patience
+from router.errors import CatalogError
+from router.hub.change_times import ChangeTimes, anything_changed
+from router.models.folder import FoundModels, add_models
+from router.models.shards import is_gguf
+from router.models.tree import Branch, FoundFile, look
+
+# One folder, several, or none.
+Places = Path | Sequence[Path] | None
+MAX_WATCHED_FILES = 1000  # that are looked at one by one, because they could not be read
+
+
+class ModelFolders:
+    """The folders of one router. Its methods block; threads may share it.
+
+    ::
+
+        folders = ModelFolders([Path("/models"), Path("/more")])
+        folders.read().models["qwen3"].path  # Path("/models/qwen3.gguf")
+        folders.is_current()                 # True, until a file comes or goes
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.roots: tuple[Path, ...] = (places,) if isinstance(places, Path) else tuple(places or ())
+        self._lock = threading.Lock()
+        self._times: dict[Path, ChangeTimes] = {}
+        self._watched: ChangeTimes = ChangeTimes({})
+        self._looked_at = 0.0
+        self._is_current = True
+
+    def __repr__(self) -> str:
+        return f"<ModelFolders {', '.join(map(str, self.roots)) or 'none'}>"
+
+    def __bool__(self) -> bool:
+        return bool(self.roots)
+
+    def read(self) -> FoundModels:
+        """What the folders hold. Raises CatalogError if one of them cannot be listed."""
+        found, seen = FoundModels(), dict[str, Path]()
+        times: dict[Path, ChangeTimes] = {}
+        try:
+            for root in self.roots:
+                before = ChangeTimes.of([str(root)], anything_changed)
+                entries = _entries(root)
+                real = os.path.realpath(root)
+                if real in seen:
+                    found.warnings.append(f"--models-dir {root} is the same folder as {seen[real]}: it is read once")
+                    continue
+                seen[real] = root
+                branches = _branches(entries)
+                files = [file for branch in branches for file in branch.files]
+                found.warnings += [warning for branch in branches for warning in branch.warnings]
+                add_models(found, root, files, is_first=len(seen) == 1)
+                watched = [path for branch in branches for path in branch.folders]
+                watched += [str(file.path) for file in files if file.problem]
+                times[root] = ChangeTimes({**before.times, **_times_of(watched).times}, anything_changed)
+        finally:
+            with self._lock:
+                self._times, self._watched, self._is_current = times, ChangeTimes({}), True
+                self._looked_at = time.monotonic()
+        return found
+
+    def watch(self, files: Iterable[Path]) -> None:
+        """Look at these files too: they could not be read, and may be on their way here."""
+        watched = _times_of(str(path) for path, _ in zip(files, range(MAX_WATCHED_FILES), strict=False))
+        with self._lock:
+            self._watched = watched
+
+    def is_current(self, max_age: float = 1.0) -> bool:
+        """Whether the folders still hold what they held. The disk is not looked at if it was within the last `max_age`
+        seconds."""
+        with self._lock:
+            if not self._is_current or time.monotonic() - self._looked_at < max_age:
+                return self._is_current
+            self._looked_at = time.monotonic()
+            parts = [*self._times.items(), (None, self._watched)]
+        looked = patience.each(lambda part: part[1].are_current(), parts, key=lambda part: f"folder {part[0]}")
+        is_current = all(looked)  # a disk that hangs counts as unchanged
+        with self._lock:
+            self._is_current = self._is_current and is_current
+            return self._is_current
+
+
+def _times_of(paths: Iterable[str]) -> ChangeTimes:
+    (times,) = patience.each(lambda some: ChangeTimes.of(some, anything_changed), [tuple(paths)], key=hash)
+    return ChangeTimes({}) if isinstance(times, patience.Hung) else times
+
+
+def _entries(root: Path) -> list[os.DirEntry[str]]:
+    def scan(folder: Path) -> list[os.DirEntry[str]] | OSError | ValueError:
+        try:
+            with os.scandir(folder) as entries:
+                return sorted(entries, key=lambda entry: entry.name)
+        except (OSError, ValueError) as error:
+            return error
+
+    (entries,) = patience.each(scan, [root], key=str)
+    if isinstance(entries, patience.Hung):
+        raise CatalogError(f"--models-dir {files.hung(root)}")
+    if isinstance(entries, OSError | ValueError):
+        reason = getattr(entries, "strerror", None) or entries
+        raise CatalogError(f"--models-dir {root}: {reason}; name a folder that holds .gguf files") from entries
+    return entries
+
+
+def _branches(entries: Sequence[os.DirEntry[str]]) -> list[Branch]:
+    looked = patience.each(look, entries, key=lambda entry: entry.path)
+    return [_hung(entry) if isinstance(one, patience.Hung) else one for entry, one in zip(entries, looked, strict=True)]
+
+
+def _hung(entry: os.DirEntry[str]) -> Branch:
+    path, is_folder = Path(entry.path), not is_gguf(entry.name)
+    return Branch([FoundFile(path, (entry.name,) if is_folder else (), files.hung(path), is_folder=is_folder)])

@@ -1,0 +1,58 @@
+"""PURE: how much RAM the prompt cache of a new process may take.
+
+llama-server keeps the prompts of past conversations in RAM, so that one that goes on need not be computed anew. The
+cache fills with use, and the engine would let it grow to 8 GiB in each process. Here every process is told a bound that
+the books can keep: the bytes are booked with the process, and come back only with its end.
+
+The rule: a new process is promised a quarter of the RAM that is left beside the margin, all that is booked, and room
+for the models that will want to run beside it. Those are the ones that wait, and the ones that ran before, the last
+used first, as far as they fit and may run at once. So models that fit beside each other go on to fit: a promise may
+cost an eviction once, by a model that was never seen before, and never again and again.
+
+Called by `scheduler` for each start, and by `memory.forecast`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from router.scheduling.resources import Allocation, Reading
+
+SHARE = 4  # a process gets a fourth of what is left
+MIB = 1 << 20
+LEAST_BYTES = 16 * MIB  # less is of no use
+
+
+def left_in_ram(
+    reading: Reading, margin: int, *, booked: int, hidden: int, expected: Iterable[int], slots: float
+) -> int:
+    """The bytes of this RAM that can be promised.
+
+    `booked` is what all processes hold of it, with the promises made until now. `hidden` is the part of that which the
+    reading does not show yet: loads, and promises. `expected` are the needs of models that will want to run, in their
+    order, of which `slots` may.
+    """
+    left = reading.device.total - margin - booked
+    if reading.free is not None:
+        left = min(left, reading.free - margin - hidden)
+    for need in expected:
+        if slots < 1:
+            break
+        if need <= left:
+            left -= need
+            slots -= 1
+    return max(0, left)
+
+
+def promise(left: int, most: int) -> int:
+    """The bytes of which a cache that can use `most` is promised, if so many are left. The engine counts in MiB."""
+    share = min(most, left // SHARE)
+    return share - share % MIB if share >= LEAST_BYTES else 0
+
+
+def with_cache(claim: Allocation, key: str, cache: int) -> Allocation:
+    """The same place, with a prompt cache in the RAM of this key."""
+    if not cache:
+        return claim
+    held = {**claim.held, key: claim.held.get(key, 0) + cache}
+    return Allocation(held, claim.devices, claim.layer_counts, cache)
