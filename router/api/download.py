@@ -60,7 +60,8 @@ class Downloads:
         It returns once the hub has said what the name means and the files are known to fit on the disk."""
         hub_models, spec = self._hub_models, self._pool.catalog.find(name)
         if spec is None or spec.source == "cache" or not spec.repo_to_download:
-            spec = self._pool.catalog.resolve(await hub_models.find(name, token))
+            model = await hub_models.find(name, token)
+            spec = self._pool.catalog.resolve(model)
         if spec.repo_to_download:
             self._hub_models.lend_token(spec.name, token)
             try:

@@ -221,7 +221,7 @@ class _SpecBuilder:
             entry = hub.find(self.cache_root, preset.name, drafting=kind)
             args = merge(self.file_args(replace(found, draft=entry.draft if entry else None)), args)
         problem: str | None = None
-        is_named = any(arg.flag.name == "--mmproj" for arg in (*preset.args, *own, *self.common))
+        is_named = any(arg.flag.name in ("--mmproj", "--mmproj-url") for arg in (*preset.args, *own, *self.common))
         if looks:
             args, problem = self.with_files(args, finds_mmproj=not is_named)
         elif place := value_of(args, "--model") or value_of(args, "--hf-repo"):

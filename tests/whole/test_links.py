@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import Starter
 from tests.file_server import FileServer, Served
+from tests.projector_shapes import small_projector
 from tests.routers import ENGINES, FAKE, Router
 from tests.waiting import until
 
@@ -60,14 +61,17 @@ def test_a_split_model_with_a_projector_by_address(
     routers: Starter, server: FileServer, tmp_path: Path, tiny_models: Path
 ) -> None:  # B-F6
     data = (tiny_models / "tiny-a.gguf").read_bytes()
-    for path in ("/m-00001-of-00002.gguf", "/m-00002-of-00002.gguf", "/mmproj.gguf"):
+    for path in ("/m-00001-of-00002.gguf", "/m-00002-of-00002.gguf"):
         server.files[path] = Served(data)
+    server.files["/mmproj.gguf"] = Served(small_projector(tmp_path, 64).read_bytes())
+    server.files["/strange.gguf"] = Served(small_projector(tmp_path, 128).read_bytes())
     router = routers(
         *("--engine", FAKE, "--models-preset"),
         preset(
             tmp_path,
             f"[m]\nmodel-url = {server.url}/m-00001-of-00002.gguf\nmmproj-url = {server.url}/mmproj.gguf",
             f"[local]\nmodel = {tiny_models / 'tiny-a.gguf'}\nmmproj-url = {server.url}/mmproj.gguf",
+            f"[other]\nmodel = {tiny_models / 'tiny-a.gguf'}\nmmproj-url = {server.url}/strange.gguf",
         ),
     )
     answer = router.chat("m")
@@ -77,6 +81,7 @@ def test_a_split_model_with_a_projector_by_address(
     files = [Path(command[command.index(flag) + 1]) for flag in ("--model", "--mmproj")]
     assert [file.name for file in files] == ["m-00001-of-00002.gguf", "mmproj.gguf"]
     assert files[0].with_name("m-00002-of-00002.gguf").exists()
+    assert "rows of 128" in router.chat("other").json()["error"]["message"]
     assert not any("-url" in word for child in router.children() for word in child.cmdline())
 
 
