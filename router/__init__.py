@@ -56,7 +56,8 @@ The assembly::
 
     options    kinds of values for options        -> engine access
     config     the file of --config               -> engine models options
-    settings   one frozen Settings, row by row    -> engine options config
+    key_file   the keys of clients in a file      -> nothing
+    settings   one frozen Settings, row by row    -> engine options config key_file
     variables  PURE: variables that set nothing   -> engine options
     plan       what a command line means          -> scheduling engine node hub models memory config settings variables
     reloader   keeps the catalog as its sources   -> models memory pool

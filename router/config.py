@@ -19,16 +19,15 @@ from router.engine.flags import Flag, FlagTable, boolean, default_table
 from router.errors import FlagError
 from router.models.ini import DEFAULTS, Line, Mistake, Problem, read_sections
 from router.near import nearest
-from router.options import KEYS, PATH, SHOWN_CHARACTERS, SWITCH, Option
+from router.options import KEYS, PATH, SHOWN_CHARACTERS, STORE, SWITCH, Option
 
 log = logging.getLogger("router.settings")
 
 MAX_FILE_BYTES = 1 << 20
 OWN_FLAG = "--config"
 # What `check` looks for on the disk. Other paths are made by the router, or are looked up in PATH.
-_MUST_EXIST = frozenset(
-    ["--models-dir", "--models-preset", "--api-key-file", "--admin-key-file", "--ssl-key-file", "--ssl-cert-file"]
-)
+_MODEL_PLACES = ("--models-dir", "--ollama-models", "--lmstudio-models", "--models-preset")
+_MUST_EXIST = {*_MODEL_PLACES, "--api-key-file", "--admin-key-file", "--ssl-key-file", "--ssl-cert-file"}
 _OTHERS_MAY_READ = stat.S_IRGRP | stat.S_IROTH
 
 
@@ -114,6 +113,8 @@ def missing_files(config: Config, options: Sequence[Option]) -> Iterator[Problem
 
 
 def _exists(option: Option, word: str) -> bool:
+    if option.kind is STORE and option.kind.read(word) in (None, option.kind.implied):
+        return True
     words = [word] if option.kind is PATH or files.expanded(word).exists() else word.split(",")
     return all(files.expanded(part.strip()).exists() for part in words)
 

@@ -41,6 +41,7 @@ from router.units import size
 log = logging.getLogger("router.serve")
 
 MIB = 2**20
+PRESSURE_POLL_S = 5.0  # between two looks at the memory while models run
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,4 +212,7 @@ def limits_of(s: Settings, devices: Sequence[Device]) -> Limits:
         task_grace=s.task_grace,
         finish_loads=s.models_finish_loads,
         downloads_max=s.hub_downloads,
+        prompt_caches=None if s.models_cache_ram is None else s.models_cache_ram * MIB,
+        pressure_poll=PRESSURE_POLL_S,
+        stops_for_others=s.models_pressure,
     )

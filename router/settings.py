@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from router import config, files
+from router import config, key_file
 from router.config import Config
 from router.engine import flags
 from router.engine.allowlist import LoadArgs
@@ -54,7 +54,6 @@ from router.options import (
 
 logger = logging.getLogger("router.settings")
 
-MAX_KEY_FILE_BYTES = 1 << 20
 HELP_COLUMN, HELP_WIDTH = 32, 68  # where the texts of `--help` begin, and how wide they are
 
 
@@ -292,6 +291,18 @@ class Settings:
     models_memory_limit: int | None = _option(
         "--models-memory-limit", MIB, None, "MiB of RAM that models may use; by default all that the machine has"
     )
+    models_cache_ram: int | None = _option(
+        "--models-cache-ram",
+        MIB,
+        None,
+        "most MiB of RAM for the prompt caches of all models together; by default each gets a quarter of what is left",
+    )
+    models_pressure: bool = _option(
+        "--models-pressure --no-models-pressure",
+        SWITCH,
+        "off",
+        "stop idle models when other programs take the memory that is to stay free",
+    )
     models_ttl: float = _option("--models-ttl", SECONDS, "0", "unload a model idle for this long; 0 means never")
     models_queue_max: int = _option(
         "--models-queue-max", COUNT, "256", "how many requests may wait for room for their models; with 0 none waits"
@@ -406,7 +417,7 @@ def parse(
     for kind in ("api_key", "admin_key"):
         if path := values.get(f"{kind}_file"):
             flag = f"--{kind}_file".replace("_", "-")
-            values[kind] = (*values.get(kind, ()), *_read_keys(path, flag))
+            values[kind] = (*values.get(kind, ()), *key_file.read(path, flag))
     if ("ssl_key_file" in values) != ("ssl_cert_file" in values):
         raise FlagError("HTTPS needs both --ssl-key-file and --ssl-cert-file")
     return Settings(**values), (*shared, *(arg for arg in args if _is_for_children(arg)))
@@ -446,20 +457,6 @@ def _read(option: Option, word: str, source: str) -> Any:
         return option.kind.read(word)
     except ValueError:
         raise FlagError(f"{source} takes {option.kind.takes}, not {word[:SHOWN_CHARACTERS]!r}") from None
-
-
-def _read_keys(path: Path, flag: str) -> tuple[str, ...]:
-    """The keys in a file, one a line."""
-    try:
-        lines = files.read_secret(path, MAX_KEY_FILE_BYTES).decode().splitlines()
-    except OSError as error:
-        raise FlagError(f"cannot read {flag} {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise FlagError(f"cannot read {flag} {path}: it is no text; write one key a line") from error
-    keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
-    if not keys:
-        raise FlagError(f"{flag} {path} holds no key: write one a line, or leave the flag out")
-    return keys
 
 
 def _is_for_children(arg: Arg) -> bool:

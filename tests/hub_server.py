@@ -33,6 +33,7 @@ class RepoFile:
     `size` and `oid` are what the hub lists, if that is not the truth.
     `cuts` connections end after `cut_at` bytes of their answers.
     `gate` stops every answer after `cut_at` bytes until it is set.
+    With `hangs` no answer begins.
     `failures` are the statuses of the next requests for the file.
     """
 
@@ -43,6 +44,7 @@ class RepoFile:
     cut_at: int = 0
     cuts: int = 0
     gate: threading.Event | None = None
+    hangs: bool = False
     knows_ranges: bool = True
     failures: list[int] = field(default_factory=list)
     seconds_a_chunk: float = 0.0
@@ -240,6 +242,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _data(self, repo: str, path: str) -> None:
         hub, file = self.server.hub, self.server.hub.repos[repo].files[path]
+        if file.hangs:
+            hub.is_closing.wait()
+            return
         first = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers["Range"] or "") if file.knows_ranges else None
         begin = int(first[1]) if first else 0
         end = min(int(first[2]) + 1 if first and first[2] else len(file.data), len(file.data))

@@ -22,6 +22,8 @@ LONG = "unmeasured"  # the fixture of tests that compute for seconds
 STARTING = {  # modules that start processes
     "subprocess",
     "router.engine.discovery",
+    "router.engine.engines",
+    "router.engine.libraries",
     "router.hub.fetch",
     "router.hub.link_fetch",
     "router.hub.resolve",

@@ -214,17 +214,22 @@ def test_commands_take_the_file_and_a_wrong_one_starts_nothing(shell: Shell, tin
 
 
 def test_check_reads_the_file(shell: Shell) -> None:
-    write(shell.folder / "r.ini", "port = 5\nmodels-mx = 3\nmodels-dir = gone\n")
+    write(
+        shell.folder / "r.ini",
+        "port = 5\nmodels-mx = 3\nmodels-dir = gone\nollama-models = auto\nlmstudio-models = lost\n",
+    )
     ended = shell("check", "--config", "r.ini")
     assert (ended.code, ended.err) == (1, "")
     assert ended.out.splitlines() == [
         "r.ini:2: unknown key 'models-mx'; did you mean models-max?",
         "r.ini:3: models-dir: gone is missing",
+        "r.ini:5: lmstudio-models: lost is missing",
     ]
     (report,) = json.loads(shell("check", "--json", LLAMA_ROUTER_CONFIG="r.ini").out)
     assert [(p["line"], p["key"], p["nearest"]) for p in report["problems"]] == [
         (2, "models-mx", "models-max"),
         (3, "models-dir", None),
+        (5, "lmstudio-models", None),
     ]
     write(shell.folder / "good.ini", "port = 5\n")
     write(shell.folder / "models.ini", "[a]\nhf-repo = user/repo\n")

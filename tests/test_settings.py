@@ -187,3 +187,21 @@ def test_help_lists_every_option() -> None:
         assert all(word in text for word in (*option.spellings, *option.negatives, f"${option.env}"))
     assert max(map(len, text.splitlines())) <= 100
     assert "default: 8080" in text
+
+
+def test_a_store_may_stand_without_its_folder(tmp_path: Path) -> None:  # B-F3
+    assert ours().ollama_models is None
+    for argv in (["--ollama-models"], ["--ollama-models", "--port", "1"], ["--ollama-models=auto"]):
+        assert ours(*argv).ollama_models == "auto"
+    assert ours("--ollama-models", "--lmstudio-models", "/x").lmstudio_models == "/x"
+    assert ours("--ollama-models", "-c", "5").ollama_models == "auto"
+    assert ours("--ollama-models", "~/x").ollama_models == str(Path.home() / "x")
+    assert ours("--ollama-models", "off", LLAMA_ROUTER_OLLAMA_MODELS="auto").ollama_models is None
+    for word, value in (("auto", "auto"), ("1", "auto"), ("on", "auto"), ("0", None), ("", None), ("/y", "/y")):
+        assert ours(LLAMA_ROUTER_LMSTUDIO_MODELS=word).lmstudio_models == value
+    file = tmp_path / "r.ini"
+    file.write_text("ollama-models = auto\nlmstudio-models = /z\n")
+    s = ours("--config", str(file))
+    assert (s.ollama_models, s.lmstudio_models) == ("auto", "/z")
+    assert "unknown flag '--modls-dir'" in refusal("--ollama-models", "--modls-dir")
+    assert passed("--ollama-models", "--threads", "2") == ["--threads", "2"]

@@ -172,10 +172,15 @@ def _status(spec: ModelSpec, status: Status) -> dict[str, Any]:
         # A download's progress has only URLs as keys, so `total` is not added to it.
         total = {"total": status.progress.value} if status.value == "loading" else {}
         entry["progress"] = {**status.progress.payload, **total}
+    if status.value in ("loaded", "sleeping"):
+        entry["prompt_cache"] = status.prompt_cache  # bytes of RAM that old prompts may fill
     if status.failed:
         entry |= {"failed": True, "exit_code": status.exit_code, "error": status.failure}
     elif problem := spec.problem or spec.info.problem:
         entry["error"] = problem
-    if spec.info.warning:
-        entry["warning"] = spec.info.warning
+    warnings = [spec.info.warning] if spec.info.warning else []
+    if status.warning:
+        warnings.append(f"its changed settings cannot be loaded, so those before hold: {status.warning}")
+    if warnings:
+        entry["warning"] = "; ".join(warnings)
     return entry

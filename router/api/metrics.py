@@ -21,6 +21,12 @@ def _of_devices(devices: Sequence[DeviceStatus]) -> Iterator[str]:
         [(_label(device=device.id, reason=device.reason or ""), int(device.lost)) for device in devices],
     )
     yield from _metric(
+        "device_memory_short",
+        "gauge",
+        "1 while other programs hold memory that is to stay free",
+        [(_label(device=device.id), int(device.short)) for device in devices],
+    )
+    yield from _metric(
         "device_memory_total_bytes",
         "gauge",
         "Memory of the device that may be used",
@@ -37,6 +43,8 @@ def _of_devices(devices: Sequence[DeviceStatus]) -> Iterator[str]:
 def _lines(pool: Pool) -> Iterator[str]:
     yield from _metric("loads_total", "counter", "Models loaded", [("", pool.processes.loads)])
     yield from _metric("evictions_total", "counter", "Models stopped to make room", [("", pool.processes.evictions)])
+    short = pool.pressure_episodes
+    yield from _metric("memory_pressure_total", "counter", "Times that other programs took memory", [("", short)])
     statuses = {spec.name: pool.status(spec.name) for spec in pool.catalog.models}
     yield from _metric(
         "model_loaded",
@@ -65,6 +73,12 @@ def _lines(pool: Pool) -> Iterator[str]:
             for name, status in statuses.items()
             for key, held in status.held.items()
         ],
+    )
+    yield from _metric(
+        "model_prompt_cache_bytes",
+        "gauge",
+        "RAM that the model's process may fill with old prompts, as the plan gave it",
+        [(_label(model=name), status.prompt_cache) for name, status in statuses.items() if status.pid],
     )
 
 

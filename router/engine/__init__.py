@@ -16,5 +16,6 @@ embedded engine has it, it gets a row in `embedded.table` as well. `discovery` c
     libraries  the libraries that an engine needs, and their packages -> programs
     obstacles  why a program cannot be run                            -> libraries
     discovery  which llama-server, and what it knows                  -> flags help places programs libraries obstacles
+    engines    several llama-servers side by side                     -> flags discovery
     embedded   a program: xllamacpp behind these flags                -> nothing
 """

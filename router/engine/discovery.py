@@ -46,6 +46,10 @@ class Engine:
     command: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
 
+    def identity(self) -> tuple[int, ...]:
+        """Which file the program is now; another one after an upgrade. Empty if it is gone."""
+        return _file_identity(self.command[0])
+
     def help(self) -> str:
         """The whole text of `--help`. Raises EngineError."""
         return self._output("--help")

@@ -29,8 +29,9 @@ took; what a running process holds is in `pool.measurements`.
     implied_args  PURE: flags that no user gave             -> demand
     faults        PURE: what the engine refuses             -> layers flag_values
     footprints    what models really took                   -> nothing
+    prompt_cache  PURE: prompts that are kept in RAM        -> nothing
     need          what one load needs                       -> demand
 
-    estimator  the best estimate    -> flag_values demand fit_params fitting implied_args faults footprints need
-    forecast   what a load would do -> demand need estimator
+    estimator  best estimate -> flag_values demand fit_params fitting implied_args faults footprints prompt_cache need
+    forecast   what loads do -> demand need estimator
 """

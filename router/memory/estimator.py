@@ -17,11 +17,11 @@ from pathlib import Path
 from cachetools import LRUCache
 
 from router import files
-from router.engine import flags
-from router.engine.discovery import Engine
+from router.engine import engines, flags
+from router.engine.discovery import EMBEDDED, Engine
 from router.engine.flags import Arg, FlagTable
-from router.errors import GgufError, LoadFailed, SettingsRefused
-from router.memory import fit_params
+from router.errors import EngineError, GgufError, LoadFailed, SettingsRefused
+from router.memory import fit_params, prompt_cache
 from router.memory.demand import CUDA_CONTEXT_BYTES
 from router.memory.faults import fault
 from router.memory.fitting import fit, gpus_of, leave_to_engine
@@ -33,7 +33,7 @@ from router.models import gguf
 from router.models.describe import describe
 from router.models.projector import misfit, without_misfit
 from router.models.spec import ModelSpec
-from router.models.stamps import files_of, stamp
+from router.models.stamps import Stamp, files_of, of_program, stamp
 from router.scheduling import policy
 from router.scheduling.policy import Reject
 from router.scheduling.resources import Demand, Device, Reading
@@ -103,18 +103,23 @@ class Estimator:
         asked, (spec, left_out) = spec, without_misfit(spec)
         if left_out:
             self._warn(spec.name, left_out)
-        args = flags.merge(flags.from_environment({**self._environ, **dict(spec.env)}, self._table), spec.args)
+        engine, table = self._engine_of(spec)
+        args = flags.merge(flags.from_environment({**self._environ, **dict(spec.env)}, table), spec.args)
         _check_files(spec.name, args)
+        if spec.engine and self._gpus and not engine.sees_gpus():  # the devices are those that the router's engine sees
+            args = flags.merge(args, flags.parse(["--device", "none"], self._table))
         args, device_args = self._choose_devices(spec.name, args)
         if spec.model_path is None:  # its child downloads it: only where it goes is known
             uses_gpu = self._gpus and flags.value_of(args, "--device") != "none"
             demand = Demand(fixed=CUDA_CONTEXT_BYTES, names=gpu_names(args)) if uses_gpu else Demand()
-            return Need(demand, device_args)
-        key, files_now = self._key(spec), (*stamp(args), *stamp([arg for arg in asked.args if arg not in spec.args]))
+            cache = prompt_cache.most(replace(spec, args=args), table)
+            return Need(replace(demand, prompt_cache=cache), device_args)
+        files_now = (*stamp(args), *stamp([arg for arg in asked.args if arg not in spec.args]))
+        key, files_now = self._key(spec, engine), (*files_now, *_program_of(engine))
         with self._lock:
             need = self._needs.get(key)
         if need is None:
-            need = self._estimate(spec, spec.model_path, args, quick=quick)
+            need = self._estimate(spec, spec.model_path, args, engine, table, quick=quick)
             need = replace(need, args=(*device_args, *need.args))
             if not quick:
                 _log_need(spec.name, need)
@@ -123,8 +128,10 @@ class Estimator:
         footprint = self._footprints.get(key)
         if footprint and self._is_plausible(footprint, need):
             need = replace(need, demand=_by_footprint(need.demand, footprint), source="footprint")
-        implied = implied_args(describe(replace(spec, args=args)), self._table, need.estimate)
-        return replace(need, args=(*need.args, *implied), stamp=files_now, left_out=left_out)
+        described = describe(replace(spec, args=args))
+        implied = (*implied_args(described, table, need.estimate), *prompt_cache.args_without(described, table))
+        demand = replace(need.demand, prompt_cache=prompt_cache.most(described, table))
+        return replace(need, demand=demand, args=(*need.args, *implied), stamp=files_now, left_out=left_out)
 
     def longest_context(self, spec: ModelSpec) -> int:
         """The longest context that fits the empty machine, on as few GPUs as the shortest; 0 for a model that is not
@@ -140,7 +147,7 @@ class Estimator:
         if spec.model_path is None:
             return
         spec, _ = without_misfit(spec)
-        key = self._key(spec)
+        key = self._key(spec, self._engine_of(spec)[0])
         with self._lock:
             need = self._needs.get(key)
         if need is None or self._is_plausible(footprint, need):
@@ -159,13 +166,31 @@ class Estimator:
         most = {kind: MOST_TIMES * total for kind, total in sizes.items()}
         return least <= footprint.gpu <= most["gpu"] and footprint.host <= max(most["host"], demand.host)
 
-    def _key(self, spec: ModelSpec) -> str:
+    def _engine_of(self, spec: ModelSpec) -> tuple[Engine, FlagTable]:
+        """The engine that runs this model, and its flags. Raises LoadFailed if it cannot be used."""
+        if not spec.engine:
+            return self._engine, self._table
+        try:
+            return engines.named(spec.engine), engines.table_of(spec.engine)
+        except EngineError as exc:
+            raise LoadFailed(f"{spec.name!r} cannot be loaded: {exc.message}") from exc
+
+    def _build_of(self, engine: Engine) -> str:
+        """The build that an engine is now: an upgrade may have replaced it."""
+        if engine.kind != EMBEDDED:
+            try:
+                return engine.version()
+            except EngineError as exc:
+                log.warning("%s", exc.message)
+        return self._build
+
+    def _key(self, spec: ModelSpec, engine: Engine | None = None) -> str:
         parts = [path for path in (spec.model_path, spec.mmproj_path) if path]
         # A draft model and adapters take memory too. If one is missing, the child says so.
         parts += [path for path in files_of(spec.args) if path not in parts and os.path.exists(path)]
         words = [*flags.render(spec.args), *(f"{name}={value}" for name, value in spec.env)]
         try:
-            return key_of(parts, words, self._build)
+            return key_of(parts, words, self._build_of(engine or self._engine))
         except OSError as exc:
             raise GgufError(
                 f"{exc.filename} cannot be read ({exc.strerror}). Put it back, or take it out and POST /models/reload."
@@ -202,7 +227,9 @@ class Estimator:
         first = ("--main-gpu", "0")
         return flags.merge(args, flags.parse(["--device", candidates[int(number)], *first], self._table)), first
 
-    def _estimate(self, spec: ModelSpec, path: Path, args: Sequence[Arg], *, quick: bool) -> Need:
+    def _estimate(
+        self, spec: ModelSpec, path: Path, args: Sequence[Arg], engine: Engine, table: FlagTable, *, quick: bool
+    ) -> Need:
         """By header and flags, and by the engine's measure unless `quick`."""
         model = gguf.read_model(path)
         wrong = fault(args, model)
@@ -210,22 +237,26 @@ class Estimator:
             wrong = f"its projector does not fit: {reason}; name the model's own, or take the mmproj out"
             raise SettingsRefused(spec.name, wrong)
         mmproj = gguf.read_model(spec.mmproj_path) if spec.mmproj_path else None
-        estimate, words = fit(self.empty, self._table, args, model, mmproj)
+        estimate, words = fit(self.empty, table, args, model, mmproj)
         if wrong and not isinstance(policy.plan(self.empty, estimate.demand), Reject):
             raise SettingsRefused(spec.name, wrong)  # what is too large as well is told with its numbers
-        args = (*args, *flags.parse(words, self._table))
+        args = (*args, *flags.parse(words, table))
         demand, source = leave_to_engine(self.empty, args, estimate), "header"
         if (
             demand == estimate.demand and not quick and not wrong
         ):  # the program does not know how to leave weights in RAM
-            table = self._engine.measure(fit_params.fit_args(args, estimate), MEASURE_TIMEOUT_S)
-            if table:
+            measured = engine.measure(fit_params.fit_args(args, estimate), MEASURE_TIMEOUT_S)
+            if measured:
                 try:
-                    estimate, source = fit_params.correct(estimate, table), "engine"
+                    estimate, source = fit_params.correct(estimate, measured), "engine"
                     demand = estimate.demand
                 except ValueError as exc:
                     log.debug("%s: the engine's measure is not understood: %s", spec.name, exc)
         return Need(demand, tuple(words), source, estimate)
+
+
+def _program_of(engine: Engine) -> Stamp:
+    return () if engine.kind == EMBEDDED else of_program(engine.command[0])
 
 
 def _check_files(model: str, args: Sequence[Arg]) -> None:

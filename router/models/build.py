@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from router import files, patience
+from router.engine import engines
 from router.engine.flags import Arg, FlagTable, merge, switch_of, value_of
-from router.errors import CatalogError
+from router.errors import CatalogError, EngineError
 from router.hub import cache as hub
 from router.hub.cache import CacheEntry
 from router.hub.links import fault, file_name
@@ -229,6 +230,9 @@ class _SpecBuilder:
         # What was found out about the file as it was found counts as long as the model is still that file.
         if found and found.problem and value_of(args, "--model") == str(found.path):
             problem = found.problem
+        if preset.engine:
+            args, wrong = _for_engine(args, preset)
+            problem = wrong or problem
         problem = valid(problem) if problem else None
         path, mmproj = value_of(args, "--model"), value_of(args, "--mmproj")
         is_missing = any(value_of(args, flag) for flag in DOWNLOAD_FLAGS)
@@ -251,6 +255,7 @@ class _SpecBuilder:
             min_loaded=preset.min_loaded,
             priority=preset.priority,
             devices=comma_separated(value_of(args, "--device") or ""),
+            engine=preset.engine,
             unlisted=preset.unlisted,
             description=preset.description,
             env=preset.env,
@@ -329,6 +334,22 @@ def _without_host(arg: Arg) -> Arg:
     if arg.flag.name in ("--hf-repo", "--spec-draft-hf") and arg.values:
         return replace(arg, values=(without_host(arg.values[0]),))
     return arg
+
+
+def _for_engine(args: tuple[Arg, ...], preset: Preset) -> tuple[tuple[Arg, ...], str | None]:
+    """The arguments as the model's own engine spells them, and why it cannot run the model; None if it can."""
+    if preset.engine_problem:
+        return args, preset.engine_problem
+    try:
+        bound, unknown = engines.bound_to(args, engines.table_of(preset.engine))
+    except EngineError as error:
+        return args, error.message
+    if unknown:
+        return (
+            args,
+            f"its engine {preset.engine} does not know {', '.join(unknown)}: leave that out, or name another",
+        )
+    return bound, None
 
 
 def file_problem(args: Sequence[Arg]) -> str | None:

@@ -22,6 +22,7 @@ def check_file(path: Path, table: FlagTable) -> tuple[PresetFile, tuple[Problem,
     file, problems = presets.examine(path, table)
     clashes = [_problem(preset, "alias", sentence) for preset, sentence in alias_clashes(file.presets)]
     missing = [_problem(preset, *found) for preset in file.presets for found in missing_files(preset.args)]
+    missing += [_problem(preset, "engine", preset.engine_problem) for preset in file.presets if preset.engine_problem]
     unique = dict.fromkeys((*problems, *clashes, *missing))  # each section repeats the mistakes of [*]
     return file, tuple(sorted(unique, key=lambda problem: problem.line))
 

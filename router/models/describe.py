@@ -30,6 +30,9 @@ from router.text import valid
 # Reading more of a template than this changes nothing: a longer one is judged by its first words alone.
 MAX_TEMPLATE_BYTES = 4 * template.MAX_CHARACTERS + 4  # a character of UTF-8 has up to 4 bytes
 
+# Of a model in Ollama's store, whose own template is in a language that the engine does not read.
+_NO_TEMPLATE = "the model file has no chat template, so chats are in ChatML: name another by chat-template in a preset"
+
 # A file that was written to within so many seconds may not be complete yet.
 BEING_WRITTEN_S = 5.0
 
@@ -51,10 +54,12 @@ def _info(spec: ModelSpec) -> Info:
         override = overriding_template(spec)
         spec, left_out = without_misfit(spec)
         parts = filter(None, (path, spec.mmproj_path))
-        key = (*map(_file_identity, parts), _task_of_flags(spec), _digest(override), left_out)
+        key = (*map(_file_identity, parts), _task_of_flags(spec), _digest(override), left_out, spec.package is None)
         with _lock:
             info = _infos.get(key)
-        info = info or replace(_read(spec, path, override), warning=valid(left_out) or None)
+        if info is None:
+            info = _read(spec, path, override)
+            info = replace(info, warning=valid(left_out) or info.warning)
     except (OSError, ValueError) as error:
         return Info(problem=valid(files.problem_of(path, error)))
     except GgufError as error:
@@ -86,6 +91,8 @@ def _read(spec: ModelSpec, path: Path, template_override: str | None) -> Info:
     model = gguf.read_model(path)
     if kind := kinds.other_kind(model):
         return Info(problem=valid(f"{path} is {kind}"), other_kind=kind, architecture=model.architecture or None)
+    if spec.package and (kind := kinds.only_for_ollama(model)):
+        return Info(problem=valid(f"{path} is {kind}"), architecture=model.architecture)
     projector = gguf.read(spec.mmproj_path).fields if spec.mmproj_path else {}
     has_image, has_audio = (projector.get(f"clip.has_{kind}_encoder") is True for kind in ("vision", "audio"))
     task_of_header = {None: "completion", "none": "completion", "rank": "rerank"}.get(model.pooling, "embedding")
@@ -110,6 +117,7 @@ def _read(spec: ModelSpec, path: Path, template_override: str | None) -> Info:
         capabilities=(task, *(name for name, has in abilities.items() if has)),
         reasoning=chat.reasoning,
         roles=chat.roles,
+        warning=_NO_TEMPLATE if spec.package and completes and not text else None,
     )
 
 

@@ -53,12 +53,18 @@ _MAGICS = {
 }
 SAFETENSORS = "a file of safetensors: convert the model with llama.cpp's convert_hf_to_gguf.py"
 
+# Ollama converts some models for an engine of its own: under names of its own (`convert` and `model/models` of Ollama),
+# or with the weights for pictures and sound among those of the text model, where llama.cpp wants a projector.
+_ARCHITECTURES_OF_OLLAMA = frozenset(["deepseekocr", "glm4moelite", "glmocr", "gptoss", "mllama", "qwen25vl"])
+_COMPANION_TENSORS = ("v.", "mm.", "a.")
+
 # Names of files that are often no models.
 _SUSPECTED = re.compile(
     r"imatrix|\blora\b|[-_.]lora|adapter|control.?vector|vocab|tokenizer|whisper|vae|unet|diffusion|\bclip\b|vocoder"
     r"|wavtokenizer|projector|eagle3|safetensors|ggml",
     re.IGNORECASE,
 )
+_ELSEWHERE = "llama-server loads that of a repository on the hub, such as ggml-org's (hf-repo = user/repo)"
 PEEK_BYTES = 1 << 16
 
 
@@ -75,6 +81,15 @@ def other_kind(metadata: Metadata) -> str | None:
     if any(_IMAGE_TENSORS.match(tensor.name) for tensor in metadata.tensors):
         return IMAGES
     return "no language model that llama-server knows: its header names no architecture"
+
+
+def only_for_ollama(metadata: Metadata) -> str | None:
+    """What of a model in Ollama's store only Ollama's own engine can load, as `other_kind`; None for all others."""
+    if metadata.architecture in _ARCHITECTURES_OF_OLLAMA:
+        return f"a conversion for Ollama's own engine ({metadata.architecture}): {_ELSEWHERE}"
+    if any(tensor.name.startswith(_COMPANION_TENSORS) for tensor in metadata.tensors):
+        return f"a conversion for Ollama's own engine, with the weights of its projector in the same file: {_ELSEWHERE}"
+    return None
 
 
 def other_format(start: bytes) -> str | None:

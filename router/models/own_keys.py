@@ -122,6 +122,7 @@ OWN_KEYS = {
     "ttl": OwnKey("ttl", read_seconds),
     "min-loaded": OwnKey("min_loaded", read_seconds),
     "priority": OwnKey("priority", _read_integer),
+    "engine": OwnKey("engine", _read_text),
     "device": OwnKey("device", _read_words),
     "unlisted": OwnKey("unlisted", read_switch),
     "description": OwnKey("description", _read_text),

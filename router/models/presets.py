@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from router import files
-from router.engine import renamed
+from router.engine import engines, renamed
 from router.engine.flags import (
     DROPPED,
     DROPPED_KEYS,
@@ -31,7 +31,7 @@ from router.engine.flags import (
     default_table,
     merge,
 )
-from router.errors import PresetError
+from router.errors import EngineError, PresetError
 from router.models.expansion import expanded
 from router.models.foreign import check_foreign
 from router.models.ini import DEFAULTS, Line, Mistake, Problem, Section, read_sections
@@ -53,6 +53,8 @@ class Preset:
 
     `stop_timeout`, `ttl` and `min_loaded` are seconds. Where one is None the router's default holds; with a `ttl` of 0
     the model is never ended.
+    `engine` is the llama-server that runs it, as `--engine` names one; empty for the router's own. `engine_problem`
+    says why that cannot be used.
     `origins` says for each flag or key where its value was written.
     Two presets that mean the same are equal, wherever they were written.
     """
@@ -68,6 +70,8 @@ class Preset:
     min_loaded: float | None = None
     priority: int = 0
     device: tuple[str, ...] = ()
+    engine: str = ""
+    engine_problem: str = ""
     unlisted: bool = False
     description: str = ""
     env: tuple[tuple[str, str], ...] = ()
@@ -218,7 +222,8 @@ class _SectionReader:
         foreign: bool,
         environ: Mapping[str, str],
     ) -> None:
-        self.table, self.path, self.problems, self.foreign = table, path, problems, foreign
+        self._own_table = self.table = table
+        self.path, self.problems, self.foreign = path, problems, foreign
         self.environ = environ
         self.is_empty_on_purpose = False
 
@@ -230,7 +235,10 @@ class _SectionReader:
         # Pairs of a key's one name and its value: an Arg, a variable's text, or what OWN_KEYS made of the line.
         values: list[tuple[str, Any]] = []
         lines: dict[str, int] = {}
+        self.table, problem = self._engine_of(base, section)
         for line in section.lines:
+            if problem and not self._is_known(line):
+                continue  # maybe a flag of the engine that cannot be asked
             try:
                 if found := self._interpret(line, section.name):
                     _check_once(*found, line, lines)
@@ -241,7 +249,27 @@ class _SectionReader:
         env = dict(base.env) | {key.removeprefix("env."): value for key, value in values if key.startswith("env.")}
         own = {OWN_KEYS[key].field: value for key, value in values if key in OWN_KEYS}
         origins = {**base.origins, **{key: f"{self.path or 'preset'}:{number}" for key, number in lines.items()}}
+        own["engine_problem"] = problem
         return replace(base, args=merge(base.args, args), env=tuple(env.items()), origins=origins, **own)
+
+    def _engine_of(self, base: Preset, section: Section) -> tuple[FlagTable, str]:
+        """The flags of the section's engine, and why it cannot be used; then the flags are those of all engines."""
+        given = [line.value for line in section.lines if line.key == "engine"]
+        if self.foreign or not (given or base.engine):
+            return self._own_table, ""
+        try:
+            choice = expanded("engine", given[-1], None, self.environ) if given else base.engine
+            return engines.table_of(choice) if choice else self._own_table, ""
+        except EngineError as error:
+            known = self._own_table
+            more = [flag for flag in default_table().flags if not known.find(flag.name)]
+            return FlagTable([*known.flags, *more], known.choices), error.message
+        except Mistake:  # it is told with its line
+            return self._own_table, ""
+
+    def _is_known(self, line: Line) -> bool:
+        is_own = line.key in OWN_KEYS or line.key in DROPPED_KEYS or line.key.startswith("env.")
+        return is_own or line.key == "version" or self.table.by_key(line.key) is not None
 
     def _interpret(self, line: Line, section: str) -> tuple[str, Any] | None:
         """The key by its one name, and its value. None if the line is tolerated but has no effect."""

@@ -102,7 +102,10 @@ class Sources:
 
     def watch(self, models: Iterable[ModelSpec]) -> None:
         """Look at the files of these models too: they could not be read, and may be on their way here."""
-        self._folders.watch(spec.model_path for spec in models if spec.model_path and spec.source == "models_dir")
+        unread = [(spec.model_path, spec.source) for spec in models if spec.model_path]
+        self._folders.watch(path for path, source in unread if source == "models_dir")
+        for store in self._stores:
+            store.watch(path for path, source in unread if source == "lmstudio")
 
     def _build(self, file: PresetFile) -> Catalog:
         self._cached = self._cache.entries(0)

@@ -143,6 +143,7 @@ class ModelSpec:
     `found_mmproj` is whether the router found the projector by itself; if not, somebody named it.
     `problem` is the sentence that answers a request for a model that cannot run; None if it can.
     `stop_timeout`, `ttl` and `min_loaded` are seconds; where one is None the router's default holds.
+    `engine` is the llama-server that runs it, as `--engine` names one; empty for the router's own.
     `template` is the text of a chat template that replaces the one in the file; the child reads it from a private file.
     `filters` change the requests for this model; `params_by_name` are fields that are forced too if a request calls the
     model by that name.
@@ -173,6 +174,7 @@ class ModelSpec:
     min_loaded: float | None = None
     priority: int = 0
     devices: tuple[str, ...] = ()
+    engine: str = ""
     unlisted: bool = False
     description: str = ""
     env: tuple[tuple[str, str], ...] = ()

@@ -45,6 +45,12 @@ def stamp(args: Sequence[Arg]) -> Stamp:
     return tuple(row for path in dict.fromkeys(files_of(args)) if (row := _row(os.fspath(path))))
 
 
+def of_program(path: str) -> Stamp:
+    """The stamp of the program itself: after an upgrade it is another engine. Blocks."""
+    row = _row(path)
+    return (row,) if row else ()
+
+
 def replaced(before: Stamp) -> str | None:
     """The first file that is another one now; None if all are the same. A file that is gone does not count: what runs
     can go on without it. Blocks."""

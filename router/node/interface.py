@@ -72,6 +72,7 @@ class Launch:
     `load_timeout` is how many seconds it may be silent while it loads, counted from its last sign of life.
     `template` is the text of a chat template. The child gets it as a file that only this user can read, and the file is
     removed when the child has ended.
+    `engine` is the llama-server to run, as `--engine` names one; empty for the router's own.
     `on_event` is called in the event loop.
     """
 
@@ -83,6 +84,7 @@ class Launch:
     stop_timeout: float = 10.0
     load_timeout: float = 600.0
     template: str | None = None
+    engine: str = ""
     on_event: Callable[[ChildEvent], None] = lambda event: None
 
 

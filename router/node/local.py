@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from router import threads
+from router.engine import engines
 from router.engine.discovery import Engine
 from router.engine.flags import MODEL_SOURCES
-from router.errors import ConfigError, LoadFailed
+from router.errors import ConfigError, EngineError, LoadFailed
 from router.node.devices import Devices
 from router.node.interface import Child, Launch
 from router.node.process import LocalChild
@@ -109,15 +110,20 @@ class LocalNode:
         place = self._run.folder / f"{next(self._serial)}.sock"
         key = secrets.token_urlsafe(32)
         template = self._write_template(launch, place.with_suffix(".jinja")) if launch.template else []
-        args = [*launch.args, *self._fit_target(launch), *_tensor_split(launch), *template]
+        try:
+            engine = engines.named(launch.engine) if launch.engine else self._engine
+            fit_target = self._fit_target(launch)
+        except EngineError as error:
+            raise LoadFailed(f"{launch.model} cannot be started: {error.message}") from error
+        args = [*launch.args, *fit_target, *_tensor_split(launch), *template]
         address = Address(path=str(place)) if self._run.has_sockets else Address(port=_free_port())
         args += ["--host", address.path] if address.path else ["--host", address.host, "--port", str(address.port)]
         args += ["--alias", launch.model]
-        command = [*self._engine.command, *args]
+        command = [*engine.command, *args]
         env = {
             **self._environ,
             **(self._for_downloads if self._downloads(launch) else {}),
-            **self._engine.env,
+            **engine.env,
             **{name: value for name, value in launch.env if name != "LLAMA_ARG_DEVICE"},
             **masks_for(launch.devices, self._devices.list()),
             MARK: self._run.mark,
@@ -146,6 +152,8 @@ class LocalNode:
         that this much stays free on each. Without the argument it leaves 1 GiB (common/fit.cpp)."""
         mib = [self._margins.get(device.key, 0) >> 20 for device in launch.devices]
         if not mib or not all(mib) or "--fit-target" in launch.args:
+            return []
+        if launch.engine and not engines.table_of(launch.engine).find("--fit-target"):
             return []
         return ["--fit-target", ",".join(map(str, mib))]
 

@@ -21,16 +21,18 @@ What is handed out and handed in::
 
 Settings of loads::
 
-    settings_patch      PURE: the settings that one load request names -> nothing
-    requested_settings  PURE: the settings requested of one model      -> settings_patch
-    settings_store      which settings hold, and which are being tried -> requested_settings
+    settings_patch      PURE: the settings that one load request names  -> nothing
+    requested_settings  PURE: the settings requested of one model       -> settings_patch
+    preset_changes      PURE: changes of presets, and which have failed -> nothing
+    settings_store      which settings hold, and which are being tried  -> requested_settings preset_changes
 
 Processes, and books on models::
 
     child_run           one process of one model, until it has ended     -> nothing
     status              PURE: models and devices as clients see them     -> child_run
     launch_plans        what the next process of a model is started with -> nothing
-    nodes               the machines, taken together                     -> status
+    pressure_news       tells of memory that others took                 -> nothing
+    nodes               the machines, taken together                     -> status pressure_news
     task_set            background tasks                                 -> nothing
     keep_alive          how long a model stays without requests          -> nothing
     unload_generations  an unload cancels what came before it            -> nothing
@@ -41,6 +43,7 @@ The ground of the parts::
 
 The parts::
 
+    alarm         time for the scheduler            -> core
     measurements  what processes really hold        -> child_run core
     health_watch  processes that hang               -> child_run core
     processes     the processes, from spawn to exit -> child_run core measurements health_watch
@@ -54,5 +57,5 @@ Explicit loads, and a new catalog::
 
 The pool itself::
 
-    pool  the shell -> lease child_run status core measurements processes downloads settings_loads catalog_exchange
+    pool  all -> lease child_run status core alarm measurements processes downloads settings_loads catalog_exchange
 """

@@ -25,6 +25,7 @@ from router.pool.downloads import Downloads
 from router.pool.lease import Lease
 from router.pool.settings_loads import SettingsLoads
 from router.pool.settings_store import differences
+from router.scheduling.states import SERVING
 
 log = logging.getLogger("router.pool")
 
@@ -105,15 +106,18 @@ class CatalogExchange:
         for name in (*changes.changed, *changes.removed):
             if name in fetched:
                 continue  # its download goes on, and reports its end
+            self._store.try_changes_anew(name)
             if name not in changes.removed and name not in replaced and self._goes_on(name, needs):
                 continue
             self._settings.cancel_pending(name)
             self._core.scheduler.clear_failures(name)  # its failures were another model's
-            self._core.plans.needs.pop(name, None)
+            need_before = self._core.plans.needs.pop(name, None)
             if self._is_running(name):
                 need = None if name in changes.removed else needs[self._core.effective(name)]
                 if isinstance(need, Need):
-                    self._settings.renew(self._core.effective(name), need)
+                    spec = self._core.effective(name)
+                    self._store.changes.begin(spec, self._serving_spec(name), need_before)
+                    self._settings.renew(spec, need)
                 else:
                     self._unload(name)
         for name in self._known_names() | set(changes.removed):
@@ -218,14 +222,22 @@ class CatalogExchange:
         """Whether a process of a changed model is left as it is: it runs what is wanted now, or the change can never be
         loaded. Ending it for that would leave the model without any process."""
         lasting, spec = self._lasting_spec(name), self._core.effective(name)
-        if lasting is None:
-            return False
+        if lasting is None or self._store.pending(name):
+            return False  # what holds if the load fails has changed too
         if not differences(lasting, spec):
             return True
         if isinstance(fault := needs.get(spec), str):
             log.error("%s: its process goes on with the settings from before: %s", name, fault)
+            self._store.changes.begin(spec, self._serving_spec(name), self._core.plans.needs.get(name))
+            if self._store.changes.is_tried(spec):
+                self._store.fail_change(name, fault)
+                self._core.change_log.mark_changed(name)
             return True
         return False
+
+    def _serving_spec(self, name: str) -> ModelSpec | None:
+        """What the model serves with, and will go on with; None if there is no such process."""
+        return self._lasting_spec(name) if self._core.scheduler.model(name).state in SERVING else None
 
     async def _replaced(self) -> frozenset[str]:
         """The models whose processes were started with files that have been replaced since."""

@@ -55,6 +55,7 @@ class ChildRun:
     watch: asyncio.Task[None] | None = None
     stamp: Stamp = ()
     _logged: float = field(default=0.0, init=False)  # the progress at the last line of the log
+    _was_measured: bool = field(default=False, init=False)
     _given_up: asyncio.Event = field(default_factory=asyncio.Event, init=False)  # it cannot be stopped
 
     def __repr__(self) -> str:
@@ -138,6 +139,7 @@ class ChildRun:
             stop_timeout=self.spec.stop_timeout,
             load_timeout=load_timeout,
             template=self.spec.template,
+            engine=self.spec.engine,
             on_event=handle,
         )
 
@@ -162,14 +164,18 @@ class ChildRun:
         """Compare a measurement with the books, both in bytes by device key. Returns what is to be booked from now on,
         and the footprint to remember for the next load."""
         gpus = {device.key for device in self.allocation.devices}
+        # The prompt cache is empty just after a load, and grows with use. It is no need of the model: the next process
+        # is promised another one.
+        cache = self.allocation.prompt_cache
         reported = [key for key in gpus if measured.get(key)]  # containers and some drivers report nothing
         held: dict[str, int] = {}
         for key, count in booked.items():
             if key in reported:
                 held[key] = measured[key]
             else:  # much RAM is taken only as it is used: the estimate is the least
-                held[key] = max(count, measured.get(key, 0))
-        in_ram = sum(count for key, count in held.items() if key not in gpus)
+                held[key] = max(count, measured.get(key, 0) + (0 if self._was_measured or key in gpus else cache))
+        self._was_measured = True
+        in_ram = sum(count for key, count in held.items() if key not in gpus) - cache
         return held, Footprint(sum(measured[key] for key in reported), len(reported), in_ram)
 
 

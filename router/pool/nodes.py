@@ -13,6 +13,7 @@ from router import errors
 from router.memory.need import Need
 from router.models.spec import ModelSpec
 from router.node.interface import Node
+from router.pool.pressure_news import PressureNews
 from router.pool.status import DeviceStatus
 from router.scheduling.effects import Refusal
 from router.scheduling.policy import Reject, plan
@@ -33,6 +34,7 @@ class Nodes:
     def __init__(self, nodes: Iterable[Node], scheduler: Scheduler) -> None:
         self._nodes = {node.name: node for node in nodes}
         self._scheduler = scheduler
+        self.pressure_news = PressureNews(scheduler)
         self._prefetched: ModelSpec | None = None
         self._devices: dict[str, tuple[Device, ...]] = {}  # of each node, as of its last answer
         self.readings: tuple[Reading, ...] = ()  # the last ones
@@ -76,7 +78,8 @@ class Nodes:
                 self._glance.add_done_callback(lambda task: task.cancelled() or task.exception())
             with contextlib.suppress(errors.RouterError):
                 await asyncio.shield(self._glance)
-        return [DeviceStatus.of(reading) for reading in self.readings]
+        short = self._scheduler.pressure.missing
+        return [DeviceStatus.of(reading, short=reading.device.key in short) for reading in self.readings]
 
     async def _probe(
         self, node: Node, expected: Mapping[str, int], enough: Mapping[str, int] | None

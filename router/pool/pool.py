@@ -24,6 +24,7 @@ from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
 from router.node.interface import Node
+from router.pool.alarm import Alarm
 from router.pool.catalog_exchange import CatalogExchange
 from router.pool.child_run import ChildRun
 from router.pool.core import Core
@@ -108,8 +109,8 @@ class Pool:
         self._scheduler = core.scheduler
         self._ids = itertools.count(1)
         self._waiters: dict[int, asyncio.Future[Lease]] = {}  # by ticket
-        self._timer: asyncio.TimerHandle | None = None
         self._has_ended = False
+        self._alarm = Alarm(core)
         self._measurements = Measurements(core, learn)
         self.nodes = core.nodes
         self.change_log, self.feed = core.change_log, core.change_log.feed
@@ -245,8 +246,7 @@ class Pool:
         """Stop every child at once, and wait until all are gone."""
         self.end(force=True)
         await self._core.tasks.wait_until_empty()
-        if self._timer:
-            self._timer.cancel()
+        self._alarm.cancel()
 
     # Questions
 
@@ -285,11 +285,17 @@ class Pool:
             download=self.downloads.progress(name),
             is_queued=name in self.downloads.queued,
             exit_code=self.processes.exit_codes.get(name),
+            warning=self._core.store.changes.failure(name),
         )
 
     def request_counts(self) -> tuple[int, int]:
         """How many requests are served, and how many wait."""
         return sum(len(model.leases) for model in self._scheduler.models()), len(self._waiters)
+
+    @property
+    def pressure_episodes(self) -> int:
+        """How many times other programs have taken memory that is to stay free."""
+        return self._scheduler.pressure.episodes
 
     async def snapshot(self) -> Snapshot:
         """The machines now, as the policy sees them."""
@@ -372,7 +378,7 @@ class Pool:
         if effects:
             self._apply(effects)
         else:
-            self._set_timer()
+            self._alarm.set()
         if now - run.measured_at > REMEASURE_S:
             self._measurements.measure(run)
 
@@ -391,7 +397,7 @@ class Pool:
                 self._perform(effect, on_failure)
             except Exception as exc:
                 on_failure(exc)
-        for follow_up in (self.downloads.publish_queue_changes, self.processes.prefetch_next, self._set_timer):
+        for follow_up in (self.downloads.publish_queue_changes, self.processes.prefetch_next, self._alarm.set):
             try:
                 follow_up()
             except Exception as exc:
@@ -444,6 +450,7 @@ class Pool:
     async def _probe(self, expected: Mapping[str, int], enough: Mapping[str, int]) -> None:
         readings = await self._core.nodes.read(expected, enough)
         self._apply(self._scheduler.probed(readings, self._core.now()))
+        self._core.nodes.pressure_news.tell(readings)
 
     def _publish(self, name: str, event: str, more: Mapping[str, Any]) -> None:
         """Send this model's status to all subscribers, with further fields."""
@@ -465,27 +472,3 @@ class Pool:
             book.pop(name, None)
         self._scheduler.forget(name)
         self._core.store.forget(name)
-
-    # Time
-
-    def _set_timer(self) -> None:
-        """Have `_tick` called when the scheduler wants it. Most events only delay that: a timer that is already set is
-        left, and finds nothing to do when it fires."""
-        when = self._scheduler.wakeup()
-        if when is None or (self._timer and self._timer.when() <= when):
-            return
-        if self._timer:
-            self._timer.cancel()
-        self._timer = self._core.loop.call_at(when, self._tick)
-
-    def _tick(self) -> None:
-        self._timer = None
-        when = self._scheduler.wakeup()
-        if when is not None and when <= self._core.now():
-            try:
-                self._apply(self._scheduler.tick(self._core.now()))
-            except Exception as exc:  # the next tick is tried, though not at once
-                log.critical("a defect in the router", exc_info=exc)
-                self._timer = self._core.loop.call_later(1.0, self._tick)
-        else:
-            self._set_timer()

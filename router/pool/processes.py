@@ -28,6 +28,8 @@ from router.wire.upstream import Upstream
 
 log = logging.getLogger("router.pool")
 
+NO_TICKET = 0  # the pool's begin with 1
+
 
 class Processes:
     """`runs` are the processes that exist, by model; a run whose child has not started yet is among them.
@@ -142,6 +144,7 @@ class Processes:
     def _on_ready(self, run: ChildRun) -> None:
         core, name = self._core, run.spec.name
         self.loads += 1
+        core.store.changes.serves(run.spec)
         core.apply(core.scheduler.ready(name, run.number, core.now()))
         core.publish(name, STATUS_CHANGE, {})
         self._measurements.measure_soon(run)
@@ -170,8 +173,11 @@ class Processes:
 
     def _reap(self, run: ChildRun, exit: Exit) -> None:
         """Report the end of the run to the scheduler. If it ran settings that a load is only trying, its end fails that
-        load alone."""
+        load alone. If it was to be the first one with a change of the model's own settings, those before it hold again,
+        also for the requests that wait."""
         core, name = self._core, run.spec.name
+        pending = core.store.pending_ticket(run.spec)
+        is_change = run.stop_reason is None and pending is None and core.store.changes.is_tried(run.spec)
         effects = core.scheduler.exited(
             name,
             run.number,
@@ -179,9 +185,15 @@ class Processes:
             core.now(),
             out_of_memory=exit.out_of_memory,
             device_lost=exit.device_lost,
-            pending_ticket=core.store.pending_ticket(run.spec),
+            pending_ticket=NO_TICKET if is_change else pending,
         )
         core.apply(effects)
+        if is_change and not core.scheduler.model(name).retrying:
+            change = core.store.fail_change(name, exit.sentence)
+            log.error("%s: it goes on with the settings from before its change", name)
+            core.plans.set(change.before, change.need)
+            core.change_log.mark_changed(name)
+            core.apply(core.scheduler.set_demand(name, change.need.demand, core.now()))
 
     def _replace_unreachable(self, run: ChildRun) -> bool:
         """The process lives, but its socket is gone: end it once its requests have ended, and start another one for

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from router.engine.flags import FlagTable, diff
 from router.memory.need import Need
 from router.models.spec import ModelSpec
+from router.pool.preset_changes import Change, PresetChanges
 from router.pool.requested_settings import RequestedSettings
 
 NOTHING = RequestedSettings()
@@ -39,13 +40,14 @@ class PendingLoad:
 
 
 class SettingsStore:
-    """Settings by model name. `table` holds the engine's flags."""
+    """Settings by model name. `table` holds the engine's flags; `changes` are those of the models' own settings."""
 
     # Models that have left the catalog, and whose settings are remembered in case they return.
     MAX_ABSENT = 1000
 
     def __init__(self, table: FlagTable) -> None:
         self.table = table
+        self.changes = PresetChanges()
         # Each entry holds the identity of the model with it: the same name may come to mean another file.
         self._committed: dict[str, tuple[str, RequestedSettings]] = {}
         self._absent: dict[str, tuple[str, RequestedSettings]] = {}  # of models that are gone, the latest last
@@ -81,6 +83,7 @@ class SettingsStore:
             described = self._described.get(base.name)
             if made is not base and described and described.identity == made.identity:
                 made = made if differences(described, made) else replace(made, info=described.info)
+            made = self.changes.in_force(made)
             known = self._effective[base.name] = base, requested, made
         return known[2]
 
@@ -122,8 +125,19 @@ class SettingsStore:
         if self._committed.get(base.name, (base.identity, NOTHING)) != (base.identity, requested):
             self._committed[base.name] = base.identity, requested
 
+    def fail_change(self, name: str, reason: str) -> Change:
+        """The change of the model's own settings that is tried cannot be loaded: those before it hold again."""
+        self._effective.pop(name, None)
+        return self.changes.fail(name, reason)
+
+    def try_changes_anew(self, name: str) -> None:
+        """The model's own settings have changed again."""
+        self._effective.pop(name, None)
+        self.changes.forget_failure(name)
+
     def forget(self, name: str) -> None:
         """The model has left the catalog, and no load of it is pending. Its settings are put aside."""
+        self.changes.forget(name)
         self._effective.pop(name, None)
         self._described.pop(name, None)
         committed = self._committed.pop(name, None)
@@ -160,6 +174,8 @@ def differences(before: ModelSpec, after: ModelSpec) -> Differences:
     old, new = dict(before.env), dict(after.env)
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     changes |= {f"env.{name}": (old.get(name) and "***", new.get(name) and "***") for name in names}
+    if before.engine != after.engine:
+        changes["engine"] = before.engine or None, after.engine or None
     if before.template != after.template:
         changes["chat_template"] = _shown(before.template), _shown(after.template)
     return changes

@@ -17,18 +17,20 @@ from router.scheduling.states import State
 @dataclass(frozen=True, slots=True)
 class Status:
     """`value` is one of llama.cpp's words for the state.
+    `warning` says why it does not run with its own settings as they are now; empty if it does.
     `exit_code` is that of the last process, if the model has `failed`; `failure` says why.
     `progress` is that of a load or a download.
     `info` is what the child reported.
     `started` is when the process with this pid began, in seconds since 1970.
     `leases` counts the requests that are served, `waiting` those that wait.
-    `held` are bytes by device key.
+    `held` are bytes by device key; `prompt_cache` are those of RAM among them that its prompt cache may fill.
     `expires_in` are the seconds until the model is stopped if no request comes; None for never.
     """
 
     value: str
     failed: bool = False
     failure: str = ""
+    warning: str = ""
     exit_code: int | None = None
     progress: LoadProgress | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -37,6 +39,7 @@ class Status:
     leases: int = 0
     waiting: int = 0
     held: Mapping[str, int] = field(default_factory=dict)
+    prompt_cache: int = 0
     expires_in: float | None = None
 
     @classmethod
@@ -50,6 +53,7 @@ class Status:
         download: LoadProgress | None,
         is_queued: bool,
         exit_code: int | None,
+        warning: str = "",
     ) -> Status:
         """`waiting` counts the requests that wait for the model.
         `download` is the progress of a download that runs; `is_queued` says that one waits for others.
@@ -61,6 +65,7 @@ class Status:
             value=State.DOWNLOADING.value if is_queued else _word(model.state),
             failed=failed,
             failure=model.failure if failed else "",
+            warning=warning,
             exit_code=exit_code if failed else None,
             progress=run.progress if run and model.state is State.LOADING else download,
             info=run.info if run else {},
@@ -69,6 +74,7 @@ class Status:
             leases=len(model.leases),
             waiting=waiting,
             held=model.held,
+            prompt_cache=model.prompt_cache,
             expires_in=_expires_in(model, now),
         )
 
@@ -92,6 +98,7 @@ class DeviceStatus:
     `uuid` is the vendor's identity; None if there is none.
     `total` and `free` are bytes; None where they are not known.
     `reason` says why it is `lost`; None if it is not.
+    `short`: other programs have taken memory that is to stay free.
     """
 
     id: str
@@ -101,9 +108,10 @@ class DeviceStatus:
     free: int | None
     lost: bool
     reason: str | None
+    short: bool = False
 
     @classmethod
-    def of(cls, reading: Reading) -> DeviceStatus:
+    def of(cls, reading: Reading, *, short: bool = False) -> DeviceStatus:
         device = reading.device
         return cls(
             id=device.key,
@@ -113,6 +121,7 @@ class DeviceStatus:
             free=reading.free,
             lost=bool(reading.lost),
             reason=reading.lost or None,
+            short=short,
         )
 
 

@@ -21,14 +21,21 @@ What is decided, PURE::
 
 What is remembered, SANS-I/O::
 
-    states         the states of a model, one table of transitions -> snapshot
-    limits         the operator's bounds                           -> nothing
-    books          one record for each model; writes its state     -> resources snapshot effects states
-    waiting_line   the requests that wait, by arrival and by turn  -> resources states books
-    next_start     what must be free before the next start         -> resources snapshot placement states books
-    memory_levels  what was free, and what should be free by now   -> resources snapshot effects states books next_start
-    downloads      which files are downloaded next                 -> effects states books waiting_line
-    answers        grants and refusals                             -> effects books waiting_line downloads
+    states        the states of a model, one table of transitions -> snapshot
+    limits        the operator's bounds                           -> nothing
+    books         one record for each model; writes its state     -> resources snapshot effects states
+    waiting_line  the requests that wait, by arrival and by turn  -> resources states books
+
+What the memory does, SANS-I/O::
+
+    next_start     what must be free for a start  -> resources snapshot placement states books
+    pressure       what others took of the margin -> resources states books
+    memory_levels  what is free, and should be    -> resources snapshot effects states books next_start pressure
+
+Whose turn it is, SANS-I/O::
+
+    downloads  which files are downloaded next -> effects states books waiting_line
+    answers    grants and refusals             -> effects books waiting_line downloads
 
 What starts and ends, SANS-I/O::
 

@@ -19,12 +19,14 @@ from collections.abc import Collection, Iterable, Mapping
 from router.scheduling.books import ModelRecord
 from router.scheduling.effects import Probe
 from router.scheduling.next_start import enough_for_start
+from router.scheduling.pressure import Pressure
 from router.scheduling.resources import Demand, Reading
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import VISIBLE_TO_DRIVER, State
 
 # Memory of a process that ended longer ago than this has come back, or never will.
 SETTLE_WINDOW_S = 15.0
+LOOK_AFTER_S = 3.0  # after the end of a process nobody looks for so long only because of other programs
 RETURN_POLL_S = 0.1  # between two readings while it comes back
 # After so many failed probes in a row nobody waits for the next one.
 MAX_FAILED_PROBES = 3
@@ -35,6 +37,7 @@ class MemoryLevels:
     `reading_outdated`: memory was taken or given back since that Probe went out. Its answer may not be used.
     `last_free` are the free bytes of the last reading, by device key, and what ended since and was visible there.
     `last_snapshot` is the machine at the last reading.
+    `pressure` knows where other programs have taken what is to stay free.
     `returning` are the bytes that ended processes may not have given back at the last reading, by key of a GPU. RAM is
     back with the end of a process.
     """
@@ -52,6 +55,7 @@ class MemoryLevels:
         self._settled: dict[str, int] = {}  # free on each GPU once all has settled, if other programs stay as they are
         self._missing: dict[str, tuple[float, int]] = {}  # since when at least how much of that is not free, by GPU
         self._probed_at = 0.0
+        self.pressure = Pressure()
         self._owed: dict[str, list[tuple[float, int]]] = {}  # what ended processes held on each GPU, and until when
 
     def __repr__(self) -> str:
@@ -85,6 +89,11 @@ class MemoryLevels:
                 return Probe({})
         self._freed = set()
         return Probe({key: expected[key] for key in freed}, enough or {})
+
+    def next_look(self, poll: float) -> float:
+        """When the memory is read again though nothing has happened. Not just after the end of a process: such a Probe
+        would wait for all of its memory, and a request that comes meanwhile would wait with it."""
+        return max(self._probed_at + poll, self._freed_at + LOOK_AFTER_S if self._freed else 0.0)
 
     def fail(self) -> bool:
         """The probe brought no reading. Returns whether those who wait for one should be told, after several times."""

@@ -69,8 +69,8 @@ class Demand:
     the pieces are not known: then the engine divides by itself.
     `user_split` is `split` as the user divided it (`--tensor-split`): one amount for each of the first GPUs, or of the
     first GPUs in `names`. Empty if the user left the division to us.
-    `prompt_cache` is the most RAM that a prompt cache can use besides, if it is given any (`prompt_caches`). No model
-    needs it.
+    `prompt_cache` is the most RAM that a prompt cache can use besides, if it is given any (`prompt_caches`). It
+    is no part of the need, so demands that differ in it are equal.
     """
 
     split: int = 0
@@ -79,7 +79,7 @@ class Demand:
     names: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
     user_split: tuple[int, ...] = ()
-    prompt_cache: int = 0
+    prompt_cache: int = field(default=0, compare=False)
 
     @property
     def total(self) -> int:

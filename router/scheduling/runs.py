@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from router.scheduling.answers import Answers
 from router.scheduling.books import Books, ModelRecord
 from router.scheduling.downloads import WantedDownloads
-from router.scheduling.effects import Effect, Refusal, Spawn
+from router.scheduling.effects import Effect, Refusal, Spawn, Stop
 from router.scheduling.limits import Limits
 from router.scheduling.memory_levels import MemoryLevels
 from router.scheduling.prompt_caches import left_in_ram, promise, with_cache
@@ -94,6 +94,16 @@ class Runs:
         for name, need in (waiting | ran).items():
             if name not in going and self._books.find(name).is_gone_soon:
                 yield need
+
+    def relieve(self, readings: Iterable[Reading], limits: Limits, now: float) -> list[Stop]:
+        """Notice what other programs have taken of the memory that is to stay free, and end idle models for it if the
+        operator wishes that."""
+        pressure, alive = self._levels.pressure, self._books.alive.values()
+        pressure.read(readings, alive, limits.margins, self._levels.returning, now)
+        if not limits.stops_for_others or not pressure.missing:
+            return []
+        why = f"memory pressure on {', '.join(pressure.missing)}: other programs have taken the margin"
+        return [self._books.stop(model, why) for model in pressure.victims(alive, now)]
 
     def exited(
         self,

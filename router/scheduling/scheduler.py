@@ -19,7 +19,7 @@ Rules: what always holds
 Theory: what steers `_advance`
 ------------------------------
 The cycle is: something changes; a Probe goes out; its reading comes in; a plan for the head of the queue is made and
-booked; effects go out; their results change something. Seven things steer this cycle.
+booked; effects go out; their results change something. Eight things steer this cycle.
 
 `_needs_plan`: there may be something new to decide.
     Set when something changes that a plan depends on: a new entry in the line; a model's last lease that ended; a
@@ -42,6 +42,10 @@ booked; effects go out; their results change something. Seven things steer this 
     Never cleared. `wakeup` returns it to the pool while an entry needs room or memory is coming back, and no Probe is
     out; `tick` then sets `_needs_plan`.
     Why: other programs and drivers give memory back without a word, and a grace ends by the clock.
+
+`_next_look_at`: when the memory is read again though no model waits for its start.
+    Follows from the last Probe, while there are processes (`Limits.pressure_poll`). `wakeup` returns it to the pool.
+    Why: other programs take memory, too, and this has to be told (`pressure`).
 
 `_draining`: the models that are closed because a model ahead needs their room.
     Set by each plan to exactly the busy victims of that plan. Emptied when no model waits for its start.
@@ -100,6 +104,7 @@ class Scheduler:
         self._line = WaitingLine()
         self._levels = MemoryLevels()
         self.downloads = WantedDownloads(self._books, self._line)  # for reading only
+        self.pressure = self._levels.pressure  # for reading only
         self._runs = Runs(self._books, self._line, self._levels, self.downloads)
         self._answers = self._runs.answers
         self._draining: set[str] = set()  # maybe with some that have gone since
@@ -135,6 +140,8 @@ class Scheduler:
     def wakeup(self) -> float | None:
         """When `tick` is due if nothing else happens; None for never."""
         times = [at for m in self._books.alive.values() if m.ttl is not None and (at := m.expires) is not None]
+        if self.limits.pressure_poll and not self._levels.is_probing and self.next_to_start() is None:
+            times.append(self._next_look_at)
         if self._line.by_turn:
             if self.limits.queue_timeout and (oldest := self._line.longest_wait()) is not None:
                 times.append(oldest + self.limits.queue_timeout)
@@ -146,6 +153,12 @@ class Scheduler:
                 times.append(self._next_poll_at)
         earliest = min(times, default=math.inf)
         return earliest if earliest < math.inf else None
+
+    @property
+    def _next_look_at(self) -> float:
+        """When the memory is read again because other programs may have taken of it; infinity for never."""
+        poll = self.limits.pressure_poll
+        return self._levels.next_look(poll) if poll and self._books.alive else math.inf
 
     def waits_for(self, name: str, now: float) -> str:
         """Whose requests must end before this model, which requests wait for, can be started: `coder to finish 3
@@ -326,7 +339,8 @@ class Scheduler:
             self._needs_plan = True
             return self._advance(now)
         self._levels.read(readings, self._books.alive.values())
-        return [*self._plan(readings, now), *self._advance(now)]
+        effects = self._plan(readings, now)
+        return [*effects, *self._runs.relieve(readings, self.limits, now), *self._advance(now)]
 
     def ready(self, name: str, run: int, now: float) -> list[Effect]:
         """The child serves."""
@@ -421,7 +435,9 @@ class Scheduler:
         head = next(filter(self.downloads.is_startable, self._line.by_turn), None)
         if head is None:
             self._needs_plan = self._answers.entry_left = False
-            return [*effects, *self._drain(set(), now)] if self._draining else effects
+            effects += self._drain(set(), now) if self._draining else []
+            is_due = self._next_look_at <= now and not self._levels.is_probing
+            return [*effects, self._levels.probe(self._books.alive.values(), now)] if is_due else effects
         if self._levels.is_probing or not (self._needs_plan or self._answers.entry_left):
             return effects
         self._needs_plan = self._answers.entry_left = False
@@ -433,6 +449,7 @@ class Scheduler:
         effects: list[Effect] = []
         drains: set[str] = set()
         starts: list[tuple[Entry, Allocation]] = []
+        places: list[int] = []  # of the starts among the effects
         snapshot = self._levels.last_snapshot = self.snapshot(readings)
         head = list(itertools.islice(filter(self.downloads.is_startable, self._line.by_turn), self.LOOKAHEAD))
         for entry in self._line.behind(head[-1]) if head else ():
@@ -444,12 +461,15 @@ class Scheduler:
             effects += [self._books.stop(self._books.records[victim], why) for victim, why in decision.stops]
             if decision.starts:
                 starts.append((entry, decision.starts))
+                places.append(len(effects))
             if decision.rejected:
                 effects += self._answers.refuse(entry.tickets, Refusal.TOO_LARGE, decision.rejected)
             if decision.lost:
                 entry.model.retrying = False
                 effects += self._answers.refuse(entry.tickets, Refusal.DEVICE_LOST, decision.lost, LOST_RETRY_S)
-        effects += self._runs.start(starts, readings, self.limits)
+        spawns = self._runs.start(starts, readings, self.limits)
+        for at, spawn in zip(reversed(places), reversed(spawns), strict=True):
+            effects.insert(at, spawn)
         return [*effects, *self._drain(drains, now), *self._answers.refuse_overflow(self.limits.queue_max)]
 
     def _drain(self, names: set[str], now: float) -> list[Effect]:

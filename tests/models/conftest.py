@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from router.hub import cache as hub
 from router.models import build as builds
 from router.models import presets
 from router.models.catalog import Catalog
+from router.models.folder import FoundModel
 from router.models.presets import NO_PRESETS
 from tests.models.rig import TABLE, Build
 
@@ -41,6 +42,7 @@ def build(tmp_path: Path, cache: Path) -> Build:
         default: str | None = None,
         offline: bool = False,
         wanted: Sequence[str] = (),
+        stored: Mapping[str, FoundModel] | None = None,
     ) -> Catalog:
         path = tmp_path / "presets.ini"
         path.write_text(preset)
@@ -54,6 +56,7 @@ def build(tmp_path: Path, cache: Path) -> Build:
             default_name=default,
             offline=offline,
             wanted=wanted,
+            stored=stored,
         )
 
     return make

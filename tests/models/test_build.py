@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from router.engine.flags import value_of
+from router.engine.flags import value_of, values_of
 from router.errors import CatalogError, InvalidRequest, PresetError
-from tests.models.rig import Build, model_names, put, put_cached
+from router.models import build as builds
+from router.models import presets
+from router.models.folder import FoundModel
+from router.models.spec import Filters, Package
+from tests.models.rig import TABLE, Build, model_names, put, put_cached
 
 
 def test_no_models_are_allowed(build: Build, caplog: pytest.LogCaptureFixture) -> None:
@@ -232,3 +237,91 @@ def test_a_model_on_the_command_line_beside_others(build: Build, models: Path) -
     assert found.resolve("x").source == "command_line"
     assert found.resolve("y").argv == ("--model", str(models / "y.gguf"), "--ctx-size", "512")
     assert found.resolve("y").secret_env == (("HF_TOKEN", "secret"),)
+
+
+STORED = {
+    "m:latest": FoundModel(
+        "ollama",
+        Path("/dev/null"),
+        aliases=(),
+        adapters=(Path("/a"), Path("/b")),
+        package=Package(
+            "Ollama",
+            "d" * 64,
+            5.0,
+            9,
+            system="Be brief.",
+            defaults=(("top_k", "3"), ("min_p", "0.5")),
+            messages=({"role": "user", "content": "hi"},),
+            load=(("--ctx-size", "512"), ("--threads", "2")),
+        ),
+    )
+}
+
+
+def test_a_stores_settings_are_below_all_others(build: Build) -> None:  # B-F3
+    (spec,) = build(stored=STORED).models
+    assert (spec.source, spec.store) == ("ollama", "ollama")
+    assert values_of(spec.args, "--lora") == ("/a", "/b")
+    assert (value_of(spec.args, "--ctx-size"), value_of(spec.args, "--threads")) == ("512", "2")
+    assert spec.filters == Filters(
+        defaults=(("top_k", "3"), ("min_p", "0.5")),
+        default_system="Be brief.",
+        messages='[{"role": "user", "content": "hi"}]',
+    )
+    for preset in (
+        '[m]\nctx-size = 9\ndefault-params = {"top_k": 7}',
+        '[m:latest]\nc = 9\ndefault-params = {"top_k": 7}',
+    ):
+        (spec,) = build("--threads 1", preset=preset, stored=STORED).models
+        assert (spec.name, value_of(spec.args, "--ctx-size"), value_of(spec.args, "--threads")) == (
+            "m:latest",
+            "9",
+            "1",
+        )
+        assert spec.filters
+        assert dict(spec.filters.defaults) == {"top_k": "7", "min_p": "0.5"}
+        assert spec.package
+        assert spec.package.operator_filters == Filters(defaults=(("top_k", "7"),))
+
+
+def test_a_section_with_files_of_its_own_is_no_model_of_the_store(build: Build, models: Path) -> None:  # B-F3
+    catalog = build(preset=f"[m]\nmodel = {put(models / 'x.gguf')}", stored=STORED)
+    assert model_names(catalog) == ["m", "m:latest"]
+    (spec,) = build(preset=f"[m:latest]\nmodel = {models / 'x.gguf'}", stored=STORED).models
+    assert (spec.filters, spec.package, spec.model_path) == (None, None, models / "x.gguf")
+
+
+def test_names_of_the_operator_win_over_those_of_a_store(build: Build, models: Path) -> None:  # B-F3
+    put(models / "short.gguf")
+    section = f"[other]\nmodel = {models / 'short.gguf'}\nalias = m:latest"
+    assert model_names(build(preset=section, stored=STORED)) == ["other"]
+    found = {"p/x": FoundModel("lmstudio", models / "short.gguf", aliases=("short", "p/x@q8_0"))}
+    catalog = build(models_dir=models, stored=found)
+    assert {spec.name: spec.aliases for spec in catalog.models} == {"short": (), "p/x": ("p/x@q8_0",)}
+    assert catalog.resolve("short").source == "models_dir"
+
+
+def test_the_tag_latest_comes_before_quants(build: Build) -> None:  # B-F3
+    model = STORED["m:latest"]
+    found = {f"u/m:{tag}": replace(model, path=Path(f"/dev/{tag}")) for tag in ("Q4_K_M", "latest", "v1")}
+    catalog = build(stored=found)
+    assert catalog.resolve("u/m").name == "u/m:latest"
+    assert catalog.resolve("u/m:V1").name == "u/m:v1"
+
+
+def test_a_strangers_preset_changes_no_model_of_a_store(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.ini"
+    path.write_text("[m]\nctx-size = 9\n")
+    file = presets.read(path, TABLE, foreign=True)
+    with pytest.raises(CatalogError, match="a model of --ollama-models"):
+        builds.build(
+            file,
+            (),
+            cache_root=tmp_path,
+            global_args=(),
+            table=TABLE,
+            default_name=None,
+            offline=True,
+            stored=STORED,
+        )

@@ -4,10 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import gguf as writer
+import numpy as np
+import pytest
 
 from router.demo import write_tiny
 from router.models.describe import describe
-from router.models.spec import Info
+from router.models.folder import FoundModel
+from router.models.spec import Info, Package
 from router.models.template import Reasoning
 from tests.audit import looked
 from tests.models.rig import Build, put, write_header
@@ -78,3 +81,45 @@ def test_headers_are_read_once(build: Build, models: Path) -> None:  # B-C2
     with looked(models) as paths:
         assert len({describe(spec).info for spec in listed}) == 1
     assert paths == []
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tensor", "reason"),
+    [
+        ("mllama", "t", "Ollama's own engine (mllama)"),
+        ("gptoss", "t", "Ollama's own engine (gptoss)"),
+        ("gemma3", "v.blk.0.attn_k.weight", "with the weights of its projector"),
+        ("mistral3", "mm.linear_1.weight", "with the weights of its projector"),
+        ("gemma3", "blk.0.attn_k.weight", None),
+    ],
+)
+def test_what_only_ollamas_engine_loads_is_said_so(
+    build: Build, models: Path, architecture: str, tensor: str, reason: str | None
+) -> None:  # B-F3
+    path = models / "x.gguf"
+    out = writer.GGUFWriter(path, architecture)
+    out.add_tensor(tensor, np.zeros(32, dtype=np.float32))
+    out.write_header_to_file()
+    out.write_kv_data_to_file()
+    out.write_tensors_to_file()
+    out.close()
+    found = FoundModel("ollama", path, package=Package("Ollama", "", 0.0, 0))
+    (own,) = build(models_dir=models).models
+    (stored,) = build(stored={"x:latest": found}).models
+    assert describe(own).info.problem is None, "the engine decides"
+    problem = describe(stored).info.problem
+    assert (problem is None) if reason is None else reason in (problem or "")
+    assert describe(own).info.problem is None
+
+
+def test_a_stored_model_without_a_template_is_said_so(build: Build, models: Path) -> None:  # B-F3
+    write_header(models / "plain.gguf", "qwen3", {})
+    write_header(models / "e.gguf", "bert", {}, pooling=writer.PoolingType.CLS)
+    write_header(models / "chat.gguf", "qwen3", {}, template="{{ messages }}")
+    package = Package("Ollama", "", 0.0, 0)
+    stored = {path.stem: FoundModel("ollama", path, package=package) for path in models.iterdir()}
+    warnings = {spec.name: describe(spec).info.warning for spec in build(stored=stored).models}
+    assert "ChatML" in (warnings.pop("plain") or "")
+    assert warnings == {"e": None, "chat": None}
+    (other,) = [spec for spec in build("--chat-template llama3", stored=stored).models if spec.name == "plain"]
+    assert describe(other).info.warning is None

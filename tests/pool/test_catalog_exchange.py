@@ -15,8 +15,8 @@ from router.pool.pool import Pool
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand
 from router.scheduling.states import State
-from tests.fakes import GIB, FakeNode
-from tests.pool.bench import HUGE, ODD, bench, model, need_of, refused, settings_bench, spec
+from tests.fakes import GIB, FakeChild, FakeNode
+from tests.pool.bench import HUGE, ODD, SettingsBench, bench, model, need_of, refused, settings_bench, spec
 from tests.waiting import eventually
 
 
@@ -173,3 +173,106 @@ async def test_a_change_that_can_never_be_loaded_ends_nothing(context: int) -> N
         await b.pool.exchange.replace(Catalog([model("a", "--ctx-size", "4096")]))
         assert await b.use() is not child
         assert b.argv() == ["--ctx-size", "4096"]
+
+
+async def test_a_change_is_compared_with_what_a_pending_load_would_leave() -> None:  # B-L13
+    async with settings_bench(model("a", "--ctx-size", "2048")) as b:
+        await b.use()
+        b.node.autoload = False
+        load = asyncio.create_task(b.load(ctx_size=8192))
+        await eventually(lambda: b.node.loads() == 2)
+        request = asyncio.create_task(b.use())
+        await eventually(lambda: b.pool.status("a").waiting == 2)
+        b.node.autoload = True
+        await b.pool.exchange.replace(Catalog([model("a", "--ctx-size", "1024")]))
+        b.node.of("a").die()
+        with pytest.raises(errors.RouterError):
+            await load
+        assert (await request).launch.args[2:] == b.pool.effective("a").argv[2:]
+
+
+CHANGED = model("a", "--seed", "7")
+
+
+async def change(b: SettingsBench, changed: ModelSpec = CHANGED) -> tuple[asyncio.Task[FakeChild], FakeChild]:
+    """Change the preset of `a`, which serves. A request, and the process that is loaded for it."""
+    b.node.autoload = False
+    before = b.node.loads()
+    await b.pool.exchange.replace(Catalog([changed]))
+    request = asyncio.create_task(b.use())
+    await eventually(lambda: b.node.loads() == before + 1)
+    return request, b.node.of("a")
+
+
+@pytest.mark.parametrize("fails_twice", [False, True], ids=["refused", "out of memory"])
+async def test_a_change_that_fails_while_it_loads_brings_the_settings_before_it_back(fails_twice: bool) -> None:
+    # B-L15
+    async with settings_bench(model("a", "--ctx-size", "2048")) as b:
+        await b.use()
+        need = b.pool.need("a")
+        request, first = await change(b)
+        assert first.launch.args[2:] == ("--seed", "7")
+        first.die(1, "unknown flag", out_of_memory=fails_twice)
+        if fails_twice:
+            await eventually(lambda: b.node.loads() == 3)
+            assert b.argv() == ["--seed", "7"], "what runs out of memory is tried once more"
+            b.node.of("a").die(1, "unknown flag", out_of_memory=True)
+        b.node.autoload = True
+        assert (await request).launch.args[2:] == ("--ctx-size", "2048"), "the client never notices"
+        status = b.pool.status("a")
+        assert (status.warning, status.failed) == ("unknown flag", False)
+        assert b.pool.need("a") == need
+        # It stays so.
+        loads = b.node.loads()
+        await b.pool.exchange.replace(Catalog([CHANGED]))
+        b.pool.unload("a")
+        await eventually(lambda: b.state("a") is State.UNLOADED)
+        await b.use()
+        assert (b.argv(), b.node.loads()) == (["--ctx-size", "2048"], loads + 1)
+
+
+async def test_the_next_change_is_tried_anew() -> None:  # B-L15
+    async with settings_bench(model("a", "--ctx-size", "2048")) as b:
+        await b.use()
+        request, first = await change(b)
+        first.die()
+        b.node.autoload = True
+        await request
+        # Another change, one that is made before it is known whether that works, and at last the first one again.
+        request, second = await change(b, model("a", "--seed", "8"))
+        assert second.launch.args[2:] == ("--seed", "8")
+        await b.pool.exchange.replace(Catalog([CHANGED]))
+        await eventually(lambda: b.node.loads() == 5)
+        assert b.argv() == ["--seed", "7"]
+        b.node.of("a").die(1, "unknown flag")
+        b.node.autoload = True
+        assert (await request).launch.args[2:] == ("--ctx-size", "2048")
+        request, _ = await change(b, model("a", "--seed", "9"))
+        b.node.autoload = True
+        b.node.of("a").load()
+        assert (await request).launch.args[2:] == ("--seed", "9")
+        assert b.pool.status("a").warning == ""
+
+
+async def test_an_explicit_load_tries_a_failed_change_again() -> None:  # B-L15
+    async with settings_bench(model("a", "--ctx-size", "2048")) as b:
+        await b.use()
+        request, first = await change(b)
+        first.die()
+        b.node.autoload = True
+        await request
+        assert (await b.load()).status == "loaded"
+        assert (b.argv(), b.pool.status("a").warning) == (["--seed", "7"], "")
+        assert (await b.use()).launch.args[2:] == ("--seed", "7")
+
+
+async def test_what_fails_after_it_has_served_is_no_failed_change() -> None:  # B-L15
+    async with settings_bench(model("a", "--ctx-size", "2048")) as b:
+        await b.use()
+        request, first = await change(b)
+        b.node.autoload = True
+        first.load()
+        (await request).die()
+        await eventually(lambda: b.state("a") is not State.LOADED)
+        await b.use()
+        assert (b.argv(), b.pool.status("a").warning) == (["--seed", "7"], "")

@@ -366,6 +366,12 @@ class Bench:
             self._check_cut(stop)
         if stop.reason.startswith("room for "):
             self._check_age(stop, process)
+        if stop.reason.startswith("memory pressure"):  # B-D9
+            model = self.scheduler.model(stop.model)
+            assert process.ready, "a load was stopped"
+            assert not self.leases[stop.model], "a busy model was stopped"
+            assert not model.pinned
+            assert self.now >= process.ready_at + model.min_loaded - 1e-9, "a young model ended"
         for ticket in [*self.leases[stop.model]]:  # those that run on it are cut
             self.after(0.0, partial(self.end, self.requests[ticket]))
         process.stopping = True

@@ -15,6 +15,8 @@ from tests.scheduling.bench import Bench
 from tests.scheduling.records import Request
 from tests.scheduling.truth import Judge
 
+GIB = 1 << 30
+
 SHAPES: dict[str, dict[str, object]] = {
     "cpu": {"room": 30},
     "cpu, three at most, short queue": {"room": 60, "models_max": 3, "queue_max": 5, "finish_loads": False},
@@ -35,16 +37,23 @@ SHAPES: dict[str, dict[str, object]] = {
         "drain_timeout": 8,
     },
     "eight unequal gpus": {"room": 40, "gpus": [2, 3, 4, 5, 6, 8, 10, 12], "models_max": 8},
+    "cpu, under pressure": {"room": 30, "pressure_poll": 3.0, "stops_for_others": True},
+    "one gpu, prompt caches in gibibytes": {"room": 40, "gpus": [24], "unit": GIB, "pressure_poll": 3.0},
     "nothing checked": {"room": 30, "checked": False, "models_max": 2, "queue_max": 0},
 }
 
 
 class Walk:
-    """Clients, operators, other programs and bad luck, at random."""
+    """Clients, operators, other programs and bad luck, at random. A shape is in bytes, or in another `unit`: a prompt
+    cache is promised in mebibytes."""
 
     def __init__(self, shape: str, seed: int) -> None:
         self.random = random = Random(f"{shape} {seed}")
-        self.bench = bench = Bench(**SHAPES[shape])  # type: ignore[arg-type]
+        sizes = {**SHAPES[shape]}
+        self.unit: int = sizes.pop("unit", 1)  # type: ignore[assignment]
+        sizes["room"] = sizes["room"] * self.unit  # type: ignore[operator]
+        sizes["gpus"] = [size * self.unit for size in sizes.get("gpus", ())]  # type: ignore[attr-defined]
+        self.bench = bench = Bench(**sizes)  # type: ignore[arg-type]
         self.models = bench.needs
         for name in "abcdefghij":
             self.models[name] = self.demand()
@@ -85,7 +94,9 @@ class Walk:
         fixed, host = random.choice([0, 1, 3]), random.choice([0, 0, 1, 5])
         names = random.choice([(), (), (), ("GPU0",), ("GPU1", "GPU0")])
         cpu = len(self.bench.devices) == 1 or random.random() < 0.1
-        return Demand(host=need) if cpu else Demand(need, fixed, host, names)
+        need, fixed, host = need * self.unit, fixed * self.unit, host * self.unit
+        cache = 8 * GIB if self.unit > 1 else 0
+        return Demand(host=need, prompt_cache=cache) if cpu else Demand(need, fixed, host, names, prompt_cache=cache)
 
     def act(self) -> None:
         [what] = self.random.choices(list(self.luck), list(self.luck.values()))
@@ -242,6 +253,9 @@ def test_a_long_walk(shape: str) -> None:
         met.update(walk.judge.judged)
         met.update(type(effect) for effect in walk.bench.effects)
         stops = [effect for effect in walk.bench.effects if isinstance(effect, Stop)]
+        met["pressure"] += sum(stop.reason.startswith("memory pressure") for stop in stops)
+        spawns = [effect for effect in walk.bench.effects if isinstance(effect, Spawn)]
+        met["caches"] += sum(spawn.allocation.prompt_cache > 0 for spawn in spawns)
         met["hung"] += sum(stop.at_once for stop in stops)
         met["cut"] += sum("waited" in stop.reason for stop in stops)
         answers = [request.answer for request in walk.bench.requests.values()]
@@ -254,6 +268,8 @@ def test_a_long_walk(shape: str) -> None:
     assert shape == "nothing checked" or min(met["evictions"], met["drains"]) > 50
     assert met["excused"] < 20
     assert min(met[kind] for kind in (Probe, Spawn, Stop, Grant)) > 900
+    assert met["pressure"] > 10 or not SHAPES[shape].get("stops_for_others")  # B-D9
+    assert met["caches"] > 100 or not SHAPES[shape].get("unit")
     assert met["hung"] > 10  # B-S20
     assert met["cut"] > 10 or not SHAPES[shape].get("drain_timeout")  # B-S19
     assert min(met[kind] for kind in (Fetch, Abort, Refusal.FETCH_FAILED)) > 10

@@ -20,6 +20,7 @@ from router.errors import FlagError, PresetError
 from router.models.check import check_file
 from router.redaction import redactor, secrets_of, without_credentials
 from tests.conftest import Starter
+from tests.projector_shapes import small_projector
 from tests.hub_server import HubServer, Repo, RepoFile
 from tests.routers import FAKE, Router
 from tests.waiting import until
@@ -102,7 +103,7 @@ class Listener:
 
 
 @pytest.fixture
-def hub(tiny_models: Path) -> Iterator[HubServer]:
+def hub(tiny_models: Path, tmp_path: Path) -> Iterator[HubServer]:
     model = (tiny_models / "tiny-a.gguf").read_bytes()
     files = {"m-Q8_0.gguf": RepoFile(model)}
     broken = {"m-Q8_0.gguf": RepoFile(model, oid="0" * 64)}
@@ -112,6 +113,7 @@ def hub(tiny_models: Path) -> Iterator[HubServer]:
         "user/preset": Repo(files, token=PRESET_TOKEN),
         "user/forbidden": Repo(files, token="another one"),
         "user/broken": Repo(broken),
+        "user/parts": Repo({"p.gguf": RepoFile(small_projector(tmp_path, 64).read_bytes())}),
     }
     with HubServer(repos) as server:
         yield server
@@ -138,7 +140,7 @@ env.MY_SERVICE_TOKEN = {CHILD_SECRET}
 env.FAKE_FAIL = error: {PRESET_TOKEN} {CHILD_SECRET} http://u:{URL_PASSWORD}@host/
 
 [by-url]
-mmproj-url = http://user:{URL_PASSWORD}@HUB/user/open/resolve/main/MMPROJ
+mmproj-url = http://user:{URL_PASSWORD}@HUB/user/parts/resolve/main/p.gguf
 model = MODEL
 """
 

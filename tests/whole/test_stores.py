@@ -16,6 +16,7 @@ from tests.api.ollama.asking import client_of
 from tests.conftest import Starter
 from tests.models.stores.laid import Laid
 from tests.routers import FAKE, Router
+from tests.shell import Shell
 from tests.waiting import until
 
 TEMPLATE = "{{ .Prompt }}"  # in Go's language
@@ -203,3 +204,14 @@ def test_lm_studios_folder_is_served(tmp_path: Path, tiny_models: Path, routers:
     }
     for name in ("lmstudio-community/llama-3.2-gguf", "llama-3.2@q8_0", "qwen3", "lmstudio-community/qwen3-gguf"):
         assert router.chat(name).status_code == 200
+
+
+def test_list_shows_stores_and_a_wrong_place_starts_nothing(laid: Laid, shell: Shell) -> None:  # B-F3
+    rows = {row["name"]: row for row in json.loads(shell("list", "--json", "--ollama-models", str(laid.root)).out)}
+    assert rows.keys() == {"llama3.2:latest", "mario/plumber:v1", "hf.co/user/repo:Q4_K_M"}
+    assert rows["llama3.2:latest"]["aliases"] == ["llama3.2:3b"]
+    assert (rows["llama3.2:latest"]["source"], rows["llama3.2:latest"]["problem"]) == ("ollama", None)
+    assert shell("list", OLLAMA_MODELS=str(laid.root), LLAMA_ROUTER_OLLAMA_MODELS="auto").out.count("ollama") == 3
+    assert "llama3.2" not in shell("list", OLLAMA_MODELS=str(laid.root)).out, "only if a flag asks for it"
+    ended = shell("--ollama-models", "gone", "--engine", FAKE)
+    assert (ended.code, "--ollama-models gone: it is no folder" in ended.sentence) == (2, True)

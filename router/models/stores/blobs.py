@@ -66,9 +66,7 @@ class Blobs:
         except FileNotFoundError:
             if os.path.exists(f"{path}-partial"):
                 raise Unusable("Ollama is still downloading it, or has stopped in the middle: pull it again") from None
-            raise Unusable(
-                f"the file {path} of its {layer.kind or 'config'} is missing: pull the model again"
-            ) from None
+            raise Unusable(f"the file {path} of its {layer.kind or 'model'} is missing: pull the model again") from None
         except OSError as error:
             raise Unusable(f"{path} cannot be read: {error.strerror}") from error
 

@@ -9,6 +9,7 @@ model, the last word in lower case without `-gguf`, is an alias where it leaves 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,10 @@ class LmStudioStore:
     def is_current(self) -> bool:
         """Whether nothing has changed since `read`. Looks at most once a second. Blocks."""
         return self._folders.is_current()
+
+    def watch(self, unread: Iterable[Path]) -> None:
+        """Look at these files too: they could not be read, and may be on their way here."""
+        self._folders.watch(path for path in unread if path.is_relative_to(self.root))
 
 
 def _of_store(model: FoundModel) -> FoundModel:

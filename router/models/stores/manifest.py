@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 REGISTRY, LIBRARY, LATEST = "registry.ollama.ai", "library", "latest"
@@ -61,12 +61,12 @@ def name_of(host: str, namespace: str, name: str, tag: str) -> str | None:
 def parse(data: bytes) -> Manifest:
     """Raises Unusable."""
     fields = json_object(data, "its manifest")
-    layers = fields.get("layers") or []
+    layers = [] if fields.get("layers") is None else fields["layers"]
     if not isinstance(layers, list) or len(layers) > MAX_LAYERS:
         raise Unusable("its manifest has no list of layers")
     config = fields.get("config")
     has_config = isinstance(config, dict) and config.get("digest")
-    return Manifest(_layer(config) if has_config else None, tuple(map(_layer, layers)))
+    return Manifest(replace(_layer(config), kind="config") if has_config else None, tuple(map(_layer, layers)))
 
 
 def json_object(data: bytes, what: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,9 @@ class OllamaStore:
             self._looked_at = time.monotonic() if is_same else None
             return is_same
 
+    def watch(self, unread: Iterable[Path]) -> None:
+        """All files are watched already."""
+
     def _manifests(self, folders: list[str], warnings: list[str]) -> Iterator[tuple[str, str]]:
         """The paths and names of all manifests. The folders that were looked into are added to `folders`."""
         places: list[tuple[str, tuple[str, ...]]] = [(str(self.root / "manifests"), ())]
@@ -131,10 +134,11 @@ class OllamaStore:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             return _Read(_unusable(path, name, f"the manifest {path} cannot be read: {reason}"), times)
-        digest, modified_at, size = hashlib.sha256(data).hexdigest(), _modified_at(path), 0
+        digest, modified_at, size = "", _modified_at(path), 0  # what is no manifest may be somebody's secret
         details: Mapping[str, Any] = {}
         try:
             manifest = manifests.parse(data)
+            digest = hashlib.sha256(data).hexdigest()
             size = manifest.size
             every = (*manifest.layers, *([manifest.config] if manifest.config else []))
             watched += (str(self._blobs.path(layer.digest)) for layer in every[:100])
@@ -195,9 +199,16 @@ class OllamaStore:
             "ollama",
             self._blobs.weights(models[0]),
             self._blobs.weights(projectors[0]) if projectors else None,
-            adapters=tuple(map(self._blobs.weights, adapters)),
+            adapters=tuple(map(self._adapter, adapters)),
             package=package,
         )
+
+    def _adapter(self, layer: Layer) -> Path:
+        """Raises Unusable."""
+        path = self._blobs.weights(layer)
+        if "," in str(path):  # which the engine takes for the end of the path
+            raise Unusable(f"llama-server reads no adapter with a comma in its path, as in {path}: rename the folder")
+        return path
 
     def _of_layers(self, manifest: Manifest, kind: str) -> dict[str, Any]:
         """The fields of all layers of this kind; the last one wins. Raises Unusable."""
@@ -207,7 +218,7 @@ class OllamaStore:
         return fields
 
     def _json(self, layer: Layer) -> dict[str, Any]:
-        return manifests.json_object(self._blobs.text(layer), f"its {layer.kind or 'config'}")
+        return manifests.json_object(self._blobs.text(layer), f"its {layer.kind}")
 
     def _system(self, manifest: Manifest) -> str:
         layers = manifest.of_kind("system")[-1:]

@@ -7,7 +7,7 @@ LM Studio.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -32,7 +32,7 @@ _OF_SERVICES = (
 
 
 class Store(Protocol):
-    """Where other programs keep models. Both methods block, and threads may call them."""
+    """Where other programs keep models. Its methods block, and threads may call them."""
 
     @property
     def root(self) -> Path: ...
@@ -40,6 +40,8 @@ class Store(Protocol):
     def read(self) -> FoundModels: ...
 
     def is_current(self) -> bool: ...
+
+    def watch(self, unread: Iterable[Path]) -> None: ...
 
 
 def ollama(where: str | None, environ: Mapping[str, str]) -> list[Store]:

@@ -1,0 +1,44 @@
+"""LM Studio's folder: names of models, quantizations and companions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from router.models.stores.lmstudio import LmStudioStore
+from tests.models.rig import put
+from tests.waiting import until
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    put(tmp_path / "models" / "qwen" / "Qwen3-4B-GGUF" / "Qwen3-4B-Q4_K_M.gguf")
+    return tmp_path / "models"
+
+
+def test_names_are_publisher_and_model(root: Path) -> None:  # B-F3
+    put(root / "qwen" / "Qwen3-4B-GGUF" / "Qwen3-4B-Q8_0.gguf")
+    put(root / "google" / "gemma-3-GGUF" / "gemma-3-Q4_0.gguf")
+    put(root / "google" / "gemma-3-GGUF" / "mmproj-gemma-3-F16.gguf")
+    models = LmStudioStore(root).read().models
+    assert {name: set(model.aliases) for name, model in models.items()} == {
+        "qwen/Qwen3-4B-GGUF": {"qwen/Qwen3-4B-GGUF@q4_k_m", "qwen3-4b"},
+        "qwen/Qwen3-4B-GGUF@q8_0": {"qwen3-4b@q8_0"},
+        "google/gemma-3-GGUF": {"gemma-3"},
+    }
+    assert {model.source for model in models.values()} == {"lmstudio"}
+    assert models["google/gemma-3-GGUF"].mmproj == root / "google" / "gemma-3-GGUF" / "mmproj-gemma-3-F16.gguf"
+
+
+def test_a_short_name_that_two_could_have_is_none(root: Path) -> None:
+    put(root / "other" / "Qwen3-4B-GGUF" / "Qwen3-4B-Q4_K_M.gguf")
+    assert all(model.aliases == () for model in LmStudioStore(root).read().models.values())
+
+
+def test_new_files_are_seen(root: Path) -> None:  # B-F3
+    store = LmStudioStore(root)
+    store.read()
+    put(root / "new" / "m" / "m.gguf")
+    until(lambda: not store.is_current())
+    assert "new/m" in store.read().models
