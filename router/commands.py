@@ -22,13 +22,11 @@ from typing import TYPE_CHECKING, Any
 from router import logs
 from router.errors import ConfigError, FlagError, RouterError, UnknownModel
 from router.near import nearest
-from router.redaction import without_credentials
 from router.scheduling.snapshot import Snapshot
 from router.units import size
 
 if TYPE_CHECKING:
     from router.hub.names import Name
-    from router.models.spec import ModelSpec
     from router.settings import Settings
 
 EXIT_CODES = """\
@@ -188,68 +186,18 @@ def _demo(argv: list[str]) -> int:
 
 
 def _list(argv: list[str]) -> int:
-    from router.models.describe import describe
+    from router.models import inventory
     from router.plan import read_plan
 
     as_json, argv = _switch("--json", argv)
     shows_all, argv = _switch("--all", argv)
-    catalog = read_plan(argv, os.environ, needs_engine=False).catalog()
-    models = [describe(spec) for spec in catalog.models]
-    is_other = [spec.info.other_kind is not None and spec.source in ("models_dir", "cache") for spec in models]
-    rows = [_row(spec) for spec, other in zip(models, is_other, strict=True) if shows_all or not other]
-    if shows_all:
-        rows += [_row_of_other(name, kind) for name, kind in catalog.left_out.items()]
+    rows = inventory.rows(read_plan(argv, os.environ, needs_engine=False).catalog(), shows_all=shows_all)
     if as_json:
         print(json.dumps(rows, indent=2))
     elif rows:
-        _print_table(rows, ("name", "source", "size", "context", "quantization", "problem"))
+        for line in inventory.table(rows):
+            print(line)
     return 0 if rows else 1
-
-
-def _row(spec: ModelSpec) -> dict[str, Any]:
-    from router.engine import flags
-
-    return {
-        "name": spec.name,
-        "aliases": spec.aliases,
-        "tags": spec.tags,
-        "source": spec.source,
-        "size": spec.size_bytes,
-        "context": spec.info.n_ctx_train,
-        "quantization": spec.info.quantization,
-        "architecture": spec.info.architecture,
-        "args": flags.shown_words(spec.args),
-        "problem": spec.info.problem,
-        "warning": spec.info.warning,
-    }
-
-
-def _row_of_other(name: str, kind: str) -> dict[str, Any]:
-    """A file in a folder of models that is none."""
-    empty = dict.fromkeys(("size", "context", "quantization", "architecture"))
-    return {
-        "name": name,
-        "aliases": (),
-        "tags": (),
-        "source": "models_dir",
-        **empty,
-        "args": [],
-        "problem": kind,
-    }
-
-
-def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    cells = [[_cell(column, row[column]) for column in columns] for row in rows]
-    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    for line in ([*columns], *cells):
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _cell(column: str, value: Any) -> str:
-    if value is None:
-        return ""
-    text = without_credentials(size(value) if column == "size" else str(value))
-    return text if text.isprintable() else ascii(text)  # a file's name may hold control characters
 
 
 # check
@@ -415,7 +363,9 @@ def _estimate(argv: list[str]) -> int:
     if estimate is None:
         assert plan.engine is not None
         try:
-            spec = plan.catalog().resolve(None if is_file else model)
+            catalog = plan.catalog()
+            own = [spec for spec in catalog.models if is_file and spec.source == "command_line"]
+            spec = own[0] if own else catalog.resolve(model)
         except UnknownModel as exc:
             if model.endswith(".gguf"):
                 raise ConfigError(f"there is no file {model[-200:]}, and no model of that name") from exc

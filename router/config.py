@@ -122,13 +122,15 @@ def _exists(option: Option, word: str) -> bool:
 def _interpret(line: Line, table: FlagTable, options: Mapping[str, Option]) -> tuple[Option, str]:
     """The option that a line sets, and its word as a flag would have it. Raises Mistake."""
     found = table.by_key(line.key) or table.by_key(line.key.lstrip("-").replace("_", "-"))
+    if named := [option for option in options.values() if line.key in option.other_variables]:
+        found = named[0].flag, False
     if found is None:
         raise _unknown(line.key, table)
     flag, is_negative = found
     option = options[flag.name]
     if flag.name == OWN_FLAG:
         raise Mistake("a file of settings cannot name another one: delete this line")
-    word = _unquoted(line.value)
+    word = _unquoted(line.value, option)
     if option.kind is SWITCH:
         if (on := boolean(word)) is None:
             raise Mistake(f"{line.key} is a switch: write on or off, not {word[:SHOWN_CHARACTERS]!r}")
@@ -142,9 +144,19 @@ def _interpret(line: Line, table: FlagTable, options: Mapping[str, Option]) -> t
     return option, word
 
 
-def _unquoted(value: str) -> str:
-    """Quotes around a whole value are no part of it: other formats of settings need them."""
-    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
+def _unquoted(value: str, option: Option) -> str:
+    """Quotes around a value, or around each of several, are no part of it: other formats of settings need them. Raises
+    Mistake for a quote that does not end: the rest would be a value too, and another key than the user has."""
+    parts = [part.strip() for part in value.split(",")] if option.takes_several else [value]
+    if any(part[:1] in ("'", '"') and not _is_quoted(part) for part in parts):
+        parts = [value]
+    if parts == [value] and value[:1] in ("'", '"') and not _is_quoted(value):
+        raise Mistake(f"{value[0]} begins the value, and must end it too; before a # or ; of a value write \\")
+    return ",".join(part[1:-1] if _is_quoted(part) else part for part in parts)
+
+
+def _is_quoted(word: str) -> bool:
+    return len(word) > 1 and word[0] == word[-1] and word[0] in "'\"" and word[0] not in word[1:-1]
 
 
 def _unknown(key: str, table: FlagTable) -> Mistake:

@@ -27,6 +27,10 @@ _KINDS = (
 )
 
 
+# What a disk or a network share says that has gone.
+LOST = frozenset((errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.ENXIO, errno.ENODEV))
+
+
 class NotAFile(OSError):
     """The path is not a regular file; `strerror` says what it is."""
 
@@ -125,7 +129,7 @@ def problem_of(path: str | Path, error: OSError | ValueError) -> str:
         return f"{path} is a link that leads back to itself: remove it"
     if code in (errno.EACCES, errno.EPERM):
         return f"{path} may not be read by this user ({os.strerror(code)}): change its rights, or its owner"
-    if code in (errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.EHOSTDOWN):
+    if code in LOST:
         return f"{path} cannot be read ({os.strerror(code)}): mount its disk or network share again"
     return f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
 

@@ -13,16 +13,18 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Final, Generic, TypeVar
 
-from router.threads import DISK_TIMEOUT_S, RELIEF_S
+from router.threads import RELIEF_S
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+PATIENCE_S = 5.0  # for one item; a disk that sleeps may need longer, and is then read at a later look
 MOST_LANES = 8  # threads of one call that are at work or stuck
 MOST_LEFT_BEHIND = 24  # threads of all calls that nobody waits for any more
 NEXT_PATIENCE_S = 1.0  # for further items, once one has been given up: they often are on the same disk
 
 _left_behind: set[Hashable] = set()
+_comebacks = 0
 _lock = threading.Lock()
 
 
@@ -44,11 +46,24 @@ def each(
 ) -> list[R | Hung]:
     """What `work` returns for each item, in their order.
 
-    `patience` is in seconds, for one item; DISK_TIMEOUT_S if None.
+    `patience` is in seconds, for one item; PATIENCE_S if None.
     `key` names the item's part of the disk, from one call to the next. What `work` raises is raised here.
     """
-    lanes = _Lanes(work, items, key, DISK_TIMEOUT_S if patience is None else patience)
+    lanes = _Lanes(work, items, key, PATIENCE_S if patience is None else patience)
     return lanes.run() if items else []
+
+
+def comebacks() -> int:
+    """How many items that had been given up have been answered after all. If this has grown since the last look,
+    another one may find more."""
+    return _comebacks
+
+
+def _come_back(key: Hashable) -> None:
+    global _comebacks
+    with _lock:
+        _left_behind.discard(key)
+        _comebacks += 1
 
 
 class _Lane:
@@ -138,8 +153,7 @@ class _Lanes(Generic[T, R]):
         finally:
             with self._changed:
                 if lane.is_given_up and lane.index >= 0:
-                    with _lock:
-                        _left_behind.discard(self._key(self._items[lane.index]))
+                    _come_back(self._key(self._items[lane.index]))
                 self._lanes.discard(lane)
                 self._changed.notify_all()
 

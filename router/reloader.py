@@ -91,8 +91,7 @@ class Reloader:
         """The catalog without files that turned out to be no models. Logs what is new among what is wrong with it."""
         kept, left_out = [], dict(catalog.left_out)
         for spec in catalog.models:
-            is_offered = not spec.info.other_kind or spec.source not in ("models_dir", "cache")
-            if is_offered or spec.name == catalog.default_name:
+            if not spec.is_no_model or spec.name == catalog.default_name:
                 kept.append(spec)
             else:
                 left_out[spec.name] = str(spec.info.problem)

@@ -17,7 +17,7 @@ from router.near import nearest
 from router.options import KEYS, Option
 
 MAX_SHOWN_CHARACTERS = 80
-_OURS = re.compile(r"LLAMA_(?:ROUTER|ARG)_")
+_OURS = re.compile(r"LLAMA_(?:ROUTER|ARG)_", re.IGNORECASE)
 _PREFIX = re.compile(r"LLAMA_(?:ROUTER_|ARG_|)")
 # The router's mark in the environment of its children; a program that a child starts has it too.
 _MARKS = frozenset({"LLAMA_ROUTER_RUN"})
@@ -34,9 +34,15 @@ class Finding(NamedTuple):
 def without_effect(environ: Mapping[str, str], options: Sequence[Option], table: FlagTable) -> list[Finding]:
     """The variables that set nothing. `table` has the flags of the engine.
 
-    Raises FlagError for a misspelt variable of keys: its user wants to lock the router, which would be open."""
-    named = [name for name in environ if _OURS.match(name) and name not in _MARKS]
+    Raises FlagError for a misspelt variable of keys: its user wants to lock the router, which would be open. Such a
+    name is one even without a whole prefix (`LLAMA_ADMIN_KEY`)."""
     own = {name: option for option in options for name in variables_of(option)}
+    locks = {_word(name) for name, option in own.items() if _is_lock(option)}
+    named = [
+        name
+        for name in environ
+        if name not in _MARKS and (_OURS.match(name) or (_PREFIX.match(name) and _word(name) in locks))
+    ]
     known = {*own, *_variables(table), *_variables(default_table())}
     by_word = {_word(name): name for name in (*sorted(known), *own)}  # an option comes before a flag of the engine
     found = []
@@ -47,11 +53,16 @@ def without_effect(environ: Mapping[str, str], options: Sequence[Option], table:
             continue
         near = by_word.get(_word(name)) or next((by_word[word] for word in nearest(_word(name), by_word)), None)
         meant = own.get(near or "")
-        if meant and _word(near or "") == _word(name) and (meant.kind is KEYS or meant.name.endswith("key-file")):
+        if meant and _is_lock(meant):
             raise FlagError(f"{_shown(name)} is not read, so the router would be open: call it {near}")
         hint = f"; did you mean {near}?" if near else ""
         found.append(Finding(name, f"{_shown(name)} is no variable of this router or of its engine{hint}", near))
     return found
+
+
+def _is_lock(option: Option) -> bool:
+    """Whether a router without it is open to more people, or to all that read along."""
+    return option.kind is KEYS or option.name.endswith("key-file") or option.name.startswith("--ssl-")
 
 
 def variables_of(option: Option) -> tuple[str, ...]:

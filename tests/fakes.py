@@ -63,9 +63,10 @@ class FakeChild:
     def load(self) -> None:
         self._loaded.set()
 
-    def die(self, code: int = -9, sentence: str = "it was killed by signal 9", *, out_of_memory: bool = False) -> None:
+    def die(self, code: int = -9, sentence: str = "it was killed by signal 9", **more: Any) -> None:
+        """`more` are fields of `Exit`."""
         if not self._exit.done():
-            self._exit.set_result(Exit(code, sentence, out_of_memory=out_of_memory))
+            self._exit.set_result(Exit(code, sentence, **more))
 
     async def ready(self) -> Mapping[str, Any]:
         self._trouble.strike("ready")

@@ -25,8 +25,7 @@ DUE = {
     "F6",
     *(f"C{number}" for number in range(1, 16)),
     *(f"T{number}" for number in range(1, 9)),
-    "F3",
-    "F4",
+    *(f"F{number}" for number in range(1, 6)),
 }
 
 

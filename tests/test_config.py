@@ -15,6 +15,7 @@ from router.engine.flags import default_table, render
 from router.errors import FlagError
 from router.options import SWITCH
 from router.settings import OPTIONS, Settings
+from router.variables import variables_of
 from tests.conftest import Starter
 from tests.routers import FAKE
 from tests.shell import Shell, write
@@ -109,6 +110,36 @@ def test_lists_quotes_and_spellings(file: Path) -> None:
     assert of(file, "LLAMA_ARG_PORT = 6\n").port == 6
     assert of(file, "task-header =\n").task_header == ""
     assert of(file, "").port == 8080
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["one, two", '"one, two"', "'one,two'", '"one","two"', "'one' , \"two\"", 'one, "two"', '"one", two ; "mine"'],
+)
+def test_quotes_are_around_all_or_around_each(words: str, file: Path) -> None:
+    assert of(file, f"api-key = {words}").api_key == ("one", "two")
+
+
+def test_letters_in_quotes_and_quotes_in_words(file: Path) -> None:
+    assert of(file, 'api-key = "a \\#b"').api_key == ("a #b",)
+    assert of(file, "api-key = it's, a\"b").api_key == ("it's", 'a"b')
+    assert str(of(file, 'models-dir = "it\'s, mine"').models_dir) == "it's, mine"
+
+
+@pytest.mark.parametrize("words", ['"a #b"', "'a", '"', "\"a'", '"one","two', '"a" b', '"a"b"'])
+def test_a_quote_that_does_not_end_is_a_mistake(words: str) -> None:
+    for key in ("api-key", "models-default"):
+        ((line, message),) = mistakes(f"{key} = {words}")
+        assert (line, "begins the value, and must end it" in message) == (1, True)
+
+
+def test_every_variable_is_a_key(file: Path) -> None:
+    for option in OPTIONS:
+        for name in variables_of(option) if option.name != "--config" else ():
+            _, problems = config.parse(f"{name} = {word_of(option.name)}", OPTIONS, Path("r.ini"))
+            assert not problems, name
+    assert of(file, "LLAMA_ARG_MODELS_MEMORY_MARGIN = 5,6").models_memory_margin == (5, 6)
+    assert of(file, "LLAMA_ARG_NO_MODELS_AUTOLOAD = on").models_autoload is False
 
 
 def test_keys_and_files_of_keys(file: Path, caplog: pytest.LogCaptureFixture) -> None:

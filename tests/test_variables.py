@@ -57,10 +57,33 @@ def test_what_a_router_does_not_obey_is_told() -> None:
     assert one.message == "LLAMA_ARG_CORS_METHODS has no effect on a router"
 
 
-@pytest.mark.parametrize("name", ["LLAMA_ROUTER_API_KEY", "LLAMA_ARG_API_KEY", "LLAMA_ARG_ADMIN_KEY"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("LLAMA_ROUTER_API_KEY", "LLAMA_ARG_API_KEY", "LLAMA_ARG_ADMIN_KEY", "LLAMA_ROUTER_API_KEYS"),
+        *("LLAMA_ROUTER_APIKEY", "LLAMA_ROUTER_API-KEY", "LLAMA_ROUTER_API_KYE", "LLAMA_ROUTER_KEY"),
+        *("LLAMA_ROUTER_ADMINKEY", "LLAMA_ROUTER_ADMIN_KEYS", "LLAMA_ADMIN_KEY", "llama_router_admin_key"),
+    ],
+)
 def test_a_wrong_name_for_a_key_would_leave_the_router_open(name: str) -> None:
     with pytest.raises(FlagError, match=r"the router would be open: call it LLAMA_(API|ROUTER_ADMIN)_KEY"):
         found(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("LLAMA_ROUTER_SSL_CERT_FILE", "LLAMA_ROUTER_SSL_CERT", "LLAMA_API_KEY_FILE", "LLAMA_ROUTER_API_KEYFILE"),
+        *("LLAMA_ADMIN_KEY_FILE", "LLAMA_ARG_ADMIN_KEYS_FILE"),
+    ],
+)
+def test_a_wrong_name_for_a_file_of_keys_does_too(name: str) -> None:
+    with pytest.raises(FlagError, match=r"the router would be open: call it LLAMA_(ARG|ROUTER)_[A-Z_]+_FILE"):
+        found(name)
+
+
+def test_keys_of_other_programs_are_none_of_ours() -> None:
+    assert not found("LLAMA_CLOUD_API_KEY", "LLAMA_STACK_API_KEY", "LLAMA_API_KEY", "LLAMAAPI_KEY", "API_KEY")
 
 
 def test_names_are_shown_as_one_line_and_not_for_ever() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from router.engine.flags import render, switch_of, value_of, without_secrets
+from router.engine.flags import shown_words, switch_of, value_of
 from router.errors import InvalidRequest
 from router.hub import tokens
 from router.models.spec import ModelSpec
@@ -18,6 +18,7 @@ from router.pool.settings_patch import OFF, read_patch
 from router.proxy.body import in_thread_if_large, json_object
 from router.proxy.gateway import Gateway
 from router.proxy.routing import routing_fields
+from router.text import valid
 
 
 class LoadEndpoints:
@@ -98,9 +99,10 @@ def settings(pool: Pool, name: str) -> dict[str, Any]:
             "speculative_type": _speculative_type(spec),
             "chat_template": spec.template
             or value_of(spec.args, "--chat-template")
-            or value_of(spec.args, "--chat-template-file"),
+            or valid(value_of(spec.args, "--chat-template-file") or "")
+            or None,
             "n_parallel": value_of(spec.args, "--parallel"),
-            "args": render(without_secrets(spec.args)),
+            "args": shown_words(spec.args),
         },
         "process": status.pid and {"pid": status.pid, "started": status.started},
     }

@@ -38,4 +38,5 @@ program's in `stores`, a kind of file that is no model in `kinds`. What `templat
     check      every mistake in one preset file         -> ini presets catalog build
     changes    PURE: a new catalog against the old      -> spec catalog
     sources    where the catalog comes from             -> spec presets catalog folder folders created stores build
+    inventory  what `llama-router list` shows           -> spec describe catalog
 """

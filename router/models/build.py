@@ -9,12 +9,14 @@ Building reads folders, but no headers, and never the network. Called at the sta
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from router import files, patience
 from router.engine import engines
@@ -63,6 +65,7 @@ def build(
     offline: bool,
     wanted: Sequence[str] = (),
     created: Mapping[str, FoundModel] | None = None,
+    earlier: Mapping[str, ModelSpec] = MappingProxyType({}),
     stored: Mapping[str, FoundModel] | None = None,
 ) -> Catalog:
     """The catalog of all sources. Raises CatalogError.
@@ -71,6 +74,7 @@ def build(
     or a preset file add more.
     `wanted` are names on the hub that are models even if the cache does not have them.
     `created` are models that clients have made of files.
+    `earlier` are the models of the catalog before: what hangs now counts as unchanged.
     `stored` are models of other programs' stores.
     `models_dir` is read here, unless `in_folders` already has what the folders of models hold.
     """
@@ -103,12 +107,16 @@ def build(
         is_hidden = model.source == "cache" and model.path in hidden
         preset = replace(defaults, name=name, unlisted=defaults.unlisted or is_hidden)
         parts.append(_Part(preset, model.source, (), model))
+    for choice in {part.preset.engine for part in parts if part.preset.engine}:
+        with contextlib.suppress(EngineError):
+            engines.table_of(choice)  # here it may take its time; `_for_engine` tells what is wrong
     # A model whose disk hangs costs itself alone.
     looked = patience.each(builder.spec_of, parts, key=lambda part: f"model {part.preset.name}")
-    models = [
-        builder.spec_of(part, looks=False) if isinstance(spec, patience.Hung) else spec
-        for part, spec in zip(parts, looked, strict=True)
-    ]
+    models = []
+    for part, spec in zip(parts, looked, strict=True):
+        if isinstance(spec, patience.Hung):
+            spec = earlier.get(part.preset.name) or builder.spec_of(part, looks=False)
+        models.append(spec)
     models = _with_aliases(models, {**found, **in_folders.models})
     known = {name for spec in models for name in (spec.name, *spec.aliases)}
     for name in wanted:
@@ -221,15 +229,14 @@ class _SpecBuilder:
         if looks and found and found.source == "cache" and (kind := draft_kind(args)):
             entry = hub.find(self.cache_root, preset.name, drafting=kind)
             args = merge(self.file_args(replace(found, draft=entry.draft if entry else None)), args)
-        problem: str | None = None
+        # What was found out about the file counts as long as the model is still that file.
+        problem = found.problem if found and value_of(args, "--model") == str(found.path) else None
         is_named = any(arg.flag.name in ("--mmproj", "--mmproj-url") for arg in (*preset.args, *own, *self.common))
+        looks = looks and problem is None
         if looks:
             args, problem = self.with_files(args, finds_mmproj=not is_named)
-        elif place := value_of(args, "--model") or value_of(args, "--hf-repo"):
+        elif problem is None and (place := value_of(args, "--model") or value_of(args, "--hf-repo")):
             problem = files.hung(place)
-        # What was found out about the file as it was found counts as long as the model is still that file.
-        if found and found.problem and value_of(args, "--model") == str(found.path):
-            problem = found.problem
         if preset.engine:
             args, wrong = _for_engine(args, preset)
             problem = wrong or problem

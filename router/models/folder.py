@@ -112,6 +112,7 @@ class _Group:
         self._home = home
         self._folder = "/".join(home)
         self._files = files
+        self._firsts = self._first_files()
 
     def __repr__(self) -> str:
         return f"<_Group {self._folder or 'without a folder'}: {len(self._files)} files>"
@@ -125,7 +126,7 @@ class _Group:
             if kind and not self._is_beside_a_model(kind):
                 name = "/".join((*file.parts, stem_of(file.path.name)))
                 yield _Named((name,), FoundModel("models_dir", file.path), kind)
-        found = self._first_files()
+        found = self._firsts
         if not self._home:
             for file in found:
                 yield _Named((stem_of(file.path.name), file.path.name), self._model(file))
@@ -134,7 +135,7 @@ class _Group:
 
     def _is_beside_a_model(self, kind: str) -> bool:
         """Whether a file of this kind is the companion of a model: nothing has to be told about it."""
-        return bool(self._home) and kind in (kinds.PROJECTOR, kinds.DRAFT) and bool(self._first_files())
+        return bool(self._home) and kind in (kinds.PROJECTOR, kinds.DRAFT) and bool(self._firsts)
 
     def _first_files(self) -> list[FoundFile]:
         """The models: for each its one file, or its first shard, whether that is there or not. Split models, which
@@ -196,7 +197,7 @@ class _Group:
             and (file.kind == kind or (file.kind is None and is_named_so(file.path.name)))
             and file.parts == model.parts[: len(file.parts)]
         ]
-        words = set(_words(model.path.name)) if len({_family(file) for file in self._first_files()}) > 1 else set()
+        words = set(_words(model.path.name)) if len({_family(file) for file in self._firsts}) > 1 else set()
         return min(
             (file.path for file in found),
             key=lambda path: (

@@ -1,8 +1,9 @@
 """The folders of `--models-dir`, read again when something in them has changed.
 
 The one idea: each entry of a folder is looked at by itself, in threads that may hang, so that one odd entry costs
-itself alone. Only a folder of models that cannot be listed at all is an error. `folder` makes models of what is found.
-Called by `sources`, at the start and at most once a second afterwards.
+itself alone. What hangs or is lost at a later look counts as unchanged: models that run must not end for it. A folder
+of models that cannot be listed at all is an error; at the start only if the name is wrong, since a share may come
+later. `folder` makes models of what is found. Called by `sources`, at the start and at most once a second afterwards.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class ModelFolders:
         self._watched: ChangeTimes = ChangeTimes({})
         self._looked_at = 0.0
         self._is_current = True
+        self._branches: dict[str, Branch] | None = None  # of the last reading, by the path of the entry
 
     def __repr__(self) -> str:
         return f"<ModelFolders {', '.join(map(str, self.roots)) or 'none'}>"
@@ -51,24 +53,27 @@ class ModelFolders:
 
     def read(self) -> FoundModels:
         """What the folders hold. Raises CatalogError if one of them cannot be listed."""
-        found, seen = FoundModels(), dict[str, Path]()
+        found, seen, known = FoundModels(), dict[str, Path](), dict[str, Branch]()
         times: dict[Path, ChangeTimes] = {}
         try:
             for root in self.roots:
                 before = ChangeTimes.of([str(root)], anything_changed)
-                entries = _entries(root)
+                times[root] = before
+                entries = self._entries(root, found)
                 real = os.path.realpath(root)
                 if real in seen:
                     found.warnings.append(f"--models-dir {root} is the same folder as {seen[real]}: it is read once")
                     continue
                 seen[real] = root
-                branches = _branches(entries)
-                files = [file for branch in branches for file in branch.files]
+                branches = self._look(entries, root)
+                known.update(zip((entry.path for entry in entries), branches, strict=True))
+                in_root = [file for branch in branches for file in branch.files]
                 found.warnings += [warning for branch in branches for warning in branch.warnings]
-                add_models(found, root, files, is_first=len(seen) == 1)
+                add_models(found, root, in_root, is_first=len(seen) == 1)
                 watched = [path for branch in branches for path in branch.folders]
-                watched += [str(file.path) for file in files if file.problem]
+                watched += [str(file.path) for file in in_root if file.problem]
                 times[root] = ChangeTimes({**before.times, **_times_of(watched).times}, anything_changed)
+            self._branches = known
         finally:
             with self._lock:
                 self._times, self._watched, self._is_current = times, ChangeTimes({}), True
@@ -95,34 +100,46 @@ class ModelFolders:
             self._is_current = self._is_current and is_current
             return self._is_current
 
+    def _entries(self, root: Path, found: FoundModels) -> list[os.DirEntry[str]]:
+        """The entries of one folder. At the start a disk or share that has gone leaves its folder empty."""
+        (entries,) = patience.each(_scan, [root], key=str)
+        if isinstance(entries, list):
+            return entries
+        is_hung = isinstance(entries, patience.Hung)
+        if self._branches is None and (is_hung or getattr(entries, "errno", None) in files.LOST):
+            reason = files.hung(root) if isinstance(entries, patience.Hung) else files.problem_of(root, entries)
+            found.warnings.append(f"--models-dir {reason}. Its models are left out")
+            return []
+        if isinstance(entries, patience.Hung):
+            raise CatalogError(f"--models-dir {files.hung(root)}")
+        reason = getattr(entries, "strerror", None) or str(entries)
+        raise CatalogError(f"--models-dir {root}: {reason}; name a folder that holds .gguf files") from entries
+
+    def _look(self, entries: Sequence[os.DirEntry[str]], root: Path) -> list[Branch]:
+        known = self._branches or {}
+        looked = patience.each(lambda entry: look(entry, root), entries, key=lambda entry: entry.path)
+        branches = []
+        for entry, one in zip(entries, looked, strict=True):
+            branch = _hung(entry) if isinstance(one, patience.Hung) else one
+            branches.append(known.get(entry.path, branch) if branch.is_lost else branch)
+        return branches
+
 
 def _times_of(paths: Iterable[str]) -> ChangeTimes:
     (times,) = patience.each(lambda some: ChangeTimes.of(some, anything_changed), [tuple(paths)], key=hash)
     return ChangeTimes({}) if isinstance(times, patience.Hung) else times
 
 
-def _entries(root: Path) -> list[os.DirEntry[str]]:
-    def scan(folder: Path) -> list[os.DirEntry[str]] | OSError | ValueError:
-        try:
-            with os.scandir(folder) as entries:
-                return sorted(entries, key=lambda entry: entry.name)
-        except (OSError, ValueError) as error:
-            return error
-
-    (entries,) = patience.each(scan, [root], key=str)
-    if isinstance(entries, patience.Hung):
-        raise CatalogError(f"--models-dir {files.hung(root)}")
-    if isinstance(entries, OSError | ValueError):
-        reason = getattr(entries, "strerror", None) or entries
-        raise CatalogError(f"--models-dir {root}: {reason}; name a folder that holds .gguf files") from entries
-    return entries
-
-
-def _branches(entries: Sequence[os.DirEntry[str]]) -> list[Branch]:
-    looked = patience.each(look, entries, key=lambda entry: entry.path)
-    return [_hung(entry) if isinstance(one, patience.Hung) else one for entry, one in zip(entries, looked, strict=True)]
+def _scan(folder: Path) -> list[os.DirEntry[str]] | OSError | ValueError:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except (OSError, ValueError) as error:
+        return error
 
 
 def _hung(entry: os.DirEntry[str]) -> Branch:
     path, is_folder = Path(entry.path), not is_gguf(entry.name)
-    return Branch([FoundFile(path, (entry.name,) if is_folder else (), files.hung(path), is_folder=is_folder)])
+    return Branch(
+        [FoundFile(path, (entry.name,) if is_folder else (), files.hung(path), is_folder=is_folder)], is_lost=True
+    )

@@ -105,6 +105,8 @@ class HeaderReader:
         with contextlib.suppress(GgufError):  # the window may end before the header does
             for _ in range(min(n_fields, MAX_FIRST_FIELDS)):
                 key = self.string()
+                if "general.architecture" in found and not key.startswith("general."):
+                    break  # the vocabulary is among what follows
                 found[key] = self.value(self.number("I"))
         return found.get("general.architecture"), found.get("general.type")
 

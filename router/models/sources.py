@@ -55,6 +55,8 @@ class Sources:
         self._preset = preset
         self._folders = ModelFolders(models_dir)
         self._said: frozenset[str] = frozenset()
+        self._comebacks = 0
+        self._earlier: dict[str, ModelSpec] = {}
         self._default_name = default_name
         self._offline = offline
         self._common = common
@@ -92,13 +94,14 @@ class Sources:
         once a second."""
         if self._cache.entries() is not self._cached or not self._folders.is_current():
             return False
-        # A disk that hangs counts as unchanged.
-        return all(patience.each(lambda store: store.is_current(), self._stores, key=repr))
+        # A disk that hangs counts as unchanged, until it comes back.
+        is_same = all(patience.each(lambda store: store.is_current(), self._stores, key=repr))
+        return is_same and patience.comebacks() == self._comebacks
 
     @property
-    def has_stores(self) -> bool:
+    def has_places(self) -> bool:
         """Whether a name that is no name on the hub may come to mean a model while the router runs."""
-        return bool(self._stores)
+        return bool(self._stores) or bool(self._folders)
 
     def watch(self, models: Iterable[ModelSpec]) -> None:
         """Look at the files of these models too: they could not be read, and may be on their way here."""
@@ -108,6 +111,7 @@ class Sources:
             store.watch(path for path, source in unread if source == "lmstudio")
 
     def _build(self, file: PresetFile) -> Catalog:
+        self._comebacks = patience.comebacks()
         self._cached = self._cache.entries(0)
         in_folders, in_stores = self._folders.read(), self._read_stores()
         in_folders.left_out = {**in_stores.left_out, **in_folders.left_out}
@@ -124,8 +128,10 @@ class Sources:
             offline=self._offline,
             wanted=tuple(self.wanted),
             created=self.created.found_models(),
+            earlier=self._earlier,
             stored=in_stores.models,
         )
+        self._earlier = {spec.name: spec for spec in catalog.models}
         return self.created.add_models(catalog, self._table)
 
     def _read_stores(self) -> FoundModels:

@@ -213,6 +213,12 @@ class ModelSpec:
         return next((value for flag in DOWNLOAD_FLAGS if (value := value_of(self.args, flag))), None)
 
     @property
+    def is_no_model(self) -> bool:
+        """Whether it was found on disk, and its header says that it is no language model: it is not offered. What the
+        operator has named is a model with a problem."""
+        return self.info.other_kind is not None and self.source not in ("preset", "command_line")
+
+    @property
     def is_unread(self) -> bool:
         """Whether its files are here, and nothing is known yet of what they say."""
         return self.info is UNREAD and self.model_path is not None and not self.problem

@@ -46,20 +46,26 @@ class FoundFile:
 
 @dataclass(slots=True)
 class Branch:
-    """What lies below one entry. `folders` are those whose times change when files come or go, `warnings` is what is
-    left out for other reasons than a problem of one file."""
+    """What lies below one entry.
+
+    `folders` are those whose times change when files come or go.
+    `warnings` is what is left out for other reasons than a problem of one file.
+    `is_lost`: a part of it cannot be read, because its disk or share has gone.
+    """
 
     files: list[FoundFile] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     left: int = MAX_ENTRIES
+    is_lost: bool = False
 
 
-def look(entry: os.DirEntry[str]) -> Branch:
-    """What lies below an entry of the models folder, or the entry itself if it is a file. Blocks. Never raises."""
+def look(entry: os.DirEntry[str], root: Path) -> Branch:
+    """What lies below an entry of the models folder `root`, or the entry itself if it is a file. Blocks. Never
+    raises."""
     branch = Branch()
     if entry.name not in _OF_SYSTEMS:
-        _visit(branch, entry, (), ())
+        _visit(branch, entry, (), (str(root),))
         branch.files = list(_looked_into(branch.files))
     return branch
 
@@ -77,8 +83,10 @@ def is_draft(name: str) -> bool:
     return name.lower().startswith(DRAFT_PREFIXES)
 
 
-def _visit(branch: Branch, entry: os.DirEntry[str], parts: tuple[str, ...], above: tuple[tuple[int, int], ...]) -> None:
-    """`above` are the identities of the folders that the entry lies in."""
+# `above` are the folders that an entry lies in.
+
+
+def _visit(branch: Branch, entry: os.DirEntry[str], parts: tuple[str, ...], above: tuple[str, ...]) -> None:
     branch.left -= 1
     is_hidden = entry.name.startswith(".")
     try:
@@ -90,6 +98,7 @@ def _visit(branch: Branch, entry: os.DirEntry[str], parts: tuple[str, ...], abov
             status = os.stat(entry.path)
             is_folder = stat.S_ISDIR(status.st_mode)
     except (OSError, ValueError) as error:
+        branch.is_lost |= getattr(error, "errno", None) in files.LOST
         is_gone = isinstance(error, FileNotFoundError) and not os.path.islink(entry.path)
         may_be_model = is_gguf(entry.name) or not _OTHER_ENDING.search(entry.name)
         if may_be_model and not is_hidden and not is_gone:
@@ -106,11 +115,9 @@ def _visit(branch: Branch, entry: os.DirEntry[str], parts: tuple[str, ...], abov
         branch.files.append(FoundFile(Path(entry.path), parts, wrong))
 
 
-def _enter(branch: Branch, entry: os.DirEntry[str], parts: tuple[str, ...], above: tuple[tuple[int, int], ...]) -> None:
+def _enter(branch: Branch, entry: os.DirEntry[str], parts: tuple[str, ...], above: tuple[str, ...]) -> None:
     try:
-        status = os.stat(entry.path)
-        identity = status.st_dev, status.st_ino
-        if identity in above:
+        if entry.is_symlink() and any(os.path.samefile(entry.path, folder) for folder in above):
             branch.warnings.append(f"{entry.path} leads back to a folder that it lies in: it is not followed")
             return
         with os.scandir(entry.path) as scan:
@@ -118,6 +125,7 @@ def _enter(branch: Branch, entry: os.DirEntry[str], parts: tuple[str, ...], abov
     except FileNotFoundError:
         return  # it has just been removed
     except (OSError, ValueError) as error:
+        branch.is_lost |= getattr(error, "errno", None) in files.LOST
         branch.files.append(FoundFile(Path(entry.path), parts, files.problem_of(entry.path, error), is_folder=True))
         return
     branch.folders.append(entry.path)
@@ -126,11 +134,18 @@ def _enter(branch: Branch, entry: os.DirEntry[str], parts: tuple[str, ...], abov
         if branch.left <= 0:
             branch.warnings.append(f"{entry.path} is not read to its end: there are too many files for a models folder")
             return
-        is_file = below.is_file(follow_symlinks=False)
+        is_file = _is_file(below)
         if is_file and not is_gguf(below.name):
             branch.left -= 1
         elif is_file or goes_deeper or is_gguf(below.name):
-            _visit(branch, below, parts, (*above, identity))
+            _visit(branch, below, parts, (*above, entry.path))
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file(follow_symlinks=False)
+    except OSError:
+        return False  # `_visit` finds out what is wrong
 
 
 def _looked_into(found: list[FoundFile]) -> Iterator[FoundFile]:

@@ -77,7 +77,7 @@ class HubModels:
 
     def may_come(self, name: str) -> bool:
         """Whether another program may have brought a model of this name since the catalog was read."""
-        return self._sources.has_stores or is_name(name)
+        return self._sources.has_places or is_name(name)
 
     async def find(self, name: str, token: str | None = None) -> str:
         """The catalog's name for this name on the hub. The model is in the catalog from then on, with or without its
@@ -97,13 +97,14 @@ class HubModels:
         self._tokens.pop(model, None)
 
     async def refresh_if_changed(self) -> bool:
-        """Build the catalog again if another program has changed the cache. Returns whether it was built."""
+        """Build the catalog again if another program has changed the cache or a folder of models. Returns whether it
+        was built."""
         if await threads.CATALOG.run(self._sources.is_current):
             return False
         try:
             await self._refresh()
         except ConfigError as exc:
-            log.error("the cache has changed, but the models are left as they are: %s", exc)
+            log.error("the files of models have changed, but the models are left as they are: %s", exc)
             return False
         return True
 

@@ -178,6 +178,7 @@ class Processes:
         core, name = self._core, run.spec.name
         pending = core.store.pending_ticket(run.spec)
         is_change = run.stop_reason is None and pending is None and core.store.changes.is_tried(run.spec)
+        is_change = is_change and not exit.device_lost  # no fault of the change
         effects = core.scheduler.exited(
             name,
             run.number,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from router.engine.allowlist import is_jinja
-from router.engine.flags import GROUPS, Arg, FlagTable, is_in_group, merge, parse, render, without_secrets
+from router.engine.flags import GROUPS, Arg, FlagTable, is_in_group, merge, parse, shown_words
 from router.models.spec import ModelSpec
 from router.pool.settings_patch import OFF, SPECULATIVE, SettingsPatch
 
@@ -86,5 +86,5 @@ class RequestedSettings:
     def as_json(self) -> dict[str, Any]:
         return {
             **{name: getattr(self, name) for name in GROUPS},
-            "extra_args": render(without_secrets(self.extra_args)),
+            "extra_args": shown_words(self.extra_args),
         }

@@ -103,12 +103,16 @@ class Gateway:
         return (name and created.resolve(catalog, name)) or catalog.resolve(name)
 
     async def resolve(self, name: str | None, *, hub_token: str | None = None) -> ModelSpec:
-        """The model with this name. It may have come into the cache since the catalog was read, and it may be one that
-        can be downloaded. `hub_token` is used for the hub in place of the router's own.
+        """The model with this name. It may have come into the cache or a folder since the catalog was read, and it may
+        be one that can be downloaded. `hub_token` is used for the hub in place of the router's own.
 
         Raises UnknownModel, InvalidRequest for no name, and the errors of the hub."""
         try:
-            return await self.described(self.find(name))
+            spec = self.find(name)
+            # Its files may have come since. Only a look at folders, at most once a second.
+            if spec.problem and self.hub_models and await self.hub_models.refresh_if_changed():
+                spec = self.find(name)
+            return await self.described(spec)
         except UnknownModel:
             if self.hub_models is None or not name:
                 raise

@@ -74,20 +74,19 @@ def _over_fewest_gpus(
     """
     split, fixed = demand.split, demand.fixed
     usable = [key for key in gpus if free[key] >= fixed and key not in avoided]
-    if not usable or sum(map(free.__getitem__, usable)) < split + fixed * len(usable):
+    room = [free[key] - fixed for key in usable]
+    if not room or sum(room) < split or max(demand.layers, default=0) > max(room):
         return None
+    room.sort()
     usable.sort(key=free.__getitem__)
     devices = [gpus[key] for key in usable]
     if free[usable[0]] == UNCHECKED:
         # Nothing is checked: the engine chooses among all GPUs, as it does without a router.
         return Allocation({}, tuple(sorted(devices, key=_index)))
-    room = [free[key] - fixed for key in usable]
-    if max(demand.layers, default=0) > room[-1]:
-        return None
     ends = [*accumulate(demand.layers, initial=0)]
-    for count in range(1, len(usable) + 1):
-        if sum(room[-count:]) < split:
-            continue
+    # What the largest one can hold, the two largest ones, and so on.
+    together = [*accumulate(reversed(room))]
+    for count in range(bisect_left(together, split) + 1, len(usable) + 1):
         # Without layers the largest GPUs can hold it, if so many can at all.
         is_by_layers = count > 1 and demand.layers
         enough = _that_hold_all_layers(devices, count, demand, free, ends) if is_by_layers else devices[-count:]

@@ -158,13 +158,14 @@ def after_plan(snapshot: Snapshot, plan: Plan, model: str) -> Snapshot:
         return snapshot
     victims = plan.victims if isinstance(plan, Evict | Drain) else ()
     before = snapshot.totals
-    residents, victim_order = [*snapshot.residents], {**before.victim_order}
-    places = [victim_order.pop(victim) for victim in victims]
-    gone = [residents[at] for at in places]
-    for at in places:
-        residents[at] = replace(
-            residents[at], phase=Phase.STOPPING, draining=isinstance(plan, Drain), at_reading=residents[at].phase
-        )
+    residents, victim_order, gone = [*snapshot.residents], before.victim_order, []
+    if victims:
+        victim_order = {**victim_order}
+        draining = isinstance(plan, Drain)
+        for at in [victim_order.pop(victim) for victim in victims]:
+            was = residents[at]
+            gone.append(was)
+            residents[at] = was.as_victim(draining)
     starts = isinstance(plan, Place) or (isinstance(plan, Evict) and plan.beside)
     new = Resident(model, plan.claim.held, Phase.LOADING if starts else Phase.CLAIMED, at_reading=Phase.CLAIMED)
     now = before.now.after(come=[new]) if new.phase is Phase.LOADING else before.now
@@ -182,7 +183,8 @@ def after_plan(snapshot: Snapshot, plan: Plan, model: str) -> Snapshot:
         before.counted_early,
     )
     limit, margins, returning = snapshot.limit, snapshot.margins, snapshot.returning
-    return Snapshot(snapshot.readings, (*residents, new), limit, margins, returning, totals)
+    residents.append(new)
+    return Snapshot(snapshot.readings, tuple(residents), limit, margins, returning, totals)
 
 
 def _choose_victims(snapshot: Snapshot, demand: Demand, world: World) -> tuple[Sequence[Resident], Allocation] | None:
@@ -224,8 +226,11 @@ def _has_slot(snapshot: Snapshot, world: World) -> bool:
     The limit is for the models that run. A process that ends takes a slot only while the memory is not checked, since
     then nothing says that it holds both. Each slot has one such process at most: ends that hang must not pile up.
     """
-    limit, is_checked = snapshot.limit, UNCHECKED not in world.free.values()
-    return not limit or world.count - (min(world.ending, limit) if is_checked else 0) < limit
+    limit = snapshot.limit
+    if not limit or world.count < limit:
+        return True
+    is_checked = UNCHECKED not in world.free.values()
+    return is_checked and world.count - min(world.ending, limit) < limit
 
 
 def _fit(

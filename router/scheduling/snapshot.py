@@ -105,6 +105,22 @@ class Resident:
         phase = self.at_reading or self.phase
         return phase is Phase.LOADING or (self.sleeping and phase is Phase.BUSY)
 
+    def as_victim(self, draining: bool) -> Resident:
+        """The same process, which stops, or will when its requests have ended."""
+        # Written out: this runs for each entry of the queue, and `replace` takes several times as long.
+        return Resident(
+            self.model,
+            self.held,
+            Phase.STOPPING,
+            self.finished,
+            self.pinned,
+            draining,
+            self.sleeping,
+            self.stopped_while_loading,
+            self.goes_last,
+            self.phase,
+        )
+
     @property
     def can_go(self) -> bool:
         """It can be stopped for another model: now if it is idle, later if it is busy."""
@@ -222,11 +238,12 @@ class Totals:
         by_books, claims = {**empty}, in_phase(Phase.CLAIMED, snapshot.residents)
         twice: dict[str, float] = {**snapshot.returning}
         for resident in snapshot.residents:
-            is_hidden = resident.stopped_while_loading or not resident.is_visible_to_driver
             for key, held in resident.held.items():
                 if key in by_books:
                     by_books[key] -= held
-                    if is_hidden:
+            if resident.stopped_while_loading or not resident.is_visible_to_driver:
+                for key, held in resident.held.items():
+                    if key in by_books:
                         by_driver[key] -= held
             if (resident.phase is Phase.LOADING or resident.sleeping) and resident.may_show_in_part:
                 for key, held in resident.held.items():

@@ -60,12 +60,13 @@ def decisions(
     entries: Iterable[Entry], snapshot: Snapshot, books: Books, limits: Limits, now: float
 ) -> Iterator[tuple[Entry, Decision]]:
     """For each of these entries, in their order. The caller books each before it takes the next."""
+    # Room that only a drain will make is not on its way yet.
+    is_behind_drain = any(r.phase is Phase.STOPPING and r.draining for r in snapshot.residents)
     young = {model.name: until for model in books.alive.values() if (until := model.stays_until) > now}
     for entry in entries:
         if entry.model.retrying and any(resident.phase is Phase.STOPPING for resident in snapshot.residents):
             continue  # its estimate was too low: all that is being freed is for this model
         found, look_again_at = _plan_in_time(snapshot, entry, young, books, limits, now)
-        before = snapshot
         snapshot = after_plan(snapshot, found, entry.model.name)
         match found:
             case Place(claim):
@@ -76,10 +77,9 @@ def decisions(
             case Drain(victims):
                 closes = _closed_for(entry, found, books, limits, now)
                 again = min(look_again_at, _drain_step_at(entry, found, books, limits, now))
+                is_behind_drain = True
                 yield entry, Decision(closes=closes, needs_room=True, victims=victims, look_again_at=again)
             case Wait(reason, _, stopping, undecided):
-                # Room that only a drain will make is not on its way yet.
-                is_behind_drain = any(r.phase is Phase.STOPPING and r.draining for r in before.residents)
                 needs_room = is_behind_drain or not stopping
                 closes = frozenset(name for name in undecided if books.records[name].draining)
                 yield entry, Decision(closes=closes, needs_room=needs_room, why=reason, look_again_at=look_again_at)
@@ -87,6 +87,21 @@ def decisions(
                 yield entry, Decision(rejected=reason)
             case Lost(reason):
                 yield entry, Decision(lost=reason)
+
+
+def room_for_retry(entry: Entry, snapshot: Snapshot, books: Books, limits: Limits, now: float) -> list[ModelRecord]:
+    """The idle models that go before a load which ran out of memory is tried once more. How much it needs is not known.
+
+    Of a load on GPUs it is not known either whether a GPU or the RAM had too little: those go that hold memory on a GPU
+    which it can use, or none but RAM. What lies on other GPUs would not help."""
+    spared = books.spared(entry.foreground, now, limits.task_grace)
+    idle_ones = [idle for idle in books.evictable() if idle.stays_until <= now and idle.name not in spared]
+    demand = entry.demand
+    if not demand.split and not demand.fixed:
+        return idle_ones
+    gpus = {key: gpu for node in snapshot.totals.nodes_with_lost for key, gpu in node.gpus.items()}
+    others = {key for key, gpu in gpus.items() if demand.names and gpu.name not in demand.names}
+    return [idle for idle in idle_ones if others.isdisjoint(idle.held) or idle.held.keys() & (gpus.keys() - others)]
 
 
 def own_cut_at(entry: Entry, limits: Limits) -> float:

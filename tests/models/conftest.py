@@ -14,6 +14,7 @@ from router.models import build as builds
 from router.models import presets
 from router.models.catalog import Catalog
 from router.models.folder import FoundModel
+from router.models.folders import Places
 from router.models.presets import NO_PRESETS
 from tests.models.rig import TABLE, Build
 
@@ -38,7 +39,7 @@ def build(tmp_path: Path, cache: Path) -> Build:
         flags: str = "",
         *,
         preset: str = "",
-        models_dir: Path | None = None,
+        models_dir: Places = None,
         default: str | None = None,
         offline: bool = False,
         wanted: Sequence[str] = (),

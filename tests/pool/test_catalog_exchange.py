@@ -276,3 +276,17 @@ async def test_what_fails_after_it_has_served_is_no_failed_change() -> None:  # 
         await eventually(lambda: b.state("a") is not State.LOADED)
         await b.use()
         assert (b.argv(), b.pool.status("a").warning) == (["--seed", "7"], "")
+
+
+async def test_a_gpu_that_is_lost_is_no_fault_of_a_change() -> None:  # B-L15
+    async with settings_bench(model("a", "--ctx-size", "2048")) as b:
+        await b.use()
+        request, first = await change(b)
+        first.die(device_lost=True)
+        await eventually(lambda: b.node.loads() == 3)
+        b.node.of("a").die(device_lost=True)
+        with pytest.raises(errors.RouterError):
+            await request
+        b.node.autoload = True
+        await b.use()
+        assert (b.argv(), b.pool.status("a").warning) == (["--seed", "7"], "")

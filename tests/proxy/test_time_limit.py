@@ -55,12 +55,12 @@ async def test_stream_that_does_not_begin_is_ended_after_its_comments(front: Fro
 
 
 async def test_wait_for_a_lease_does_not_count(front: Front, child: Server) -> None:  # B-L14
-    front.time_limit = 0.1
+    front.time_limit = 1.0  # a busy machine may take a while for the answer itself
     front.leases.closed.set()
     async with child.running(saying(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")):
         client = await front.send()
         await eventually(lambda: front.leases.asked == 1)
-        asyncio.get_running_loop().call_later(0.2, front.leases.closed.clear)
+        asyncio.get_running_loop().call_later(1.2, front.leases.closed.clear)
         assert await client.json() == {}
 
 

@@ -15,6 +15,7 @@ from router.scheduling.policy import Evict, Lost, Place, Reject, Wait, plan
 from router.scheduling.resources import Demand, Device, Reading
 from router.scheduling.scheduler import Scheduler
 from router.scheduling.snapshot import Phase, Snapshot
+from router.scheduling.states import State
 from router.scheduling.waiting_line import Ticket
 from tests.scheduling.machines import RAM, Case, cases, gpus, many, on, snapshot, where
 
@@ -146,6 +147,16 @@ def test_a_load_that_loses_its_gpu_is_planned_anew() -> None:  # B-S18
     assert isinstance(refuse, Refuse)
     assert refuse.refusal is Refusal.DEVICE_LOST
     assert s.acquire(Ticket(3, "a", Demand(split=5)), 3.0) == [Probe({})]
+
+
+def test_a_load_that_cannot_be_tried_again_has_failed_for_its_reason() -> None:  # B-S18
+    s = scheduler()
+    s.acquire(Ticket(1, "a", Demand(split=5)), 0.0)
+    s.probed(FREE, 0.0)
+    s.exited("a", 1, "its GPU is lost", 1.0, device_lost=True)
+    assert s.model("a").failure == "its GPU is lost"
+    s.probed(LOST, 2.0)
+    assert (s.model("a").state, s.model("a").failure) == (State.FAILED, "its GPU is lost")
 
 
 def test_a_load_that_loses_a_gpu_that_can_be_read_fails_the_second_time() -> None:

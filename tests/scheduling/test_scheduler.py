@@ -107,6 +107,23 @@ def test_a_load_out_of_memory_is_tried_once_more_when_the_idle_ones_have_gone() 
     assert bench.effects.index(bench.last(Spawn)) > bench.effects.index(bench.last(Stop))
 
 
+def test_after_running_out_of_memory_only_those_go_that_can_help() -> None:  # B-S5 B-S13
+    bench = Bench(gpus=[40, 40], room=50)
+    names = {"here": ("GPU0",), "both": ("GPU0", "GPU1"), "there": ("GPU1",)}
+    for model in ("here", "there"):
+        bench.ask(model, Demand(split=10, host=1, names=names[model]), serve=0.1)
+        bench.run(5)
+    bench.ask("both", Demand(split=40, host=1, names=names["both"]), serve=0.1)
+    bench.run(5)
+    bench.ask("ram", Demand(host=1), serve=0.1)
+    bench.run(5)
+    bench.starved["d"] = 1
+    request = bench.ask("d", Demand(split=5, host=1, names=names["here"]))
+    bench.run(5)
+    assert request.granted
+    assert sorted(bench.stops) == ["both", "here", "ram"]
+
+
 def test_the_second_try_waits_until_the_room_is_free() -> None:  # B-S13
     bench = Bench(room=9)
     bench.stop_seconds = lambda model: 5.0

@@ -363,8 +363,9 @@ def ask_both(pair: Pair, case: Case) -> None:
         compare(theirs.json(), ours.json(), case.exact)
     elif media_type(theirs) == "text/event-stream":
         assert events(ours)
-        for mine, other in zip(events(ours), events(theirs), strict=True):
+        for mine, other in zip(joined(events(ours)), joined(events(theirs)), strict=True):
             assert not missing(other, mine)
+            assert text_of(mine) == text_of(other)
     elif theirs.content:
         assert names(ours.text) == names(theirs.text)
 
@@ -396,6 +397,24 @@ def events(response: httpx.Response) -> list[Any]:
     parsed = [json.loads(event) if event != "[DONE]" else event for event in found]
     # Anthropic's pings may come at any time.
     return [event for event in parsed if not (isinstance(event, dict) and event.get("type") == "ping")]
+
+
+def text_of(event: Any) -> str | None:
+    """The text that an event of Anthropic's API brings; None for any other event."""
+    delta = event.get("delta") if isinstance(event, dict) and event.get("type") == "content_block_delta" else None
+    return delta.get("text") if delta else None
+
+
+def joined(found: list[Any]) -> list[Any]:
+    """Pieces of Anthropic's text that follow each other as one: how many come together is a matter of time."""
+    result: list[Any] = []
+    for event in found:
+        more, before = text_of(event), result and text_of(result[-1])
+        if more and before and result[-1]["index"] == event["index"]:
+            result[-1] = {**event, "delta": {**event["delta"], "text": before + more}}
+        else:
+            result.append(event)
+    return result
 
 
 def names(metrics: str) -> set[str]:

@@ -19,6 +19,7 @@ from router.models.metadata import ArrayInfo, Metadata, Value
 from router.models.spec import ModelSpec
 from router.models.stores import blobs
 from router.pool.pool import Pool
+from router.text import valid
 
 FAR_FUTURE = "2300-01-01T00:00:00Z"  # clients show a date that far away as "forever"
 _GO_TEMPLATE = "The template is that of the model file: those of Ollama's store are in Go's language, and are not used."
@@ -202,7 +203,7 @@ def _parameter_lines(parameters: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _modelfile(model: NamedModel, template: str, parameters: str, licenses: Sequence[str]) -> str:
-    source = model.spec.model_path or model.spec.name
+    source = valid(str(model.spec.model_path or model.spec.name))
     parts = [f"# {note}" for note in (_GO_TEMPLATE, *model.package.notes)] if model.package else []
     parts += [f"FROM {source}", f'TEMPLATE """{template}"""' if template else ""]
     parts.append(f'SYSTEM """{model.defaults.system}"""' if model.defaults.system else "")

@@ -8,10 +8,11 @@ Then `server` loads the model and serves it.
 ::
 
     library    xllamacpp, or None if it is not installed           -> nothing
+    paths      files whose names xllamacpp cannot take             -> nothing
     readers    what the text of a flag becomes                     -> library
     setters    what a value sets in CommonParams                   -> library readers
     table      the flags, a row each                               -> readers setters
-    arguments  from environment and command line to a CommonParams -> library setters table
+    arguments  from environment and command line to a CommonParams -> library paths setters table
     server     loading, serving, and obeying the parent            -> library
     __main__   the command line: help, list of devices, serve      -> library table arguments server
 

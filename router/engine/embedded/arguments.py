@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from router.engine.embedded import setters
 from router.engine.embedded.library import Params, StartError, xllamacpp
+from router.engine.embedded.paths import with_name_in_utf8
 from router.engine.embedded.table import FLAGS, Flag
 
 SECRETS = ("LLAMA_API_KEY", "HF_TOKEN")  # the variables of flags whose values are never shown
@@ -69,7 +70,7 @@ def settings(argv: Sequence[str], environ: Mapping[str, str]) -> Iterator[tuple[
 def apply(params: Params, flag: Flag, spelling: str, text: str) -> None:
     """Read the text and set the value. Raises StartError, in whose message the flag is spelled as the user did."""
     try:
-        flag.setter(params, flag.reader(text))
+        flag.setter(params, flag.reader(with_name_in_utf8(text)))
     except OSError as error:
         raise StartError(f"{spelling}: {text} cannot be read ({error.strerror})", 1) from error
     except AttributeError as error:
