@@ -104,7 +104,8 @@ class Downloads:
             raise InvalidRequest(
                 f"{spec.name!r} is a model of {program}, whose files are only read here: remove it with that program"
             )
-        if not is_exact(name, spec):
+        parsed = name_or_none(name)
+        if parsed and parsed.quant and not is_exact(name, spec):
             raise UnknownModel(f"{name} is not in the cache; the cache has {spec.name}")
         if spec.source != "cache":
             raise InvalidRequest(f"{spec.name!r} was not downloaded into the cache; remove its file or its section")

@@ -11,7 +11,6 @@ import asyncio
 import glob
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,7 +188,8 @@ def _prepare(found: Sequence[RemoteFile]) -> None:
 
 def _place(found: Sequence[RemoteFile]) -> None:
     for file in reversed(found):
-        if file.whole.exists():
-            shutil.move(file.whole, file.link.path)
-        elif not file.link.path.exists():
-            raise FileNotFoundError(2, "it was downloaded, and is gone", str(file.link.path))
+        try:
+            file.whole.replace(file.link.path)
+        except FileNotFoundError:
+            if not file.link.path.exists():  # else another download has put it there
+                raise

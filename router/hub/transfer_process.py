@@ -45,7 +45,7 @@ async def transfer(request: Message, token: str | None, on_message: Callable[[Me
     """
     loop = asyncio.get_running_loop()
     answers: asyncio.Queue[bytes | int] = asyncio.Queue()
-    errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed below; a pipe that nobody reads could fill up
+    errors = _scratch()
     child = _start(token, errors)
 
     def hand_over(answer: bytes | int) -> None:
@@ -72,6 +72,14 @@ async def transfer(request: Message, token: str | None, on_message: Callable[[Me
                 answer = await answers.get()
         finally:
             errors.close()
+
+
+def _scratch() -> IO[bytes]:
+    """A file for what the child writes to stderr: a pipe that nobody reads could fill up."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:  # no room for temporary files: then nothing is told
+        return open(os.devnull, "w+b")
 
 
 def _why(code: int, errors: IO[bytes]) -> str:

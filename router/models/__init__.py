@@ -35,7 +35,7 @@ program's in `stores`, a kind of file that is no model in `kinds`. What `templat
     created    names and models that clients made       -> spec catalog folder
     stores     stores of other programs                 -> spec catalog folder folders
     build      from the sources to the catalog          -> shards spec ini presets catalog folder links folders stores
-    check      every mistake in one preset file         -> ini presets catalog build
+    check      every mistake in one preset file         -> ini presets catalog links build
     changes    PURE: a new catalog against the old      -> spec catalog
     sources    where the catalog comes from             -> spec presets catalog folder folders created stores build
     inventory  what `llama-router list` shows           -> spec describe catalog

@@ -1,7 +1,8 @@
 """Every mistake in one preset file: in its text, its names, and the files that it names.
 
 `presets` finds the mistakes of the text. Two more kinds show only when the file is read as a whole: names that mean two
-models, and files that are missing. Called by `llama-router check`, which reports instead of starting anything.
+models, and files that are missing or cannot be downloaded. Called by `llama-router check`, which reports instead of
+starting anything.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from router.models import presets
 from router.models.build import missing_files
 from router.models.catalog import alias_clashes
 from router.models.ini import Problem
+from router.models.links import faults
 from router.models.presets import Preset, PresetFile
 
 
@@ -23,6 +25,7 @@ def check_file(path: Path, table: FlagTable) -> tuple[PresetFile, tuple[Problem,
     clashes = [_problem(preset, "alias", sentence) for preset, sentence in alias_clashes(file.presets)]
     missing = [_problem(preset, *found) for preset in file.presets for found in missing_files(preset.args)]
     missing += [_problem(preset, "engine", preset.engine_problem) for preset in file.presets if preset.engine_problem]
+    missing += [_problem(preset, *found) for preset in file.presets for found in faults(preset.args)]
     unique = dict.fromkeys((*problems, *clashes, *missing))  # each section repeats the mistakes of [*]
     return file, tuple(sorted(unique, key=lambda problem: problem.line))
 

@@ -22,18 +22,31 @@ Checked = tuple[tuple[Arg, ...], str | None]
 
 
 def link_sources(args: Sequence[Arg], root: Path) -> Iterator[tuple[str, tuple[Link, ...], Reference | None]]:
-    """What is to be downloaded: the flag, the files of its address, or the model of a registry. `root` is the cache."""
+    """What is to be downloaded: the flag, the files of its address, or the model of a registry. `root` is the cache.
+
+    The model comes last: as long as it is missing, what is to be downloaded keeps its name.
+    """
     docker = value_of(args, "--docker-repo")
-    if docker and (reference := Reference.parse(docker)):
-        yield "--docker-repo", (), reference
     has_model = bool(docker or value_of(args, "--hf-repo"))
-    for flag in LINK_FLAGS:
+    for flag in reversed(tuple(LINK_FLAGS)):
         url = value_of(args, flag)
         if not url or links.fault(url) or (has_model and flag == "--model-url"):
             continue
         wanted = _wanted(args, flag, url, root)
         if not links.are_here(wanted):
             yield flag, wanted, None
+    if docker and (reference := Reference.parse(docker)):
+        yield "--docker-repo", (), reference
+
+
+def faults(args: Sequence[Arg]) -> Iterator[tuple[str, str]]:
+    """Each flag whose value is no address, or no name in a registry, with a sentence about it."""
+    for flag in LINK_FLAGS:
+        if (url := value_of(args, flag)) and (fault := links.fault(url)):
+            yield flag, f"{flag.lstrip('-')} = {_quoted(without_credentials(url))} {fault}"
+    docker = value_of(args, "--docker-repo")
+    if docker and Reference.parse(docker) is None:
+        yield "--docker-repo", f"docker-repo = {_quoted(docker)} is no name of the form ai/MODEL or ai/MODEL:TAG"
 
 
 def with_model_of_docker(
@@ -42,7 +55,7 @@ def with_model_of_docker(
     """The arguments with a model's files in the place of its name in a registry, if they are here."""
     reference = Reference.parse(docker)
     if reference is None:
-        return tuple(args), f"docker-repo = {_quoted(docker)} is no name of the form ai/MODEL or ai/MODEL:TAG"
+        return tuple(args), next((sentence for _, sentence in faults(args)), None)
     files = links.docker_files(root, reference)
     if files is None:
         return tuple(args), _offline_problem(str(reference), offline=offline)
@@ -57,8 +70,8 @@ def with_files(args: Sequence[Arg], root: Path, make_args: Callable[..., Sequenc
         url = value_of(args, flag)
         if not url:
             continue
-        if fault := links.fault(url):
-            return tuple(args), f"{flag.lstrip('-')} = {_quoted(without_credentials(url))} {fault}"
+        if links.fault(url):
+            return tuple(args), next((sentence for _, sentence in faults(args)), None)
         wanted = _wanted(args, flag, url, root)
         if links.are_here(wanted):
             args = [arg for arg in args if arg.flag.name != flag]

@@ -49,7 +49,7 @@ class Download:
         done = sum(file.done for file in self.files.values())
         total = sum(file.total for file in self.files.values())
         payload = {file.url: {"done": file.done, "total": file.total} for file in self.files.values()}
-        return LoadProgress("download", done / total if total else 0.0, payload)
+        return LoadProgress("download", min(1.0, done / total) if total else 0.0, payload)
 
 
 class Downloads:

@@ -122,9 +122,9 @@ class HubModels:
         if spec.source == "cache":
             self._want(spec.name)  # an unload may have dropped it
         try:
+            await self._fetch_links(spec, token, on_progress, check_header)
             if repo:
                 await self._fetch_repository(spec, repo, token, on_progress, check_header)
-            await self._fetch_links(spec, token, on_progress, check_header)
         except RouterError:
             # The repository may have changed since it was listed.
             self._names.forget_answers()
