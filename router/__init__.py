@@ -64,13 +64,13 @@ The assembly::
     ending     what each stage of the end means   -> node pool server reloader
     serve      a router that serves, from a plan  -> everything
     running    asks the router that runs          -> server settings
-    check      mistakes in files and variables    -> engine models config settings variables
-    imports    llama-swap's file to a preset file -> engine llama_swap
+    check      mistakes in files and variables    -> engine hub models options config settings variables plan
+    imports    llama-swap's file to a preset file -> engine llama_swap config plan
     demo       tiny models, a first conversation  -> nothing
 
 The program::
 
-    commands  tasks -> scheduling engine hub models memory server config settings plan serve running check imports demo
+    commands  tasks -> scheduling engine hub models memory server settings plan serve running check imports demo
     __main__  start -> everything
 """
 

@@ -200,70 +200,19 @@ def _list(argv: list[str]) -> int:
     return 0 if rows else 1
 
 
-# check
+# check and import
 
 
 def _check(argv: list[str]) -> int:
-    from router import check, settings
-    from router.config import Config
-    from router.engine import flags
-    from router.plan import known_flags
+    from router import check
 
-    taking = ("--engine", "--config")
-    options = [option.flag for option in settings.OPTIONS if option.name in taking]
-    takes = flags.FlagTable([*options, flags.Flag("--json", ("--json",), (), 0, None, repeatable=False)])
-    files = [word for before, word in zip(["", *argv], argv, strict=False) if word[:1] != "-" and before not in taking]
-    args = flags.parse([word for word in argv if word not in files], takes)
-    config = settings.config_path(argv, os.environ)
-    if not files and not config:
-        raise FlagError("check needs a file: llama-router check FILE.ini, or check --config FILE.ini")
-    own, of_settings = check.settings(config) if config else (Config(), {})
-    table = known_flags(argv, os.environ, own)
-    reports = [check.presets(Path(file), table) for file in files]
-    reports += [of_settings] if config else []
-    reports += check.environment(os.environ, table)
-    if flags.switch_of(args, "--json"):
-        print(json.dumps(reports, indent=2))
-    else:
-        for number, report in enumerate(reports):
-            for line in check.lines(report, is_settings=number >= len(files)):
-                print(logs.visible(line))
-    return 1 if any(report["problems"] for report in reports) else 0
-
-
-# import
+    return check.run(argv, os.environ)
 
 
 def _import(argv: list[str]) -> int:
     from router import imports
-    from router.config import Config
-    from router.engine import flags
-    from router.plan import known_flags
 
-    taking = [("-o", "--output"), ("--engine",)]
-    takes = flags.FlagTable(
-        [flags.Flag(words[-1], words, (), 1, None, repeatable=False) for words in taking]
-        + [flags.Flag("--force", ("--force",), (), 0, None, repeatable=False)]
-    )
-    before = {word for words in taking for word in words}
-    files = [word for last, word in zip(["", *argv], argv, strict=False) if word[:1] != "-" and last not in before]
-    args = flags.parse([word for word in argv if word not in files], takes)
-    if len(files) != 1:
-        raise FlagError("import needs one file: llama-router import CONFIG.yaml [-o FILE.ini]")
-    output = flags.value_of(args, "--output")
-    if output:
-        imports.check_free(Path(output), force=bool(flags.switch_of(args, "--force")))
-    found = imports.convert(Path(files[0]), known_flags(argv, os.environ, Config()), os.environ)
-    for note in found.notes:
-        logs.say(f"{logs.visible(files[0])}{f':{note.line}' if note.line else ''}: {note}")
-    if not found.models:
-        raise RouterError(f"no model of {files[0]} runs llama-server: there is nothing to import")
-    if output:
-        imports.write(Path(output), found.text, force=bool(flags.switch_of(args, "--force")))
-        print(logs.visible(f"{output}: {len(found.models)} models; llama-router --models-preset {output} serves them"))
-    else:
-        print(found.text, end="")
-    return 0
+    return imports.run(argv, os.environ)
 
 
 # pull and rm
@@ -440,10 +389,11 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "check": Command(
         _check,
-        "check [FILE.ini ...] [--config FILE.ini] [--json] [--engine PATH]",
-        "Reports every mistake in preset files, and in a file of settings, with its line: unknown keys with the\n"
-        "nearest known one, wrong values, names that mean two models, files that are missing. It knows the keys of\n"
-        "the engine that serve would use. Variables of the environment that set nothing are reported too.",
+        "check [FILE.ini ...] [--config FILE.ini] [--models-dir PATH] [--json] [--engine PATH]",
+        "Reports every mistake in preset files, or folders of them, and in a file of settings, with its line: unknown\n"
+        "keys with the nearest known one, wrong values, sections without a model, names that mean two models, files\n"
+        "that are missing. It knows the keys of the engine that serve would use. Variables of the environment that\n"
+        "set nothing are reported too. The exit code is 1 for a mistake, 0 for warnings alone.",
         takes_options=False,
     ),
 }

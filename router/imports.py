@@ -12,14 +12,47 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from router import files
+from router.config import Config
+from router.engine import flags
 from router.engine.flags import FlagTable
 from router.errors import ConfigError, FlagError
 from router.llama_swap import convert as conversion
 from router.llama_swap.convert import Conversion
 from router.llama_swap.document import Unreadable
-from router.logs import visible
+from router.logs import say, visible
+from router.plan import known_flags
 
 MAX_FILE_BYTES = 1 << 20
+
+
+def run(argv: list[str], environ: Mapping[str, str]) -> int:
+    """The exit code: 1 if no model was imported. Raises ConfigError."""
+    taking = [("-o", "--output"), ("--engine",)]
+    takes = FlagTable(
+        [flags.Flag(words[-1], words, (), 1, None, repeatable=False) for words in taking]
+        + [flags.Flag("--force", ("--force",), (), 0, None, repeatable=False)]
+    )
+    before = {word for words in taking for word in words}
+    given = [word for last, word in zip(["", *argv], argv, strict=False) if word[:1] != "-" and last not in before]
+    args = flags.parse([word for word in argv if word not in given], takes)
+    if len(given) != 1:
+        raise FlagError("import needs one file: llama-router import CONFIG.yaml [-o FILE.ini]")
+    output, force = flags.value_of(args, "--output"), bool(flags.switch_of(args, "--force"))
+    output = None if output == "-" else output
+    if output:
+        check_free(Path(output), force=force)
+    found = convert(Path(given[0]), known_flags(argv, environ, Config()), environ)
+    for note in found.notes:
+        say(f"{visible(given[0])}{f':{note.line}' if note.line else ''}: {note}")
+    if not found.models:
+        say(f"llama-router: no model of {visible(given[0])} runs llama-server: there is nothing to import")
+        return 1
+    if output:
+        write(Path(output), found.text, force=force)
+        print(visible(f"{output}: {len(found.models)} models; llama-router --models-preset {output} serves them"))
+    else:
+        print(found.text, end="")
+    return 0
 
 
 def convert(path: Path, table: FlagTable, environ: Mapping[str, str]) -> Conversion:

@@ -116,10 +116,10 @@ def _pairs(word: str) -> tuple[tuple[str, str], ...]:
     return tuple((pattern.strip(), model.strip()) for pattern, model in pairs)
 
 
-def _folders(word: str) -> Path | tuple[Path, ...]:
-    """One folder, or several with commas between. A folder may have a comma in its own name."""
+def _paths(word: str) -> Path | tuple[Path, ...]:
+    """One path, or several with commas between. A file or folder may have a comma in its own name."""
     whole = files.expanded(_text(word))
-    if "," not in word or whole.is_dir():
+    if "," not in word or whole.exists():
         return whole
     several = tuple(map(files.expanded, _one_or_more_words(word)))
     return several if len(several) > 1 else several[0]
@@ -172,7 +172,7 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 SWITCH = Kind("", "on or off", _switch)
 TEXT = Kind("NAME", "a name", _text)
 PATH = Kind("PATH", "a path", lambda word: files.expanded(_text(word)))
-FOLDERS = Kind("PATH,...", "a path, or several with commas between", _folders)
+PATHS = Kind("PATH,...", "a path, or several with commas between", _paths)
 STORE = Kind("[DIR]", "a folder, or auto for the usual places", _store, implied="auto")
 PATTERNS = Kind("PATTERN,...", "patterns with commas between", _words)
 ORIGINS = Kind("ORIGIN,...", "origins such as https://example.com, with commas between, localhost or *", _origins)

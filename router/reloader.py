@@ -11,15 +11,15 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
-from router import logs, threads
+from router import files, logs, threads
 from router.errors import ConfigError
 from router.memory.estimator import Estimator
 from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.changes import Changes
 from router.models.describe import describe
+from router.models.ini_files import Places, places_of
 from router.models.sources import Sources
 from router.models.spec import Info, ModelSpec
 from router.pool.pool import Pool
@@ -34,13 +34,14 @@ FIRST_READ_S = 1.0
 
 
 class Reloader:
-    """`watched` is the preset file to read again whenever it is written, None to watch none."""
+    """`watched` are the preset files, and folders of them, to read again whenever one is written."""
 
-    def __init__(self, pool: Pool, sources: Sources, estimator: Estimator, watched: Path | None) -> None:
+    def __init__(self, pool: Pool, sources: Sources, estimator: Estimator, watched: Places) -> None:
         self._pool = pool
         self._sources = sources
         self._estimator = estimator
-        self._watched = watched
+        # What came from a pipe is there no more.
+        self._watched = [path for path in places_of(watched) if not files.is_inherited(path)]
         pool.exchange.estimate_with(self._estimate_quickly)
         # Readings follow each other, so that the last one counts.
         self._reading = asyncio.Lock()
@@ -50,7 +51,8 @@ class Reloader:
         self._after_signals: set[asyncio.Future[None]] = set()
 
     def __repr__(self) -> str:
-        return f"<Reloader {'reading' if self._reading.locked() else 'idle'}, watches {self._watched}>"
+        watched = ", ".join(map(str, self._watched)) or "none"
+        return f"<Reloader {'reading' if self._reading.locked() else 'idle'}, watches {watched}>"
 
     async def start(self) -> None:
         """Begin to watch, and to read headers. Returns when they are read, after FIRST_READ_S at the latest."""

@@ -27,7 +27,6 @@ from router.errors import FlagError
 from router.options import (
     COUNT,
     ENGINE,
-    FOLDERS,
     HEADER,
     HOSTS,
     KEYS,
@@ -39,6 +38,7 @@ from router.options import (
     NAMES,
     ORIGINS,
     PATH,
+    PATHS,
     PATTERNS,
     PORT,
     PREFIX,
@@ -228,7 +228,7 @@ class Settings:
     hub_downloads: int = _option("--hub-downloads", COUNT, "2", "how many models are downloaded at once")
     models_dir: Path | tuple[Path, ...] | None = _option(
         "--models-dir",
-        FOLDERS,
+        PATHS,
         None,
         "folder of models: x.gguf, x/ with its files, or publisher/x/; may be given several times",
         env="LLAMA_ARG_MODELS_DIR",
@@ -245,8 +245,12 @@ class Settings:
         None,
         "serve the models of LM Studio's folder, which is only read; without DIR, or with auto, where it keeps them",
     )
-    models_preset: Path | None = _option(
-        "--models-preset", PATH, None, "INI file that describes models", env="LLAMA_ARG_MODELS_PRESET"
+    models_preset: Path | tuple[Path, ...] | None = _option(
+        "--models-preset",
+        PATHS,
+        None,
+        "INI file that describes models, or a folder of them; may be given several times, and later files win",
+        env="LLAMA_ARG_MODELS_PRESET",
     )
     models_preset_watch: bool = _option(
         "--models-preset-watch --no-models-preset-watch",

@@ -8,29 +8,47 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+MAX_WATCHED = 1000  # files of one folder
 
-async def changes(path: Path, interval: float = 1.0) -> AsyncIterator[None]:
-    """Yields when the file has changed, and has then stayed the same for `interval` seconds.
+_Stamp = tuple[object, ...]
 
-    A file that still changes is still being written. A file that appears or disappears has changed too.
+
+async def changes(paths: Path | Sequence[Path], interval: float = 1.0) -> AsyncIterator[None]:
+    """Yields when one of the files has changed, and all have then stayed the same for `interval` seconds.
+
+    A file that still changes is still being written. A file that appears or disappears has changed too. Of a folder,
+    its `*.ini` files are watched.
     """
-    known = latest = _stamp(path)
+    watched = (paths,) if isinstance(paths, Path) else tuple(paths)
+    known = latest = _stamps(watched)
     while True:
         await asyncio.sleep(interval)
-        now = _stamp(path)
+        now = _stamps(watched)
         if now == latest != known:
             known = now
             yield
         latest = now
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What differs between two versions of a file; None if there is no file."""
+def _stamps(paths: Sequence[Path]) -> list[_Stamp]:
+    return [_of_folder(path) if path.is_dir() else _stamp(path) for path in paths]
+
+
+def _of_folder(folder: Path) -> _Stamp:
+    try:
+        entries = [entry.path for entry in os.scandir(folder) if entry.name.endswith(".ini")]
+    except OSError:
+        return ()
+    return tuple((path, _stamp(path)) for path in sorted(entries)[:MAX_WATCHED])
+
+
+def _stamp(path: Path | str) -> _Stamp:
+    """What differs between two versions of a file; nothing if there is no file."""
     try:
         status = os.stat(path)
     except OSError:
-        return None
+        return ()
     return status.st_ino, status.st_size, status.st_mtime_ns

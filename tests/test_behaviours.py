@@ -18,7 +18,7 @@ ROWS = behaviours.read()
 
 DUE = {
     *(f"S{number}" for number in range(1, 23)),
-    *(f"D{number}" for number in (*range(1, 9), 10, 11)),
+    *(f"D{number}" for number in range(1, 12)),
     *(f"L{number}" for number in range(1, 19)),
     *(f"P{number}" for number in (*range(1, 11), 12, 13)),
     *(f"H{number}" for number in range(1, 7)),
@@ -26,6 +26,7 @@ DUE = {
     *(f"C{number}" for number in range(1, 16)),
     *(f"T{number}" for number in range(1, 9)),
     *(f"F{number}" for number in range(1, 6)),
+    *("F7", "F8"),
 }
 
 

@@ -161,6 +161,31 @@ model = where-it-goes.gguf
     assert [(p["line"], p["key"]) for p in report["problems"]][:3] == [(2, "ctx-siz"), (3, "mmproj"), (6, "alias")]
 
 
+# B-F7
+def test_check_tells_warnings_from_mistakes(shell: Shell, tiny_models: Path) -> None:
+    write(shell.folder / "w.ini", f"[a]\nmodel = {tiny_models}/tiny-a.gguf\nport = 5\n")
+    ended = shell("check", "w.ini")
+    assert ended == (0, "w.ini:3: warning: port has no effect: the router sets it\n", "")
+    (report,) = json.loads(shell("check", "--json", "w.ini").out)
+    assert [(p["key"], p["severity"]) for p in report["problems"]] == [("port", "warning")]
+    write(shell.folder / "w.ini", "[tiny-a]\nc = 8k\n")
+    assert shell("check", "w.ini", "--models-dir", str(tiny_models)).out.splitlines() == [
+        "w.ini:2: ctx-size takes a whole number, not '8k': write 8192"
+    ]
+    assert "w.ini:1: [tiny-a] names no model" in shell("check", "w.ini").out
+    write(shell.folder / "r.ini", f"models-dir = {tiny_models}\n")
+    assert "names no model" not in shell("check", "w.ini", "--config", "r.ini").out
+    assert "names no model" not in shell("check", "w.ini", LLAMA_ARG_MODELS_DIR=str(tiny_models)).out
+    # A folder, or several with commas, are read as one.
+    (shell.folder / "d").mkdir()
+    write(shell.folder / "d" / "1.ini", "[*]\nhf-repo = user/repo\n")
+    write(shell.folder / "d" / "2.ini", "[b]\nfa = x\n")
+    whole = "d/1.ini: no problems; models: none\nd/2.ini:2: flash-attn takes on, off or auto, not 'x'\n"
+    assert shell("check", "d") == (1, whole, "")
+    assert shell("check", "d/1.ini,d/2.ini") == (1, whole, "")
+    assert "d/2.ini:1: [b] names no model" in shell("check", "d/1.ini", "d/2.ini").out
+
+
 def test_check_passes_a_file_without_problems(shell: Shell) -> None:
     write(shell.folder / "good.ini", "[a]\nhf-repo = user/repo\n")
     write(shell.folder / "latin.ini", "")

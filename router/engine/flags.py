@@ -37,7 +37,8 @@ def _words(text: str) -> frozenset[str]:
 # read from the handlers in arg.cpp that append.
 _REPEATABLE = _words("""
     --api-key --control-vector --control-vector-scaled --dry-sequence-breaker --logit-bias --lora --lora-scaled
-    --models-dir --override-kv --override-tensor --reverse-prompt --spec-draft-override-tensor --spec-type
+    --models-dir --models-preset --override-kv --override-tensor --reverse-prompt --spec-draft-override-tensor
+    --spec-type
 """)
 
 # Flags that the router owns and that people's preset files have nevertheless. They are ignored there. llama.cpp's

@@ -120,11 +120,11 @@ def _text(name: str, found: Whole, sections: Sequence[Section]) -> str:
     ]
     if found.options:
         head.append(f"; Start the router with: llama-router --models-preset THIS.ini {' '.join(found.options)}")
-    said = [visible(note.message) for note in found.notes if not note.where]
+    said = [note.text for note in found.notes if not note.where]
     head += [f"; {line}" for line in dict.fromkeys(said)]
     for note in found.notes:
         if note.where:
-            head.append(f"; {visible(note.where)}: {visible(note.message)}")
+            head.append(f"; {note}")
     parts = ["\n".join((*head, ""))]
     if found.defaults.entries:
         parts.append(found.defaults.text())

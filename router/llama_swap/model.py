@@ -27,7 +27,11 @@ from router.models.spec import MODEL_FLAGS
 from router.redaction import without_credentials
 
 DEFAULT_TTL = -1  # llama-swap's word for "as for all models"
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+# Words in the name of a variable that holds a secret; TOKENIZERS_PARALLELISM holds none.
+_SECRET_NAME = re.compile(
+    r"(?:^|_)(?:\w*API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PASS|CREDENTIALS?|AUTH)(?:_\d+)?(?:$|_)",
+    re.IGNORECASE,
+)
 _GPU_MASKS = {"CUDA_VISIBLE_DEVICES": "CUDA", "HIP_VISIBLE_DEVICES": "ROCm", "ROCR_VISIBLE_DEVICES": "ROCm"}
 
 # Settings that need no key here, each with the reason.
@@ -64,6 +68,9 @@ def section_of(name: str, line: int, entry: Any, macros: Sequence[tuple[str, Any
     """Raises LeftOut."""
     if not isinstance(entry, Table):
         raise LeftOut("its entry is no mapping with a cmd")
+    if unset := [variable for variable in variables(name) if variable not in around.environ]:
+        raise LeftOut(f"the variable {unset[0]} is not set: set it, and import again")
+    name = with_references(name, lambda variable: around.environ[variable])
     if not re.fullmatch(r"[^\]\r\n\0]+", name) or name != name.strip() or name == "*":
         raise LeftOut("its name cannot stand between [ and ]: rename it")
     own = entry.get("macros")
@@ -92,6 +99,11 @@ class _Reader:
             raise LeftOut("it has no cmd")
         found = command.read(self.macros.expand(without_comments(text)))
         self._arguments(found)
+        if found.image is None and re.search(r"[/\\]", found.program):
+            shown = found.program[:200]
+            self.section.note(
+                f"{shown}: the router's own llama-server runs it; engine = {shown} keeps this one", self._line("cmd")
+            )
         for sentence in found.left_out:
             self.section.note(sentence, self._line("cmd"))
         for key in self.entry.doubled:
@@ -314,7 +326,12 @@ class _Reader:
 
     def _text(self, key: str) -> str:
         value = self.macros.expand_value(self.entry.get(key))
-        return " ".join(self._resolved(str(value)).split()) if value is not None else ""
+        if value is None:
+            return ""
+        if reason := self._secret_in(value):
+            self.section.note(f"{key}: {reason}", self._line(key))
+            return ""
+        return " ".join(self._resolved(str(value)).split())
 
     def _seconds(self, key: str, own_key: str) -> None:
         value = self._value(key)

@@ -21,8 +21,13 @@ class Note(NamedTuple):
     where: str
     message: str
 
+    @property
+    def text(self) -> str:
+        """The message as one line, with variables as the configuration writes them."""
+        return _shown(self.message)
+
     def __str__(self) -> str:
-        return visible(f"{self.where}: {self.message}" if self.where else self.message)
+        return f"{_shown(self.where)}: {self.text}" if self.where else self.text
 
 
 class Entry(NamedTuple):
@@ -59,9 +64,13 @@ class Section:
         self.note(f"{key}: {message}")
 
     def text(self) -> str:
-        comments = [f"; {line}" for line in dict.fromkeys(visible(note.message) for note in self.notes)]
+        comments = [f"; {line}" for line in dict.fromkeys(note.text for note in self.notes)]
         lines = [f"{entry.key} = {written(entry.value)}" for entry in self.entries]
         return "\n".join((f"[{self.name}]", *comments, *lines)) + "\n"
+
+
+def _shown(text: str) -> str:
+    return visible(with_references(text, lambda name: f"${{env.{name}}}"))
 
 
 def inexpressible(value: str) -> str | None:

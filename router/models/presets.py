@@ -5,7 +5,7 @@ without its dashes, the environment variable of a flag, `env.NAME`, or one of th
 have variables (`expansion`). Format: llama.cpp's common/preset.cpp; `ini` has the differences.
 
 Several files are read as one text: a key in a later file wins, in `[*]` and in sections of the same name. Called by
-`preset_files`, by `check`, and by the import of other programs' files.
+`ini_files`, by `check`, and by the import of other programs' files.
 """
 
 from __future__ import annotations
@@ -178,13 +178,16 @@ def parse_all(
     *,
     foreign: bool = False,
     environ: Mapping[str, str] | None = None,
+    warns: bool = False,
 ) -> tuple[PresetFile, tuple[tuple[Problem, ...], ...]]:
-    """The presets of several files, each with its text, as one; and the mistakes in each of them."""
+    """The presets of several files, each with its text, as one; and the mistakes in each of them.
+
+    Warnings are logged; if `warns` is set they are among the problems instead."""
     environ = os.environ if environ is None else environ
     defaults, found = Preset(DEFAULTS), []
     for path, text in parts:
         sections, problems = read_sections(text)
-        reader = _SectionReader(table, path, problems, foreign, environ)
+        reader = _SectionReader(table, path, problems, foreign, environ, warns)
         found.append((reader, sections))
         for section in sections:
             if section.name == DEFAULTS:
@@ -197,11 +200,10 @@ def parse_all(
             if section.name == DEFAULTS:
                 continue
             base = presets.get(section.name, replace(below, name=section.name))
-            if base.line:
-                logger.warning(
-                    "%s:%d: [%s] is laid over that of %s:%d, key by key",
-                    *(reader.path, section.line, section.name, base.path, base.line),
-                )
+            if section.name in mine:  # which is a mistake; what is wrong with the first one is told as well
+                base = mine[section.name]
+            elif base.line:
+                reader.warn(section.line, None, f"[{section.name}] is laid over that of {base.path}, key by key")
             mine[section.name] = reader.fill(replace(base, line=section.line, path=reader.path), section)
         presets |= mine
         reader.check_names(mine.values())
@@ -221,14 +223,21 @@ class _SectionReader:
         problems: list[Problem],
         foreign: bool,
         environ: Mapping[str, str],
+        warns: bool,
     ) -> None:
         self._own_table = self.table = table
         self.path, self.problems, self.foreign = path, problems, foreign
-        self.environ = environ
+        self.environ, self.warns = environ, warns
         self.is_empty_on_purpose = False
 
     def __repr__(self) -> str:
         return f"<_SectionReader of {self.path or 'text'}: {len(self.problems)} problems>"
+
+    def warn(self, line: int, key: str | None, message: str) -> None:
+        if self.warns:
+            self.problems.append(Problem(line, key, message, is_warning=True))
+        else:
+            logger.warning("%s:%d: %s", self.path or "preset", line, message)
 
     def fill(self, base: Preset, section: Section) -> Preset:
         """`base` with the lines of a section on top."""
@@ -294,7 +303,7 @@ class _SectionReader:
         if name in OWN_KEYS:
             return name, OWN_KEYS[name].read(line)
         if (known and known[0].name in DROPPED) or line.key in DROPPED_KEYS:
-            logger.warning("%s:%d: %s has no effect: the router sets it", self.path or "preset", line.number, line.key)
+            self.warn(line.number, line.key, f"{line.key} has no effect: the router sets it")
             return None
         if known and known[0].name in OWNED:
             raise Mistake(f"{line.key} belongs to the router, not to a model: delete this line")

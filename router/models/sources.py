@@ -14,13 +14,13 @@ from router import files, patience
 from router.engine.flags import Arg, FlagTable
 from router.hub import cache as hub
 from router.hub.cache import CacheEntry
-from router.models import presets
 from router.models.build import build
 from router.models.catalog import Catalog
 from router.models.created import CreatedStore
 from router.models.folder import FoundModels
 from router.models.folders import ModelFolders, Places
-from router.models.presets import NO_PRESETS, PresetFile
+from router.models.ini_files import Places as PresetPlaces
+from router.models.ini_files import PresetFiles
 from router.models.spec import ModelSpec
 from router.models.stores.places import Store
 
@@ -31,7 +31,7 @@ class Sources:
     """The sources of one router. Reading them blocks.
 
     `common` are llama-server's arguments for all children.
-    `preset` is the operator's preset file; `foreign`, one from the hub, takes its place.
+    `preset` are the operator's preset files and folders of them; `foreign`, one from the hub, takes its place.
     `default_name` is the model of requests that name none.
     `wanted` are names on the hub that are models too, whether their files are here or not.
     `created` are the names and models that clients have made.
@@ -44,7 +44,7 @@ class Sources:
         table: FlagTable,
         environ: Mapping[str, str],
         *,
-        preset: Path | None = None,
+        preset: PresetPlaces = None,
         foreign: Path | None = None,
         models_dir: Places = None,
         default_name: str | None = None,
@@ -52,7 +52,7 @@ class Sources:
         created: CreatedStore | None = None,
         stores: Sequence[Store] = (),
     ) -> None:
-        self._preset = preset
+        self._presets = PresetFiles(foreign or preset, table, environ, foreign=bool(foreign))
         self._folders = ModelFolders(models_dir)
         self._said: frozenset[str] = frozenset()
         self._comebacks = 0
@@ -61,9 +61,7 @@ class Sources:
         self._offline = offline
         self._common = common
         self._table = table
-        self._foreign = foreign
         self._cache = hub.Cache(hub.cache_root(environ))
-        self._file: PresetFile | None = None
         self._cached: Sequence[CacheEntry] = ()
         self.wanted: list[str] = []
         self.created = CreatedStore() if created is None else created
@@ -71,23 +69,24 @@ class Sources:
         self._stored: dict[Path, FoundModels] = {}
 
     def __repr__(self) -> str:
-        file = self._foreign or self._preset
-        return f"<Sources: presets {file}, {self._folders!r}, cache {self._cache.root}, {len(self.wanted)} wanted>"
+        return f"<Sources: {self._presets!r}, {self._folders!r}, cache {self._cache.root}, {len(self.wanted)} wanted>"
 
     def read(self) -> Catalog:
         """The catalog of all sources, read anew.
 
         Raises a ConfigError that says where the mistake is; then `refresh` goes on with the presets from before.
         """
-        path = self._foreign or self._preset
-        file = presets.read(path, self._table, foreign=bool(self._foreign)) if path else NO_PRESETS
-        catalog = self._build(file)
-        self._file = file
-        return catalog
+        before = self._presets.reading
+        self._presets.read()
+        try:
+            return self._build()
+        except BaseException:
+            self._presets.reading = before
+            raise
 
     def refresh(self) -> Catalog:
         """The catalog after something was downloaded, removed or wanted; the presets are not read again."""
-        return self._build(self._file) if self._file else self.read()
+        return self._build() if self._presets.reading else self.read()
 
     def is_current(self) -> bool:
         """Whether the cache, the folders and the stores still hold what they held for the last catalog. Looks at most
@@ -110,14 +109,14 @@ class Sources:
         for store in self._stores:
             store.watch(path for path, source in unread if source == "lmstudio")
 
-    def _build(self, file: PresetFile) -> Catalog:
+    def _build(self) -> Catalog:
         self._comebacks = patience.comebacks()
         self._cached = self._cache.entries(0)
         in_folders, in_stores = self._folders.read(), self._read_stores()
         in_folders.left_out = {**in_stores.left_out, **in_folders.left_out}
         self._say(in_folders, in_stores)
         catalog = build(
-            file,
+            self._presets.file,
             self._cached,
             models_dir=self._folders.roots,
             in_folders=in_folders,

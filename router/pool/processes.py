@@ -14,6 +14,7 @@ from functools import partial
 
 from router import threads
 from router.errors import RouterError
+from router.memory import prompt_cache
 from router.models import stamps
 from router.models.spec import ModelSpec
 from router.node.interface import ChildEvent, Exit, Slept, Woke
@@ -66,7 +67,8 @@ class Processes:
         core, model = self._core, effect.model
         spec = core.plans.specs[model]
         need = core.plans.needs[model]
-        args = (*(spec.without_projector() if need.left_out else spec).argv, *need.args)
+        cache = prompt_cache.args_for(effect.allocation.prompt_cache) if need.demand.prompt_cache else ()
+        args = (*(spec.without_projector() if need.left_out else spec).argv, *need.args, *cache)
         run = ChildRun(spec, effect.run, args, effect.allocation, core.nodes.of(effect.allocation))
         run.stamp = need.stamp
         run.report_unreachable = partial(self._replace_unreachable, run)

@@ -37,15 +37,15 @@ Whose turn it is, SANS-I/O::
     downloads  which files are downloaded next -> effects states books waiting_line
     answers    grants and refusals             -> effects books waiting_line downloads
 
-What starts and ends, SANS-I/O::
-
-    runs  processes -> resources effects prompt_caches states limits books waiting_line memory_levels downloads answers
-
 What time adds, PURE::
 
     timing  who is spared, closed and cut, and when -> resources snapshot reasons policy limits books waiting_line
 
+What starts and ends, SANS-I/O::
+
+    runs  all -> resources effects prompt_caches states limits books waiting_line memory_levels downloads answers timing
+
 The events, all of them, SANS-I/O::
 
-    scheduler  all -> resources snapshot effects states limits books waiting_line memory_levels downloads runs timing
+    scheduler  all -> resources snapshot effects states limits books waiting_line memory_levels downloads timing runs
 """

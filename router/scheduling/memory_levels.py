@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Mapping
 from router.scheduling.books import ModelRecord
 from router.scheduling.effects import Probe
 from router.scheduling.next_start import enough_for_start
-from router.scheduling.pressure import Pressure
+from router.scheduling.pressure import BEGINS_AFTER_S, Pressure
 from router.scheduling.resources import Demand, Reading
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import VISIBLE_TO_DRIVER, State
@@ -93,6 +93,7 @@ class MemoryLevels:
     def next_look(self, poll: float) -> float:
         """When the memory is read again though nothing has happened. Not just after the end of a process: such a Probe
         would wait for all of its memory, and a request that comes meanwhile would wait with it."""
+        poll = min(poll, BEGINS_AFTER_S) if self.pressure.is_unsure else poll
         return max(self._probed_at + poll, self._freed_at + LOOK_AFTER_S if self._freed else 0.0)
 
     def fail(self) -> bool:

@@ -36,6 +36,11 @@ class Pressure:
     def __repr__(self) -> str:
         return f"<Pressure: {self.missing}, {self.episodes} episodes>"
 
+    @property
+    def is_unsure(self) -> bool:
+        """Memory is short, and another reading has to say whether it stays so."""
+        return len(self._short_since) > len(self.missing)
+
     def read(
         self,
         readings: Iterable[Reading],

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from router.scheduling import timing
 from router.scheduling.answers import Answers
 from router.scheduling.books import Books, ModelRecord
 from router.scheduling.downloads import WantedDownloads
@@ -127,9 +128,9 @@ class Runs:
         if was is State.STOPPING:
             model.failures = 0 if model.ready_at else model.failures
         elif entry and model.retrying:
-            spared = self._books.spared(entry.foreground, now, limits.task_grace)
-            idle_ones = [idle for idle in self._books.evictable() if out_of_memory and idle.stays_until <= now]
-            victims = [idle for idle in idle_ones if idle.name not in spared]
+            model.failure = reason  # it may not get that far: it waits now, or is refused
+            snapshot = self._levels.last_snapshot if out_of_memory else None
+            victims = timing.room_for_retry(entry, snapshot, self._books, limits, now) if snapshot else []
             return [self._books.stop(idle, f"room for {model.name}") for idle in victims]
         elif was is State.LOADING and pending_ticket is not None:
             model.failure = reason

@@ -392,28 +392,6 @@ class Scheduler:
             return []
         effects = self._runs.exited(model, reason, now, self.limits, out_of_memory, device_lost, pending_ticket)
         self._needs_plan = self._levels.reading_outdated = True
-<<<<<<< HEAD
-=======
-        effects: list[Effect] = []
-        if was is State.STOPPING:
-            model.failures = 0 if model.ready_at else model.failures
-        elif entry and model.retrying:
-            model.failure = reason  # it may not get that far: it waits now, or is refused
-            snapshot = self._levels.last_snapshot if out_of_memory else None
-            victims = timing.room_for_retry(entry, snapshot, self._books, self.limits, now) if snapshot else []
-            effects += [self._books.stop(idle, f"room for {name}") for idle in victims]
-        elif was is State.LOADING and pending_ticket is not None:
-            model.failure = reason
-            if pending_ticket in self._line.by_ticket:
-                effects += self._answers.refuse([pending_ticket], Refusal.LOAD_FAILED, reason)
-        else:
-            model.fail(was, reason, now, self.limits.backoff_max)
-            if entry and was is State.LOADING:
-                effects += self._answers.refuse(entry.tickets, Refusal.LOAD_FAILED, reason)
-            elif entry and now < model.backoff_until:
-                pause = model.backoff_until - now
-                effects += self._answers.refuse(entry.tickets, Refusal.BACKING_OFF, model.why_backing_off, pause)
->>>>>>> next
         return [*effects, *self._advance(now)]
 
     def slept(self, name: str, run: int) -> None:

@@ -18,6 +18,7 @@ from router.models import presets
 from router.models.build import build
 from router.models.catalog import Catalog
 from router.models.describe import describe
+from router.models.stores.ollama import OllamaStore
 from router.node.interface import LoadProgress
 from router.pool.pool import Pool
 from router.scheduling.limits import Limits
@@ -25,6 +26,7 @@ from router.scheduling.resources import Demand
 from tests.benchmarks.report import OURS, Row, Target
 from tests.benchmarks.stage import Stage
 from tests.fakes import FakeNode
+from tests.models.stores.laid import Laid
 
 COUNTS = (500, 5000)
 
@@ -34,6 +36,26 @@ def measure(stage: Stage, seconds: float, counts: Sequence[int] = COUNTS) -> Ite
         preset = write_preset(stage, count)
         yield from asyncio.run(_in_process(preset, count, seconds / 3))
         yield from _by_clients(stage, preset, count, seconds / 3)
+    yield from _of_a_store(stage, counts[0], seconds / 3)
+
+
+def _of_a_store(stage: Stage, count: int, seconds: float) -> Iterator[Row]:
+    """So many names in a store of Ollama: the first reading, and a look whether anything has changed."""
+    laid = Laid(stage.room(f"{count}-names"))
+    model = laid.layer("model", stage.models / "tiny-a.gguf")
+    for n in range(count):
+        laid.model(
+            f"model-{n:04}:1b", [model, laid.layer("params", {"seed": n}), laid.layer("system", f"You are {n}.")]
+        )
+    store = OllamaStore(laid.root)
+    began = time.perf_counter()
+    assert len(store.read().models) == count
+    case = f"{count} names in Ollama's store"
+    yield Row("listing", case, "first reading", "ms", {OURS: (time.perf_counter() - began) * 1000})
+    while not store.is_current(0):  # what was written a moment ago counts as changed
+        store.read()
+    took = timed(lambda: store.is_current(0), seconds)
+    yield Row("listing", case, "a look", "ms", {OURS: took * 1000}, (Target("below 100 ms", took < 0.1),))
 
 
 def write_preset(stage: Stage, count: int) -> Path:

@@ -100,6 +100,8 @@ def test_commands(command: str, expected: str) -> None:
         ("nice -n 3 llama-server -m x", "nice -n 3: the router starts llama-server itself"),
         ("docker run llama.cpp:server -m /models/x", "/models/x is a path inside the container"),
         ("env HF_TOKEN=hush llama-server -m x", "HF_TOKEN: a secret is not written"),
+        ("/opt/llama-server-b9 -m x", "engine = /opt/llama-server-b9 keeps this one"),
+        ("env MY_API_KEY=hush llama-server -m x", "MY_API_KEY: a secret is not written"),
         ("env CUDA_VISIBLE_DEVICES=1,0 llama-server -m x", "write device = CUDA1,CUDA0"),
         ("env CUDA_VISIBLE_DEVICES=GPU-5 llama-server -m x", "device = NAME,..."),
         ("env LLAMA_ARG_PORT=5 llama-server -m x", "LLAMA_ARG_PORT: the router sets it"),
@@ -288,6 +290,24 @@ def test_names_mean_one_model() -> None:
 def test_what_is_no_configuration(text: str, words: str) -> None:
     with pytest.raises(Unreadable, match=words):
         made(text)
+
+
+def test_variables_in_names_and_texts() -> None:
+    found = made(
+        """
+        models:
+          "m-${env.TTL}": {cmd: llama-server -m x, description: "${env.API_KEY_1}", env: [TOKENIZERS_PARALLELISM=false]}
+          "n-${env.UNSET}": {cmd: llama-server -m x}
+          o: {cmd: "${env.MODELS}/vllm x", ttl: "${env.TTL}"}
+        """
+    )
+    (preset,) = presets(found).presets
+    assert (preset.name, preset.description) == ("m-90", "")
+    assert dict(preset.env) == {"TOKENIZERS_PARALLELISM": "false"}
+    told = [str(note) for note in found.notes]
+    assert "m-90: description: a secret is not written" in told
+    assert any("the variable UNSET is not set" in line for line in told)
+    assert not any(mark in found.text + "".join(told) for mark in ("s3cret", "\ufdd0", "\ufdd1"))
 
 
 def test_a_secret_of_the_environment_stays_a_reference() -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from router import files
+from router.errors import CatalogError
 from router.hub.change_times import ChangeTimes
 from router.models.folder import FoundModel, FoundModels
 from router.models.spec import Package
@@ -73,26 +74,29 @@ class OllamaStore:
         return f"<OllamaStore {self.root}: {len(self._read)} manifests>"
 
     def read(self) -> FoundModels:
-        """The models by name, in the order of the names. Blocks."""
+        """The models by name, in the order of the names. Blocks. Raises CatalogError if the store has gone."""
         with self._lock:
             known, self._read = self._read, {}
             folders: list[str] = []
             warnings: list[str] = []
+            self._looked_at = time.monotonic()
+            self._folders = ChangeTimes.of([str(self.root), str(self.root / "manifests")])
+            self._check()
             for path, name in self._manifests(folders, warnings):
                 before = known.get(path)
                 read = before[1] if before and before[1].times.are_current() else self._of_manifest(name, Path(path))
                 self._read[path] = name, read
-            self._folders = ChangeTimes.of(folders)
-            self._looked_at = time.monotonic()
+            self._folders = ChangeTimes.of([str(self.root), *folders])
             models = dict(sorted((name, read.found) for name, read in self._read.values()))
             return FoundModels(models, warnings=[*warnings, *(m.problem for m in models.values() if m.problem)])
 
-    def is_current(self) -> bool:
-        """Whether nothing has changed since `read`. Looks at most once a second. Blocks."""
+    def is_current(self, max_age: float = 1.0) -> bool:
+        """Whether nothing has changed since `read`. The disk is not looked at if it was within the last `max_age`
+        seconds. Blocks."""
         with self._lock:
             if self._looked_at is None:
                 return False
-            if time.monotonic() - self._looked_at < 1.0:
+            if time.monotonic() - self._looked_at < max_age:
                 return True
             is_same = self._folders.are_current() and all(r.times.are_current() for _, r in self._read.values())
             self._looked_at = time.monotonic() if is_same else None
@@ -100,6 +104,17 @@ class OllamaStore:
 
     def watch(self, unread: Iterable[Path]) -> None:
         """All files are watched already."""
+
+    def _check(self) -> None:
+        """Raises CatalogError if its disk is not mounted, say: that is no reason to drop its models. Ollama itself
+        removes the folder of manifests with the last of them."""
+        try:
+            os.listdir(self.root / "manifests")
+        except FileNotFoundError as error:
+            if not self.root.is_dir():
+                raise CatalogError(f"--ollama-models {self.root}: it has gone; {error.strerror}") from error
+        except OSError as error:
+            raise CatalogError(f"--ollama-models: {files.problem_of(self.root / 'manifests', error)}") from error
 
     def _manifests(self, folders: list[str], warnings: list[str]) -> Iterator[tuple[str, str]]:
         """The paths and names of all manifests. The folders that were looked into are added to `folders`."""
@@ -111,7 +126,8 @@ class OllamaStore:
             try:
                 names = sorted(os.listdir(folder))
             except OSError as error:
-                warnings.append(f"{files.problem_of(folder, error)}: it is left out")
+                if above:
+                    warnings.append(f"{files.problem_of(folder, error)}: it is left out")
                 continue
             entries += len(names)
             for each in names if entries <= MAX_ENTRIES else ():

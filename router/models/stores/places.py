@@ -51,13 +51,13 @@ def ollama(where: str | None, environ: Mapping[str, str]) -> list[Store]:
     flag, needs = "--ollama-models", "the folder that holds manifests and blobs, such as ~/.ollama/models"
     if where != AUTO:
         root = Path(where)
-        inside = next((each for each in (root, root / "models") if _is_folder(each / "manifests", flag)), None)
+        inside = next((each for each in (root, root / "models") if _is_store(each)), None)
         if inside is None:
             reason = "is no store of Ollama" if root.is_dir() else "is no folder"
             raise CatalogError(f"{flag} {where}: it {reason}; name {needs}")
         return [OllamaStore(inside)]
     places = list(_places_of_ollama(environ))
-    roots = {os.path.realpath(each): each for each in reversed(places) if _has_manifests(each)}
+    roots = {os.path.realpath(each): each for each in reversed(places) if _is_usual_store(each)}
     if not roots:
         looked = ", ".join(map(str, places))
         raise CatalogError(f"{flag}: there is no store of Ollama at {looked}; name {needs}")
@@ -73,14 +73,19 @@ def _places_of_ollama(environ: Mapping[str, str]) -> Iterator[Path]:
         yield from map(Path, _OF_SERVICES)
 
 
-def _has_manifests(root: Path) -> bool:
-    """Whether it is a store. Raises CatalogError for one that this user may not read, so that nobody wonders."""
+def _is_usual_store(root: Path) -> bool:
+    """As `_is_store`, for a place that may be that of another user."""
     try:
-        return _is_folder(root / "manifests", "--ollama-models")
+        return _is_store(root)
     except CatalogError:
-        if str(root).startswith("/root/"):  # another user's
+        if root.is_relative_to("/root"):
             return False
         raise
+
+
+def _is_store(root: Path) -> bool:
+    """Raises CatalogError for one that this user may not read, so that nobody wonders."""
+    return any(_is_folder(root / name, "--ollama-models") for name in ("manifests", "blobs"))
 
 
 def _is_folder(path: Path, flag: str) -> bool:

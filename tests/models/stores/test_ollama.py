@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.errors import CatalogError
 from router.models.folder import FoundModel
 from router.models.spec import Package
 from router.models.stores import ollama
@@ -223,3 +225,22 @@ def test_an_adapter_with_a_comma_in_its_path_is_none(tmp_path: Path) -> None:
     models = OllamaStore(laid.root).read().models
     assert models["plain:latest"].problem is None
     assert "a comma in its path" in (models["adapted:latest"].problem or "")
+
+
+def test_a_store_that_has_gone_is_an_error_and_an_empty_one_is_not(laid: Laid, tmp_path: Path) -> None:  # B-F3
+    laid.model("m", [laid.layer("model", b"weights")])
+    store = OllamaStore(laid.root)
+    assert store.read().models
+    away = laid.root.rename(tmp_path / "away")
+    with pytest.raises(CatalogError, match="it has gone"):
+        store.read()
+    assert store.is_current(), "until it comes back"
+    away.rename(laid.root)
+    until(lambda: not store.is_current())
+    assert store.read().models
+    shutil.rmtree(laid.root / "manifests")  # as Ollama does with the last model
+    until(lambda: not store.is_current())
+    assert store.read().models == {}
+    laid.model("m", [laid.layer("model", b"weights")])
+    until(lambda: not store.is_current())
+    assert store.read().models

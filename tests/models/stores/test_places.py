@@ -51,6 +51,8 @@ def test_a_folder_that_is_named(home: Path) -> None:  # B-F3
         assert [store.root for store in ollama(str(folder), {})] == [laid.root]
     with pytest.raises(CatalogError, match=r"gone: it is no folder; name the folder that holds manifests"):
         ollama(str(home / "gone"), {})
+    (laid.root / "manifests").rmdir()  # Ollama has removed its last model
+    assert [store.root for store in ollama(str(laid.root), {})] == [laid.root]
     (home / "empty").mkdir()
     with pytest.raises(CatalogError, match="it is no store of Ollama"):
         ollama(str(home / "empty"), {})
