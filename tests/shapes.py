@@ -43,6 +43,16 @@ KEYS = {
     "J": "wkv.head_size",
 }
 
+# Kernels that the engine multiplies as they are.
+DEPTHWISE = (
+    "dw_start.conv.weight",
+    "dw_mid.conv.weight",
+    "down_conv.weight",
+    "0.0.weight",
+    "peg.0.weight",
+    ".dw.weight",
+)
+
 # One tensor a line: its name (`.weight` unless it says otherwise) and its dimensions, row length first.
 TOP = "token_embd D V; output_norm D; output D V"
 TIED = "token_embd D V; output_norm D"
@@ -124,7 +134,7 @@ class Shape:
 
     def write(self, folder: Path) -> Path:
         """The file, or the first of its shards."""
-        tensors = list(self._tensors())
+        tensors = list(self.tensors())
         if self.shards == 1:
             return self._file(folder / f"{self.name}.gguf", tensors, 0)
         step = -(-len(tensors) // self.shards)
@@ -133,7 +143,8 @@ class Shape:
             self._file(path, tensors[n * step : (n + 1) * step], n)
         return paths[0]
 
-    def _tensors(self) -> list[tuple[str, list[int]]]:
+    def tensors(self) -> list[tuple[str, list[int]]]:
+        """Names and dimensions."""
         found = self._rows(self.top, "", 0)
         for n, table in enumerate(self.layers):
             found += self._rows(table, f"{self.block}.{n}.", n)
@@ -154,7 +165,7 @@ class Shape:
         if self.shards > 1:
             out.add_uint16("split.count", self.shards)
             out.add_uint16("split.no", shard)
-            out.add_int32("split.tensors.count", len(list(self._tensors())))
+            out.add_int32("split.tensors.count", len(list(self.tensors())))
         if not shard:
             self._header(out)
         size = 0
@@ -199,8 +210,8 @@ class Shape:
             name.endswith(".bias")
             or math.prod(dims[1:3]) == 1
             or dims[0] % gguf.GGML_QUANT_SIZES[kind][0]
-            or dims[0] < 32
-            or (self.block != "blk" and "embd" in name and "patch" not in name)
+            or (dims[0] < 32 and not name.endswith(DEPTHWISE))
+            or (self.block != "blk" and ("mel_" in name or ("embd" in name and "patch" not in name)))
         ):
             kind = gguf.GGMLQuantizationType.F32
         block, width = gguf.GGML_QUANT_SIZES[kind]

@@ -20,6 +20,9 @@ EMBEDDERS = _names("""
 """)
 ENCODERS = EMBEDDERS | _names("dream llada llada-moe rnd1")
 
+# Some layers of these see a window only, if the file names its width.
+ENCODERS_WITH_WINDOWS = frozenset(("modern-bert", "gemma-embedding"))
+
 # Sliding windows, unless the file says which layers have one: every n-th layer attends to everything, the others to a
 # window. With 0 all layers have a window.
 WINDOW_PERIODS = {"lfm2": 0, "gemma2": 2, "gpt-oss": 2, "gemma3n": 5, "gemma3": 6, "plamo3": 8} | dict.fromkeys(
@@ -41,6 +44,12 @@ INDEX_ROWS = {"deepseek32": 1, "glm-dsa": 1, "hy_v4": 1, "dots3note": 1, "minima
 
 # Attention and network are computed from the same input.
 PARALLEL = frozenset(("command-r", "cohere2", "cohere2moe", "falcon", "gptj", "gptneox", "phi2", "plamo"))
+
+# The engine switches flash attention off.
+WITHOUT_FLASH = frozenset(("grok",))
+# Each token is computed in several versions side by side (altup), which takes so many more rows of the model's width.
+SEVERAL_VERSIONS = {"gemma3n": 10}
+MAX_STACKED = 64  # inputs of further layers that come with a picture (deepstack); no model has more
 
 # ---- recurrence
 

@@ -37,15 +37,26 @@ def buffers(metadata: Metadata, cache: KvCache, *, all_outputs: bool = False) ->
     known = layers(metadata)
     mask = _mask(metadata, cache) if any(layer.attends for layer in known) else 0
     rows = 6 if metadata.architecture in architectures.PARALLEL else 5
+    rows += architectures.SEVERAL_VERSIONS.get(metadata.architecture, 0) + _stacked_rows(metadata)
     # The largest of these moments decides; most models have two or three of them.
     moments = [cache.batch * FLOAT_BYTES * (rows * width + _network(metadata))]
     if all_outputs and metadata.architecture not in architectures.EMBEDDERS:
-        moments.append(cache.batch * FLOAT_BYTES * (5 * width + metadata.vocabulary))
+        late = 5 + (_stacked_rows(metadata) + 6 if _stacked_rows(metadata) else 0)
+        moments.append(cache.batch * FLOAT_BYTES * (late * width + metadata.vocabulary))
     if any(layer.attends and (layer.heads or metadata.architecture in architectures.ENCODERS) for layer in known):
         moments.append(_attention(metadata, cache))
     if any(layer.recurs for layer in known):
         moments.append(_recurrence(metadata, cache))
     return Buffers(device=max(moments) + mask, inputs=cache.batch * FLOAT_BYTES * width + mask)
+
+
+def _stacked_rows(metadata: Metadata) -> int:
+    """Rows of the model's width for inputs of further layers: as they may come with a picture, and for words.
+
+    They live until the last of these layers (`build_inp_embd` in src/llama-graph.cpp).
+    """
+    stacked = min(metadata.integer("n_deepstack_layers"), architectures.MAX_STACKED)
+    return 2 * (stacked + 1) + 2 if stacked else 0
 
 
 def output_bytes(metadata: Metadata, cache: KvCache) -> int:
@@ -55,12 +66,18 @@ def output_bytes(metadata: Metadata, cache: KvCache) -> int:
 
 def _mask(metadata: Metadata, cache: KvCache) -> int:
     """The mask says which cells each token sees: one for full attention, and one for windows."""
+    windowed, width = windows(metadata)
     if metadata.architecture in architectures.ENCODERS:
-        cells = cache.batch
+        cells = cache.batch * (2 if _has_windows(metadata) else 1)
     else:
-        windowed, width = windows(metadata)
         cells = cache.cells + (cache.window_cells(width) if any(windowed) else 0)
     return cache.batch * cells * (2 if cache.flash else FLOAT_BYTES)
+
+
+def _has_windows(metadata: Metadata) -> bool:
+    """Whether some layers of an encoder see a window only, and need a mask of their own."""
+    has_two = metadata.architecture in architectures.ENCODERS_WITH_WINDOWS
+    return has_two and metadata.integer("attention.sliding_window") > 0
 
 
 def _network(metadata: Metadata) -> int:
@@ -97,7 +114,12 @@ def _attention(metadata: Metadata, cache: KvCache) -> int:
         rows = 3 * width + 2 * query + max(query, keys + values)
     else:
         rows = 3 * width + 3 * query + keys + values
-    cells = cache.batch if metadata.architecture in architectures.ENCODERS else cache.cells
+    rows += (_stacked_rows(metadata) + (0 if cache.flash else 5)) * width if _stacked_rows(metadata) else 0
+    rows += architectures.SEVERAL_VERSIONS.get(metadata.architecture, 0) * width
+    is_encoder = metadata.architecture in architectures.ENCODERS
+    if is_encoder and not cache.flash and any(tensor.name.endswith("attn_qkv.weight") for tensor in metadata.tensors):
+        rows += 3 * width  # they are taken apart
+    cells = cache.batch if is_encoder else cache.cells
     scores = 0.0 if cache.flash else cells * heads
     if any(layer.index for layer in known):
         rows += get("attention.indexer.head_count") * get("attention.indexer.key_length")

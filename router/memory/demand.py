@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from router.engine.flags import Arg, switch_of, value_of, values_of
+from router.engine.flags import Arg, boolean, switch_of, value_of, values_of
 from router.memory import compute, flag_values
 from router.memory.flag_values import gpu_names, tensor_split
 from router.memory.model_bytes import ModelBytes, draft_model, main_model
+from router.memory.overrides import overridden
 from router.memory.projectors import projector_bytes
 from router.memory.weights import split_by_shares
 from router.models.metadata import Metadata
@@ -83,11 +84,12 @@ def predict(args: Sequence[Arg], metadata: Metadata, *, gpus: int, mmproj: Metad
     Raises GgufError if the draft model cannot be read.
     """
     gpus = 0 if value_of(args, "--device") == "none" else gpus
+    metadata = overridden(args, metadata)
     cache = flag_values.kv_cache(args, metadata)
     main = main_model(args, metadata, cache, gpus)
     draft = draft_model(args, metadata, cache, gpus)
     adapters = _adapter_bytes(args)
-    projector = _projector_bytes(args, mmproj, cache.flash) if mmproj else 0
+    projector = _projector_bytes(args, mmproj) if mmproj else 0
     is_offloaded = any(main.layers)
     has_projector_on_gpu = is_offloaded and switch_of(args, "--mmproj-offload") is not False
     extra = draft.total + adapters + projector
@@ -142,8 +144,9 @@ def _pieces(args: Sequence[Arg], main: ModelBytes, draft: ModelBytes, adapters: 
     return tuple(pieces)
 
 
-def _projector_bytes(args: Sequence[Arg], mmproj: Metadata, flash: bool) -> int:
+def _projector_bytes(args: Sequence[Arg], mmproj: Metadata) -> int:
     """A projector with its buffers, as the engine counts them: for the largest picture."""
+    flash = boolean(value_of(args, "--flash-attn") or "") is not False
     max_tokens = flag_values.number(args, "--image-max-tokens")
     return mmproj.weights_bytes + projector_bytes(mmproj, flash=flash, max_tokens=max_tokens)
 

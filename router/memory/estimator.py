@@ -25,10 +25,11 @@ from router.memory import fit_params, prompt_cache
 from router.memory.demand import CUDA_CONTEXT_BYTES
 from router.memory.faults import fault
 from router.memory.fitting import fit, gpus_of, leave_to_engine
-from router.memory.flag_values import gpu_names
+from router.memory.flag_values import gpu_names, is_mapped
 from router.memory.footprints import Footprint, Footprints, key_of
 from router.memory.implied_args import implied_args
 from router.memory.need import Need
+from router.memory.overrides import overridden
 from router.models import gguf
 from router.models.describe import describe
 from router.models.projector import misfit, without_misfit
@@ -106,7 +107,7 @@ class Estimator:
         engine, table = self._engine_of(spec)
         args = flags.merge(flags.from_environment({**self._environ, **dict(spec.env)}, table), spec.args)
         _check_files(spec.name, args)
-        if spec.engine and self._gpus and not engine.sees_gpus():  # the devices are those that the router's engine sees
+        if spec.engine and self._gpus and not self._sees_gpus(spec, engine):  # the devices are those of our own engine
             args = flags.merge(args, flags.parse(["--device", "none"], self._table))
         args, device_args = self._choose_devices(spec.name, args)
         if spec.model_path is None:  # its child downloads it: only where it goes is known
@@ -175,6 +176,12 @@ class Estimator:
         except EngineError as exc:
             raise LoadFailed(f"{spec.name!r} cannot be loaded: {exc.message}") from exc
 
+    def _sees_gpus(self, spec: ModelSpec, engine: Engine) -> bool:
+        try:
+            return engine.sees_gpus()
+        except EngineError as exc:
+            raise LoadFailed(f"{spec.name!r} cannot be loaded: {exc.message}") from exc
+
     def _build_of(self, engine: Engine) -> str:
         """The build that an engine is now: an upgrade may have replaced it."""
         if engine.kind != EMBEDDED:
@@ -231,7 +238,7 @@ class Estimator:
         self, spec: ModelSpec, path: Path, args: Sequence[Arg], engine: Engine, table: FlagTable, *, quick: bool
     ) -> Need:
         """By header and flags, and by the engine's measure unless `quick`."""
-        model = gguf.read_model(path)
+        model = overridden(args, gguf.read_model(path))
         wrong = fault(args, model)
         if spec.mmproj_path and not wrong and (reason := misfit(model, spec.mmproj_path)):
             wrong = f"its projector does not fit: {reason}; name the model's own, or take the mmproj out"
@@ -248,7 +255,7 @@ class Estimator:
             measured = engine.measure(fit_params.fit_args(args, estimate), MEASURE_TIMEOUT_S)
             if measured:
                 try:
-                    estimate, source = fit_params.correct(estimate, measured), "engine"
+                    estimate, source = fit_params.correct(estimate, measured, is_mapped=is_mapped(args)), "engine"
                     demand = estimate.demand
                 except ValueError as exc:
                     log.debug("%s: the engine's measure is not understood: %s", spec.name, exc)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router.engine.flags import Arg, boolean, value_of
+from router.memory.architectures import WITHOUT_FLASH
 from router.memory.flag_values import number
 from router.memory.layers import layers
 from router.models.metadata import Metadata
@@ -16,8 +17,6 @@ from router.models.metadata import Metadata
 # Types of cache whose elements lie in blocks, and the elements of one block (ggml/src/ggml-common.h).
 BLOCKS = dict.fromkeys(("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl"), 32)
 MAX_SLOTS = 256  # LLAMA_MAX_SEQ
-# Architectures for which the engine switches flash attention off.
-WITHOUT_FLASH = frozenset(("grok",))
 
 
 def fault(args: Sequence[Arg], model: Metadata) -> str | None:

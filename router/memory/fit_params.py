@@ -34,8 +34,11 @@ def fit_args(args: Sequence[Arg], estimate: Estimate) -> list[str]:
     return [*render(kept), "--ctx-size", str(estimate.n_ctx), "--parallel", str(slots), "--no-repack"]
 
 
-def correct(estimate: Estimate, table: str) -> Estimate:
+def correct(estimate: Estimate, table: str, *, is_mapped: bool = False) -> Estimate:
     """`estimate` corrected by what `llama-fit-params -fitp on` printed. Raises ValueError for any other text.
+
+    With `is_mapped` weights in RAM are the file itself. The program counts a tensor twice that is used twice, the file
+    has it once.
 
     The table has a row `NAME MODEL CONTEXT COMPUTE` in MiB for each device; `Host` is the last.
     """
@@ -48,7 +51,7 @@ def correct(estimate: Estimate, table: str) -> Estimate:
     compute = max(row[2] for row in gpus or devices) + MIB - estimate.measured_logits
     found = replace(
         estimate,
-        weights=max(estimate.weights, sum(row[0] for row in devices)),
+        weights=estimate.weights if is_mapped and not gpus else max(estimate.weights, sum(row[0] for row in devices)),
         kv=sum(row[1] for row in devices) or estimate.kv,
         compute=max(estimate.compute, compute),
         is_offloaded=bool(gpus),

@@ -12,6 +12,7 @@ from math import inf
 
 from router.engine.flags import Arg, boolean, switch_of, value_of
 from router.memory import kv
+from router.memory.architectures import WITHOUT_FLASH
 from router.memory.kv import KvCache
 from router.models.metadata import Metadata
 
@@ -44,7 +45,7 @@ def kv_cache(args: Sequence[Arg], metadata: Metadata) -> KvCache:
         batch=min(n_ctx, batch, micro_batch),
         key_bytes=cache_type_bytes(args, "--cache-type-k"),
         value_bytes=cache_type_bytes(args, "--cache-type-v"),
-        flash=boolean(value_of(args, "--flash-attn") or "") is not False,
+        flash=boolean(value_of(args, "--flash-attn") or "") is not False and metadata.architecture not in WITHOUT_FLASH,
         full_window=switch_of(args, "--swa-full") is True,
         snapshots=number(args, "--spec-draft-n-max") or DEFAULT_SNAPSHOTS if goes_back else 0,
     )
@@ -92,6 +93,11 @@ def tensor_split(args: Sequence[Arg], gpus: int) -> tuple[float, ...]:
         return ()
     is_by_layers = value_of(args, "--split-mode") in (None, "layer")
     return shares if is_by_layers and shares and min(shares) >= 0 < sum(shares) < inf else ()
+
+
+def is_mapped(args: Sequence[Arg]) -> bool:
+    """Whether weights in RAM are the file, mapped into memory. Older builds have a switch for it."""
+    return switch_of(args, "--mmap") is not False and value_of(args, "--load-mode") in (None, "mmap", "mlock")
 
 
 def embeds(args: Sequence[Arg]) -> bool:

@@ -59,8 +59,8 @@ class SharedEstimates:
 
     async def need(self, spec: ModelSpec) -> Need:
         """Raises LoadFailed for a model that cannot be loaded at all, GgufError, and Unanswered."""
-        if spec.problem:
-            raise LoadFailed(f"{spec.name!r} cannot be loaded: {spec.problem}")
+        if problem := spec.problem or (spec.info.other_kind and spec.info.problem):
+            raise LoadFailed(f"{spec.name!r} cannot be loaded: {problem}")
         task = self._tasks.get(spec)
         if task is None:
             what = f"The model file {spec.model_path} of {spec.name!r}"

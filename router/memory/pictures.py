@@ -7,6 +7,7 @@ of them. The types are those of tools/mtmd/clip.cpp in b11434, the graphs those 
 from __future__ import annotations
 
 from router.memory.graph import Node
+from router.memory.maps import convolved_rows, mobile_rows, sam_rows
 from router.memory.rows import REORDERED, rows
 from router.memory.tower import FLOAT, HALF, MAX_LAYERS, Tower, names, walked
 from router.models.metadata import Metadata
@@ -39,6 +40,12 @@ def see(tower: Tower, metadata: Metadata, side: int, patch: int, merge: int) -> 
     rms, turns = kind in RMS, (kind in TURNED) + 2 * (kind in TURNED_TWICE)
     if kind == "internvl" and (width, get("vision.block_count")) == (3200, 45):  # the one of 6B
         rms = True
+    if kind in ("deepseekocr", "deepseekocr2"):
+        return sam_rows(tower, metadata, picture)
+    if kind == "yasa2":
+        return convolved_rows(tower, picture, patch)
+    if kind == "gemma3nv":
+        return mobile_rows(tower, picture)
     if kind == "gemma4v":
         picture = tower.same(picture)
     if kind == "gemma4uv":
@@ -75,6 +82,7 @@ def see(tower: Tower, metadata: Metadata, side: int, patch: int, merge: int) -> 
     stacks: list[Node] = []
     features = metadata.fields.get("clip.vision.feature_layer")
     kept = [n for n in features if isinstance(n, int)] if isinstance(features, tuple) else []
+    features_of_each = kind == "granite4_vision"
     if kept and kind == "mlp":
         n_layers = min(max(kept), n_layers + 1)
     for n in walked(n_layers, *deep, *kept):
@@ -83,11 +91,15 @@ def see(tower: Tower, metadata: Metadata, side: int, patch: int, merge: int) -> 
         node = tower.layer(
             n, node, rms=rms, positions=positions, mask=window if n in masks else None, first=kind != "cogvlm"
         )
+        if features_of_each and n in kept:
+            stacks.append(node)
         if n in deep:
             feature = graph.view(node, width * merge * merge, count // (merge * merge))
             feature = tower.norm(feature, f"v.deepstack.{n}.norm")
             feature = tower.network(feature, f"v.deepstack.{n}.fc1", f"v.deepstack.{n}.fc2")
             stacks = [tower.beside(*stacks, feature)]
+    if features_of_each and stacks:
+        return tower.beside(*(_queried(tower, n, node) for n, node in enumerate(stacks)))
     if window and kind != "muse-glimmer" and kind not in REORDERED:
         node = tower.reordered(node, graph.input(count // 4))
     if "v.post_ln.weight" in tensors or ("mm.post_norm.weight" in tensors and kind in ("dots_ocr", "dots3note_v")):
@@ -96,6 +108,25 @@ def see(tower: Tower, metadata: Metadata, side: int, patch: int, merge: int) -> 
         node = tower.beside(*stacks, node)
         stacks = []
     return rows(tower, node, across, merge, stacks)
+
+
+def _queried(tower: Tower, number: int, node: Node) -> Node:
+    """What a few queries in each window of the picture find out (Granite Vision 4)."""
+    graph, name, (width, count) = tower.graph, f"v.proj_blk.{number}", node.shape
+    node = tower.norm(node, f"{name}.norm")
+    windows = tower.same(graph.op((width, count), node, graph.input(count)))
+    heads = max(width // 64, 1)
+    few = max(count // 4, 1)
+    query = tower.norm(
+        tower.same(graph.op((width, few), graph.op((width, few), node), graph.input(few))), f"{name}.post_norm"
+    )
+    parts = [tower.linear(f"{name}.cross_attn_{x}", each) for x, each in (("q", query), ("k", windows), ("v", windows))]
+    one, two, three = (graph.view(part, 64, heads, part.shape[1]) for part in parts)
+    graph.expand(three)
+    cast = (tower.copy(part, element=HALF) for part in (two, three))
+    seen = tower.norm(tower.same(graph.op((width, few), one, *cast), query), f"{name}.cross_attn_norm")
+    found = tower.norm(tower.same(tower.network(seen, f"{name}.ffn_up", f"{name}.ffn_down"), seen), f"{name}.ffn_norm")
+    return tower.linear(f"{name}.linear", found)
 
 
 def _placed(tower: Tower, node: Node, across: int, kind: str) -> Node:

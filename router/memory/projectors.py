@@ -108,18 +108,19 @@ def _tower(metadata: Metadata, kind: str, part: str, flash: bool) -> Tower:
     if kind == "mimovl":  # its heads are not those of the width
         head = tensors.get("v.blk.0.attn_qkv.weight", (0, 0))[1] // (heads + 2 * kv_heads) or head
     wide = frozenset(tensor.name for tensor in metadata.tensors if tensor.type == "BF16")
-    return Tower(kind, prefix, tensors, wide, width, heads, kv_heads, head, flash)
+    used = min(get(f"{part}.expert_used_count"), 64)
+    return Tower(kind, prefix, tensors, wide, width, heads, kv_heads, head, flash, experts_used=used)
 
 
 def _pictures(metadata: Metadata, kind: str, flash: bool, max_tokens: int) -> int:
     tower = _tower(metadata, kind, "vision", flash)
     side, patch, merge = picture_side(metadata, kind, max_tokens)
     count = side // patch
-    if not count or "v.patch_embd.weight" not in tower.tensors:
+    if not count:
         return metadata.weights_bytes // 4
     try:
         result = see(tower, metadata, side, patch, merge)
-    except (KeyError, IndexError):  # a tensor that the engine needs is missing, so it refuses the file
+    except (KeyError, IndexError, ValueError):  # a tensor that the engine needs is missing, so it refuses the file
         return metadata.weights_bytes // 4
     tower.graph.expand(result)
     return tower.graph.peak()
@@ -128,9 +129,10 @@ def _pictures(metadata: Metadata, kind: str, flash: bool, max_tokens: int) -> in
 def _sound(metadata: Metadata, kind: str, flash: bool, max_tokens: int) -> int:
     tower = _tower(metadata, kind, "audio", flash)
     bins = min(max(metadata.integer("audio.num_mel_bins"), 1), 256)
+    bins = 640 if kind == "gemma4ua" else bins  # steps of the sound itself
     try:
         result = hear(tower, metadata, bins)
-    except (KeyError, IndexError):
+    except (KeyError, IndexError, ValueError):
         return metadata.weights_bytes // 4
     tower.graph.expand(result)
     return tower.graph.peak()

@@ -45,6 +45,7 @@ class Tower:
     `tensors` are the shapes by name, the length of a row first; `wide` are the names of those in BF16.
     `width`, `heads`, `kv_heads` and `head` are those of attention.
     `flash` is flash attention. `windowed` is whether some layers see a window only.
+    `experts_used` is how many experts each row uses.
     """
 
     kind: str
@@ -57,6 +58,7 @@ class Tower:
     head: int
     flash: bool
     windowed: bool = False
+    experts_used: int = 0
     graph: Graph = field(default_factory=Graph)
 
     # ---- single steps
@@ -163,18 +165,21 @@ class Tower:
         graph = self.graph
         for node in (query, key, value):
             graph.expand(node)
-        head, heads, count = query.shape[:3]
-        query, key = (graph.view(node, head, node.shape[2], node.shape[1], is_plain=False) for node in (query, key))
+        head, heads, count, *many = query.shape
+        rows = count * (many[0] if many else 1)
+        query, key = (
+            graph.view(node, head, node.shape[2], node.shape[1], *many, is_plain=False) for node in (query, key)
+        )
         masks = (mask,) if mask else ()
         if self.flash:
-            value = graph.view(value, value.shape[0], value.shape[2], value.shape[1], is_plain=False)
+            value = graph.view(value, value.shape[0], value.shape[2], value.shape[1], *many, is_plain=False)
             casts = [self.copy(node, element=HALF) for node in (key, value, *masks)]
-            found = graph.view(graph.op((head, heads, count), query, *casts), head * heads, count)
+            found = graph.view(graph.op((head, heads, count, *many), query, *casts), head * heads, rows)
         else:
-            turned = self.turn(value, value.shape[2], value.shape[0], value.shape[1])
-            scores = self.same(graph.op((key.shape[1], count, heads), key, query), *masks)
-            seen = graph.op((head, count, heads), turned, scores)
-            found = self.turn(seen, head * heads, count)
+            turned = self.turn(value, value.shape[2], value.shape[0], value.shape[1], *many)
+            scores = self.same(graph.op((key.shape[1], count, heads, *many), key, query), *masks)
+            seen = graph.op((head, count, heads, *many), turned, scores)
+            found = self.turn(seen, head * heads, rows)
         return self.linear(name, found) if f"{name}.weight" in self.tensors else found
 
     def heads_of(self, layer: str, node: Node, rms: bool) -> tuple[Node, Node, Node]:
@@ -247,12 +252,21 @@ class Tower:
                 node = self.norm(node, f"{layer}.{name}", rms=True) if "norm" in name else self.same(node)
         return node
 
-    def experts(self, layer: str, node: Node, used: int = 1) -> Node:
+    def experts(self, layer: str, node: Node) -> Node:
+        """A network of which each row uses a few parts."""
         count = node.shape[1]
-        choice = self.same(self.multiply(self.tensors[f"{layer}.ffn_gate_inp.weight"][1], node))
+        all_of_them = self.tensors[f"{layer}.ffn_gate_inp.weight"][1]
+        used = min(max(self.experts_used, 1), all_of_them)
+        odds = self.same(self.multiply(all_of_them, node))
+        choice = self.graph.view(self.copy(odds, all_of_them, count), used, count, is_plain=False)
+        parts = self.graph.op((used, count), self.graph.view(odds, 1, all_of_them, count), choice)
+        parts = self.same(parts, self.graph.op((1, count), parts))
         one = self.graph.view(node, node.shape[0], 1, count)
         inner = self.tensors[f"{layer}.ffn_gate_exps.weight"][1]
-        gate = self.graph.op((inner, used, count), one, choice)
-        up = self.graph.op((inner, used, count), one, choice)
-        out = self.graph.op((self.width, used, count), self.same(self.same(gate), up))
-        return self.graph.op((self.width, count), self.same(out))
+        gate = self.same(self.graph.op((inner, used, count), one, choice))
+        wide = self.same(gate, self.graph.op((inner, used, count), one, choice))
+        out = self.same(self.graph.op((self.width, used, count), wide, choice), self.graph.view(parts, 1, used, count))
+        found = self.graph.view(out, self.width, count, is_plain=False)
+        for _ in range(min(used, all_of_them) - 1):
+            found = self.same(found, self.graph.view(out, self.width, count, is_plain=False))
+        return found if used > 1 else self.copy(found)

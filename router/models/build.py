@@ -117,7 +117,7 @@ def build(
         if isinstance(spec, patience.Hung):
             spec = earlier.get(part.preset.name) or builder.spec_of(part, looks=False)
         models.append(spec)
-    models = _with_aliases(models, {**found, **in_folders.models})
+    models = _with_aliases(models, {**(stored or {}), **found, **in_folders.models})
     known = {name for spec in models for name in (spec.name, *spec.aliases)}
     for name in wanted:
         entry = hub.find(cache_root, name)  # another client may have downloaded it, and the cache may call it otherwise

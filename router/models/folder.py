@@ -14,7 +14,7 @@ what cannot be read. Called when the catalog is built.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -70,6 +70,15 @@ def add_models(found: FoundModels, root: Path, files: Iterable[FoundFile], *, is
     for home in sorted(groups):
         for model in _Group(home, groups[home]).models():
             _add(found, model, root, is_first)
+
+
+def step_aside(found: FoundModels, aliases: Collection[str]) -> None:
+    """Give other names to the models whose names the operator has given to other models."""
+    for name in [name for name in found.models if name in aliases]:
+        model = found.models.pop(name)
+        other = next(other for n in range(2, len(found.models) + 3) if (other := f"{name}~{n}") not in found.models)
+        found.models[other] = model
+        found.warnings.append(f"{name!r} is an alias of another model, so {model.path} is the model {other!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,9 @@ LAST_TENSORS = {
         "mm.model.fc.weight": "step3vl idefics3 llama4 hunyuanvl deepseekocr deepseekocr2",
         "mm.input_projection.weight": "gemma4v gemma4uv",
         "mm.a.input_projection.weight": "gemma4a gemma4ua",
-        "mm.a.mlp.2.weight": "ultravox voxtral musicflamingo qwen3a glma",
+        "mm.a.mlp.2.weight": "ultravox voxtral musicflamingo qwen3a glma parakeet mimo_audio",
+        "a.proj_linear.weight": "granite_speech",
+        "adapter.linear.dense_4h_to_h.weight": "adapter",
         "mm.a.mlp.3.weight": "meralion dots3note_a",
         "mm.model.mlp.3.weight": "internvl nemotron_v2_vl",
         "mm.a.fc.weight": "qwen2a",
@@ -38,7 +40,12 @@ LAST_TENSORS = {
     for kind in kinds.split()
 }
 # Here the rows are as long as the rows of the matrix in the file.
-LAST_TENSORS_TURNED = {"gemma3": "mm.input_projection.weight", "gemma3nv": "mm.input_projection.weight"}
+LAST_TENSORS_TURNED = {
+    "gemma3": "mm.input_projection.weight",
+    "gemma3nv": "mm.input_projection.weight",
+    "resampler": "resampler.proj.weight",
+    "lfm2a": "a.position_embd.weight",
+}
 BOTH = {"qwen2.5o": ("qwen2.5vl_merger", "qwen2a")}
 # How long the rows are that these text models take is not decided by their width alone.
 UNKNOWN_WIDTHS = frozenset(("granite", "granitemoe", "granite_swa", "gemma4-assistant"))

@@ -23,7 +23,9 @@ def variables(pattern: str, until: Path, *, reads: bool = False, looks: bool = F
     }
 
 
-def failing(pattern: str, code: int) -> dict[str, str]:
-    """The environment of a process for which looks at such files fail with this errno, as of a mount that has gone."""
+def failing(pattern: str, code: int, begin: Path | None = None) -> dict[str, str]:
+    """The environment of a process for which looks at such files fail with this errno, as of a mount that has gone;
+    from when the file `begin` is there."""
     found = {"HANG_PATTERN": pattern, "HANG_ERRNO": str(code), "HANG_LOOK": "1"}
+    found |= {"HANG_FROM": str(begin)} if begin else {}
     return {"LD_PRELOAD": str(build()), **found}

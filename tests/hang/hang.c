@@ -1,6 +1,6 @@
 /* A disk that hangs: opens, or with HANG_READ=1 reads, of files whose path contains $HANG_PATTERN wait until the file
    $HANG_UNTIL exists; with HANG_LOOK=1 also looks at files, and into folders. With
-   HANG_ERRNO these looks, and opens, fail instead. Loaded by LD_PRELOAD. */
+   HANG_ERRNO these looks, and opens, fail instead, from when $HANG_FROM exists. Loaded by LD_PRELOAD. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
@@ -45,8 +45,8 @@ static void hang_descriptor(int fd) {
 
 /* Whether a look at the path fails, with $HANG_ERRNO; else it may have hung. */
 static int is_lost(const char *path) {
-    const char *pattern = getenv("HANG_PATTERN"), *code = getenv("HANG_ERRNO");
-    if (!getenv("HANG_LOOK")) return 0;
+    const char *pattern = getenv("HANG_PATTERN"), *code = getenv("HANG_ERRNO"), *from = getenv("HANG_FROM");
+    if (!getenv("HANG_LOOK") || (from && access(from, F_OK))) return 0;
     if (!code) hang(path);
     else if (pattern && strstr(path, pattern)) { errno = atoi(code); return 1; }
     return 0;

@@ -87,3 +87,19 @@ def own_args(need: Need) -> tuple[str, ...]:
     """The arguments about place and size. The last one of all ends answers after one context."""
     assert need.args[-2:-1] == ("--predict",)
     return need.args[:-2]
+
+
+def projector_header(kind: str, part: str, shapes: dict[str, tuple[int, ...]]) -> Metadata:
+    """A small projector's header with these tensors. `part` is `vision` or `audio`."""
+    known: dict[str, Value] = {
+        f"clip.has_{part}_encoder": True,
+        "clip.projector_type": kind,
+        f"clip.{part}.embedding_length": 64,
+        f"clip.{part}.block_count": 1,
+        f"clip.{part}.attention.head_count": 4,
+        "clip.vision.image_size": 64,
+        "clip.vision.patch_size": 4,
+        "clip.audio.num_mel_bins": 80,
+    }
+    tensors = tuple(Tensor(name, shape, "F32", 0, 400) for name, shape in shapes.items())
+    return Metadata(Path("mmproj.gguf"), 3, "clip", MappingProxyType(known), tensors, 0)

@@ -14,7 +14,7 @@ from router.models.metadata import Metadata, Tensor, Value
 from router.models.projector import kind_of
 from tests.benchmarks import accuracy
 from tests.memory.rig import MIB, args, header
-from tests.projector_shapes import PROJECTORS
+from tests.projector_shapes import PROJECTORS, of_both_kinds
 from tests.shapes import Shape
 
 BY_NAME = {shape.name: shape for shape in PROJECTORS}
@@ -37,6 +37,17 @@ def test_a_projector_is_predicted_as_the_engine_counts_it(
 ) -> None:  # B-D8
     compare(real, tmp_path, shape, "")
     compare(real, tmp_path, shape, "-fa off")
+
+
+@pytest.mark.parametrize(
+    ("vision", "audio"),
+    [("gemma-4", "gemma-4-audio"), ("qwen2.5-vl-7b", "qwen2-audio-7b"), ("lfm2-vl-1.6b", "qwen3-asr-1.7b")],
+)
+def test_pictures_and_sound_in_one_file_are_added(
+    real: engine.Engine, tmp_path: Path, vision: str, audio: str
+) -> None:  # B-D8
+    shape = of_both_kinds("both", vision, audio)
+    compare(real, tmp_path, shape, "")
 
 
 @pytest.mark.parametrize("name", ["qwen2.5-vl-7b", "pixtral-12b", "lfm2-vl-1.6b", "gemma-3-4b", "deepseek-v4-vision"])
@@ -78,9 +89,13 @@ def test_one_file_may_have_two_types() -> None:
 
 
 HUGE = 2**63 - 1
+OTHERS = (
+    *("mlp", "qwen2a", "mimo_audio", "lfm2a", "parakeet", "gemma4a", "granite_speech", "deepseekocr", "yasa2"),
+    *("granite4_vision", "unknown"),
+)
 
 
-@pytest.mark.parametrize("kind", [*sorted(PICTURES), "mlp", "qwen2a", "unknown"])
+@pytest.mark.parametrize("kind", [*sorted(PICTURES), *OTHERS])
 @pytest.mark.parametrize("number", [0, 1, -1, 7, HUGE, "text", (1, 2, 3), float("nan")])
 def test_no_number_of_a_header_is_believed(kind: str, number: Value) -> None:  # B-D8
     keys = (

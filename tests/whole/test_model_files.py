@@ -170,6 +170,26 @@ def test_a_share_that_has_gone_costs_its_own_models(  # B-F1
     assert [router.chat(name).status_code for name in ("good", "fine", "own")] == [200, 200, 500]
 
 
+def test_a_share_that_goes_for_a_while_ends_no_model_that_runs(  # B-F1
+    routers: Starter, fake: str, models: Path, tmp_path: Path
+) -> None:
+    add(models, "lost-share/one/x.gguf")
+    gone = tmp_path / "gone"
+    router = routers("--engine", fake, "--models-dir", str(models), **hang.failing("/lost-share", errno.ESTALE, gone))
+    assert router.chat("lost-share/one").status_code == 200
+    running = router.children()
+    gone.touch()
+    add(models, "new.gguf")
+    until(lambda: "new" in router.listing())
+    assert router.client.post("/models/reload").status_code == 200
+    assert sorted(router.listing()) == ["good", "lost-share/one", "new"]
+    assert router.children() == running
+    gone.unlink()
+    until(lambda: not problems(router))
+    assert router.chat("lost-share/one").status_code == 200
+    assert router.children() == running
+
+
 def test_a_share_that_hangs_costs_its_own_models_until_it_is_back(  # B-F1
     routers: Starter, fake: str, models: Path, tmp_path: Path
 ) -> None:
@@ -225,6 +245,19 @@ def test_new_files_are_seen_without_a_restart(routers: Starter, fake: str, model
     assert process in router.children(), "models that are the same go on"
 
 
+def test_a_file_of_an_aliass_name_takes_another_one(  # B-F2
+    routers: Starter, fake: str, models: Path, tmp_path: Path
+) -> None:
+    preset = tmp_path / "models.ini"
+    preset.write_text(f"[own]\nmodel = {models}/good.gguf\nalias = mine\n")
+    router = routers("--engine", fake, "--models-dir", str(models), "--models-preset", str(preset))
+    add(models, "mine.gguf")
+    add(models, "new.gguf")
+    until(lambda: sorted(router.listing()) == ["good", "mine~2", "new", "own"])
+    assert router.chat("mine~2").status_code == 200
+    assert router.log.count("'mine' is an alias of another model") == 1
+
+
 def test_a_file_that_is_being_copied_becomes_a_model(routers: Starter, fake: str, models: Path) -> None:  # B-F2
     router = routers("--engine", fake, "--models-dir", str(models))
     whole = (models / "good.gguf").read_bytes()
@@ -269,6 +302,8 @@ def test_files_that_are_no_models_are_not_offered(  # B-F5
     }
     assert until(lambda: sorted(router.listing()) == ["good", "named"])
     assert "an adapter" in problems(router)["named"]
+    response = router.chat("named")
+    assert (response.status_code, "an adapter" in response.text) == (500, True)
     tags = router.client.get("/api/tags").json()["models"]
     assert not set(others) & {model["name"].removesuffix(":latest") for model in tags}
     for name, words in others.items():
