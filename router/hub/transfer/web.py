@@ -54,7 +54,7 @@ class Web:
             with self._client.stream(method, url, headers={**own, **(headers or {})}) as response:
                 linked |= {name: value for name, value in response.headers.items() if name.startswith("x-linked-")}
                 if response.is_redirect:
-                    url = _next(url, response.headers.get("Location", ""))
+                    url = next_address(url, response.headers.get("Location", ""))
                     continue
                 if response.status_code == 401 and is_registry and not asked and _origin(parts) == _origin(first):
                     asked = True
@@ -111,7 +111,7 @@ def is_enough_room(folder: str, least: int) -> bool:
     return status is None or status.f_bavail * status.f_frsize >= least
 
 
-def _next(url: str, location: str) -> str:
+def next_address(url: str, location: str) -> str:
     """Where a redirect leads. Raises Unsafe."""
     before, after = urlsplit(url), urlsplit(urljoin(url, location))
     if not location or after.scheme not in ("http", "https") or not after.hostname:
