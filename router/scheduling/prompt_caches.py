@@ -6,8 +6,8 @@ the books can keep: the bytes are booked with the process, and come back only wi
 
 The rule: a new process is promised a quarter of the RAM that is left beside the margin, all that is booked, and room
 for the models that will want to run beside it. Those are the ones that wait, and the ones that ran before, the last
-used first, as far as they fit and may run at once. So models that fit beside each other go on to fit: a promise may
-cost an eviction once, by a model that was never seen before, and never again and again.
+used first, as far as they fit and may run at once. So models that were seen before are not swapped for the sake
+of a cache that is promised now. A promise that was made before they were seen stays until its process ends.
 
 Called by `scheduler` for each start, and by `memory.forecast`.
 """
@@ -24,24 +24,25 @@ LEAST_BYTES = 16 * MIB  # less is of no use
 
 
 def left_in_ram(
-    reading: Reading, margin: int, *, booked: int, hidden: int, expected: Iterable[int], slots: float
+    reading: Reading, margin: int, *, booked: int, hidden: int, promised: int, expected: Iterable[int], slots: float
 ) -> int:
     """The bytes of this RAM that can be promised.
 
     `booked` is what all processes hold of it, with the promises made until now. `hidden` is the part of that which the
-    reading does not show yet: loads, and promises. `expected` are the needs of models that will want to run, in their
-    order, of which `slots` may.
+    reading does not show yet: loads, and promises. `promised` is the part of it that caches have. `expected` are the
+    needs of models that will want to run, in their order, of which `slots` may.
     """
     left = reading.device.total - margin - booked
     if reading.free is not None:
         left = min(left, reading.free - margin - hidden)
+    room = left + promised  # whether models fit beside each other does not depend on their caches
     for need in expected:
         if slots < 1:
             break
-        if need <= left:
-            left -= need
+        if need <= room:
+            room -= need
             slots -= 1
-    return max(0, left)
+    return max(0, room - promised)
 
 
 def promise(left: int, most: int) -> int:
