@@ -75,6 +75,7 @@ class Plan:
             default_name=s.models_default,
             offline=s.offline,
             created=CreatedStore(created_path(os.environ)),
+            engine=self.engine,
             stores=[
                 *places.ollama(s.ollama_models, os.environ),
                 *places.lm_studio(s.lmstudio_models, os.environ),
@@ -213,6 +214,6 @@ def limits_of(s: Settings, devices: Sequence[Device]) -> Limits:
         finish_loads=s.models_finish_loads,
         downloads_max=s.hub_downloads,
         prompt_caches=None if s.models_cache_ram is None else s.models_cache_ram * MIB,
-        pressure_poll=PRESSURE_POLL_S,
+        pressure_poll=PRESSURE_POLL_S if any(by_device.values()) else 0.0,
         stops_for_others=s.models_pressure,
     )

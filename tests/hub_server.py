@@ -70,6 +70,7 @@ class Repo:
     not exist.
     `failures` are the statuses of the next requests for its list.
     `gate` stops every answer with the list until it is set.
+    A mirror may not list sizes and contents (`tells_sizes`), or not tell them with the files (`tells_lengths`).
     """
 
     files: dict[str, RepoFile]
@@ -80,6 +81,8 @@ class Repo:
     failures: list[int] = field(default_factory=list)
     retry_after: str | None = None
     gate: threading.Event | None = None
+    tells_sizes: bool = True
+    tells_lengths: bool = True
 
 
 class HubServer:
@@ -100,6 +103,7 @@ class HubServer:
         self.tokens: dict[str, set[str | None]] = {"hub": set(), "cdn": set()}
         self.lock = threading.Lock()
         self.has_sent = threading.Condition(self.lock)
+        self.any_case = False  # whether names of repositories may be written in any case, as the real hub has it
         self.is_closing = threading.Event()
         self._servers = [_Server(self, kind) for kind in ("hub", "cdn")]
         self.url, self.cdn = (server.url for server in self._servers)
@@ -122,6 +126,14 @@ class HubServer:
         for server in self._servers:
             server.shutdown()
             server.server_close()
+
+    def spelling(self, name: str) -> str:
+        """The repository's own name."""
+        same = (known for known in self.repos if self.any_case and known.casefold() == name.casefold())
+        return next(same, name)
+
+    def find(self, name: str) -> Repo | None:
+        return self.repos.get(self.spelling(name))
 
     def wait_for(self, file: str, count: int, timeout: float = 30) -> None:
         """Wait until `count` bytes of the file have been sent."""
@@ -185,7 +197,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._json([_entry(path, file) for path, file in repo.files.items()])
         else:
             siblings = [_sibling(path, file) for path, file in repo.files.items()]
+            if not repo.tells_sizes:
+                siblings = [{"rfilename": path} for path in repo.files]
             gated = "manual" if repo.gated else False
+            name = self.server.hub.spelling(name)
             self._json({"id": name, "modelId": name, "sha": commit, "gated": gated, "siblings": siblings})
 
     def _resolve(self, name: str, revision: str, path: str) -> None:
@@ -203,14 +218,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", f"{self.server.hub.cdn}/{name}//{path}")
             self.send_header("X-Repo-Commit", commit)
-            self.send_header("X-Linked-Size", str(file.listed_size))
-            self.send_header("X-Linked-ETag", f'"{file.etag}"')
-            self.send_header("ETag", f'"{file.etag}"')
+            if repo.tells_lengths:
+                self.send_header("X-Linked-Size", str(file.listed_size))
+                self.send_header("X-Linked-ETag", f'"{file.etag}"')
+                self.send_header("ETag", f'"{file.etag}"')
             self.send_header("Content-Length", "0")
             self.end_headers()
 
     def _repo(self, name: str, *, is_list: bool) -> Repo | None:
-        repo = self.server.hub.repos.get(name)
+        repo = self.server.hub.find(name)
         may_read = repo and repo.token in (None, (self.headers["Authorization"] or "").removeprefix("Bearer "))
         if repo and (may_read or (repo.gated and is_list)):
             return repo
@@ -239,8 +255,11 @@ class _Handler(BaseHTTPRequestHandler):
         if first:
             self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(file.data)}")
         self.send_header("Accept-Ranges", "bytes" if file.knows_ranges else "none")
-        self.send_header("Content-Length", str(end - begin))
-        self.send_header("ETag", f'"{file.etag}"')
+        if hub.repos[repo].tells_lengths:
+            self.send_header("Content-Length", str(end - begin))
+            self.send_header("ETag", f'"{file.etag}"')
+        else:
+            self.send_header("Connection", "close")
         self.end_headers()
         if self.command == "GET":
             with hub.lock:

@@ -25,6 +25,7 @@ STARTING = {  # modules that start processes
     "router.engine.engines",
     "router.engine.libraries",
     "router.hub.fetch",
+    "router.hub.link_fetch",
     "router.hub.resolve",
     "router.hub.transfer_process",
     "router.node.local",

@@ -123,7 +123,10 @@ def test_quotes_are_around_all_or_around_each(words: str, file: Path) -> None:
 def test_letters_in_quotes_and_quotes_in_words(file: Path) -> None:
     assert of(file, 'api-key = "a \\#b"').api_key == ("a #b",)
     assert of(file, "api-key = it's, a\"b").api_key == ("it's", 'a"b')
-    assert str(of(file, 'models-dir = "it\'s, mine"').models_dir) == "it's, mine"
+    assert str(of(file, 'log-file = "it\'s, mine"').log_file) == "it's, mine"
+    folder = file.with_name("it's, mine")  # of paths that may be several, one with a comma is one if it is there
+    folder.mkdir()
+    assert of(file, f'models-dir = "{folder}"').models_dir == folder
 
 
 @pytest.mark.parametrize("words", ['"a #b"', "'a", '"', "\"a'", '"one","two', '"a" b', '"a"b"'])

@@ -55,11 +55,13 @@ class Downloads:
 
     async def begin(self, name: str, token: str | None = None) -> str:
         """Start the download if the files are missing; returns the catalog's name for the model. `token` opens the hub
-        in place of the router's own.
+        in place of the router's own. A section of a preset whose files are missing is downloaded by its name.
 
         It returns once the hub has said what the name means and the files are known to fit on the disk."""
-        model = await self._hub_models.find(name, token)
-        spec = self._pool.catalog.resolve(model)
+        hub_models, spec = self._hub_models, self._pool.catalog.find(name)
+        if spec is None or spec.source == "cache" or not spec.repo_to_download:
+            model = await hub_models.find(name, token)
+            spec = self._pool.catalog.resolve(model)
         if spec.repo_to_download:
             self._hub_models.lend_token(spec.name, token)
             try:
@@ -102,7 +104,8 @@ class Downloads:
             raise InvalidRequest(
                 f"{spec.name!r} is a model of {program}, whose files are only read here: remove it with that program"
             )
-        if not is_exact(name, spec):
+        parsed = name_or_none(name)
+        if parsed and parsed.quant and not is_exact(name, spec):
             raise UnknownModel(f"{name} is not in the cache; the cache has {spec.name}")
         if spec.source != "cache":
             raise InvalidRequest(f"{spec.name!r} was not downloaded into the cache; remove its file or its section")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from router import files
 from router.engine import obstacles, places, programs
-from router.engine.flags import FlagTable
+from router.engine.flags import FlagTable, with_downloads
 from router.engine.help import parse_help
 from router.engine.libraries import LIBRARY_PATH as LIBRARY_PATH
 from router.engine.libraries import path_for
@@ -55,11 +55,12 @@ class Engine:
         return self._output("--help")
 
     def table(self) -> FlagTable:
-        """The flags of this build. Raises EngineError, also for a program without models."""
+        """The flags of this build, and those by which the router downloads. Raises EngineError, also for a program
+        without models."""
         table = parse_help(self.help())
         if not table.find("--model"):
             raise EngineError(f"{self.command[0]} names no flag --model in its help: it is no llama-server. {INSTALL}")
-        return table
+        return with_downloads(table)
 
     def version(self) -> str:
         """One line, such as `version: 11434 (0a1b2c3)`. Raises EngineError if this is not a llama-server."""

@@ -182,6 +182,13 @@ def default_table() -> FlagTable:
     return FlagTable(Flag.make(s.split(), n.split(), int(arity), env or None) for s, n, arity, env in rows)
 
 
+def with_downloads(table: FlagTable) -> FlagTable:
+    """The table with the flags that name a file by its address, which the router downloads for every engine."""
+    known = (default_table().find(name) for name in ("--model-url", "--mmproj-url", "--docker-repo"))
+    missing = [flag for flag in known if flag and not table.find(flag.name)]
+    return FlagTable([*table.flags, *missing]) if missing else table
+
+
 def boolean(word: str) -> bool | None:
     """`on`, `true`, `1`, ... and their opposites; None for any other word."""
     if word.lower() in _TRUE:

@@ -93,8 +93,11 @@ def path_for(program: Path, environ: Mapping[str, str]) -> str:
     return path
 
 
-def further_folders(sources: Iterable[str] = sys.path, toolkits: Sequence[str] = TOOLKITS) -> list[str]:
-    """Folders of libraries for GPUs where the system may not look, in the order in which they are tried."""
+def further_folders(sources: Iterable[str] | None = None, toolkits: Sequence[str] = TOOLKITS) -> list[str]:
+    """Folders of libraries for GPUs where the system may not look, in the order in which they are tried. `sources` are
+    where pip installs: of the folders of `sys.path` none else, the present folder least of all."""
+    if sources is None:
+        sources = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     if not sys.platform.startswith("linux"):
         return []
     found = [*_matching(sources, "nvidia/*/lib"), *_matching(("/",), *(toolkit.lstrip("/") for toolkit in toolkits))]
@@ -118,6 +121,6 @@ def _matching(roots: Iterable[str], *patterns: str) -> Iterator[Path]:
     for root in roots:
         for pattern in patterns:
             try:
-                yield from (folder for folder in sorted(Path(root or ".").glob(pattern)) if folder.is_dir())
+                yield from (folder for folder in sorted(Path(root).glob(pattern)) if folder.is_dir())
             except (OSError, ValueError):
                 continue

@@ -15,12 +15,14 @@ counts as a quantization, and which is the default, is in `repo`.
     change_times      when paths last changed                                    -> nothing
     layout            where things lie in the cache on disk                      -> names
     cache             the models in the cache                                    -> names repo change_times layout
+    links             files by address, and models of Docker's registries        -> repo layout
     snapshots         what the cache has of a repository, and places             -> names repo layout
     removal           deletes models from the cache                              -> names repo layout cache
-    transfer          a program of its own: huggingface_hub behind lines of JSON -> repo
+    transfer          a program of its own: huggingface_hub behind lines of JSON -> repo links
     transfer_process  starts that program, and passes its answers on             -> endpoint
 
-    resolve  a name becomes files that fit on the disk -> names endpoint repo layout snapshots transfer_process
-    fetch    files on the hub become files on disk     -> names repo progress layout snapshots transfer_process resolve
-    pull     `llama-router pull`: bars, or lines       -> names repo progress resolve fetch
+    resolve     a name becomes files that fit    -> names endpoint repo layout snapshots transfer_process
+    link_fetch  files of addresses come to disk  -> progress layout links transfer_process resolve
+    fetch       files on the hub come to disk    -> names repo progress layout snapshots transfer_process resolve
+    pull        `llama-router pull`: bars, lines -> names repo progress resolve fetch
 """

@@ -15,7 +15,7 @@ from typing import Any
 from router import threads
 from router.errors import RouterError, UpstreamFailed
 from router.hub import snapshots
-from router.hub.layout import blob_path, lock_path, partial_path
+from router.hub.layout import blob_path, file_size, lock_path, partial_path
 from router.hub.names import Name
 from router.hub.progress import DownloadProgress
 from router.hub.repo import PRESET, File, Resolved
@@ -42,14 +42,17 @@ async def fetch(
 
     def report(url: str, done: int) -> None:
         file = files[url]
-        on_progress(DownloadProgress(without_credentials(url), done, file.size, file.oid, file.path.as_posix()))
+        size = file.size or (done if file_size(blob_path(root, resolved.listing.repo, file.oid)) == done else 0)
+        on_progress(DownloadProgress(without_credentials(url), done, size, file.oid, file.path.as_posix()))
 
     present = await threads.CACHE.run(
         lambda: {url: snapshots.present_bytes(root, resolved.listing, file) for url, file in files.items()}
     )
     for url in files:
         report(url, present[url])
-    missing = {url: file for url, file in files.items() if present[url] < file.size}
+    missing = await threads.CACHE.run(
+        lambda: {url: file for url, file in files.items() if not snapshots.is_whole(root, resolved.listing, file)}
+    )
     if missing:
         blobs = [_blob(root, resolved, url, file) for url, file in missing.items()]
         request = {"op": "get", "repo": resolved.listing.repo, "files": blobs}

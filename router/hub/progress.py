@@ -10,6 +10,7 @@ class DownloadProgress:
     """How much of one file of a download is in the cache, in bytes.
 
     `url` is the file's address on the hub, without credentials.
+    `total` is 0 as long as nobody knows it.
     `oid` names the file's content.
     `path` is the file's path in its repository.
     """

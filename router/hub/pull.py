@@ -48,7 +48,7 @@ class Bars:
         if bar is None:
             bar = tqdm(
                 desc=logs.visible(PurePosixPath(progress.path).name),
-                total=progress.total,
+                total=progress.total or None,
                 initial=progress.done,  # bytes that were here before do not count in the rate
                 unit="B",
                 unit_scale=True,
@@ -84,8 +84,8 @@ class Lines:
 def summary(present: int, done: int, total: int, seconds: float) -> str:
     """Bytes at the start, now and at the end, as `1.0 GiB of 4.0 GiB, 20 MiB/s, 3 min left`."""
     rate = (done - present) / seconds
-    left = f", {duration((total - done) / rate)} left" if rate > 0 else ""
-    return f"{size(done)} of {size(total)}, {size(rate)}/s{left}"
+    left = f", {duration((total - done) / rate)} left" if rate > 0 and total >= done else ""
+    return f"{size(done)}{f' of {size(total)}' if total >= done else ''}, {size(rate)}/s{left}"
 
 
 def duration(seconds: float) -> str:

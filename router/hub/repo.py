@@ -31,6 +31,7 @@ F16 = re.compile(r"(?<![A-Za-z])f16\.gguf$", re.IGNORECASE)
 class File:
     """One file of a repository.
 
+    `size` is 0 if the hub, a mirror, does not tell it.
     `oid` names the content: sha256, 64 digits, of files that are stored as LFS, as GGUFs are; else git's, 40 digits.
     """
 

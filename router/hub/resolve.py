@@ -97,12 +97,12 @@ async def list_repository(name: Name, token: str | None) -> Listing:
             retry_after=LISTING_TIMEOUT_S,
         ) from None
     match messages:
-        case [{"commit": str(commit), "files": [*rows]}] if COMMIT.fullmatch(commit):
+        case [{"commit": str(commit), "repo": str(repo), "files": [*rows]}] if (
+            COMMIT.fullmatch(commit) and repo.casefold() == name.repo.casefold()
+        ):
             files = [file for row in rows if (file := _safe_file(row))]
             preset = next((file for file in files if file.path.name == PRESET), None)
-            return Listing(
-                name.repo, name.revision, commit, tuple(file for file in files if file is not preset), preset
-            )
+            return Listing(repo, name.revision, commit, tuple(file for file in files if file is not preset), preset)
     raise UpstreamFailed(f"the hub's listing of {name.repo} makes no sense: check HF_ENDPOINT")
 
 
@@ -116,7 +116,7 @@ def _safe_file(row: object) -> File | None:
 
 def _fitting(resolved: Resolved, root: Path, fallback: bool) -> Resolved:
     """The model, or with `fallback` a smaller one, for which the disk has room. Raises InsufficientDisk."""
-    free = _free_bytes(root)
+    free = free_bytes(root)
     others = all_models(resolved.listing) if fallback else []
     for model in (resolved, *(other for other in others if other.bytes < resolved.bytes)):
         if (missing := snapshots.missing_bytes(root, model)) == 0 or missing + DISK_RESERVE_BYTES <= free:
@@ -130,7 +130,7 @@ def _fitting(resolved: Resolved, root: Path, fallback: bool) -> Resolved:
     )
 
 
-def _free_bytes(root: Path) -> int:
+def free_bytes(root: Path) -> int:
     existing = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
     return shutil.disk_usage(existing).free
 

@@ -32,17 +32,31 @@ def preset(root: Path, name: Name) -> Path | None:
 
 def present_bytes(root: Path, listing: Listing, file: File) -> int:
     """How many bytes of a file are in the cache; all of them only if the file is whole."""
-    folder = repo_folder(root, listing.repo)
     blob = blob_path(root, listing.repo, file.oid)
-    places = (blob, folder / "snapshots" / listing.commit / file.path)
-    if any(file_size(path) == file.size for path in places):
-        return file.size
-    return max(0, min(file_size(partial_path(blob)), file.size - 1))
+    if (size := _whole_bytes(root, listing, file)) is not None:
+        return size
+    part = file_size(partial_path(blob))
+    return max(0, min(part, file.size - 1) if file.size else part)
+
+
+def is_whole(root: Path, listing: Listing, file: File) -> bool:
+    """Whether the cache has the file."""
+    return _whole_bytes(root, listing, file) is not None
+
+
+def _whole_bytes(root: Path, listing: Listing, file: File) -> int | None:
+    """The size of a file that is whole in the cache; None if it is not."""
+    snapshot = repo_folder(root, listing.repo) / "snapshots" / listing.commit
+    for path in (blob_path(root, listing.repo, file.oid), snapshot / file.path):
+        size = file_size(path)
+        if size == file.size or (size > 0 and not file.size):
+            return size
+    return None
 
 
 def missing_bytes(root: Path, resolved: Resolved) -> int:
     """How many bytes of a model are still to be downloaded."""
-    return sum(file.size - present_bytes(root, resolved.listing, file) for file in resolved.all_files)
+    return sum(max(0, file.size - present_bytes(root, resolved.listing, file)) for file in resolved.all_files)
 
 
 def place(root: Path, resolved: Resolved) -> None:

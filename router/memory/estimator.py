@@ -107,7 +107,7 @@ class Estimator:
         engine, table = self._engine_of(spec)
         args = flags.merge(flags.from_environment({**self._environ, **dict(spec.env)}, table), spec.args)
         _check_files(spec.name, args)
-        if spec.engine and self._gpus and not engine.sees_gpus():  # the devices are those that the router's engine sees
+        if spec.engine and self._gpus and not self._sees_gpus(spec, engine):  # the devices are those of our own engine
             args = flags.merge(args, flags.parse(["--device", "none"], self._table))
         args, device_args = self._choose_devices(spec.name, args)
         if spec.model_path is None:  # its child downloads it: only where it goes is known
@@ -173,6 +173,12 @@ class Estimator:
             return self._engine, self._table
         try:
             return engines.named(spec.engine), engines.table_of(spec.engine)
+        except EngineError as exc:
+            raise LoadFailed(f"{spec.name!r} cannot be loaded: {exc.message}") from exc
+
+    def _sees_gpus(self, spec: ModelSpec, engine: Engine) -> bool:
+        try:
+            return engine.sees_gpus()
         except EngineError as exc:
             raise LoadFailed(f"{spec.name!r} cannot be loaded: {exc.message}") from exc
 

@@ -119,10 +119,11 @@ def mobile_rows(tower: Tower, picture: Node) -> Node:
     node = _direct(tower, "v.conv_stem.conv", node, 2, side // 2)
     node = tower.same(_map_norm(tower, "v.conv_stem.bn", node))
     kept: list[Node] = []
+    blocks = {".".join(name.split(".", 4)[:4]) for name in tensors}
     for stage in range(4):
         for n in range(MAX_BLOCKS):
             block = f"v.blk.{stage}.{n}"
-            if not any(name.startswith(f"{block}.") for name in tensors):
+            if block not in blocks:
                 break
             node = _block(tower, block, node, 1 if n else 2)
         if stage >= 2:

@@ -9,34 +9,35 @@ program's in `stores`, a kind of file that is no model in `kinds`. What `templat
 
 ::
 
-    shards     PURE: the file names of a split model     -> nothing
-    metadata   what a header says, with ggml's tables    -> nothing
-    header     reads a header; believes none of it       -> metadata
-    kinds      what a file is, if no language model      -> metadata header
-    gguf       headers of files, kept while the same     -> shards metadata header
-    reduction  what is left of a template with less      -> nothing
-    values     PURE: what operators make of values       -> reduction
-    trial      whether a template refuses a conversation -> reduction values
-    template   what a template can do: thinking, roles   -> reduction trial
-    stamps     the files of a process, as they were      -> shards
-    spec       one model as data                         -> shards template
-    projector  whether a projector belongs to a model    -> metadata gguf spec
-    describe   what a model's files say: its Info        -> shards metadata kinds gguf template spec projector
-    ini        INI text to sections of lines, and back   -> nothing
-    own_keys   keys of presets that are the router's own -> spec ini
-    foreign    what a preset file from the hub may set   -> ini own_keys
-    expansion  PURE: ${NAME} and ~ in values of presets  -> ini own_keys
-    presets    INI to presets, and their values' origin  -> spec ini own_keys foreign expansion
-    ini_files  preset files, what of them is believed    -> ini presets
-    catalog    names to models, and what was meant       -> spec
-    tree       what lies below an entry of a folder      -> shards kinds
-    folder     models in a folder, and their companions  -> shards kinds spec tree
-    folders    folders of models, read as they change    -> shards tree folder
-    created    names and models that clients made        -> spec catalog folder
-    stores     stores of other programs, as Ollama's     -> spec catalog folder folders
-    build      from all sources to the catalog           -> shards spec ini presets catalog folder folders stores
-    check      every mistake in one preset file          -> spec ini presets catalog build
-    changes    PURE: what a new catalog changes          -> spec catalog
-    sources    where the catalog comes from, read again  -> spec ini_files catalog folder folders created stores build
-    inventory  what `llama-router list` shows            -> spec describe catalog
+    shards     PURE: the file names of a split model    -> nothing
+    metadata   what a header says, with ggml's tables   -> nothing
+    header     reads a header; believes none of it      -> metadata
+    kinds      what a file is, if no language model     -> metadata header
+    gguf       headers of files, kept while the same    -> shards metadata header
+    reduction  what is left of a template with less     -> nothing
+    values     PURE: what operators make of values      -> reduction
+    trial      which conversations a template refuses   -> reduction values
+    template   what a template can do: thinking, roles  -> reduction trial
+    stamps     the files of a process, as they were     -> shards
+    spec       one model as data                        -> shards template
+    projector  whether a projector fits a model         -> metadata gguf spec
+    describe   what a model's files say: its Info       -> shards metadata kinds gguf template spec projector
+    ini        INI text to sections of lines, and back  -> nothing
+    own_keys   the router's own keys of presets         -> spec ini
+    foreign    what a preset file from the hub may set  -> ini own_keys
+    expansion  PURE: ${NAME} and ~ in values of presets -> ini own_keys
+    presets    INI to presets, and their values' origin -> spec ini own_keys foreign expansion
+    ini_files  preset files, what of them is believed   -> ini presets
+    catalog    names to models, and what was meant      -> spec
+    tree       what lies below an entry of a folder     -> shards kinds
+    folder     models in a folder, and their companions -> shards kinds spec tree
+    links      files that arguments name by addresses   -> spec folder
+    folders    folders of models, read as they change   -> shards tree folder
+    created    names and models that clients made       -> spec catalog folder
+    stores     stores of other programs, as Ollama's    -> spec catalog folder folders
+    build      from all sources to the catalog          -> shards spec ini presets catalog folder links folders stores
+    check      every mistake in one preset file         -> spec ini presets catalog links build
+    changes    PURE: what a new catalog changes         -> spec catalog
+    sources    where the catalog comes from, read again -> spec ini_files catalog folder folders created stores build
+    inventory  what `llama-router list` shows           -> spec describe catalog
 """

@@ -24,7 +24,9 @@ from router.engine.flags import Arg, FlagTable, merge, switch_of, value_of
 from router.errors import CatalogError, EngineError
 from router.hub import cache as hub
 from router.hub.cache import CacheEntry
+from router.hub.links import fault, file_name
 from router.hub.names import canonical, without_host
+from router.models import links
 from router.models.catalog import LATEST_TAG, Catalog, quoted
 from router.models.folder import FoundModel, FoundModels
 from router.models.folders import ModelFolders, Places
@@ -32,6 +34,7 @@ from router.models.ini import DEFAULTS
 from router.models.presets import Preset, PresetFile
 from router.models.shards import shards, stem
 from router.models.spec import (
+    DOWNLOAD_FLAGS,
     FILE_FLAGS,
     MODEL_FLAGS,
     SINGLE_MODEL_FLAGS,
@@ -114,7 +117,7 @@ def build(
         if isinstance(spec, patience.Hung):
             spec = earlier.get(part.preset.name) or builder.spec_of(part, looks=False)
         models.append(spec)
-    models = _with_aliases(models, {**found, **in_folders.models})
+    models = _with_aliases(models, {**(stored or {}), **found, **in_folders.models})
     known = {name for spec in models for name in (spec.name, *spec.aliases)}
     for name in wanted:
         entry = hub.find(cache_root, name)  # another client may have downloaded it, and the cache may call it otherwise
@@ -194,6 +197,8 @@ def _single_model(args: Sequence[Arg], defaults: Preset) -> Preset | None:
         return None
     path, repo = value_of(args, "--model"), value_of(args, "--hf-repo")
     other = " ".join(sources[0].values) or sources[0].flag.name.lstrip("-")
+    if (url := value_of(args, "--model-url")) and not fault(url):
+        other = stem(Path(file_name(url)))
     name = stem(Path(path)) if path else without_host(repo) if repo else other
     aliases, tags = (comma_separated(model_name(value_of(args, flag) or "")) for flag in ("--alias", "--tags"))
     return replace(defaults, name=model_name(name), aliases=aliases, tags=(*defaults.tags, *tags))
@@ -226,7 +231,7 @@ class _SpecBuilder:
             args = merge(self.file_args(replace(found, draft=entry.draft if entry else None)), args)
         # What was found out about the file counts as long as the model is still that file.
         problem = found.problem if found and value_of(args, "--model") == str(found.path) else None
-        is_named = any(arg.flag.name == "--mmproj" for arg in (*preset.args, *own, *self.common))
+        is_named = any(arg.flag.name in ("--mmproj", "--mmproj-url") for arg in (*preset.args, *own, *self.common))
         looks = looks and problem is None
         if looks:
             args, problem = self.with_files(args, finds_mmproj=not is_named)
@@ -237,7 +242,8 @@ class _SpecBuilder:
             problem = wrong or problem
         problem = valid(problem) if problem else None
         path, mmproj = value_of(args, "--model"), value_of(args, "--mmproj")
-        model_path = Path(path) if path and not problem else None
+        is_missing = any(value_of(args, flag) for flag in DOWNLOAD_FLAGS)
+        model_path = Path(path) if path and not problem and not is_missing else None
         return ModelSpec(
             name=preset.name,
             source=part.source,
@@ -266,22 +272,29 @@ class _SpecBuilder:
         )
 
     def with_files(self, args: tuple[Arg, ...], *, finds_mmproj: bool) -> tuple[tuple[Arg, ...], str | None]:
-        """The arguments, in which a repository that is in the cache is replaced by its files; and the first problem
-        with them, None if there is none. With `finds_mmproj` nobody named the projector: if it has gone since it was
-        found, the model is served without it."""
+        """The arguments, in which what was downloaded is replaced by its files; and the first problem with them, None
+        if there is none. With `finds_mmproj` nobody named the projector: if it has gone since it was found, the model
+        is served without it."""
         args = tuple(_without_host(arg) for arg in args)
-        repo = value_of(args, "--hf-repo")
-        if repo:
+        repo, docker = value_of(args, "--hf-repo"), value_of(args, "--docker-repo")
+        if docker:
+            args, problem = links.with_model_of_docker(
+                args, docker, self.cache_root, self.file_args, offline=self.offline
+            )
+            if problem or value_of(args, "--docker-repo"):
+                return args, problem
+        elif repo:
             entry = hub.find(self.cache_root, repo, value_of(args, "--hf-file"), drafting=draft_kind(args))
             if entry is None:
                 return args, self.download_problem(repo)
-            kept = [arg for arg in args if arg.flag.name not in ("--hf-repo", "--hf-file", "--hf-token", "--model")]
+            kept = [arg for arg in args if arg.flag.name not in (MODEL_FLAGS | {"--hf-token"})]
             # What is kept wins: a projector that the user has named is better than the one beside the model.
             args = merge(self.file_args(FoundModel("cache", entry.files[0], entry.mmproj, entry.draft)), kept)
         if switch_of(args, "--mmproj-auto") is False:
-            args = tuple(arg for arg in args if arg.flag.name != "--mmproj")
+            args = tuple(arg for arg in args if arg.flag.name not in ("--mmproj", "--mmproj-url"))
+        args, problem = links.with_files(args, self.cache_root, self.args, offline=self.offline)
         needed = [arg for arg in args if not (finds_mmproj and arg.flag.name == "--mmproj")]
-        return args, file_problem(needed) or self.draft_problem(args)
+        return args, problem or file_problem(needed) or self.draft_problem(args)
 
     def download_problem(self, repo: str) -> str | None:
         """Why a repository that is not in the cache cannot be downloaded."""

@@ -22,6 +22,7 @@ from router.models import presets
 from router.models.build import missing_files
 from router.models.catalog import alias_clashes
 from router.models.ini import Problem
+from router.models.links import faults
 from router.models.presets import Preset, PresetFile
 from router.models.spec import FILE_FLAGS, MODEL_FLAGS
 from router.near import nearest
@@ -118,7 +119,7 @@ class _Whole:
             else:
                 message += ": add model = FILE or hf-repo = user/repo (or, if a folder has it, check with --models-dir)"
             yield preset.path, Problem(preset.line, None, message)
-        for flag, sentence in missing_files(preset.args):
+        for flag, sentence in (*missing_files(preset.args), *faults(preset.args)):
             yield self._at(preset, flag, sentence)
         if preset.engine_problem:
             yield self._at(preset, "engine", preset.engine_problem)

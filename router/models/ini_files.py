@@ -51,7 +51,7 @@ class PresetFiles:
 
     def __init__(self, places: Places, table: FlagTable, environ: Mapping[str, str], *, foreign: bool = False) -> None:
         self.places = places_of(places)
-        self._table, self._environ, self._foreign = table, environ, foreign
+        self.table, self._environ, self._foreign = table, environ, foreign
         self._kept: dict[Path, str] = {}  # what came from pipes
         self.reading: Reading | None = None  # the last one
 
@@ -65,7 +65,7 @@ class PresetFiles:
             self.reading = Reading(NO_PRESETS, {})
             return NO_PRESETS
         parts = [(path, self._text(path)) for path in paths_of(self.places)]
-        file, problems = presets.parse_all(parts, self._table, foreign=self._foreign, environ=self._environ, warns=True)
+        file, problems = presets.parse_all(parts, self.table, foreign=self._foreign, environ=self._environ, warns=True)
         for (path, _), mine in zip(parts, problems, strict=True):
             presets.raise_first([problem for problem in mine if not problem.is_warning], path)
         names = {path: _names(text) for path, text in parts}

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from router import files, patience
+from router.engine.discovery import Engine
 from router.engine.flags import Arg, FlagTable
+from router.errors import EngineError
 from router.hub import cache as hub
 from router.hub.cache import CacheEntry
 from router.models.build import build
@@ -35,6 +37,7 @@ class Sources:
     `default_name` is the model of requests that name none.
     `wanted` are names on the hub that are models too, whether their files are here or not.
     `created` are the names and models that clients have made.
+    `engine` is the one whose flags are in `table`: it is asked again when its file has been replaced.
     `stores` are those of other programs; where two have one name, the first of them counts.
     """
 
@@ -51,7 +54,10 @@ class Sources:
         offline: bool = False,
         created: CreatedStore | None = None,
         stores: Sequence[Store] = (),
+        engine: Engine | None = None,
     ) -> None:
+        self._engine = engine
+        self._program = engine.identity() if engine else ()
         self._presets = PresetFiles(foreign or preset, table, environ, foreign=bool(foreign))
         self._folders = ModelFolders(models_dir)
         self._said: frozenset[str] = frozenset()
@@ -76,6 +82,7 @@ class Sources:
 
         Raises a ConfigError that says where the mistake is; then `refresh` goes on with the presets from before.
         """
+        self._ask_anew()
         before = self._presets.reading
         self._presets.read()
         try:
@@ -83,6 +90,17 @@ class Sources:
         except BaseException:
             self._presets.reading = before
             raise
+
+    def _ask_anew(self) -> None:
+        """After an upgrade of the engine its flags are others."""
+        if self._engine is None or (program := self._engine.identity()) in ((), self._program):
+            return
+        try:
+            self._table = self._presets.table = self._engine.table()
+            log.info("engine: %s has been replaced; it is %s now", self._engine.command[0], self._engine.version())
+        except EngineError as error:
+            log.warning("engine: %s", error.message)
+        self._program = program
 
     def refresh(self) -> Catalog:
         """The catalog after something was downloaded, removed or wanted; the presets are not read again."""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from router.engine.flags import MODEL_SOURCES, Arg, render, secret_variable, switch_of, value_of
 from router.hub import cache as hub
+from router.hub import links
 from router.hub.repo import DRAFTS
 from router.models.shards import shards
 from router.models.template import TAKES_ALL, Reasoning, Roles
@@ -25,6 +26,15 @@ Source = Literal["preset", "models_dir", "cache", "command_line", "ollama", "lms
 MODEL_FLAGS = MODEL_SOURCES - {"--hf-token"}
 # Flags of the command line that belong to the one model that it names. All its other flags are for every model.
 SINGLE_MODEL_FLAGS = MODEL_FLAGS | {"--mmproj", "--mmproj-url", "--alias", "--tags"}
+# Flags that name a file by its address, each with the flags that name it on disk, in the order of preference.
+LINK_FLAGS: Mapping[str, tuple[str, ...]] = {
+    "--model-url": ("--model",),
+    "--mmproj-url": ("--mmproj",),
+    "--model-draft-url": ("--spec-draft-model", "--model-draft"),
+    "--spec-draft-model-url": ("--spec-draft-model", "--model-draft"),
+}
+# Flags that name what the router downloads for a model. Of several sources of a model, the engine takes the first.
+DOWNLOAD_FLAGS = ("--docker-repo", "--hf-repo", *LINK_FLAGS)
 # Flags that name a file without which the model cannot be loaded, in the order in which the engine reads them.
 FILE_FLAGS = ("--model", "--spec-draft-model", "--mmproj")
 
@@ -196,8 +206,11 @@ class ModelSpec:
 
     @property
     def repo_to_download(self) -> str | None:
-        """The name on the hub of what must be downloaded before the model can be loaded; None if nothing must be."""
-        return None if self.model_path or self.problem else value_of(self.args, "--hf-repo")
+        """What must be downloaded before the model can be loaded, as a name on the hub, an address, or a reference of
+        Docker; None if nothing must be."""
+        if self.model_path or self.problem:
+            return None
+        return next((value for flag in DOWNLOAD_FLAGS if (value := value_of(self.args, flag))), None)
 
     @property
     def is_no_model(self) -> bool:
@@ -218,6 +231,14 @@ class ModelSpec:
     def is_from_repo(self, name: str) -> bool:
         """Whether its file belongs to the repository `name` of the hub."""
         return self.model_path is not None and hub.is_file_of(self.model_path, name)
+
+    def is_download_of(self, before: ModelSpec) -> bool:
+        """Whether its files are those that `before` had to download."""
+        source, paths = before.repo_to_download or "", [path for path in (self.model_path, self.mmproj_path) if path]
+        if self.is_from_repo(source) or any(links.is_file_of(path, address(source)) for path in paths):
+            return True
+        wanted = value_of(before.args, "--model")  # where the operator wants a download to be kept
+        return wanted is not None and "://" in source and self.model_path == Path(wanted)
 
     def called(self, name: str) -> ModelSpec:
         """The model as requests see it that call it by this name."""
@@ -271,6 +292,11 @@ class ModelSpec:
     def secret_env(self) -> tuple[tuple[str, str], ...]:
         """The secret arguments as variables: only this user's processes can read the environment of a process."""
         return tuple((name, arg.values[-1]) for arg in self.args if arg.values and (name := secret_variable(arg)))
+
+
+def address(source: str) -> str:
+    """An address, or a reference of Docker in the form of one."""
+    return source if "://" in source else f"{links.DOCKER}{source}"
 
 
 def draft_kind(args: Sequence[Arg]) -> str | None:

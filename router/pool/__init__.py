@@ -13,10 +13,11 @@ scheduler, `pin` and `priority` by the scheduler. Who may call whom::
 
 What is handed out and handed in::
 
-    lease            the right to send one request to a running child   -> nothing
-    download_source  the border to where missing models come from       -> nothing
-    hub_names        the answers of the hub to names, kept for a minute -> nothing
-    hub_models       models on the hub: found, fetched, removed         -> download_source hub_names
+    lease            the right to send one request to a running child    -> nothing
+    download_source  the border to where missing models come from        -> nothing
+    hub_names        the answers of the hub to names, kept for a minute  -> nothing
+    arriving         a file that arrives, and whether its model will fit -> download_source
+    hub_models       models on the hub: found, fetched, removed          -> download_source hub_names arriving
 
 Settings of loads::
 

@@ -266,7 +266,7 @@ class CatalogExchange:
         if after.repo_to_download:
             is_same = after.repo_to_download == before.repo_to_download
         else:
-            is_same = after.is_from_repo(before.repo_to_download or "")
+            is_same = after.is_download_of(before)
         return self._downloads.is_fetching(before.name) and is_same
 
     # Startup

@@ -8,6 +8,7 @@ requests that wait for it.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -48,7 +49,7 @@ class Download:
         done = sum(file.done for file in self.files.values())
         total = sum(file.total for file in self.files.values())
         payload = {file.url: {"done": file.done, "total": file.total} for file in self.files.values()}
-        return LoadProgress("download", done / total if total else 0.0, payload)
+        return LoadProgress("download", min(1.0, done / total) if total else 0.0, payload)
 
 
 class Downloads:
@@ -110,6 +111,13 @@ class Downloads:
         if self._has_ended:
             return errors.Cancelled.by_shutdown()
         return self.failures.get(name) or errors.Cancelled(CANCELLED)
+
+    def kind_of_failure(self, name: str) -> type[errors.RouterError] | None:
+        """The class of the error with which the model's last download ended, or the nearest one above it that is made
+        of a sentence."""
+        kinds = type(self.failures[name]).__mro__ if name in self.failures else ()
+        made_of = ["message", "retry_after"]
+        return next((kind for kind in kinds if list(inspect.signature(kind).parameters) == made_of), None)
 
     def wanted(self) -> set[str]:
         """The models that are being downloaded, or wait for that."""

@@ -8,25 +8,24 @@ call the rest.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from router import threads
 from router.engine.flags import value_of
-from router.errors import ConfigError, GgufError, RouterError
+from router.errors import ConfigError, RouterError
 from router.hub import removal
 from router.hub.fetch import fetch
 from router.hub.layout import blob_path, partial_path
+from router.hub.link_fetch import fetch_files, remote_files
 from router.hub.names import Name, name_or_none, without_host
-from router.hub.repo import Resolved
-from router.models import gguf
+from router.models.links import link_sources
 from router.models.sources import Sources
-from router.models.spec import ModelSpec
+from router.models.spec import MODEL_FLAGS, ModelSpec
+from router.pool.arriving import Arriving, check_arriving
 from router.pool.download_source import CheckHeader, OnProgress
 from router.pool.hub_names import HubNames
 from router.units import size
@@ -35,8 +34,6 @@ log = logging.getLogger("router.depot")
 
 MAX_WANTED = 1000  # names that clients want; the oldest is dropped
 REFRESH_INTERVAL_S = 1.0  # between two looks at the cache that no request waits for
-HEADER_INTERVAL_S = 0.2  # between two attempts to read the header of a file that arrives
-FIRST_HEADER_BYTES = 1 << 20  # the first attempt; each later one waits for twice as many
 
 
 class HubModels:
@@ -120,26 +117,48 @@ class HubModels:
 
     async def fetch(self, spec: ModelSpec, on_progress: OnProgress, check_header: CheckHeader) -> None:
         """See `DownloadSource`."""
-        assert spec.repo_to_download is not None
-        name = Name.parse(spec.repo_to_download)
-        file, token = value_of(spec.args, "--hf-file"), self._tokens.get(spec.name)
-        token = token or value_of(spec.args, "--hf-token") or None
+        token = self._tokens.get(spec.name) or value_of(spec.args, "--hf-token") or None
+        repo = None if value_of(spec.args, "--docker-repo") else value_of(spec.args, "--hf-repo")
         if spec.source == "cache":
             self._want(spec.name)  # an unload may have dropped it
         try:
-            resolved = await self._names.resolve(name, file, token=token, drafting=spec.draft_kind)
-            checking = asyncio.create_task(self._check_header(spec, resolved, check_header))
-            transfer = fetch(resolved, self._root, on_progress, token=token)
-            await _transfer_while(transfer, checking)
+            await self._fetch_links(spec, token, on_progress, check_header)
+            if repo:
+                await self._fetch_repository(spec, repo, token, on_progress, check_header)
         except RouterError:
             # The repository may have changed since it was listed.
             self._names.forget_answers()
             raise
         finally:
             self._tokens.pop(spec.name, None)
-        if name.quant:  # without a quant, the listing of the cache leaves it out
+        if repo is None or Name.parse(repo).quant:  # without a quant, the listing of the cache leaves it out
             self.forget(spec.name)
         await self._refresh()
+
+    async def _fetch_repository(
+        self, spec: ModelSpec, repo: str, token: str | None, on_progress: OnProgress, check_header: CheckHeader
+    ) -> None:
+        file, kind = value_of(spec.args, "--hf-file"), spec.draft_kind
+        resolved = await self._names.resolve(Name.parse(repo), file, token=token, drafting=kind)
+        first = resolved.files[0]
+        blob = blob_path(self._root, resolved.listing.repo, first.oid)
+        arriving = Arriving((partial_path(blob), blob), first.size, resolved.bytes)
+        checking = asyncio.create_task(check_arriving(spec, arriving, check_header))
+        await _transfer_while(fetch(resolved, self._root, on_progress, token=token), checking)
+
+    async def _fetch_links(
+        self, spec: ModelSpec, token: str | None, on_progress: OnProgress, check_header: CheckHeader
+    ) -> None:
+        """What the model's preset names by addresses, or in a registry of Docker."""
+        for flag, wanted, reference in link_sources(spec.args, self._root):
+            found = await remote_files(wanted, reference, self._root, token=token, offline=self._offline)
+            transfer = fetch_files(found, on_progress, token=token)
+            if flag not in MODEL_FLAGS:
+                await transfer
+                continue
+            first = found[0]
+            arriving = Arriving((first.part, first.whole, first.link.path), first.size, sum(f.size for f in found))
+            await _transfer_while(transfer, asyncio.create_task(check_arriving(spec, arriving, check_header)))
 
     def end(self) -> None:
         """Refuse all requests that wait for the hub, and all later ones."""
@@ -165,21 +184,6 @@ class HubModels:
             log.info("%s: removed, which freed %s", spec.name, size(freed))
         await self._refresh()
         return freed
-
-    async def _check_header(self, spec: ModelSpec, resolved: Resolved, check_header: CheckHeader) -> None:
-        """Read the header of the file that arrives, as soon as it is complete, and check the model with it."""
-        first = resolved.files[0]
-        blob = blob_path(self._root, resolved.listing.repo, first.oid)
-        least = FIRST_HEADER_BYTES
-        while True:
-            await asyncio.sleep(HEADER_INTERVAL_S)
-            for path in (partial_path(blob), blob):
-                with contextlib.suppress(OSError, GgufError):
-                    if path.stat().st_size >= min(least, first.size):
-                        least *= 2
-                        await threads.CACHE.run(gguf.read, path)
-                        await check_header(replace(spec, model_path=path, size_bytes=resolved.bytes))
-                        return
 
 
 def is_name(name: str) -> bool:

@@ -359,8 +359,7 @@ class Pool:
         waiter = self._waiters[effect.ticket]
         log.info("%s: a request is refused: %s", effect.model, effect.reason)
         if not waiter.cancelled():
-            failure = self.downloads.failures.get(effect.model) if effect.refusal is Refusal.FETCH_FAILED else None
-            kind = type(failure) if failure else None
+            kind = self.downloads.kind_of_failure(effect.model) if effect.refusal is Refusal.FETCH_FAILED else None
             error = error_of(effect.refusal, effect.model, effect.reason, retry_after=effect.retry_after, kind=kind)
             waiter.set_exception(errors.Cancelled.by_shutdown() if self._has_ended else error)
         del self._waiters[effect.ticket]

@@ -93,8 +93,8 @@ class MemoryLevels:
     def next_look(self, poll: float) -> float:
         """When the memory is read again though nothing has happened. Not just after the end of a process: such a Probe
         would wait for all of its memory, and a request that comes meanwhile would wait with it."""
-        poll = min(poll, BEGINS_AFTER_S) if self.pressure.is_unsure else poll
-        return max(self._probed_at + poll, self._freed_at + LOOK_AFTER_S if self._freed else 0.0)
+        at = self._probed_at + (min(poll, BEGINS_AFTER_S) if self.pressure.is_unsure else poll)
+        return max(at, self._freed_at + LOOK_AFTER_S) if self._freed else at
 
     def fail(self) -> bool:
         """The probe brought no reading. Returns whether those who wait for one should be told, after several times."""

@@ -140,7 +140,7 @@ class Scheduler:
     def wakeup(self) -> float | None:
         """When `tick` is due if nothing else happens; None for never."""
         times = [at for m in self._books.alive.values() if m.ttl is not None and (at := m.expires) is not None]
-        if self.limits.pressure_poll and not self._levels.is_probing and self.next_to_start() is None:
+        if not self._levels.is_probing and not (self._line.by_turn and self.next_to_start()):
             times.append(self._next_look_at)
         if self._line.by_turn:
             if self.limits.queue_timeout and (oldest := self._line.longest_wait()) is not None:

@@ -52,3 +52,31 @@ def test_cancelling_at_any_moment_leaves_no_process_behind(
         await eventually(lambda: not children() and psutil.Process().num_fds() <= before)
 
     runner(cancel_often())
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("raise ModuleNotFoundError(\"No module named 'huggingface_hub'\")", "pip install huggingface_hub"),
+        ("raise ImportError('libssl.so.3: cannot open shared object file')", "libssl.so.3"),
+        ("def broken(:", "its packages do not work"),
+        ("raise MemoryError", "memory is short"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed by signal 9, as the kernel does"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "killed by signal 11"),
+        ("import os; os._exit(3)", r"exit code 3: try again"),
+        ("import os; raise RuntimeError('hf_secret_token' + chr(27) + os.environ['HF_TOKEN'])", r"\*\*\*"),
+        ("import sys; sys.stderr.write('x' * 10**6); sys.exit(2)", "exit code 2"),
+    ],
+)
+async def test_a_child_that_dies_at_once_is_told_in_a_sentence(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, words: str
+) -> None:  # B-H6
+    serve(one_model())
+    (tmp_path / "huggingface_hub.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret_token")
+    with pytest.raises(RouterError, match=words) as died:
+        await pull("user/m", tmp_path / "cache")
+    assert "hf_secret_token" not in died.value.message
+    assert died.value.message.isprintable()
+    assert len(died.value.message) < 700

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -48,6 +49,12 @@ def test_pictures_and_sound_in_one_file_are_added(
 ) -> None:  # B-D8
     shape = of_both_kinds("both", vision, audio)
     compare(real, tmp_path, shape, "")
+
+
+def test_one_name_may_stand_for_pictures_and_sound(real: engine.Engine, tmp_path: Path) -> None:  # B-D8
+    both = of_both_kinds("omni", "qwen2.5-vl-7b", "qwen2-audio-7b")
+    fields = {key: value for key, value in both.fields.items() if not key.endswith(".projector_type")}
+    compare(real, tmp_path, replace(both, fields={**fields, "projector_type": "qwen2.5o"}), "")
 
 
 @pytest.mark.parametrize("name", ["qwen2.5-vl-7b", "pixtral-12b", "lfm2-vl-1.6b", "gemma-3-4b", "deepseek-v4-vision"])

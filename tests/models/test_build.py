@@ -300,6 +300,8 @@ def test_names_of_the_operator_win_over_those_of_a_store(build: Build, models: P
     catalog = build(models_dir=models, stored=found)
     assert {spec.name: spec.aliases for spec in catalog.models} == {"short": (), "p/x": ("p/x@q8_0",)}
     assert catalog.resolve("short").source == "models_dir"
+    (spec,) = build(preset="[p/x]\nctx-size = 9", stored=found).models
+    assert spec.aliases == ("short", "p/x@q8_0")
 
 
 def test_the_tag_latest_comes_before_quants(build: Build) -> None:  # B-F3

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from router.engine import engines
 from router.engine.flags import default_table
 from router.errors import PresetError
 from router.models import presets
 from router.models.build import build
 from router.models.catalog import Catalog
 from router.models.check import check_file
+from router.models.sources import Sources
 from router.pool.settings_store import differences
 from tests.engine.test_engines import program
 
@@ -68,6 +71,20 @@ def test_what_the_engine_lacks_of_all_models_flags_costs_its_model_alone(tmp_pat
     found = catalog(tmp_path, f"[*]\nno-host = on\n[a]\n{model}\nengine = {tmp_path}\n[b]\n{model}\n")
     assert "does not know --" in (found.resolve("a").problem or "")
     assert found.resolve("b").problem is None
+
+
+def test_flags_of_an_upgraded_engine_are_known_at_the_next_reading(tmp_path: Path) -> None:
+    path = program(tmp_path / "llama-server")
+    engine = engines.named(str(path))
+    (tmp_path / "x.gguf").touch()
+    file = tmp_path / "presets.ini"
+    file.write_text(f"[a]\nmodel = {tmp_path}/x.gguf\nother = 3\n")
+    sources = Sources((), engine.table(), {"HOME": str(tmp_path)}, preset=file, engine=engine)
+    with pytest.raises(PresetError, match="unknown key 'other'"):
+        sources.read()
+    program(tmp_path / "new/llama-server", "2", "-m, --model FNAME   model\n--other N    new")
+    os.replace(tmp_path / "new/llama-server", path)
+    assert "--other" in sources.read().resolve("a").argv
 
 
 def test_a_preset_from_the_hub_names_no_engine(tmp_path: Path) -> None:

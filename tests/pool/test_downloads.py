@@ -208,3 +208,12 @@ async def test_settings_hold_for_a_model_that_is_downloaded_first() -> None:  # 
         assert "--ctx-size" in b.node.of("a").launch.args
         assert hub.begun == ["a"]
         assert b.pool.settings.requested("a").as_json()["ctx_size"] == 512
+
+
+async def test_settings_that_are_refused_as_the_header_arrives_are_told() -> None:  # B-H4
+    """That error is made of more than a sentence."""
+    async with hub_bench("a") as (b, hub):
+        request = asyncio.create_task(b.lease("a"))
+        await hub.until_begun("a")
+        hub.gates["a"].set_exception(errors.SettingsRefused("a", "its projector is another model's"))
+        assert "its projector is another model's" in (await refused(request, errors.LoadFailed)).message

@@ -54,6 +54,37 @@ async def test_what_a_child_really_holds_is_booked_and_learned(
     await pool.close()
 
 
+@pytest.mark.parametrize(
+    ("took", "held", "need"),
+    [
+        (0.5, 1 + 4, 1),  # less than was expected: in RAM that may be taken later
+        (3, 3 + 4, 3),  # more, and the cache is empty yet
+    ],
+)
+async def test_a_prompt_cache_is_booked_and_is_no_need(took: float, held: int, need: int) -> None:  # B-D9
+    learned: list[Footprint] = []
+    node = FakeNode((Device("local", "RAM", "host", 18 * GIB),), footprints={"a": {RAM: int(took * GIB)}})
+    pool = Pool(
+        Catalog((spec("a"),)),
+        [node],
+        Limits(margins={RAM: GIB}),
+        lambda _: Need(Demand(host=GIB, prompt_cache=8 * GIB)),
+        learn=lambda _, found: learned.append(found),
+    )
+    lease = await pool.lease(spec("a"))
+    assert node.children[0].launch.args[-2:] == ("--cache-ram", "4096")
+    assert (pool.status("a").held, pool.status("a").prompt_cache) == ({RAM: 5 * GIB}, 4 * GIB)
+    await eventually(lambda: bool(learned))
+    assert pool.status("a").held == {RAM: held * GIB}
+    run = pool.processes.runs["a"]
+    node.footprints["a"] = {RAM: int((took + 4) * GIB)}  # now the cache is full
+    booked, found = run.reconcile(await run.measure(), pool.status("a").held)
+    assert booked == {RAM: max(held * GIB, int((took + 4) * GIB))}
+    assert {learned[0].host, found.host} == {need * GIB}
+    lease.release()
+    await pool.close()
+
+
 @dataclass
 class SlowNode(FakeNode):
     """A measurement waits for `go`."""

@@ -31,6 +31,9 @@ def test_each_model_runs_on_its_own_engine(engine: str, routers: Starter, tiny_m
     assert answer.status_code >= 400
     assert "engine = /no/such/llama-server: there is no /no/such/llama-server" in answer.text
     assert "there is no" in router.listing()["gone"]["problem"]
+    for wish in ({"engine": "/bin/sh"}, {"extra_args": ["--engine", "/bin/sh"]}):  # only the operator names engines
+        assert router.client.post("/models/load", json={"model": "real", **wish}).status_code == 400
+    assert commands(router) == found
 
 
 def test_an_engine_that_was_upgraded_is_used_from_the_next_load_on(

@@ -27,6 +27,7 @@ from router.api.ollama.version import VERSION
 from router.errors import InvalidRequest, RouterError, UnknownModel, Unsupported
 from router.hub.names import name_or_none, ollama_library_name, search_page
 from router.hub.tokens import token_of
+from router.models.spec import ModelSpec
 from router.proxy.body import in_thread_if_large
 from router.proxy.client_response import NDJSON
 from router.proxy.endpoints import with_dialect_errors
@@ -142,9 +143,11 @@ class OllamaEndpoints:
     async def pull(self, request: Request) -> Response:
         fields = await self._read_fields(request)
         name, store, token = without_tag(required_model_name(fields)), self._store_for("pulled"), token_of(fields)
-        if self._is_in_store(name) or self._is_here(name):
+        spec = self._find(name)
+        is_here = spec and is_exact(name, spec) and not (spec.repo_to_download or spec.problem)
+        if self._is_in_store(name) or is_here:
             return status_response(["pulling manifest", "success"], stream=flag(fields, "stream", True))
-        if library_name := ollama_library_name(name):
+        if spec is None and (library_name := ollama_library_name(name)):
             raise InvalidRequest(
                 f"{library_name!r} is a name of Ollama's own library, which is not served here. Pull a repository of "
                 f"Hugging Face that has GGUF files, as hf.co/USER/REPO:Q4_K_M; {search_page(library_name)} lists some."
@@ -158,13 +161,11 @@ class OllamaEndpoints:
     async def push(self, request: Request) -> Response:
         raise Unsupported("Models cannot be pushed: this router has no account at a registry.")
 
-    def _is_here(self, name: str) -> bool:
-        """Whether a pull of this name has nothing to do. `user/repo` alone means the quant that the hub says."""
+    def _find(self, name: str) -> ModelSpec | None:
         try:
-            spec = self._names.find(name).spec
-        except UnknownModel:
-            return False
-        return not (spec.repo_to_download or spec.problem) and is_exact(name, spec)
+            return self._names.find(name).spec
+        except (UnknownModel, InvalidRequest):
+            return None
 
     def _is_in_store(self, name: str) -> bool:
         """Whether another program's store has the model: there is nothing to download then, and only that program may

@@ -7,12 +7,14 @@ behind the last byte that is there, and a blob takes its name only when size and
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -22,8 +24,10 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status
 
+from router.hub.links import shown
 from router.hub.transfer.failures import Damaged, retry_after
 from router.hub.transfer.reports import PROGRESS_INTERVAL_S, ProgressReports
+from router.hub.transfer.web import is_enough_room, web
 
 CONCURRENT_FILES = 4
 CHUNK_BYTES = 1 << 20
@@ -31,14 +35,21 @@ MAX_RANGE_BYTES = 16 << 30  # some servers give no more than 50 GB for one reque
 MAX_ATTEMPTS = 6  # without a single byte more
 FIRST_PAUSE_S = 0.25  # doubled with each attempt
 MAX_PAUSE_S = 30.0
+MAGIC = b"GGUF"
+LEAST_ROOM_BYTES = 256 << 20  # that a file of unknown size leaves on the disk
+ROOM_INTERVAL_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
     """A file to download.
 
+    `size` is 0 if nobody told it.
     `oid` is its sha256 if it has 64 digits.
     `blob`, `part` and `lock` are paths: of the whole file, of the partial file, of the lock.
+    `kind` is `hub`; or `link`, a file that some address names, or `layer`, one of a registry. Those two are GGUF files
+    at least, and `place` is where another process may have put the file already.
+    `etag` is the version of which the bytes have to be.
     """
 
     url: str
@@ -47,6 +58,9 @@ class Blob:
     blob: str
     part: str
     lock: str
+    kind: str = "hub"
+    etag: str = ""
+    place: str = ""
 
 
 def download(blobs: list[Blob]) -> None:
@@ -61,7 +75,7 @@ def _download_one(blob: Blob) -> None:
     for path in (blob.blob, blob.lock):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     with _locked(blob, reports):
-        if _size(blob.blob) != blob.size:
+        if not _is_whole(blob):
             is_resumed = _size(blob.part) > 0
             try:
                 _complete(blob, reports)
@@ -69,7 +83,12 @@ def _download_one(blob: Blob) -> None:
                 if not is_resumed:
                     raise
                 _complete(blob, reports)  # perhaps the bytes of the earlier attempt were wrong
-    reports.update(blob.size, is_last=True)
+    reports.update(blob.size or max(_size(blob.blob), _size(blob.place)), is_last=True)
+
+
+def _is_whole(blob: Blob) -> bool:
+    sizes = [_size(path) for path in (blob.blob, blob.place) if path]
+    return any(size == blob.size if blob.size else size >= 0 for size in sizes)
 
 
 class PartialFile:
@@ -87,23 +106,33 @@ class PartialFile:
         self._file.truncate(kept)
         self._file.seek(0)
         self._hash = hashlib.sha256()
-        self.done = 0
+        self.done, self._start = 0, b""
         while chunk := self._file.read(CHUNK_BYTES):
-            self._hash.update(chunk)
-            self.done += len(chunk)
+            self._note(chunk)
 
     def write(self, chunk: bytes) -> None:
         self._file.write(chunk)
+        self._note(chunk)
+
+    def _note(self, chunk: bytes) -> None:
+        self._start += chunk[: len(MAGIC) - len(self._start)]
         self._hash.update(chunk)
         self.done += len(chunk)
+
+    def check_start(self, blob: Blob) -> None:
+        """Raises Damaged if the bytes are no GGUF file: a page that asks for a login, say."""
+        if not MAGIC.startswith(self._start):
+            raise Damaged(f"{shown(blob.url)} is no GGUF file (it begins with {self._start!r}): check the address")
 
     def check(self, blob: Blob) -> None:
         """Raises Damaged if size or checksum are wrong; else the bytes are on the disk when this returns."""
         digest = self._hash.hexdigest()
-        if self.done != blob.size or (len(blob.oid) == len(digest) and digest != blob.oid):
+        is_short = self.done != blob.size if blob.size else self.done == 0
+        if is_short or (len(blob.oid) == len(digest) and digest != blob.oid):
             raise Damaged(
-                f"{blob.url} arrived damaged ({self.done} bytes, sha256 {digest}; expected {blob.size} bytes, "
-                f"{blob.oid}) and was thrown away: try again, and if that does not help, tell the repository's owner"
+                f"{shown(blob.url)} arrived damaged ({self.done} bytes, sha256 {digest}; expected "
+                f"{blob.size or 'some'} bytes, {blob.oid or 'any'}) and was thrown away: try again, and if that does "
+                "not help, tell its owner"
             )
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -111,7 +140,7 @@ class PartialFile:
 
 def _complete(blob: Blob, reports: ProgressReports) -> None:
     """Download the bytes that the partial file lacks, and make it the blob."""
-    if _size(blob.part) > blob.size:
+    if blob.size and _size(blob.part) > blob.size:
         os.unlink(blob.part)
     try:
         with open(blob.part, "a+b", buffering=CHUNK_BYTES) as file:
@@ -128,46 +157,73 @@ def _complete(blob: Blob, reports: ProgressReports) -> None:
 def _fill(part: PartialFile, blob: Blob, reports: ProgressReports) -> None:
     """Request the missing bytes until they are there, or the hub has failed too often in a row."""
     failed = 0
-    while part.done < blob.size:
+    while part.done < blob.size or not blob.size:
         before = part.done
         try:
             _stream(part, blob, reports)
-        except (httpx2.TransportError, HfHubHTTPError) as error:
+        except (httpx2.TransportError, HfHubHTTPError, httpx2.HTTPStatusError) as error:
             pause = _pause_s(error, failed)
             failed = 0 if part.done > before else failed + 1
             if pause is None or failed >= MAX_ATTEMPTS:
                 raise
             time.sleep(pause)
         else:
-            if part.done == before:
+            if part.done == before or not blob.size:
                 return  # the hub has no more: the file is too short, and `check` will say so
 
 
 def _stream(part: PartialFile, blob: Blob, reports: ProgressReports) -> None:
     """One request for the next bytes of the file."""
     begin, end = part.done, min(part.done + MAX_RANGE_BYTES, blob.size)
-    headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+    headers = {}
     if begin or end < blob.size:
-        headers["Range"] = f"bytes={begin}-{end - 1}"
-    timeout = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
-    with get_session().stream("GET", blob.url, headers=headers, timeout=timeout) as response:
+        headers["Range"] = f"bytes={begin}-{end - 1 if blob.size else ''}"
+        if blob.etag.startswith('"'):
+            headers["If-Range"] = blob.etag
+    with _requested(blob, headers) as response:
         if response.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             return
-        hf_raise_for_status(response)
         content_range = response.headers.get("Content-Range", "")
         if response.status_code != httpx2.codes.PARTIAL_CONTENT or not content_range.startswith(f"bytes {begin}-"):
             part.begin_again()  # the server ignores ranges
+        checked = part.done
         for chunk in response.iter_bytes():
             part.write(chunk)
             reports.update(part.done)
-            if part.done > blob.size:
+            if blob.size and part.done > blob.size:
                 return
+            if blob.kind != "hub":
+                part.check_start(blob)
+            if not blob.size and part.done - checked >= ROOM_INTERVAL_BYTES:
+                checked = part.done
+                _check_room(blob)
+
+
+@contextmanager
+def _requested(blob: Blob, headers: dict[str, str]) -> Iterator[httpx2.Response]:
+    """The answer to a GET, which says that the bytes come, or that there are none at this place of the file."""
+    if blob.kind != "hub":
+        with web().stream("GET", blob.url, headers, is_registry=blob.kind == "layer") as response:
+            yield response
+        return
+    headers = build_hf_headers() | {"Accept-Encoding": "identity"} | headers
+    timeout = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    with get_session().stream("GET", blob.url, headers=headers, timeout=timeout) as response:
+        if response.status_code != httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            hf_raise_for_status(response)
+        yield response
+
+
+def _check_room(blob: Blob) -> None:
+    """Raises OSError if a file whose size nobody told leaves too little of the disk."""
+    if not is_enough_room(os.path.dirname(blob.part), LEAST_ROOM_BYTES):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), blob.part)
 
 
 def _pause_s(error: Exception, failed: int) -> float | None:
     """How long to wait before the next attempt; None if another attempt would not help."""
     pause: float = FIRST_PAUSE_S * 2**failed * random.uniform(0.75, 1.25)
-    if isinstance(error, HfHubHTTPError):
+    if isinstance(error, HfHubHTTPError | httpx2.HTTPStatusError):
         if error.response.status_code != 429 and error.response.status_code < 500:
             return None
         pause = max(pause, retry_after(error) or 0.0)

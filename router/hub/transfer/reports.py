@@ -30,6 +30,6 @@ class ProgressReports:
     def update(self, done: int, *, is_last: bool = False) -> None:
         """`done` bytes are here. The last report is always made, the others not too often."""
         now = time.monotonic()
-        if is_last or (now - self._reported_at >= PROGRESS_INTERVAL_S and done < self._size):
+        if is_last or (now - self._reported_at >= PROGRESS_INTERVAL_S and (done < self._size or not self._size)):
             self._reported_at = now
             report(url=self._url, done=done)

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from router.errors import CatalogError
 from router.models.folder import FoundModel, FoundModels
 from router.models.folders import ModelFolders
 
@@ -35,7 +36,10 @@ class LmStudioStore:
 
     def read(self) -> FoundModels:
         """The models by name. Blocks. Raises CatalogError if the folder cannot be listed."""
-        found = self._folders.read()
+        try:
+            found = self._folders.read()
+        except CatalogError as error:
+            raise CatalogError(str(error).replace("--models-dir", "--lmstudio-models", 1)) from error
         renamed = {_renamed(name): _of_store(model) for name, model in found.models.items()}
         keys = {name: _key(name) for name in renamed}
         counts = Counter(keys.values())

@@ -77,16 +77,16 @@ class OllamaStore:
         """The models by name, in the order of the names. Blocks. Raises CatalogError if the store has gone."""
         with self._lock:
             known, self._read = self._read, {}
-            folders: list[str] = []
+            times: dict[str, int] = {}
             warnings: list[str] = []
             self._looked_at = time.monotonic()
             self._folders = ChangeTimes.of([str(self.root), str(self.root / "manifests")])
             self._check()
-            for path, name in self._manifests(folders, warnings):
+            for path, name in self._manifests(times, warnings):
                 before = known.get(path)
                 read = before[1] if before and before[1].times.are_current() else self._of_manifest(name, Path(path))
                 self._read[path] = name, read
-            self._folders = ChangeTimes.of([str(self.root), *folders])
+            self._folders = ChangeTimes({**self._folders.times, **times})
             models = dict(sorted((name, read.found) for name, read in self._read.values()))
             return FoundModels(models, warnings=[*warnings, *(m.problem for m in models.values() if m.problem)])
 
@@ -116,13 +116,13 @@ class OllamaStore:
         except OSError as error:
             raise CatalogError(f"--ollama-models: {files.problem_of(self.root / 'manifests', error)}") from error
 
-    def _manifests(self, folders: list[str], warnings: list[str]) -> Iterator[tuple[str, str]]:
-        """The paths and names of all manifests. The folders that were looked into are added to `folders`."""
+    def _manifests(self, times: dict[str, int], warnings: list[str]) -> Iterator[tuple[str, str]]:
+        """The paths and names of all manifests. The times of the folders that were looked into are added to `times`."""
         places: list[tuple[str, tuple[str, ...]]] = [(str(self.root / "manifests"), ())]
         count = entries = 0
         while places:
             folder, above = places.pop(0)
-            folders.append(folder)
+            times |= ChangeTimes.of([folder]).times  # before it is listed, so that no change is missed
             try:
                 names = sorted(os.listdir(folder))
             except OSError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from router.errors import CatalogError
 from router.models.stores.lmstudio import LmStudioStore
 from tests.models.rig import put
 from tests.waiting import until
@@ -42,3 +43,10 @@ def test_new_files_are_seen(root: Path) -> None:  # B-F3
     put(root / "new" / "m" / "m.gguf")
     until(lambda: not store.is_current())
     assert "new/m" in store.read().models
+
+
+def test_a_folder_that_has_gone_is_an_error(root: Path) -> None:
+    store = LmStudioStore(root)
+    root.rename(root.with_name("away"))
+    with pytest.raises(CatalogError, match=r"^--lmstudio-models .*No such file"):
+        store.read()
