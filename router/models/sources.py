@@ -132,14 +132,16 @@ class Sources:
         self._cached = self._cache.entries(0)
         in_folders, in_stores = self._folders.read(), self._read_stores()
         in_folders.left_out = {**in_stores.left_out, **in_folders.left_out}
-        # What comes into a folder or the cache must not clash with what the operator has written.
-        aliases = {alias for preset in self._presets.file.presets for alias in preset.aliases}
+        # What comes into a folder or the cache must not clash with what the operator has written. What a stranger has
+        # written changes nothing here: then a clash is an error.
+        file = self._presets.file
+        aliases = {alias for preset in file.presets if not file.foreign for alias in preset.aliases}
         step_aside(in_folders, aliases)
         hidden = [entry.name for entry in self._cached if entry.name in aliases]
         in_folders.warnings += [f"{name} of the cache is left out: it is an alias of another model" for name in hidden]
         self._say(in_folders, in_stores)
         catalog = build(
-            self._presets.file,
+            file,
             [entry for entry in self._cached if entry.name not in aliases],
             models_dir=self._folders.roots,
             in_folders=in_folders,
