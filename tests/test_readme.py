@@ -99,7 +99,7 @@ def test_flags_that_are_named_exist() -> None:
     known = {name for option in OPTIONS for name in (*option.spellings, *option.negatives)}
     known |= {name for flag in default_table().flags for name in (*flag.spellings, *flag.negatives)}
     known |= {"--json", "--once", "--fallback", "--help"}  # of commands
-    known |= {"--only", "--seconds"}  # of benchmarks and of the fuzzer
+    known |= {"--only", "--seconds", "--markdown"}  # of benchmarks and of the fuzzer
     prose = re.sub(r"<!-- test -->\n```sh\n.*?```", "", README, flags=re.S)  # pip's and npm's are theirs
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", prose))
     assert not named - known

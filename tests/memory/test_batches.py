@@ -23,6 +23,9 @@ def spec(path: Path, *argv: str) -> ModelSpec:
     return ModelSpec("bert", "models_dir", flags.parse(["--model", str(path), *argv], TABLE), model_path=path)
 
 
+NO_CACHE = ("--cache-ram", "0")  # what embeds keeps no prompts
+
+
 @pytest.mark.parametrize(
     ("pooling", "given", "words"),
     [
@@ -82,7 +85,7 @@ def test_a_batch_follows_where_an_input_cannot_be_split(
 def test_the_batch_is_as_long_as_the_context(
     estimator: Estimators, bert: Path, given: str, words: Sequence[str]
 ) -> None:  # B-C12
-    assert list(estimator(gpus()).need(spec(bert, *given.split())).args) == words
+    assert list(estimator(gpus()).need(spec(bert, *given.split())).args) == [*words, *NO_CACHE]
 
 
 def test_the_need_counts_the_batch(estimator: Estimators, bert: Path) -> None:  # B-C12
@@ -99,7 +102,7 @@ def test_a_batch_that_does_not_fit_is_shorter(estimator: Estimators, bert: Path)
     assert whole
     room = (whole.weights + whole.kv + whole.compute * 0.6) / MIB
     tight = estimator(gpus(room)).need(spec(bert, "--ctx-size", "4096"))
-    assert tight.args == ("--embedding", "--batch-size", "2048", "--ubatch-size", "2048")
+    assert tight.args == ("--embedding", "--batch-size", "2048", "--ubatch-size", "2048", *NO_CACHE)
     assert context_of(tight) == 4096
 
 

@@ -79,7 +79,9 @@ def test_the_environment_decides_about_thinking(estimator: Estimators, spec: Spe
 def test_an_answer_ends_with_the_context(
     estimator: Estimators, spec: Specs, argv: Sequence[str], limit: str | None
 ) -> None:  # B-L14
-    assert estimator(gpus(900)).need(spec(*argv)).args == (("--predict", limit) if limit else ())
+    embeds = {"--embedding", "--rerank"}.intersection(argv)
+    no_cache = ("--cache-ram", "0") if embeds else ()  # what embeds keeps no prompts
+    assert estimator(gpus(900)).need(spec(*argv)).args == ((("--predict", limit) if limit else ()) + no_cache)
 
 
 def test_the_environment_ends_answers(estimator: Estimators, spec: Specs) -> None:  # B-L14
