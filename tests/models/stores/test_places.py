@@ -58,7 +58,7 @@ def test_a_folder_that_is_named(home: Path) -> None:  # B-F3
         ollama(str(home / "empty"), {})
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="this machine's user is root, who may read everything")
 def test_a_store_that_may_not_be_read_is_said_so(home: Path) -> None:
     Laid(home / "service" / "models").root.chmod(0)
     with pytest.raises(CatalogError, match="add the user to the group"):
