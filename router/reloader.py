@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
 
 from router import files, logs, threads
@@ -18,7 +18,7 @@ from router.memory.estimator import Estimator
 from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.changes import Changes
-from router.models.describe import describe
+from router.models.describe import ARRIVING, describe
 from router.models.ini_files import Places, places_of
 from router.models.sources import Sources
 from router.models.spec import Info, ModelSpec
@@ -46,7 +46,7 @@ class Reloader:
         # Readings follow each other, so that the last one counts.
         self._reading = asyncio.Lock()
         self._is_stopped = False
-        self._problems: set[str] = set()  # that have been logged
+        self._problems: Set[tuple[str, str]] = frozenset()  # name and kind of those that have been logged
         self._until_stop: list[asyncio.Task[None]] = []
         self._after_signals: set[asyncio.Future[None]] = set()
 
@@ -97,11 +97,17 @@ class Reloader:
                 kept.append(spec)
             else:
                 left_out[spec.name] = str(spec.info.problem)
-        problems = {f"{spec.name} cannot be served: {spec.info.problem}" for spec in kept if spec.info.problem}
-        problems |= {f"{left_out[name]}: it is not offered" for name in left_out if name not in catalog.left_out}
-        for problem in sorted(problems - self._problems):
-            log.warning("%s", problem)
-        self._problems = problems
+        problems = {}
+        for spec in kept:
+            if problem := spec.info.problem:
+                # What is wrong with a file that is still being written changes all the time.
+                key = ARRIVING if problem.endswith(ARRIVING) else problem
+                problems[spec.name, key] = f"{spec.name} cannot be served: {problem}"
+        for name in left_out.keys() - catalog.left_out.keys():
+            problems[name, left_out[name]] = f"{left_out[name]}: it is not offered"
+        for new in sorted(problems.keys() - self._problems):
+            log.warning("%s", problems[new])
+        self._problems = problems.keys()
         self._sources.watch([spec for spec in kept if spec.info.problem])
         return catalog.with_models(kept, left_out)
 

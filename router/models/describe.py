@@ -35,6 +35,7 @@ _NO_TEMPLATE = "the model file has no chat template, so chats are in ChatML: nam
 
 # A file that was written to within so many seconds may not be complete yet.
 BEING_WRITTEN_S = 5.0
+ARRIVING = "It was written to a moment ago: perhaps it is not complete yet"  # ends the problem of such a file
 
 _infos: LRUCache[tuple[object, ...], Info] = LRUCache(4096)
 _lock = threading.Lock()
@@ -73,8 +74,8 @@ def _of_bad_file(path: Path, problem: str) -> Info:
     """What is known of a model whose header is wrong: it may be in another format, or on its way here."""
     if kind := kinds.peek(path):
         return Info(problem=valid(f"{path} is {kind}"), other_kind=kind)
-    if _is_being_written(path):  # without the numbers of the moment, so that it is told once
-        return Info(problem=valid(f"{path} is not complete yet, or damaged: it was written to a moment ago"))
+    if _is_being_written(path):
+        return Info(problem=valid(f"{problem}. {ARRIVING}"))
     return Info(problem=valid(problem))
 
 

@@ -30,7 +30,7 @@ BROKEN = {
     "cut-header": "cut-header.gguf is damaged or incomplete: the file ends within the header",
     "hostile": f"hostile.gguf is damaged or incomplete: it claims {2**62} fields",
     "text": "text.gguf is not a GGUF file",
-    "folder": "folder.gguf is missing",
+    "folder": "folder.gguf is a folder, not a file",
     "martian": "it does not know the architecture martian; a newer engine may",
     "refused": "Unsupported cache type: nonsense",
 }
