@@ -8,6 +8,7 @@ files. By common/arg.cpp of b11434.
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Mapping
@@ -106,6 +107,23 @@ WHOLE: Mapping[str, tuple[int, int]] = {
     "--log-verbosity": _ANY,
     **dict.fromkeys(_flags("cpu-strict cpu-strict-batch poll-batch"), (0, 1)),
 }
+# The shape of other values, and how a sentence names it. The engine ends for all that do not match.
+_NUMBER = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?"
+_SCALED = rf"[^,]*:{_NUMBER}(,[^,]*:{_NUMBER})*"
+_BUFFERS = r"[^,=]+=[^,]+(,[^,=]+=[^,]+)*"
+SHAPES: Mapping[str, tuple[re.Pattern[str], str]] = {
+    name: (re.compile(pattern, re.IGNORECASE), what)
+    for names, pattern, what in (
+        ("lora-scaled control-vector-scaled", _SCALED, "FILE:SCALE, such as x.gguf:0.5"),
+        ("override-tensor spec-draft-override-tensor", _BUFFERS, "PATTERN=BUFFER, such as exps=CPU"),
+        ("logit-bias", rf"\s*[0-9]+\s*[+-]\s*({_NUMBER}|inf).*", "TOKEN+BIAS or TOKEN-BIAS, such as 15043-1"),
+        ("fit-target", r"\s*[0-9]+\s*([,/]+\s*[0-9]+\s*)*[,/]*", "MiB for each device, such as 1024,2048"),
+        ("cpu-mask cpu-mask-batch", r"(0x)?[0-9a-f]+", "hexadecimal digits"),
+        ("cpu-range cpu-range-batch", r"[0-9]*-[0-9]*", "a range such as 0-3"),
+    )
+    for name in _flags(names)
+}
+MAX_OVERRIDE_CHARACTERS = 127  # of a key, and of a text
 _UNITS = {"k": 2**10, "m": 2**20, "g": 2**30}
 _SECONDS = _flags("timeout sleep-idle-seconds sse-ping-interval")
 _DURATIONS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
@@ -136,11 +154,11 @@ def _fault(name: str, value: str, own: frozenset[str]) -> str | None:
     if name in FRACTIONS:
         return (
             None
-            if re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", value)
+            if re.fullmatch(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", value)
             else f"takes a number, {_not(value)}"
         )
     if name in LAYERS:
-        is_right = value in ("auto", "all") or re.fullmatch(r"-?\d+", value)
+        is_right = value in ("auto", "all") or re.fullmatch(r"-?[0-9]+", value)
         return None if is_right else f"takes a number of layers, auto or all, {_not(value)}"
     if name in SWITCH_WORDS:
         words = ("on, off or auto", ("auto", "-1")) if name in AUTO_SWITCHES else ("on or off", ())
@@ -156,18 +174,24 @@ def _fault(name: str, value: str, own: frozenset[str]) -> str | None:
                 return f"takes {_listed(allowed)}, {_not(word.strip())}"
     if name in JSON_OBJECTS:
         return _object_fault(value)
+    if name in SHAPES and not SHAPES[name][0].fullmatch(value):
+        return f"takes {SHAPES[name][1]}, {_not(value)}"
+    if name == "--override-kv":
+        return _override_fault(value)
     if name == "--chat-template" and not is_jinja(value) and value not in TEMPLATES | own:
         return (
             f"takes the name of a built-in template or Jinja text, {_not(value)}; a file is named by chat-template-file"
         )
-    if name == "--tensor-split" and not re.fullmatch(r"\s*[\d.]+(\s*[,/]\s*[\d.]+)*\s*", value):
+    if name == "--tensor-split" and not re.fullmatch(r"\s*[0-9.]+(\s*[,/]\s*[0-9.]+)*\s*", value):
         return f"takes proportions such as 3,1, {_not(value)}"
     return None
 
 
 def _whole_fault(name: str, value: str) -> str | None:
     low, high = WHOLE[name]
-    if re.fullmatch(r"[+-]?\d{1,20}", value):
+    if name == "--parallel" and re.fullmatch(r"[+-]?0+", value):
+        return f"takes 1 or more slots, or -1 for the engine's choice, {_not(value)}"
+    if re.fullmatch(r"[+-]?[0-9]{1,20}", value):
         number = int(value)
         if low <= number <= high:
             return None
@@ -181,9 +205,9 @@ def _whole_fault(name: str, value: str) -> str | None:
 
 def _meant(name: str, value: str) -> str:
     """The number that a value with a unit or separators stands for."""
-    if found := re.fullmatch(r"(\d+)([._, ]\d{3})+", value):
+    if found := re.fullmatch(r"([0-9]+)([._, ][0-9]{3})+", value):
         return f": write {re.sub(r'[^0-9]', '', found[0])}"
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]+)", value)
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]+)", value)
     if not found:
         return ""
     unit = found[2].lower()
@@ -194,6 +218,26 @@ def _meant(name: str, value: str) -> str:
     else:
         factor = _UNITS.get(unit)
     return f": write {round(float(found[1]) * factor)}" if factor and len(found[1]) < 12 else ""
+
+
+def _override_fault(value: str) -> str | None:
+    """What is wrong with `KEY=TYPE:VALUE,...`. Within quotes a comma is part of a value."""
+    try:
+        items = next(csv.reader([value], escapechar="\\", doublequote=False), []) or [""]
+    except csv.Error as error:
+        return f"takes KEY=TYPE:VALUE,...: {error}"
+    for item in items:
+        key, _, typed = item.partition("=")
+        kind, colon, text = typed.partition(":")
+        if len(key) > MAX_OVERRIDE_CHARACTERS or (kind == "str" and len(text.encode()) > MAX_OVERRIDE_CHARACTERS):
+            return f"takes keys and texts of at most {MAX_OVERRIDE_CHARACTERS} characters, {_not(item)}"
+        if not colon or kind not in ("int", "float", "bool", "str"):
+            return f"takes KEY=TYPE:VALUE with int, float, bool or str for TYPE, {_not(item)}"
+        if kind == "bool" and text not in ("true", "false"):
+            return f"takes true or false for a bool, {_not(item)}"
+        if kind in ("int", "float") and not re.fullmatch(_NUMBER if kind == "float" else r"[+-]?[0-9]+", text.strip()):
+            return f"takes a number for {kind}, {_not(item)}"
+    return None
 
 
 def _object_fault(value: str) -> str | None:

@@ -25,7 +25,7 @@ def _words(text: str) -> frozenset[str]:
 # Programs that start the one behind their options.
 _WRAPPERS = _words("""
     env nice ionice taskset numactl nohup stdbuf setsid chrt timeout time exec sudo doas prlimit setpriv systemd-run
-    systemd-inhibit caffeinate gamemoderun unbuffer start
+    systemd-inhibit caffeinate gamemoderun unbuffer start toolbox distrobox distrobox-enter
 """)
 _SHELLS = frozenset(["sh", "bash", "dash", "zsh", "ash", "ksh"])
 # What a shell would do, and this module does not.

@@ -18,6 +18,7 @@ from router.llama_swap.section import Note, Section, written
 from router.llama_swap.whole import Whole
 from router.logs import visible
 from router.models import presets
+from router.models.spec import MODEL_FLAGS
 
 DEFAULT_PORT = 5800
 
@@ -59,6 +60,7 @@ def convert(text: str, name: str, table: FlagTable, environ: Mapping[str, str]) 
     sections = _without_doubles(sections, found)
     _give_keys(sections, found)
     _take_out_refused([found.defaults, *sections], table, environ)
+    sections = _with_models(sections, found, table)
     notes = [*found.notes, *(note for section in sections for note in section.notes), *found.defaults.notes]
     ordered = tuple(dict.fromkeys(sorted(notes, key=lambda note: note.line)))
     return Conversion(_text(name, found, sections), tuple(section.name for section in sections), ordered)
@@ -111,6 +113,19 @@ def _take_out_refused(sections: Sequence[Section], table: FlagTable, environ: Ma
             if 0 <= index < len(places) and places[index] in section.entries:
                 section.entries.remove(places[index])
                 section.note(f"{places[index].key}: {problem.message}", places[index].line)
+
+
+def _with_models(sections: Sequence[Section], found: Whole, table: FlagTable) -> list[Section]:
+    """The sections that still name a model. Those whose model could not be written go, with the reason."""
+    kept: list[Section] = []
+    for section in sections:
+        flags = [known[0].name for entry in section.entries if (known := table.by_key(entry.key))]
+        if any(name in MODEL_FLAGS for name in flags):
+            kept.append(section)
+        else:
+            found.notes += section.notes
+            found.notes.append(Note(section.line, section.name, "left out: no model is left in it"))
+    return kept
 
 
 def _text(name: str, found: Whole, sections: Sequence[Section]) -> str:

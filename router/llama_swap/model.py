@@ -206,12 +206,20 @@ class _Reader:
             flag = found[0] if found else None
             count = flag.arity if flag else 0
             if flag is None:
-                while index < len(words) and not given and not table.find(words[index]) and words[index][:2] != "--":
+                # One that is not known may have a value. What looks like a flag is one, with a line of its own.
+                while index < len(words) and not given and not re.match(r"-(-|[A-Za-z])", words[index]):
                     given.append(words[index])
                     index += 1
             while len(given) < count and index < len(words) and not table.find(words[index]):
                 given.append(words[index])
                 index += 1
+            if (
+                flag
+                and flag.name in values.SCALED_PATHS
+                and index < len(words)
+                and re.fullmatch(r"[0-9.]+", words[index])
+            ):
+                given, index = [f"{given[0]}:{words[index]}"] if given else [], index + 1  # two words, until 2025
             if flag is None or _is_removed(flag, table):
                 args += self._of_old_flag(spelling, given)
             elif (

@@ -14,6 +14,8 @@ NAMES = {
     *(values.PATHS | values.TEXTS | values.SWITCH_WORDS | values.LAYERS | values.FRACTIONS),
     *values.CHOICES,
     *values.WHOLE,
+    *values.SHAPES,
+    "--override-kv",
 }
 
 
@@ -57,3 +59,46 @@ def test_any_value_is_right_or_has_a_sentence(name: str, value: str) -> None:
     assert wrong is None or (wrong.startswith("takes ") and len(wrong) < 300)
     for path in values.paths_of(Arg(flag, (value,))):
         assert path in value
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        (
+            "override-kv",
+            ["a.b=int:3", "a=int:-5,b=bool:true, c=float:1e-5", "a=str:x,b=str:", '"a=str:x,y"', "a=str:x:y=z"],
+            [
+                "a.b=3",
+                "a",
+                "",
+                "a=int:x",
+                "a=bool:yes",
+                "a=bool:1",
+                "a=int:5,",
+                "a=str:x,y",
+                "a= int:5",
+                "a=u32:5",
+                "a=str:" + "x" * 128,
+                "k" * 128 + "=int:1",
+                "a=int:٣",
+            ],
+        ),
+        ("override-tensor", ["exps=CPU", r"blk\.(1|2)\.=CUDA0,b=CPU"], ["exps", "a=CPU,", "a=CPU,b", "=CPU", ""]),
+        ("logit-bias", ["15043+1", "15043-1.5", "5 + 1", "5-inf", "5+1,6-2"], ["5", "x+1", "5+", "5+x", "{}"]),
+        ("fit-target", ["1024", "1024,2048", "1/2", "1024,"], ["1024,x", "x", "1G", "-5", ""]),
+        ("cpu-mask", ["ff", "0xFF"], ["zz", "0-3", ""]),
+        ("cpu-range", ["0-3", "5-", "-5"], ["5", "0:3", "a-b", ""]),
+        ("lora-scaled", ["x.gguf:0.5", "C:\\x.gguf:-1,y:2"], ["x.gguf", "x.gguf 0.5", "x:big", "x:1,y", "x:", ""]),
+        ("control-vector-scaled", ["x:1"], ["x"]),
+        ("parallel", ["1", "-1", "4"], ["0", "+0", "00", "auto"]),
+        ("ctx-size", ["4096", "0"], ["\u0664\u0660", "\u00b2", "\uff11"]),
+        ("temperature", ["0.7", "-1", ".5", "1e-3"], ["\u0663", "\u00bd", "0,7"]),
+        ("n-gpu-layers", ["99", "all"], ["\u0669", "many"]),
+        ("tensor-split", ["3,1", "1/2"], ["\u0663,1", "3;1"]),
+    ],
+)
+def test_shapes_that_the_engine_ends_for(name: str, right: list[str], wrong: list[str]) -> None:  # B-F7
+    flag = TABLE.find(f"--{name}")
+    assert flag
+    assert [(value, said) for value in right if (said := values.fault(Arg(flag, (value,))))] == []
+    assert [value for value in wrong if not values.fault(Arg(flag, (value,)))] == []

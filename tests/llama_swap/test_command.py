@@ -25,6 +25,9 @@ from router.llama_swap.command import NotLlamaServer, read
         ("sh -c 'exec llama-server -m x 2>&1'", "-m|x"),
         ("bash -lc \"llama-server -m 'a b'\"", "-m|a b"),
         ("LD_LIBRARY_PATH=/x llama-server -m x", "-m|x"),
+        ("toolbox run -c llama-vulkan -- llama-server -m x", "-m|x"),
+        ("distrobox enter llama -- /usr/bin/llama-server -m x", "-m|x"),
+        ("distrobox-enter -n llama -- llama-server -m x", "-m|x"),
     ],
 )
 def test_words(text: str, argv: str) -> None:

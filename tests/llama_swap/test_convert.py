@@ -378,3 +378,26 @@ def test_whatever_is_imported_has_no_mistakes(words: list[str], more: dict[str, 
         return
     presets(found)
     assert found.models or found.notes
+
+
+def test_each_flag_of_a_fork_has_a_line() -> None:  # B-F4
+    preset, said = one('cmd: "llama-server -m x -fmoe -rtr -mla 3 -amb 512 --fork-flag -1 -c 5"')
+    assert render(preset.args) == ["--model", "x", "--ctx-size", "5"]
+    for name in ("-fmoe", "-rtr", "-mla", "-amb", "--fork-flag"):
+        assert f"{name}: this llama-server has no such flag" in said
+
+
+@pytest.mark.parametrize("flag", ["--lora-scaled", "--control-vector-scaled"])
+def test_a_scale_that_was_a_word_of_its_own(flag: str) -> None:  # B-F4
+    assert (
+        argv(f"llama-server -m x {flag} a.gguf 0.5 {flag} b.gguf:2") == f"--model x {flag} a.gguf:0.5 {flag} b.gguf:2"
+    )
+
+
+@pytest.mark.parametrize("name", [r"\0a.gguf", r"'a\nb.gguf'", "' a.gguf'"])
+def test_a_model_that_no_line_can_name_is_left_out(name: str) -> None:  # B-F4
+    found = made(f'models:\n  a: {{cmd: "llama-server -m {name} -c 5"}}\n  b: {{cmd: "llama-server -m b"}}')
+    assert found.models == ("b",)
+    assert "[a]" not in found.text
+    presets(found)
+    assert [str(note) for note in found.notes if "left out" in str(note)] == ["a: left out: no model is left in it"]
