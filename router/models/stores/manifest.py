@@ -71,9 +71,11 @@ def parse(data: bytes) -> Manifest:
 
 def json_value(data: bytes) -> Any:
     """What a file of JSON says. Half a character, such as `"\\ud800"`, becomes a question mark: no strict reader takes
-    it, neither the engine nor a client, and one in a list would cost the whole list. Raises ValueError, RecursionError."""
+    it, neither the engine nor a client, and one in a list would cost the whole list.
+
+    Raises ValueError, RecursionError."""
     value = json.loads(data)
-    if b"\\u" in data:
+    if b"\\" in data or not data.isascii():
         value = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
     return value
 

@@ -252,6 +252,10 @@ def test_half_a_character_goes_nowhere(laid: Laid) -> None:  # B-F3
     params = {"stop": [half, whole]}
     layers = [laid.layer("model", b"weights"), laid.layer("params", params), laid.layer("messages", messages)]
     laid.model("m", layers, {**GGUF_CONFIG, "model_family": half, "model_families": [half]})
+    laid.model("raw", [layers[0], laid.layer("messages", b'[{"role": "user", "content": "\xed\xa0\x80"}]')])
+    raw = OllamaStore(laid.root).read().models["raw:latest"].package
+    assert raw
+    assert raw.messages[0]["content"].encode().replace(b"?", b"") == b""
     package = OllamaStore(laid.root).read().models["m:latest"].package
     assert package
     assert package.messages == ({"role": "user", "content": f"a?{whole}"},)
