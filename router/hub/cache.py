@@ -22,9 +22,11 @@ from router import files, patience
 from router.hub import repo as repos
 from router.hub.change_times import ChangeTimes
 from router.hub.layout import (
+    COMMIT_FILE_BYTES,
     gguf_sizes,
     is_folder,
     refs_of,
+    relative,
     repo_folder,
     repo_in_cache,
     repo_names,
@@ -235,16 +237,29 @@ def _survey(folder: Path) -> tuple[list[str], list[str]]:
     """The paths that change when the models of a repository do, and what cannot be read, as sentences."""
     refs = folder / "refs"
     paths = [str(folder / part) for part in ("blobs", "snapshots", "refs")]
-    problems = []
-    for top in (refs, *(snapshot for _, snapshot in refs_of(folder))):
+    problems, read = [], dict(refs_of(folder))
+    for top in (refs, *read.values()):
         paths.append(str(top))
         for entry in walk(top):
             if top is refs or is_folder(entry):
                 paths.append(entry.path)
+                is_unread = top is refs and not is_folder(entry) and relative(refs, entry) not in read
+                if is_unread and (problem := _problem_of_ref(entry.path)):
+                    problems.append(f"{problem}. The models of this ref are left out")
             elif entry.name.endswith(".gguf") and (problem := _problem_of(entry.path)):
-                problems.append(f"{problem}. Its model is left out")
+                problems.append(problem)
     problems += [f"{path} may not be read" for path in (str(folder), *paths) if _is_closed(path)]
     return paths, problems
+
+
+def _problem_of_ref(file: str) -> str | None:
+    try:
+        files.read_start(file, COMMIT_FILE_BYTES)
+    except FileNotFoundError as exc:
+        return files.problem_of(file, exc) if os.path.islink(file) else None  # else it has just been removed
+    except OSError as exc:
+        return files.problem_of(file, exc)
+    return None
 
 
 def _problem_of(file: str) -> str | None:

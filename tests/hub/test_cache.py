@@ -230,3 +230,22 @@ def settle(root: Path) -> None:
     """Make all files old, so that a change gets another time."""
     for path in [root, *root.rglob("*")]:
         os.utime(path, (1, 1), follow_symlinks=False)
+
+
+@pytest.mark.parametrize(
+    ("lay", "words"),
+    [
+        (os.mkfifo, "named pipe"),
+        (lambda ref: ref.symlink_to(ref.name), "leads back to itself"),
+        (lambda ref: ref.symlink_to("/nowhere"), "is not there"),
+    ],
+)
+def test_a_ref_that_cannot_be_read_is_told(  # B-F1
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, lay: Callable[[Path], object], words: str
+) -> None:
+    ref = cached(tmp_path, "user/m", "m-Q8_0.gguf") / "refs" / "main"
+    cached(tmp_path, "user/good", "m-Q8_0.gguf")
+    ref.unlink()
+    lay(ref)
+    assert names(scan(tmp_path)) == ["user/good:Q8_0"]
+    assert [str(ref) in line and words in line for line in caplog.messages] == [True]

@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -268,3 +269,26 @@ async def test_shards_of_a_registry_have_their_numbers(server: FileServer, tmp_p
 async def test_a_model_that_no_registry_has(server: FileServer, tmp_path: Path) -> None:  # B-F6
     with pytest.raises(UnknownModel, match="is not there"):
         await pull(f"{server.host}/ai/none", tmp_path)
+
+
+@pytest.mark.parametrize("more", [b"", b"of a longer file"])
+@pytest.mark.parametrize("odd", [{}, {"tells_length": False}, {"tells_length": False, "etag": '"v1"'}])
+async def test_bytes_that_are_perhaps_of_another_file_do_not_count(
+    server: FileServer, tmp_path: Path, odd: dict[str, Any], more: bytes
+) -> None:  # B-F6
+    server.files["/m.gguf"] = Served(DATA, **odd)
+    wanted = links.links(tmp_path, f"{server.url}/m.gguf")
+    found = await remote_files(wanted, None, tmp_path, token=None, offline=False)
+    found[0].part.parent.mkdir(parents=True)
+    found[0].part.write_bytes(b"GGUF" + DATA[::-1][: SIZE // 2] if not (more or odd.get("etag")) else DATA + more)
+    await fetch_files(found, lambda progress: None, token=None)
+    assert wanted[0].path.read_bytes() == DATA
+    assert left(tmp_path) == ["m.gguf"]
+
+
+async def test_a_file_that_ends_before_its_kind_is_clear_is_no_model(server: FileServer, tmp_path: Path) -> None:
+    # B-F6
+    server.files["/m.gguf"] = Served(b"GGU", tells_length=False)
+    with pytest.raises(UpstreamFailed, match="no GGUF file"):
+        await get(f"{server.url}/m.gguf", tmp_path)
+    assert left(tmp_path) == []

@@ -128,6 +128,8 @@ class PartialFile:
         """Raises Damaged if size or checksum are wrong; else the bytes are on the disk when this returns."""
         digest = self._hash.hexdigest()
         is_short = self.done != blob.size if blob.size else self.done == 0
+        if self._start != MAGIC and not is_short and blob.kind != "hub":
+            raise Damaged(f"{shown(blob.url)} is no GGUF file (it has {self.done} bytes): check the address")
         if is_short or (len(blob.oid) == len(digest) and digest != blob.oid):
             raise Damaged(
                 f"{shown(blob.url)} arrived damaged ({self.done} bytes, sha256 {digest}; expected "
@@ -140,8 +142,9 @@ class PartialFile:
 
 def _complete(blob: Blob, reports: ProgressReports) -> None:
     """Download the bytes that the partial file lacks, and make it the blob."""
-    if blob.size and _size(blob.part) > blob.size:
-        os.unlink(blob.part)
+    has_version = blob.kind == "hub" or blob.oid or blob.etag
+    if _size(blob.part) >= 0 and ((blob.size and _size(blob.part) > blob.size) or not has_version):
+        os.unlink(blob.part)  # nobody can tell whether the rest of the file would fit to it
     try:
         with open(blob.part, "a+b", buffering=CHUNK_BYTES) as file:
             part = PartialFile(file)
@@ -181,22 +184,32 @@ def _stream(part: PartialFile, blob: Blob, reports: ProgressReports) -> None:
         if blob.etag.startswith('"'):
             headers["If-Range"] = blob.etag
     with _requested(blob, headers) as response:
-        if response.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return
         content_range = response.headers.get("Content-Range", "")
-        if response.status_code != httpx2.codes.PARTIAL_CONTENT or not content_range.startswith(f"bytes {begin}-"):
-            part.begin_again()  # the server ignores ranges
-        checked = part.done
-        for chunk in response.iter_bytes():
-            part.write(chunk)
-            reports.update(part.done)
-            if blob.size and part.done > blob.size:
-                return
-            if blob.kind != "hub":
-                part.check_start(blob)
-            if not blob.size and part.done - checked >= ROOM_INTERVAL_BYTES:
-                checked = part.done
-                _check_room(blob)
+        is_beyond = response.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE
+        if not is_beyond:
+            _take(part, response, content_range, blob, reports)
+    if is_beyond and begin and not blob.size and content_range != f"bytes */{begin}":
+        part.begin_again()  # as far as anybody can tell, the bytes here are of another file
+        _stream(part, blob, reports)
+
+
+def _take(
+    part: PartialFile, response: httpx2.Response, content_range: str, blob: Blob, reports: ProgressReports
+) -> None:
+    """The bytes of one answer."""
+    if response.status_code != httpx2.codes.PARTIAL_CONTENT or not content_range.startswith(f"bytes {part.done}-"):
+        part.begin_again()  # the server ignores ranges
+    checked = part.done
+    for chunk in response.iter_bytes():
+        part.write(chunk)
+        reports.update(part.done)
+        if blob.size and part.done > blob.size:
+            return
+        if blob.kind != "hub":
+            part.check_start(blob)
+        if not blob.size and part.done - checked >= ROOM_INTERVAL_BYTES:
+            checked = part.done
+            _check_room(blob)
 
 
 @contextmanager

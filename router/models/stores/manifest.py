@@ -69,10 +69,21 @@ def parse(data: bytes) -> Manifest:
     return Manifest(replace(_layer(config), kind="config") if has_config else None, tuple(map(_layer, layers)))
 
 
+def json_value(data: bytes) -> Any:
+    """What a file of JSON says. Half a character, such as `"\\ud800"`, becomes a question mark: no strict reader takes
+    it, neither the engine nor a client, and one in a list would cost the whole list.
+
+    Raises ValueError, RecursionError."""
+    value = json.loads(data)
+    if b"\\" in data or not data.isascii():
+        value = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+    return value
+
+
 def json_object(data: bytes, what: str) -> dict[str, Any]:
     """Raises Unusable."""
     try:
-        fields = json.loads(data)
+        fields = json_value(data)
     except (ValueError, RecursionError):
         raise Unusable(f"{what} is no JSON") from None
     if not isinstance(fields, dict):

@@ -181,8 +181,12 @@ class OllamaStore:
             raise Unusable(f"it runs on {str(host)[:200]!r} alone, and this router serves models of this machine")
         models = manifest.of_kind("model")
         model_format = config.get("model_format") or "gguf"
-        if model_format != "gguf" or (not models and manifest.of_kind("tensor")):
+        if model_format == "safetensors" or (not models and manifest.of_kind("tensor")):
             raise Unusable("it is made of safetensors, for Ollama's MLX engine: pull a tag that is GGUF")
+        if model_format != "gguf":
+            raise Unusable(
+                f"its format is {str(model_format)[:80]!r}, and llama-server reads GGUF alone: pull it again"
+            )
         if not models:
             raise Unusable("its manifest names no model file: pull it again")
         if len(models) > 1:
@@ -246,7 +250,7 @@ class OllamaStore:
         if not layers:
             return ()
         try:
-            given = json.loads(self._blobs.text(layers[0]))
+            given = manifests.json_value(self._blobs.text(layers[0]))
         except (ValueError, RecursionError) as error:
             raise error if isinstance(error, Unusable) else Unusable("its messages are no JSON") from None
         if not isinstance(given, list) or len(given) > MAX_MESSAGES:

@@ -244,3 +244,27 @@ def test_a_store_that_has_gone_is_an_error_and_an_empty_one_is_not(laid: Laid, t
     laid.model("m", [laid.layer("model", b"weights")])
     until(lambda: not store.is_current())
     assert store.read().models
+
+
+def test_half_a_character_goes_nowhere(laid: Laid) -> None:  # B-F3
+    half, whole = "\ud800", "\U0001f600"
+    messages = [{"role": "user", "content": f"a{half}{whole}"}]
+    params = {"stop": [half, whole]}
+    layers = [laid.layer("model", b"weights"), laid.layer("params", params), laid.layer("messages", messages)]
+    laid.model("m", layers, {**GGUF_CONFIG, "model_family": half, "model_families": [half]})
+    laid.model("raw", [layers[0], laid.layer("messages", b'[{"role": "user", "content": "\xed\xa0\x80"}]')])
+    raw = OllamaStore(laid.root).read().models["raw:latest"].package
+    assert raw
+    assert raw.messages[0]["content"].encode().replace(b"?", b"") == b""
+    package = OllamaStore(laid.root).read().models["m:latest"].package
+    assert package
+    assert package.messages == ({"role": "user", "content": f"a?{whole}"},)
+    assert package.parameters == {"stop": ["?", whole]}
+    assert (package.details["family"], package.details["families"]) == ("?", ["?"])
+
+
+def test_another_format_is_named(laid: Laid) -> None:  # B-F3
+    laid.model("m", [laid.layer("model", b"weights")], {**GGUF_CONFIG, "model_format": "ggmlv3"})
+    problem = OllamaStore(laid.root).read().models["m:latest"].problem
+    assert problem
+    assert "its format is 'ggmlv3'" in problem
