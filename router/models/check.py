@@ -15,17 +15,16 @@ from pathlib import Path
 
 from router import files
 from router.engine import engines, renamed, values
-from router.engine.flags import Arg, FlagTable, value_of
-from router.errors import EngineError, GgufError
+from router.engine.flags import Arg, FlagTable
+from router.errors import EngineError
 from router.hub import cache as hub
-from router.models import gguf, kinds, presets
+from router.models import presets
 from router.models.build import missing_files
 from router.models.catalog import alias_clashes
+from router.models.damage import damaged
 from router.models.ini import Problem
 from router.models.links import faults
-from router.models.metadata import Metadata
 from router.models.presets import Preset, PresetFile
-from router.models.projector import misfit
 from router.models.spec import FILE_FLAGS, MODEL_FLAGS
 from router.near import nearest
 
@@ -122,7 +121,7 @@ class _Whole:
                 message += ": add model = FILE or hf-repo = user/repo (or, if a folder has it, check with --models-dir)"
             yield preset.path, Problem(preset.line, None, message)
         missing = [*missing_files(preset.args), *faults(preset.args)]
-        for flag, sentence in missing or _damaged(preset.args):
+        for flag, sentence in missing or damaged(preset.args):
             yield self._at(preset, flag, sentence)
         if preset.engine_problem:
             yield self._at(preset, "engine", preset.engine_problem)
@@ -188,27 +187,3 @@ class _Whole:
                 yield self._at(
                     preset, f"env.{name}", f"env.{name}: llama-server has no such variable{hint}", True, near
                 )
-
-
-def _damaged(args: Sequence[Arg]) -> Iterator[tuple[str, str]]:
-    """Each flag that names a file of another kind, a damaged one, or the projector of another model."""
-    paths = {
-        name: Path(value) for name in ("--model", "--mmproj", "--spec-draft-model") if (value := value_of(args, name))
-    }
-    model: Metadata | None = None
-    for name, path in paths.items():
-        try:
-            if not path.is_file() or not path.stat().st_size:  # what is downloaded comes later
-                continue
-            if name == "--mmproj":
-                wrong = misfit(model, path) if model else None
-            else:
-                found = gguf.read_model(path)
-                wrong = f"{path} is {kind}" if (kind := kinds.other_kind(found)) else None
-                model = found if name == "--model" and not wrong else model
-        except GgufError as error:
-            wrong = f"{path} is {kind}" if (kind := kinds.peek(path)) else str(error)
-        except (OSError, ValueError) as error:
-            wrong = files.problem_of(path, error)
-        if wrong:
-            yield name, wrong
