@@ -161,7 +161,7 @@ def _locate(named: str, environ: Mapping[str, str], source: str) -> Path:
         path = path.absolute()  # Path drops the ./ that distinguishes a path from a name to look for
     if path.is_dir():
         folder, path = path, places.best_in(path) or path / places.PROGRAM
-        if not path.exists():
+        if not path.is_file():
             raise EngineError(
                 f"{source}: there is no {places.PROGRAM} in {folder}, nor where a build puts it, such as "
                 f"{folder}/build/bin. Build it with `cmake --build build`, or name the program itself."

@@ -215,7 +215,7 @@ def from_environment(environ: Mapping[str, str], table: FlagTable) -> tuple[Arg,
 
 
 def parse(argv: Sequence[str], table: FlagTable) -> tuple[Arg, ...]:
-    """Arguments as llama-server reads them, and in the form `--flag=value`.
+    """Arguments as llama-server reads them, and in the form `--flag=value`. A switch may have on or off behind it.
 
     The word after a flag that takes a value is that value, `-1` too, unless it is itself a known flag. Raises FlagError
     for a flag that is not in the table (its message names the nearest), and for a flag without its value.
@@ -229,6 +229,8 @@ def parse(argv: Sequence[str], table: FlagTable) -> tuple[Arg, ...]:
         if found is None:
             raise FlagError(unknown_flag(name, table))
         flag, negated = found
+        if flag.arity == 0 and not equals and tokens and tokens[0] in ("on", "off"):
+            equals, value = "=", tokens.popleft()
         given = [value] if equals else []
         if flag.arity == 0 and equals:
             wanted = boolean(value)

@@ -36,7 +36,8 @@ program's in `stores`, a kind of file that is no model in `kinds`. What `templat
     created    names and models that clients made       -> spec catalog folder
     stores     stores of other programs, as Ollama's    -> spec catalog folder folders
     build      from all sources to the catalog          -> shards spec ini presets catalog folder links folders stores
-    check      every mistake in one preset file         -> spec ini presets catalog links build
+    damage     named files that are there and of no use -> metadata kinds gguf projector
+    check      every mistake in one preset file         -> spec ini presets catalog links build damage
     changes    PURE: what a new catalog changes         -> spec catalog
     sources    where the catalog comes from, read again -> spec ini_files catalog folder folders created stores build
     inventory  what `llama-router list` shows           -> spec describe catalog

@@ -21,6 +21,7 @@ from router.hub import cache as hub
 from router.models import presets
 from router.models.build import missing_files
 from router.models.catalog import alias_clashes
+from router.models.damage import damaged
 from router.models.ini import Problem
 from router.models.links import faults
 from router.models.presets import Preset, PresetFile
@@ -119,7 +120,8 @@ class _Whole:
             else:
                 message += ": add model = FILE or hf-repo = user/repo (or, if a folder has it, check with --models-dir)"
             yield preset.path, Problem(preset.line, None, message)
-        for flag, sentence in (*missing_files(preset.args), *faults(preset.args)):
+        missing = [*missing_files(preset.args), *faults(preset.args)]
+        for flag, sentence in missing or damaged(preset.args):
             yield self._at(preset, flag, sentence)
         if preset.engine_problem:
             yield self._at(preset, "engine", preset.engine_problem)

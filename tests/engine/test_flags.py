@@ -151,3 +151,25 @@ def test_merge_is_idempotent_and_keeps_the_whole_top_layer(below: list[Arg], abo
     assert merge(merged, merged) == merged
     assert {arg.flag.name for arg in merged} == {arg.flag.name for arg in (*below, *above)}
     assert set(merge(above)) <= set(merged)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--jinja on", "--jinja"),
+        ("--jinja off", "--no-jinja"),
+        ("--no-jinja on", "--no-jinja"),
+        ("--no-jinja off -c 5", "--jinja --ctx-size 5"),
+        ("--jinja -c 5", "--jinja --ctx-size 5"),
+        ("--flash-attn on --jinja", "--flash-attn on --jinja"),
+        ("--jinja on --warmup off", "--jinja --no-warmup"),
+    ],
+)
+def test_a_switch_may_have_on_or_off_behind_it(words: str, expected: str) -> None:
+    assert " ".join(flags.render(flags.parse(words.split(), flags.default_table()))) == expected
+
+
+@pytest.mark.parametrize("words", ["--jinja 5", "--jinja on off", "--jinja maybe", "on"])
+def test_no_other_word_stands_behind_a_switch(words: str) -> None:
+    with pytest.raises(FlagError, match="unexpected argument"):
+        flags.parse(words.split(), flags.default_table())

