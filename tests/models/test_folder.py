@@ -212,7 +212,7 @@ def test_a_quantization_that_is_there_twice_changes_no_default(build: Build, mod
         "v-UD-Q4_K_XL.gguf",
         "v-Q4_K_M.gguf",
     ):
-        put(models / "v" / f"{file}.gguf")
+        put(models / "v" / file)
     found = build(models_dir=models).models
     assert next(spec for spec in found if spec.name == "v").model_path == models / "v" / "v-Q4_K_M.gguf"
     assert len([spec for spec in found if spec.name.startswith("v")]) == 4
