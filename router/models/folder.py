@@ -163,10 +163,13 @@ class _Group:
     def _named_by_folder(self, found: Sequence[FoundFile]) -> Iterator[_Named]:
         quants = [_quant_of(file) for file in found]
         are_clear = len(found) > 1 and all(quants) and len({quant.upper() for quant in quants if quant}) == len(found)
-        are_clear = are_clear and len({_family(file) for file in found}) == 1
+        are_one_family = len({_family(file) for file in found}) == 1
+        are_clear = are_clear and are_one_family
         default = found[0]
-        if are_clear:
-            by_quant = dict(zip([(quant or "").upper() for quant in quants], found, strict=True))
+        if are_one_family:  # even if two files are of one quantization
+            by_quant: dict[str, FoundFile] = {}
+            for file, quant in zip(found, quants, strict=True):
+                by_quant.setdefault((quant or "").upper(), file)
             default = next((by_quant[quant] for quant in DEFAULT_QUANTS if quant in by_quant), default)
         for file, quant in sorted(zip(found, quants, strict=True), key=lambda pair: pair[0] is not default):
             by_stem = f"{self._folder}/{stem_of(file.path.name)}"

@@ -203,3 +203,16 @@ def test_names_hold_what_files_are_called(build: Build, models: Path) -> None:  
     assert found.resolve(os.fsdecode(b"caf\xe9")).name == "caf%E9"
     assert found.resolve("a\nb").name == "a%0Ab"
     assert len({spec.model_path for spec in found.models}) == 6
+
+
+def test_a_quantization_that_is_there_twice_changes_no_default(build: Build, models: Path) -> None:  # B-F2
+    for file in (
+        "BF16/v-BF16-00001-of-00001.gguf",
+        "UD-Q4_K_XL/v-UD-Q4_K_XL.gguf",
+        "v-UD-Q4_K_XL.gguf",
+        "v-Q4_K_M.gguf",
+    ):
+        put(models / "v" / file)
+    found = build(models_dir=models).models
+    assert next(spec for spec in found if spec.name == "v").model_path == models / "v" / "v-Q4_K_M.gguf"
+    assert len([spec for spec in found if spec.name.startswith("v")]) == 4

@@ -40,7 +40,10 @@ class LmStudioStore:
             found = self._folders.read()
         except CatalogError as error:
             raise CatalogError(str(error).replace("--models-dir", "--lmstudio-models", 1)) from error
-        renamed = {_renamed(name): _of_store(model) for name, model in found.models.items()}
+        renamed: dict[str, FoundModel] = {}
+        for name, model in found.models.items():
+            short = _renamed(name)  # unless a folder is called so
+            renamed[name if short in renamed or (short != name and short in found.models) else short] = _of_store(model)
         keys = {name: _key(name) for name in renamed}
         counts = Counter(keys.values())
         models = {

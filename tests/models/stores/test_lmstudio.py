@@ -50,3 +50,12 @@ def test_a_folder_that_has_gone_is_an_error(root: Path) -> None:
     root.rename(root.with_name("away"))
     with pytest.raises(CatalogError, match=r"^--lmstudio-models .*No such file"):
         store.read()
+
+
+def test_a_folder_with_the_name_of_a_quantization_costs_no_model(root: Path) -> None:  # B-F3
+    for file in ("pub/a/a-Q4_K_M.gguf", "pub/a/a-Q8_0.gguf", "pub/a@q8_0/x.gguf"):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_bytes(b"GGUF")
+    models = LmStudioStore(root).read().models
+    found = {name: model.path.name for name, model in models.items() if name.startswith("pub/a")}
+    assert found == {"pub/a": "a-Q4_K_M.gguf", "pub/a:Q8_0": "a-Q8_0.gguf", "pub/a@q8_0": "x.gguf"}
