@@ -22,11 +22,9 @@ DUE = {
     *(f"L{number}" for number in range(1, 19)),
     *(f"P{number}" for number in (*range(1, 11), 12, 13)),
     *(f"H{number}" for number in range(1, 7)),
-    "F6",
     *(f"C{number}" for number in range(1, 16)),
     *(f"T{number}" for number in range(1, 9)),
-    *(f"F{number}" for number in range(1, 6)),
-    *("F7", "F8"),
+    *(f"F{number}" for number in range(1, 9)),
 }
 
 
