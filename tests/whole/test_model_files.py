@@ -207,6 +207,21 @@ def test_a_share_that_hangs_costs_its_own_models_until_it_is_back(  # B-F1
     assert [router.chat(name).status_code for name in ("hung-share", "hung-link", "own")] == [200, 200, 200]
 
 
+def test_a_folder_of_models_that_hangs_does_not_stop_the_start(  # B-F1
+    routers: Starter, fake: str, models: Path, tmp_path: Path
+) -> None:
+    share, healed, preset = tmp_path / "hung-share", tmp_path / "healed", tmp_path / "models.ini"
+    share.mkdir()
+    shutil.copy(models / "good.gguf", share / "late.gguf")
+    preset.write_text(f"[own]\nmodel = {models}/good.gguf\n")
+    given = ("--models-dir", str(share), "--models-preset", str(preset))
+    router = routers("--engine", fake, *given, **hang.variables("/hung-", healed, looks=True))
+    assert router.listing().keys() == {"own"}
+    assert f"--models-dir {share} does not answer" in router.log
+    healed.touch()
+    until(lambda: "late" in router.listing())
+
+
 def test_layouts_are_served(routers: Starter, fake: str, models: Path, tmp_path: Path) -> None:  # B-F2
     more = tmp_path / "more"
     for name in (
