@@ -17,7 +17,7 @@ import pytest
 from router import redaction
 from router.engine import flags
 from router.errors import FlagError, PresetError
-from router.models.check import check_file
+from router.models.check import check_files
 from router.redaction import redactor, secrets_of, without_credentials
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
@@ -244,8 +244,8 @@ def test_errors_of_presets_hide_values(tmp_path: Path) -> None:  # B-T7
     ):
         (tmp_path / "p.ini").write_text(text)
         try:
-            _, problems = check_file(tmp_path / "p.ini", table)
-            told = str(problems)
+            _, (checked,) = check_files([tmp_path / "p.ini"], table, {}, lambda name: False)
+            told = str(checked.problems)
         except PresetError as exc:
             told = exc.message
         assert told
