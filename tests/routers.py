@@ -143,10 +143,8 @@ def alias(child: psutil.Process) -> str:
     return command[command.index("--alias") + 1] if "--alias" in command else ""
 
 
-def start(folder: Path, *flags: str, **environ: str) -> Router:
-    """`python -m router` with these flags on a free port; a cache of its own, nothing of this machine's."""
-    folder.mkdir(parents=True)
-    run_dir = tempfile.mkdtemp(prefix="lr-")  # short: unix sockets have short names
+def environment(folder: Path) -> dict[str, str]:
+    """Of a router with caches in this folder: without the settings and the models of this machine."""
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("LLAMA_", "HF_"))}
     # One thread: several of them spin, which on few cores costs more than a tiny model's work.
     own = {
@@ -156,7 +154,13 @@ def start(folder: Path, *flags: str, **environ: str) -> Router:
         "XDG_CACHE_HOME": str(folder),
         "XDG_DATA_HOME": str(folder / "data"),
     }
-    env = {**keep, **own, **environ}
+    return {**keep, **own}
+
+
+def start(folder: Path, *flags: str, **environ: str) -> Router:
+    """`python -m router` with these flags on a free port, in an environment of its own."""
+    folder.mkdir(parents=True)
+    run_dir = tempfile.mkdtemp(prefix="lr-")  # short: unix sockets have short names
     log = folder / "router.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -164,7 +168,7 @@ def start(folder: Path, *flags: str, **environ: str) -> Router:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=env,
+            env={**environment(folder), **environ},
         )
     try:
         return Router(process, log, folder)
