@@ -8,7 +8,7 @@ import pytest
 
 from router import demo
 from router.engine import discovery as engine
-from router.memory.demand import predict
+from router.memory.demand import predict, projector_size
 from router.memory.projectors import MAX_SIDE_PIXELS, PICTURES, picture_side, projector_bytes
 from router.models.gguf import read_model
 from router.models.metadata import Metadata, Tensor, Value
@@ -149,8 +149,10 @@ def test_tensors_that_do_not_fit_together_are_no_error(tmp_path: Path, name: str
 
 def test_a_projector_is_part_of_the_need(tmp_path: Path) -> None:  # B-D8
     seen = read_model(BY_NAME["qwen2.5-vl-7b"].write(tmp_path))
-    plain = predict(args(), header(), gpus=0).extra
-    whole = predict(args(), header(), gpus=0, mmproj=seen).extra - plain
-    assert whole // MIB == 1999
-    assert predict(args("-fa off"), header(), gpus=0, mmproj=seen).extra // MIB == 6165
-    assert predict(args("--image-max-tokens 256"), header(), gpus=0, mmproj=seen).extra < 1450 * MIB
+
+    def extra(words: str = "") -> int:
+        return predict(args(words), header(), gpus=0, projector=projector_size(args(words), seen)).extra
+
+    assert (extra() - predict(args(), header(), gpus=0).extra) // MIB == 1999
+    assert extra("-fa off") // MIB == 6165
+    assert extra("--image-max-tokens 256") < 1450 * MIB
