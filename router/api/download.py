@@ -63,12 +63,12 @@ class Downloads:
             model = await hub_models.find(name, token)
             spec = self._pool.catalog.resolve(model)
         if spec.repo_to_download:
-            self._hub_models.lend_token(spec.name, token)
+            hub_models.lend_token(spec.name, token)
             try:
                 self._pool.downloads.pull(spec.name)
             except RouterError:
-                self._hub_models.take_back_token(spec.name)
-                await self._hub_models.remove(spec)
+                hub_models.take_back_token(spec.name)
+                await hub_models.remove(spec)
                 raise
         return spec.name
 

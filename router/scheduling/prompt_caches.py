@@ -9,7 +9,7 @@ for the models that will want to run beside it. Those are the ones that wait, an
 used first, as far as they fit and may run at once. So models that were seen before are not swapped for the sake
 of a cache that is promised now. A promise that was made before they were seen stays until its process ends.
 
-Called by `scheduler` for each start, and by `memory.forecast`.
+Called by `runs` for each start.
 """
 
 from __future__ import annotations
