@@ -17,9 +17,8 @@ import pytest
 
 from tests import hang
 from tests.conftest import Starter
-from tests.models.rig import COMMIT, put
-from tests.models.test_kinds import write
-from tests.routers import Router, chat
+from tests.models.rig import COMMIT, put, write_header
+from tests.routers import Router, alias, chat
 from tests.shell import Shell
 from tests.waiting import until
 
@@ -240,7 +239,7 @@ def test_layouts_are_served(routers: Starter, fake: str, models: Path, tmp_path:
     assert sorted(router.listing()) == names
     for name in (*names, "publisher/one:q4_k_m"):
         assert router.chat(name).status_code == 200
-    commands = {child.cmdline()[child.cmdline().index("--alias") + 1]: child.cmdline() for child in router.children()}
+    commands = {alias(child): child.cmdline() for child in router.children()}
     assert str(more / "good.gguf") in commands["more/good"]
     assert f"{more}/good.gguf is the model 'more/good'" in router.log
     again = routers("--engine", fake, "--models-dir", str(models), "--models-dir", str(more))
@@ -298,11 +297,11 @@ def test_shards_that_come_one_after_the_other(routers: Starter, fake: str, model
 def test_files_that_are_no_models_are_not_offered(  # B-F5
     routers: Starter, fake: str, models: Path, tmp_path: Path
 ) -> None:
-    write(models / "style.gguf", "llama", "adapter")
-    write(models / "eyes.gguf", "clip")
-    write(models / "words.gguf", "llama", tensor="")
-    write(models / "draw.gguf", "flux")
-    write(models / "data-imatrix.gguf", None, "imatrix")
+    write_header(models / "style.gguf", "llama", kind="adapter")
+    write_header(models / "eyes.gguf", "clip")
+    write_header(models / "words.gguf", "llama", tensor="")
+    write_header(models / "draw.gguf", "flux")
+    write_header(models / "data-imatrix.gguf", None, kind="imatrix")
     (models / "old.gguf").write_bytes(b"tjgg" + bytes(100))
     preset = tmp_path / "models.ini"
     preset.write_text(f"[named]\nmodel = {models}/style.gguf\n")
@@ -339,7 +338,7 @@ def test_files_that_are_no_models_are_not_offered(  # B-F5
 
 
 def test_the_only_model_beside_other_files_is_the_default(routers: Starter, fake: str, models: Path) -> None:  # B-F5
-    write(models / "style.gguf", "llama", "adapter")
+    write_header(models / "style.gguf", "llama", kind="adapter")
     router = routers("--engine", fake, "--models-dir", str(models))
     until(lambda: list(router.listing()) == ["good"])
     assert router.client.post("/v1/chat/completions", json=chat(None)).status_code == 200
