@@ -59,6 +59,7 @@ class RouterError(Exception):
     status = 500
     code = "server_error"
     param: str | None = None
+    exit_code = 1  # of a command that ends with this error
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         self.message = valid(message)  # it may quote a path, which may hold any bytes

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from router import logs
 from router.commands.command import EXIT_CODES, Command, fail
 from router.commands.table import COMMANDS
-from router.errors import ConfigError, FlagError, RouterError
+from router.errors import FlagError, RouterError
 from router.near import nearest
 
 # What a full or failing disk raises when stdout is a file.
@@ -24,10 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return code
-    except ConfigError as exc:
-        return fail(exc, exc.exit_code)
     except RouterError as exc:
-        return fail(exc, 1)
+        return fail(exc, exc.exit_code)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `llama-router list | head`
