@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from router import logs
 from router.errors import ConfigError, FlagError, RouterError, UnknownModel
+from router.logs import streams as logs
+from router.logs.letters import visible
 from router.near import nearest
 from router.scheduling.snapshot import Snapshot
 from router.units import size
@@ -141,14 +142,10 @@ def _serve(argv: list[str]) -> int:
 
 
 def _start_logging(settings: Settings) -> None:
-    """The router logs at --log-level; libraries log warnings and errors only."""
     try:
-        handler = logs.to_file(Path(settings.log_file)) if settings.log_file else logs.to_stderr()
+        logs.start(settings.log_level, settings.log_file, settings.log_format)
     except OSError as exc:
         raise ConfigError(f"--log-file {settings.log_file} cannot be written: {exc.strerror}.") from exc
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logs.log_uncaught()
-    logging.getLogger("router").setLevel(settings.log_level.upper())
 
 
 def _demo(argv: list[str]) -> int:
@@ -172,7 +169,7 @@ def _demo(argv: list[str]) -> int:
             try:
                 if not once:
                     print(demo.instructions(url, names), flush=True)
-                failed.extend(demo.converse(url, names, lambda line: print(logs.visible(line), flush=True)))
+                failed.extend(demo.converse(url, names, lambda line: print(visible(line), flush=True)))
             except OSError:  # stdout is closed, or its disk is full
                 end()
             if once:
@@ -243,7 +240,7 @@ def _pull(argv: list[str]) -> int:
             )
             raise
         else:
-            print(logs.visible(f"{resolved.name}: {size(resolved.bytes)} in {root}"), flush=True)
+            print(visible(f"{resolved.name}: {size(resolved.bytes)} in {root}"), flush=True)
     return 1 if failed else 0
 
 
@@ -270,7 +267,7 @@ def _remove(argv: list[str]) -> int:
     for name in names:
         try:
             freed = _remove_model(settings, root, name)
-            print(logs.visible(f"{name}: removed, which freed {size(freed)}"), flush=True)
+            print(visible(f"{name}: removed, which freed {size(freed)}"), flush=True)
         except RouterError as exc:
             failed += _fail(exc, 1)
     return 1 if failed else 0
@@ -325,7 +322,7 @@ def _estimate(argv: list[str]) -> int:
         now = Snapshot(asyncio.run(machine.devices.read()), margins=machine.limits.margins)
         estimate = forecast.forecast(machine.estimator, spec, now).as_json()
     text = json.dumps(estimate, indent=2) if as_json else forecast.table(estimate)
-    print("\n".join(map(logs.visible, text.splitlines())))
+    print("\n".join(map(visible, text.splitlines())))
     return 0 if estimate["fits"] else 1
 
 

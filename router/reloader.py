@@ -12,7 +12,8 @@ import logging
 from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
 
-from router import files, logs, threads
+from router import files, threads
+from router.logs import streams as logs
 from router.errors import ConfigError
 from router.memory.estimator import Estimator
 from router.memory.need import Need
