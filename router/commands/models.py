@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from router.logs import streams as logs
-from router.logs.letters import visible
 from router.commands.command import fail, switch
 from router.errors import ConfigError, FlagError, RouterError, UnknownModel
+from router.logs import streams as logs
+from router.logs.letters import visible
 from router.scheduling.snapshot import Snapshot
 from router.units import size
 

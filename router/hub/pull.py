@@ -9,13 +9,13 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from router.logs import streams as logs
-from router.logs.letters import visible
 from router.hub.fetch import fetch
 from router.hub.names import Name
 from router.hub.progress import DownloadProgress
 from router.hub.repo import Resolved
 from router.hub.resolve import resolve
+from router.logs import streams as logs
+from router.logs.letters import visible
 from router.units import size
 
 LINE_INTERVAL_S = 5.0

@@ -7,9 +7,9 @@ would search for. The request id needs no argument (`request_ids`).
 
 ::
 
-    letters      PURE: text as one line that a terminal can be shown    -> nothing
-    request_ids  which request the code that runs now works for         -> nothing
-    formats      records of the log as lines: text, or JSON             -> letters request_ids
-    lines        lines on their way to a descriptor, which may be slow  -> letters
-    streams      where the log goes: stderr or a file, opened again     -> letters formats lines
+    letters      PURE: text as one line that a terminal can be shown   -> nothing
+    request_ids  which request the code that runs now works for        -> nothing
+    formats      records of the log as lines: text, or JSON            -> letters request_ids
+    lines        lines on their way to a descriptor, which may be slow -> formats
+    streams      where the log goes: stderr or a file, opened again    -> formats lines
 """

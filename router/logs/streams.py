@@ -1,11 +1,10 @@
-"""Where the log goes: to stderr, or to a file, which can be opened again. And the lines for whoever started the program.
+"""Where the log goes: to stderr, or to a file, which can be opened again; and lines for whoever started the program.
 
-`commands` sets the log up here. What goes to stderr is in the format of the log from then on, if the log goes there too.
+`commands` sets the log up here. If the log goes to stderr, what else goes there is in its format.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
 import os
