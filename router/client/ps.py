@@ -9,12 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from router.client import options, screen, target
-from router.client.failures import NotReached
 from router.client.screen import Column, Table
 from router.client.session import Session
 from router.client.state import Device, Model, State, duration, memory, requests, waiting_line
 from router.errors import RouterError
-from router.logs import visible
+from router.logs.letters import visible
 from router.units import size
 
 PATH = "/router/state"
@@ -114,7 +113,12 @@ def _watch(session: Session, *, shows_all: bool, as_json: bool) -> None:
     states = _states(session)
     first = next(states)
     if as_json or not screen.is_terminal(sys.stdout):
+        before: object = None
         for fields in itertools.chain([first], states):
+            shown = fields.message if isinstance(fields, RouterError) else fields
+            if shown == before:
+                continue
+            before = shown
             if isinstance(fields, RouterError):
                 print(f"llama-router: {fields.message}", file=sys.stderr, flush=True)
             elif as_json:
@@ -134,22 +138,19 @@ def _watch(session: Session, *, shows_all: bool, as_json: bool) -> None:
 
 
 def _states(session: Session) -> Iterator[dict[str, Any] | RouterError]:
-    """Every state that differs from the one before, and a window's change of size; or why there is none. Raises what
-    went wrong with the first question."""
-    etag, before, problem = "", b"", ""
+    """The state, each second, or why there is none. What goes wrong with the first question is raised."""
+    etag, last = "", None
     while True:
         try:
             headers = {"if-none-match": etag} if etag else {}
             with session.open("GET", PATH, headers=headers, timeout=TIMEOUT_S) as answer:
                 if answer.status_code == 200:
-                    etag = answer.headers.get("etag", "")
-                    yield session.object_of(answer)
-                    problem = ""
-        except NotReached as exc:
-            if not etag and not problem:
+                    last, etag = session.object_of(answer), answer.headers.get("etag", "")
+            if last is not None:
+                yield last
+        except RouterError as exc:
+            if last is None:
                 raise
             etag = ""
-            if exc.message != problem:
-                problem = exc.message
-                yield exc
+            yield exc
         time.sleep(EVERY_S)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from router.logs import visible
+from router.logs.letters import visible
 
 if TYPE_CHECKING:
     from rich.console import Console

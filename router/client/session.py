@@ -19,7 +19,7 @@ import httpx
 from router.client.failures import KeyRefused, NotReached, of_answer
 from router.client.target import Target, key_hint, of_settings
 from router.errors import FlagError, RouterError
-from router.logs import visible
+from router.logs.letters import visible
 from router.settings import Settings
 
 TIMEOUT_S = 60.0
