@@ -8,14 +8,21 @@ must not wait for them.
 
 ::
 
-    failures    PURE: errors, each with its exit code           -> nothing
-    options     PURE: the flags of each command                 -> nothing
-    target      which router is meant, its key, whom to trust   -> failures options
-    session     requests to it                                  -> failures target
-    screen      tables and lines that a terminal can only show  -> nothing
-    state       PURE: the router's state, and its words         -> nothing
-    progress    what a request waits for, while it waits        -> session state target
-    ps          which models run, and who waits for what        -> options target session screen state
-    loading     load and unload                                 -> options target session screen progress
-    health      whether the router takes requests               -> options target session screen
+    failures  PURE: errors, each with its exit code          -> nothing
+    options   PURE: the flags of each command                -> nothing
+    stream    PURE: bodies in pieces: lines, events          -> failures
+    state     PURE: the router's state, and its words        -> nothing
+    screen    tables and lines that a terminal can only show -> nothing
+    target    which router is meant, its key, whom to trust  -> failures options
+    session   requests to it                                 -> failures target
+    progress  what a request waits for, while it waits       -> state target session
+
+The commands::
+
+    ps          which models run, and who waits for what -> options state screen target session
+    loading     load and unload                          -> options screen target session progress
+    logs        what happened, what a process wrote      -> failures options stream screen target session
+    health      whether the router takes requests        -> options screen target session
+    completion  words for a shell                        -> options target session
+    talk        run                                      -> failures options stream screen target session progress
 """

@@ -87,7 +87,8 @@ def told(answer: Mapping[str, Any]) -> str:
     context = effective.get("ctx_size") if isinstance(effective, dict) else None
     line = f"{answer.get('model')}: {str(answer.get('status')).replace('_', ' ')}"
     line += f", context {context}" if context else ""
-    return line + (f" (changed: {', '.join(map(str, changed))})" if changed and isinstance(changed, dict | list) else "")
+    names = ", ".join(map(str, changed)) if isinstance(changed, dict | list) else ""
+    return line + (f" (changed: {names})" if names else "")
 
 
 def unload(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -106,7 +107,8 @@ def unload(argv: Sequence[str], environ: Mapping[str, str]) -> int:
                 results.append({"model": name, "unloaded": False, "error": exc.message})
                 code = code or exc.exit_code
                 print(f"llama-router: {visible(name)}: {exc.message}", file=sys.stderr)
-        while words.has("--wait") and {result["model"] for result in results if result["unloaded"]} & set(_running(session)):
+        going = {result["model"] for result in results if result["unloaded"]} if words.has("--wait") else set()
+        while going.intersection(_running(session)):
             time.sleep(POLL_S)
     if words.has("--json"):
         screen.print_json(results)

@@ -100,6 +100,8 @@ FLAGS: Mapping[str, tuple[Own, ...]] = {
     ),
     "completion": (),
 }
+# The commands that ask no running router.
+OTHERS = ("serve", "demo", "list", "import", "pull", "rm", "estimate", "check")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from router.logs.letters import visible
 
@@ -125,7 +125,8 @@ def styled(table: Table, room: int) -> Any:
     table = table.fitting(room)
     drawn = Drawn(box=None, padding=(0, len(GAP), 0, 0), header_style="dim", pad_edge=False)
     for column in table.columns:
-        drawn.add_column(column.title, justify="right" if column.is_number else "left", no_wrap=True, overflow="ellipsis")
+        side: Literal["right", "left"] = "right" if column.is_number else "left"
+        drawn.add_column(column.title, justify=side, no_wrap=True, overflow="ellipsis")
     for row in table.rows:
         cells = [
             Text(visible(cell), column.style(cell) if callable(column.style) else column.style)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ MAX_ANSWER_BYTES = 64 << 20
 MAX_MESSAGE_CHARACTERS = 2000
 
 Body = Mapping[str, Any]
+Response = httpx.Response
 
 
 class Session:
@@ -44,7 +46,9 @@ class Session:
         if target.key:
             headers["x-api-key"] = target.key
         verify: ssl.SSLContext | bool = _trust(target) if target.url.startswith("https:") else False
-        transport = httpx.HTTPTransport(uds=target.socket, verify=verify)
+        # A router that has gone without a word is noticed by the system, also while nothing is sent.
+        options = [] if target.socket else [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+        transport = httpx.HTTPTransport(uds=target.socket, verify=verify, socket_options=options)
         is_direct = bool(target.socket) or target.is_local or not target.url.startswith("https:")
         self._client = (
             httpx.Client(transport=transport, headers=headers, trust_env=False)
@@ -90,7 +94,8 @@ class Session:
         is_any_welcome: bool = False,
     ) -> Iterator[httpx.Response]:
         """An answer whose body is read as it comes. Raises one of `failures` for any status but 200 and 304, unless
-        any is welcome; so does reading in this block. `timeout` is between two parts of the answer; None waits for ever."""
+        any is welcome; so does reading in this block. `timeout` is between two parts of the answer; None waits for
+        ever."""
         limits = httpx.Timeout(timeout, connect=CONNECT_S if timeout is None else min(timeout, CONNECT_S))
         url = self.target.url + path
         try:

@@ -23,6 +23,7 @@ class Model:
     progress: float | None = None
     eta: float | None = None
     is_draining: bool = False
+    is_stopping: bool = False
     is_pinned: bool = False
     running: int = 0
     waiting: int = 0
@@ -34,10 +35,11 @@ class Model:
     speed: float | None = None
     retry_in: float | None = None
     error: str | None = None
+    aliases: Sequence[str] = ()
 
     @property
     def is_running(self) -> bool:
-        return self.state in RUNNING
+        return self.state in RUNNING or self.is_stopping
 
     @property
     def words(self) -> str:
@@ -48,6 +50,8 @@ class Model:
                 return f"{self.state}{share}" + (f", {duration(self.eta)} left" if self.eta else "")
             case "loaded" if self.is_draining:
                 return "draining"
+            case "unloaded" if self.is_stopping:
+                return "stopping"
         if self.error and not self.is_running:
             return "failed" + (f", again in {duration(self.retry_in)}" if self.retry_in else "")
         return self.state
@@ -99,15 +103,18 @@ class State:
         )
 
     def model(self, name: str) -> Model | None:
-        return next((model for model in self.models if model.name == name), None)
+        """By its name or one of its other names."""
+        found = next((model for model in self.models if model.name == name), None)
+        return found or next((model for model in self.models if name in model.aliases), None)
 
     def waits(self, name: str) -> Waiter | None:
         return next((waiter for waiter in self.queue if waiter.model == name), None)
 
     def outlook(self, name: str) -> str:
         """What a request for this model waits for now, as a sentence without an end; empty while it is answered."""
-        model, waiter = self.model(name), self.waits(name)
-        if model and model.state in ("loading", "downloading", "stopping"):
+        model = self.model(name)
+        waiter = self.waits(model.name if model else name)
+        if model and model.words.startswith(("loading", "downloading", "stopping")):
             return f"{name}: {model.words}"
         if waiter:
             return f"{name} {waiter.why}" if waiter.why.startswith("waits ") else f"{name}: {waiter.why or 'waits'}"
@@ -146,17 +153,16 @@ def _devices(entries: Sequence[Mapping[str, Any]]) -> tuple[dict[str, str], dict
 def _model(entry: Mapping[str, Any], held: Mapping[str, Mapping[str, int]], labels: Mapping[str, str]) -> Model:
     name = str(entry["id"])
     own = entry.get("held")
-    by_device = (
-        {labels.get(key, key): _count(own, key) for key in own} if isinstance(own, dict) else held.get(name, {})
-    )
+    by_device = {labels.get(key, key): _count(own, key) for key in own} if isinstance(own, dict) else held.get(name, {})
     pid, slots, context = (_number(entry, field) for field in ("pid", "slots", "context"))
-    error = entry.get("error")
+    error, aliases = entry.get("error"), entry.get("aliases")
     return Model(
         name,
         str(entry.get("state") or "unloaded"),
         _number(entry, "progress"),
         _number(entry, "eta"),
         bool(entry.get("draining")),
+        bool(entry.get("stopping")),
         bool(entry.get("pinned")),
         _count(entry, "leases"),
         _count(entry, "waiting"),
@@ -168,6 +174,7 @@ def _model(entry: Mapping[str, Any], held: Mapping[str, Mapping[str, int]], labe
         _number(entry, "tokens_per_second"),
         _number(entry, "retry_in"),
         error if isinstance(error, str) else None,
+        aliases if isinstance(aliases, list) else (),
     )
 
 

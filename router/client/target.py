@@ -109,7 +109,8 @@ def of_settings(found: Settings, *, is_secure: bool | None = None) -> Target:
     if is_path(host):
         return Target(f"{scheme}://localhost{found.api_prefix}", host, key, certificate)
     if not _HOST.fullmatch(host):
-        raise FlagError(f"--host takes a name or an address, not {without_credentials(host)[:80]!r}; a whole address: --url")
+        shown = without_credentials(host)[:80]
+        raise FlagError(f"--host takes a name or an address, not {shown!r}; --url takes a whole one")
     return Target(f"{scheme}://{_reachable(found.host)}:{found.port}{found.api_prefix}", None, key, certificate)
 
 
@@ -127,7 +128,8 @@ def _reachable(hosts: Sequence[str]) -> str:
 
 def _trust(words: Words) -> Target:
     """A target without an address: whom to trust there."""
-    given = [name for name in ("--cacert", CERTIFICATE, "--insecure") if words.value(name) is not None or words.has(name)]
+    names = ("--cacert", CERTIFICATE, "--insecure")
+    given = [name for name in names if words.value(name) is not None or words.has(name)]
     if len(given) > 1:
         raise FlagError(f"{given[0]} and {given[1]} say two things about whom to trust; leave one out")
     files = {name: expanded(value) for name in given if (value := words.value(name)) is not None}

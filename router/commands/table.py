@@ -94,8 +94,8 @@ COMMANDS: Mapping[str, Command] = {
     "logs": Command(
         clients.show_logs,
         "logs [MODEL] [-f] [-n N] [--json]",
-        "Shows what a model's process wrote; without a model, what happened in the router and why. With -f it goes on,\n"
-        "over restarts too.\n"
+        "Shows what a model's process wrote; without a model, what happened in the router and why. With -f it goes\n"
+        "on, over restarts too.\n"
         "\n"
         "  llama-router logs coder -f -n 100",
         client="logs",
@@ -105,17 +105,17 @@ COMMANDS: Mapping[str, Command] = {
         "health [--timeout SECONDS] [--json]",
         "Says whether the router takes requests: 0 yes, 1 not now, 3 no router answers. Needs no key.\n"
         "\n"
-        "  HEALTHCHECK CMD [\"llama-router\", \"health\"]",
+        '  HEALTHCHECK CMD ["llama-router", "health"]',
         client="health",
     ),
     "run": Command(
         clients.converse,
         "run MODEL [question] [options]",
-        "A conversation in the terminal; /? lists what can be typed. With a question, or with text on stdin, it answers\n"
-        "that and ends, and prints the answer alone.\n"
+        "A conversation in the terminal; /? lists what can be typed. With a question, or with text on stdin, it\n"
+        "answers that and ends, and prints the answer alone.\n"
         "\n"
         "  llama-router run coder\n"
-        "  llama-router run coder \"Explain this\" < main.c",
+        '  llama-router run coder "Explain this" < main.c',
         client="run",
     ),
     "completion": Command(
@@ -123,8 +123,8 @@ COMMANDS: Mapping[str, Command] = {
         "completion bash|zsh|fish",
         "Prints a script with which a shell completes commands, flags and the names of models.\n"
         "\n"
-        "  eval \"$(llama-router completion bash)\"          in ~/.bashrc\n"
-        "  eval \"$(llama-router completion zsh)\"           in ~/.zshrc, after compinit\n"
+        '  eval "$(llama-router completion bash)"          in ~/.bashrc\n'
+        '  eval "$(llama-router completion zsh)"           in ~/.zshrc, after compinit\n'
         "  llama-router completion fish | source            in ~/.config/fish/config.fish",
         client="completion",
     ),
