@@ -130,7 +130,8 @@ def _list(fields: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 
 def _number(fields: Mapping[str, Any], name: str) -> float | None:
     value = fields.get(name)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and -1e15 < value < 1e15
+    return float(value) if is_number else None
 
 
 def _count(fields: Mapping[str, Any], name: str) -> int:

@@ -150,7 +150,7 @@ def _checked_url(url: str) -> str:
         is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_right = False
-    if not is_right or url != url.strip() or not url.isprintable():
+    if not is_right or not url.isprintable() or " " in url:
         raise FlagError(f"--url takes an address such as http://127.0.0.1:8080, not {without_credentials(url)[:80]!r}")
     if parts.username is not None or parts.password is not None:
         raise FlagError("--url takes no user and no password: give the key with LLAMA_API_KEY or --api-key-file")
