@@ -178,6 +178,9 @@ class Family(Generic[S]):
     def __len__(self) -> int:
         return len(self._series)
 
+    def __contains__(self, values: tuple[str, ...]) -> bool:
+        return values in self._series
+
     def of(self, *values: str) -> S:
         """The series with these values of its labels; it begins with 0 if it is new."""
         return self._series.get(values) or self._add(values)

@@ -9,14 +9,16 @@ A small request takes little more than a microsecond here; `_OfModel` has the se
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import TypeVar
 
-from router import errors
+
 from router.events import kinds
 from router.events.journal import Entry, Journal
 from router.metrics.families import Counter
 from router.metrics.names import Metrics
 from router.records.record import Record
 from router.scheduling.causes import Cause
+from router.scheduling.effects import Refusal
 
 NO_MODEL = ""  # Prometheus takes an empty label for none
 OTHER = "other"
@@ -73,6 +75,7 @@ class Tally:
         self._models: dict[str, _OfModel] = {}
         self._unknown: dict[tuple[str, int, bool], Counter] = {}  # requests of no model
         self._loading: set[tuple[str, int]] = set()  # models and runs
+        self._touched: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Tally of {len(self._models)} models>"
@@ -84,6 +87,11 @@ class Tally:
         """Those that have series."""
         return self._models.keys()
 
+    def take_touched(self) -> set[str]:
+        """The models that something has happened to since the last call, and maybe others."""
+        touched, self._touched = self._touched, set()
+        return touched
+
     def forget_gone(self) -> None:
         """Drop the series of models that have left the catalog."""
         gone = {name for name in self._models if not self._is_model(name)}
@@ -91,10 +99,18 @@ class Tally:
             self._metrics.registry.forget("model", gone)
             for name in gone:
                 del self._models[name]
+            self._touched -= gone
 
     def label(self, name: str) -> str:
         """What the series of this model are labelled with: nothing if it is none of the catalog."""
-        return name if self._series(name) else NO_MODEL
+        return NO_MODEL if self._series(name) is None else name
+
+    def _touch(self, name: str) -> str:
+        """The label of a model that something has happened to."""
+        label = self.label(name)
+        if label != NO_MODEL:
+            self._touched.add(name)
+        return label
 
     def _series(self, name: str) -> _OfModel | None:
         return self._models.get(name) or (self._open(name) if self._is_model(name) else None)
@@ -102,6 +118,7 @@ class Tally:
     def _open(self, name: str) -> _OfModel:
         metrics = self._metrics
         series = self._models[name] = _OfModel(metrics, name)
+        self._touched.add(name)
         # A series that comes about with its first event shows no step then, and no alarm would see it.
         for outcome in (LOADED, FAILED):
             metrics.loads.of(name, outcome)
@@ -176,27 +193,27 @@ class Tally:
 
     def _on_start(self, entry: Entry) -> None:
         event = _expect(entry, kinds.Start)
-        self.label(event.model)
+        self._touch(event.model)
         self._loading.add((event.model, event.run))
 
     def _on_ready(self, entry: Entry) -> None:
         event = _expect(entry, kinds.Ready)
         self._loading.discard((event.model, event.run))
-        label = self.label(event.model)
+        label = self._touch(event.model)
         self._metrics.loads.of(label, LOADED).add()
         self._metrics.load_duration.of(label).observe(event.seconds)
 
     def _on_load_failed(self, entry: Entry) -> None:
         event = _expect(entry, kinds.LoadFailed)
         self._loading.discard((event.model, event.run))
-        label = self.label(event.model)
+        label = self._touch(event.model)
         self._metrics.loads.of(label, RETRIED if event.will_retry else FAILED).add()
         self._metrics.exits.of(label, LOAD_FAILED).add()
 
     def _on_stop(self, entry: Entry) -> None:
         event = entry.event
         assert isinstance(event, kinds.Evict | kinds.Stop | kinds.Expire)
-        label = self.label(event.model)
+        label = self._touch(event.model)
         self._metrics.stops.of(label, event.cause.value).add()
         if (event.model, event.run) in self._loading:
             self._loading.discard((event.model, event.run))
@@ -205,22 +222,22 @@ class Tally:
     def _on_exited(self, entry: Entry) -> None:
         event = _expect(entry, kinds.Exited)
         cause = HUNG if event.cause in (Cause.HUNG, Cause.UNREACHABLE) else STOPPED
-        self._metrics.exits.of(self.label(event.model), cause).add()
+        self._metrics.exits.of(self._touch(event.model), cause).add()
 
     def _on_crash(self, entry: Entry) -> None:
-        self._metrics.exits.of(self.label(entry.event.model), CRASH).add()
+        self._metrics.exits.of(self._touch(entry.event.model), CRASH).add()
 
     def _on_drain(self, entry: Entry) -> None:
-        self._metrics.drains.of(self.label(entry.event.model)).add()
+        self._metrics.drains.of(self._touch(entry.event.model)).add()
 
     def _on_drain_ended(self, entry: Entry) -> None:
         event = _expect(entry, kinds.DrainEnded)
-        self._metrics.drain_duration.of(self.label(event.model)).observe(event.seconds)
+        self._metrics.drain_duration.of(self._touch(event.model)).observe(event.seconds)
 
     def _on_refused(self, entry: Entry) -> None:
         event = _expect(entry, kinds.Refused)
         reason = event.refusal if event.refusal in REFUSALS else OTHER
-        self._metrics.refused.of(self.label(event.model), reason).add()
+        self._metrics.refused.of(self._touch(event.model), reason).add()
 
     def _on_reload(self, entry: Entry) -> None:
         event = _expect(entry, kinds.Reload)
@@ -232,10 +249,10 @@ class Tally:
         self._metrics.pressure.of().add()
 
 
-E_ = TypeVar("E_")
+T = TypeVar("T")
 
 
-def _expect(entry: Entry, kind: type[E_]) -> E_:
+def _expect(entry: Entry, kind: type[T]) -> T:
     assert isinstance(entry.event, kind)
     return entry.event
 

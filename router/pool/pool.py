@@ -261,6 +261,11 @@ class Pool:
     def limits(self) -> Limits:
         return self._scheduler.limits
 
+    @property
+    def scheduler(self) -> Scheduler:
+        """The books; for reading only."""
+        return self._scheduler
+
     def effective(self, name: str) -> ModelSpec:
         """The model of this name with the settings that were requested for it. Raises UnknownModel."""
         return self._core.effective(name)
