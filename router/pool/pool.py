@@ -36,6 +36,7 @@ from router.pool.settings_loads import SettingsLoads
 from router.pool.status import Status
 from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refusal, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
+from router.scheduling.reasons import Waiting
 from router.scheduling.refusals import error_of
 from router.scheduling.resources import Demand
 from router.scheduling.snapshot import Snapshot
@@ -292,6 +293,11 @@ class Pool:
     def request_counts(self) -> tuple[int, int]:
         """How many requests are served, and how many wait."""
         return sum(len(model.leases) for model in self._scheduler.models()), len(self._waiters)
+
+    def waiting(self) -> tuple[Waiting, ...]:
+        """The queue, in the order of turns: one entry for each model that requests wait for, with the reason. It costs
+        no I/O. `scheduling.reasons` tells the fields."""
+        return self._scheduler.queue(self._core.now())
 
     @property
     def pressure_episodes(self) -> int:
