@@ -7,8 +7,9 @@ scheduler, `pin` and `priority` by the scheduler. Who may call whom::
 
     Pool             calls every part. It hands them `Core` and a few of its own methods, never itself
     CatalogExchange  calls SettingsLoads and Downloads, and alone writes `Core.catalog`
-    SettingsLoads    reads Processes and Downloads; Pool calls its hooks `on_grant` and `on_refuse`
+    SettingsLoads    reads Processes and Downloads; Tickets calls its hooks `on_grant`, `on_refuse`
     Processes        calls Measurements and HealthWatch
+    Tickets          reads Downloads
     every part       calls the scheduler, and `core.apply` with the effects in the same step
 
 What is handed out and handed in::
@@ -50,6 +51,10 @@ The parts::
     outlook       what a load would meet            -> settings_store core processes
     downloads     files that are missing            -> download_source core
 
+Requests that wait::
+
+    tickets  requests -> lease core downloads
+
 Explicit loads, and a new catalog::
 
     settings_loads    loads  -> lease settings_patch requested_settings settings_store core processes outlook downloads
@@ -57,5 +62,5 @@ Explicit loads, and a new catalog::
 
 The pool itself::
 
-    pool  all -> lease child_run status core alarm measurements processes downloads settings_loads catalog_exchange
+    pool  all -> lease child_run status core alarm processes downloads tickets settings_loads catalog_exchange
 """
