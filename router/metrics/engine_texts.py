@@ -1,7 +1,7 @@
-"""Asks the engines that run for their own metrics, all at once and for a second at most. None is loaded or woken for it.
+"""Asks the engines that run for their own metrics, all at once and for a second at most. None is loaded or woken.
 
-An engine has metrics if it was started with `--metrics`: given to the router, all have it. What does not answer in time,
-or not well, is left out.
+An engine has metrics if it was started with `--metrics`; if the router was, all are. What does not answer in time, or
+not well, is left out.
 """
 
 from __future__ import annotations

@@ -119,4 +119,3 @@ def _is_count(value: str) -> bool:
 
 def _plain(text: str) -> str:
     return _UNSEEN.sub(" ", text[:MAX_HELP]).replace("\\", "/").replace('"', "'").rstrip(".") or "-"
-

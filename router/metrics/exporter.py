@@ -20,7 +20,7 @@ from router.metrics.lag import LoopLag
 from router.metrics.live import Live
 from router.metrics.names import Metrics
 from router.metrics.process import ProcessMetrics
-from router.metrics.tally import Tally
+from router.metrics.tally import NO_MODEL, Tally
 from router.pool.pool import Pool
 from router.records.records import Records
 from router.wire.upstream import Upstream
@@ -78,7 +78,7 @@ class Exporter:
         texts = await self._engines.read()
         self.update()
         if len(self._pool.catalog) == 1:
-            texts = {"": text for text in texts.values()}
+            texts = dict(zip([NO_MODEL], texts.values(), strict=False))
         registries = self.metrics.registry, self._process.registry
         kept = itertools.chain.from_iterable(registry.pieces(form) for registry in registries)
         parts: list[bytes] = []

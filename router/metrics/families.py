@@ -130,7 +130,7 @@ class Histogram(Series):
 
     def _written(self) -> str:
         lines, count = [], 0
-        start = f"{self._name}_bucket{{{self._labels}{',' if self._labels else ''}le=\""
+        start = f'{self._name}_bucket{{{self._labels}{"," if self._labels else ""}le="'
         for bound, more in zip(_BOUNDS, self.counts, strict=True):
             count += more
             lines.append(f'{start}{bound}"}} {count}\n')
@@ -258,4 +258,3 @@ class Registry:
 
 def _braced(labels: str) -> str:
     return f"{{{labels}}}" if labels else ""
-

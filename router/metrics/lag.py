@@ -15,10 +15,10 @@ KEPT = 60  # a scrape each 15 s misses nothing
 class LoopLag:
     """`start` is called in the event loop::
 
-        lag = LoopLag()
-        lag.start()
-        lag.most()  # seconds, of the last EVERY_S * KEPT
-        lag.stop()
+    lag = LoopLag()
+    lag.start()
+    lag.most()  # seconds, of the last EVERY_S * KEPT
+    lag.stop()
     """
 
     def __init__(self) -> None:

@@ -119,7 +119,7 @@ class Live:
         shown = sum(model.held.get(key, 0) - model.hidden_part(key) for model in models)
         is_moving = any(model.held.get(key) and model.state in (State.LOADING, State.STOPPING) for model in models)
         least = max(0, used - shown)
-        others = min(used, max(least, self._others.get(key, least))) if is_moving else least
+        others: int = min(used, max(least, self._others.get(key, least))) if is_moving else least
         self._others[key] = others
         return others
 

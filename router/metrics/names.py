@@ -1,7 +1,7 @@
 """All metrics of the router: their names, what they mean, and their labels. Nothing else makes a family.
 
-Names follow Prometheus (https://prometheus.io/docs/practices/naming): base units, counters that end in `_total`. A label
-is a model of the catalog, a device, or of a small closed set: nothing that a client sends becomes a label.
+Names follow Prometheus (https://prometheus.io/docs/practices/naming): base units, counters that end in `_total`. A
+label is a model of the catalog, a device, or of a small closed set: nothing that a client sends becomes a label.
 
 `device` is the key of a device, as everywhere, and `node` its machine.
 """
@@ -36,9 +36,7 @@ class Metrics:
         )
 
         # Requests
-        self.requests = make(
-            Counter, "requests", "Requests answered", "model", "dialect", "code", "background"
-        )
+        self.requests = make(Counter, "requests", "Requests answered", "model", "dialect", "code", "background")
         self.duration = make(Histogram, "request_duration_seconds", "From a request to the end of its answer", *MODEL)
         self.first_token = make(
             Histogram, "time_to_first_token_seconds", "From a request to the first token of its answer", *MODEL
@@ -68,7 +66,7 @@ class Metrics:
         )
         self.stops = make(Counter, "stops", "Processes stopped", "model", "reason")
         self.drains = make(Counter, "drains", "Times that a model was closed to new requests for another one", *MODEL)
-        self.drain_duration = make(Histogram, "drain_duration_seconds", "How long models were closed for others", *MODEL)
+        self.drain_duration = make(Histogram, "drain_duration_seconds", "How long models were closed to others", *MODEL)
         self.exits = make(Counter, "child_exits", "Processes that ended", "model", "cause")
         self.downloads = make(Gauge, "downloads_active", "Downloads that run")
         self.downloaded = make(Counter, "download_bytes", "Bytes downloaded", "repo")
@@ -80,7 +78,10 @@ class Metrics:
         self.memory_other = make(Gauge, "memory_other_bytes", "Memory that other programs hold of the device", *DEVICE)
         self.booked = make(Gauge, "memory_booked_bytes", "Memory booked for the model's process", *MODEL_ON_DEVICE)
         self.measured = make(
-            Gauge, "memory_measured_bytes", "Memory that the model's process held when it was measured", *MODEL_ON_DEVICE
+            Gauge,
+            "memory_measured_bytes",
+            "Memory that the model's process really held",
+            *MODEL_ON_DEVICE,
         )
         self.estimated = make(
             Gauge, "memory_estimated_bytes", "Memory booked for the model's process at its start", *MODEL_ON_DEVICE
@@ -88,7 +89,7 @@ class Metrics:
         self.prompt_cache = make(
             Gauge, "model_prompt_cache_bytes", "RAM that the model's process may fill with old prompts", *MODEL
         )
-        self.lost = make(Gauge, "device_lost", "1 while the device cannot be read and takes no model", "device", "reason")
+        self.lost = make(Gauge, "device_lost", "1 while the device cannot be read", "device", "reason")
         self.short = make(
             Gauge, "device_memory_short", "1 while other programs hold memory that is to stay free", "device"
         )

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
-
 from router.events import kinds
 from router.events.journal import Entry, Journal
 from router.metrics.families import Counter
@@ -26,6 +25,14 @@ OTHER = "other"
 CODES = frozenset((*range(200, 207), 304, *range(400, 418), 422, 426, 428, 429, 431, 499, *range(500, 509), 529))
 DIALECTS = frozenset(("openai", "anthropic", "ollama"))
 REFUSALS = frozenset(refusal.value for refusal in Refusal)
+# The errors of requests that no engine got.
+REFUSALS_OF_REQUESTS = frozenset(
+    (
+        *("queue_full", "queue_timeout", "cancelled", "backing_off", "unavailable", "model_too_large", "device_lost"),
+        *("hub_unavailable", "load_failed", "settings_refused", "insufficient_disk", "stopped"),
+    )
+)
+MAX_KINDS = 60
 SERVED, LEFT, REFUSED = "served", "left", "refused"
 LOADED, FAILED, RETRIED, CANCELLED = "loaded", "failed", "retried", "cancelled"
 STOPPED, HUNG, CRASH, LOAD_FAILED = "stopped", "hung", "crash", "load_failed"
@@ -72,6 +79,7 @@ class Tally:
     def __init__(self, metrics: Metrics, is_model: Callable[[str], bool]) -> None:
         self._metrics = metrics
         self._is_model = is_model
+        self._errors = metrics.errors
         self._models: dict[str, _OfModel] = {}
         self._unknown: dict[tuple[str, int, bool], Counter] = {}  # requests of no model
         self._loading: set[tuple[str, int]] = set()  # models and runs
@@ -137,7 +145,7 @@ class Tally:
         counter = counters.get(key) or self._counter(counters, NO_MODEL if series is None else series.name, *key)
         counter.add()
         if record.error is not None:
-            self._metrics.errors.of(record.error if record.error in ERRORS else OTHER).add()
+            self._errors.of(record.error if self._is_kind(record.error) else OTHER).add()
         if series is None:
             return
         series.duration.observe(record.seconds)
@@ -146,8 +154,6 @@ class Tally:
             series.served.observe(record.waited)
         elif record.waited:
             self._metrics.queue_wait.of(series.name, _outcome(record)).observe(record.waited)
-        else:
-            series.served.observe(0.0)
         if record.prompt is not None:
             series.prompt.add(record.prompt)
             series.prompt_seconds.add(record.prompt_seconds)
@@ -156,6 +162,10 @@ class Tally:
         if record.generated is not None:
             series.generated.add(record.generated)
             series.generation_seconds.add(record.generation_seconds)
+
+    def _is_kind(self, error: str) -> bool:
+        """Kinds of errors are words of the router's own, and few. This holds if ever they are not."""
+        return (error,) in self._errors or len(self._errors) < MAX_KINDS
 
     def _counter(
         self, counters: dict[tuple[str, int, bool], Counter], model: str, dialect: str, status: int, background: bool
@@ -258,7 +268,8 @@ def _expect(entry: Entry, kind: type[T]) -> T:
 
 
 def _outcome(record: Record) -> str:
-    """How the wait of a request ended that got no token."""
-    if record.phase == "left":
-        return LEFT
-    return REFUSED if record.status in (0, 500, 503, 507) else SERVED
+    """How the wait of a request without an answer ended."""
+    if record.error in REFUSALS_OF_REQUESTS:
+        return REFUSED
+    # One that left just after its wait counts as if it had left in it: nobody knows better.
+    return LEFT if record.phase == "left" and record.waited > 0.9 * record.seconds else SERVED

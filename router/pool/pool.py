@@ -35,6 +35,7 @@ from router.pool.tickets import Tickets
 from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
 from router.scheduling.reasons import Waiting
+from router.scheduling.scheduler import Scheduler
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import SERVING, State
 from router.wire.upstream import Upstream
