@@ -156,6 +156,7 @@ class ModelRecord:
             self.state is State.SLEEPING or self.is_asleep,
             not self.ready_at and self.state is State.STOPPING,
             self.ttl == math.inf,
+            self.prompt_cache,
         )
         if facts != self._facts:
             self._facts, self._resident = facts, Resident(*facts)

@@ -7,7 +7,8 @@ the books can keep: the bytes are booked with the process, and come back only wi
 The rule: a new process is promised a quarter of the RAM that is left beside the margin, all that is booked, and room
 for the models that will want to run beside it. Those are the ones that wait, and the ones that ran before, the last
 used first, as far as they fit and may run at once. So models that were seen before are not swapped for the sake
-of a cache that is promised now. A promise that was made before they were seen stays until its process ends.
+of a cache that is promised now. A promise that was made before they were seen may be too large: then its process ends
+once for the first model that would fit but for it (`policy`), and the next one is promised less.
 
 Called by `scheduler` for each start, and by `memory.forecast`.
 """
@@ -32,17 +33,19 @@ def left_in_ram(
     reading does not show yet: loads, and promises. `promised` is the part of it that caches have. `expected` are the
     needs of models that will want to run, in their order, of which `slots` may.
     """
-    left = reading.device.total - margin - booked
+    left = most = reading.device.total - margin - booked
     if reading.free is not None:
         left = min(left, reading.free - margin - hidden)
-    room = left + promised  # whether models fit beside each other does not depend on their caches
+        most = min(most, reading.free - margin - hidden + promised)  # caches that are full are in the reading, too
+    room = most + promised  # whether models fit beside each other does not depend on their caches
     for need in expected:
         if slots < 1:
             break
         if need <= room:
             room -= need
+            left -= need
             slots -= 1
-    return max(0, room - promised)
+    return max(0, left)
 
 
 def promise(left: int, most: int) -> int:

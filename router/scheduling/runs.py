@@ -94,7 +94,7 @@ class Runs:
         before = sorted(self._books.records.values(), key=lambda model: -model.finished)
         ran = {model.name: model.ram_need for model in before if model.ram_need and model.name not in waiting}
         for name, need in (waiting | ran).items():
-            if name not in going and self._books.find(name).is_gone_soon:
+            if name not in going and name not in self._books.alive:  # one that stops is booked still
                 yield need
 
     def relieve(self, readings: Iterable[Reading], limits: Limits, now: float) -> list[Stop]:
