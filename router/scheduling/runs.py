@@ -78,6 +78,7 @@ class Runs:
             booked=now + sum(model.held.get(key, 0) for model in alive),
             hidden=now + sum(model.hidden_part(key) for model in alive),
             promised=sum(model.prompt_cache for model in alive if model.held.get(key)),
+            ending=sum(model.held[key] - model.prompt_cache for model in alive if model.held.get(key) and model.is_ending),
             expected=self._expected(going),
             slots=self._slots(len(rest), limits.models_max),
         )
@@ -94,7 +95,7 @@ class Runs:
         before = sorted(self._books.records.values(), key=lambda model: -model.finished)
         ran = {model.name: model.ram_need for model in before if model.ram_need and model.name not in waiting}
         for name, need in (waiting | ran).items():
-            if name not in going and name not in self._books.alive:  # one that stops is booked still
+            if name not in going and self._books.find(name).is_gone_soon:
                 yield need
 
     def relieve(self, readings: Iterable[Reading], limits: Limits, now: float) -> list[Stop]:

@@ -52,11 +52,15 @@ def promised(bench: Bench) -> int:
         ({"expected": [4 * GIB], "slots": 0}, 15),
         ({"booked": 12 * GIB, "promised": 2 * GIB, "expected": [4 * GIB]}, 0),  # it fits beside the needs
         ({"booked": 12 * GIB, "promised": 2 * GIB, "expected": [6 * GIB]}, 3),
+        ({"booked": 12 * GIB, "ending": 4 * GIB}, 3),  # no cache is promised what still ends
+        ({"booked": 12 * GIB, "ending": 4 * GIB, "expected": [4 * GIB]}, 3),  # but the next models may have it
+        ({"booked": 12 * GIB, "ending": 4 * GIB, "expected": [6 * GIB]}, 1),
+        ({"booked": 12 * GIB, "ending": 4 * GIB, "expected": [8 * GIB]}, 3),  # it does not fit
     ],
 )
 def test_what_is_left_in_ram(more: Mapping[str, Any], left: int) -> None:
     free = 14 * GIB if "hidden" in more and "booked" not in more else None
-    values = {"booked": 0, "hidden": 0, "promised": 0, "expected": (), "slots": 9.0, **more}
+    values = {"booked": 0, "hidden": 0, "promised": 0, "ending": 0, "expected": (), "slots": 9.0, **more}
     assert left_in_ram(Reading(HOST, free), GIB, **values) == left * GIB
 
 
