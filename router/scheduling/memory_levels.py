@@ -112,10 +112,12 @@ class MemoryLevels:
         for model in alive:
             model.is_in_last_reading = model.state in VISIBLE_TO_DRIVER and not model.is_asleep
         after = self._expected(alive)
-        stopping = {key for m in alive if m.state is State.STOPPING for key in m.held}
-        for key in stopping & before.keys() & after.keys():
-            # A stopping process may have given its memory back already. That counts once its exit is reported.
-            self.last_free[key] -= max(0, after[key] - before[key])
+        stopping = [model for model in alive if model.state is State.STOPPING]
+        for key in {key for model in stopping for key in model.held} & after.keys():
+            # A stopping process may have given its memory back already. That counts once its exit is reported. After a
+            # while without a reading, as of a GPU that was lost, it may have been all of it.
+            all_of_it = sum(model.held.get(key, 0) for model in stopping)
+            self.last_free[key] -= max(0, after[key] - before[key]) if key in before else all_of_it
 
     def book(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
         """A process that held `before` holds `after` from now on, or will: it is new, was measured, slept or woke."""
