@@ -21,7 +21,7 @@ from router.models.check import check_files
 from router.models.folders import ModelFolders
 from router.models.ini import Problem
 from router.models.ini_files import paths_of, places_of
-from router.options import PATHS
+from router.options import PATHS, SHOWN_CHARACTERS
 from router.plan import known_flags
 from router.settings import OPTIONS
 
@@ -35,8 +35,7 @@ def run(argv: list[str], environ: Mapping[str, str]) -> int:
     """The exit code: 1 if there is a mistake; warnings alone are none. Raises ConfigError."""
     options = [option.flag for option in OPTIONS if option.name in TAKING]
     takes = FlagTable([*options, flags.Flag("--json", ("--json",), (), 0, None, repeatable=False)])
-    words = [word for before, word in zip(["", *argv], argv, strict=False) if word[:1] != "-" and before not in TAKING]
-    args = flags.parse([word for word in argv if word not in words], takes)
+    words, args = flags.parse_among_words(argv, takes)
     config_file = settings.config_path(argv, environ)
     if not words and not config_file:
         raise FlagError("check needs a file: llama-router check FILE.ini, or check --config FILE.ini")
@@ -66,7 +65,7 @@ class _Found:
             self._names = set(ModelFolders(PATHS.read(word)).read().models) if word else set[str]()
         except (CatalogError, ValueError) as exc:
             if words:
-                raise FlagError(f"--models-dir: {exc}") from exc
+                raise exc if isinstance(exc, CatalogError) else FlagError(f"--models-dir takes {PATHS.takes}") from exc
             self._names = set()
 
     def __repr__(self) -> str:
@@ -78,8 +77,12 @@ class _Found:
 
 def presets(word: str, table: FlagTable, environ: Mapping[str, str], found: _Found) -> Iterator[Report]:
     """A report for each file that the word names, as in `--models-preset`. Raises PresetError if one of them cannot be
-    read at all."""
-    paths = [*paths_of(places_of(PATHS.read(word)))]
+    read at all, and FlagError for a word that names none."""
+    try:
+        places = places_of(PATHS.read(word))
+    except ValueError:
+        raise FlagError(f"check takes {PATHS.takes}, not {word[:SHOWN_CHARACTERS]!r}") from None
+    paths = [*paths_of(places)]
     if not paths:
         yield report(word, [], [Problem(0, None, "there is no file in it whose name ends with .ini")])
         return

@@ -227,9 +227,9 @@ def _pull(argv: list[str]) -> int:
 
     switches = ("--fallback", "--offline")
     table = flags.FlagTable([flags.Flag(name, (name,), (), 0, None, repeatable=False) for name in switches])
-    args = flags.parse([word for word in argv if word[:1] == "-"], table)
+    words, args = flags.parse_among_words(argv, table)
     fallback, offline = (bool(flags.switch_of(args, name)) for name in switches)
-    names = _hub_names([word for word in argv if word[:1] != "-"], "pull")
+    names = _hub_names(words, "pull")
     root, failed = cache_root(os.environ), 0
     for name in names:
         try:

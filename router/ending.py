@@ -14,6 +14,7 @@ from router.pool.pool import Pool
 from router.reloader import Reloader
 from router.server.life_cycle import LifeCycle, Stage
 from router.server.supervisor import Supervisor
+from router.units import counted
 
 log = logging.getLogger("router.serve")
 
@@ -40,7 +41,7 @@ class Ending:
                     self.life.delay,
                 )
             case Stage.FINISHING:
-                self._finish(_requests(running, "running"), _requests(waiting, "waiting"))
+                self._finish(counted(running, "running request"), counted(waiting, "waiting request"))
             case Stage.CUT | Stage.KILLED:
                 self._cut(stage, running)
             case Stage.ENDED:
@@ -66,9 +67,9 @@ class Ending:
 
     def _cut(self, stage: Stage, running: int) -> None:
         if stage is Stage.KILLED:
-            log.warning("a second signal: %s cut off, children killed", _requests(running, "running"))
+            log.warning("a second signal: %s cut off, children killed", counted(running, "running request"))
         elif running:
-            log.warning("%s cut off: --shutdown-grace %g is over", _requests(running, "running"), self.life.grace)
+            log.warning("%s cut off: --shutdown-grace %g is over", counted(running, "running request"), self.life.grace)
         self.reloader.stop()
         self.pool.end(force=True)
         if stage is Stage.KILLED:
@@ -76,7 +77,3 @@ class Ending:
 
     def _why(self) -> str:
         return f" ({self.life.reason})" if self.life.reason else ""
-
-
-def _requests(count: int, what: str) -> str:
-    return f"{count} {what} request{'' if count == 1 else 's'}"

@@ -64,10 +64,8 @@ def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
 
 def read(path: str | os.PathLike[str], most: int) -> bytes:
     """The whole file. Raises what `open_regular` does, and TooLarge for more than `most` bytes."""
-    data = read_start(path, most + 1)
-    if len(data) > most:
-        raise TooLarge(errno.EFBIG, f"it is larger than {_size(most)}", os.fspath(path))
-    return data
+    with open_regular(path) as file:
+        return _read_whole(file, most, path)
 
 
 def read_start(path: str | os.PathLike[str], most: int) -> bytes:
@@ -106,10 +104,7 @@ def read_secret(path: str | os.PathLike[str], most: int) -> bytes:
     if not is_inherited(path):
         return read(path, most)
     with open(path, "rb", buffering=0) as file:
-        data = _read_most(file, most + 1)
-    if len(data) > most:
-        raise TooLarge(errno.EFBIG, f"it is larger than {_size(most)}", os.fspath(path))
-    return data
+        return _read_whole(file, most, path)
 
 
 def is_special(path: str | os.PathLike[str]) -> bool:
@@ -173,6 +168,13 @@ def expanded(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def _read_whole(file: io.FileIO, most: int, path: str | os.PathLike[str]) -> bytes:
+    data = _read_most(file, most + 1)
+    if len(data) > most:
+        raise TooLarge(errno.EFBIG, f"it is larger than {_size(most)}", os.fspath(path))
+    return data
 
 
 def _read_most(file: io.FileIO, most: int) -> bytes:

@@ -32,9 +32,7 @@ def run(argv: list[str], environ: Mapping[str, str]) -> int:
         [flags.Flag(words[-1], words, (), 1, None, repeatable=False) for words in taking]
         + [flags.Flag("--force", ("--force",), (), 0, None, repeatable=False)]
     )
-    before = {word for words in taking for word in words}
-    given = [word for last, word in zip(["", *argv], argv, strict=False) if word[:1] != "-" and last not in before]
-    args = flags.parse([word for word in argv if word not in given], takes)
+    given, args = flags.parse_among_words(argv, takes)
     if len(given) != 1:
         raise FlagError("import needs one file: llama-router import CONFIG.yaml [-o FILE.ini]")
     output, force = flags.value_of(args, "--output"), bool(flags.switch_of(args, "--force"))

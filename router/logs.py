@@ -3,7 +3,7 @@
 The one idea: the router never waits for a reader. Lines go into a bounded queue, and a thread writes them. If the
 reader is too slow or the disk is full, lines are lost; they are counted, the log says how many, and the router goes on.
 Text from outside (names, paths, answers) cannot end a line, and cannot colour, move or reverse what a terminal shows.
-`__main__` sets the log up; all other modules use `logging`.
+`commands` sets the log up; all other modules use `logging`.
 """
 
 from __future__ import annotations

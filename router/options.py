@@ -63,6 +63,17 @@ class Option:
         return self.name.lstrip("-").replace("-", "_")
 
     @property
+    def opposite(self) -> str | None:
+        """The variable that turns a switch off, whatever its value is; None if there is none."""
+        opposite = self.env.replace("LLAMA_ARG_", "LLAMA_ARG_NO_")
+        return opposite if self.negatives and opposite != self.env else None
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """All variables that set it."""
+        return (self.env, *self.other_variables, *([self.opposite] if self.opposite else ()))
+
+    @property
     def takes_several(self) -> bool:
         """Whether it takes several words, with commas between."""
         return self.kind.metavar.endswith(",...")

@@ -1,6 +1,6 @@
 """From a command line to a plan: the settings, the engine and its flags, and where the catalog comes from.
 
-`__main__` calls `read_plan`, and `serve` makes a router of the Plan. `Machine` is what a plan runs on: devices, limits
+`commands` calls `read_plan`, and `serve` makes a router of the Plan. `Machine` is what a plan runs on: devices, limits
 and the estimator of needs. Reading blocks, and runs the engine to get its version.
 """
 

@@ -2,7 +2,7 @@
 
 The sources are read again on SIGHUP, on `POST /models/reload`, when the watched preset file is written, and after a
 download. Each reading ends with the models' headers, and then with estimates of their needs. `serve` makes the one
-Reloader; HttpServer starts and stops it.
+Reloader and starts it; `ending` stops it.
 """
 
 from __future__ import annotations

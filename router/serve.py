@@ -68,14 +68,14 @@ def serve(
         raise ConfigError(obstacle)
     listeners.check_certificate(plan.settings.ssl_key_file, plan.settings.ssl_cert_file)
     with contextlib.ExitStack() as stack:
-        predict = Variables.read(os.environ)
-        port = predict.port if predict else plan.settings.port
-        sockets = [stack.enter_context(sock) for sock in activation.sockets()]
         s = plan.settings
+        predict = Variables.read(os.environ)
+        port = predict.port if predict else s.port
+        sockets = [stack.enter_context(sock) for sock in activation.sockets()]
         life = LifeCycle(s.shutdown_delay, s.shutdown_grace, is_handed_over=bool(sockets) or s.reuse_port)
         sockets = sockets or listeners.bind(s.host, port, stack, reuse_port=s.reuse_port)
         parts = life, supervisor or Supervisor(), announce or _announce
-        server = _assemble(plan, plan.engine, sockets, *parts, stack)
+        server = _assemble(plan, plan.engine, predict, sockets, *parts, stack)
         gc.freeze()  # what is there now stays, so no search for garbage needs to look at it
         gc.set_threshold(GC_THRESHOLD_OBJECTS)
         gc.enable()
@@ -85,6 +85,7 @@ def serve(
 def _assemble(
     plan: Plan,
     engine: Engine,
+    predict: Variables | None,
     sockets: Sequence[socket.socket],
     life: LifeCycle,
     supervisor: Supervisor,
@@ -161,7 +162,7 @@ def _assemble(
         reload=reloader.reload,
         forecast=forecast,
         build=version,
-        predict=Variables.read(os.environ),
+        predict=predict,
         is_draining=lambda: life.is_draining,
         prefix=s.api_prefix,
     )

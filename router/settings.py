@@ -445,9 +445,8 @@ def _word_of(option: Option, args: Sequence[Arg], environ: Mapping[str, str]) ->
     if given:
         words = flags.values_of(given, option.name) or (option.kind.implied,)
         return ",".join(words if given[-1].flag.repeatable else words[-1:]), option.name
-    opposite = option.env.replace("LLAMA_ARG_", "LLAMA_ARG_NO_")
-    if option.negatives and opposite != option.env and opposite in environ:
-        return "off", opposite
+    if option.opposite and option.opposite in environ:
+        return "off", option.opposite
     word = environ.get(option.env)
     if word is not None and not word.strip(", \t\r\n") and option.name in _KEY_OPTIONS:
         # The user wanted to lock the router; taking the variable for unset would leave it open.

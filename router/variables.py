@@ -36,7 +36,7 @@ def without_effect(environ: Mapping[str, str], options: Sequence[Option], table:
 
     Raises FlagError for a misspelt variable of keys: its user wants to lock the router, which would be open. Such a
     name is one even without a whole prefix (`LLAMA_ADMIN_KEY`)."""
-    own = {name: option for option in options for name in variables_of(option)}
+    own = {name: option for option in options for name in option.variables}
     locks = {_word(name) for name, option in own.items() if _is_lock(option)}
     named = [
         name
@@ -63,12 +63,6 @@ def without_effect(environ: Mapping[str, str], options: Sequence[Option], table:
 def _is_lock(option: Option) -> bool:
     """Whether a router without it is open to more people, or to all that read along."""
     return option.kind is KEYS or option.name.endswith("key-file") or option.name.startswith("--ssl-")
-
-
-def variables_of(option: Option) -> tuple[str, ...]:
-    """All variables that set an option. One with `NO_` in it turns a switch off."""
-    opposite = option.env.replace("LLAMA_ARG_", "LLAMA_ARG_NO_")
-    return (option.env, *option.other_variables, *([opposite] if option.negatives and opposite != option.env else ()))
 
 
 def _variables(table: FlagTable) -> Iterable[str]:

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.routers import environment
 from tests.waiting import PATIENCE_S, until
 
 # What runs between fork and exec: the number of the process stays the same for the router.
@@ -85,7 +86,7 @@ class Activator:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self._environ},
+                env={**environment(self._log.parent), **self._environ},
                 pass_fds=given,
             )
         for number in given:

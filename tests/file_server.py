@@ -14,10 +14,10 @@ import threading
 from base64 import b64encode
 from collections import Counter
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any
 from urllib.parse import urlsplit
+
+from tests.web_server import WebHandler, WebServer
 
 CHUNK = 1 << 16
 
@@ -60,7 +60,7 @@ class FileServer:
         self.tokens = 0
         self.valid: set[str] = set()
         self._server = _Server(self)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.url = self._server.url
         self.host = self.url.removeprefix("http://")
 
     def publish(self, repo: str, tag: str, *layers: tuple[str, bytes, str]) -> str:
@@ -90,24 +90,14 @@ class FileServer:
         self._server.server_close()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
+class _Server(WebServer):
     def __init__(self, files: FileServer) -> None:
         self.files = files
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # tests kill their clients
+        super().__init__(_Handler)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(WebHandler):
     server: _Server
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
     def do_HEAD(self) -> None:
         self.do_GET()

@@ -17,10 +17,10 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.web_server import WebHandler, WebServer
 
 COMMIT = "c" * 40
 CHUNK = 1 << 16
@@ -141,25 +141,14 @@ class HubServer:
             assert self.has_sent.wait_for(lambda: self.sent[file] >= count, timeout), f"{file}: {self.sent[file]} bytes"
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
+class _Server(WebServer):
     def __init__(self, hub: HubServer, kind: str) -> None:
         self.hub, self.kind = hub, kind
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # tests kill their clients
+        super().__init__(_Handler)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(WebHandler):
     server: _Server
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
     def do_HEAD(self) -> None:
         self.do_GET()

@@ -34,6 +34,19 @@ def children(pid: int) -> list[psutil.Process]:
     return []
 
 
+def command_of(process: psutil.Process) -> list[str]:
+    """Its command line; nothing if it has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def transfers(pid: int) -> list[psutil.Process]:
+    """The processes that download for this one."""
+    return [child for child in psutil.Process(pid).children() if "router.hub.transfer" in command_of(child)]
+
+
 def _process(pid: int) -> list[psutil.Process]:
     with contextlib.suppress(psutil.Error):
         return [psutil.Process(pid)]

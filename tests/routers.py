@@ -57,6 +57,12 @@ class Router:
     def status(self, model: str) -> str:
         return str(self.listing()[model]["status"]["value"])
 
+    def figure(self, name: str, model: str) -> int:
+        """What `/metrics` says of this model as `llama_router_model_NAME`."""
+        start = f'llama_router_model_{name}{{model="{model}"}} '
+        [line] = [line for line in self.client.get("/metrics").text.splitlines() if line.startswith(start)]
+        return int(line.removeprefix(start))
+
     def chat(self, model: str, tokens: int = 4, **more: Any) -> httpx.Response:
         return self.client.post("/v1/chat/completions", json=chat(model, tokens, **more))
 
@@ -81,12 +87,12 @@ class Router:
         """The engines that run for this router, by our mark in their environment."""
         with contextlib.suppress(psutil.NoSuchProcess):
             found = psutil.Process(self.process.pid).children()
-            return [child for child in found if "--alias" in _command(child)]
+            return [child for child in found if alias(child)]
         return []
 
     def sample(self) -> list[psutil.Process]:
         """The same, quickly, and not for certain: a child may be left out in the moment in which another one ends."""
-        return [child for child in processes.children(self.process.pid) if "--alias" in _command(child)]
+        return [child for child in processes.children(self.process.pid) if alias(child)]
 
     def loads(self, model: str = "") -> int:
         """How many processes were started, by the log."""
@@ -131,17 +137,14 @@ def chat(model: str | None, tokens: int = 4, **more: Any) -> dict[str, Any]:
     return body if model is None else {"model": model, **body}
 
 
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
+def alias(child: psutil.Process) -> str:
+    """The model of an engine that runs; nothing for any other process."""
+    command = processes.command_of(child)
+    return command[command.index("--alias") + 1] if "--alias" in command else ""
 
 
-def start(folder: Path, *flags: str, **environ: str) -> Router:
-    """`python -m router` with these flags on a free port; a cache of its own, nothing of this machine's."""
-    folder.mkdir(parents=True)
-    run_dir = tempfile.mkdtemp(prefix="lr-")  # short: unix sockets have short names
+def environment(folder: Path) -> dict[str, str]:
+    """Of a router with caches in this folder: without the settings and the models of this machine."""
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("LLAMA_", "HF_"))}
     # One thread: several of them spin, which on few cores costs more than a tiny model's work.
     own = {
@@ -151,7 +154,13 @@ def start(folder: Path, *flags: str, **environ: str) -> Router:
         "XDG_CACHE_HOME": str(folder),
         "XDG_DATA_HOME": str(folder / "data"),
     }
-    env = {**keep, **own, **environ}
+    return {**keep, **own}
+
+
+def start(folder: Path, *flags: str, **environ: str) -> Router:
+    """`python -m router` with these flags on a free port, in an environment of its own."""
+    folder.mkdir(parents=True)
+    run_dir = tempfile.mkdtemp(prefix="lr-")  # short: unix sockets have short names
     log = folder / "router.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -159,7 +168,7 @@ def start(folder: Path, *flags: str, **environ: str) -> Router:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=env,
+            env={**environment(folder), **environ},
         )
     try:
         return Router(process, log, folder)

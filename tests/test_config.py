@@ -15,7 +15,6 @@ from router.engine.flags import default_table, render
 from router.errors import FlagError
 from router.options import SWITCH
 from router.settings import OPTIONS, Settings
-from router.variables import variables_of
 from tests.conftest import Starter
 from tests.routers import FAKE
 from tests.shell import Shell, write
@@ -138,7 +137,7 @@ def test_a_quote_that_does_not_end_is_a_mistake(words: str) -> None:
 
 def test_every_variable_is_a_key(file: Path) -> None:
     for option in OPTIONS:
-        for name in variables_of(option) if option.name != "--config" else ():
+        for name in option.variables if option.name != "--config" else ():
             _, problems = config.parse(f"{name} = {word_of(option.name)}", OPTIONS, Path("r.ini"))
             assert not problems, name
     assert of(file, "LLAMA_ARG_MODELS_MEMORY_MARGIN = 5,6").models_memory_margin == (5, 6)

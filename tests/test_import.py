@@ -116,6 +116,7 @@ def test_the_command_line_of_import(shell: Shell, config: Path) -> None:
     for words in ((), ("a.yaml", "b.yaml"), ("-o", "x.ini")):
         assert "import needs one file: llama-router import CONFIG.yaml" in shell("import", *words).sentence
     assert "did you mean --force?" in shell("import", "swap.yaml", "--forc").sentence
+    assert "swap.yaml is there already" in shell("import", "swap.yaml", "-o", "swap.yaml").sentence
     os.mkfifo(shell.folder / "fifo")
     assert "it is a named pipe" in shell("import", "fifo").sentence
     assert "import CONFIG.yaml" in shell("--help").out

@@ -176,6 +176,8 @@ def test_check_tells_warnings_from_mistakes(shell: Shell, tiny_models: Path) -> 
     write(shell.folder / "r.ini", f"models-dir = {tiny_models}\n")
     assert "names no model" not in shell("check", "w.ini", "--config", "r.ini").out
     assert "names no model" not in shell("check", "w.ini", LLAMA_ARG_MODELS_DIR=str(tiny_models)).out
+    assert "--models-dir w.ini: Not a directory" in shell("check", "w.ini", "--models-dir", "w.ini").sentence
+    assert "--models-dir takes a path, or several" in shell("check", "w.ini", "--models-dir", ",").sentence
     # A folder, or several with commas, are read as one.
     (shell.folder / "d").mkdir()
     write(shell.folder / "d" / "1.ini", "[*]\nhf-repo = user/repo\n")
@@ -199,6 +201,7 @@ def test_check_passes_a_file_without_problems(shell: Shell) -> None:
 def test_check_needs_a_file_that_exists(shell: Shell) -> None:
     assert "FILE.ini" in shell("check").sentence
     assert "did you mean --json?" in shell("check", "x.ini", "--jsn").sentence
+    assert "check takes a path, or several" in shell("check", "").sentence
     missing = shell("check", "gone.ini")
     assert missing.code == 2
     assert missing.sentence == "llama-router: gone.ini: cannot read the preset file: No such file or directory\n"

@@ -118,7 +118,7 @@ def test_at_the_end_running_requests_finish_and_waiting_ones_are_refused(routers
     with router.stream("tiny-a", 20) as events, concurrent.futures.ThreadPoolExecutor(1) as pool:
         next(events)
         waiting = pool.submit(router.chat, "tiny-b")
-        until(lambda: 'waiting{model="tiny-b"} 1' in router.client.get("/metrics").text)
+        until(lambda: router.figure("requests_waiting", "tiny-b") == 1)
         router.process.send_signal(signal.SIGTERM)
         assert waiting.result().status_code == 503
         assert len(events.json()) == 20  # with the end, without the first

@@ -42,7 +42,7 @@ def test_a_name_that_is_none(name: str, meant: str | None) -> None:
 
 
 def test_names_that_are_right_or_of_other_programs() -> None:
-    own = [name for option in OPTIONS for name in variables.variables_of(option)]
+    own = [name for option in OPTIONS for name in option.variables]
     engines = [flag.env for flag in TABLE.flags if flag.env and flag.env not in own]
     told = found(*own, *engines, "LLAMA_CACHE", "LLAMA_SERVER_PATH", "LLAMA_ROUTER_RUN", "HOME", "MY_LLAMA_ARG_X")
     assert set(told) <= {"LLAMA_ARG_CORS_METHODS", "LLAMA_ARG_CORS_HEADERS", "LLAMA_ARG_CORS_CREDENTIALS"} | {

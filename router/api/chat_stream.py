@@ -10,7 +10,6 @@ Children are read with suspicion: an event of a wrong shape is an UpstreamFailed
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple
@@ -18,11 +17,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from router.errors import RouterError, UpstreamFailed
-from router.proxy.child_errors import error_of
+from router.proxy.child_events import decode, reported_error
 from router.proxy.error_response import read_upstream_error
 from router.proxy.protocols import PostToChild
 from router.units import limit_size
-from router.wire.child_json import blame_child, parse_json
 
 MAX_EVENT_BYTES = 8 << 20
 MOST_OTHERS = 4  # events at either end of what has come that may be others than those between
@@ -299,25 +297,7 @@ def _check_size(held: bytes, limit: int) -> bytes:
 
 def chunk_of(data: bytes) -> Chunk:
     """Raises UpstreamFailed, and the error that the child reports in it."""
-    try:
-        chunk = _DECODER.decode(data)
-    except (ValueError, RecursionError, msgspec.MsgspecError):
-        with blame_child():  # it reads what msgspec does not: broken UTF-8, half surrogates, NaN
-            chunk = _convert(parse_json(data))
+    chunk = decode(_DECODER, data)
     if chunk.error is not msgspec.UNSET:
         raise reported_error(chunk.error)
     return chunk
-
-
-def _convert(value: Any) -> Chunk:
-    try:
-        return msgspec.convert(value, Chunk)
-    except msgspec.MsgspecError as exc:
-        raise ValueError(str(exc)) from None
-
-
-def reported_error(error: Any) -> RouterError:
-    """The value of `error` in an event, as an error."""
-    fields = error if isinstance(error, dict) else {"message": error}
-    status = code if isinstance(code := fields.get("code"), int) and 400 <= code < 600 else 0
-    return error_of(status, json.dumps({"error": fields}).encode())

@@ -35,7 +35,7 @@ from router.pool.outlook import Outlook
 from router.pool.pool import Pool
 from router.proxy.body import in_thread_if_large, json_object
 from router.proxy.endpoints import ModelFromBody, model_from_query, with_dialect_errors
-from router.proxy.gateway import Gateway
+from router.proxy.gateway import NEVER_WAKES, Gateway
 from router.proxy.routing import routing_fields
 from router.wire.child_json import object_or_empty, parse_json
 from router.wire.request_head import RequestHead
@@ -149,7 +149,7 @@ class NativeEndpoints:
     async def _read_child(self, spec: ModelSpec, target: bytes, limit: int) -> bytes:
         """What the child answers to a GET, up to `limit` bytes; empty if it does not answer with 200."""
         try:
-            lease = self._pool.look(spec, wakes=target != b"/props")
+            lease = self._pool.look(spec, wakes=target.decode() not in NEVER_WAKES)
         except RouterError:
             return b""  # it ends just now, or sleeps
         try:

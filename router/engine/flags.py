@@ -249,6 +249,23 @@ def parse(argv: Sequence[str], table: FlagTable) -> tuple[Arg, ...]:
     return tuple(args)
 
 
+def parse_among_words(argv: Sequence[str], table: FlagTable) -> tuple[list[str], tuple[Arg, ...]]:
+    """The words of a command that are no flags and no values of flags, such as files; and the arguments, as `parse`."""
+    words: list[str] = []
+    options: list[str] = []
+    tokens = deque(argv)
+    while tokens:
+        token = tokens.popleft()
+        if not token.startswith("-"):
+            words.append(token)
+            continue
+        options.append(token)
+        flag = table.find(token)
+        if flag and flag.arity and tokens:
+            options.append(tokens.popleft())
+    return words, parse(options, table)
+
+
 def unknown_flag(name: str, table: FlagTable) -> str:
     """The message for a word that is not a flag of the table."""
     name = name.partition("=")[0]  # the value may be a secret

@@ -152,11 +152,7 @@ def _fault(name: str, value: str, own: frozenset[str]) -> str | None:
     if name in WHOLE:
         return _whole_fault(name, value)
     if name in FRACTIONS:
-        return (
-            None
-            if re.fullmatch(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", value)
-            else f"takes a number, {_not(value)}"
-        )
+        return None if re.fullmatch(_NUMBER, value) else f"takes a number, {_not(value)}"
     if name in LAYERS:
         is_right = value in ("auto", "all") or re.fullmatch(r"-?[0-9]+", value)
         return None if is_right else f"takes a number of layers, auto or all, {_not(value)}"
@@ -256,7 +252,7 @@ def paths_of(arg: Arg) -> tuple[str, ...]:
     value = arg.values[0]
     words = value.split(",") if name in PATH_LISTS else [value]
     if name in SCALED_PATHS:
-        words = [re.sub(r":[\d.+-]+$", "", word) for word in words]
+        words = [re.sub(f":{_NUMBER}$", "", word) for word in words]
     return tuple(word for word in map(str.strip, words) if word)
 
 

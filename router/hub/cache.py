@@ -25,10 +25,10 @@ from router.hub.layout import (
     COMMIT_FILE_BYTES,
     gguf_sizes,
     is_folder,
+    name_in_cache,
     refs_of,
     relative,
     repo_folder,
-    repo_in_cache,
     repo_names,
     snapshot_of,
     walk,
@@ -97,7 +97,7 @@ def find(root: Path, name: str, file: str | None = None, *, drafting: str | None
     parsed = name_or_none(name)
     if parsed is None:
         return None
-    parsed = replace(parsed, repo=repo_in_cache(root, parsed.repo))
+    parsed = name_in_cache(root, parsed)
     snapshot = snapshot_of(root, parsed)
     if snapshot is None:
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from router import files
@@ -28,12 +29,13 @@ def repo_names(root: Path) -> list[str]:
     return [folder.removeprefix("models--").replace("--", "/") for folder in sorted(folders)]
 
 
-def repo_in_cache(root: Path, repo: str) -> str:
-    """The repository as the cache spells it, since the hub takes names in any case; `repo` if the cache lacks it."""
-    if repo_folder(root, repo).is_dir():
-        return repo
-    folded = repo.casefold()
-    return next((name for name in repo_names(root) if name.casefold() == folded), repo)
+def name_in_cache(root: Path, name: Name) -> Name:
+    """The name with its repository as the cache spells it, since the hub takes names in any case; the same name if the
+    cache lacks it."""
+    if repo_folder(root, name.repo).is_dir():
+        return name
+    folded = name.repo.casefold()
+    return replace(name, repo=next((repo for repo in repo_names(root) if repo.casefold() == folded), name.repo))
 
 
 def blob_path(root: Path, repo: str, oid: str) -> Path:

@@ -132,15 +132,15 @@ def links(root: Path, url: str, path: Path | None = None) -> tuple[Link, ...]:
         return (Link(url, first),)
     return tuple(
         Link(
-            parts._replace(path=f"{parts.path[: -len(first_part(found, 1))]}{first_part(found, number)}").geturl(),
-            first.with_name(first_part(own, number)),
+            parts._replace(path=f"{parts.path[: -len(_shard_name(found, 1))]}{_shard_name(found, number)}").geturl(),
+            first.with_name(_shard_name(own, number)),
         )
         for number in range(1, int(found["count"]) + 1)
     )
 
 
-def first_part(shard: re.Match[str], number: int) -> str:
-    """The name of another shard of the same model."""
+def _shard_name(shard: re.Match[str], number: int) -> str:
+    """The name of the shard with this number, of the same model."""
     return f"{shard['stem']}-{number:05d}-of-{shard['count']}.gguf"
 
 

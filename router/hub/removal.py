@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from router.errors import Forbidden, InvalidRequest, RouterError, UnknownModel
@@ -22,9 +21,9 @@ from router.hub.layout import (
     gguf_sizes,
     link_target,
     locks_folder,
+    name_in_cache,
     refs_of,
     repo_folder,
-    repo_in_cache,
     snapshot_of,
 )
 from router.hub.names import Name
@@ -35,7 +34,7 @@ def only_model(root: Path, name: Name) -> Name:
 
     Raises UnknownModel, and InvalidRequest if it means several.
     """
-    name = replace(name, repo=repo_in_cache(root, name.repo))
+    name = name_in_cache(root, name)
     found = {
         entry.name for entry in entries_of_repo(root, name.repo) if Name.parse(entry.name).revision == name.revision
     }
@@ -53,7 +52,7 @@ def remove(root: Path, name: Name) -> int:
     A blob stays while another file or another ref uses it. A projector or a draft model stays while a model is left.
     Raises UnknownModel; Forbidden if the repository's folder is a link; RouterError if a file cannot be deleted.
     """
-    name = replace(name, repo=repo_in_cache(root, name.repo))
+    name = name_in_cache(root, name)
     folder = repo_folder(root, name.repo)
     if folder.is_symlink():
         raise Forbidden(f"{folder} is a link: remove by hand what it leads to")

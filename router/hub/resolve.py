@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
@@ -20,7 +21,7 @@ from router import threads
 from router.errors import HubUnavailable, InsufficientDisk, UnknownModel, UpstreamFailed
 from router.hub import snapshots
 from router.hub.endpoint import address, endpoint
-from router.hub.layout import gguf_sizes, snapshot_of
+from router.hub.layout import gguf_sizes, name_in_cache, snapshot_of
 from router.hub.names import COMMIT, Name
 from router.hub.repo import PRESET, File, Listing, Resolved, all_models, choose, first_shards
 from router.hub.transfer_process import Message, transfer
@@ -55,15 +56,19 @@ async def resolve(
     Raises UnknownModel, Forbidden (a licence, a token), InsufficientDisk, HubUnavailable, UpstreamFailed.
     """
     offline = offline or is_offline(os.environ)
-    listing = await threads.CACHE.run(snapshots.listing, root, name) if offline else await list_repository(name, token)
+    listing = await threads.CACHE.run(_cached_listing, root, name) if offline else await list_repository(name, token)
     if listing is None:
         raise UnknownModel(f"{name} is not in the cache {root}, and --offline forbids to download it")
-    beside = await threads.CACHE.run(_first_shards, root, name)
+    beside = await threads.CACHE.run(_first_shards, root, replace(name, repo=listing.repo))
     resolved = choose(listing, name.quant, file, drafting=drafting, beside=beside)
     if resolved is None:
         place = "the cache" if offline else f"{endpoint(os.environ)}/{name.repo}"
         raise UnknownModel(f"{place} has no model {name}; it has {_model_list(listing)}")
     return await threads.CACHE.run(_fitting, resolved, root, fallback)
+
+
+def _cached_listing(root: Path, name: Name) -> Listing | None:
+    return snapshots.listing(root, name_in_cache(root, name))
 
 
 def _first_shards(root: Path, name: Name) -> list[PurePosixPath]:

@@ -81,8 +81,7 @@ def read(text: str) -> Command:
 
 def split(text: str) -> list[str]:
     """The words of a command. Raises NotLlamaServer for quotes that do not end."""
-    lines = [line for line in text.splitlines() if not line.strip().startswith("#")]
-    joined = "\n".join(re.sub(r"\\\s*$", " ", line) for line in lines)
+    joined = "\n".join(re.sub(r"\\\s*$", " ", line) for line in without_comments(text).splitlines())
     lexer = shlex.shlex(joined, posix=True, punctuation_chars=False)
     lexer.whitespace_split, lexer.commenters = True, ""
     if _WINDOWS_PATH.search(joined):
@@ -94,6 +93,11 @@ def split(text: str) -> list[str]:
     if len(words) > MAX_WORDS:
         raise NotLlamaServer(f"has more than {MAX_WORDS} words")
     return words
+
+
+def without_comments(text: str) -> str:
+    """The text without the lines that are comments."""
+    return "\n".join(line for line in text.splitlines() if not line.strip().startswith("#"))
 
 
 def _read(words: Sequence[str], env: tuple[tuple[str, str], ...], left_out: tuple[str, ...], depth: int) -> Command:

@@ -48,11 +48,11 @@ def convert(text: str, name: str, table: FlagTable, environ: Mapping[str, str]) 
     for key in models.doubled:
         found.note(f"the model {key[:80]} is there twice: the last one counts", models.lines[key])
     macros = root.get("macros")
+    entries = [*macros.items()] if isinstance(macros, Table) else []
     port = root.get("startPort")
     around = Surroundings(table, environ, port if isinstance(port, int) else DEFAULT_PORT)
     sections: list[Section] = []
     for key, entry in models.items():
-        entries = [*macros.items()] if isinstance(macros, Table) else []
         try:
             sections.append(model.section_of(key, models.lines[key], entry, entries, around))
         except LeftOut as exc:

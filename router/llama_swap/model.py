@@ -97,7 +97,7 @@ class _Reader:
         text = self.entry.get("cmd")
         if not isinstance(text, str) or not text.strip():
             raise LeftOut("it has no cmd")
-        found = command.read(self.macros.expand(without_comments(text)))
+        found = command.read(self.macros.expand(command.without_comments(text)))  # macros in comments need not exist
         self._arguments(found)
         if found.image is None and re.search(r"[/\\]", found.program):
             shown = found.program[:200]
@@ -473,11 +473,6 @@ def _is_removed(flag: Flag, table: FlagTable) -> bool:
         and table.find(f"--{now.key}") is not None
         and now.key != flag.name.lstrip("-")
     )
-
-
-def without_comments(text: str) -> str:
-    """A command without the lines that are comments: they go before macros are replaced."""
-    return "\n".join(line for line in text.splitlines() if not line.strip().startswith("#"))
 
 
 def _map_texts(value: Any, change: Callable[[str], str]) -> Any:

@@ -53,7 +53,10 @@ class Section:
 
     def set(self, key: str, value: str, line: int = 0) -> None:
         """Add a line. Values that an INI line cannot hold are left out with a note."""
-        self.entries.append(Entry(key, value, line or self.line))
+        if reason := inexpressible(value):
+            self.note(f"{key}: {reason}", line)
+        else:
+            self.entries.append(Entry(key, value, line or self.line))
 
     def get(self, key: str) -> str | None:
         return next((entry.value for entry in self.entries if entry.key == key), None)

@@ -21,7 +21,7 @@ took; what a running process holds is in `pool.measurements`.
     pictures    PURE: what encoders of pictures compute        -> graph tower maps rows
     conformers  PURE: encoders of sound that convolve          -> graph tower
     sounds      PURE: what encoders of sound compute           -> graph tower conformers
-    projectors  PURE: what a projector takes for one picture   -> tower pictures sounds
+    projectors  PURE: what a projector takes for one picture   -> graph tower pictures sounds
 
     overrides     PURE: the header under --override-kv -> nothing
     batches       PURE: how models embed               -> architectures flag_values
@@ -30,7 +30,7 @@ took; what a running process holds is in `pool.measurements`.
     fit_params    PURE: the engine's measure           -> flag_values demand
     fitting       fits contexts to the empty machine   -> flag_values batches demand
     implied_args  PURE: flags that no user gave        -> demand
-    faults        PURE: what the engine refuses        -> architectures layers flag_values
+    faults        PURE: what the engine refuses        -> layers flag_values
     footprints    what models really took              -> nothing
     prompt_cache  PURE: prompts that are kept in RAM   -> nothing
     need          what one load needs                  -> demand

@@ -37,11 +37,12 @@ def buffers(metadata: Metadata, cache: KvCache, *, all_outputs: bool = False) ->
     known = layers(metadata)
     mask = _mask(metadata, cache) if any(layer.attends for layer in known) else 0
     rows = 6 if metadata.architecture in architectures.PARALLEL else 5
-    rows += architectures.SEVERAL_VERSIONS.get(metadata.architecture, 0) + _stacked_rows(metadata)
+    stacked = _stacked_rows(metadata)
+    rows += architectures.SEVERAL_VERSIONS.get(metadata.architecture, 0) + stacked
     # The largest of these moments decides; most models have two or three of them.
     moments = [cache.batch * FLOAT_BYTES * (rows * width + _network(metadata))]
     if all_outputs and metadata.architecture not in architectures.EMBEDDERS:
-        late = 5 + (_stacked_rows(metadata) + 6 if _stacked_rows(metadata) else 0)
+        late = 5 + (stacked + 6 if stacked else 0)
         moments.append(cache.batch * FLOAT_BYTES * (late * width + metadata.vocabulary))
     if any(layer.attends and (layer.heads or metadata.architecture in architectures.ENCODERS) for layer in known):
         moments.append(_attention(metadata, cache))
@@ -66,10 +67,10 @@ def output_bytes(metadata: Metadata, cache: KvCache) -> int:
 
 def _mask(metadata: Metadata, cache: KvCache) -> int:
     """The mask says which cells each token sees: one for full attention, and one for windows."""
-    windowed, width = windows(metadata)
     if metadata.architecture in architectures.ENCODERS:
         cells = cache.batch * (2 if _has_windows(metadata) else 1)
     else:
+        windowed, width = windows(metadata)
         cells = cache.cells + (cache.window_cells(width) if any(windowed) else 0)
     return cache.batch * cells * (2 if cache.flash else FLOAT_BYTES)
 
@@ -114,7 +115,8 @@ def _attention(metadata: Metadata, cache: KvCache) -> int:
         rows = 3 * width + 2 * query + max(query, keys + values)
     else:
         rows = 3 * width + 3 * query + keys + values
-    rows += (_stacked_rows(metadata) + (0 if cache.flash else 5)) * width if _stacked_rows(metadata) else 0
+    if stacked := _stacked_rows(metadata):
+        rows += (stacked + (0 if cache.flash else 5)) * width
     rows += architectures.SEVERAL_VERSIONS.get(metadata.architecture, 0) * width
     is_encoder = metadata.architecture in architectures.ENCODERS
     if is_encoder and not cache.flash and any(tensor.name.endswith("attn_qkv.weight") for tensor in metadata.tensors):

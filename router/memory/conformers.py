@@ -74,15 +74,14 @@ def _subsampled(tower: Tower, sound: Node, *, direct: bool) -> Node:
     graph = tower.graph
     node = tower.turn(sound, sound.shape[1], sound.shape[0], 1)
     node = tower.same(tower.same(tower.convolution("a.conv1d.0.weight", node, 2, 1)))
-    for deep, flat in ((2, 3), (5, 6)):
+    for flat in (3, 6):
         wide, high, channels = node.shape[:3]
         node = tower.same(graph.op(((wide + 1) // 2, (high + 1) // 2, channels), node))
         if direct:
             node = tower.same(graph.op((*node.shape[:2], tower.tensors[f"a.conv1d.{flat}.weight"][3]), node))
         else:
             node = tower.same(tower.convolution(f"a.conv1d.{flat}.weight", node, 1))
-        if deep:
-            node = tower.same(node)
+        node = tower.same(node)
     wide, high, channels = node.shape[:3]
     return tower.linear("a.pre_encode.out", graph.view(tower.turn(node, wide, channels, high), wide * channels, high))
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from router.engine.flags import Arg, boolean, switch_of, value_of, values_of
+from router.engine.flags import Arg, switch_of, value_of, values_of
 from router.memory import compute, flag_values
 from router.memory.flag_values import gpu_names, tensor_split
 from router.memory.model_bytes import ModelBytes, draft_model, main_model
@@ -78,8 +78,8 @@ class Estimate:
         return whole.resized(total - self.host)
 
 
-def predict(args: Sequence[Arg], metadata: Metadata, *, gpus: int, mmproj: Metadata | None = None) -> Estimate:
-    """What llama-server with these flags will take on a machine with so many GPUs.
+def predict(args: Sequence[Arg], metadata: Metadata, *, gpus: int, projector: int = 0) -> Estimate:
+    """What llama-server with these flags will take on a machine with so many GPUs. `projector`: see `projector_size`.
 
     Raises GgufError if the draft model cannot be read.
     """
@@ -89,7 +89,6 @@ def predict(args: Sequence[Arg], metadata: Metadata, *, gpus: int, mmproj: Metad
     main = main_model(args, metadata, cache, gpus)
     draft = draft_model(args, metadata, cache, gpus)
     adapters = _adapter_bytes(args)
-    projector = _projector_bytes(args, mmproj) if mmproj else 0
     is_offloaded = any(main.layers)
     has_projector_on_gpu = is_offloaded and switch_of(args, "--mmproj-offload") is not False
     extra = draft.total + adapters + projector
@@ -144,11 +143,13 @@ def _pieces(args: Sequence[Arg], main: ModelBytes, draft: ModelBytes, adapters: 
     return tuple(pieces)
 
 
-def _projector_bytes(args: Sequence[Arg], mmproj: Metadata) -> int:
-    """A projector with its buffers, as the engine counts them: for the largest picture."""
-    flash = boolean(value_of(args, "--flash-attn") or "") is not False
+def projector_size(args: Sequence[Arg], mmproj: Metadata) -> int:
+    """Bytes of a projector with its buffers, as the engine counts them: for the largest picture.
+
+    This takes milliseconds, and contexts and batches change nothing of it.
+    """
     max_tokens = flag_values.number(args, "--image-max-tokens")
-    return mmproj.weights_bytes + projector_bytes(mmproj, flash=flash, max_tokens=max_tokens)
+    return mmproj.weights_bytes + projector_bytes(mmproj, flash=flag_values.has_flash(args), max_tokens=max_tokens)
 
 
 def _adapter_bytes(args: Sequence[Arg]) -> int:

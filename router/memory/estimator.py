@@ -22,7 +22,7 @@ from router.engine.discovery import EMBEDDED, Engine
 from router.engine.flags import Arg, FlagTable
 from router.errors import EngineError, GgufError, LoadFailed, SettingsRefused
 from router.memory import fit_params, prompt_cache
-from router.memory.demand import CUDA_CONTEXT_BYTES
+from router.memory.demand import CUDA_CONTEXT_BYTES, projector_size
 from router.memory.faults import fault
 from router.memory.fitting import fit, gpus_of, leave_to_engine
 from router.memory.flag_values import gpu_names, is_mapped
@@ -76,20 +76,19 @@ class Estimator:
         self._engine = engine
         self._table = table
         self._margins = margins
-        self.empty = Snapshot(tuple(Reading(device, None) for device in devices), margins=margins)
-        self._gpus = [gpu.name for gpu in gpus_of(self.empty)]
         self._footprints = footprints
         self._environ = environ
         self._build = engine.version()
         self._needs: LRUCache[str, Need] = LRUCache(4096)
         self._warned: LRUCache[tuple[str, str], bool] = LRUCache(1024)
         self._lock = threading.Lock()
+        self.use(devices)
 
     def __repr__(self) -> str:
         return f"<Estimator for {self._build}: GPUs {', '.join(self._gpus) or 'none'}, {len(self._needs)} needs kept>"
 
     def use(self, devices: Sequence[Device]) -> None:
-        """From now on this is the empty machine: GPUs have come that could not be read before."""
+        """From now on this is the empty machine: GPUs may have come that could not be read before."""
         with self._lock:
             self.empty = Snapshot(tuple(Reading(device, None) for device in devices), margins=self._margins)
             self._gpus = [gpu.name for gpu in gpus_of(self.empty)]
@@ -115,8 +114,9 @@ class Estimator:
             demand = Demand(fixed=CUDA_CONTEXT_BYTES, names=gpu_names(args)) if uses_gpu else Demand()
             cache = prompt_cache.most(replace(spec, args=args), table)
             return Need(replace(demand, prompt_cache=cache), device_args)
-        files_now = (*stamp(args), *stamp([arg for arg in asked.args if arg not in spec.args]))
-        key, files_now = self._key(spec, engine), (*files_now, *_program_of(engine))
+        left_out_args = [arg for arg in asked.args if arg not in spec.args]
+        files_now = (*stamp(args), *stamp(left_out_args), *_program_of(engine))
+        key = self._key(spec, engine)
         with self._lock:
             need = self._needs.get(key)
         if need is None:
@@ -241,17 +241,16 @@ class Estimator:
         model = overridden(args, gguf.read_model(path))
         wrong = fault(args, model)
         if spec.mmproj_path and not wrong and (reason := misfit(model, spec.mmproj_path)):
-            wrong = f"its projector does not fit: {reason}; name the model's own, or take the mmproj out"
-            raise SettingsRefused(spec.name, wrong)
-        mmproj = gguf.read_model(spec.mmproj_path) if spec.mmproj_path else None
-        estimate, words = fit(self.empty, table, args, model, mmproj)
+            reason = f"its projector does not fit: {reason}; name the model's own, or take the mmproj out"
+            raise SettingsRefused(spec.name, reason)
+        projector = projector_size(args, gguf.read_model(spec.mmproj_path)) if spec.mmproj_path else 0
+        estimate, words = fit(self.empty, table, args, model, projector)
         if wrong and not isinstance(policy.plan(self.empty, estimate.demand), Reject):
             raise SettingsRefused(spec.name, wrong)  # what is too large as well is told with its numbers
         args = (*args, *flags.parse(words, table))
         demand, source = leave_to_engine(self.empty, args, estimate), "header"
-        if (
-            demand == estimate.demand and not quick and not wrong
-        ):  # the program does not know how to leave weights in RAM
+        # The program does not know how to leave weights in RAM.
+        if demand == estimate.demand and not quick and not wrong:
             measured = engine.measure(fit_params.fit_args(args, estimate), MEASURE_TIMEOUT_S)
             if measured:
                 try:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.engine.flags import Arg, boolean, value_of
-from router.memory.architectures import WITHOUT_FLASH
-from router.memory.flag_values import number
+from router.engine.flags import Arg, value_of
+from router.memory.flag_values import has_flash, number
 from router.memory.layers import layers
 from router.models.metadata import Metadata
 
@@ -24,12 +23,12 @@ def fault(args: Sequence[Arg], model: Metadata) -> str | None:
 
     `args` are all arguments of the process, those from its environment too.
     """
-    has_flash = boolean(value_of(args, "--flash-attn") or "") is not False and model.architecture not in WITHOUT_FLASH
+    is_flash = has_flash(args, model.architecture)
     values = _type_of(args, "--cache-type-v")
     attending = [layer for layer in layers(model) if layer.attends and layer.heads]
-    if values in BLOCKS and not has_flash and attending:
+    if values in BLOCKS and not is_flash and attending:
         return f"a V cache of type {values} needs flash attention, which is off: set --flash-attn on, or another type"
-    if has_flash:
+    if is_flash:
         sizes = {"K": {layer.key for layer in attending}, "V": {layer.value for layer in attending}}
         for which, kind in (("K", _type_of(args, "--cache-type-k")), ("V", values)):
             block = BLOCKS.get(kind, 1)

@@ -42,20 +42,23 @@ def count_gpus_needed(empty: Snapshot, demand: Demand) -> int | None:
 
 
 def fit(
-    empty: Snapshot, table: FlagTable, args: Sequence[Arg], model: Metadata, mmproj: Metadata | None
+    empty: Snapshot, table: FlagTable, args: Sequence[Arg], model: Metadata, projector: int
 ) -> tuple[Estimate, list[str]]:
-    """The estimate with what is added to `args`, and that: the task, the context and the batch of the child."""
+    """The estimate with what is added to `args`, and that: the task, the context and the batch of the child.
+
+    `projector` is what its projector takes, in bytes.
+    """
     task = batches.task_words(args, model)
     args = (*args, *flags.parse(task, table))
-    estimate, context = fit_context(empty, table, args, model, mmproj)
+    estimate, context = fit_context(empty, table, args, model, projector)
     if not batches.follows_context(args, model):
         return estimate, [*task, *context]
-    estimate, batch = fit_batch(empty, table, (*args, *flags.parse(context, table)), model, mmproj)
+    estimate, batch = fit_batch(empty, table, (*args, *flags.parse(context, table)), model, projector)
     return estimate, [*task, *context, *batch]
 
 
 def fit_context(
-    empty: Snapshot, table: FlagTable, args: Sequence[Arg], model: Metadata, mmproj: Metadata | None
+    empty: Snapshot, table: FlagTable, args: Sequence[Arg], model: Metadata, projector: int
 ) -> tuple[Estimate, list[str]]:
     """The estimate with the context that the child gets, and the flag for that context.
 
@@ -67,7 +70,7 @@ def fit_context(
         context = flags.parse(["--ctx-size", str(length)], table) if length else ()
         given = flags.merge(args, context)
         batch = flags.parse(batches.batch_words(given, batches.wanted_batch(given, model)), table)
-        return predict(flags.merge(given, batch), model, gpus=n_gpus, mmproj=mmproj)
+        return predict(flags.merge(given, batch), model, gpus=n_gpus, projector=projector)
 
     whole, words = at(None), []
     if flags.value_of(args, "--ctx-size") not in (None, "0"):
@@ -92,7 +95,7 @@ def fit_context(
 
 
 def fit_batch(
-    empty: Snapshot, table: FlagTable, args: Sequence[Arg], model: Metadata, mmproj: Metadata | None
+    empty: Snapshot, table: FlagTable, args: Sequence[Arg], model: Metadata, projector: int
 ) -> tuple[Estimate, list[str]]:
     """The estimate with the batch that the child gets, and the flags for it. In `args` the context has been decided.
 
@@ -102,7 +105,7 @@ def fit_batch(
 
     def at(batch: int) -> Estimate:
         batch_args = flags.parse(batches.batch_words(args, batch), table)
-        return predict(flags.merge(args, batch_args), model, gpus=n_gpus, mmproj=mmproj)
+        return predict(flags.merge(args, batch_args), model, gpus=n_gpus, projector=projector)
 
     n_gpus, batch = count_visible_gpus(empty), batches.wanted_batch(args, model)
     least = at(DEFAULT_MICRO_BATCH_TOKENS)

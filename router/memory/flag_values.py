@@ -45,10 +45,15 @@ def kv_cache(args: Sequence[Arg], metadata: Metadata) -> KvCache:
         batch=min(n_ctx, batch, micro_batch),
         key_bytes=cache_type_bytes(args, "--cache-type-k"),
         value_bytes=cache_type_bytes(args, "--cache-type-v"),
-        flash=boolean(value_of(args, "--flash-attn") or "") is not False and metadata.architecture not in WITHOUT_FLASH,
+        flash=has_flash(args, metadata.architecture),
         full_window=switch_of(args, "--swa-full") is True,
         snapshots=number(args, "--spec-draft-n-max") or DEFAULT_SNAPSHOTS if goes_back else 0,
     )
+
+
+def has_flash(args: Sequence[Arg], architecture: str = "") -> bool:
+    """Whether flash attention is on. The engine leaves it off for some architectures."""
+    return boolean(value_of(args, "--flash-attn") or "") is not False and architecture not in WITHOUT_FLASH
 
 
 def cache_type_bytes(args: Sequence[Arg], name: str) -> float:

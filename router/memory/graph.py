@@ -88,7 +88,12 @@ class Graph:
         return Node(shape, 4, is_weight=True)
 
     def op(self, shape: Sequence[int], *sources: Node, over: bool = False, element: int = 4) -> Node:
-        """A result with memory of its own, or that of a source if it may be written `over` one."""
+        """A result with memory of its own, or that of a source if it may be written `over` one.
+
+        Raises ValueError for a length below zero: the file does not fit together, and the engine refuses it.
+        """
+        if min(shape, default=0) < 0:
+            raise ValueError(f"no tensor has the shape {tuple(shape)}")
         return Node(tuple(shape), element, sources, over=over)
 
     def view(self, source: Node, *shape: int, is_plain: bool = True) -> Node:
@@ -96,7 +101,7 @@ class Graph:
         return Node(shape, source.element, (source,), root=source.root or source, is_plain=is_plain and source.is_plain)
 
     def expand(self, node: Node) -> Node:
-        """Take in what `node` is computed from, then `node`. A graph is not recursive in Python, as it can be deep."""
+        """Take in what `node` is computed from, then `node`. Without recursion, as a graph can be deep."""
         stack = [(node, 0)]
         while stack:
             at, n = stack.pop()

@@ -8,9 +8,11 @@ here needs is computed like the commonest one. Called by `demand`. All sizes are
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isqrt
 
+from router.memory.graph import Node
 from router.memory.pictures import see
 from router.memory.sounds import hear
 from router.memory.tower import Tower
@@ -118,21 +120,19 @@ def _pictures(metadata: Metadata, kind: str, flash: bool, max_tokens: int) -> in
     count = side // patch
     if not count:
         return metadata.weights_bytes // 4
-    try:
-        result = see(tower, metadata, side, patch, merge)
-    except (KeyError, IndexError, ValueError):  # a tensor that the engine needs is missing, so it refuses the file
-        return metadata.weights_bytes // 4
-    tower.graph.expand(result)
-    return tower.graph.peak()
+    return _peak(metadata, tower, lambda: see(tower, metadata, side, patch, merge))
 
 
 def _sound(metadata: Metadata, kind: str, flash: bool, max_tokens: int) -> int:
     tower = _tower(metadata, kind, "audio", flash)
     bins = min(max(metadata.integer("audio.num_mel_bins"), 1), 256)
     bins = 640 if kind == "gemma4ua" else bins  # steps of the sound itself
+    return _peak(metadata, tower, lambda: hear(tower, metadata, bins))
+
+
+def _peak(metadata: Metadata, tower: Tower, build: Callable[[], Node]) -> int:
     try:
-        result = hear(tower, metadata, bins)
-    except (KeyError, IndexError, ValueError):
-        return metadata.weights_bytes // 4
-    tower.graph.expand(result)
+        tower.graph.expand(build())
+    except (KeyError, IndexError, ValueError, ZeroDivisionError):  # the engine refuses the file: its tensors are
+        return metadata.weights_bytes // 4  # not all there, or do not fit together
     return tower.graph.peak()

@@ -18,8 +18,8 @@ program's in `stores`, a kind of file that is no model in `kinds`. What `templat
     values     PURE: what operators make of values      -> reduction
     trial      which conversations a template refuses   -> reduction values
     template   what a template can do: thinking, roles  -> reduction trial
-    stamps     the files of a process, as they were     -> shards
     spec       one model as data                        -> shards template
+    stamps     the files of a process, as they were     -> shards spec
     projector  whether a projector fits a model         -> metadata gguf spec
     describe   what a model's files say: its Info       -> shards metadata kinds gguf template spec projector
     ini        INI text to sections of lines, and back  -> nothing
@@ -31,7 +31,7 @@ program's in `stores`, a kind of file that is no model in `kinds`. What `templat
     catalog    names to models, and what was meant      -> spec
     tree       what lies below an entry of a folder     -> shards kinds
     folder     models in a folder, and their companions -> shards kinds spec tree
-    links      files that arguments name by addresses   -> spec folder
+    links      files that arguments name by addresses   -> spec catalog folder
     folders    folders of models, read as they change   -> shards tree folder
     created    names and models that clients made       -> spec catalog folder
     stores     stores of other programs, as Ollama's    -> spec catalog folder folders

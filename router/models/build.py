@@ -122,7 +122,8 @@ def build(
     for name in wanted:
         entry = hub.find(cache_root, name)  # another client may have downloaded it, and the cache may call it otherwise
         if name not in known and (entry is None or entry.name not in known):
-            models.append(builder.spec(replace(defaults, name=name), "cache", builder.args(name, "--hf-repo")))
+            part = _Part(replace(defaults, name=name), "cache", builder.args(name, "--hf-repo"))
+            models.append(builder.spec_of(part))
     if not models:
         logger.warning("there are no models: give --models-dir, --models-preset, or a Hugging Face cache")
     return Catalog(models, default_name, in_folders.left_out)
@@ -212,9 +213,6 @@ class _SpecBuilder:
 
     def __repr__(self) -> str:
         return f"<_SpecBuilder with cache {self.cache_root}{', offline' if self.offline else ''}>"
-
-    def spec(self, preset: Preset, source: Source, own: Sequence[Arg], found: FoundModel | None = None) -> ModelSpec:
-        return self.spec_of(_Part(preset, source, own, found))
 
     def spec_of(self, part: _Part, *, looks: bool = True) -> ModelSpec:
         """The model. Unless it `looks`, the disk is not touched, and a problem says that it hangs."""

@@ -165,5 +165,5 @@ def alias_clashes(models: Sequence[_Named]) -> Iterator[tuple[_Named, str]]:
 
 
 def quoted(name: str) -> str:
-    """A name for an error: in quotes, shortened if a client has sent a very long one."""
+    """A name or a value for an error: in quotes, shortened if it is very long."""
     return repr(name if len(name) <= SHOWN_CHARACTERS else f"{name[:SHOWN_CHARACTERS]}...")

@@ -41,13 +41,6 @@ class Checked:
     problems: tuple[Problem, ...]
 
 
-def check_file(path: Path, table: FlagTable) -> tuple[PresetFile, tuple[Problem, ...]]:
-    """The presets of a file and all its mistakes, in the order of their lines. Raises PresetError if it cannot be read
-    at all."""
-    file, (checked,) = check_files([path], table, os.environ, lambda name: False)
-    return file, checked.problems
-
-
 def check_files(
     paths: Sequence[Path], table: FlagTable, environ: Mapping[str, str], is_found: IsFound
 ) -> tuple[PresetFile, list[Checked]]:

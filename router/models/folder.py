@@ -13,6 +13,7 @@ what cannot be read. Called when the catalog is built.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -76,7 +77,7 @@ def step_aside(found: FoundModels, aliases: Collection[str]) -> None:
     """Give other names to the models whose names the operator has given to other models."""
     for name in [name for name in found.models if name in aliases]:
         model = found.models.pop(name)
-        other = next(other for n in range(2, len(found.models) + 3) if (other := f"{name}~{n}") not in found.models)
+        other = _numbered(name, found)
         found.models[other] = model
         found.warnings.append(f"{name!r} is an alias of another model, so {model.path} is the model {other!r}")
 
@@ -101,11 +102,16 @@ def _add(found: FoundModels, named: _Named, root: Path, is_first: bool) -> None:
     candidates = [*names[:1], *(longer if not is_first else [*names[1:], *longer])]
     name = next((name for name in candidates if name not in found.models), None)
     if name is None:
-        name = next(name for n in range(2, len(found.models) + 3) if (name := f"{names[0]}~{n}") not in found.models)
+        name = _numbered(names[0], found)
     if name != names[0]:
         first = found.models[names[0]].path
         found.warnings.append(f"{first} is the model {names[0]!r}, so {named.model.path} is the model {name!r}")
     found.models[name] = replace(named.model, aliases=tuple(map(model_name, named.model.aliases)))
+
+
+def _numbered(name: str, found: FoundModels) -> str:
+    """The name with the first number that makes it another one than all names so far."""
+    return next(other for n in itertools.count(2) if (other := f"{name}~{n}") not in found.models)
 
 
 def _home(file: FoundFile) -> tuple[str, ...]:

@@ -1,9 +1,10 @@
 """The folders of `--models-dir`, read again when something in them has changed.
 
-The one idea: each entry of a folder is looked at by itself, in threads that may hang, so that one odd entry costs
-itself alone. What hangs or is lost at a later look counts as unchanged: models that run must not end for it. A folder
-of models that cannot be listed at all is an error; at the start only if the name is wrong, since a share may come
-later. `folder` makes models of what is found. Called by `sources`, at the start and at most once a second afterwards.
+The one idea: each folder, and each entry of it, is looked at by itself, in threads that may hang, so that one that is
+odd costs itself alone. What hangs or is lost at a later look counts as unchanged: models that run must not end for it.
+A folder of models that cannot be listed at all is an error; at the start only if the name is wrong, since a share may
+come later. `folder` makes models of what is found. Called by `sources`, at the start and at most once a second
+afterwards.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from router import files, patience
@@ -26,8 +28,17 @@ Places = Path | Sequence[Path] | None
 MAX_WATCHED_FILES = 1000  # that are looked at one by one, because they could not be read
 
 
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """One folder: when it last changed, its path without links, and its entries, or why they are not known."""
+
+    times: ChangeTimes
+    real: str
+    entries: list[os.DirEntry[str]] | OSError | ValueError | patience.Hung
+
+
 class ModelFolders:
-    """The folders of one router. Its methods block; threads may share it.
+    """The folders of one router; `flag` is the option that names them. Its methods block; threads may share it.
 
     ::
 
@@ -36,7 +47,8 @@ class ModelFolders:
         folders.is_current()                 # True, until a file comes or goes
     """
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, flag: str = "--models-dir") -> None:
+        self._flag = flag
         self.roots: tuple[Path, ...] = (places,) if isinstance(places, Path) else tuple(places or ())
         self._lock = threading.Lock()
         self._times: dict[Path, ChangeTimes] = {}
@@ -57,14 +69,13 @@ class ModelFolders:
         times: dict[Path, ChangeTimes] = {}
         try:
             for root in self.roots:
-                before = ChangeTimes.of([str(root)], anything_changed)
-                times[root] = before
-                entries = self._entries(root, found)
-                real = os.path.realpath(root)
-                if real in seen:
-                    found.warnings.append(f"--models-dir {root} is the same folder as {seen[real]}: it is read once")
+                listing = _listed(root)
+                times[root] = listing.times
+                entries = self._entries(root, listing, found)
+                if earlier := seen.get(listing.real):
+                    found.warnings.append(f"{self._flag} {root} is the same folder as {earlier}: it is read once")
                     continue
-                seen[real] = root
+                seen[listing.real] = root
                 branches = self._look(entries, root)
                 known.update(zip((entry.path for entry in entries), branches, strict=True))
                 in_root = [file for branch in branches for file in branch.files]
@@ -72,7 +83,7 @@ class ModelFolders:
                 add_models(found, root, in_root, is_first=len(seen) == 1)
                 watched = [path for branch in branches for path in branch.folders]
                 watched += [str(file.path) for file in in_root if file.problem]
-                times[root] = ChangeTimes({**before.times, **_times_of(watched).times}, anything_changed)
+                times[root] = ChangeTimes({**listing.times.times, **_times_of(watched).times}, anything_changed)
             self._branches = known
         finally:
             with self._lock:
@@ -100,20 +111,20 @@ class ModelFolders:
             self._is_current = self._is_current and is_current
             return self._is_current
 
-    def _entries(self, root: Path, found: FoundModels) -> list[os.DirEntry[str]]:
+    def _entries(self, root: Path, listing: _Listing, found: FoundModels) -> list[os.DirEntry[str]]:
         """The entries of one folder. At the start a disk or share that has gone leaves its folder empty."""
-        (entries,) = patience.each(_scan, [root], key=str)
+        entries = listing.entries
         if isinstance(entries, list):
             return entries
         is_hung = isinstance(entries, patience.Hung)
         if self._branches is None and (is_hung or getattr(entries, "errno", None) in files.LOST):
             reason = files.hung(root) if isinstance(entries, patience.Hung) else files.problem_of(root, entries)
-            found.warnings.append(f"--models-dir {reason}. Its models are left out")
+            found.warnings.append(f"{self._flag} {reason}. Its models are left out")
             return []
         if isinstance(entries, patience.Hung):
-            raise CatalogError(f"--models-dir {files.hung(root)}")
+            raise CatalogError(f"{self._flag} {files.hung(root)}")
         reason = getattr(entries, "strerror", None) or str(entries)
-        raise CatalogError(f"--models-dir {root}: {reason}; name a folder that holds .gguf files") from entries
+        raise CatalogError(f"{self._flag} {root}: {reason}; name a folder that holds .gguf files") from entries
 
     def _look(self, entries: Sequence[os.DirEntry[str]], root: Path) -> list[Branch]:
         known = self._branches or {}
@@ -130,12 +141,19 @@ def _times_of(paths: Iterable[str]) -> ChangeTimes:
     return ChangeTimes({}) if isinstance(times, patience.Hung) else times
 
 
-def _scan(folder: Path) -> list[os.DirEntry[str]] | OSError | ValueError:
+def _listed(root: Path) -> _Listing:
+    (listing,) = patience.each(_scan, [root], key=str)
+    nothing = ChangeTimes({})  # is current until the disk comes back
+    return _Listing(nothing, os.path.abspath(root), listing) if isinstance(listing, patience.Hung) else listing
+
+
+def _scan(root: Path) -> _Listing:
+    times = ChangeTimes.of([str(root)], anything_changed)  # before it is listed, so that no change is missed
     try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+        with os.scandir(root) as entries:
+            return _Listing(times, os.path.realpath(root), sorted(entries, key=lambda entry: entry.name))
     except (OSError, ValueError) as error:
-        return error
+        return _Listing(times, os.path.abspath(root), error)
 
 
 def _hung(entry: os.DirEntry[str]) -> Branch:

@@ -11,11 +11,10 @@ from pathlib import Path
 from router.engine.flags import Arg, merge, value_of
 from router.hub import links
 from router.hub.links import Link, Reference
+from router.models.catalog import quoted
 from router.models.folder import FoundModel
 from router.models.spec import LINK_FLAGS, MODEL_FLAGS
 from router.redaction import without_credentials
-
-SHOWN_CHARACTERS = 80  # of a wrong value, in its error
 
 # Arguments, and the first problem with them.
 Checked = tuple[tuple[Arg, ...], str | None]
@@ -43,10 +42,10 @@ def faults(args: Sequence[Arg]) -> Iterator[tuple[str, str]]:
     """Each flag whose value is no address, or no name in a registry, with a sentence about it."""
     for flag in LINK_FLAGS:
         if (url := value_of(args, flag)) and (fault := links.fault(url)):
-            yield flag, f"{flag.lstrip('-')} = {_quoted(without_credentials(url))} {fault}"
+            yield flag, f"{flag.lstrip('-')} = {quoted(without_credentials(url))} {fault}"
     docker = value_of(args, "--docker-repo")
     if docker and Reference.parse(docker) is None:
-        yield "--docker-repo", f"docker-repo = {_quoted(docker)} is no name of the form ai/MODEL or ai/MODEL:TAG"
+        yield "--docker-repo", f"docker-repo = {quoted(docker)} is no name of the form ai/MODEL or ai/MODEL:TAG"
 
 
 def with_model_of_docker(
@@ -89,7 +88,3 @@ def _wanted(args: Sequence[Arg], flag: str, url: str, root: Path) -> tuple[Link,
 
 def _offline_problem(what: str, *, offline: bool) -> str | None:
     return f"{what} is not here, and --offline forbids to download it" if offline else None
-
-
-def _quoted(value: str) -> str:
-    return repr(value if len(value) <= SHOWN_CHARACTERS else f"{value[:SHOWN_CHARACTERS]}...")

@@ -23,11 +23,6 @@ def shards(path: Path) -> tuple[Path, ...]:
     return tuple(path.with_name(f"{stem}-{n:05d}-of-{count:05d}{ending}") for n in range(1, count + 1)) or (path,)
 
 
-def is_shard(path: Path) -> bool:
-    """Whether the name is that of one part of a split model."""
-    return SHARD.fullmatch(path.name) is not None
-
-
 def stem(path: Path) -> str:
     """The name of the model: the file's name without the number of the shard and without `.gguf`."""
     return stem_of(path.name)

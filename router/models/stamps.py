@@ -10,15 +10,13 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from router.engine import values
 from router.engine.flags import Arg
 from router.models.shards import shards
+from router.models.spec import FILE_FLAGS
 
-# Flags that name one file of a model, and its further shards.
-MODEL_FILE_FLAGS = ("--model", "--mmproj", "--spec-draft-model")
-# Other flags that name a file which the child reads from beginning to end, and flags with several such files.
-TEXT_FILE_FLAGS = ("--chat-template-file", "--grammar-file", "--json-schema-file")
-FILE_LIST_FLAGS = frozenset(("--lora", "--control-vector"))
-SCALED_LIST_FLAGS = frozenset(("--lora-scaled", "--control-vector-scaled"))  # FILE:SCALE,...
+# Other flags than those of a model that name files which the child reads from beginning to end.
+OTHER_FILE_FLAGS = values.PATH_LISTS | {"--chat-template-file", "--grammar-file", "--json-schema-file"}
 
 # Of each file its path, inode, size in bytes and time of change in nanoseconds.
 Stamp = tuple[tuple[str, int, int, int], ...]
@@ -27,17 +25,9 @@ Stamp = tuple[tuple[str, int, int, int], ...]
 def files_of(args: Sequence[Arg]) -> Iterator[Path]:
     """All files that a process with these arguments reads, whether they exist or not."""
     for arg in args:
-        value = arg.values[0] if arg.values else ""
-        if not value:
-            continue
-        if arg.flag.name in MODEL_FILE_FLAGS:
-            yield from shards(Path(value))
-        elif arg.flag.name in TEXT_FILE_FLAGS:
-            yield Path(value)
-        elif arg.flag.name in FILE_LIST_FLAGS:
-            yield from map(Path, filter(None, value.split(",")))
-        elif arg.flag.name in SCALED_LIST_FLAGS:
-            yield from (Path(word.rpartition(":")[0] or word) for word in value.split(",") if word)
+        if arg.flag.name in FILE_FLAGS or arg.flag.name in OTHER_FILE_FLAGS:
+            for path in map(Path, values.paths_of(arg)):
+                yield from shards(path) if arg.flag.name in FILE_FLAGS else (path,)
 
 
 def stamp(args: Sequence[Arg]) -> Stamp:

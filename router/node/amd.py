@@ -56,9 +56,7 @@ class AmdDriver:
         positions = {card: index for index, card in enumerate(boards)}
         gpus = []
         for card, before in self._known.items():
-            board = boards.get(card) or _Board(
-                card, before.uuid, 0, "its files in sysfs are gone: its driver has left it"
-            )
+            board = boards.get(card) or _Board(card, before.uuid, 0, GONE)
             total = board.total or before.total
             # While one is gone, nobody knows how ROCm counts the others: they are named by their UUIDs.
             word = before.uuid if is_one_gone else ""

@@ -2,7 +2,7 @@
 
 GPUs come first, in the order in which the engine counts them: NVIDIA's from NVML, AMD's from sysfs. RAM is always the
 last device. A GPU that shares the machine's RAM is not listed: then RAM is the device, and no mask hides the GPU from
-the engine. `serve` makes one Devices; `local` and the commands that plan read it.
+the engine. `plan` makes one Devices; `local` and the commands that plan read it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Small text files of the kernel: proc, sysfs, control groups.
 
-`host_memory` and `amd` read them. They are read without a thread: the kernel answers from memory.
+`host_memory`, `amd` and `nvidia` read them. They are read without a thread: the kernel answers from memory.
 """
 
 from __future__ import annotations

@@ -109,14 +109,13 @@ class LocalNode:
         # The name is short, and never used again: a server does not bind to a socket that exists already.
         place = self._run.folder / f"{next(self._serial)}.sock"
         key = secrets.token_urlsafe(32)
-        template = self._write_template(launch, place.with_suffix(".jinja")) if launch.template else []
         try:
-            engine = engines.named(launch.engine) if launch.engine else self._engine
-            fit_target = self._fit_target(launch)
+            engine, fit_target = await self._engine_for(launch)
         except EngineError as error:
             raise LoadFailed(f"{launch.model} cannot be started: {error.message}") from error
-        args = [*launch.args, *fit_target, *_tensor_split(launch), *template]
         address = Address(path=str(place)) if self._run.has_sockets else Address(port=_free_port())
+        template = self._write_template(launch, place.with_suffix(".jinja")) if launch.template else []
+        args = [*launch.args, *fit_target, *_tensor_split(launch), *template]
         args += ["--host", address.path] if address.path else ["--host", address.host, "--port", str(address.port)]
         args += ["--alias", launch.model]
         command = [*engine.command, *args]
@@ -132,6 +131,20 @@ class LocalNode:
         }
         files = [Path(file) for file in template[1:]]
         return LocalChild.start(launch, command, env, address, key, self._watchdog, files, secrets_of(env))
+
+    async def _engine_for(self, launch: Launch) -> tuple[Engine, list[str]]:
+        """The engine, and the margins as an argument for it. Raises EngineError."""
+        fit_target = self._fit_target(launch)
+        if not launch.engine:
+            return self._engine, fit_target
+
+        def look_up() -> tuple[Engine, list[str]]:
+            engine = engines.named(launch.engine)
+            is_known = fit_target and engines.table_of(launch.engine).find("--fit-target")
+            return engine, fit_target if is_known else []
+
+        # In a thread: if the program's file is another one since its flags were read, it is run to read them again.
+        return await threads.ESTIMATES.run(look_up)
 
     def _downloads(self, launch: Launch) -> bool:
         """Whether the child downloads files by itself."""
@@ -152,8 +165,6 @@ class LocalNode:
         that this much stays free on each. Without the argument it leaves 1 GiB (common/fit.cpp)."""
         mib = [self._margins.get(device.key, 0) >> 20 for device in launch.devices]
         if not mib or not all(mib) or "--fit-target" in launch.args:
-            return []
-        if launch.engine and not engines.table_of(launch.engine).find("--fit-target"):
             return []
         return ["--fit-target", ",".join(map(str, mib))]
 

@@ -31,7 +31,8 @@ CpuTimes = Mapping[int, float]  # seconds by pid
 class Vitals:
     """Of one child. One look at a time.
 
-    `_used` is what it had used of the processor at `_used_at`; None after an answer, when nobody counts.
+    `_counts`: it has not answered at the last look, so its use of the processor is counted.
+    `_used` is what it had used at `_used_at`; None if that could not be read.
     """
 
     def __init__(self, pid: int, address: Address, key: str) -> None:

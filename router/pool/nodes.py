@@ -102,11 +102,8 @@ class Nodes:
             raise error_of(Refusal.TOO_LARGE, spec.name, result.reason)
 
     def of(self, allocation: Allocation) -> Node:
-        """The node of these devices; the first node if nothing is booked on any."""
-        if allocation.devices:
-            return self._nodes[allocation.devices[0].node]
-        key = next(iter(allocation.held), None)
-        return self._nodes[key.rpartition("/")[0]] if key else next(iter(self._nodes.values()))
+        """The node of these devices; the first node if any will do."""
+        return self._nodes[allocation.node or next(iter(self._nodes))]
 
     def prefetch(self, spec: ModelSpec | None) -> None:
         """This model is started next, once it can be: the nodes may read its files ahead. None ends that."""

@@ -33,8 +33,9 @@ One request and its answer::
     protocols        types of what requests use   -> nothing
     client_response  the response to a client     -> head
     child_errors     PURE: errors of a child      -> nothing
+    child_events     PURE: an event of a child    -> child_errors
     cut              PURE: a stream that is cut   -> nothing
-    collected        PURE: a stream as one answer -> body routing rewrite child_errors
+    collected        PURE: a stream as one answer -> body routing rewrite child_events
     error_response   errors in a dialect          -> head protocols child_errors
     disconnect       a client that leaves ends it -> nothing
     proxied_request  a request, and its answer    -> head protocols client_response collected error_response disconnect

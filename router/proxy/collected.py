@@ -8,7 +8,6 @@ it says that it was cut. Shapes are those of llama-server (b11434). `endpoints` 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,11 +15,11 @@ import msgspec
 
 from router.errors import UpstreamFailed
 from router.proxy.body import ANY_JSON, json_object
-from router.proxy.child_errors import error_of
+from router.proxy.child_events import decode, reported_error
 from router.proxy.rewrite import encode_json
 from router.proxy.routing import with_first_members
 from router.units import limit_size
-from router.wire.child_json import blame_child, object_or_empty, parse_json
+from router.wire.child_json import blame_child, object_or_empty
 
 MAX_BYTES = 64 << 20  # of the events of one answer
 MEDIA_TYPE = b"application/json; charset=utf-8"
@@ -59,12 +58,9 @@ class Collected:
         *lines, self._held = (self._held + data).split(b"\n")
         for line in lines:
             if line.startswith(b"data: {"):
-                event = _event_of(line[6:])
+                event = object_or_empty(decode(ANY_JSON, line[6:]))
                 if (error := event.get("error")) is not None:
-                    fields = error if isinstance(error, dict) else {"message": error}
-                    code = fields.get("code")
-                    status = code if isinstance(code, int) and 400 <= code < 600 else 500
-                    raise error_of(status, json.dumps({"error": fields}).encode())
+                    raise reported_error(error, 500)
                 with blame_child():
                     self._take(event)
                     self._timings = event.get("timings") or self._timings
@@ -176,20 +172,24 @@ class ChatAnswer(ChoicesAnswer):
         choice["thoughts"].append(delta.get("reasoning_content") or "")
         for part in delta.get("tool_calls") or ():
             function = part.get("function") or {}
-            new = {"type": "function", "function": {"name": "", "arguments": ""}, "id": ""}
-            call = choice["calls"].setdefault(int(part.get("index") or 0), new)
+            call = choice["calls"].setdefault(int(part.get("index") or 0), {"id": "", "name": "", "arguments": []})
             call["id"] = part.get("id") or call["id"]
-            call["function"]["name"] += function.get("name") or ""
-            call["function"]["arguments"] += function.get("arguments") or ""
+            call["name"] += function.get("name") or ""
+            call["arguments"].append(function.get("arguments") or "")
 
     def _choice(self, index: int, choice: Fields) -> Fields:
         text, thoughts = "".join(choice["texts"]), "".join(choice["thoughts"])
-        calls = [call for _, call in sorted(choice["calls"].items())]
+        calls = [_tool_call(call) for _, call in sorted(choice["calls"].items())]
         message: Fields = {"role": "assistant", "content": None if calls and not text else text}
         message |= {"reasoning_content": thoughts} if thoughts else {}
         message |= {"tool_calls": calls} if calls else {}
         found = {"finish_reason": choice["finish_reason"] or "length", "index": index, "message": message}
         return found | ({"logprobs": {"content": choice["logprobs"]}} if choice["logprobs"] else {})
+
+
+def _tool_call(call: Fields) -> Fields:
+    function = {"name": call["name"], "arguments": "".join(call["arguments"])}
+    return {"type": "function", "function": function, "id": call["id"]}
 
 
 class TextAnswer(ChoicesAnswer):
@@ -309,11 +309,3 @@ def _values_at(paths: Sequence[str], fields: Fields) -> Fields:
         if value is not msgspec.UNSET:
             found[path] = value
     return found
-
-
-def _event_of(data: bytes) -> Fields:
-    try:
-        return object_or_empty(ANY_JSON.decode(data))
-    except (ValueError, RecursionError, msgspec.MsgspecError):
-        with blame_child():  # it reads what msgspec does not: broken UTF-8, half surrogates, NaN
-            return object_or_empty(parse_json(data))

@@ -19,7 +19,7 @@ from router.models.spec import ModelSpec
 from router.proxy.body import has_reservation, in_thread_if_large, release_body
 from router.proxy.collected import Collected, as_stream, kind_of
 from router.proxy.error_response import error_response
-from router.proxy.gateway import Gateway
+from router.proxy.gateway import Gateway, Prepared
 from router.proxy.head import Head, request_id_of
 from router.proxy.protocols import Dialect, Translation
 from router.proxy.proxied_request import ProxiedRequest
@@ -59,7 +59,7 @@ class ModelFromBody:
         prepared = await in_thread_if_large(len(body), self._prepare_body, spec, head, body, routing)
         translation = None
         if not self._passes_through(spec, head, routing):
-            translation = await in_thread_if_large(len(body), self._translation, head, prepared[0])
+            translation = await in_thread_if_large(len(body), self._translation, head, prepared.body)
         # Starlette calls what an endpoint returns as an ASGI app, so it need not be a Response.
         return self._proxied_request(spec, head, prepared, routing, translation)  # type: ignore[return-value]
 
@@ -90,16 +90,14 @@ class ModelFromBody:
             self._check(spec, head, body)
         self._gateway.check_may_load(spec, head, self._gateway.autoload)
 
-    def _prepare_body(
-        self, spec: ModelSpec, head: Head, body: bytes, routing: RoutingFields
-    ) -> tuple[bytes, float | None]:
+    def _prepare_body(self, spec: ModelSpec, head: Head, body: bytes, routing: RoutingFields) -> Prepared:
         """As `Gateway.prepare_body`. Raises InvalidRequest."""
         if routing.fields is None:
-            return body, None
-        body, time_limit = self._gateway.prepare_body(spec, head.path, routing.fields, body, routing.outline)
-        if time_limit and not routing.stream and kind_of(head.path):
-            body = as_stream(body, routing.fields)
-        return body, time_limit
+            return Prepared(body)
+        found = self._gateway.prepare_body(spec, head.path, routing.fields, body, routing.outline)
+        if found.time_limit and not routing.stream and kind_of(head.path):
+            return found._replace(body=as_stream(found.body, routing.fields))
+        return found
 
     def _passes_through(self, spec: ModelSpec, head: Head, routing: RoutingFields) -> bool:
         """Whether the child's answer is the answer as it is. If not, `_translation` makes it."""
@@ -114,13 +112,13 @@ class ModelFromBody:
         self,
         spec: ModelSpec,
         head: Head,
-        prepared: tuple[bytes, float | None],
+        prepared: Prepared,
         routing: RoutingFields,
         translation: Translation | None = None,
         *,
         lease_now: bool = False,
     ) -> ProxiedRequest:
-        gateway, (body, time_limit) = self._gateway, prepared
+        gateway, (body, time_limit, notes) = self._gateway, prepared
         if routing.fields is not None:
             gateway.log_ignored_context(spec, routing.fields)
         return gateway.proxied_request(
@@ -134,7 +132,7 @@ class ModelFromBody:
             time_limit=time_limit,
             lease_now=lease_now,
             translation=translation,
-            notes=gateway.notes(routing.fields or {}),
+            notes=notes,
             collect=self._collect(head, routing) if time_limit and not routing.stream else None,
         )
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 
@@ -42,6 +42,15 @@ MAX_NOTE = 1000  # characters of a header
 _UNPRINTABLE = re.compile(r"[^ -~]")
 # Paths that a llama-server answers asleep (tools/server/README.md, "Sleeping on Idle").
 NEVER_WAKES = frozenset(("/props",))
+
+
+class Prepared(NamedTuple):
+    """A body as the child gets it, and what its fields mean for the answer: a time limit in seconds, and headers for
+    the client, which say what of its schema the engine does not enforce."""
+
+    body: bytes
+    time_limit: float | None = None
+    notes: Headers = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +126,8 @@ class Gateway:
             if self.hub_models is None or not name:
                 raise
             if self.hub_models.allows(name):
-                name = await self.hub_models.find(name, hub_token)
-            elif not self.hub_models.may_come(name) or not await self.hub_models.refresh_if_changed():
+                return self.pool.downloads.found(await self.hub_models.find(name, hub_token))
+            if not self.hub_models.may_come(name) or not await self.hub_models.refresh_if_changed():
                 raise
         return self.pool.catalog.resolve(name)
 
@@ -144,14 +153,14 @@ class Gateway:
 
     def prepare_body(
         self, spec: ModelSpec, path: str, fields: dict[str, Any], body: bytes, outline: Outline | None = None
-    ) -> tuple[bytes, float | None]:
-        """The JSON object `body` as this model's child gets it, and a time limit for the answer in seconds. `fields`
-        are those of the body, at least those that the router looks at; `outline` tells about messages that are not
-        among them. Raises InvalidRequest."""
+    ) -> Prepared:
+        """The JSON object `body` for this model's child. `fields` are those of the body, at least those that the router
+        looks at; `outline` tells about messages that are not among them. Raises InvalidRequest."""
         changed = self._rewrite(spec, path.removeprefix("/v1"), fields, body, outline)
+        notes = _notes(fields)
         if changed is not None:
             fields, body = changed, rewrite.encode_json(changed, len(body))
-        return self._limit_time(path, fields, body)
+        return Prepared(*self._limit_time(path, fields, body), notes)
 
     def _rewrite(
         self, spec: ModelSpec, path: str, fields: dict[str, Any], body: bytes, outline: Outline | None
@@ -169,11 +178,6 @@ class Gateway:
             after = chat.with_native_schema(fields)
             return changed if after is fields else after
         return changed
-
-    def notes(self, fields: Mapping[str, Any]) -> Headers:
-        """Headers for the client about a request with these fields: what of its schema the engine does not enforce."""
-        lost = chat.lost_words(fields)
-        return [(SCHEMA_HEADER, _UNPRINTABLE.sub("?", ", ".join(lost))[:MAX_NOTE].encode())] if lost else []
 
     def _limit_time(self, path: str, fields: Mapping[str, Any], body: bytes) -> tuple[bytes, float | None]:
         """The body with a time limit for llama-server, if it has no token limit. And the time limit for the router, in
@@ -261,6 +265,11 @@ class Gateway:
             lease=lease,
             notes=notes,
         )
+
+
+def _notes(fields: Mapping[str, Any]) -> Headers:
+    lost = chat.lost_words(fields)
+    return [(SCHEMA_HEADER, _UNPRINTABLE.sub("?", ", ".join(lost))[:MAX_NOTE].encode())] if lost else []
 
 
 def in_coroutine(function: Callable[[], Lease]) -> Callable[[], Awaitable[Lease]]:

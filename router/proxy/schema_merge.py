@@ -9,7 +9,7 @@ alternatives, and what stands beside `$ref` into a copy of what it means. What c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 Schema = dict[str, Any]
@@ -39,17 +39,49 @@ _SMALLEST = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxPropert
 _SHAPES = frozenset(("type", "$ref", "const", "enum", "anyOf", "oneOf", "allOf"))
 
 MAX_ALTERNATIVES = 200  # to which other words are added
-
-Resolve = Callable[[str], Any]
+MAX_REFERENCES = 1_000  # that are followed
+MAX_WORK = 1_000_000  # values that are looked at to merge parts; a small schema can have many parts with many values
 
 
 class Conflict(Exception):
     """Two parts of a schema cannot become one; the text says which."""
 
 
-def merged(schema: Schema, resolve: Resolve) -> Schema:
+class Root:
+    """A whole schema: what a `$ref` means in it, and how much work has been done on it."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self._followed = self._work = 0
+
+    def resolve(self, ref: Any) -> Any:
+        """What a `$ref` means. Raises Conflict."""
+        if not isinstance(ref, str) or not ref.startswith("#/"):
+            raise Conflict('a "$ref" must begin with "#/" here, and lead into the same schema')
+        self._followed += 1
+        if self._followed > MAX_REFERENCES:
+            raise Conflict(f'more than {MAX_REFERENCES} times a "$ref" would have to be followed')
+        found: Any = self.schema
+        for step in ref[2:].split("/"):
+            key = step.replace("~1", "/").replace("~0", "~")
+            if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
+                found = found[int(key)]
+            elif isinstance(found, dict) and key in found:
+                found = found[key]
+            else:
+                raise Conflict(f'"$ref" leads nowhere: {ref[:200]}')
+        return found
+
+    def spend(self, work: int) -> None:
+        """Counts work. Raises Conflict if it is too much."""
+        self._work += work
+        if self._work > MAX_WORK:
+            raise Conflict("its parts are too large, or too many, to be combined")
+
+
+def merged(schema: Schema, root: Root) -> Schema:
     """The same schema, without `allOf`, and with nothing beside `$ref`, `anyOf` and `oneOf` that they would hide. The
-    same object if nothing has to change. `resolve` returns what a `$ref` means; it raises Conflict. Raises Conflict."""
+    same object if nothing has to change. `root` is the schema that it is in. Raises Conflict."""
     parts = schema.get("allOf")
     if isinstance(parts, list) and parts:
         base = {name: value for name, value in schema.items() if name != "allOf"}
@@ -57,39 +89,45 @@ def merged(schema: Schema, resolve: Resolve) -> Schema:
             schema = {**without(base, {"type"}), **parts[0]}  # what it means may be recursive
         else:
             for part in parts:
-                base = both(base, _opened(part, resolve))
+                base = both(base, _opened(part, root), root)
             schema = base
     if "$ref" in schema and constraints(schema) - {"$ref"}:
         beside = without(schema, {"$ref"})
-        schema = both(beside, _opened({"$ref": schema["$ref"]}, resolve))
+        schema = both(beside, _opened({"$ref": schema["$ref"]}, root), root)
     for word in ("oneOf", "anyOf"):
         others = constraints(schema) - {word}
         if isinstance(schema.get(word), list) and others:
-            schema = _spread(schema, word, others, resolve)
+            schema = _spread(schema, word, others, root)
             break
     return _simplified(schema)
 
 
-def both(one: Schema, two: Schema) -> Schema:
+def both(one: Schema, two: Schema, root: Root) -> Schema:
     """What holds for both. Raises Conflict."""
+    root.spend(_values_in(one) + _values_in(two))
     found = dict(one)
     for name, value in two.items():
         if name not in found or found[name] == value:
             found[name] = value
         elif name in CONSTRAINTS or name in DEFINITIONS:
-            found[name] = _both_of(name, found[name], value)
+            found[name] = _both_of(name, found[name], value, root)
     for mine, other in ((one, two), (two, one)):
         if mine.get("additionalProperties") is False and not _names(other) <= _names(mine):
             raise Conflict('"additionalProperties": false excludes properties of another part')
     return found
 
 
-def _both_of(name: str, one: Any, two: Any) -> Any:
+def _both_of(name: str, one: Any, two: Any, root: Root) -> Any:
     try:
         if name == "required":
             return list(dict.fromkeys([*one, *two]))
         if name in ("properties", *DEFINITIONS):
-            return {**one, **{key: both(one[key], value) if key in one else value for key, value in two.items()}}
+            return {
+                **one,
+                **{key: both(one[key], value, root) if key in one else value for key, value in two.items()},
+            }
+        if name in ("type", "enum"):
+            root.spend(_values_in(one) * _values_in(two) // 10)  # each is compared with each, which is quick
         if name == "type":
             return _both_types(one, two)
         if name == "enum":
@@ -115,7 +153,7 @@ def _both_types(one: Any, two: Any) -> Any:
     return common[0] if len(common) == 1 else common
 
 
-def _spread(schema: Schema, word: str, beside: frozenset[str], resolve: Resolve) -> Schema:
+def _spread(schema: Schema, word: str, beside: frozenset[str], root: Root) -> Schema:
     """With what stands beside `anyOf` or `oneOf` in each alternative."""
     if len(schema[word]) > MAX_ALTERNATIVES:
         raise Conflict(f'"{word}" with more than {MAX_ALTERNATIVES} parts cannot be combined with other words')
@@ -125,22 +163,22 @@ def _spread(schema: Schema, word: str, beside: frozenset[str], resolve: Resolve)
     alternatives = []
     for each in schema[word]:
         if shared.keys() == {"type"} and isinstance(each, dict) and not _SHAPES.isdisjoint(each):
-            alternatives.append(both(shared, each) if "type" in each else each)
+            alternatives.append(both(shared, each, root) if "type" in each else each)
         else:
-            alternatives.append(both(shared, _opened(each, resolve)))
+            alternatives.append(both(shared, _opened(each, root), root))
     return {**without(schema, beside), word: alternatives}
 
 
-def _opened(part: Any, resolve: Resolve) -> Schema:
+def _opened(part: Any, root: Root) -> Schema:
     """A part as a schema that can be merged. Raises Conflict."""
     if part is True:
         return {}
     if not isinstance(part, dict):
         raise Conflict("a part is no schema")
     if "$ref" in part:
-        found = resolve(part["$ref"])
-        return both(without(part, {"$ref"}), _opened(found, resolve))
-    return merged(part, resolve) if "allOf" in part else part
+        found = root.resolve(part["$ref"])
+        return both(without(part, {"$ref"}), _opened(found, root), root)
+    return merged(part, root) if "allOf" in part else part
 
 
 def _simplified(schema: Schema) -> Schema:
@@ -208,3 +246,18 @@ def without(schema: Mapping[str, Any], names: set[str] | frozenset[str]) -> Sche
 def _names(schema: Mapping[str, Any]) -> set[str]:
     properties = schema.get("properties")
     return set(properties) if isinstance(properties, dict) else set()
+
+
+def _values_in(value: Any) -> int:
+    """How many values there are in this one, with itself; a long text counts for several."""
+    weight, waiting = 0, [value]
+    while waiting:
+        each = waiting.pop()
+        weight += 1
+        if isinstance(each, dict):
+            waiting.extend(each.values())
+        elif isinstance(each, list):
+            waiting.extend(each)
+        elif isinstance(each, str):
+            weight += len(each) // 100
+    return weight

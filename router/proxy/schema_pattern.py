@@ -8,6 +8,8 @@ behind, word boundaries, references) is None. `schema_words` calls this.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 MAX_CHARS = 10_000
 
 _NEVER = r"\x22\x5C\x00-\x1F\x7F"  # what JSON escapes in a text
@@ -22,6 +24,7 @@ class _Unknown(Exception):
     """A part of a pattern that grammars do not have."""
 
 
+@lru_cache(maxsize=32)  # a schema may use one pattern in many places, and is read several times
 def rewritten(pattern: str) -> str | None:
     """The pattern as both engines read it; None if they cannot."""
     if len(pattern) > MAX_CHARS:

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from router.errors import InvalidField
-from router.proxy.schema_merge import ANNOTATIONS, DEFINITIONS, Conflict, Schema, merged, without
+from router.proxy.schema_merge import ANNOTATIONS, DEFINITIONS, Conflict, Root, Schema, merged, without
 from router.proxy.schema_pattern import rewritten
 
 HELD, ANNOTATION, NARROWS, REFUSED = "held", "annotation", "narrows", "refused"
@@ -42,7 +42,6 @@ WORDS: Mapping[str, str] = {
     **dict.fromkeys(("unevaluatedItems", "unevaluatedProperties"), REFUSED),
 }
 MAX_SCHEMAS = 5_000  # within one, after merging
-MAX_REFERENCES = 1_000  # that are followed
 MAX_DEPTH = 60
 
 _TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
@@ -78,19 +77,19 @@ class _Reader:
     """Reads one schema."""
 
     def __init__(self, root: Schema, name: str) -> None:
-        self._root, self._name = root, name
+        self._root, self._name = Root(root), name
         self.lost: list[str] = []
-        self._count = self._followed = 0
+        self._count = 0
         self._used: set[str] = set()  # what `$ref` means, as it is written there
 
     def read_all(self) -> Any:
         """The whole schema, with those definitions that it uses. The others stay as they are. Raises InvalidField."""
-        found = self.read(self._root, "", 0)
+        found = self.read(self._root.schema, "", 0)
         done: set[tuple[str, str]] = set()
         while new := {(word, key) for word, key in map(_definition, self._used) if key} - done:
             done |= new
             for word, key in sorted(new):
-                before = self._root[word][key]
+                before = self._root.schema[word][key]
                 after = self.read(before, f"{word}.{key}.", 1)
                 if after is not before:
                     found = {**found, word: {**found[word], key: after}}
@@ -106,7 +105,7 @@ class _Reader:
         if self._count > MAX_SCHEMAS or depth > MAX_DEPTH:
             raise InvalidField(self._name, "is too large, or nested too deep.")
         try:
-            whole = merged(schema, self._resolve)
+            whole = merged(schema, self._root)
         except (Conflict, RecursionError) as exc:
             reason = str(exc) if isinstance(exc, Conflict) else "it refers to itself"
             raise InvalidField(self._at(place), f"cannot be enforced: {reason}.") from None
@@ -154,27 +153,9 @@ class _Reader:
     def _resolve_or_refuse(self, ref: Any, place: str) -> None:
         self._used.add(str(ref))
         try:
-            self._resolve(ref)
+            self._root.resolve(ref)
         except Conflict as exc:
             raise InvalidField(self._at(f"{place}$ref"), f"{exc}.") from None
-
-    def _resolve(self, ref: Any) -> Any:
-        """What a `$ref` means. Raises Conflict."""
-        if not isinstance(ref, str) or not ref.startswith("#/"):
-            raise Conflict('a "$ref" must begin with "#/" here, and lead into the same schema')
-        self._followed += 1
-        if self._followed > MAX_REFERENCES:
-            raise Conflict(f'more than {MAX_REFERENCES} times a "$ref" would have to be followed')
-        found: Any = self._root
-        for step in ref[2:].split("/"):
-            key = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
-                found = found[int(key)]
-            elif isinstance(found, dict) and key in found:
-                found = found[key]
-            else:
-                raise Conflict(f'"$ref" leads nowhere: {ref[:200]}')
-        return found
 
     def _at(self, place: str) -> str:
         return f"{self._name}.{place}".rstrip(".")
@@ -289,7 +270,7 @@ def _is_idle(word: str, schema: Schema) -> bool:
         case "maxProperties":
             return has_only and isinstance(value, int) and value >= len(properties or ())
         case "dependentRequired":
-            required = schema.get("required") or ()
+            required = {name for name in schema.get("required") or () if isinstance(name, str)}
             return isinstance(value, dict) and all(name in required for names in value.values() for name in names)
         case "patternProperties" | "dependentSchemas" | "dependencies":
             return isinstance(value, dict) and not value

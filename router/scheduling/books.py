@@ -50,7 +50,7 @@ class ModelRecord:
     `closed_at` is when it was closed to new work, if it is.
     `is_asleep`: it has freed its memory. It takes it back by itself, unless it is stopped before.
     `is_in_last_reading`: the last reading shows all that it holds as taken.
-    `retrying`: its load ran out of memory, and the load that follows has not ended yet.
+    `retrying`: its load ran out of memory or lost its GPU, and the load that follows has not ended yet.
     `failures` counts the failures in a row; `failure` is the reason of the last one.
     `backoff_until` is when the next start is allowed.
     `_resident` is the record as policy last saw it, made of `_facts`. Most records have not changed at the next look.

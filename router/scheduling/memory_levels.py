@@ -26,7 +26,7 @@ from router.scheduling.states import VISIBLE_TO_DRIVER, State
 
 # Memory of a process that ended longer ago than this has come back, or never will.
 SETTLE_WINDOW_S = 15.0
-LOOK_AFTER_S = 3.0  # after the end of a process nobody looks for so long only because of other programs
+LOOK_AFTER_S = 3.0  # after the end of a process: so long no reading is made just to see what other programs take
 RETURN_POLL_S = 0.1  # between two readings while it comes back
 # After so many failed probes in a row nobody waits for the next one.
 MAX_FAILED_PROBES = 3

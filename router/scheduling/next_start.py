@@ -2,7 +2,7 @@
 
 A reading that follows the end of a process is waited for (see `memory_levels`). The wait is for the sake of the first
 model in the queue: when the memory that it needs is there, the rest may come later. So this finds by the books where
-that model will go, before the reading is there. Called by `scheduler` for each such reading.
+that model will go, before the reading is there. Called by `memory_levels` for each such reading.
 """
 
 from __future__ import annotations
@@ -30,23 +30,18 @@ def enough_for_start(
     """
     totals, margins = last.totals, last.margins
     free, hidden, held_by_stops = {**totals.empty}, Counter[str](), Counter[str]()
-    loading: set[str] = set()
-    gpus = {key for node in totals.nodes for key in node.gpus}
     for model in alive:
         for key, held in model.held.items():
             if key in free:
                 free[key] -= held
-        if model.state is State.LOADING:
-            hidden.update(model.held)
-            loading |= gpus.intersection(model.held) or set(model.held)
-        elif model.state is State.SLEEPING:
+        if model.state in (State.LOADING, State.SLEEPING):
             hidden.update(model.held)
         elif model.state is State.STOPPING:
             held_by_stops.update(model.held)
     for key in free:
         if key in expected:
             free[key] = min(free[key], expected[key] - margins.get(key, 0))
-    avoided = frozenset(key for key in loading if margins.get(key, 0))
+    avoided = last.devices_of_loads([model.held for model in alive if model.state is State.LOADING])
     running = sum(model.state is not State.STOPPING for model in alive)
     is_full = bool(last.limit) and running >= last.limit
     if not is_full and (claim := find_place(totals.nodes, demand, free, avoided)):

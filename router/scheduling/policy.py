@@ -278,13 +278,5 @@ def _find(snapshot: Snapshot, demand: Demand, *worlds: World, avoided: frozenset
 
 
 def _loading_devices(snapshot: Snapshot) -> frozenset[str]:
-    """The devices on which no second load may begin now: the GPUs of each load under way, or the RAM if it uses no GPU.
-    Devices that are not checked take any number of loads."""
-    residents = in_phase(Phase.LOADING, snapshot.residents)
-    if not residents:
-        return frozenset()
-    gpus = {key for node in snapshot.totals.nodes_with_lost for key in node.gpus}
-    taken: set[str] = set()
-    for resident in residents:
-        taken |= gpus.intersection(resident.held) or set(resident.held)
-    return frozenset(key for key in taken if snapshot.margins.get(key, 0))
+    """The devices on which no second load may begin now."""
+    return snapshot.devices_of_loads([load.held for load in in_phase(Phase.LOADING, snapshot.residents)])

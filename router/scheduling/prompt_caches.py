@@ -10,7 +10,7 @@ used first, as far as they fit and may run at once. So models that were seen bef
 of a cache that is promised now. A promise that was made before they were seen may be too large: then its process ends
 once for the first model that would fit but for it (`policy`), and the next one is promised less.
 
-Called by `scheduler` for each start, and by `memory.forecast`.
+Called by `runs` for each start.
 """
 
 from __future__ import annotations

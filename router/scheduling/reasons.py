@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from router.units import counted
+
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
@@ -21,7 +23,7 @@ class Obstacle:
 
 def waits_for(obstacles: Sequence[Obstacle]) -> str:
     """`coder to finish 3 requests`. Empty without obstacles."""
-    return " and ".join(f"{each.model} to finish {_requests(each.requests)}" for each in obstacles)
+    return " and ".join(f"{each.model} to finish {counted(each.requests, 'request')}" for each in obstacles)
 
 
 def why_timed_out(timeout: float, obstacles: Sequence[Obstacle], reason: str) -> str:
@@ -37,13 +39,9 @@ def why_evicted(name: str, requests: int, drain_timeout: float) -> str:
     """Why a model is stopped for the model `name`, although so many requests run on it."""
     if not requests:
         return f"room for {name}"
-    return f"room for {name}, which waited {drain_timeout:g} s for {_requests(requests)} to end"
+    return f"room for {name}, which waited {drain_timeout:g} s for {counted(requests, 'request')} to end"
 
 
 def why_ended(requests: int, drain_timeout: float) -> str:
     """Why a model is stopped for its own next process, although so many requests run on it."""
-    return f"its next process waited {drain_timeout:g} s for {_requests(requests)} to end"
-
-
-def _requests(count: int) -> str:
-    return f"{count} request{'' if count == 1 else 's'}"
+    return f"its next process waited {drain_timeout:g} s for {counted(requests, 'request')} to end"

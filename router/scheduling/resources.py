@@ -114,3 +114,10 @@ class Allocation:
     devices: tuple[Device, ...] = ()
     layer_counts: tuple[int, ...] = ()
     prompt_cache: int = 0
+
+    @property
+    def node(self) -> str | None:
+        """The node of these devices. None if it uses no GPU, and nothing is booked: then any node will do."""
+        if self.devices:
+            return self.devices[0].node
+        return next((key.rpartition("/")[0] for key in self.held), None)

@@ -66,8 +66,7 @@ class Runs:
         if limits.prompt_caches is not None:
             given = sum(model.prompt_cache for model in self._books.alive.values())
             most = min(most, limits.prompt_caches - given)
-        keys = [key.rpartition("/")[0] for key in claim.held] or [device.node for device in claim.devices] or [*hosts]
-        reading = hosts.get(keys[0]) if keys else None
+        reading = hosts.get(claim.node or next(iter(hosts), ""))
         if most <= 0 or reading is None:
             return claim
         key, alive = reading.device.key, list(self._books.alive.values())

@@ -303,6 +303,17 @@ class Snapshot:
     def __post_init__(self, known_totals: Totals | None) -> None:
         object.__setattr__(self, "totals", known_totals or Totals.of(self))
 
+    def devices_of_loads(self, loads: Collection[Mapping[str, int]]) -> frozenset[str]:
+        """The devices on which no second load may begin while these are under way: the GPUs of each, or the RAM if it
+        uses no GPU. Devices that are not checked take any number of loads. A load is what it holds, by device key."""
+        if not loads:
+            return frozenset()
+        gpus = {key for node in self.totals.nodes_with_lost for key in node.gpus}
+        taken: set[str] = set()
+        for held in loads:
+            taken |= gpus.intersection(held) or set(held)
+        return frozenset(key for key in taken if self.margins.get(key, 0))
+
     def sparing(self, models: Collection[str]) -> Snapshot:
         """The same machine, on which none of these models may go."""
         if not models:

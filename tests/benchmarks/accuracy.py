@@ -25,7 +25,7 @@ from router import demo
 from router.engine import discovery as engine
 from router.engine.discovery import Engine
 from router.engine.flags import default_table, parse, value_of
-from router.memory.demand import MIB, predict
+from router.memory.demand import MIB, predict, projector_size
 from router.memory.fit_params import fit_args
 from router.models import gguf
 from tests.families import FAMILIES
@@ -136,8 +136,8 @@ def predicted(path: Path, flags: str) -> tuple[dict[str, float], float]:
     beside = value_of(args, "--mmproj")
     gguf.read_model(path)
     begin = time.perf_counter()
-    mmproj = gguf.read_model(Path(beside)) if beside else None
-    estimate = predict(args, gguf.read_model(path), gpus=0, mmproj=mmproj)
+    size = projector_size(args, gguf.read_model(Path(beside))) if beside else 0
+    estimate = predict(args, gguf.read_model(path), gpus=0, projector=size)
     seconds = time.perf_counter() - begin
     parts = {"weights": estimate.weights + estimate.extra, "kv": estimate.kv, "compute": estimate.compute}
     return {**{name: size / MIB for name, size in parts.items()}, "total": sum(parts.values()) / MIB}, seconds
@@ -158,7 +158,7 @@ def projector(server: Engine, model: Path, mmproj: Path, flags: str) -> Row:
     args = parse(flags.split(), default_table())
     header = gguf.read_model(mmproj)
     begin = time.perf_counter()
-    estimate = predict(args, gguf.read_model(model), gpus=0, mmproj=header)
+    estimate = predict(args, gguf.read_model(model), gpus=0, projector=projector_size(args, header))
     seconds = time.perf_counter() - begin
     with tempfile.TemporaryDirectory() as folder:
         words = ["-m", str(model), "--mmproj", str(mmproj), "--host", f"{folder}/s.sock", "-lv", "4", "-t", "1"]

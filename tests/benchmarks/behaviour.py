@@ -15,13 +15,13 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import httpx
 import psutil
 
-from tests.benchmarks.report import LLAMA_CPP, LLAMA_SWAP, OLLAMA, OURS, Row, Target
-from tests.benchmarks.stage import MODEL, PATIENCE, Absent, Peer, Stage, ask, awaited, question
+from tests.benchmarks.report import LLAMA_SWAP, OLLAMA, OURS, Row, Target
+from tests.benchmarks.stage import MODEL, PATIENCE, Peer, Stage, ask, awaited, present, question
 
 OTHER = "tiny-b"
 LONGEST_S = 12.0
@@ -30,23 +30,16 @@ ROUNDS = 5
 REAL_ENGINE_FACTOR = 8
 GONE_S = 3.0  # after which a child of a killed router counts as left behind
 
-Make = Callable[[], Peer]
-
 
 def measure(stage: Stage, seconds: float, missing: list[str]) -> Iterator[Row]:
     fake = stage.engine(pinned=False)
-    makers: Mapping[str, Make] = {
-        OURS: lambda: stage.ours("--models-max", "1", "--models-drain-grace", "1", engine=fake, cpu=None),
-        LLAMA_CPP: lambda: stage.llama_cpp("--models-max", "1", engine=fake, cpu=None),
-        LLAMA_SWAP: lambda: stage.llama_swap(engine=fake, cpu=None),
-        OLLAMA: stage.ollama,
-    }
-    found: dict[str, Peer] = {}
-    for name, make in makers.items():
-        try:
-            found[name] = make()
-        except Absent as exc:
-            missing.append(str(exc))
+    makers: list[Callable[[], Peer]] = [
+        lambda: stage.ours("--models-max", "1", "--models-drain-grace", "1", engine=fake, cpu=None),
+        lambda: stage.llama_cpp("--models-max", "1", engine=fake, cpu=None),
+        lambda: stage.llama_swap(engine=fake, cpu=None),
+        stage.ollama,
+    ]
+    found = {peer.name: peer for peer in present(makers, missing)}
 
     waits = {name: overlapping(peer) for name, peer in found.items()}
     yield Row("behaviour", "another model, while streams on one overlap", "answered after", "s", waits)

@@ -103,9 +103,9 @@ def facts(engine: str | None) -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
     if nginx := shutil.which("nginx"):
         found["nginx"] = _said([nginx, "-v"], r"nginx/(\S+)")
-    for name, words in (("llama-swap", ("--version",)), ("ollama", ("--version",))):
+    for name in ("llama-swap", "ollama"):
         if program := shutil.which(name):
-            found[name] = _said([program, *words], r"version\S*(?: is)? (\S+)")
+            found[name] = _said([program, "--version"], r"version\S*(?: is)? (\S+)")
     if engine:
         found["llama-server"] = _said([engine, "--version"], r"version: (.+)")
     return found

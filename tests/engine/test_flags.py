@@ -5,7 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.engine import flags
-from router.engine.flags import Arg, FlagTable, default_table, merge, parse, render, switch_of, value_of, values_of
+from router.engine.flags import (
+    Arg,
+    FlagTable,
+    default_table,
+    merge,
+    parse,
+    parse_among_words,
+    render,
+    switch_of,
+    value_of,
+    values_of,
+)
 from router.errors import FlagError
 
 TABLE = default_table()
@@ -90,6 +101,14 @@ def test_mistakes_are_named(argv: list[str], words: list[str]) -> None:
     with pytest.raises(FlagError) as caught:
         parse(argv, TABLE)
     assert all(word in caught.value.message for word in words)
+
+
+def test_words_among_arguments() -> None:
+    words, args = parse_among_words(["x", "--ctx-size", "x", "--jinja", "y", "--model=x", "on", "-c", "-1"], TABLE)
+    assert words == ["x", "y", "on"]
+    assert flags.render(args) == ["--ctx-size", "x", "--jinja", "--model", "x", "--ctx-size", "-1"]
+    with pytest.raises(FlagError, match="-c needs a value"):
+        parse_among_words(["x", "-c"], TABLE)
 
 
 def test_flags_of_other_engines_are_named_as_such() -> None:

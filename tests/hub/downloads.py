@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -18,6 +19,7 @@ from router.hub.progress import DownloadProgress
 from router.hub.repo import Resolved
 from router.hub.resolve import resolve
 from tests.hub_server import HubServer, Repo, RepoFile
+from tests.processes import transfers
 
 SIZE = 3 << 20
 DATA = random.Random(0).randbytes(SIZE)
@@ -65,11 +67,4 @@ async def stopped(serve: Serve, root: Path, at: int) -> AsyncIterator[tuple[HubS
 
 def children() -> list[psutil.Process]:
     """The processes of transfers."""
-    return [child for child in psutil.Process().children() if "router.hub.transfer" in command_of(child)]
-
-
-def command_of(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:  # it has just ended
-        return []
+    return transfers(os.getpid())

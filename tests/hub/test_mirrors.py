@@ -97,6 +97,14 @@ async def test_the_hubs_own_spelling_is_kept(serve: Serve, tmp_path: Path) -> No
     assert [entry.name for entry in hub.Cache(tmp_path).entries()] == ["user/m:Q8_0"]
 
 
+async def test_what_the_cache_has_is_found_in_any_spelling(serve: Serve, tmp_path: Path) -> None:  # B-H6
+    files = {"m-UD-Q4_K_XL.gguf": RepoFile(DATA), "m-Q4_K_XL.gguf": RepoFile(DATA[1:])}
+    serve({"user/m": Repo(files)}).any_case = True
+    await pull("user/m:Q4_K_XL", tmp_path)
+    assert (await resolve(Name.parse("USER/M:ud-q4_k_xl"), tmp_path)).name == "user/m:UD-Q4_K_XL"
+    assert (await resolve(Name.parse("USER/M:q4_k_xl"), tmp_path, offline=True)).name == "user/m:Q4_K_XL"
+
+
 async def test_of_two_files_that_differ_in_a_prefix_each_has_its_name(serve: Serve, tmp_path: Path) -> None:  # B-H6
     files = {"m-UD-Q4_K_XL.gguf": RepoFile(DATA), "m-Q4_K_XL.gguf": RepoFile(DATA[1:])}
     serve({"user/m": Repo(files)})

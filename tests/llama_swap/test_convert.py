@@ -368,6 +368,21 @@ VALUES = st.recursive(
 KEYS = st.sampled_from(["ttl", "aliases", "env", "filters", "macros", "name", "unlisted"])
 
 
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (r'aliases: ["b\n[*]\nengine = /x"]', "alias: its value has several lines"),
+        (r'filters: {stripParams: ["b\nengine = /x"]}', "strip-params: its value has several lines"),
+        (r'filters: {setParamsByID: {"b\nengine = /x": {seed: 1}}}', "alias: its value has several lines"),
+    ],
+)
+def test_no_value_can_add_a_line_of_its_own(entry: str, words: str) -> None:
+    found = made(f"models:\n  a:\n    cmd: llama-server -m x\n    {entry}\n")
+    file = presets(found)
+    assert (file.defaults.engine, [preset.engine for preset in file.presets]) == ("", [""])
+    assert words in "\n".join(map(str, found.notes))
+
+
 @given(st.lists(WORDS, max_size=12), st.dictionaries(KEYS, VALUES, max_size=4))
 def test_whatever_is_imported_has_no_mistakes(words: list[str], more: dict[str, object]) -> None:
     """What is read is sound for the router, and the rest is told."""

@@ -9,7 +9,7 @@ import pytest
 
 from router.demo import write_tiny
 from router.engine import discovery as engine
-from router.memory.demand import CUDA_CONTEXT_BYTES, MIB, PROCESS_BYTES, predict
+from router.memory.demand import CUDA_CONTEXT_BYTES, MIB, PROCESS_BYTES, predict, projector_size
 from router.memory.fit_params import correct, fit_args
 from router.models.gguf import read_model
 from tests.benchmarks import accuracy
@@ -59,7 +59,7 @@ def test_companions_are_divided_with_the_layers(tmp_path: Path) -> None:
     assert [n for n, size in enumerate(more) if size] == [0, 1, 3]  # its layers n of 3 are at n/3
     assert draft.fixed > plain.fixed  # its buffers are on each GPU
     assert draft.demand.split == sum(draft.layers)
-    seen = predict(args(), header(), gpus=2, mmproj=read_model(path))
+    seen = predict(args(), header(), gpus=2, projector=projector_size(args(), read_model(path)))
     assert seen.layers == (plain.layers[0] + seen.extra, *plain.layers[1:])
     adapter = tmp_path / "lora.gguf"
     adapter.write_bytes(bytes(1002))
@@ -102,16 +102,17 @@ def test_companions_are_counted(tmp_path: Path) -> None:
     adapter = tmp_path / "lora.gguf"
     adapter.write_bytes(bytes(1000))
     plain = predict(args(), header(), gpus=0)
-    projector = read_model(draft)
-    assert predict(args(), header(), gpus=0, mmproj=projector).extra == projector.weights_bytes * 5 // 4
-    beside = predict(args("--no-mmproj-offload"), header(), gpus=1, mmproj=projector)
+    weights = read_model(draft).weights_bytes
+    projector = projector_size(args(), read_model(draft))
+    assert predict(args(), header(), gpus=0, projector=projector).extra == weights * 5 // 4
+    beside = predict(args("--no-mmproj-offload"), header(), gpus=1, projector=projector)
     assert beside.host == 400_000 + beside.extra
     assert predict(args(f"--lora {adapter}"), header(), gpus=0).extra == 1000
     assert predict(args(f"--lora-scaled {adapter}:0.5"), header(), gpus=0).extra == 1000
     on_cpu = predict(args(f"-md {draft} -ngld 0"), header(), gpus=1)
-    assert on_cpu.host > 400_000 + projector.weights_bytes
+    assert on_cpu.host > 400_000 + weights
     both = predict(args(f"-md {draft}"), header(), gpus=0)
-    assert both.extra > projector.weights_bytes + 4096 * 2 * 2 * 32 * 2 * 2
+    assert both.extra > weights + 4096 * 2 * 2 * 32 * 2 * 2
     assert both.demand.host == plain.demand.host + both.extra
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,6 +53,12 @@ def test_weights_take_nothing() -> None:
     graph = Graph()
     graph.expand(graph.op((256,), graph.view(graph.weight(1 << 40), 256)))
     assert graph.peak() == UNIT
+
+
+def test_no_length_is_below_zero() -> None:
+    graph = Graph()
+    with pytest.raises(ValueError, match="shape"):
+        graph.op((4, -1), graph.input(4))
 
 
 def test_the_smallest_gap_that_fits_is_taken() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import gguf as writer
@@ -42,24 +42,34 @@ def model_names(catalog: Catalog) -> list[str]:
 
 def write_header(
     path: Path,
-    arch: str,
-    switches: dict[str, bool],
+    arch: str | None,
+    switches: Mapping[str, bool] | None = None,
+    *,
+    kind: str | None = None,
     pooling: writer.PoolingType | None = None,
     template: str | None = None,
-) -> None:
-    """A GGUF file with these switches in its header, and one tensor."""
-    out = writer.GGUFWriter(path, arch)
-    for key, value in switches.items():
+    tensor: str = "t",
+) -> Path:
+    """A GGUF file with these switches in its header, and one tensor if that has a name. Its type is `kind`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    out = writer.GGUFWriter(path, arch or "x")
+    if arch is None:
+        out.kv_data[0].pop("general.architecture")
+    if kind:
+        out.add_type(kind)
+    for key, value in (switches or {}).items():
         out.add_bool(key, value)
     if pooling is not None:
         out.add_pooling_type(pooling)
     if template:
         out.add_chat_template(template)
-    out.add_tensor("t", np.zeros(32, dtype=np.float32))
+    if tensor:
+        out.add_tensor(tensor, np.zeros(32, dtype=np.float32))
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()
     out.close()
+    return path
 
 
 def sound(text: str) -> tuple[Preset, ...]:

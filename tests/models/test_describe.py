@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import gguf as writer
-import numpy as np
 import pytest
 
 from router.demo import write_tiny
@@ -96,13 +95,7 @@ def test_headers_are_read_once(build: Build, models: Path) -> None:  # B-C2
 def test_what_only_ollamas_engine_loads_is_said_so(
     build: Build, models: Path, architecture: str, tensor: str, reason: str | None
 ) -> None:  # B-F3
-    path = models / "x.gguf"
-    out = writer.GGUFWriter(path, architecture)
-    out.add_tensor(tensor, np.zeros(32, dtype=np.float32))
-    out.write_header_to_file()
-    out.write_kv_data_to_file()
-    out.write_tensors_to_file()
-    out.close()
+    path = write_header(models / "x.gguf", architecture, tensor=tensor)
     found = FoundModel("ollama", path, package=Package("Ollama", "", 0.0, 0))
     (own,) = build(models_dir=models).models
     (stored,) = build(stored={"x:latest": found}).models

@@ -13,7 +13,7 @@ from router.errors import PresetError
 from router.models import presets
 from router.models.build import build
 from router.models.catalog import Catalog
-from router.models.check import check_file
+from router.models.check import check_files
 from router.models.sources import Sources
 from router.pool.settings_store import differences
 from tests.engine.test_engines import program
@@ -61,8 +61,8 @@ def test_an_engine_that_cannot_be_used_costs_its_model_alone(tmp_path: Path, eng
     )
     assert found.resolve("c").name == "a"
     assert found.resolve("b").problem is None
-    _, problems = check_file(tmp_path / "presets.ini", TABLE)
-    assert [(problem.line, problem.key) for problem in problems] == [(3, "engine")]
+    _, (checked,) = check_files([tmp_path / "presets.ini"], TABLE, {}, lambda name: False)
+    assert [(problem.line, problem.key) for problem in checked.problems] == [(3, "engine")]
 
 
 def test_what_the_engine_lacks_of_all_models_flags_costs_its_model_alone(tmp_path: Path) -> None:

@@ -1,36 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import gguf as writer
-import numpy as np
 import pytest
 
 from router.demo import write_tiny
 from router.models import gguf, kinds
 from router.models.describe import describe
 from router.models.folders import ModelFolders
-from tests.models.rig import Build, put
-
-Fields = Callable[[writer.GGUFWriter], None]
-
-
-def write(path: Path, arch: str | None, kind: str | None = None, tensor: str = "t", shape: int = 32) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    out = writer.GGUFWriter(path, arch or "x")
-    if arch is None:
-        out.kv_data[0].pop("general.architecture")
-    if kind:
-        out.add_type(kind)
-    if tensor:
-        out.add_tensor(tensor, np.zeros(shape, dtype=np.float32))
-    out.write_header_to_file()
-    out.write_kv_data_to_file()
-    out.write_tensors_to_file()
-    out.close()
-    return path
-
+from tests.models.rig import Build, put, write_header
 
 OTHERS = [
     ("llama", "adapter", "blk.0.attn_q.weight.lora_a", "an adapter"),
@@ -55,7 +33,7 @@ OTHERS = [
 def test_other_kinds_are_told_by_their_headers(
     models: Path, build: Build, arch: str | None, kind: str | None, tensor: str, words: str
 ) -> None:  # B-F5
-    path = write(models / "x.gguf", arch, kind, tensor)
+    path = write_header(models / "x.gguf", arch, kind=kind, tensor=tensor)
     assert words in (kinds.other_kind(gguf.read(path)) or "")
     info = describe(build(models_dir=models).models[0]).info
     assert info.problem == f"{path} is {info.other_kind}"
@@ -64,7 +42,7 @@ def test_other_kinds_are_told_by_their_headers(
 
 @pytest.mark.parametrize("arch", ["llama", "qwen3vl", "bert", "t5encoder", "mamba", "dream", "an-architecture-of-2030"])
 def test_language_models_are_none_of_these(tmp_path: Path, arch: str) -> None:  # B-F5
-    assert kinds.other_kind(gguf.read(write(tmp_path / "x.gguf", arch, "model"))) is None
+    assert kinds.other_kind(gguf.read(write_header(tmp_path / "x.gguf", arch, kind="model"))) is None
     assert kinds.peek(tmp_path / "x.gguf") is None
 
 
@@ -97,8 +75,8 @@ def test_a_name_alone_decides_nothing(models: Path) -> None:  # B-F5
     for name in ("alpaca-lora-7b", "llama-imatrix-Q4_K_M", "adapter-vocab-tokenizer", "sub/imatrix-a", "sub/lora-b"):
         put(models / f"{name}.gguf")
         write_tiny(models / f"{name}.gguf")
-    write(models / "harmless.imatrix.gguf", None, "imatrix")
-    write(models / "style-lora.gguf", "llama", "adapter")
+    write_header(models / "harmless.imatrix.gguf", None, kind="imatrix")
+    write_header(models / "style-lora.gguf", "llama", kind="adapter")
     found = ModelFolders(models).read()
     assert set(found.models) == {
         "adapter-vocab-tokenizer",
@@ -112,10 +90,10 @@ def test_a_name_alone_decides_nothing(models: Path) -> None:  # B-F5
 
 
 def test_a_folder_holds_its_model_whatever_lies_beside_it(models: Path, build: Build) -> None:  # B-F5
-    write(models / "m" / "a-style.gguf", "llama", "adapter")
-    write(models / "m" / "b-vision-part.gguf", "clip")
-    write(models / "m" / "c-data.gguf", None, "imatrix")
-    write(models / "m" / "d-head.gguf", "eagle3")
+    write_header(models / "m" / "a-style.gguf", "llama", kind="adapter")
+    write_header(models / "m" / "b-vision-part.gguf", "clip")
+    write_header(models / "m" / "c-data.gguf", None, kind="imatrix")
+    write_header(models / "m" / "d-head.gguf", "eagle3")
     write_tiny(models / "m" / "model-Q4_K_M.gguf")
     write_tiny(models / "m" / "model-Q8_0.gguf")
     found = build(models_dir=models)

@@ -14,12 +14,13 @@ from router.models.stamps import files_of, replaced, stamp
 TABLE = flags.default_table()
 NAMES = (
     *("m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "p.gguf", "d.gguf", "t.jinja", "g.gbnf", "s.json"),
-    *("l1.gguf", "l2.gguf", "l3.gguf", "c.gguf"),
+    *("l1.gguf", "l2.gguf", "l3.gguf", "c.gguf", "c2.gguf"),
 )
 WORDS = (
     "--model {0}/m-00001-of-00002.gguf --mmproj {0}/p.gguf --spec-draft-model {0}/d.gguf --ctx-size 5 "
     "--chat-template-file {0}/t.jinja --grammar-file {0}/g.gbnf --json-schema-file {0}/s.json "
-    "--lora {0}/l1.gguf,{0}/l2.gguf --lora-scaled {0}/l3.gguf:0.5 --control-vector {0}/c.gguf"
+    "--lora {0}/l1.gguf,{0}/l2.gguf --lora-scaled {0}/l3.gguf:0.5 --control-vector {0}/c.gguf "
+    "--control-vector-scaled {0}/c2.gguf:1e-3"
 )
 
 

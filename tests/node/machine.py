@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from router.node.devices import Devices
 from router.scheduling.resources import Reading
+from tests.waiting import PATIENCE_S
 
 MIB = 2**20
 GIB = 2**30
@@ -57,3 +59,15 @@ class Host:
 
 def free_by_name(readings: tuple[Reading, ...]) -> dict[str, int | None]:
     return {reading.device.name: reading.free for reading in readings}
+
+
+async def lost(devices: Devices) -> dict[str, str]:
+    """Why GPUs cannot be read now, by name."""
+    return {reading.device.name: reading.lost for reading in await devices.read() if reading.lost}
+
+
+async def until_none_is_lost(devices: Devices) -> None:
+    """Reads again and again: a driver that answers for another GPU is not opened anew at each reading."""
+    async with asyncio.timeout(PATIENCE_S):
+        while await lost(devices):
+            await asyncio.sleep(0.01)

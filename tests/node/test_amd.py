@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from router.node.visibility import masks_for
-from router.scheduling.resources import Reading
-from tests.node.machine import GIB, MIB, ON_LINUX, Host, free_by_name
+from tests.node.machine import GIB, MIB, ON_LINUX, Host, free_by_name, lost, until_none_is_lost
 
 pytestmark = ON_LINUX
 
@@ -53,10 +50,6 @@ def test_an_amd_gpu_that_cannot_be_read_is_left_out(host: Host, caplog: pytest.L
     assert "AMD GPU 0000:03:00.0 is left out" in caplog.text
 
 
-def lost(readings: tuple[Reading, ...]) -> dict[str, str]:
-    return {reading.device.name: reading.lost for reading in readings if reading.lost}
-
-
 async def test_an_amd_gpu_that_is_lost_has_a_reason_and_comes_back(host: Host) -> None:  # B-S18
     host.card(0, "0000:03:00.0", 16 * GIB, GIB, "aa")
     card = host.card(1, "0000:83:00.0", 32 * GIB, GIB, "bb")
@@ -65,11 +58,11 @@ async def test_an_amd_gpu_that_is_lost_has_a_reason_and_comes_back(host: Host) -
     text = used.read_text()
     for trouble in (used.unlink, lambda: used.write_text("?")):
         trouble()
-        problems = lost(await devices.read())
+        problems = await lost(devices)
         assert problems.keys() == {"ROCm1"}
         assert "sysfs cannot be read" in problems["ROCm1"]
         used.write_text(text)
-        assert lost(await devices.read()) == {}
+        assert await lost(devices) == {}
 
 
 async def test_an_amd_gpu_whose_driver_left_is_lost_and_the_other_is_named_by_its_uuid(host: Host) -> None:  # B-S18
@@ -80,14 +73,12 @@ async def test_an_amd_gpu_whose_driver_left_is_lost_and_the_other_is_named_by_it
     texts = total.read_text(), used.read_text()
     total.unlink()
     used.unlink()
-    assert "its files in sysfs are gone" in lost(await devices.read())["ROCm0"]
+    assert "its files in sysfs are gone" in (await lost(devices))["ROCm0"]
     other = [device for device in devices.list() if device.name == "ROCm1"]
     assert masks_for(other, devices.list()) == {"ROCR_VISIBLE_DEVICES": "GPU-bb", "HIP_VISIBLE_DEVICES": "0"}
     total.write_text(texts[0])
     used.write_text(texts[1])
-    async with asyncio.timeout(30):
-        while lost(await devices.read()):  # while the other one can be read, a driver is not looked at each time
-            await asyncio.sleep(0.05)
+    await until_none_is_lost(devices)
     other = [device for device in devices.list() if device.name == "ROCm1"]
     assert masks_for(other, devices.list())["ROCR_VISIBLE_DEVICES"] == "1"
 
@@ -96,6 +87,6 @@ async def test_an_amd_gpu_that_cannot_be_read_at_the_start_joins_when_it_can(hos
     card = host.card(0, "0000:03:00.0", 16 * GIB, 0)
     (card / "mem_info_vram_total").write_text("?")
     devices = host.devices()
-    assert lost(await devices.read()).keys() == {"ROCm0"}
+    assert (await lost(devices)).keys() == {"ROCm0"}
     (card / "mem_info_vram_total").write_text(f"{16 * GIB}")
     assert free_by_name(await devices.read()) == {"ROCm0": 16 * GIB, "RAM": 48 * GIB}

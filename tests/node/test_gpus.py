@@ -10,12 +10,11 @@ import threading
 
 import pytest
 
-from router.node.devices import Devices
 from router.node.gpus import Gpu, Gpus
 from router.node.visibility import masks_for
 from router.scheduling.resources import UNKNOWN_BYTES, Device
 from tests import nvml
-from tests.node.machine import GIB, ON_LINUX, Host, free_by_name
+from tests.node.machine import GIB, ON_LINUX, Host, free_by_name, lost, until_none_is_lost
 from tests.nvml import FakeNvml
 
 pytestmark = ON_LINUX
@@ -74,11 +73,6 @@ async def test_reprs_show_what_hangs(host: Host, gpus: FakeNvml) -> None:
 
 
 # Lost, and back
-
-
-async def lost(devices: Devices) -> dict[str, str]:
-    """Why GPUs cannot be read now, by name."""
-    return {reading.device.name: reading.lost for reading in await devices.read() if reading.lost}
 
 
 # B-S18
@@ -156,13 +150,7 @@ async def test_a_gpu_that_hangs_leaves_the_loop_free_and_comes_back(host: Host, 
     assert set((await lost(devices)).values()) == {"its driver does not answer"}
     assert asyncio.get_running_loop().time() - began < 0.5  # it is not asked again while it hangs
     gpus.driver()
-    await eventually_read(devices)
-
-
-async def eventually_read(devices: Devices) -> None:
-    async with asyncio.timeout(30):
-        while await lost(devices):
-            await asyncio.sleep(0.01)
+    await until_none_is_lost(devices)
 
 
 async def test_what_is_lost_and_what_is_back_is_logged_once(
@@ -298,4 +286,4 @@ async def test_a_driver_that_hangs_while_it_is_opened_holds_up_nobody_twice(host
     assert (await lost(devices)).keys() == {"CUDA0", "CUDA1"}
     assert asyncio.get_running_loop().time() - began < 0.5
     gpus.driver()
-    await eventually_read(devices)
+    await until_none_is_lost(devices)

@@ -11,10 +11,13 @@ import pytest
 
 from router.engine import discovery
 from router.engine.discovery import Engine
+from router.errors import LoadFailed
 from router.node.devices import Devices
 from router.node.interface import Launch, Node
 from router.node.local import LocalNode
 from router.node.run_directory import MARK
+from router.scheduling.resources import Device
+from tests.engine.test_engines import program
 from tests.node.rig import FAKE_COMMAND, ask
 from tests.routers import ENGINES
 
@@ -175,3 +178,28 @@ async def test_without_a_place_for_sockets_children_listen_on_loopback(  # B-P10
     finally:
         node.close()
     assert [path.name for path in root.iterdir()] == ["lock"]
+
+
+async def test_an_engine_that_takes_its_time_to_name_its_flags_holds_up_nobody(
+    folder: Path, tmp_path: Path, devices: Devices
+) -> None:
+    """The file of a model's own engine was replaced while the model waited in the queue."""
+    go = tmp_path / "go"
+    path = program(tmp_path / "llama-server", more=f"until [ -e {go} ]; do sleep 0.01; done")
+    gpu = Device("local", "CUDA0", "gpu", 1 << 30)
+    node = LocalNode(ENGINE, devices, folder / "run", ENVIRON, margins={gpu.key: 1 << 30})
+    spawn = asyncio.create_task(node.spawn(Launch("m", (), (gpu,), engine=str(path))))
+    await asyncio.sleep(0.1)
+    assert not spawn.done()
+    go.touch()
+    await (await spawn).stop()
+    node.close()
+
+
+async def test_a_start_that_fails_leaves_no_template(folder: Path, devices: Devices) -> None:
+    node = LocalNode(ENGINE, devices, folder / "run", ENVIRON)
+    for engine in ("/no/such/engine", "/dev/null"):
+        with pytest.raises(LoadFailed):
+            await node.spawn(Launch("m", (), (), template="{{ x }}", engine=engine))
+    assert not [*(folder / "run").glob("*/*.jinja")]
+    node.close()

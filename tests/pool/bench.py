@@ -87,10 +87,6 @@ class Bench:
             await asyncio.sleep(0.25)
         return asyncio.get_running_loop().time()
 
-    def has_loaded(self, count: int) -> bool:
-        """Whether so many processes have been started."""
-        return self.node.loads() == count
-
     def is_open(self, name: str) -> bool:
         """Whether a lease of it can be had at once; the lease is given back."""
         lease = self.pool.lease_at_once(self.specs[name], used=False)
@@ -168,6 +164,14 @@ class SettingsBench(Bench):
 
     async def load(self, name: str = "a", **body: Any) -> Loaded:
         return await self.pool.settings.load(name, read_patch(body, TABLE))
+
+    async def begin_load(self, name: str = "a", **body: Any) -> asyncio.Task[Loaded]:
+        """A load whose process has been started. From now on each process loads, or dies, when the test says so."""
+        self.node.autoload = False
+        before = self.node.loads()
+        load = asyncio.create_task(self.load(name, **body))
+        await eventually(lambda: self.node.loads() == before + 1)
+        return load
 
     def argv(self, name: str = "a") -> list[str]:
         """Of the youngest process, without what says which model it is."""

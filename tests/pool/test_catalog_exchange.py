@@ -90,9 +90,7 @@ async def test_a_new_preset_keeps_the_settings_requested_over_it() -> None:  # B
 async def test_a_new_preset_cancels_the_load_it_changes_and_serves_the_others() -> None:  # B-L13
     async with settings_bench() as b:
         await b.use()
-        b.node.autoload = False
-        load = asyncio.create_task(b.load(ctx_size=8192))
-        await eventually(lambda: b.node.loads() == 2)
+        load = await b.begin_load(ctx_size=8192)
         request = asyncio.create_task(b.use())
         await eventually(lambda: b.pool.status("a").waiting == 2)
         b.node.autoload = True
@@ -119,9 +117,7 @@ async def test_what_a_new_preset_wants_at_startup_is_started() -> None:  # B-L13
 async def test_a_new_preset_cancels_a_load_that_returns_to_the_old_one() -> None:  # B-L13
     async with settings_bench(model("a", "--ctx-size", "2048")) as b:
         await b.load(ctx_size=8192)
-        b.node.autoload = False
-        load = asyncio.create_task(b.load(ctx_size=None))
-        await eventually(lambda: b.node.loads() == 2)
+        load = await b.begin_load(ctx_size=None)
         b.node.autoload = True
         await b.pool.exchange.replace(Catalog([model("a", "--ctx-size", "1024")]))
         with pytest.raises(errors.Cancelled, match="changed meanwhile"):
@@ -132,9 +128,7 @@ async def test_a_new_preset_cancels_a_load_that_returns_to_the_old_one() -> None
 
 async def test_a_load_that_changes_nothing_is_compared_again_after_a_new_preset() -> None:  # B-L13
     async with settings_bench() as b:
-        b.node.autoload = False
-        load = asyncio.create_task(b.load(ctx_size=0))  # as it is, but requested
-        await eventually(lambda: b.node.loads() == 1)
+        load = await b.begin_load(ctx_size=0)  # as it is, but requested
         b.node.autoload = True
         await b.pool.exchange.replace(Catalog([model("a", "--ctx-size", "1024")]))
         await load
@@ -178,9 +172,7 @@ async def test_a_change_that_can_never_be_loaded_ends_nothing(context: int) -> N
 async def test_a_change_is_compared_with_what_a_pending_load_would_leave() -> None:  # B-L13
     async with settings_bench(model("a", "--ctx-size", "2048")) as b:
         await b.use()
-        b.node.autoload = False
-        load = asyncio.create_task(b.load(ctx_size=8192))
-        await eventually(lambda: b.node.loads() == 2)
+        load = await b.begin_load(ctx_size=8192)
         request = asyncio.create_task(b.use())
         await eventually(lambda: b.pool.status("a").waiting == 2)
         b.node.autoload = True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -162,9 +161,7 @@ async def test_a_name_without_its_quant_means_the_loaded_model() -> None:  # B-L
 async def test_a_failed_load_leaves_the_old_settings() -> None:  # B-L8
     async with settings_bench() as b:
         await b.load(ctx_size=4096)
-        b.node.autoload = False
-        load = asyncio.create_task(b.load(ctx_size=8192))
-        await eventually(lambda: b.node.loads() == 2)
+        load = await b.begin_load(ctx_size=8192)
         b.node.of("a").die(1, "it ended with code 1")
         with pytest.raises(errors.LoadFailed, match="it ended with code 1"):
             await load
@@ -177,9 +174,7 @@ async def test_a_failed_load_leaves_the_old_settings() -> None:  # B-L8
 async def test_a_failed_load_fails_no_other_request() -> None:  # B-L8
     async with settings_bench() as b:
         await b.load(ctx_size=4096)
-        b.node.autoload = False
-        load = asyncio.create_task(b.load(ctx_size=8192))
-        await eventually(lambda: b.node.loads() == 2)
+        load = await b.begin_load(ctx_size=8192)
         request = asyncio.create_task(b.use())
         await eventually(lambda: b.pool.status("a").waiting == 2)
         b.node.autoload = True
@@ -373,9 +368,7 @@ async def test_a_load_whose_name_became_an_alias_waits_for_that_model() -> None:
         await eventually(lambda: b.estimating == 1)
         await b.pool.exchange.replace(Catalog([model("b", aliases=("a",))]))
         b.fast_estimates()
-        b.node.autoload = False
-        load = asyncio.create_task(b.load("b", ctx_size=8192))
-        await eventually(lambda: b.node.loads() == 1)
+        load = await b.begin_load("b", ctx_size=8192)
         first = b.node.of("b")
         release.set()
         await eventually(lambda: not b.estimating)
@@ -414,9 +407,7 @@ ENDS: list[tuple[str, dict[str, object]]] = [
 async def test_what_ran_before_a_failed_load_runs_again(sentence: str, how: dict[str, object]) -> None:  # B-L15
     async with settings_bench() as b:
         await b.load(extra_args=["--top-k", "20"])
-        b.node.autoload = False
-        load = asyncio.create_task(b.load(ctx_size=8192))
-        await eventually(lambda: b.node.loads() == 2)
+        load = await b.begin_load(ctx_size=8192)
         b.node.of("a").die(sentence=sentence, **how)  # type: ignore[arg-type]
         if "out_of_memory" in how:  # it is tried once more
             await eventually(lambda: b.node.loads() == 3)
@@ -449,9 +440,7 @@ async def test_what_ran_before_runs_again_when_no_process_can_be_created() -> No
 async def test_requests_that_waited_for_the_failed_load_are_served_as_before() -> None:  # B-L15
     async with settings_bench() as b:
         await b.load(ctx_size=4096)
-        b.node.autoload = False
-        load = asyncio.create_task(b.load(ctx_size=8192))
-        await eventually(lambda: b.node.loads() == 2)
+        load = await b.begin_load(ctx_size=8192)
         requests = [asyncio.create_task(b.use()) for _ in range(3)]
         await eventually(lambda: b.pool.status("a").waiting == 4)
         b.node.autoload = True
@@ -465,9 +454,7 @@ async def test_requests_that_waited_for_the_failed_load_are_served_as_before() -
 async def test_a_load_that_no_client_waits_for_brings_back_too() -> None:  # B-L15
     async with settings_bench() as b:
         await b.use()
-        b.node.autoload = False
-        load = asyncio.create_task(b.load(ctx_size=8192))
-        await eventually(lambda: b.node.loads() == 2)
+        load = await b.begin_load(ctx_size=8192)
         load.cancel()  # the client has left
         b.node.autoload = True
         b.node.of("a").die(1, "it ended with code 1")
@@ -480,10 +467,7 @@ async def test_nothing_is_brought_back_that_did_not_run_or_was_unloaded() -> Non
         for ran in (False, True):
             if ran:
                 await b.use()
-            b.node.autoload = False
-            loads = b.node.loads()
-            load = asyncio.create_task(b.load(ctx_size=8192))
-            await eventually(partial(b.has_loaded, loads + 1))
+            load = await b.begin_load(ctx_size=8192)
             if ran:
                 b.pool.unload("a")
             else:

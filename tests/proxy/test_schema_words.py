@@ -104,7 +104,12 @@ def test_a_small_schema_cannot_take_long() -> None:
         deep = {"type": "array", "items": deep}
     wide = {"properties": {str(n): TEXT for n in range(300)}, "anyOf": [{"required": ["1"]}] * 150}
     many = {"required": ["1"], "anyOf": [TEXT] * 300}
-    for schema in ({"$defs": {**doubled, "d40": TEXT}, "allOf": [{"$ref": "#/$defs/d0"}, TEXT]}, deep, wide, many):
+    values = {name: {"enum": [f"{name}{n}" for n in range(4000)] + ["x"]} for name in "ab"}
+    compared = {"allOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]}
+    again = {"$defs": values, "properties": {str(n): compared for n in range(400)}}
+    growing = {"type": "object", "allOf": [{"properties": {str(n): {}}} for n in range(20_000)]}
+    doubling = {"$defs": {**doubled, "d40": TEXT}, "allOf": [{"$ref": "#/$defs/d0"}, TEXT]}
+    for schema in (doubling, deep, wide, many, again, growing):
         with pytest.raises(InvalidField):
             sent(schema)
 

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from router.scheduling.books import ModelRecord
 from router.scheduling.effects import Grant, Probe, Refusal, Refuse, Spawn
 from router.scheduling.limits import Limits
+from router.scheduling.next_start import enough_for_start
 from router.scheduling.policy import Evict, Lost, Place, Reject, Wait, plan
 from router.scheduling.resources import Demand, Device, Reading
 from router.scheduling.scheduler import Scheduler
@@ -72,6 +74,13 @@ def test_a_model_for_ram_does_not_need_the_gpu() -> None:  # B-S18
 def test_a_load_that_hangs_on_a_lost_gpu_holds_up_no_load_into_ram() -> None:  # B-S18
     machine = losing(snapshot([*gpus(10), RAM], on(Phase.LOADING, "a", GPU0=5, RAM=1)), "GPU0")
     assert isinstance(plan(machine, Demand(host=5)), Place)
+
+
+def test_nor_is_that_load_waited_for_when_its_memory_is_awaited() -> None:  # B-S18
+    load = ModelRecord("a", State.LOADING, held={"here/GPU0": 5, RAM.key: 1})
+    machine = losing(snapshot([*gpus(10), RAM], on(Phase.LOADING, "a", GPU0=5, RAM=1)), "GPU0")
+    enough = enough_for_start(machine, [load], {RAM.key: 50}, Demand(host=5))
+    assert enough == {RAM.key: 5 + 1 + machine.margins[RAM.key]}
 
 
 def test_a_node_that_cannot_be_read_takes_no_model() -> None:  # B-S18

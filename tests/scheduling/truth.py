@@ -18,7 +18,7 @@ from tests.scheduling.machines import Case, nonempty_subsets
 
 
 class Judge:
-    """`judged` counts what was judged by kind; `needless` and `in_vain` are the wrong decisions in words.
+    """`judged` counts what was judged by kind; `wrong` has the wrong decisions in words.
 
     Only decisions for the first entry in the queue are judged: others depend on what those ahead were promised.
     """

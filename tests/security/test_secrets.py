@@ -17,10 +17,11 @@ import pytest
 from router import redaction
 from router.engine import flags
 from router.errors import FlagError, PresetError
-from router.models.check import check_file
+from router.models.check import check_files
 from router.redaction import redactor, secrets_of, without_credentials
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
+from tests.processes import Sampler
 from tests.projector_shapes import small_projector
 from tests.routers import FAKE, Router
 from tests.waiting import until
@@ -36,29 +37,11 @@ CHILD_SECRET = "MarkerOfAPresetsVariable0007"
 MARKERS = (TOKEN, PRESET_TOKEN, KEY, HUB_PASSWORD, PROXY_PASSWORD, URL_PASSWORD, CHILD_SECRET)
 
 
-class Watch:
-    """Collects all command lines of the machine, again and again."""
-
-    def __init__(self) -> None:
-        self.seen: set[str] = set()
-        self.looks = 0
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._end.wait(0.002):
-            self.looks += 1
-            for process in Path("/proc").glob("[0-9]*/cmdline"):
-                with contextlib.suppress(OSError):
-                    self.seen.add(process.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+def command_lines() -> Iterator[str]:
+    """All of the machine."""
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield process.read_bytes().replace(b"\0", b" ").decode(errors="replace")
 
 
 class Listener:
@@ -153,7 +136,8 @@ def test_secrets_are_nowhere(  # B-T7
     preset = tmp_path / "p.ini"
     text = PRESETS.replace("HUB", hub.url.removeprefix("http://"))
     preset.write_text(text.replace("MODEL", str(tiny_models / "tiny-b.gguf")))
-    with Watch() as watch:
+    seen: set[str] = set()
+    with Sampler(lambda: seen.update(command_lines()), every=0.002) as watch:
         router = routers(
             *("--engine", FAKE, "--models-preset", str(preset), "--hub-allow", "user/*", "--log-level", "debug"),
             HF_TOKEN=TOKEN,
@@ -198,15 +182,15 @@ def test_secrets_are_nowhere(  # B-T7
     assert set(tokens) == {None, PRESET_TOKEN}  # no child downloads by itself, so none gets the router's own
     asked = {str(token) for token in hub.tokens["hub"]}
     assert credentials or {f"Bearer {TOKEN}", f"Bearer {PRESET_TOKEN}"} <= asked
-    assert watch.looks > 20
-    assert any("--alias by-url" in line for line in watch.seen)
-    assert any("router.hub.transfer" in line for line in watch.seen)
+    assert watch.count > 20
+    assert any("--alias by-url" in line for line in seen)
+    assert any("router.hub.transfer" in line for line in seen)
     # The fake engine returns the headers that it got; a real one does not.
     received = re.sub(r'"authorization": "Bearer [^"]*"', "", "\n".join(listener.received))
     assert "download_progress" in received
     assert "error: *** *** http://***@host/" in received
     for secret in (*MARKERS, *secrets):
-        for where, said in (("command lines", "\n".join(watch.seen)), ("log", router.log), ("answers", received)):
+        for where, said in (("command lines", "\n".join(seen)), ("log", router.log), ("answers", received)):
             assert secret not in said, f"{secret} in the {where}: {around(said, secret)}"
 
 
@@ -244,8 +228,8 @@ def test_errors_of_presets_hide_values(tmp_path: Path) -> None:  # B-T7
     ):
         (tmp_path / "p.ini").write_text(text)
         try:
-            _, problems = check_file(tmp_path / "p.ini", table)
-            told = str(problems)
+            _, (checked,) = check_files([tmp_path / "p.ini"], table, {}, lambda name: False)
+            told = str(checked.problems)
         except PresetError as exc:
             told = exc.message
         assert told

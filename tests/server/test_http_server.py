@@ -101,7 +101,7 @@ def test_after_the_grace_streams_are_cut_with_an_error_of_their_api(routers: Sta
     with concurrent.futures.ThreadPoolExecutor(len(ASKS) + 1) as pool:
         streams = {path: pool.submit(streamed, router, path) for path in ASKS}
         whole = pool.submit(router.chat, "tiny-a", ENDLESS)
-        until(lambda: running(router) == len(ASKS) + 1)
+        until(lambda: router.figure("requests_active", "tiny-a") == len(ASKS) + 1)
         router.process.send_signal(signal.SIGTERM)  # the grace is time enough for each stream to begin
         for path, stream in streams.items():
             last = stream.result()[-800:]
@@ -111,12 +111,6 @@ def test_after_the_grace_streams_are_cut_with_an_error_of_their_api(routers: Sta
     assert router.process.wait(PATIENCE_S) == 0
     assert f"{len(ASKS) + 1} running requests cut off: --shutdown-grace 2 is over" in router.log
     assert "Traceback" not in router.log
-
-
-def running(router: Router) -> int:
-    """How many requests tiny-a serves now."""
-    text = httpx.get(f"{router.url}/metrics", timeout=PATIENCE_S).text
-    return int(text.split('llama_router_model_requests_active{model="tiny-a"} ')[1].split()[0])
 
 
 # B-P12
@@ -130,7 +124,7 @@ def test_a_stream_that_waits_is_refused_with_an_error_of_its_api(
     with router.stream("tiny-b", ENDLESS) as events, concurrent.futures.ThreadPoolExecutor(1) as pool:
         next(events)
         waiting = pool.submit(streamed, router, path)
-        until(lambda: router.client.get("/metrics").text.count('requests_waiting{model="tiny-a"} 1'))
+        until(lambda: router.figure("requests_waiting", "tiny-a") == 1)
         next(events)
         next(events)
         router.process.send_signal(signal.SIGTERM)
@@ -166,7 +160,7 @@ def test_a_second_signal_ends_all_at_once(routers: Starter, tiny_models: Path, t
     router = start(routers, tiny_models, "--models-preset", str(presets), "--shutdown-grace", "600", FAKE_TOKENS="9999")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         stream = pool.submit(streamed, router, "/v1/chat/completions")
-        until(lambda: running(router) == 1)
+        until(lambda: router.figure("requests_active", "tiny-a") == 1)
         (child,) = router.children()
         child.suspend()
         router.process.send_signal(signal.SIGTERM)

@@ -16,13 +16,12 @@ from typing import NamedTuple
 
 import gguf
 import httpx
-import psutil
 import pynvml
 
 from tests.conftest import Starter
 from tests.nvml import FakeNvml, Gpu
 from tests.processes import Sampler
-from tests.routers import FAKE, Router
+from tests.routers import FAKE, Router, alias
 
 MIB, GIB = 2**20, 2**30
 
@@ -156,14 +155,6 @@ def write_sparse(path: Path, size: int, layers: int = 16) -> Path:
     return path
 
 
-def alias(child: psutil.Process) -> str:
-    try:
-        command = child.cmdline()
-    except psutil.Error:
-        return ""
-    return command[command.index("--alias") + 1] if "--alias" in command else ""
-
-
 def ask(router: Router, *models: str) -> None:
     """One after the other, each answered."""
     for model in models:
@@ -178,11 +169,6 @@ def ask_at_once(router: Router, *models: str) -> list[int]:
 
 def pids(router: Router) -> dict[str, int]:
     return {alias(child): child.pid for child in router.children()}
-
-
-def metric(router: Router, name: str, model: str) -> int:
-    text = router.client.get("/metrics").text
-    return next(int(line.split()[-1]) for line in text.splitlines() if f'{name}{{model="{model}"}}' in line)
 
 
 def error(answer: httpx.Response) -> str:

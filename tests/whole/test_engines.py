@@ -6,12 +6,11 @@ import os
 from pathlib import Path
 
 from tests.conftest import Starter
-from tests.routers import FAKE, Router
+from tests.routers import FAKE, Router, alias
 
 
 def commands(router: Router) -> dict[str, list[str]]:
-    lines = [child.cmdline() for child in router.children()]
-    return {line[line.index("--alias") + 1]: line for line in lines}
+    return {alias(child): child.cmdline() for child in router.children()}
 
 
 def test_each_model_runs_on_its_own_engine(engine: str, routers: Starter, tiny_models: Path, tmp_path: Path) -> None:

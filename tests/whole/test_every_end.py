@@ -25,7 +25,7 @@ import pytest
 
 from tests.conftest import Starter
 from tests.processes import suspend
-from tests.routers import FAKE, Router
+from tests.routers import FAKE, Router, alias
 from tests.waiting import PATIENCE_S, until
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
@@ -138,27 +138,22 @@ class Stage:
         self.ends += [(model, self.pool.submit(client.ask, self.router.client, model)) for client in asked]
         return asked
 
-    def figure(self, name: str, model: str) -> int:
-        text = self.router.client.get("/metrics").text
-        [line] = [line for line in text.splitlines() if line.startswith(f'llama_router_{name}{{model="{model}"}}')]
-        return int(line.split()[-1])
-
     def until_active(self, model: str, count: int) -> None:
-        self._until("model_requests_active", model, count)
+        self._until("requests_active", model, count)
 
     def until_waiting(self, model: str, count: int) -> None:
-        self._until("model_requests_waiting", model, count)
+        self._until("requests_waiting", model, count)
 
     def _until(self, name: str, model: str, count: int) -> None:
         """So many requests are counted there. On a busy machine the first may have ended when the last one comes."""
-        until(lambda: self.figure(name, model) + self.ended(model) >= count)
+        until(lambda: self.router.figure(name, model) + self.ended(model) >= count)
 
     def ended(self, model: str) -> int:
         return sum(end.done() for asked, end in self.ends if asked == model)
 
     def child(self, model: str) -> psutil.Process:
         def find() -> psutil.Process | None:
-            found = [child for child in self.router.children() if child.cmdline()[-1] == model]
+            found = [child for child in self.router.children() if alias(child) == model]
             return found[0] if found else None
 
         return until(find)
@@ -226,7 +221,7 @@ class Stage:
         def kill() -> bool:
             for child in self.router.sample():
                 with contextlib.suppress(psutil.Error):
-                    if child.cmdline()[-1] == "model":
+                    if alias(child) == "model":
                         child.kill()
             return self.ended("model") == sum(model == "model" for model, _ in self.ends)
 
@@ -336,7 +331,7 @@ def test_each_client_gets_one_well_formed_end(
         assert router.client.post("/models/reload").is_success
         for model in ("model", "blocker"):
             assert router.chat(model).status_code == 200
-            assert [stage.figure(f"model_requests_{kind}", model) for kind in ("active", "waiting")] == [0, 0]
+            assert [router.figure(f"requests_{kind}", model) for kind in ("active", "waiting")] == [0, 0]
         assert "defect" not in router.log
 
 

@@ -20,6 +20,7 @@ import pytest
 
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
+from tests.processes import transfers
 from tests.routers import FAKE, Router
 from tests.waiting import PATIENCE_S, until
 from tests.whole.test_every_end import WAYS, Stage
@@ -59,13 +60,7 @@ class Scene(Stage):
 
     def transfer(self) -> psutil.Process:
         """The child that talks to the hub."""
-
-        def find() -> psutil.Process | None:
-            children = psutil.Process(self.router.process.pid).children(recursive=True)
-            found = [child for child in children if "router.hub.transfer" in " ".join(child.cmdline())]
-            return found[0] if found else None
-
-        return until(find)
+        return until(lambda: transfers(self.router.process.pid))[0]
 
     # Moments
 
@@ -181,7 +176,7 @@ def test_each_client_of_a_download_gets_one_well_formed_end(
             hub.open()
             for model in ("model", "blocker"):
                 assert until(partial(serves, router, model))
-                assert [scene.figure(f"model_requests_{kind}", model) for kind in ("active", "waiting")] == [0, 0]
+                assert [router.figure(f"requests_{kind}", model) for kind in ("active", "waiting")] == [0, 0]
         assert "defect" not in router.log
 
 

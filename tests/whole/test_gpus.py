@@ -18,7 +18,7 @@ import pytest
 
 from tests.nvml import Gpu
 from tests.waiting import until
-from tests.whole.gpu_machine import GIB, Machine, Make, ask, ask_at_once, error, metric, pids
+from tests.whole.gpu_machine import GIB, Machine, Make, ask, ask_at_once, error, pids
 
 IN_VAIN = "did not settle"  # memory was waited for until patience ended, by the router's own log
 
@@ -289,7 +289,7 @@ def test_another_program_takes_the_room_that_was_made(machine: Make) -> None:  #
         here.others(0, 10)
         until(lambda: not child.is_running())
         until(lambda: here.used() == [0])
-        asked = metric(router, "requests_waiting", "next")
+        asked = router.figure("requests_waiting", "next")
         assert asked == 1
         assert not answer.done()
         time_of_room = time.monotonic()
@@ -327,7 +327,7 @@ def test_waiting_for_another_programs_memory(machine: Make) -> None:  # B-S9
         assert int(answer.headers["retry-after"]) >= 1
         assert here.events("start") == []
         served = pool.submit(router.chat, "a")
-        until(lambda: metric(router, "requests_waiting", "a"))
+        until(lambda: router.figure("requests_waiting", "a"))
         here.others(0, 8)
         assert served.result().status_code == 200
 
@@ -432,6 +432,6 @@ def test_a_storm(machine: Make) -> None:  # B-S2 B-S6 B-L9
     assert codes.keys() <= {0, 200, 502, 503}, codes  # 503 is the pause after repeated crashes
     assert codes[200] > 100
     for name in names:
-        until(lambda: metric(router, "requests_active", name) == metric(router, "requests_waiting", name) == 0)  # noqa: B023
+        until(lambda: router.figure("requests_active", name) == router.figure("requests_waiting", name) == 0)  # noqa: B023
     assert "a defect" not in router.log
     assert "Traceback" not in router.log

@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import Starter
 from tests.hub_server import HubServer, Repo, RepoFile
+from tests.processes import command_of
 from tests.routers import Router
 from tests.waiting import until
 
@@ -42,7 +43,7 @@ def is_nowhere(router: Router, *tokens: str) -> bool:
     shown = [router.log, router.client.get("/models").text, router.client.get("/metrics").text]
     shown += [router.client.get(f"/models/{MODEL}/settings").text]
     for process in psutil.Process(router.process.pid).children(recursive=True):
-        shown += process.cmdline()
+        shown += command_of(process)
     for engine in router.children():
         shown += engine.environ().values()
     files = [path for path in router.folder.rglob("*") if path.is_file() and path.stat().st_size < 1 << 20]

@@ -8,9 +8,9 @@ import pytest
 
 from tests import nvml
 from tests.nvml import Gpu, Mig, gpu_uuid, mig_uuid
-from tests.routers import Router
+from tests.routers import Router, alias
 from tests.waiting import until
-from tests.whole.gpu_machine import GIB, Machine, Make, alias, ask, error, pids
+from tests.whole.gpu_machine import GIB, Machine, Make, ask, error, pids
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 # A generating request of each API, by path.

@@ -17,9 +17,8 @@ import pytest
 
 from tests import hang
 from tests.conftest import Starter
-from tests.models.rig import COMMIT, put
-from tests.models.test_kinds import write
-from tests.routers import Router, chat
+from tests.models.rig import COMMIT, put, write_header
+from tests.routers import Router, alias, chat
 from tests.shell import Shell
 from tests.waiting import until
 
@@ -207,6 +206,21 @@ def test_a_share_that_hangs_costs_its_own_models_until_it_is_back(  # B-F1
     assert [router.chat(name).status_code for name in ("hung-share", "hung-link", "own")] == [200, 200, 200]
 
 
+def test_a_folder_of_models_that_hangs_does_not_stop_the_start(  # B-F1
+    routers: Starter, fake: str, models: Path, tmp_path: Path
+) -> None:
+    share, healed, preset = tmp_path / "hung-share", tmp_path / "healed", tmp_path / "models.ini"
+    share.mkdir()
+    shutil.copy(models / "good.gguf", share / "late.gguf")
+    preset.write_text(f"[own]\nmodel = {models}/good.gguf\n")
+    given = ("--models-dir", str(share), "--models-preset", str(preset))
+    router = routers("--engine", fake, *given, **hang.variables("/hung-", healed, looks=True))
+    assert router.listing().keys() == {"own"}
+    assert f"--models-dir {share} does not answer" in router.log
+    healed.touch()
+    until(lambda: "late" in router.listing())
+
+
 def test_layouts_are_served(routers: Starter, fake: str, models: Path, tmp_path: Path) -> None:  # B-F2
     more = tmp_path / "more"
     for name in (
@@ -225,7 +239,7 @@ def test_layouts_are_served(routers: Starter, fake: str, models: Path, tmp_path:
     assert sorted(router.listing()) == names
     for name in (*names, "publisher/one:q4_k_m"):
         assert router.chat(name).status_code == 200
-    commands = {child.cmdline()[child.cmdline().index("--alias") + 1]: child.cmdline() for child in router.children()}
+    commands = {alias(child): child.cmdline() for child in router.children()}
     assert str(more / "good.gguf") in commands["more/good"]
     assert f"{more}/good.gguf is the model 'more/good'" in router.log
     again = routers("--engine", fake, "--models-dir", str(models), "--models-dir", str(more))
@@ -283,11 +297,11 @@ def test_shards_that_come_one_after_the_other(routers: Starter, fake: str, model
 def test_files_that_are_no_models_are_not_offered(  # B-F5
     routers: Starter, fake: str, models: Path, tmp_path: Path
 ) -> None:
-    write(models / "style.gguf", "llama", "adapter")
-    write(models / "eyes.gguf", "clip")
-    write(models / "words.gguf", "llama", tensor="")
-    write(models / "draw.gguf", "flux")
-    write(models / "data-imatrix.gguf", None, "imatrix")
+    write_header(models / "style.gguf", "llama", kind="adapter")
+    write_header(models / "eyes.gguf", "clip")
+    write_header(models / "words.gguf", "llama", tensor="")
+    write_header(models / "draw.gguf", "flux")
+    write_header(models / "data-imatrix.gguf", None, kind="imatrix")
     (models / "old.gguf").write_bytes(b"tjgg" + bytes(100))
     preset = tmp_path / "models.ini"
     preset.write_text(f"[named]\nmodel = {models}/style.gguf\n")
@@ -324,7 +338,7 @@ def test_files_that_are_no_models_are_not_offered(  # B-F5
 
 
 def test_the_only_model_beside_other_files_is_the_default(routers: Starter, fake: str, models: Path) -> None:  # B-F5
-    write(models / "style.gguf", "llama", "adapter")
+    write_header(models / "style.gguf", "llama", kind="adapter")
     router = routers("--engine", fake, "--models-dir", str(models))
     until(lambda: list(router.listing()) == ["good"])
     assert router.client.post("/v1/chat/completions", json=chat(None)).status_code == 200

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.conftest import Starter
-from tests.routers import FAKE, Router
+from tests.routers import FAKE, Router, environment
 from tests.waiting import until
 
 
@@ -88,11 +88,10 @@ def test_a_pipe_is_kept(tiny_models: Path, presets: Path, tmp_path: Path) -> Non
     os.close(into)
     command = [sys.executable, "-m", "router", "--engine", FAKE, "--port", "0", "--run-dir", str(tmp_path / "run")]
     log = tmp_path / "log"
-    environ = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(Path(__file__).parents[2])}
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             [*command, "--models-preset", f"/dev/fd/{out},{presets}"],
-            env=environ,
+            env=environment(tmp_path),
             stderr=stderr,
             stdin=subprocess.DEVNULL,
             pass_fds=[out],

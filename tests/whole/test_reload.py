@@ -166,9 +166,7 @@ class Bench:
         return dict(self.router.client.get("/props", params={"model": model}).json())
 
     def waiting(self, model: str) -> int:
-        text = self.router.client.get("/metrics").text
-        lines = [line for line in text.splitlines() if f'requests_waiting{{model="{model}"}}' in line]
-        return int(lines[0].split()[-1])
+        return self.router.figure("requests_waiting", model)
 
     @contextlib.contextmanager
     def busy(self, model: str, tokens: int = 1000) -> Iterator[None]:

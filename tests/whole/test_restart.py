@@ -32,7 +32,7 @@ def test_a_restart_with_socket_activation_loses_no_request(  # B-P12
     if name == "two models":  # with room for one: at any moment requests wait for a load
         models, flags = ("tiny-a", "tiny-b"), [*flags, "--models-max", "1", "--models-drain-grace", "0.1"]
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    with Activator([listening], *flags, log=tmp_path / "log", LLAMA_ARG_THREADS="1") as activator:
+    with Activator([listening], *flags, log=tmp_path / "log") as activator:
         activator.start()
         assert httpx.post(f"{url}/v1/chat/completions", json=chat("tiny-a"), timeout=PATIENCE_S).status_code == 200
         new, kept = SteadyClient(url, keeps=False, models=models), SteadyClient(url, keeps=True, models=models)

@@ -102,18 +102,12 @@ def test_a_stream_is_not_cut_by_another_models_request(
     with router.stream("tiny-a", 400) as events, concurrent.futures.ThreadPoolExecutor(1) as pool:
         next(events)
         other = pool.submit(router.chat, "tiny-b")
-        until(lambda: "waiting 1" in waiting(router, "tiny-b"))
+        until(lambda: router.figure("requests_waiting", "tiny-b") == 1)
         told = events.json()
         assert told[-1]["choices"][0]["finish_reason"] == "length"
         assert sum(bool(event["choices"][0]["delta"].get("content")) for event in told) >= 300
         assert other.result().status_code == 200
     assert [router.loads("tiny-a"), router.loads("tiny-b")] == [1, 1]
-
-
-def waiting(router: Router, model: str) -> str:
-    text = router.client.get("/metrics").text
-    counts = [line.split()[-1] for line in text.splitlines() if f'requests_waiting{{model="{model}"}}' in line]
-    return f"waiting {counts[0]}"
 
 
 def test_a_queued_client_that_leaves_costs_nothing(engine: str, routers: Starter, tiny_models: Path) -> None:  # B-S8
@@ -122,8 +116,8 @@ def test_a_queued_client_that_leaves_costs_nothing(engine: str, routers: Starter
     with router.stream("tiny-a", 60_000) as events:
         next(events)
         with router.leave("tiny-b"):
-            until(lambda: waiting(router, "tiny-b") == "waiting 1")
-        until(lambda: waiting(router, "tiny-b") == "waiting 0")
+            until(lambda: router.figure("requests_waiting", "tiny-b") == 1)
+        until(lambda: router.figure("requests_waiting", "tiny-b") == 0)
         assert "content" in next(events)
     assert router.chat("tiny-a").status_code == 200
     assert router.loads() == 1
@@ -172,7 +166,7 @@ def test_a_client_that_leaves_stops_the_engine(engine: str, routers: Starter, ti
     router = routers("--engine", engine, "--models-dir", str(tiny_models), "--slots", "--ctx-size", "262144")
     with router.stream("tiny-a", 200_000) as events:
         next(events)
-    until(lambda: active(router, "tiny-a") == 0)
+    until(lambda: router.figure("requests_active", "tiny-a") == 0)
     slots = router.client.get("/slots", params={"model": "tiny-a"}).json()
     until(
         lambda: not any(s["is_processing"] for s in router.client.get("/slots", params={"model": "tiny-a"}).json()),
@@ -185,11 +179,6 @@ def test_the_head_of_the_news_is_not_waited_for(engine: str, routers: Starter, t
     router = routers("--engine", engine, "--models-dir", str(tiny_models))
     answer = router.client.head("/models/sse")
     assert answer.headers["content-type"].startswith("text/event-stream")
-
-
-def active(router: Router, model: str) -> int:
-    text = router.client.get("/metrics").text
-    return next(int(line.split()[-1]) for line in text.splitlines() if f'requests_active{{model="{model}"}}' in line)
 
 
 def test_the_router_ends_its_children(engine: str, routers: Starter, tiny_models: Path) -> None:  # B-P4

@@ -144,7 +144,7 @@ def test_a_stop_ends_a_stream(launch: Callable[..., Router]) -> None:
         assert (answer.status_code, answer.content) == (204, b"")
         router.client.delete("/v1/stream", params={"conv_id": "long::b"})
     until(lambda: not is_busy(router))
-    until(lambda: 'model_requests_active{model="tiny-a"} 0' in router.client.get("/metrics").text)
+    until(lambda: router.figure("requests_active", "tiny-a") == 0)
     assert follow(router, "long").status_code == 404
 
 

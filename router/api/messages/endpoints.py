@@ -72,12 +72,11 @@ class MessagesEndpoints:
         request = chat_request(fields, counts_only=counts_only)
         path = (COUNT if counts_only else CHAT).decode()
         body = encode_json(request.fields, size)
-        body, time_limit = self._gateway.prepare_body(spec, path, request.fields, body)
+        body, time_limit, notes = self._gateway.prepare_body(spec, path, request.fields, body)
         if counts_only:
             return TokenCount(body), time_limit, []
         collects = time_limit is not None and not request.shape.stream
         body = as_stream(body, {"stream": False}) if collects else body
-        notes = self._gateway.notes(request.fields)
         return Generation(spec.name, body, request.shape, collects), time_limit, notes
 
 

@@ -144,8 +144,7 @@ class OllamaEndpoints:
         fields = await self._read_fields(request)
         name, store, token = without_tag(required_model_name(fields)), self._store_for("pulled"), token_of(fields)
         spec = self._find(name)
-        is_here = spec and is_exact(name, spec) and not (spec.repo_to_download or spec.problem)
-        if self._is_in_store(name) or is_here:
+        if spec is not None and _is_here(name, spec):
             return status_response(["pulling manifest", "success"], stream=flag(fields, "stream", True))
         if spec is None and (library_name := ollama_library_name(name)):
             raise InvalidRequest(
@@ -153,7 +152,7 @@ class OllamaEndpoints:
                 f"Hugging Face that has GGUF files, as hf.co/USER/REPO:Q4_K_M; {search_page(library_name)} lists some."
             )
         if not flag(fields, "stream", True):
-            async for _ in _pull(store, name, token):
+            async for _ in store.pull(name, token):
                 pass
             return json_response({"status": "success"})
         return StreamingResponse(_pull_lines(store, name, token), media_type=NDJSON.decode())
@@ -167,17 +166,6 @@ class OllamaEndpoints:
         except (UnknownModel, InvalidRequest):
             return None
 
-    def _is_in_store(self, name: str) -> bool:
-        """Whether another program's store has the model: there is nothing to download then, and only that program may
-        change it. Raises InvalidRequest for one that cannot be used."""
-        try:
-            spec = self._names.find(name).spec
-        except (UnknownModel, InvalidRequest):
-            return False
-        if spec.package and spec.problem:
-            raise InvalidRequest(spec.problem)
-        return spec.package is not None
-
     def _store_for(self, verb: str) -> OllamaStore:
         if self._store is None:
             raise Unsupported(f"Models cannot be {verb} here: downloads are not available.")
@@ -188,14 +176,20 @@ class OllamaEndpoints:
         return await in_thread_if_large(len(body), all_fields, body)
 
 
-def _pull(store: OllamaStore, name: str, token: str | None) -> AsyncIterator[FileProgress]:
-    return store.pull(name) if token is None else store.pull(name, token)
+def _is_here(name: str, spec: ModelSpec) -> bool:
+    """Whether there is nothing to download. What another program's store has is here, and only that program may change
+    it. Raises InvalidRequest for a model there that cannot be used."""
+    if spec.package is None:
+        return is_exact(name, spec) and not (spec.repo_to_download or spec.problem)
+    if spec.problem:
+        raise InvalidRequest(spec.problem)
+    return True
 
 
 async def _pull_lines(store: OllamaStore, name: str, token: str | None) -> AsyncIterator[bytes]:
     yield line({"status": "pulling manifest"})
     try:
-        async for file in _pull(store, name, token):
+        async for file in store.pull(name, token):
             status = f"pulling {file.digest.removeprefix('sha256:')[:12]}"
             yield line({"status": status, "digest": file.digest, "total": file.total, "completed": file.completed})
     except RouterError as exc:

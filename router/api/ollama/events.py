@@ -11,11 +11,10 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from router.api.chat_stream import CallPiece, Chunk, EventReader, Texts, reported_error, split_at_event, without_frames
+from router.api.chat_stream import MAX_EVENT_BYTES, CallPiece, Chunk, EventReader, Texts, split_at_event, without_frames
 from router.errors import RouterError
-from router.wire.child_json import blame_child, object_or_empty, parse_json
-
-MAX_EVENT_BYTES = 8 << 20
+from router.proxy.child_events import decode, reported_error
+from router.wire.child_json import object_or_empty
 
 
 class Delta(NamedTuple):
@@ -139,22 +138,7 @@ def _completions(events: Sequence[bytes]) -> Iterable[_Completion]:
         found = _LIST_DECODER.decode(b"[" + b",".join(events) + b"]")
     except (ValueError, RecursionError, msgspec.MsgspecError):
         found = []
-    return found if len(found) == len(events) else map(_completion, events)
-
-
-def _completion(data: bytes) -> _Completion:
-    try:
-        return _DECODER.decode(data)
-    except (ValueError, RecursionError, msgspec.MsgspecError):
-        with blame_child():  # it reads what msgspec does not
-            return _convert(parse_json(data))
-
-
-def _convert(value: Any) -> _Completion:
-    try:
-        return msgspec.convert(value, _Completion)
-    except msgspec.MsgspecError as exc:
-        raise ValueError(str(exc)) from None
+    return found if len(found) == len(events) else (decode(_DECODER, event) for event in events)
 
 
 def _delta_of_completion(event: _Completion) -> Delta:

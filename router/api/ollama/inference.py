@@ -143,7 +143,7 @@ class Inference:
         self._gateway.log_ignored_context(spec, fields)
         body = await in_thread_if_large(call.size, encode_json, request.fields, call.size)
         path = request.target.decode()
-        body, time_limit = await in_thread_if_large(
+        body, time_limit, notes = await in_thread_if_large(
             call.size, self._gateway.prepare_body, spec, path, request.fields, body
         )
         stream = flag(fields, "stream", True)
@@ -157,7 +157,6 @@ class Inference:
             top_logprobs(fields),
             self._fitting(spec.name, fields),
         )
-        notes = self._gateway.notes(request.fields)
         return self._answer(call, generation, time_limit, stream=stream, notes=notes)
 
     def _fitting(self, name: str, fields: Fields) -> Fitting:

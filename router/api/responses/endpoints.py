@@ -20,7 +20,7 @@ from router.errors import BodyTooLarge
 from router.models.spec import ModelSpec
 from router.proxy.body import in_thread_if_large, reserve_more
 from router.proxy.endpoints import with_dialect_errors
-from router.proxy.gateway import Gateway
+from router.proxy.gateway import Gateway, Prepared
 from router.proxy.head import Head
 from router.proxy.keep_alive import keep_alive
 from router.proxy.rewrite import encode_json
@@ -64,8 +64,8 @@ class ResponsesEndpoints:
 
     async def create(self, request: Request) -> Response:
         call = await self._read_call(request)
-        body, time_limit = await self._prepare(call, CHAT)
-        answer = Answer(call.request, body)
+        prepared = await self._prepare(call, CHAT)
+        answer = Answer(call.request, prepared.body)
         if call.request.is_stored:
             items = await in_thread_if_large(call.size, _stored_items, call.request.items, answer.token)
             previous = text(call.fields, "previous_response_id")
@@ -79,16 +79,16 @@ class ResponsesEndpoints:
             is_stream,
             used=True,
             ttl=keep_alive(call.fields),
-            time_limit=time_limit,
+            time_limit=prepared.time_limit,
             translation=answer,
-            notes=self._gateway.notes(call.request.fields),
+            notes=prepared.notes,
         )
 
     async def count_tokens(self, request: Request) -> Response:
         call = await self._read_call(request)
-        body, _ = await self._prepare(call, INPUT_TOKENS)
+        prepared = await self._prepare(call, INPUT_TOKENS)
         return self._gateway.proxied_request(  # type: ignore[return-value]
-            call.spec, call.head, OPENAI, b"", False, used=True, translation=TokenCount(body)
+            call.spec, call.head, OPENAI, b"", False, used=True, translation=TokenCount(prepared.body)
         )
 
     async def _read_call(self, request: Request) -> _Call:
@@ -110,10 +110,10 @@ class ResponsesEndpoints:
 
         return _Call(head, fields, spec, await in_thread_if_large(size, translated), owner, size)
 
-    async def _prepare(self, call: _Call, target: bytes) -> tuple[bytes, float | None]:
-        """The body for the child, and a time limit, as for any chat."""
+    async def _prepare(self, call: _Call, target: bytes) -> Prepared:
+        """The body for the child, as of any chat."""
 
-        def prepared() -> tuple[bytes, float | None]:
+        def prepared() -> Prepared:
             fields = call.request.fields
             return self._gateway.prepare_body(call.spec, target.decode(), fields, encode_json(fields, call.size))
 

@@ -30,7 +30,7 @@ class Unsafe(Exception):
 
 
 class Web:
-    """One client for all threads. `layers` are files of a registry: it is asked for a token when it wants one."""
+    """One client for all threads. With `is_registry` the server is asked for a token if it wants one."""
 
     def __init__(self) -> None:
         self._client = httpx2.Client(follow_redirects=False, timeout=float(constants.HF_HUB_DOWNLOAD_TIMEOUT))
@@ -43,7 +43,7 @@ class Web:
     def stream(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, *, is_registry: bool = False
     ) -> Iterator[httpx2.Response]:
-        """The answer at the end of all redirects, with the headers of Linked in `extensions["linked"]`.
+        """The answer at the end of all redirects. The `x-linked-` headers on the way are in its `extensions["linked"]`.
 
         Raises httpx2's errors, HTTPStatusError too, and Unsafe.
         """

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from router.errors import CatalogError
 from router.models.folder import FoundModel, FoundModels
 from router.models.folders import ModelFolders
 
@@ -29,17 +28,14 @@ class LmStudioStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._folders = ModelFolders(root)
+        self._folders = ModelFolders(root, "--lmstudio-models")
 
     def __repr__(self) -> str:
         return f"<LmStudioStore {self.root}>"
 
     def read(self) -> FoundModels:
         """The models by name. Blocks. Raises CatalogError if the folder cannot be listed."""
-        try:
-            found = self._folders.read()
-        except CatalogError as error:
-            raise CatalogError(str(error).replace("--models-dir", "--lmstudio-models", 1)) from error
+        found = self._folders.read()
         renamed: dict[str, FoundModel] = {}
         for name, model in found.models.items():
             short = _renamed(name)  # unless a folder is called so

@@ -42,9 +42,14 @@ class Manifest:
     layers: Sequence[Layer]
 
     @property
+    def files(self) -> Sequence[Layer]:
+        """All layers, and the config."""
+        return (*self.layers, self.config) if self.config else self.layers
+
+    @property
     def size(self) -> int:
         """The bytes of all files together, as Ollama tells them."""
-        return sum(layer.size for layer in (*self.layers, *([self.config] if self.config else [])))
+        return sum(layer.size for layer in self.files)
 
     def of_kind(self, *kinds: str) -> list[Layer]:
         return [layer for layer in self.layers if layer.kind in kinds]

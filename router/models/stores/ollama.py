@@ -156,8 +156,7 @@ class OllamaStore:
             manifest = manifests.parse(data)
             digest = hashlib.sha256(data).hexdigest()
             size = manifest.size
-            every = (*manifest.layers, *([manifest.config] if manifest.config else []))
-            watched += (str(self._blobs.path(layer.digest)) for layer in every[:100])
+            watched += (str(self._blobs.path(layer.digest)) for layer in manifest.files[:100])
             config = self._json(manifest.config) if manifest.config else {}
             details = _details(config)
             found = self._usable(name, path, manifest, config, digest, modified_at, details)

@@ -34,7 +34,11 @@ def test_names_are_publisher_and_model(root: Path) -> None:  # B-F3
 
 def test_a_short_name_that_two_could_have_is_none(root: Path) -> None:
     put(root / "other" / "Qwen3-4B-GGUF" / "Qwen3-4B-Q4_K_M.gguf")
-    assert all(model.aliases == () for model in LmStudioStore(root).read().models.values())
+    models = LmStudioStore(root).read().models
+    assert {name: model.aliases for name, model in models.items()} == {
+        "other/Qwen3-4B-GGUF": (),
+        "qwen/Qwen3-4B-GGUF": (),
+    }
 
 
 def test_new_files_are_seen(root: Path) -> None:  # B-F3

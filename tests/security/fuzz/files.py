@@ -22,7 +22,7 @@ from router import demo
 from router.api.details import details
 from router.engine import flags
 from router.errors import RouterError
-from router.memory.demand import predict
+from router.memory.demand import predict, projector_size
 from router.models import gguf, presets, template
 from router.models.describe import describe
 from router.models.spec import ModelSpec
@@ -321,7 +321,7 @@ def _look(path: Path, rng: random.Random) -> None:
         assert spec.info.problem
         return
     for gpus in (0, 2):
-        demand = predict(args, header, gpus=gpus, mmproj=header).demand
+        demand = predict(args, header, gpus=gpus, projector=projector_size(args, header)).demand
         json.dumps([demand.split, demand.fixed, demand.host, demand.total], allow_nan=False)
 
 
