@@ -229,8 +229,8 @@ class LocalChild:
         self._events_at_once = 0
         for line in lines:
             # Logs may repeat what clients send. So once one pipe has reported a state, states are read there only.
-            is_trusted = self._state_pipe in (None, pipe)
-            state = read_state(line.removeprefix(STATE_PREFIX)) if line.startswith(STATE_PREFIX) and is_trusted else None
+            may_be_state = line.startswith(STATE_PREFIX) and self._state_pipe in (None, pipe)
+            state = read_state(line.removeprefix(STATE_PREFIX)) if may_be_state else None
             if state is not None:
                 self._state_pipe = pipe
                 self._take_state(state)
