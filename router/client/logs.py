@@ -15,11 +15,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
 
 from router.client import options, screen, target
 from router.client.failures import KeyRefused, NoSuchModel
-from router.client.session import Response, Session
+from router.client.session import Response, Session, in_url
 from router.client.stream import lines as lines_of
 from router.errors import FlagError, RouterError
 from router.logs.letters import visible
@@ -139,7 +138,7 @@ class _Log:
     def _open(
         self, session: Session, count: int, timeout: float | None, **more: str
     ) -> contextlib.AbstractContextManager[Response]:
-        path = f"/models/{quote(self.model, safe='/')}/log"
+        path = f"/models/{in_url(self.model, '/')}/log"
         return session.open("GET", path, params={"lines": str(count), **more}, timeout=timeout)
 
 

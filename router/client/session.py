@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -22,6 +23,7 @@ from router.client.target import Target, key_hint, of_settings
 from router.errors import FlagError, RouterError
 from router.logs.letters import visible
 from router.settings import Settings
+from router.text import valid
 
 TIMEOUT_S = 60.0
 CONNECT_S = 10.0  # TCP and TLS
@@ -98,9 +100,18 @@ class Session:
         ever."""
         limits = httpx.Timeout(timeout, connect=CONNECT_S if timeout is None else min(timeout, CONNECT_S))
         url = self.target.url + path
+        if params:
+            url += "?" + "&".join(f"{name}={in_url(value)}" for name, value in params.items())
+        content = None if body is None else json.dumps(body).encode()
+        sent = {**({} if body is None else {"content-type": "application/json"}), **(headers or {})}
         try:
             with self._client.stream(
-                method, url, json=body, params=params, headers=headers, timeout=limits, follow_redirects=False
+                method,
+                url,
+                content=content,
+                headers={**kind, **(headers or {})},
+                timeout=limits,
+                follow_redirects=False,
             ) as answer:
                 if answer.status_code not in (200, 304) and not is_any_welcome:
                     raise self._error(answer)
@@ -152,6 +163,14 @@ class Session:
                 "with --url"
             )
         return NotReached(f"the connection to {where} broke ({_reason(exc)})")
+
+
+def in_url(name: str, safe: str = "") -> str:
+    """A name as a part of a path or a query, in the bytes that it was typed with."""
+    try:
+        return quote(name, safe=safe, errors="surrogateescape")
+    except UnicodeEncodeError:  # no bytes are this text
+        return quote(valid(name), safe=safe)
 
 
 def message_of(fields: Any) -> str:

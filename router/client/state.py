@@ -130,8 +130,9 @@ def _list(fields: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 
 def _number(fields: Mapping[str, Any], name: str) -> float | None:
     value = fields.get(name)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and -1e15 < value < 1e15
-    return float(value) if is_number else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not -1e15 < value < 1e15:
+        return None
+    return float(value)
 
 
 def _count(fields: Mapping[str, Any], name: str) -> int:

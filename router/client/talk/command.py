@@ -9,13 +9,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from router.client import options, screen, target
 from router.client.options import Words
 from router.client.progress import Outlook
 from router.client.screen import Status
-from router.client.session import Session
+from router.client.session import Session, in_url
 from router.client.talk import pictures, typed
 from router.client.talk.answer import Answer
 from router.client.talk.conversation import Conversation
@@ -219,7 +218,7 @@ class Talk:
 
     def _check(self, model: str) -> dict[str, Any]:
         """The model's entry in the list. Raises one of `failures`."""
-        return self.session.json("GET", f"/v1/models/{quote(model, safe='/')}", timeout=30.0)
+        return self.session.json("GET", f"/v1/models/{in_url(model, '/')}", timeout=30.0)
 
     def _modalities(self, entry: Mapping[str, Any] | None = None) -> list[str]:
         entry = self._check(self.talk.model) if entry is None else entry
