@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from router.errors import RouterError
+from router.errors import RouterError, UnknownModel
 from router.models.spec import ModelSpec
 from router.proxy.body import has_reservation, in_thread_if_large, release_body
 from router.proxy.collected import Collected, as_stream, kind_of
@@ -23,7 +23,11 @@ from router.proxy.gateway import Gateway, Prepared
 from router.proxy.head import Head, request_id_of
 from router.proxy.protocols import Dialect, Translation
 from router.proxy.proxied_request import ProxiedRequest
+from router.proxy.recording import RecordedResponse, StopOnRequest, begin, kind_of_end, name_model
 from router.proxy.routing import RoutingFields, routing_fields
+from router.records.record import clean
+from router.records.records import Records
+from router.records.running import LEFT, Running
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Alias = Callable[[str | None], str | None]
@@ -45,7 +49,8 @@ class ModelFromBody:
         self._alias = alias
         self._check = check
         self._dialect = dialect
-        self.endpoint: Endpoint = with_dialect_errors(dialect, self._answer)
+        self.endpoint: Endpoint = with_dialect_errors(dialect, self._answer, gateway.records)
+        self.records = gateway.records
 
     def routes(self, paths: Sequence[str]) -> list[Route]:
         return [ModelFromBodyRoute(path, self) for path in paths]
@@ -55,6 +60,7 @@ class ModelFromBody:
         head = Head.from_scope(request.scope)
         routing, name = await in_thread_if_large(len(body), self._read_routing, head, body)
         spec = await self._gateway.resolve(name)
+        name_model(request.scope, spec.name)
         self._check_request(spec, head, body)
         prepared = await in_thread_if_large(len(body), self._prepare_body, spec, head, body, routing)
         translation = None
@@ -158,6 +164,7 @@ def model_from_query(gateway: Gateway, dialect: Dialect, *, loads: bool = False)
     async def endpoint(request: Request) -> Response:
         head = Head.from_scope(request.scope)
         spec = gateway.find(head.query("model"))
+        name_model(request.scope, spec.name)
         gateway.check_may_load(spec, head, loads and gateway.autoload)
         body = await gateway.read_body(request)
         looks = request.method in ("GET", "HEAD") and not gateway.asks_to_load(head)
@@ -166,24 +173,45 @@ def model_from_query(gateway: Gateway, dialect: Dialect, *, loads: bool = False)
     return with_dialect_errors(dialect, endpoint)
 
 
-def with_dialect_errors(dialect: Dialect, endpoint: Endpoint) -> Endpoint:
+def with_dialect_errors(dialect: Dialect, endpoint: Endpoint, records: Records | None = None) -> Endpoint:
     """Wraps `endpoint`: a RouterError becomes a response in this dialect. And the body's part of the budget is released
-    when the request has been answered."""
+    when the request has been answered. With `records` the request leaves a record, whatever its answer is."""
 
     async def wrapped(request: Request) -> Response:
+        running = begin(records, request.scope, dialect.name) if records is not None else None
         is_answered = False
         try:
-            answer = await endpoint(request)
+            with StopOnRequest(running):
+                answer = await endpoint(request)
             is_answered = True
         except RouterError as exc:
-            return error_response(dialect, exc, request_id_of(Head.from_scope(request.scope)))
+            id = running.client_id if running is not None else request_id_of(Head.from_scope(request.scope))
+            response = error_response(dialect, exc, id)
+            if running is not None:
+                running.asked = clean(exc.asked) if isinstance(exc, UnknownModel) else ""
+                running.end(response.status_code, exc.kind)
+            return response
+        except BaseException as exc:
+            if running is not None:
+                has_left = isinstance(exc, ClientDisconnect)
+                running.end(LEFT if has_left else 500, None if has_left else kind_of_end(exc))
+            raise
         finally:
             if not is_answered:
                 release_body(request.scope)
-        # Starlette calls the answer next, without an await between, so the reservation cannot be lost here.
+        # Starlette calls the answer next, without an await between, so neither record nor reservation can be lost here.
+        if running is not None:
+            answer = _recorded(answer, running)
         return _BodyReleasingResponse(answer) if has_reservation(request.scope) else answer  # type: ignore[return-value]
 
     return wrapped
+
+
+def _recorded(answer: Response, running: Running) -> Response:
+    if isinstance(answer, ProxiedRequest):
+        answer.record_in(running)
+        return answer
+    return RecordedResponse(answer, running)  # type: ignore[return-value]
 
 
 class _BodyReleasingResponse:

@@ -63,7 +63,7 @@ class Records:
         key = id.decode("latin-1")
         if len(key) != 16 or key in self._running:
             key = self._distinct(key)
-        running = self._running[key] = Running(self._finish, self._load_seconds, key, path, dialect, client, agent)
+        running = self._running[key] = Running(self._finish, self._load_seconds, id, key, path, dialect, client, agent)
         if not self.speed.is_counting:
             self.speed.start()
         return running

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from router.records.record import Record
-from router.records.tokens import NO_TOKENS, Tokens, tokens_of
+from router.records.tokens import NO_TOKENS, TAIL_BYTES, Tokens, tokens_of
 
 LEFT = 499  # the status of a request whose client left before the answer, as nginx logs it
 _NOW = time.monotonic
@@ -41,7 +41,6 @@ class Running:
 
     - `model`, `asked`, `stream`, `background`: as in `Record`.
     - `status`: that of the answer, once it is sent.
-    - `answer`: what is being read of a child, the latest if there are several.
     - `stop_work`: ends the work for it at once; None if nothing can be ended now.
     """
 
@@ -58,6 +57,7 @@ class Running:
         self,
         finish: Callable[[Running, Record, float], None],
         load_seconds: Callable[[str, float], float],
+        client_id: bytes,
         id: str,
         path: str,
         dialect: str,
@@ -66,7 +66,14 @@ class Running:
     ) -> None:
         self._finish = finish
         self._load_seconds = load_seconds
-        self.id, self.path, self.dialect, self.client, self.agent = id, path, dialect, client, agent
+        self.client_id, self.id, self.path, self.dialect, self.client, self.agent = (
+            client_id,
+            id,
+            path,
+            dialect,
+            client,
+            agent,
+        )
         self.began = _NOW()
 
     def __repr__(self) -> str:
@@ -94,6 +101,10 @@ class Running:
             self._waited += _NOW() - since
             self._load += self._load_seconds(self.model, since)
 
+    def read(self, answer: Answer) -> None:
+        """This is being read of a child now. The last answer is the one that counts."""
+        self.answer, self.counted = answer, 0
+
     def stop(self) -> None:
         """An operator wants it to end: whoever works on it raises Stopped."""
         self.is_stopped = True
@@ -102,12 +113,11 @@ class Running:
 
     def record(self) -> Record:
         """As it is now."""
-        now, answer = _NOW(), self.answer
-        per_second, generated = None, None
-        if answer is not None and answer.is_stream and answer.content_at is not None:
-            generated = answer.pieces
-            per_second = generated / max(now - answer.content_at, 0.001)
-        return self._record(now, self.status, self.phase, None, Tokens(None, None, generated, per_second))
+        now, answer, tokens = _NOW(), self.answer, NO_TOKENS
+        content_at = answer.content_at if answer is not None else None
+        if answer is not None and answer.is_stream and content_at is not None:
+            tokens = Tokens(generated=answer.pieces, per_second=answer.pieces / max(now - content_at, 0.001))
+        return self._record(now, self.status, self.phase, None, tokens, content_at)
 
     def end(self, status: int, error: str | None = None, whole: bytes | None = None) -> None:
         """The one end of every request. Ends after the first do nothing.
@@ -120,24 +130,36 @@ class Running:
         self.is_over = True
         if self._waits_since is not None:
             self.wait_is_over()
-        now, answer = _NOW(), self.answer
-        if whole is not None:
-            tokens = tokens_of(whole[-4096:], whole[:4096]) if len(whole) > 4096 else tokens_of(whole)
+        now, answer, content_at = _NOW(), self.answer, None
+        if whole:
+            content_at = now
+            tokens = (
+                tokens_of(whole) if len(whole) <= TAIL_BYTES else tokens_of(whole[-TAIL_BYTES:], whole[:TAIL_BYTES])
+            )
+        elif answer is not None:
+            content_at, tokens = answer.content_at, self._tokens(answer)
         else:
-            tokens = NO_TOKENS if answer is None else tokens_of(answer.tail, answer.beginning)
-        has_left = status == LEFT
-        phase = "failed" if error else "left" if has_left else "done"
-        record = self._record(now, self.status or status if has_left else status, phase, error, tokens)
+            tokens = NO_TOKENS
+        phase = "failed" if error else "left" if status == LEFT else "done"
+        record = self._record(now, self.status or status, phase, error, tokens, content_at)
         self._finish(self, record, now)
         self.answer = self.stop_work = None
 
-    def _record(self, now: float, status: int, phase: str, error: str | None, tokens: Tokens) -> Record:
+    def _tokens(self, answer: Answer) -> Tokens:
+        """What the engine says; of a stream that was cut before, as many tokens as there were events."""
+        tokens = tokens_of(answer.tail, answer.beginning)
+        if tokens.generated is None and answer.is_stream and answer.content_at is not None:
+            return tokens._replace(generated=answer.pieces)
+        return tokens
+
+    def _record(
+        self, now: float, status: int, phase: str, error: str | None, tokens: Tokens, content_at: float | None
+    ) -> Record:
         began, since = self.began, self._waits_since
         waited, load = self._waited, self._load
         if since is not None:
             waited += now - since
             load += self._load_seconds(self.model, since)
-        content_at = self.answer.content_at if self.answer is not None else None
         prompt, cached, generated, per_second, prompt_seconds, generation_seconds = tokens
         return Record(
             self.id,
