@@ -50,7 +50,7 @@ Packages, and what stands below them::
     memory      what a model needs, in bytes           -> scheduling engine models
     pool        acts: leases, loads, effects           -> scheduling engine wire events node hub models memory
     proxy       what every dialect shares              -> engine wire records models memory pool
-    server      the client's side of a socket          -> access wire proxy
+    server      the client's side of a socket          -> access wire records proxy
     api         the words of each dialect              -> text engine access wire hub models memory pool proxy server
 
 The assembly::

@@ -47,7 +47,8 @@ The parts::
     alarm         time for the scheduler            -> core
     measurements  what processes really hold        -> child_run core
     health_watch  processes that hang               -> child_run core
-    processes     the processes, from spawn to exit -> child_run core measurements health_watch
+    load_times    when each model has loaded        -> nothing
+    processes     the processes, from spawn to exit -> child_run core measurements health_watch load_times
     outlook       what a load would meet            -> settings_store core processes
     downloads     files that are missing            -> download_source core
 

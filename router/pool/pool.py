@@ -143,6 +143,7 @@ class Pool:
             self._core.keep_alive.requested,
             self._core.unloads.latest,
             self.processes.exit_codes,
+            self.processes.load_times.by_model,
             self.downloads.failures,
             self.change_log.versions,
         )
@@ -290,6 +291,10 @@ class Pool:
             exit_code=self.processes.exit_codes.get(name),
             warning=self._core.store.changes.failure(name),
         )
+
+    def load_seconds(self, name: str, since: float) -> float:
+        """How long this model has loaded since then, by `time.monotonic`; only its latest load counts."""
+        return self.processes.load_times.seconds(name, since)
 
     def request_counts(self) -> tuple[int, int]:
         """How many requests are served, and how many wait."""

@@ -22,6 +22,7 @@ from router.node.interface import ChildEvent, Exit, Slept, Woke
 from router.pool.child_run import ChildRun
 from router.pool.core import LOAD_BEGINS, STATUS_CHANGE, Core
 from router.pool.health_watch import HealthWatch
+from router.pool.load_times import LoadTimes
 from router.pool.measurements import REMEASURE_S, Measurements
 from router.scheduling.effects import Spawn, Stop
 from router.scheduling.refusals import error_of_cut
@@ -56,6 +57,7 @@ class Processes:
         self._upstream = upstream
         self.runs: dict[str, ChildRun] = {}
         self.exit_codes: dict[str, int] = {}  # of each model's last process
+        self.load_times = LoadTimes()
         self.loads = 0
         self.evictions = 0
 
@@ -74,6 +76,7 @@ class Processes:
         run.stamp = need.stamp
         run.report_unreachable = partial(self._replace_unreachable, run)
         self.runs[model] = run
+        self.load_times.begin(model)
         core.change_log.mark_changed(model)
         core.tasks.start(self._live(run), on_failure)
 
@@ -95,6 +98,7 @@ class Processes:
         if run is not None and run.number == number:
             spec = run.spec
             del self.runs[name]
+            self.load_times.end(name)
             core.tasks.start(run.stop())
             run.ended.set()
         pending = core.store.pending_ticket(spec) if spec else None
@@ -152,6 +156,7 @@ class Processes:
     def _on_ready(self, run: ChildRun) -> None:
         core, name = self._core, run.spec.name
         self.loads += 1
+        self.load_times.end(name)
         core.store.changes.serves(run.spec)
         core.apply(core.scheduler.ready(name, run.number, core.now()))
         core.publish(name, STATUS_CHANGE, {})
@@ -172,6 +177,7 @@ class Processes:
         if run.child is not None:
             self._upstream.forget(run.child.address)
         del self.runs[name]
+        self.load_times.end(name)
         self._reap(run, exit)
         if not core.scheduler.waiting(name):  # a request that waits may have set the time of the next process
             core.keep_alive.drop_request(name)

@@ -9,25 +9,23 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from router.errors import RouterError, UnknownModel
+from router.errors import RouterError
 from router.models.spec import ModelSpec
 from router.proxy.body import has_reservation, in_thread_if_large, release_body
 from router.proxy.collected import Collected, as_stream, kind_of
-from router.proxy.error_response import error_response
+from router.proxy.disconnect import StopOnRequest
 from router.proxy.gateway import Gateway, Prepared
-from router.proxy.head import Head, request_id_of
+from router.proxy.head import Head
 from router.proxy.protocols import Dialect, Translation
 from router.proxy.proxied_request import ProxiedRequest
-from router.proxy.recording import RecordedResponse, StopOnRequest, begin, kind_of_end, name_model
+from router.proxy.recording import RecordedResponse, begin, end_early, name_model, refusal
 from router.proxy.routing import RoutingFields, routing_fields
-from router.records.record import clean
 from router.records.records import Records
-from router.records.running import LEFT, Running
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Alias = Callable[[str | None], str | None]
@@ -161,21 +159,33 @@ def model_from_query(gateway: Gateway, dialect: Dialect, *, loads: bool = False)
     A GET only looks at the model, unless its query says `autoload=1`: a program that watches a server must not start a
     process, nor wake one, nor keep one. With `loads` other methods load models as other requests do."""
 
-    async def endpoint(request: Request) -> Response:
+    def looks(request: Request) -> bool:
+        return request.method in ("GET", "HEAD") and not gateway.asks_to_load(Head.from_scope(request.scope))
+
+    async def answer(request: Request) -> Response:
         head = Head.from_scope(request.scope)
         spec = gateway.find(head.query("model"))
         name_model(request.scope, spec.name)
         gateway.check_may_load(spec, head, loads and gateway.autoload)
         body = await gateway.read_body(request)
-        looks = request.method in ("GET", "HEAD") and not gateway.asks_to_load(head)
-        return gateway.proxied_request(spec, head, dialect, body, False, used=False, looks=looks)  # type: ignore[return-value]
+        return gateway.proxied_request(spec, head, dialect, body, False, used=False, looks=looks(request))  # type: ignore[return-value]
 
-    return with_dialect_errors(dialect, endpoint)
+    looking, working = (with_dialect_errors(dialect, answer, records) for records in (None, gateway.records))
+
+    async def endpoint(request: Request) -> Response:
+        return await (looking if looks(request) else working)(request)
+
+    return endpoint
 
 
-def with_dialect_errors(dialect: Dialect, endpoint: Endpoint, records: Records | None = None) -> Endpoint:
+def with_dialect_errors(
+    dialect: Dialect, endpoint: Endpoint, records: Records | None = None, *, only_errors: bool = False
+) -> Endpoint:
     """Wraps `endpoint`: a RouterError becomes a response in this dialect. And the body's part of the budget is released
-    when the request has been answered. With `records` the request leaves a record, whatever its answer is."""
+    when the request has been answered.
+
+    With `records` the request leaves a record, whatever its answer is. With `only_errors` it leaves one if it is
+    refused: else it consists of requests that leave records."""
 
     async def wrapped(request: Request) -> Response:
         running = begin(records, request.scope, dialect.name) if records is not None else None
@@ -185,33 +195,24 @@ def with_dialect_errors(dialect: Dialect, endpoint: Endpoint, records: Records |
                 answer = await endpoint(request)
             is_answered = True
         except RouterError as exc:
-            id = running.client_id if running is not None else request_id_of(Head.from_scope(request.scope))
-            response = error_response(dialect, exc, id)
-            if running is not None:
-                running.asked = clean(exc.asked) if isinstance(exc, UnknownModel) else ""
-                running.end(response.status_code, exc.kind)
-            return response
+            return refusal(dialect, exc, request.scope, running)
         except BaseException as exc:
-            if running is not None:
-                has_left = isinstance(exc, ClientDisconnect)
-                running.end(LEFT if has_left else 500, None if has_left else kind_of_end(exc))
+            end_early(running, exc)
             raise
         finally:
             if not is_answered:
                 release_body(request.scope)
         # Starlette calls the answer next, without an await between, so neither record nor reservation can be lost here.
-        if running is not None:
-            answer = _recorded(answer, running)
+        if running is not None and records is not None:
+            if only_errors:
+                records.forget(running)
+            elif isinstance(answer, ProxiedRequest):
+                answer.record_in(running)
+            else:
+                answer = RecordedResponse(answer, running)  # type: ignore[assignment]
         return _BodyReleasingResponse(answer) if has_reservation(request.scope) else answer  # type: ignore[return-value]
 
     return wrapped
-
-
-def _recorded(answer: Response, running: Running) -> Response:
-    if isinstance(answer, ProxiedRequest):
-        answer.record_in(running)
-        return answer
-    return RecordedResponse(answer, running)  # type: ignore[return-value]
 
 
 class _BodyReleasingResponse:

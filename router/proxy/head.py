@@ -84,6 +84,13 @@ class Head:
         return clean(self.path)
 
     @cached_property
+    def forwarded_for(self) -> bytes:
+        """The addresses that proxies say they have forwarded it for, the last added by the nearest proxy."""
+        if b"x-forwarded-for" not in self._values:
+            return b""
+        return b", ".join(value for name, value in self.headers if name == b"x-forwarded-for")
+
+    @cached_property
     def agent(self) -> str:
         """What the client calls itself, for people."""
         return clean(self.header("user-agent"))

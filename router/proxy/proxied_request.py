@@ -16,13 +16,12 @@ from starlette.types import Receive, Scope, Send
 from router.errors import GenerationTimeout, RouterError, Stopped, Unreachable, UpstreamFailed
 from router.proxy.client_response import ClientResponse, event_separators, header_lines
 from router.proxy.collected import MEDIA_TYPE, Collected
-from router.proxy.disconnect import CancelOnDisconnect
+from router.proxy.disconnect import CancelOnDisconnect, StopOnRequest
 from router.proxy.error_response import MAX_ERROR_BYTES, error_response, is_rewritten, read_upstream_error
 from router.proxy.head import Head, request_id_of
 from router.proxy.protocols import GENERATING_TARGETS, CuttableTranslation, Dialect, Lease, Translation
-from router.proxy.recording import ENGINE_ERROR, StopOnRequest, kind_of_end
 from router.records.records import Records
-from router.records.running import LEFT, Running
+from router.records.running import ENGINE_ERROR, LEFT, Running, kind_of_end
 from router.wire.headers import Headers
 from router.wire.request_head import RequestHead
 from router.wire.response import Response as UpstreamResponse
@@ -49,7 +48,8 @@ class ProxiedRequest:
     - `collect` makes what collects the answer of the child, which was asked for a stream, into one without; if the time
       is up, as far as it has come.
     - `translation` answers in place of the child.
-    - `conversation`: with such an id, the request goes on when the client has left.
+    - `conversation`: with such an id, the request goes on when the client has left. `end_conversation` tells the child
+      that it is to stop, which does not end with its connection then.
     - `notes` are headers for the client, about its request.
     - `lease`: one that is there already, so that `get_lease` is not called first. It is given back at the end of the
       call, or by `abort`.
@@ -78,6 +78,7 @@ class ProxiedRequest:
         collect: Callable[[], Collected] | None = None,
         translation: Translation | None = None,
         conversation: str = "",
+        end_conversation: Callable[[], Awaitable[None]] | None = None,
         lease: Lease | None = None,
         notes: Headers = (),
         model: str = "",
@@ -98,6 +99,7 @@ class ProxiedRequest:
         self._collected: Collected | None = None  # the answer so far
         self._translation = translation
         self._conversation = conversation
+        self._end_conversation = end_conversation
         self._lease = lease
         self._notes = notes
         self._answer: UpstreamResponse | None = None  # the answer to what `send` has sent
@@ -194,17 +196,18 @@ class ProxiedRequest:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = ClientResponse(send, self._id, self._notes)
+        if self._running is not None:
+            self._running.sent = client
         status, error = LEFT, None  # unless it is known otherwise
         try:
             async with contextlib.nullcontext() if self._conversation else CancelOnDisconnect(receive):
                 status, error = await self._respond(client, scope, receive, send)
         except BaseException as exc:
-            status, error = client.status or 500, kind_of_end(exc)
+            status, error = 500, kind_of_end(exc)
             raise
         finally:
             self._release()  # what was begun before the call, if it was stopped at once
             if self._running is not None:
-                self._running.status = client.status
                 self._running.end(status, error)
 
     async def _respond(
@@ -215,6 +218,8 @@ class ProxiedRequest:
             with StopOnRequest(self._running):
                 await self._serve(client)
         except RouterError as exc:
+            if isinstance(exc, Stopped) and self._end_conversation is not None:
+                await self._end_conversation()
             if isinstance(exc, GenerationTimeout) and (last := self._last_of_cut(client)) is not None:
                 await self._end_cut_answer(client, last)
             elif not client.is_started:
@@ -225,8 +230,9 @@ class ProxiedRequest:
                 client.drop_partial_event()
                 event = self._dialect.stream_error(exc, self._id.decode())
                 # Else a client that does not read what it gets could not be stopped.
-                async with asyncio.timeout(STOP_GRACE_S if isinstance(exc, Stopped) else None):
-                    await client.write(event, last=True)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(STOP_GRACE_S if isinstance(exc, Stopped) else None):
+                        await client.write(event, last=True)
             else:
                 # No error can follow. The response stays incomplete, so the server closes the connection, and the
                 # client sees that the response was cut off.

@@ -1,4 +1,4 @@
-"""Where records of requests begin on the ordinary way, and how an operator ends a request.
+"""Where records of requests begin on the ordinary way, and end if no child has answered.
 
 `endpoints.with_dialect_errors` begins the record of a request and ends it for each answer but that of a child; a
 `ProxiedRequest` ends its own. On the fast path there is no endpoint: there a `ProxiedRequest` does both.
@@ -6,22 +6,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from types import TracebackType
-
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from router.errors import Stopped
+from router.errors import RouterError, UnknownModel
+from router.proxy.error_response import error_response
 from router.proxy.head import Head, request_id_of
+from router.proxy.protocols import Dialect
 from router.records.record import clean
 from router.records.records import Records
-from router.records.running import Running
+from router.records.running import LEFT, Running, kind_of_end
 
 KEY = "router.request"  # of an ASGI scope
-ENGINE_ERROR = "engine_error"  # the engine's own error is the answer
-DEFECT = "defect"
-SHUTDOWN = "shutdown"  # the router ended in the middle of the answer
 MAX_ADDRESS = 64
 
 
@@ -41,47 +38,6 @@ def name_model(scope: Scope, model: str) -> None:
         running.model = model
 
 
-class StopOnRequest:
-    """Ends its block with Stopped when an operator ends this request; None for a request without a record.
-
-    It works as `CancelOnDisconnect` does, with the operator in place of the client::
-
-        with StopOnRequest(running):
-            await answer()
-    """
-
-    def __init__(self, running: Running | None) -> None:
-        self._running = running
-        self._has_stopped = False
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {'stopped' if self._has_stopped else 'goes on'}>"
-
-    def __enter__(self) -> None:
-        if self._running is None:
-            return
-        if self._running.is_stopped:
-            raise Stopped()
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._running.stop_work = self._stop
-
-    def _stop(self) -> None:
-        if not self._has_stopped:
-            self._has_stopped = True
-            self._task.cancel()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._running is not None:
-            self._running.stop_work = None
-        if self._has_stopped and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            raise Stopped() from None
-
-
 class RecordedResponse:
     """The router's own answer to a request that has a record. The record ends when it has been sent."""
 
@@ -97,6 +53,19 @@ class RecordedResponse:
         self._running.end(self._response.status_code)
 
 
-def kind_of_end(exc: BaseException) -> str:
-    """The word for what ended a request, of an exception that is no RouterError."""
-    return SHUTDOWN if isinstance(exc, asyncio.CancelledError) else DEFECT
+def refusal(dialect: Dialect, exc: RouterError, scope: Scope, running: Running | None) -> Response:
+    """The answer to a request that is refused, which ends its record."""
+    id = running.client_id if running is not None else request_id_of(Head.from_scope(scope))
+    response = error_response(dialect, exc, id)
+    if running is not None:
+        running.asked = clean(exc.asked) if isinstance(exc, UnknownModel) else ""
+        running.end(response.status_code, exc.kind)
+    return response
+
+
+def end_early(running: Running | None, exc: BaseException) -> None:
+    """The request has no answer."""
+    if running is not None and isinstance(exc, ClientDisconnect):
+        running.end(LEFT)
+    elif running is not None:
+        running.end(500, kind_of_end(exc))

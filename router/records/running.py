@@ -5,12 +5,18 @@ Everything that it is told costs a few assignments: a small request has a budget
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 from router.records.record import Record
 from router.records.tokens import NO_TOKENS, TAIL_BYTES, Tokens, tokens_of
+
+# What was wrong with an answer, where no RouterError says it.
+ENGINE_ERROR = "engine_error"  # the answer is an error of the engine
+DEFECT = "defect"  # of the router
+CANCELLED = "cancelled"  # the router ended meanwhile
 
 LEFT = 499  # the status of a request whose client left before the answer, as nginx logs it
 _NOW = time.monotonic
@@ -36,17 +42,23 @@ class Answer(Protocol):
     def tail(self) -> bytes: ...
 
 
+class Sent(Protocol):
+    """What the client has got: `proxy.client_response.ClientResponse`. `status` is 0 until the answer begins."""
+
+    status: int
+
+
 class Running:
     """What is known of a request so far. Attributes are set from outside, by whoever comes to know them.
 
     - `model`, `asked`, `stream`, `background`: as in `Record`.
-    - `status`: that of the answer, once it is sent.
+    - `sent`: what the client has got.
     - `stop_work`: ends the work for it at once; None if nothing can be ended now.
     """
 
     model = asked = trace = ""
     stream = background = is_over = is_stopped = False
-    status = 0
+    sent: Sent | None = None
     answer: Answer | None = None
     stop_work: Callable[[], object] | None = None
     counted = 0  # pieces of the answer that `speed` has counted
@@ -117,13 +129,13 @@ class Running:
         content_at = answer.content_at if answer is not None else None
         if answer is not None and answer.is_stream and content_at is not None:
             tokens = Tokens(generated=answer.pieces, per_second=answer.pieces / max(now - content_at, 0.001))
-        return self._record(now, self.status, self.phase, None, tokens, content_at)
+        return self._record(now, 0, self.phase, None, tokens, content_at)
 
     def end(self, status: int, error: str | None = None, whole: bytes | None = None) -> None:
         """The one end of every request. Ends after the first do nothing.
 
-        `status` is that of the answer, LEFT if the client has left. `error` is what went wrong. `whole` is an answer
-        that came in one piece.
+        `status` is that of the answer, unless one was begun before; LEFT if the client has left. `error` is what went
+        wrong. `whole` is an answer that came in one piece.
         """
         if self.is_over:
             return
@@ -141,9 +153,9 @@ class Running:
         else:
             tokens = NO_TOKENS
         phase = "failed" if error else "left" if status == LEFT else "done"
-        record = self._record(now, self.status or status, phase, error, tokens, content_at)
+        record = self._record(now, status, phase, error, tokens, content_at)
         self._finish(self, record, now)
-        self.answer = self.stop_work = None
+        self.answer = self.sent = self.stop_work = None
 
     def _tokens(self, answer: Answer) -> Tokens:
         """What the engine says; of a stream that was cut before, as many tokens as there were events."""
@@ -160,6 +172,8 @@ class Running:
         if since is not None:
             waited += now - since
             load += self._load_seconds(self.model, since)
+        if self.sent is not None and self.sent.status:
+            status = self.sent.status
         prompt, cached, generated, per_second, prompt_seconds, generation_seconds = tokens
         return Record(
             self.id,
@@ -187,3 +201,8 @@ class Running:
             generation_seconds,
             self.trace,
         )
+
+
+def kind_of_end(exc: BaseException) -> str:
+    """The word for what has ended a request, of an exception that is no RouterError."""
+    return CANCELLED if isinstance(exc, asyncio.CancelledError) else DEFECT
