@@ -124,13 +124,11 @@ class ProxiedRequest:
     def begin_record(self, records: Records, client: str) -> None:
         """Its record begins now. `client` is the address of the client."""
         head = self._head
-        running = records.begin(self._id, head.shown_path, self._dialect.name, client, head.agent)
-        running.model = self._model
-        running.stream = self._is_stream
-        running.background = self._background
-        running.trace = head.trace
+        self._running = running = records.begin(
+            self._id, head.shown_path, self._dialect.name, client, head.agent, head.trace
+        )
+        running.model, running.stream, running.background = self._model, self._is_stream, self._background
         running.stop_work = self._cut_off
-        self._running = running
 
     def _cut_off(self) -> None:
         """An operator ends it. Whoever waits for the answer calls the request then, which tells the client."""
@@ -173,7 +171,7 @@ class ProxiedRequest:
         self._lease = self._answer = None
         lease.release()
         if self._running is not None:
-            self._running.end(head.status, ENGINE_ERROR if head.status >= 400 else None, body)
+            self._running.end_at_once(head.status, body)
         if self._notes:
             lines += b"".join([b"%b: %b\r\n" % note for note in self._notes])
         return head.status, b"%bx-request-id: %b\r\nrequest-id: %b\r\n" % (lines, self._id, self._id), body

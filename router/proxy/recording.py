@@ -26,8 +26,7 @@ def begin(records: Records, scope: Scope, dialect: str) -> Running:
     head = Head.from_scope(scope)
     client = scope.get("client")
     address = clean(client[0], MAX_ADDRESS) if client and isinstance(client[0], str) else ""
-    running = records.begin(request_id_of(head), head.shown_path, dialect, address, head.agent)
-    running.trace = head.trace
+    running = records.begin(request_id_of(head), head.shown_path, dialect, address, head.agent, head.trace)
     scope[KEY] = running
     return running
 

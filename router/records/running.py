@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from router.records.record import Record
 from router.records.tokens import NO_TOKENS, TAIL_BYTES, Tokens, tokens_of
 
@@ -48,56 +50,59 @@ class Sent(Protocol):
     status: int
 
 
-class Running:
-    """What is known of a request so far. Attributes are set from outside, by whoever comes to know them.
+class Book(Protocol):
+    """Where records are kept: `records.Records`."""
 
-    - `model`, `asked`, `stream`, `background`: as in `Record`.
+    def load_seconds(self, model: str, since: float) -> float: ...
+
+    def finish(self, request: Running, record: Record, now: float) -> None: ...
+
+
+class Running(msgspec.Struct, eq=False):
+    """What is known of a request so far. Attributes are set from outside, by whoever comes to know them. A Struct, as
+    each small request makes one (see `Record`).
+
+    - `client_id`: the request id that the client gets.
+    - `began`: by `time.monotonic`.
+    - `model`, `stream`, `background`, `asked`: as in `Record`.
     - `sent`: what the client has got.
     - `stop_work`: ends the work for it at once; None if nothing can be ended now.
+    - `counted`: events of the answer that `speed` has counted.
     """
 
-    model = asked = trace = ""
-    stream = background = is_over = is_stopped = False
+    book: Book
+    client_id: bytes
+    id: str
+    path: str
+    dialect: str
+    client: str
+    agent: str
+    trace: str
+    began: float
+    model: str = ""
+    stream: bool = False
+    background: bool = False
+    asked: str = ""
+    stop_work: Callable[[], object] | None = None
     sent: Sent | None = None
     answer: Answer | None = None
-    stop_work: Callable[[], object] | None = None
-    counted = 0  # pieces of the answer that `speed` has counted
-    _waited = _load = 0.0
-    _waits_since: float | None = None
-
-    def __init__(
-        self,
-        finish: Callable[[Running, Record, float], None],
-        load_seconds: Callable[[str, float], float],
-        client_id: bytes,
-        id: str,
-        path: str,
-        dialect: str,
-        client: str,
-        agent: str,
-    ) -> None:
-        self._finish = finish
-        self._load_seconds = load_seconds
-        self.client_id, self.id, self.path, self.dialect, self.client, self.agent = (
-            client_id,
-            id,
-            path,
-            dialect,
-            client,
-            agent,
-        )
-        self.began = _NOW()
+    counted: int = 0
+    waited: float = 0.0
+    load: float = 0.0
+    waits_since: float | None = None
+    is_over: bool = False
+    is_stopped: bool = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} of {self.model!r}, {self.phase}>"
 
     @property
     def is_waiting(self) -> bool:
-        return self._waits_since is not None
+        return self.waits_since is not None
 
     @property
     def phase(self) -> str:
-        if self._waits_since is not None:
+        if self.waits_since is not None:
             return "waiting"
         if self.answer is not None:
             return "prompt" if self.answer.content_at is None else "answering"
@@ -105,13 +110,13 @@ class Running:
 
     def wait(self) -> None:
         """From now on it waits for its model."""
-        self._waits_since = _NOW()
+        self.waits_since = _NOW()
 
     def wait_is_over(self) -> None:
-        since, self._waits_since = self._waits_since, None
+        since, self.waits_since = self.waits_since, None
         if since is not None:
-            self._waited += _NOW() - since
-            self._load += self._load_seconds(self.model, since)
+            self.waited += _NOW() - since
+            self.load += self.book.load_seconds(self.model, since)
 
     def read(self, answer: Answer) -> None:
         """This is being read of a child now. The last answer is the one that counts."""
@@ -131,50 +136,79 @@ class Running:
             tokens = Tokens(generated=answer.pieces, per_second=answer.pieces / max(now - content_at, 0.001))
         return self._record(now, 0, self.phase, None, tokens, content_at)
 
-    def end(self, status: int, error: str | None = None, whole: bytes | None = None) -> None:
+    def end(self, status: int, error: str | None = None) -> None:
         """The one end of every request. Ends after the first do nothing.
 
         `status` is that of the answer, unless one was begun before; LEFT if the client has left. `error` is what went
-        wrong. `whole` is an answer that came in one piece.
+        wrong.
         """
         if self.is_over:
             return
         self.is_over = True
-        if self._waits_since is not None:
+        if self.waits_since is not None:
             self.wait_is_over()
-        now, answer, content_at = _NOW(), self.answer, None
-        if whole:
-            content_at = now
-            tokens = (
-                tokens_of(whole) if len(whole) <= TAIL_BYTES else tokens_of(whole[-TAIL_BYTES:], whole[:TAIL_BYTES])
-            )
-        elif answer is not None:
+        answer, content_at, tokens = self.answer, None, NO_TOKENS
+        if answer is not None:
             content_at, tokens = answer.content_at, self._tokens(answer)
-        else:
-            tokens = NO_TOKENS
         phase = "failed" if error else "left" if status == LEFT else "done"
-        record = self._record(now, status, phase, error, tokens, content_at)
-        self._finish(self, record, now)
+        now = _NOW()
+        self.book.finish(self, self._record(now, status, phase, error, tokens, content_at), now)
         self.answer = self.sent = self.stop_work = None
+
+    def end_at_once(self, status: int, body: bytes) -> None:
+        """As `end`, for a request that did not wait, and an answer that has come whole."""
+        if self.is_over:
+            return
+        self.is_over = True
+        now, is_short = _NOW(), len(body) <= TAIL_BYTES
+        tokens = tokens_of(body) if is_short else tokens_of(body[-TAIL_BYTES:], body[:TAIL_BYTES])
+        seconds = now - self.began
+        record = Record(
+            self.id,
+            time.time() - seconds,
+            self.model,
+            self.path,
+            self.dialect,
+            status,
+            "done" if status < 400 else "failed",
+            0.0,
+            0.0,
+            seconds,
+            tokens.prompt,
+            tokens.cached,
+            tokens.generated,
+            tokens.per_second,
+            seconds,
+            self.client,
+            self.agent,
+            None if status < 400 else ENGINE_ERROR,
+            "",
+            self.stream,
+            self.background,
+            tokens.prompt_seconds,
+            tokens.generation_seconds,
+            self.trace,
+        )
+        self.book.finish(self, record, now)
+        self.stop_work = None
 
     def _tokens(self, answer: Answer) -> Tokens:
         """What the engine says; of a stream that was cut before, as many tokens as there were events."""
         tokens = tokens_of(answer.tail, answer.beginning)
         if tokens.generated is None and answer.is_stream and answer.content_at is not None:
-            return tokens._replace(generated=answer.pieces)
+            return msgspec.structs.replace(tokens, generated=answer.pieces)
         return tokens
 
     def _record(
         self, now: float, status: int, phase: str, error: str | None, tokens: Tokens, content_at: float | None
     ) -> Record:
-        began, since = self.began, self._waits_since
-        waited, load = self._waited, self._load
+        began, since = self.began, self.waits_since
+        waited, load = self.waited, self.load
         if since is not None:
             waited += now - since
-            load += self._load_seconds(self.model, since)
+            load += self.book.load_seconds(self.model, since)
         if self.sent is not None and self.sent.status:
             status = self.sent.status
-        prompt, cached, generated, per_second, prompt_seconds, generation_seconds = tokens
         return Record(
             self.id,
             time.time() - (now - began),
@@ -186,10 +220,10 @@ class Running:
             waited,
             load,
             content_at - began if content_at is not None else None,
-            prompt,
-            cached,
-            generated,
-            per_second,
+            tokens.prompt,
+            tokens.cached,
+            tokens.generated,
+            tokens.per_second,
             now - began,
             self.client,
             self.agent,
@@ -197,8 +231,8 @@ class Running:
             self.asked,
             self.stream,
             self.background,
-            prompt_seconds,
-            generation_seconds,
+            tokens.prompt_seconds,
+            tokens.generation_seconds,
             self.trace,
         )
 
