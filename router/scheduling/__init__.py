@@ -50,9 +50,13 @@ One pass over the queue, SANS-I/O::
 
     planning  all -> resources snapshot effects limits books waiting_line memory_levels downloads timing runs
 
+What would be decided if some had ended, PURE::
+
+    replanning  the queue planned for again -> resources snapshot placement policy limits books waiting_line timing
+
 What the queue waits for, SANS-I/O::
 
-    obstacles  whose end lets an entry start -> reasons policy states limits books waiting_line downloads timing
+    obstacles  all -> snapshot reasons policy states limits books waiting_line timing planning replanning
 
 The events, all of them, SANS-I/O::
 
