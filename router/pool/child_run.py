@@ -34,7 +34,8 @@ class ChildRun:
     `stop_reason` is None until the router decides to stop it.
     `info` is what the child reported when it became ready.
     `ended` is set once the process is gone.
-    `measured_at` is when its memory was measured last, by the event loop's clock.
+    `began` is when it was started, `progressed_at` when its load reported last, and `measured_at` when its memory was
+    measured last, by the event loop's clock.
     `watch` is the task of `health_watch`.
     `stamp` is the one of the files that it was started with.
     `report_unreachable` is a lease's (see `Lease`); it is made once, because every lease takes it.
@@ -49,6 +50,8 @@ class ChildRun:
     stop_reason: str | None = None
     progress: LoadProgress | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    began: float = 0.0
+    progressed_at: float = 0.0
     measured_at: float = 0.0
     info: Mapping[str, Any] = field(default_factory=dict)
     report_unreachable: Callable[[], bool] = lambda: False
@@ -144,7 +147,7 @@ class ChildRun:
         )
 
     def _note_progress(self, progress: LoadProgress) -> None:
-        self.progress = progress
+        self.progress, self.progressed_at = progress, asyncio.get_running_loop().time()
         if progress.value - self._logged >= LOGGED_STEP and progress.value < 1:
             self._logged = progress.value
             log.info("%s: loading, %.0f %%", self.spec.name, progress.value * 100)

@@ -31,6 +31,7 @@ from router.pool.core import Core
 from router.pool.downloads import Downloads
 from router.pool.lease import Lease
 from router.pool.measurements import REMEASURE_S, Measurements
+from router.pool.overview import Overview
 from router.pool.processes import Processes
 from router.pool.settings_loads import SettingsLoads
 from router.pool.status import Status
@@ -133,6 +134,7 @@ class Pool:
             replaced_file=self.processes.replaced_file,
             lasting_spec=self.processes.lasting_spec,
         )
+        self.overview = Overview(core, self.processes, self.downloads)
         # What is kept of each model for as long as the catalog has it.
         self._books: tuple[dict[str, Any], ...] = (
             self._core.plans.specs,
@@ -140,6 +142,8 @@ class Pool:
             self._core.keep_alive.requested,
             self._core.unloads.latest,
             self.processes.exit_codes,
+            self.processes.starts,
+            self.processes.load_seconds,
             self.downloads.failures,
             self.change_log.versions,
         )

@@ -55,6 +55,8 @@ class Processes:
         self._upstream = upstream
         self.runs: dict[str, ChildRun] = {}
         self.exit_codes: dict[str, int] = {}  # of each model's last process
+        self.starts: dict[str, int] = {}  # how many processes each model has had
+        self.load_seconds: dict[str, float] = {}  # how long each model's last load took
         self.loads = 0
         self.evictions = 0
 
@@ -70,7 +72,8 @@ class Processes:
         cache = prompt_cache.args_for(effect.allocation.prompt_cache) if need.demand.prompt_cache else ()
         args = (*(spec.without_projector() if need.left_out else spec).argv, *need.args, *cache)
         run = ChildRun(spec, effect.run, args, effect.allocation, core.nodes.of(effect.allocation))
-        run.stamp = need.stamp
+        run.stamp, run.began = need.stamp, core.now()
+        self.starts[model] = self.starts.get(model, 0) + 1
         run.report_unreachable = partial(self._replace_unreachable, run)
         self.runs[model] = run
         core.change_log.mark_changed(model)
@@ -146,6 +149,7 @@ class Processes:
     def _on_ready(self, run: ChildRun) -> None:
         core, name = self._core, run.spec.name
         self.loads += 1
+        self.load_seconds[name] = core.now() - run.began
         core.store.changes.serves(run.spec)
         core.apply(core.scheduler.ready(name, run.number, core.now()))
         core.publish(name, STATUS_CHANGE, {})
