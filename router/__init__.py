@@ -41,7 +41,7 @@ Packages, and what stands below them::
     engine      llama-server as data and as a program  -> text
     access      PURE: which request may do what        -> nothing
     wire        HTTP to a child                        -> nothing
-    events      what happened, for all who listen      -> nothing
+    events      what happened, for all who listen      -> scheduling
     node        a machine: its memory, its processes   -> scheduling engine wire
     hub         Hugging Face: names, cache, downloads  -> patience
     models      which models there are                 -> text patience engine hub

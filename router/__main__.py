@@ -1,4 +1,4 @@
-"""The program: signals have their meaning from its first moment, then `commands` runs a command.
+"""The program: signals have their meaning from its first moment, then `commands` runs one.
 
 Nothing else is imported before that, because imports take a while. SIGHUP, which asks a running router to read its
 files again, must not end one that starts. And a program that is the first process of a container is not ended by a
@@ -23,9 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _on_terminate)
     try:
-        from router import commands
+        from router.commands.main import main as run
 
-        return commands.main(argv)
+        return run(argv)
     except KeyboardInterrupt:  # while modules were imported, or a second time
         return 130
     except Terminated as exc:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from router import __version__
-from router.commands import COMMANDS
+from router.commands.table import COMMANDS
 from tests.routers import FAKE
 from tests.shell import Shell, write
 from tests.waiting import PATIENCE_S, until

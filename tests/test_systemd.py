@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from router.commands import COMMANDS
+from router.commands.table import COMMANDS
 from router.settings import OPTIONS
 
 UNITS = Path(__file__).parents[1] / "presets" / "systemd"

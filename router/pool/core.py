@@ -16,6 +16,7 @@ from router.engine.flags import FlagTable
 from router.errors import RouterError
 from router.events.change_log import ChangeLog
 from router.events.feed import Feed
+from router.events.journal import Journal
 from router.memory.need import Need, SharedEstimates
 from router.models.catalog import Catalog
 from router.models.describe import describe
@@ -64,6 +65,7 @@ class Core:
         self.scheduler = Scheduler(limits)
         self.nodes = Nodes(nodes, self.scheduler)
         self.estimates = SharedEstimates(need, min(threads.DISK_TIMEOUT_S, load_timeout))
+        self.journal = Journal()
         self.change_log = ChangeLog(Feed())
         self.plans = LaunchPlans(self.change_log)
         self.store = SettingsStore(table)

@@ -114,6 +114,7 @@ class Pool:
         self._alarm = Alarm(core)
         self._measurements = Measurements(core, learn)
         self.nodes = core.nodes
+        self.journal = core.journal
         self.change_log, self.feed = core.change_log, core.change_log.feed
         self.downloads = Downloads(core)
         upstream = upstream or Upstream()

@@ -13,6 +13,7 @@ What is decided, PURE::
     resources      devices, readings, demands, allocations                 -> nothing
     snapshot       the machine at one moment, and its free memory          -> resources
     placement      on which devices a demand goes                          -> resources snapshot
+    causes         why a process is stopped, as a cause and as a sentence  -> nothing
     effects        what the scheduler wants done                           -> resources
     reasons        what a request waits for, as words for people           -> nothing
     refusals       why a request is refused, as a sentence and as an error -> resources snapshot effects

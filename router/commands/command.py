@@ -1,0 +1,36 @@
+"""What a command is, its exit codes, and how its words are told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from router import logs
+from router.errors import RouterError
+
+EXIT_CODES = """\
+Exit codes: 0 success, or a server that was ended by a signal; 1 the answer is no: a preset file with problems, no
+models, a model that does not fit, is not on the hub or not in the cache, a demo without an answer; 2 the command line
+or a setting is wrong, and nothing was started; 130 interrupted; 143 terminated.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """With `takes_options`, its help ends with the options of serve."""
+
+    run: Callable[[list[str]], int]
+    usage: str
+    help: str
+    takes_options: bool = True
+
+
+def switch(name: str, argv: list[str]) -> tuple[bool, list[str]]:
+    """Whether this switch is given, and the other words."""
+    return name in argv, [word for word in argv if word != name]
+
+
+def fail(exc: RouterError, code: int) -> int:
+    """Tell the user; returns the exit code."""
+    logs.say(f"llama-router: {exc}")
+    return code

@@ -1,0 +1,82 @@
+"""`serve` and `demo`: the commands that become a router."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from router import logs
+from router.commands.command import switch
+from router.errors import ConfigError
+
+if TYPE_CHECKING:
+    from router.settings import Settings
+
+
+def run_server(argv: list[str]) -> int:
+    # What is made until the router listens stays: a search for garbage would take a tenth of the start, in vain.
+    gc.disable()
+    try:
+        from router.server.activation import Activation
+        from router.server.supervisor import Supervisor
+
+        # First of all, because reading the plan starts other processes.
+        given = Activation.take(os.environ), Supervisor.take(os.environ)
+
+        from router.plan import read_plan
+        from router.serve import serve
+
+        plan = read_plan(argv, os.environ)
+        _start_logging(plan.settings)
+        serve(plan, *given)
+        return 0
+    finally:
+        gc.enable()
+
+
+def _start_logging(settings: Settings) -> None:
+    """The router logs at --log-level; libraries log warnings and errors only."""
+    try:
+        handler = logs.to_file(Path(settings.log_file)) if settings.log_file else logs.to_stderr()
+    except OSError as exc:
+        raise ConfigError(f"--log-file {settings.log_file} cannot be written: {exc.strerror}.") from exc
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logs.log_uncaught()
+    logging.getLogger("router").setLevel(settings.log_level.upper())
+
+
+def run_demo(argv: list[str]) -> int:
+    from router import demo
+    from router.plan import read_plan
+    from router.serve import serve
+
+    once, argv = switch("--once", argv)
+    with tempfile.TemporaryDirectory(prefix="llama-router-demo-") as folder:
+        models = demo.make_models(Path(folder))
+        room = ["--models-dir", folder, "--models-max", "2", "--ctx-size", "2048"]
+        plan = read_plan([*room, *(["--port", "0"] if once else []), *argv], os.environ)
+        _start_logging(plan.settings)
+        names = [model.stem for model in models]
+        failed: list[str] = []
+
+        def announce(urls: Sequence[str], end: Callable[[], None]) -> None:
+            threading.Thread(target=converse, args=(urls[0], end), daemon=True).start()
+
+        def converse(url: str, end: Callable[[], None]) -> None:
+            try:
+                if not once:
+                    print(demo.instructions(url, names), flush=True)
+                failed.extend(demo.converse(url, names, lambda line: print(logs.visible(line), flush=True)))
+            except OSError:  # stdout is closed, or its disk is full
+                end()
+            if once:
+                end()
+
+        serve(plan, announce=announce)
+    return 1 if failed else 0
