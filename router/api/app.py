@@ -21,6 +21,7 @@ from router.access.keys import Keys
 from router.access.origins import AllowedOrigins
 from router.access.permissions import GENERATE, OPEN, REQUIRED, PermissionTable, RoutePattern
 from router.api import openai, stream
+from router.api.dashboard.endpoints import DashboardEndpoints
 from router.api.dialects import OPENAI, dialect_of
 from router.api.download import Downloads
 from router.api.listing import Listing
@@ -50,6 +51,7 @@ def create_app(
     own_hosts: Sequence[str] = (),
     reload: Callable[[], Awaitable[Changes]],
     forecast: Callable[[Outlook], Awaitable[Forecast]],
+    engine: str = "",
     build: str = "",
     predict: Variables | None = None,
     is_draining: Callable[[], bool] = lambda: False,
@@ -59,7 +61,8 @@ def create_app(
 
     `keys` allow generating and reading, `admin_keys` everything; `access.keys` says what holds if one kind is missing.
     `cors_origins` and `allowed_hosts` are as `access.origins` reads them; `own_hosts` are this machine's names.
-    `reload` and `forecast` are as in NativeEndpoints; `build` is the engine's line of `--version`.
+    `reload` and `forecast` are as in NativeEndpoints; `engine` is the engine's kind, `build` its line of
+    `--version`.
     `predict` adds Google Cloud's routes.
     `is_draining`: whether the router is about to end.
     `prefix` stands before every path, as in `--api-prefix`.
@@ -72,6 +75,7 @@ def create_app(
         *openai.routes(gateway),
         *responses.routes(gateway),
         *messages.routes(gateway),
+        *DashboardEndpoints(gateway, engine, build).routes(),
         *native.routes(),
         *stream.routes(gateway),
         *ollama.routes(gateway, downloads if gateway.hub_models else None),
@@ -119,6 +123,7 @@ def _predict_routes(gateway: Gateway, variables: Variables, probes: Probes, rout
 
 @contextlib.asynccontextmanager
 async def _lifespan(gateway: Gateway) -> AsyncIterator[None]:
+    gateway.pool.nodes.look()
     starting = asyncio.create_task(gateway.pool.exchange.load_on_startup(lone=gateway.autoload))
     try:
         yield

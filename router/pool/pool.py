@@ -29,12 +29,12 @@ from router.pool.catalog_exchange import CatalogExchange
 from router.pool.child_run import ChildRun
 from router.pool.core import Core
 from router.pool.downloads import Downloads
+from router.pool.facts import Facts
 from router.pool.lease import Lease
 from router.pool.measurements import REMEASURE_S, Measurements
-from router.pool.overview import Overview
+from router.pool.pins import Pins
 from router.pool.processes import Processes
 from router.pool.settings_loads import SettingsLoads
-from router.pool.status import Status
 from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refusal, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
 from router.scheduling.refusals import error_of
@@ -135,12 +135,15 @@ class Pool:
             replaced_file=self.processes.replaced_file,
             lasting_spec=self.processes.lasting_spec,
         )
-        self.overview = Overview(core, self.processes, self.downloads)
+        self.pins = Pins(core)
+        self.facts = Facts(core, self.processes, self.downloads)
+        self.status = self.facts.status
         # What is kept of each model for as long as the catalog has it.
         self._books: tuple[dict[str, Any], ...] = (
             self._core.plans.specs,
             self._core.plans.needs,
             self._core.keep_alive.requested,
+            self._core.keep_alive.pins,
             self._core.unloads.latest,
             self.processes.exit_codes,
             self.processes.starts,
@@ -280,18 +283,6 @@ class Pool:
         state = self.state(name)
         is_there = state in SERVING or state in (State.LOADING, State.DOWNLOADING)
         return is_there or self._scheduler.waiting(name) > 0 or self._scheduler.downloads.is_wanted(name)
-
-    def status(self, name: str) -> Status:
-        return Status.of(
-            self._scheduler.model(name),
-            self.processes.runs.get(name),
-            now=self._core.now(),
-            waiting=self._scheduler.waiting(name),
-            download=self.downloads.progress(name),
-            is_queued=name in self.downloads.queued,
-            exit_code=self.processes.exit_codes.get(name),
-            warning=self._core.store.changes.failure(name),
-        )
 
     def request_counts(self) -> tuple[int, int]:
         """How many requests are served, and how many wait."""

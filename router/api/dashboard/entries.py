@@ -7,15 +7,12 @@ equal to the one before need not be told again, however much time has passed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
-from router.pool.overview import ModelFacts
-from router.scheduling.books import ModelRecord
-from router.scheduling.resources import UNKNOWN_BYTES, Reading
-from router.scheduling.states import State
+from router.pool.device_facts import DeviceFacts
+from router.pool.facts import ModelFacts
 
 encode = msgspec.json.Encoder().encode
 
@@ -31,8 +28,13 @@ class Piece(NamedTuple):
     counting_up: tuple[tuple[bytes, float | None], ...] = ()
     counting_down: tuple[tuple[bytes, float | None], ...] = ()
 
+    @property
+    def runs(self) -> bool:
+        """Whether it has values that run with the clock."""
+        return bool(self.counting_up or self.counting_down)
+
     def told(self, now: float) -> bytes:
-        if not self.counting_up and not self.counting_down:
+        if not self.runs:
             return self.start + b"}"
         parts = [self.start]
         for name, moment in self.counting_up:
@@ -82,61 +84,6 @@ def model_piece(name: str, facts: ModelFacts) -> Piece:
     )
 
 
-def device_pieces(
-    readings: Iterable[Reading],
-    models: Sequence[ModelRecord],
-    margins: Mapping[str, int],
-    short: Mapping[str, int],
-    others: Mapping[str, int],
-) -> tuple[dict[str, Piece], dict[str, int]]:
-    """The devices by key, and what other programs hold of each.
-
-    `models` are those with a process, `margins` and `short` are bytes by device key, and `others` is what the last call
-    returned. While a model takes or gives back its memory, a reading shows a part of that, and nobody knows how much.
-    So what others hold is then taken to be what it was, as far as the reading allows.
-    """
-    pieces: dict[str, Piece] = {}
-    found: dict[str, int] = {}
-    for reading in readings:
-        device = reading.device
-        key, total = device.key, None if device.total == UNKNOWN_BYTES else device.total
-        held = [(model, count) for model in models if (count := model.held.get(key, 0))]
-        if reading.free is not None and total is not None:
-            found[key] = _others(total - reading.free, key, held, others.get(key))
-        entry = {
-            "key": key,
-            "name": device.name,
-            "node": device.node,
-            "kind": device.kind,
-            "total": total,
-            "free": reading.free,
-            "margin": margins.get(key, 0),
-            "other": found.get(key),
-            "short": key in short,
-            "lost": reading.lost or None,
-            "held": [{"model": model.name, "bytes": count, "phase": phase(model)} for model, count in held],
-        }
-        pieces[key] = Piece(encode(entry)[:-1])
-    return pieces, found
-
-
-def _others(used: int, key: str, held: Iterable[tuple[ModelRecord, int]], before: int | None) -> int:
-    """`used` are all bytes that are not free. Memory that was promised and is not taken yet does not show."""
-    shown = unclear = 0
-    for model, count in held:
-        if model.state in (State.LOADING, State.STOPPING):
-            unclear += count
-        else:
-            shown += count - model.hidden_part(key)
-    most = max(0, used - shown)
-    return most if before is None else min(most, max(before, most - unclear))
-
-
-def phase(model: ModelRecord) -> str:
-    """What the process does about its memory: `loading` and `stopping` ones hold any part of what was booked, a
-    `sleeping` one nothing for now; `idle` and `busy` ones hold it."""
-    match model.state:
-        case State.LOADED:
-            return "busy" if model.leases else "idle"
-        case state:
-            return state.value
+def device_piece(facts: DeviceFacts) -> Piece:
+    entry = {**facts._asdict(), "lost": facts.lost or None, "held": [held._asdict() for held in facts.held]}
+    return Piece(encode(entry)[:-1])

@@ -1,4 +1,4 @@
-"""What operators see of each model and of the queue, as facts: the data API makes its answers of them.
+"""What operators see of each model and each device, as facts: the data API makes its answers of them.
 
 The one idea: facts hold moments of the loop's clock, and no durations. So they are equal for as long as nothing but
 time has passed, and whoever keeps what was made of them sees what has changed. `api.dashboard` reads them, some times
@@ -15,9 +15,10 @@ from router.memory.flag_values import slots_of
 from router.models.spec import ModelSpec
 from router.pool.child_run import ChildRun
 from router.pool.core import Core
+from router.pool.device_facts import DeviceFacts, device_facts
 from router.pool.downloads import Downloads
 from router.pool.processes import Processes
-from router.pool.status import word
+from router.pool.status import Status, word
 from router.scheduling.books import ModelRecord
 from router.scheduling.states import State
 
@@ -71,20 +72,25 @@ class ModelFacts(NamedTuple):
         return self.held is None
 
 
-class Overview:
+class Facts:
     """Example::
 
-    overview.moving()  # {"coder"}
-    overview.facts("coder", waiting=3)
+    facts.moving()  # {"coder"}
+    facts.of("coder", waiting=3)
     """
 
     def __init__(self, core: Core, processes: Processes, downloads: Downloads) -> None:
         self._core = core
         self._processes = processes
         self._downloads = downloads
+        self._others: dict[str, int] = {}  # what other programs hold, by device key
 
     def __repr__(self) -> str:
-        return f"<Overview, {len(self.moving())} moving>"
+        return f"<Facts: {len(self.moving())} moving>"
+
+    def now(self) -> float:
+        """The loop's clock, by which the facts are."""
+        return self._core.now()
 
     def moving(self) -> set[str]:
         """The models with a process or a download. What is seen of these changes at any time, and without news."""
@@ -98,11 +104,30 @@ class Overview:
         run = self._processes.runs.get(name)
         return run.spec if run else None
 
-    def records(self) -> list[ModelRecord]:
-        """The records of the models with a process; for reading only."""
-        return [self._core.scheduler.model(name) for name in self._processes.runs]
+    def status(self, name: str) -> Status:
+        """What clients see of this model."""
+        return Status.of(
+            self._core.scheduler.model(name),
+            self._processes.runs.get(name),
+            now=self._core.now(),
+            waiting=self._core.scheduler.waiting(name),
+            download=self._downloads.progress(name),
+            is_queued=name in self._downloads.queued,
+            exit_code=self._processes.exit_codes.get(name),
+            warning=self._core.store.changes.failure(name),
+        )
 
-    def facts(self, name: str, *, waiting: int = 0, tokens_per_second: float | None = None) -> ModelFacts | None:
+    def devices(self) -> list[DeviceFacts]:
+        """What each device holds, by the last reading. It begins another one if that is not fresh, and waits for
+        none."""
+        nodes, scheduler = self._core.nodes, self._core.scheduler
+        nodes.look()
+        models = [scheduler.model(name) for name in self._processes.runs]
+        found = device_facts(nodes.readings, models, scheduler.limits.margins, nodes.short, self._others)
+        self._others = {device.key: device.other for device in found if device.other is not None}
+        return found
+
+    def of(self, name: str, *, waiting: int = 0, tokens_per_second: float | None = None) -> ModelFacts | None:
         """What is seen of this model, None if there is no such model any more. `waiting` counts its requests that wait;
         its running ones make so many tokens each second."""
         spec = self.spec(name)
