@@ -42,13 +42,14 @@ Packages, and what stands below them::
     access      PURE: which request may do what  -> nothing
     wire        HTTP to a child                  -> nothing
     events      what happened, for listeners     -> scheduling
+    records     what each request was, and took  -> nothing
     node        a machine: memory and processes  -> scheduling engine wire
     hub         Hugging Face: names and files    -> patience
     models      which models there are           -> text patience engine hub
     llama_swap  its settings as a preset file    -> engine models
     memory      what a model needs, in bytes     -> scheduling engine models
     pool        acts: leases, loads, effects     -> scheduling engine wire events node hub models memory
-    proxy       what every dialect shares        -> engine wire models memory pool
+    proxy       what every dialect shares        -> engine wire records models memory pool
     server      the client's side of a socket    -> access wire proxy
     api         the words of each dialect        -> text engine access wire events hub models memory pool proxy server
 

@@ -7,8 +7,9 @@ scheduler, `pin` and `priority` by the scheduler. Who may call whom::
 
     Pool             calls every part. It hands them `Core` and a few of its own methods, never itself
     CatalogExchange  calls SettingsLoads and Downloads, and alone writes `Core.catalog`
-    SettingsLoads    reads Processes and Downloads; Pool calls its hooks `on_grant` and `on_refuse`
+    SettingsLoads    reads Processes and Downloads; Tickets calls its hooks `on_grant`, `on_refuse`
     Processes        calls Measurements and HealthWatch
+    Tickets          reads Downloads
     every part       calls the scheduler, and `core.apply` with the effects in the same step
 
 What is handed out and handed in::
@@ -53,6 +54,10 @@ The parts::
     downloads     files that are missing            -> download_source core
     facts         what operators see                -> child_run status device_facts core processes downloads
 
+Requests that wait::
+
+    tickets  requests -> lease core downloads
+
 Explicit loads, and a new catalog::
 
     settings_loads    loads  -> lease settings_patch requested_settings settings_store core processes outlook downloads
@@ -60,5 +65,5 @@ Explicit loads, and a new catalog::
 
 The pool itself::
 
-    pool  all -> lease child_run core alarm measurements processes pins downloads facts settings_loads catalog_exchange
+    pool  all -> lease child_run core alarm processes pins downloads facts tickets settings_loads catalog_exchange
 """

@@ -10,8 +10,6 @@ explicit loads, `downloads`, `exchange` for a new catalog, `processes`, `change_
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -31,17 +29,15 @@ from router.pool.core import Core
 from router.pool.downloads import Downloads
 from router.pool.facts import Facts
 from router.pool.lease import Lease
-from router.pool.measurements import REMEASURE_S, Measurements
 from router.pool.pins import Pins
 from router.pool.processes import Processes
 from router.pool.settings_loads import SettingsLoads
-from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refusal, Refuse, Spawn, Stop
+from router.pool.tickets import Tickets
+from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
-from router.scheduling.refusals import error_of
-from router.scheduling.resources import Demand
+from router.scheduling.reasons import Waiting
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import SERVING, State
-from router.scheduling.waiting_line import Ticket
 from router.wire.upstream import Upstream
 
 log = logging.getLogger("router.pool")
@@ -108,21 +104,27 @@ class Pool:
             forget=self._forget,
         )
         self._scheduler = core.scheduler
-        self._ids = itertools.count(1)
-        self._waiters: dict[int, asyncio.Future[Lease]] = {}  # by ticket
-        self._has_ended = False
         self._alarm = Alarm(core)
-        self._measurements = Measurements(core, learn)
         self.nodes = core.nodes
         self.journal = core.journal
         self.change_log, self.feed = core.change_log, core.change_log.feed
         self.downloads = Downloads(core)
         upstream = upstream or Upstream()
-        self.processes = Processes(
-            core, self._measurements, upstream, load_timeout=load_timeout, health_timeout=health_timeout
+        self.processes = Processes(core, learn, upstream, load_timeout=load_timeout, health_timeout=health_timeout)
+        self._tickets = Tickets(
+            core,
+            self.downloads,
+            leased=self._leased,
+            on_answer=self._on_answer,
+            drop_missing=lambda name: self.exchange.drop_missing(name),
         )
         self.settings = SettingsLoads(
-            core, self.processes, self.downloads, lease=self.lease, acquire=self._acquire, cancel=self._cancel
+            core,
+            self.processes,
+            self.downloads,
+            lease=self.lease,
+            acquire=self._tickets.acquire,
+            cancel=self._tickets.cancel,
         )
         self.exchange = CatalogExchange(
             core,
@@ -153,7 +155,7 @@ class Pool:
         )
 
     def __repr__(self) -> str:
-        state = "ended" if self._has_ended else f"{len(self._waiters)} waiting"
+        state = "ended" if self._tickets.has_ended else f"{len(self._tickets)} waiting"
         return f"<Pool {len(self.catalog)} models, {self.processes!r}, {state}>"
 
     # Leases
@@ -170,7 +172,7 @@ class Pool:
         """
         if ttl is None and (lease := self.lease_at_once(spec, used=used, background=background)):
             return lease
-        if self._has_ended:
+        if self._tickets.has_ended:
             raise errors.Cancelled.by_shutdown()
         name, generation = spec.name, self._core.unloads.generation
         spec = self.effective(name)
@@ -181,7 +183,7 @@ class Pool:
         if ttl is not None:
             self._core.keep_alive.request(spec.name, ttl)
         try:
-            lease = await self._acquire(spec, need, background=background)
+            lease = await self._tickets.acquire(spec, need, background=background)
         finally:
             if not self.is_running(spec.name):
                 self._core.keep_alive.drop_request(spec.name)
@@ -190,10 +192,10 @@ class Pool:
 
     def lease_at_once(self, spec: ModelSpec, *, used: bool = True, background: bool = False) -> Lease | None:
         """As `lease`, for a model that serves now; None if there is anything to wait for."""
-        if self._has_ended:
+        if self._tickets.has_ended:
             return None
         spec = self._core.effective(spec.name)
-        ticket, (ttl, pinned, min_loaded) = next(self._ids), self._core.keep_alive.idle_policy(spec)
+        ticket, (ttl, pinned, min_loaded) = next(self._tickets.ids), self._core.keep_alive.idle_policy(spec)
         if not self._scheduler.lease_if_open(
             spec.name, ticket, self._core.now(), pinned=pinned, ttl=ttl, min_loaded=min_loaded, background=background
         ):
@@ -243,7 +245,7 @@ class Pool:
 
     def end(self, *, force: bool = False) -> None:
         """Refuse all requests, and stop every child once its running requests have ended, or at once with `force`."""
-        self._has_ended = True
+        self._tickets.has_ended = True
         self.downloads.end()
         self.exchange.end()
         for model in list(self._scheduler.models()):
@@ -286,7 +288,12 @@ class Pool:
 
     def request_counts(self) -> tuple[int, int]:
         """How many requests are served, and how many wait."""
-        return sum(len(model.leases) for model in self._scheduler.models()), len(self._waiters)
+        return sum(len(model.leases) for model in self._scheduler.models()), len(self._tickets)
+
+    def waiting(self) -> tuple[Waiting, ...]:
+        """The queue, in the order of turns: one entry for each model that requests wait for, with the reason. It costs
+        no I/O. `scheduling.reasons` tells the fields."""
+        return self._scheduler.queue(self._core.now())
 
     @property
     def pressure_episodes(self) -> int:
@@ -297,71 +304,12 @@ class Pool:
         """The machines now, as the policy sees them."""
         return await self._core.nodes.snapshot()
 
-    # Tickets: each is a request that waits for a lease, and is answered by `_grant`, `_refuse` or `_cancel`
-
     async def _need_unless_open(self, spec: ModelSpec) -> Need | None:
         """What the model needs; None for a model that serves, where it does not matter any more."""
         return None if self._scheduler.model(spec.name).is_open else await self._core.estimates.need(spec)
 
-    async def _acquire(
-        self,
-        spec: ModelSpec,
-        need: Need | None,
-        on_ticket: Callable[[int], object] = lambda ticket: None,
-        *,
-        background: bool = False,
-    ) -> Lease:
-        """Wait for a lease. `on_ticket` is called with the ticket before the scheduler has it."""
-        if self._has_ended:
-            raise errors.Cancelled.by_shutdown()
-        if need is not None:
-            self._core.plans.set_need(spec.name, need)
-        demand, missing = need.demand if need else Demand(), self.downloads.is_needed(spec)
-        ttl, pinned, min_loaded = self._core.keep_alive.idle_policy(spec)
-        ticket = Ticket(next(self._ids), spec.name, demand, spec.priority, pinned, ttl, background, missing, min_loaded)
-        waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        self._waiters[ticket.id] = waiter
-        on_ticket(ticket.id)
-        self._core.plans.specs[spec.name] = spec
-        self._apply(self._scheduler.acquire(ticket, self._core.now()))
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if self._waiters.pop(ticket.id, None):
-                was_fetching = self.downloads.is_fetching(spec.name)
-                self._apply(self._scheduler.cancel(ticket.id, self._core.now()))
-                if was_fetching and not self.downloads.is_fetching(spec.name):  # no other request wants it
-                    self.exchange.drop_missing(spec.name)
-            elif not waiter.cancelled() and not waiter.exception():  # it was granted in the same moment
-                waiter.result().release()
-            raise
-
-    def _cancel(self, ticket: int, error: errors.RouterError) -> None:
-        """Answer a ticket that still waits with this error."""
-        if waiter := self._waiters.pop(ticket, None):
-            waiter.set_exception(error)
-            self._apply(self._scheduler.cancel(ticket, self._core.now()))
-
-    def _grant(self, ticket: int, model: str) -> None:
-        self.settings.on_grant(model, ticket)
-        lease = self._leased(ticket, model)
-        waiter = self._waiters.pop(ticket)
-        if waiter.cancelled():  # its task has not run yet to cancel the ticket
-            asyncio.get_running_loop().call_soon(lease.release)
-        else:
-            waiter.set_result(lease)
-
-    def _refuse(self, effect: Refuse) -> None:
-        waiter = self._waiters[effect.ticket]
-        log.info("%s: a request is refused: %s", effect.model, effect.reason)
-        if not waiter.cancelled():
-            kind = self.downloads.kind_of_failure(effect.model) if effect.refusal is Refusal.FETCH_FAILED else None
-            error = error_of(effect.refusal, effect.model, effect.reason, retry_after=effect.retry_after, kind=kind)
-            waiter.set_exception(errors.Cancelled.by_shutdown() if self._has_ended else error)
-        del self._waiters[effect.ticket]
-        self.settings.on_refuse(effect.model, effect.ticket)
-
     def _leased(self, ticket: int, model: str) -> Lease:
+        """The lease of a ticket that the scheduler has granted."""
         run = self.processes.runs[model]
         assert run.child is not None, "granted without a child"
         return Lease(model, run.child, run.ended, partial(self._release, ticket, run), run.report_unreachable)
@@ -375,8 +323,10 @@ class Pool:
             self._apply(effects)
         else:
             self._alarm.set()
-        if now - run.measured_at > REMEASURE_S:
-            self._measurements.measure(run)
+        self.processes.note_idle(run, now)
+
+    def _on_answer(self, model: str, ticket: int, is_granted: bool) -> None:
+        (self.settings.on_grant if is_granted else self.settings.on_refuse)(model, ticket)
 
     # Effects
 
@@ -402,9 +352,9 @@ class Pool:
     def _perform(self, effect: Effect, on_failure: Callable[[Exception], None]) -> None:
         match effect:
             case Grant(ticket, model):
-                self._grant(ticket, model)
+                self._tickets.grant(ticket, model)
             case Refuse():
-                self._refuse(effect)
+                self._tickets.refuse(effect)
             case Probe(expected, enough):
                 self._core.tasks.start(self._probe(expected, enough), on_failure)
             case Spawn():
@@ -433,10 +383,7 @@ class Pool:
             case Fetch(model):
                 self.downloads.fail(model, exc)
             case Grant(ticket) | Refuse(ticket):
-                waiter = self._waiters.pop(ticket, None)
-                if waiter and not waiter.done():
-                    waiter.set_exception(errors.RouterError(f"The request failed: {reason}"))
-                if waiter and isinstance(effect, Grant):
+                if self._tickets.fail(ticket, reason) and isinstance(effect, Grant):
                     self._apply(self._scheduler.release(ticket, self._core.now(), used=False))
             case Abort():
                 pass  # its end need not be reported

@@ -15,13 +15,14 @@ from functools import partial
 from router import threads
 from router.errors import RouterError
 from router.memory import prompt_cache
+from router.memory.footprints import Footprint
 from router.models import stamps
 from router.models.spec import ModelSpec
 from router.node.interface import ChildEvent, Exit, Slept, Woke
 from router.pool.child_run import ChildRun
 from router.pool.core import LOAD_BEGINS, STATUS_CHANGE, Core
 from router.pool.health_watch import HealthWatch
-from router.pool.measurements import Measurements
+from router.pool.measurements import REMEASURE_S, Measurements
 from router.scheduling.effects import Spawn, Stop
 from router.scheduling.refusals import error_of_cut
 from router.scheduling.states import State
@@ -35,21 +36,21 @@ NO_TICKET = 0  # the pool's begin with 1
 class Processes:
     """`runs` are the processes that exist, by model; a run whose child has not started yet is among them.
 
-    `load_timeout` is the one of `Launch`, in seconds; `health_timeout` and `upstream` are the pool's.
+    `load_timeout` is the one of `Launch`, in seconds; `learn`, `health_timeout` and `upstream` are the pool's.
     `loads` and `evictions` count since the start of the router.
     """
 
     def __init__(
         self,
         core: Core,
-        measurements: Measurements,
+        learn: Callable[[ModelSpec, Footprint], None],
         upstream: Upstream,
         *,
         load_timeout: float,
         health_timeout: float,
     ) -> None:
         self._core = core
-        self._measurements = measurements
+        self._measurements = Measurements(core, learn)
         self._load_timeout = load_timeout
         self._watch = HealthWatch(core, upstream, health_timeout)
         self._upstream = upstream
@@ -128,6 +129,11 @@ class Processes:
         with contextlib.suppress(TimeoutError):
             await wait_for(run.ended.wait(), timeout)
         return run.ended.is_set()
+
+    def note_idle(self, run: ChildRun, now: float) -> None:
+        """The last request on this run has ended."""
+        if now - run.measured_at > REMEASURE_S:
+            self._measurements.measure(run)
 
     def prefetch_next(self) -> None:
         """Let the nodes read the files of the model that starts next ahead, while its start has to wait. While another
