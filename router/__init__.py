@@ -51,7 +51,7 @@ Packages, and what stands below them::
     pool        acts: leases, loads, effects     -> scheduling engine wire events node hub models memory
     proxy       what every dialect shares        -> engine wire records models memory pool
     server      the client's side of a socket    -> access wire proxy
-    api         the words of each dialect        -> text engine access wire events hub models memory pool proxy server
+    api         the words of each dialect        -> text engine access wire events records hub models memory pool proxy server
 
 The assembly::
 

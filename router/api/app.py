@@ -26,7 +26,7 @@ from router.api.dialects import OPENAI, dialect_of
 from router.api.download import Downloads
 from router.api.listing import Listing
 from router.api.messages import endpoints as messages
-from router.api.native import NativeEndpoints
+from router.api.native import NativeEndpoints, build_info
 from router.api.ollama import endpoints as ollama
 from router.api.predict import Predictions, Variables
 from router.api.probes import Probes
@@ -75,7 +75,7 @@ def create_app(
         *openai.routes(gateway),
         *responses.routes(gateway),
         *messages.routes(gateway),
-        *DashboardEndpoints(gateway, engine, build).routes(),
+        *DashboardEndpoints(gateway, engine, build_info(build)).routes(),
         *native.routes(),
         *stream.routes(gateway),
         *ollama.routes(gateway, downloads if gateway.hub_models else None),

@@ -12,11 +12,13 @@ from router.scheduling.states import State
 
 class Held(NamedTuple):
     """`bytes` are those that are booked. `phase` says what the process does: one that is "loading" or "stopping" holds
-    any part of them, one that is "sleeping" none for now; "idle" and "busy" ones hold all."""
+    any part of them; "idle" and "busy" ones hold all but those that are `promised`, which they may take yet; to one
+    that is "sleeping" all are promised."""
 
     model: str
     bytes: int
     phase: str
+    promised: int
 
 
 class DeviceFacts(NamedTuple):
@@ -72,7 +74,7 @@ def device_facts(
                 _others(device.total - (reading.free or 0), key, held, others.get(key)) if is_known else None,
                 key in short,
                 reading.lost,
-                tuple(Held(model.name, count, _phase(model)) for model, count in held),
+                tuple(_held(model, key, count) for model, count in held),
             )
         )
     return found
@@ -90,7 +92,7 @@ def _others(used: int, key: str, held: Iterable[tuple[ModelRecord, int]], before
     return most if before is None else min(most, max(before, most - unclear))
 
 
-def _phase(model: ModelRecord) -> str:
+def _held(model: ModelRecord, key: str, count: int) -> Held:
     if model.state is State.LOADED:
-        return "busy" if model.leases else "idle"
-    return str(model.state.value)
+        return Held(model.name, count, "busy" if model.leases else "idle", model.hidden_part(key))
+    return Held(model.name, count, model.state.value, count if model.state is State.SLEEPING else 0)

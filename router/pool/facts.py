@@ -72,6 +72,22 @@ class ModelFacts(NamedTuple):
         return self.held is None
 
 
+class QueueFacts(NamedTuple):
+    """A model for which requests wait, as `scheduling.reasons.Waiting` and its reason have it. `since` is when the
+    oldest of them came; at `until` time alone changes what it waits for."""
+
+    position: int
+    model: str
+    requests: int
+    background: bool
+    since: float
+    kind: str
+    text: str
+    blockers: tuple[tuple[str, int], ...]
+    missing: Mapping[str, int]
+    until: float | None
+
+
 class Facts:
     """Example::
 
@@ -116,6 +132,25 @@ class Facts:
             exit_code=self._processes.exit_codes.get(name),
             warning=self._core.store.changes.failure(name),
         )
+
+    def queue(self) -> list[QueueFacts]:
+        """The models for which requests wait, in the order of their turns."""
+        now = self.now()
+        return [
+            QueueFacts(
+                entry.position,
+                entry.model,
+                entry.requests,
+                entry.background,
+                round(now - entry.waited, 3),
+                entry.why.kind.value,
+                entry.why.text,
+                tuple((blocker.model, blocker.requests) for blocker in entry.why.blockers),
+                entry.why.missing,
+                None if entry.why.drain_in is None else round(now + entry.why.drain_in, 3),
+            )
+            for entry in self._core.scheduler.queue(now)
+        ]
 
     def devices(self) -> list[DeviceFacts]:
         """What each device holds, by the last reading. It begins another one if that is not fresh, and waits for

@@ -5,7 +5,8 @@ Stands on pool and events. Begin with `entries`: what one model is as JSON. Then
 ::
 
     entries    PURE: models and devices as JSON -> nothing
-    board      all of it, kept up to date       -> entries
+    requests   those that run, and their ends   -> entries
+    board      all of it, kept up to date       -> entries requests
     stream     what changes, as it does         -> board
     endpoints  /router/..., /models/{name}/pin  -> entries board stream
 """

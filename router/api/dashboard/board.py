@@ -13,24 +13,27 @@ background (`Facts.devices`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from router import __version__
-from router.api.dashboard.entries import Piece, device_piece, encode, model_piece
+from router.api.dashboard.entries import Piece, device_piece, encode, model_piece, queue_piece
+from router.api.dashboard.requests import LiveRequests
 from router.models.catalog import Catalog
 from router.models.spec import ModelSpec
-from router.pool.facts import ModelFacts
+from router.pool.facts import ModelFacts, QueueFacts
 from router.pool.pool import Pool
+from router.records.records import Records
 
 MAX_EVENTS = 500  # of one patch; who missed more asks `/router/events`
 
 
 class Cursor(NamedTuple):
-    """How much of the board a listener has: up to this revision, and up to this event."""
+    """How much of the board a listener has: up to this revision, this event, and this change of a request."""
 
     revision: int
     seq: int
+    requests: int
 
 
 class Kept:
@@ -47,7 +50,7 @@ class Kept:
         self.changed.pop(name, None)
         self.changed[name] = revision
         self._told[name] = piece.told(0.0)
-        (self._running.add if piece.runs else self._running.discard)(name)
+        (self._running.add if piece.clocks else self._running.discard)(name)
 
     def drop(self, name: str) -> None:
         del self.pieces[name], self.changed[name], self._told[name]
@@ -88,8 +91,12 @@ class Board:
         board.patch(cursor)  # what a client with that state lacks
     """
 
-    def __init__(self, pool: Pool, engine: str, build: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, pool: Pool, records: Records, engine: str, build: str, clock: Callable[[], float] = time.time
+    ) -> None:
         self._pool = pool
+        self._records = records
+        self.requests = LiveRequests(records)
         self._clock = clock
         self._began = clock()
         self._about = encode(
@@ -103,10 +110,10 @@ class Board:
         self._facts: dict[str, ModelFacts] = {}
         self._lively: set[str] = set()  # models that are not quiet
         self._models, self._devices = Kept(), Kept()
-        self._queue: tuple[Piece, ...] = ()
+        self._queue: list[Piece] = []
         self._totals: Piece | None = None
         self._queue_changed = self._totals_changed = 0
-        self._patches: tuple[Cursor, dict[Cursor, bytes]] = Cursor(0, 0), {}  # those of the present revision
+        self._patches: tuple[Cursor, dict[Cursor, bytes]] = Cursor(0, 0, 0), {}  # those of the present revision
 
     def __repr__(self) -> str:
         return f"<Board {len(self._facts)} models, revision {self.revision}>"
@@ -114,7 +121,7 @@ class Board:
     @property
     def cursor(self) -> Cursor:
         """Of a client that has all of it."""
-        return Cursor(self.revision, self._pool.journal.seq)
+        return Cursor(self.revision, self._pool.journal.seq, self.requests.count)
 
     def seq_before(self, since: int) -> int:
         """The event after which a client goes on that has all events up to `since`. An event that is still to come is
@@ -163,6 +170,8 @@ class Board:
                 parts.append(b',"totals":' + self._totals.told(now))
         if events := journal.since(cursor.seq)[-MAX_EVENTS:]:
             parts.append(b',"event":' + encode([entry.as_json for entry in events]))
+        if requests := self.requests.since(cursor.requests):
+            parts.append(b',"request":[%b]' % b",".join(requests))
         return b'{"seq":%d,"now":%.3f%b}' % (journal.seq, self._clock(), b"".join(parts))
 
     # Keeping
@@ -170,19 +179,34 @@ class Board:
     def refresh(self) -> None:
         """Bring it up to date."""
         revision = self.revision + 1
-        waiting = self._waiting()
-        is_changed = self._update_models(revision, waiting)
+        queue = self._pool.facts.queue()
+        waiting = {entry.model: entry.requests for entry in queue}
+        is_changed = self._update_queue(revision, queue)
+        is_changed |= self._update_models(revision, waiting)
         is_changed |= self._update_devices(revision)
-        running = sum(self._facts[name].leases for name in self._lively)
-        totals = Piece(encode({"running": running, "waiting": sum(waiting.values())})[:-1])
+        totals = self._make_totals(sum(waiting.values()))
         if totals != self._totals:
             self._totals, self._totals_changed, is_changed = totals, revision, True
         if is_changed:
             self.revision = revision
 
-    def _waiting(self) -> dict[str, int]:
-        """How many requests wait, by model."""
-        return {}
+    def _make_totals(self, waiting: int) -> Piece:
+        found = self._records.totals()
+        totals = {
+            "running": sum(self._facts[name].leases for name in self._lively),
+            "waiting": waiting,
+            "tokens_per_second": round(found.tokens_per_second, 1),
+            "requests_1h": found.requests,
+            "errors_1h": found.errors,
+        }
+        return Piece(encode(totals))
+
+    def _update_queue(self, revision: int, queue: Sequence[QueueFacts]) -> bool:
+        pieces = [queue_piece(entry) for entry in queue]
+        if pieces == self._queue:
+            return False
+        self._queue, self._queue_changed = pieces, revision
+        return True
 
     def _update_models(self, revision: int, waiting: Mapping[str, int]) -> bool:
         about, log = self._pool.facts, self._pool.change_log
@@ -195,9 +219,10 @@ class Board:
             names.update(name for name, spec in specs.items() if self._specs.get(name) is not spec)
             names.update(self._specs.keys() - specs.keys())
             self._specs = specs
+        speed = {name: round(value, 1) for name, value in self._records.speed.by_model.items()}
         is_changed = False
         for name in names:
-            facts = about.of(name, waiting=waiting.get(name, 0))
+            facts = about.of(name, waiting=waiting.get(name, 0), tokens_per_second=speed.get(name))
             if facts is None:
                 if name in self._facts:
                     self._forget(name, revision)

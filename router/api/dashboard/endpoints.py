@@ -29,7 +29,7 @@ class DashboardEndpoints:
     def __init__(self, gateway: Gateway, engine: str, build: str) -> None:
         self._gateway = gateway
         self._pool = gateway.pool
-        self._board = Board(gateway.pool, engine, build)
+        self._board = Board(gateway.pool, gateway.records, engine, build)
         self._listeners = Listeners(self._board, gateway.pool.feed)
         self._tag = secrets.token_hex(4)  # revisions of another run of the router are others
 

@@ -61,9 +61,11 @@ class Listeners:
         try:
             board = self._board
             board.refresh()
+            board.requests.refresh(asyncio.get_running_loop().time())
             yield _message(b"state", board.state(), board.cursor)
-            has = Cursor(board.revision, board.cursor.seq if since is None else board.seq_before(since))
-            if has.seq < board.cursor.seq:
+            has = board.cursor._replace(requests=0)  # then come the requests that run
+            has = has if since is None else has._replace(seq=board.seq_before(since))
+            if has != board.cursor:
                 patch, has = board.patch(has), board.cursor
                 yield _message(b"patch", patch, has)
             while True:
@@ -71,7 +73,7 @@ class Listeners:
                 if self._is_behind(has):
                     if board.needs_state(has):
                         yield _message(b"state", board.state(), has)
-                        has = Cursor(board.revision, has.seq)
+                        has = has._replace(revision=board.revision)
                     if has != board.cursor:
                         patch, has = board.patch(has), board.cursor
                         yield _message(b"patch", patch, has)
@@ -86,6 +88,7 @@ class Listeners:
     def _begin(self) -> None:
         self.count += 1
         if self._watch is None:
+            self._board.requests.begin()
             self._watch = asyncio.create_task(self._look_again_and_again())
 
     def _end(self) -> None:
@@ -93,11 +96,12 @@ class Listeners:
         if not self.count and self._watch:
             self._watch.cancel()
             self._watch = None
+            self._board.requests.end()
 
     def _is_behind(self, has: Cursor) -> bool:
         """What other listeners got with the last news, this one lacks. What has come since waits for the next news: so
         all get the same, and nobody is told more often."""
-        return self._told.revision > has.revision or self._told.seq > has.seq
+        return any(told > had for told, had in zip(self._told, has, strict=True))
 
     async def _wait(self, has: Cursor) -> bool:
         """Until there is something for this listener; False if there is not for a while."""
@@ -115,6 +119,7 @@ class Listeners:
             await asyncio.sleep(EVERY_S)
             try:
                 self._board.refresh()
+                self._board.requests.refresh(asyncio.get_running_loop().time())
             except Exception as exc:
                 log.critical("a defect in the router", exc_info=exc)
             if self._board.cursor != self._told or self._feed.is_closed:
