@@ -49,9 +49,12 @@ Packages, and what stands below them::
     llama_swap  its settings as a preset file    -> engine models
     memory      what a model needs, in bytes     -> scheduling engine models
     pool        acts: leases, loads, effects     -> scheduling engine wire events node hub models memory
-    proxy       what every dialect shares        -> engine wire records models memory pool
-    server      the client's side of a socket    -> access wire proxy
-    api         the words of each dialect        -> text engine access wire events records hub models memory pool proxy server
+
+The client's side::
+
+    proxy   what every dialect shares -> engine wire records models memory pool
+    server  a client's connection     -> access wire proxy
+    api     the words of each dialect -> text engine access wire events records hub models memory pool proxy server
 
 The assembly::
 

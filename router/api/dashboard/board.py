@@ -212,12 +212,13 @@ class Board:
         about, log = self._pool.facts, self._pool.change_log
         names = {*log.since(self._log_version), *about.moving(), *waiting, *self._lively}
         self._log_version = log.version
-        catalog = self._pool.catalog
+        catalog, has_other_order = self._pool.catalog, False
         if catalog is not self._catalog:
             self._catalog = catalog
             specs = {spec.name: spec for spec in catalog.models}
             names.update(name for name, spec in specs.items() if self._specs.get(name) is not spec)
             names.update(self._specs.keys() - specs.keys())
+            has_other_order = list(self._specs) != list(specs)
             self._specs = specs
         speed = {name: round(value, 1) for name, value in self._records.speed.by_model.items()}
         is_changed = False
@@ -235,7 +236,9 @@ class Board:
             self._models.put(name, model_piece(name, facts), revision)
             if known is None:
                 self._whole_since = revision
-        if is_changed and self._whole_since == revision:
+        if has_other_order:
+            self._whole_since, is_changed = revision, True
+        if self._whole_since == revision:
             self._models.order(self._in_order())
         return is_changed
 

@@ -72,6 +72,8 @@ class DashboardEndpoints:
     async def stream(self, request: Request) -> Response:
         query = _query(request, ("since",))
         since = _number(query, "since", 0) if "since" in query else None
+        if since is None and (last := request.headers.get("last-event-id", "")).isdecimal():
+            since = _number({"since": last}, "since", 0)  # as a browser's EventSource goes on by itself
         self._listeners.ensure_room()
         return StateStream(self._listeners.messages(since))
 

@@ -14,7 +14,7 @@ from router.api.dashboard.entries import encode
 from router.records.record import Record
 from router.records.records import Records
 
-KEPT = 1000  # changes; of more, the oldest are not told to a slow listener
+KEPT = 500  # changes; of more, the oldest are not told to a slow listener
 GROWTH_S = 1.0  # between two tellings of an answer that grows
 
 

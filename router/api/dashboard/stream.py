@@ -62,18 +62,15 @@ class Listeners:
             board = self._board
             board.refresh()
             board.requests.refresh(asyncio.get_running_loop().time())
-            yield _message(b"state", board.state(), board.cursor)
             has = board.cursor._replace(requests=0)  # then come the requests that run
             has = has if since is None else has._replace(seq=board.seq_before(since))
-            if has != board.cursor:
-                patch, has = board.patch(has), board.cursor
-                yield _message(b"patch", patch, has)
+            yield _message(b"state", board.state(), board.cursor)
             while True:
                 is_heard = await self._wait(has)
                 if self._is_behind(has):
                     if board.needs_state(has):
-                        yield _message(b"state", board.state(), has)
                         has = has._replace(revision=board.revision)
+                        yield _message(b"state", board.state(), has)
                     if has != board.cursor:
                         patch, has = board.patch(has), board.cursor
                         yield _message(b"patch", patch, has)
