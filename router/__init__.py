@@ -36,25 +36,26 @@ The ground, which everything may use (left out of the arrows further down)::
 
 Packages, and what stands below them::
 
-    patience    work on many paths, some hang    -> nothing
-    scheduling  PURE: decides and remembers      -> nothing
-    engine      llama-server: data and a program -> text
-    access      PURE: which request may do what  -> nothing
-    wire        HTTP to a child                  -> nothing
-    events      what happened, for listeners     -> scheduling
-    records     what each request was, and took  -> nothing
-    node        a machine: memory and processes  -> scheduling engine wire
-    hub         Hugging Face: names and files    -> patience
-    models      which models there are           -> text patience engine hub
-    llama_swap  its settings as a preset file    -> engine models
-    memory      what a model needs, in bytes     -> scheduling engine models
-    pool        acts: leases, loads, effects     -> scheduling engine wire events node hub models memory
+    patience    work for many paths, some of them hang -> nothing
+    scheduling  PURE: decides and remembers            -> nothing
+    engine      llama-server as data and as a program  -> text
+    access      PURE: which request may do what        -> nothing
+    wire        HTTP to a child                        -> nothing
+    events      what happened, for all who listen      -> scheduling
+    records     what each request was, and took        -> nothing
+    node        a machine: its memory, its processes   -> scheduling engine wire
+    hub         Hugging Face: names, cache, downloads  -> patience
+    models      which models there are                 -> text patience engine hub
+    llama_swap  its configuration as a preset file     -> engine models
+    memory      what a model needs, in bytes           -> scheduling engine models
+    pool        acts: leases, loads, effects           -> scheduling engine wire events node hub models memory
+    metrics     for Prometheus                         -> scheduling engine wire events records node pool
+    proxy       what every dialect shares              -> engine wire records models memory pool
+    server      the client's side of a socket          -> access wire proxy
 
-The client's side::
+What clients ask for::
 
-    proxy   what every dialect shares -> engine wire records models memory pool
-    server  a client's connection     -> access wire proxy
-    api     the words of each dialect -> text engine access wire events records hub models memory pool proxy server
+    api  the words of each dialect -> text engine access wire events records hub models memory pool metrics proxy server
 
 The assembly::
 

@@ -13,7 +13,7 @@ router's own is a module beside `news`, with its row in `access.permissions`.
     lone         a llama-server's answers    -> details
     listing      the list of models          -> details lone
     load         load, unload, settings      -> nothing
-    metrics      Prometheus metrics          -> nothing
+    metrics      Prometheus metrics          -> dialects
     news         what happens to models      -> nothing
     chat_stream  chats of a child            -> nothing
     slots        files of requests           -> nothing
@@ -23,7 +23,7 @@ router's own is a module beside `news`, with its row in `access.permissions`.
     dashboard    a package: what happens     -> dialects news
     openai       OpenAI's API                -> dialects embeddings
     messages     a package: Anthropic's API  -> dialects chat_stream
-    native       llama.cpp's own API         -> dialects lone listing load metrics news slots download estimate messages
+    native       llama.cpp's own API         -> dialects lone listing load news slots download estimate messages
     stream       streams to resume           -> dialects
     ollama       a package: Ollama's API     -> dialects details chat_stream download
     responses    a package: Responses        -> dialects chat_stream ollama
@@ -31,5 +31,5 @@ router's own is a module beside `news`, with its row in `access.permissions`.
 
 All of it together::
 
-    app  all -> dialects probes listing download dashboard openai messages native stream ollama responses predict
+    app  all -> dialects probes metrics download dashboard openai messages native stream ollama responses predict
 """

@@ -35,7 +35,7 @@ class ChildRun:
     `info` is what the child reported when it became ready.
     `ended` is set once the process is gone.
     `began` is when it was started, `progressed_at` when its load reported last, and `measured_at` when its memory was
-    measured last, by the event loop's clock.
+    measured last, by the event loop's clock; `measured` is what it held then.
     `watch` is the task of `health_watch`.
     `stamp` is the one of the files that it was started with.
     `report_unreachable` is a lease's (see `Lease`); it is made once, because every lease takes it.
@@ -53,6 +53,7 @@ class ChildRun:
     began: float = 0.0
     progressed_at: float = 0.0
     measured_at: float = 0.0
+    measured: Mapping[str, int] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
     report_unreachable: Callable[[], bool] = lambda: False
     watch: asyncio.Task[None] | None = None
