@@ -13,13 +13,14 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 
-from router import logs, threads
+from router import threads
 from router.api.app import create_app
 from router.api.predict import Variables
 from router.ending import Ending
 from router.engine.discovery import Engine
 from router.errors import ConfigError, UnknownModel
 from router.hub import cache as hub
+from router.logs import streams as logs
 from router.memory import forecast as forecasts
 from router.memory.forecast import Forecast
 from router.models.catalog import Catalog

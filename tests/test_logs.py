@@ -17,8 +17,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from router import logs
-from router.logs import Formatter, Lines, visible
+from router.logs import lines as log_lines
+from router.logs.formats import TextFormat
+from router.logs.letters import visible
+from router.logs.lines import Lines
+from router.logs.streams import Handler
 from tests.waiting import until
 
 FORBIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -43,7 +46,7 @@ def test_text_in_any_script_stays() -> None:
 
 def record(message: str, *args: object, exc: BaseException | None = None) -> str:
     info = (type(exc), exc, exc.__traceback__) if exc else None
-    return Formatter(logs.FORMAT).format(logging.LogRecord("router.x", 30, "f", 1, message, args, info))
+    return TextFormat().format(logging.LogRecord("router.x", 30, "f", 1, message, args, info))
 
 
 def test_a_record_is_one_line() -> None:  # B-T7
@@ -76,7 +79,7 @@ def test_a_log_call_that_does_not_fit_raises_nothing() -> None:
     read, write = os.pipe()
     lines = Lines(lambda: write, "test")
     logger = logging.Logger("x")
-    logger.addHandler(logs.Handler(lines))
+    logger.addHandler(Handler(lines, TextFormat()))
     logger.warning("%d", "no number")
     lines.flush()
     assert b"cannot be formatted" in os.read(read, 4096)
@@ -88,7 +91,7 @@ def test_a_log_call_that_does_not_fit_raises_nothing() -> None:
 
 
 def test_slow_readers_are_never_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:  # B-P13
-    monkeypatch.setattr(logs, "MAX_QUEUED_BYTES", 1 << 20)
+    monkeypatch.setattr(log_lines, "MAX_QUEUED_BYTES", 1 << 20)
     read, write = os.pipe()
     lines = Lines(lambda: write, "test")
     line = "x" * 1023

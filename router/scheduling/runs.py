@@ -28,12 +28,11 @@ from router.scheduling.waiting_line import Entry, WaitingLine
 
 
 class Runs:
-    """`answers` answers the requests that wait, `downloads` has their downloads; the scheduler uses both."""
+    """`answers` answers the requests that wait; the scheduler uses it too."""
 
-    def __init__(self, books: Books, line: WaitingLine, levels: MemoryLevels) -> None:
+    def __init__(self, books: Books, line: WaitingLine, levels: MemoryLevels, downloads: WantedDownloads) -> None:
         self._books, self._line, self._levels = books, line, levels
-        self.downloads = WantedDownloads(books, line)
-        self.answers = Answers(books, line, self.downloads)
+        self.answers = Answers(books, line, downloads)
 
     def __repr__(self) -> str:
         return f"<Runs: {len(self._books.alive)} processes>"
