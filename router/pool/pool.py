@@ -36,6 +36,7 @@ from router.scheduling.causes import Cause
 from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
 from router.scheduling.reasons import Waiting
+from router.scheduling.scheduler import Scheduler
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import SERVING, State
 from router.wire.upstream import Upstream
@@ -262,6 +263,11 @@ class Pool:
     @property
     def limits(self) -> Limits:
         return self._scheduler.limits
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The books; for reading only."""
+        return self._scheduler
 
     def effective(self, name: str) -> ModelSpec:
         """The model of this name with the settings that were requested for it. Raises UnknownModel."""

@@ -114,6 +114,11 @@ class Scheduler:
     def models(self) -> Iterator[ModelRecord]:
         return iter(self._books.records.values())
 
+    @property
+    def line(self) -> WaitingLine:
+        """The requests that wait; for reading only."""
+        return self._line
+
     def snapshot(self, readings: tuple[Reading, ...]) -> Snapshot:
         """The machine as policy sees it, without the claims of waiting models."""
         limits, returning = self.limits, self._levels.returning
