@@ -13,22 +13,23 @@ router's own is a module beside `news`, with its row in `access.permissions`.
     lone         a llama-server's answers    -> details
     listing      the list of models          -> details lone
     load         load, unload, settings      -> nothing
-    metrics      Prometheus metrics          -> nothing
+    metrics      Prometheus metrics          -> dialects
     news         what happens to models      -> nothing
     chat_stream  chats of a child            -> nothing
     slots        files of requests           -> nothing
     download     downloads, removals         -> nothing
     estimate     what a load would do        -> nothing
     embeddings   vectors, shortened          -> nothing
+    dashboard    a package: what happens     -> dialects news
     openai       OpenAI's API                -> dialects embeddings
     messages     a package: Anthropic's API  -> dialects chat_stream
-    native       llama.cpp's own API         -> dialects lone listing load metrics news slots download estimate messages
+    native       llama.cpp's own API         -> dialects lone listing load news slots download estimate messages
     stream       streams to resume           -> dialects
     ollama       a package: Ollama's API     -> dialects details chat_stream download
     responses    a package: Responses        -> dialects chat_stream ollama
+    predict      Google Cloud's              -> nothing
 
 All of it together::
 
-    predict  Google Cloud's -> nothing
-    app      every route    -> dialects probes listing download openai messages native stream ollama responses predict
+    app  all -> dialects probes metrics download dashboard openai messages native stream ollama responses predict
 """

@@ -10,6 +10,8 @@ from starlette.types import Receive, Scope, Send
 
 from router.pool.pool import Pool
 
+STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}  # nginx sends it on as it comes
+
 
 class NewsStream(Response):
     """One client's stream. A comment goes out after every `KEEPALIVE_S` seconds of silence."""
@@ -17,7 +19,7 @@ class NewsStream(Response):
     KEEPALIVE_S = 15.0
 
     def __init__(self, pool: Pool) -> None:
-        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        super().__init__(media_type="text/event-stream", headers=STREAM_HEADERS)
         del self.headers["content-length"]
         self._pool = pool
 

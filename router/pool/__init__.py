@@ -31,6 +31,7 @@ Processes, and books on models::
 
     child_run           one process of one model, until it has ended     -> nothing
     status              PURE: models and devices as clients see them     -> child_run
+    device_facts        PURE: what a device holds, and for whom          -> nothing
     launch_plans        what the next process of a model is started with -> nothing
     pressure_news       tells of memory that others took                 -> nothing
     nodes               the machines, taken together                     -> status pressure_news
@@ -48,8 +49,10 @@ The parts::
     measurements  what processes really hold        -> child_run core
     health_watch  processes that hang               -> child_run core
     processes     the processes, from spawn to exit -> child_run core measurements health_watch
+    pins          models that stay, on wish         -> core
     outlook       what a load would meet            -> settings_store core processes
     downloads     files that are missing            -> download_source core
+    facts         what operators see                -> child_run status device_facts core processes downloads
 
 Requests that wait::
 
@@ -62,5 +65,5 @@ Explicit loads, and a new catalog::
 
 The pool itself::
 
-    pool  all -> lease child_run status core alarm processes downloads tickets settings_loads catalog_exchange
+    pool  all -> lease child_run core alarm processes pins downloads facts tickets settings_loads catalog_exchange
 """

@@ -19,7 +19,8 @@ A blurred reading (see `snapshot`) fits several truths. Then "enough" holds for 
 what may belong to our models; and what shows of loads under way is taken to be that of those which go on. So models
 that are found upon a blurred reading are enough at best, and what they leave open is told with the next reading.
 
-If the end of all models together is not enough, other programs hold the memory, and no model is named.
+If the end of all models together is not enough, other programs hold the memory, and no model is named. If it would
+take too many plans to find them (`Exhausted`), the caller names those that the last plan named.
 
 Called by `obstacles`, and only when somebody asks. Nothing of it is on the way of an event.
 """
@@ -127,15 +128,7 @@ class Replanning:
     Replanning(machine, entries, books, limits, now).finding(entries[1]).names  # ("coder",)
     """
 
-    def __init__(
-        self,
-        machine: Snapshot,
-        entries: Sequence[Entry],
-        books: Books,
-        limits: Limits,
-        now: float,
-        budget: int = BUDGET,
-    ) -> None:
+    def __init__(self, machine: Snapshot, entries: Sequence[Entry], books: Books, limits: Limits, now: float) -> None:
         self.machine, self.entries = Machine(machine), entries
         self._books, self._limits, self._now = books, limits, now
         self._left = BUDGET

@@ -15,7 +15,7 @@ from tests.access.guards import APP, CHAT, TABLE
 # What an admin key guards, said here once more: a line that is moved in the table is moved here too, or nowhere.
 GUARDED = {
     *("POST /models", "DELETE /models", "POST /models/load", "POST /models/unload", "POST /models/reload"),
-    *("POST /props", "POST /slots/{slot}", "POST /lora-adapters"),
+    *("POST /props", "POST /slots/{slot}", "POST /lora-adapters", "POST /models/{name:path}/pin"),
     "POST /api/push",
     *("POST /api/pull", "POST /api/create", "POST /api/copy", "DELETE /api/delete", "POST /api/blobs/{digest}"),
 }
