@@ -29,6 +29,8 @@ Settings of loads::
 
 Processes, and books on models::
 
+    engine_lines        what processes write, for the router's log       -> nothing
+    run_logs            what processes wrote, kept for readers           -> engine_lines
     child_run           one process of one model, until it has ended     -> nothing
     status              PURE: models and devices as clients see them     -> child_run
     launch_plans        what the next process of a model is started with -> nothing
@@ -47,7 +49,7 @@ The parts::
     alarm         time for the scheduler            -> core
     measurements  what processes really hold        -> child_run core
     health_watch  processes that hang               -> child_run core
-    processes     the processes, from spawn to exit -> child_run core measurements health_watch
+    processes     the processes, from spawn to exit -> run_logs child_run core measurements health_watch
     outlook       what a load would meet            -> settings_store core processes
     downloads     files that are missing            -> download_source core
 
@@ -62,5 +64,5 @@ Explicit loads, and a new catalog::
 
 The pool itself::
 
-    pool  all -> lease child_run status core alarm processes downloads tickets settings_loads catalog_exchange
+    pool  all -> lease run_logs child_run status core alarm processes downloads tickets settings_loads catalog_exchange
 """

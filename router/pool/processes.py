@@ -23,6 +23,7 @@ from router.pool.child_run import ChildRun
 from router.pool.core import LOAD_BEGINS, STATUS_CHANGE, Core
 from router.pool.health_watch import HealthWatch
 from router.pool.measurements import REMEASURE_S, Measurements
+from router.pool.run_logs import EngineLogs
 from router.scheduling.effects import Spawn, Stop
 from router.scheduling.refusals import error_of_cut
 from router.scheduling.states import State
@@ -37,6 +38,7 @@ class Processes:
     """`runs` are the processes that exist, by model; a run whose child has not started yet is among them.
 
     `load_timeout` is the one of `Launch`, in seconds; `learn`, `health_timeout` and `upstream` are the pool's.
+    `logs` keeps what they write.
     `loads` and `evictions` count since the start of the router.
     """
 
@@ -45,11 +47,13 @@ class Processes:
         core: Core,
         learn: Callable[[ModelSpec, Footprint], None],
         upstream: Upstream,
+        logs: EngineLogs,
         *,
         load_timeout: float,
         health_timeout: float,
     ) -> None:
         self._core = core
+        self.logs = logs
         self._measurements = Measurements(core, learn)
         self._load_timeout = load_timeout
         self._watch = HealthWatch(core, upstream, health_timeout)
@@ -73,6 +77,7 @@ class Processes:
         run = ChildRun(spec, effect.run, args, effect.allocation, core.nodes.of(effect.allocation))
         run.stamp = need.stamp
         run.report_unreachable = partial(self._replace_unreachable, run)
+        run.on_output = partial(self.logs.add, model)
         self.runs[model] = run
         core.change_log.mark_changed(model)
         core.tasks.start(self._live(run), on_failure)
@@ -145,8 +150,10 @@ class Processes:
         """One process, from spawn to exit."""
         name = run.spec.name
         self._core.publish(name, LOAD_BEGINS, {})
+        self.logs.note(name, "a process starts")
         exit = await run.live(self._load_timeout, partial(self._on_ready, run), partial(self._on_event, run))
         self._watch.end(run)
+        self.logs.note(name, f"the process has ended with code {exit.code}")
         self._on_exit(run, exit)
 
     def _on_ready(self, run: ChildRun) -> None:
