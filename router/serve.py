@@ -165,6 +165,7 @@ def _assemble(
         own_hosts=() if s.api_key else (*listeners.names_of_machine(), *s.host),
         reload=reloader.reload,
         forecast=forecast,
+        engine=engine.kind,
         build=version,
         predict=predict,
         is_draining=lambda: life.is_draining,

@@ -17,6 +17,8 @@ router's own is a module beside `news`, with its row in `access.permissions`.
     load         load, unload, settings      -> nothing
     metrics      Prometheus metrics          -> nothing
     news         what happens to models      -> endless
+    metrics      Prometheus metrics          -> dialects
+    news         what happens to models      -> nothing
     chat_stream  chats of a child            -> nothing
     slots        files of requests           -> nothing
     download     downloads, removals         -> nothing
@@ -24,9 +26,11 @@ router's own is a module beside `news`, with its row in `access.permissions`.
     embeddings   vectors, shortened          -> nothing
     openai       OpenAI's API                -> dialects embeddings
     messages     a package: Anthropic's API  -> dialects chat_stream
+    native       llama.cpp's own API         -> dialects lone listing load news slots download estimate messages
     stream       streams to resume           -> dialects
     ollama       a package: Ollama's API     -> dialects details chat_stream download
     responses    a package: Responses        -> dialects chat_stream ollama
+    predict      Google Cloud's              -> nothing
 
 llama.cpp's own API::
 
@@ -36,4 +40,5 @@ All of it together::
 
     predict  Google Cloud's -> nothing
     app      every route    -> dialects probes listing download openai messages stream ollama responses native predict
+    app  every route -> dialects probes listing metrics download openai messages native stream ollama responses predict
 """

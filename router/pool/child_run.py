@@ -34,7 +34,7 @@ class ChildRun:
     `stop_reason` is None until the router decides to stop it.
     `info` is what the child reported when it became ready.
     `ended` is set once the process is gone.
-    `measured_at` is when its memory was measured last, by the event loop's clock.
+    `measured_at` is when its memory was measured last, by the event loop's clock, and `measured` what it held then.
     `watch` is the task of `health_watch`.
     `stamp` is the one of the files that it was started with.
     `on_output` is the one of `Launch`.
@@ -51,6 +51,7 @@ class ChildRun:
     progress: LoadProgress | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     measured_at: float = 0.0
+    measured: Mapping[str, int] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
     report_unreachable: Callable[[], bool] = lambda: False
     watch: asyncio.Task[None] | None = None

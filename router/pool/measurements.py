@@ -41,7 +41,7 @@ class Measurements:
         measured = await run.measure()
         if run.stop_reason is not None or run.ended.is_set() or not any(measured.values()):
             return  # it has begun to give memory back, or is gone
-        core, name = self._core, run.spec.name
+        core, name, run.measured = self._core, run.spec.name, measured
         held, footprint = run.reconcile(measured, core.scheduler.model(name).held)
         core.apply(core.scheduler.measured(name, run.number, held, core.now()))
         await threads.RECORDS.run(self._learn, run.spec, footprint)

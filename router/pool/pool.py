@@ -35,6 +35,8 @@ from router.pool.status import Status
 from router.pool.tickets import Tickets
 from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
+from router.scheduling.reasons import Waiting
+from router.scheduling.scheduler import Scheduler
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import SERVING, State
 from router.wire.upstream import Upstream
@@ -269,6 +271,11 @@ class Pool:
     def limits(self) -> Limits:
         return self._scheduler.limits
 
+    @property
+    def scheduler(self) -> Scheduler:
+        """The books; for reading only."""
+        return self._scheduler
+
     def effective(self, name: str) -> ModelSpec:
         """The model of this name with the settings that were requested for it. Raises UnknownModel."""
         return self._core.effective(name)
@@ -301,6 +308,11 @@ class Pool:
     def request_counts(self) -> tuple[int, int]:
         """How many requests are served, and how many wait."""
         return sum(len(model.leases) for model in self._scheduler.models()), len(self._tickets)
+
+    def waiting(self) -> tuple[Waiting, ...]:
+        """The queue, in the order of turns: one entry for each model that requests wait for, with the reason. It costs
+        no I/O. `scheduling.reasons` tells the fields."""
+        return self._scheduler.queue(self._core.now())
 
     @property
     def pressure_episodes(self) -> int:

@@ -25,7 +25,7 @@ What is remembered, SANS-I/O::
     states        the states of a model, one table of transitions -> snapshot
     limits        the operator's bounds                           -> nothing
     books         one record for each model; writes its state     -> resources snapshot effects states
-    waiting_line  the requests that wait, by arrival and by turn  -> resources states books
+    waiting_line  the requests that wait, by arrival and by turn  -> resources policy states books
 
 What the memory does, SANS-I/O::
 
@@ -46,7 +46,15 @@ What starts and ends, SANS-I/O::
 
     runs  all -> resources effects prompt_caches states limits books waiting_line memory_levels downloads answers timing
 
+One pass over the queue, SANS-I/O::
+
+    planning  all -> resources snapshot effects limits books waiting_line memory_levels downloads timing runs
+
+What the queue waits for, SANS-I/O::
+
+    obstacles  whose end lets an entry start -> reasons policy states limits books waiting_line downloads timing
+
 The events, all of them, SANS-I/O::
 
-    scheduler  all -> resources snapshot effects states limits books waiting_line memory_levels downloads timing runs
+    scheduler  all -> resources snapshot effects reasons states limits books waiting_line planning obstacles
 """

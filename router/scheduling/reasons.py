@@ -6,10 +6,80 @@ them into whole errors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 
 from router.units import counted
+
+
+class Kind(Enum):
+    """What an entry of the queue waits for.
+
+    OWN_LOAD: its own model loads, or is about to.
+    DOWNLOAD: its files are downloaded, or will be after others.
+    DRAINING: requests have to end on models that take no new ones.
+    DRAIN_GRACE: time protects models that could make room, for a while: busy ones that take new requests yet
+    (`drain_grace`), ones that have just been loaded (`min_loaded`) or used (`task_grace`).
+    STOPPING: processes that end, or have ended, give their memory back.
+    ANOTHER_LOAD: other models load.
+    PINNED_OR_FOREIGN: pinned models or other programs hold the memory, or it cannot be read.
+    BEHIND: models ahead in the queue take what there is first.
+    SLOTS: the memory would do, but as many models run as may (`models_max`).
+    """
+
+    OWN_LOAD = "own_load"
+    DOWNLOAD = "download"
+    DRAINING = "draining"
+    DRAIN_GRACE = "drain_grace"
+    STOPPING = "stopping"
+    ANOTHER_LOAD = "another_load"
+    PINNED_OR_FOREIGN = "pinned_or_foreign"
+    BEHIND = "behind"
+    SLOTS = "slots"
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """A model that has to end something first. `requests` are those that run on it; of a model that waits itself, ahead
+    in the queue, those that wait for it."""
+
+    model: str
+    requests: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why an entry of the queue waits.
+
+    `text` is a sentence without its subject: `waits for coder to finish 3 requests`. It does not change by time alone.
+    `missing` are the bytes that lack where the model is to go, by device key.
+    `drain_in` are the seconds until what time protects may go, or is closed to new requests; None if time alone changes
+    nothing.
+    """
+
+    kind: Kind
+    text: str
+    blockers: tuple[Blocker, ...] = ()
+    missing: Mapping[str, int] = field(default_factory=dict)
+    drain_in: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An entry of the queue: a model for which requests wait.
+
+    `position` counts from 1, in the order of turns.
+    `waited` is how many seconds the oldest of its requests has waited.
+    `background`: no foreground request waits for it.
+    """
+
+    position: int
+    model: str
+    requests: int
+    waited: float
+    background: bool
+    why: Reason
 
 
 @dataclass(frozen=True, slots=True)

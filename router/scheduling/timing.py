@@ -19,7 +19,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from router.scheduling import reasons
 from router.scheduling.books import Books, ModelRecord
 from router.scheduling.limits import Limits
 from router.scheduling.policy import Drain, Evict, Lost, Place, Plan, Reject, Wait, after_plan, plan
@@ -36,23 +35,22 @@ LAST_CALL_S = 10.0
 class Decision:
     """What is done for an entry now.
 
+    `plan` is what memory and time allow.
     `stops` are models that are stopped, each with the reason. Requests may run on them: these are cut.
     `starts` is where the model is started; None if it is not started yet.
     `closes` are the models that are closed to new work for it.
     `rejected` says why it never fits, and `lost` why it does not while a GPU cannot be read; empty if it does.
     `needs_room`: no room is on its way to it.
-    `victims` must go first, and cannot go yet; `why` says what else it waits for.
     `look_again_at` is when time alone makes another decision of it; infinity for never.
     """
 
+    plan: Plan
     stops: tuple[tuple[str, str], ...] = ()
     starts: Allocation | None = None
     closes: frozenset[str] = frozenset()
     rejected: str = ""
     lost: str = ""
     needs_room: bool = False
-    victims: tuple[str, ...] = ()
-    why: str = ""
     look_again_at: float = math.inf
 
 
@@ -70,23 +68,23 @@ def decisions(
         snapshot = after_plan(snapshot, found, entry.model.name)
         match found:
             case Place(claim):
-                yield entry, Decision(starts=claim)
+                yield entry, Decision(found, starts=claim)
             case Evict(victims, claim, beside):
                 stops = tuple((victim, _why_evicted(entry, books.records[victim], limits)) for victim in victims)
-                yield entry, Decision(stops, claim if beside else None, look_again_at=look_again_at)
-            case Drain(victims):
+                yield entry, Decision(found, stops, claim if beside else None, look_again_at=look_again_at)
+            case Drain():
                 closes = _closed_for(entry, found, books, limits, now)
                 again = min(look_again_at, _drain_step_at(entry, found, books, limits, now))
                 is_behind_drain = True
-                yield entry, Decision(closes=closes, needs_room=True, victims=victims, look_again_at=again)
-            case Wait(reason, _, stopping, undecided):
+                yield entry, Decision(found, closes=closes, needs_room=True, look_again_at=again)
+            case Wait(_, _, stopping, undecided):
                 needs_room = is_behind_drain or not stopping
                 closes = frozenset(name for name in undecided if books.records[name].draining)
-                yield entry, Decision(closes=closes, needs_room=needs_room, why=reason, look_again_at=look_again_at)
+                yield entry, Decision(found, closes=closes, needs_room=needs_room, look_again_at=look_again_at)
             case Reject(reason):
-                yield entry, Decision(rejected=reason)
+                yield entry, Decision(found, rejected=reason)
             case Lost(reason):
-                yield entry, Decision(lost=reason)
+                yield entry, Decision(found, lost=reason)
 
 
 def room_for_retry(entry: Entry, snapshot: Snapshot, books: Books, limits: Limits, now: float) -> list[ModelRecord]:
@@ -118,17 +116,7 @@ def own_cuts(entries: Iterable[Entry], limits: Limits, now: float) -> Iterator[t
             yield entry.model, why_ended(len(entry.model.leases), limits.drain_timeout)
 
 
-def waits_for(entry: Entry, books: Books, now: float) -> str:
-    """`coder to finish 3 requests`; empty if no requests must end first."""
-    return reasons.waits_for(_obstacles(entry, books, now))
-
-
-def why_overdue(entry: Entry, books: Books, limits: Limits, now: float) -> str:
-    """Why its requests are refused after the queue timeout: who is in the way, and since when."""
-    return reasons.why_timed_out(limits.queue_timeout, _obstacles(entry, books, now), entry.why)
-
-
-def _obstacles(entry: Entry, books: Books, now: float) -> list[Obstacle]:
+def obstacles(entry: Entry, books: Books, now: float) -> list[Obstacle]:
     """The models whose requests must end before the entry's model can be started."""
     models = [books.find(name) for name in (entry.model.name, *entry.victims)]
     return [Obstacle(m.name, len(m.leases), now - m.busy_since) for m in models if m.leases]

@@ -96,7 +96,7 @@ class UvicornProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running_cycle = cycle
         cycle.transport = self._outlet  # type: ignore[assignment]
-        cycle.scope[ABORT] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+        cycle.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]
         app = self.app_for_request(app)
         if cycle.scope["http_version"] != "1.1":
             app = without_chunks(cycle, app)
