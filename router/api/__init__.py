@@ -1,9 +1,9 @@
 """The words of each API: its endpoints, its errors, and what it translates. `app` puts the routes together.
 
 Stands on proxy (requests to children), server (the fast path) and pool. Begin with `app`, then `openai`, the shortest
-API. `ollama` is an API that the engine does not speak. A new API is a
-module or package here, its errors in `dialects`, its routes in `app` and in `access.permissions`. An endpoint of the
-router's own is a module beside `news`, with its row in `access.permissions`.
+API. `ollama` is an API that the engine does not speak. A new API is a module or package here, its errors in `dialects`,
+its routes in `app` and in `access.permissions`. An endpoint of the router's own is a module beside `news`, with its row
+in `access.permissions`.
 
 ::
 
@@ -15,10 +15,8 @@ router's own is a module beside `news`, with its row in `access.permissions`.
     lone         a llama-server's answers    -> details
     listing      the list of models          -> details lone
     load         load, unload, settings      -> nothing
-    metrics      Prometheus metrics          -> nothing
-    news         what happens to models      -> endless
     metrics      Prometheus metrics          -> dialects
-    news         what happens to models      -> nothing
+    news         what happens to models      -> endless
     chat_stream  chats of a child            -> nothing
     slots        files of requests           -> nothing
     download     downloads, removals         -> nothing
@@ -26,7 +24,7 @@ router's own is a module beside `news`, with its row in `access.permissions`.
     embeddings   vectors, shortened          -> nothing
     openai       OpenAI's API                -> dialects embeddings
     messages     a package: Anthropic's API  -> dialects chat_stream
-    native       llama.cpp's own API         -> dialects lone listing load news slots download estimate messages
+    native       llama.cpp's own API         -> dialects engine_log lone listing load news slots download estimate messages
     stream       streams to resume           -> dialects
     ollama       a package: Ollama's API     -> dialects details chat_stream download
     responses    a package: Responses        -> dialects chat_stream ollama
@@ -34,11 +32,8 @@ router's own is a module beside `news`, with its row in `access.permissions`.
 
 llama.cpp's own API::
 
-    native  its endpoints -> dialects engine_log lone listing load metrics news slots download estimate messages
 
 All of it together::
 
-    predict  Google Cloud's -> nothing
-    app      every route    -> dialects probes listing download openai messages stream ollama responses native predict
     app  every route -> dialects probes listing metrics download openai messages native stream ollama responses predict
 """
