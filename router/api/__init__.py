@@ -24,16 +24,16 @@ in `access.permissions`.
     embeddings   vectors, shortened          -> nothing
     openai       OpenAI's API                -> dialects embeddings
     messages     a package: Anthropic's API  -> dialects chat_stream
-    native       llama.cpp's own API         -> dialects engine_log lone listing load news slots download estimate messages
     stream       streams to resume           -> dialects
     ollama       a package: Ollama's API     -> dialects details chat_stream download
     responses    a package: Responses        -> dialects chat_stream ollama
-    predict      Google Cloud's              -> nothing
 
 llama.cpp's own API::
 
+    native  its endpoints -> dialects engine_log lone listing load news slots download estimate messages
 
 All of it together::
 
-    app  every route -> dialects probes listing metrics download openai messages native stream ollama responses predict
+    predict  Google Cloud's -> nothing
+    app      every route    -> dialects probes listing metrics download openai messages stream ollama responses native predict
 """
