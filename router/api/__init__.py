@@ -32,8 +32,11 @@ llama.cpp's own API::
 
     native  its endpoints -> dialects engine_log lone listing load news slots download estimate messages
 
+Google Cloud's predictions, which are other endpoints under one path::
+
+    predict  predictions -> nothing
+
 All of it together::
 
-    predict  Google Cloud's -> nothing
-    app      every route    -> dialects probes listing metrics download openai messages stream ollama responses native predict
+    app  all -> dialects probes listing metrics download openai messages stream ollama responses native predict
 """

@@ -97,6 +97,11 @@ class ModelRecord:
         return self.state is State.STOPPING or self.state in WITHOUT_PROCESS
 
     @property
+    def is_ending(self) -> bool:
+        """It stops, or will once its requests have ended."""
+        return self.state is State.STOPPING or self.draining or bool(self.closing)
+
+    @property
     def expires(self) -> float | None:
         """When the idle time-to-live ends this process."""
         if self.ttl in (None, math.inf) or self.pinned or self.leases or self.state not in SERVING:
@@ -156,6 +161,7 @@ class ModelRecord:
             self.state is State.SLEEPING or self.is_asleep,
             not self.ready_at and self.state is State.STOPPING,
             self.ttl == math.inf,
+            self.prompt_cache,
         )
         if facts != self._facts:
             self._facts, self._resident = facts, Resident(*facts)

@@ -77,6 +77,7 @@ class Runs:
             booked=now + sum(model.held.get(key, 0) for model in alive),
             hidden=now + sum(model.hidden_part(key) for model in alive),
             promised=sum(model.prompt_cache for model in alive if model.held.get(key)),
+            ending=sum(m.held[key] - m.prompt_cache for m in alive if m.is_ending and m.held.get(key)),
             expected=self._expected(going),
             slots=self._slots(len(rest), limits.models_max),
         )

@@ -218,6 +218,7 @@ class Walk:
         """No new requests, no failures: in the end each request has its answer, and each model that fits is served."""
         bench, self.luck = self.bench, {lambda: None: 1}
         self.pace = 1e9
+        bench.shrunk_at |= dict.fromkeys((key for key, held in bench.others.items() if held), bench.now)
         bench.others.clear()
         bench.lost.clear()
         bench.broken, bench.unreachable = set(), set()
