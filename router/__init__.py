@@ -55,7 +55,7 @@ Packages, and what stands below them::
 
 What clients ask for::
 
-    api  the words of each dialect -> text engine access wire hub models memory pool metrics proxy server
+    api  the words of each dialect -> text engine access wire events records hub models memory pool metrics proxy server
 
 The assembly::
 

@@ -29,9 +29,9 @@ from router.node.local import LocalNode
 from router.plan import MIB, Machine, Plan
 from router.pool.engine_lines import LEVELS, EngineLines
 from router.pool.hub_models import HubModels
+from router.pool.logs import EngineLogs
 from router.pool.outlook import Outlook
 from router.pool.pool import Pool
-from router.pool.run_logs import EngineLogs
 from router.proxy.budget import Budget
 from router.proxy.gateway import Gateway
 from router.reloader import Reloader

@@ -53,6 +53,11 @@ REQUIRED: Mapping[str, Permission] = {
     "POST /props": ADMIN,
     "POST /slots/{slot}": ADMIN,  # saves, restores and erases what other conversations have computed
     "POST /lora-adapters": ADMIN,  # scales the adapters for everybody
+    # the dashboard's
+    "GET /router/state": READ,
+    "GET /router/events": READ,
+    "GET /router/stream": READ,
+    "POST /models/{name:path}/pin": ADMIN,
     # what a model answers
     **dict.fromkeys(
         (

@@ -22,6 +22,7 @@ in `access.permissions`.
     download     downloads, removals         -> nothing
     estimate     what a load would do        -> nothing
     embeddings   vectors, shortened          -> nothing
+    dashboard    a package: what happens     -> dialects endless
     openai       OpenAI's API                -> dialects embeddings
     messages     a package: Anthropic's API  -> dialects chat_stream
     stream       streams to resume           -> dialects
@@ -38,5 +39,5 @@ Google Cloud's predictions, which are other endpoints under one path::
 
 All of it together::
 
-    app  all -> dialects probes listing metrics download openai messages stream ollama responses native predict
+    app  all -> dialects probes metrics download dashboard openai messages stream ollama responses native predict
 """

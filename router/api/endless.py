@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from router.server.uvicorn_protocol import ABORT
 
+STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 # For the last pieces, when the router ends; a client that does not take them in this time has left.
 LAST_PIECES_S = 2.0
 
@@ -24,8 +25,7 @@ class EndlessResponse(Response, ABC):
     """What a subclass yields as `pieces` is sent as it comes."""
 
     def __init__(self, media_type: str) -> None:
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no", "x-content-type-options": "nosniff"}
-        super().__init__(media_type=media_type, headers=headers)
+        super().__init__(media_type=media_type, headers={**STREAM_HEADERS, "x-content-type-options": "nosniff"})
         del self.headers["content-length"]
 
     @abstractmethod

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from router.api.dialects import OPENAI
 from router.api.endless import EndlessResponse
 from router.errors import InvalidRequest
-from router.pool.run_logs import MAX_LINES, EngineLogs, LogReader
+from router.pool.logs import MAX_LINES, EngineLogs, LogReader
 from router.proxy.endpoints import with_dialect_errors
 from router.proxy.gateway import Gateway
 

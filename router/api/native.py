@@ -63,7 +63,6 @@ class NativeEndpoints:
     def __init__(
         self,
         gateway: Gateway,
-        listing: Listing,
         downloads: Downloads,
         reload: Callable[[], Awaitable[Changes]],
         forecast: Callable[[Outlook], Awaitable[Forecast]],
@@ -71,8 +70,8 @@ class NativeEndpoints:
     ) -> None:
         self._gateway = gateway
         self._pool: Pool = gateway.pool
-        self._listing = listing
-        self._anthropic_models = AnthropicModels(gateway, listing.context)
+        self._listing = Listing(gateway.pool, gateway.created)
+        self._anthropic_models = AnthropicModels(gateway, self._listing.context)
         self._downloads = downloads
         self._reload = reload
         self._estimate = EstimateEndpoint(gateway, forecast)

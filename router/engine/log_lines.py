@@ -4,7 +4,7 @@ The format is that of llama.cpp b11434 (common/log.cpp): `0.00.015.298 E srv  lo
 takes the time away, `--log-prefix off` the letter as well, `--log-colors on` adds colours, and `--log-jsonl` makes
 objects of the lines. What libraries write has no letter, so it is judged by its words.
 
-Called by the pool's `run_logs` for all lines of a process that have come at once.
+Called by the pool's `logs` for all lines of a process that have come at once.
 """
 
 from __future__ import annotations

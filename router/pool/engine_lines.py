@@ -2,7 +2,7 @@
 
 The one idea: a process may write without end, and the log may be a disk. Each model has so many bytes, which come back
 with time. If they are used up, its lines are left out, and the log says so, once at the beginning and with their number
-at the end. The last lines are in the model's own log in any case (`run_logs`, which calls this).
+at the end. The last lines are in the model's own log in any case (`logs`, which calls this).
 """
 
 from __future__ import annotations

@@ -27,12 +27,14 @@ from router.pool.catalog_exchange import CatalogExchange
 from router.pool.child_run import ChildRun
 from router.pool.core import Core
 from router.pool.downloads import Downloads
+from router.pool.facts import Facts
 from router.pool.lease import Lease
+from router.pool.logs import EngineLogs
+from router.pool.pins import Pins
 from router.pool.processes import Processes
-from router.pool.run_logs import EngineLogs
 from router.pool.settings_loads import SettingsLoads
-from router.pool.status import Status
 from router.pool.tickets import Tickets
+from router.scheduling.causes import Cause
 from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
 from router.scheduling.reasons import Waiting
@@ -137,19 +139,25 @@ class Pool:
             self.settings,
             self.downloads,
             lease=self.lease,
-            unload=self.unload,
+            unload=lambda name, cause: self.unload(name, cause=cause),
             is_running=self.is_running,
             known_names=self._known_names,
             replaced_file=self.processes.replaced_file,
             lasting_spec=self.processes.lasting_spec,
         )
+        self.pins = Pins(core)
+        self.facts = Facts(core, self.processes, self.downloads)
+        self.status = self.facts.status
         # What is kept of each model for as long as the catalog has it.
         self._books: tuple[dict[str, Any], ...] = (
             self._core.plans.specs,
             self._core.plans.needs,
             self._core.keep_alive.requested,
+            self._core.keep_alive.pins,
             self._core.unloads.latest,
             self.processes.exit_codes,
+            self.processes.starts,
+            self.processes.load_seconds,
             self.downloads.failures,
             self.change_log.versions,
         )
@@ -220,12 +228,12 @@ class Pool:
             )
         return lease
 
-    def unload(self, name: str, *, force: bool = False, reason: str = "unloaded") -> None:
+    def unload(self, name: str, *, force: bool = False, cause: Cause = Cause.UNLOAD) -> None:
         """Stop this model once its running requests have ended, or at once with `force`. Requests that wait for it are
-        refused; with `force`, those that run are told the `reason`."""
+        refused; with `force`, those that run are told the `cause`."""
         self._core.unloads.record(name)
         was_fetching = self.downloads.is_fetching(name)
-        self._apply(self._scheduler.unload(name, self._core.now(), force=force, reason=reason))
+        self._apply(self._scheduler.unload(name, self._core.now(), force=force, cause=cause))
         if was_fetching:
             self.exchange.drop_missing(name)
 
@@ -250,7 +258,7 @@ class Pool:
         self.downloads.end()
         self.exchange.end()
         for model in list(self._scheduler.models()):
-            self.unload(model.name, force=force, reason="the router is shutting down")
+            self.unload(model.name, force=force, cause=Cause.SHUTDOWN)
         self.feed.close()
         self.logs.end()
 
@@ -292,18 +300,6 @@ class Pool:
         state = self.state(name)
         is_there = state in SERVING or state in (State.LOADING, State.DOWNLOADING)
         return is_there or self._scheduler.waiting(name) > 0 or self._scheduler.downloads.is_wanted(name)
-
-    def status(self, name: str) -> Status:
-        return Status.of(
-            self._scheduler.model(name),
-            self.processes.runs.get(name),
-            now=self._core.now(),
-            waiting=self._scheduler.waiting(name),
-            download=self.downloads.progress(name),
-            is_queued=name in self.downloads.queued,
-            exit_code=self.processes.exit_codes.get(name),
-            warning=self._core.store.changes.failure(name),
-        )
 
     def request_counts(self) -> tuple[int, int]:
         """How many requests are served, and how many wait."""

@@ -16,7 +16,7 @@ from tests.access.guards import APP, CHAT, TABLE
 GUARDED = {
     "GET /models/{name:path}/log",
     *("POST /models", "DELETE /models", "POST /models/load", "POST /models/unload", "POST /models/reload"),
-    *("POST /props", "POST /slots/{slot}", "POST /lora-adapters"),
+    *("POST /props", "POST /slots/{slot}", "POST /lora-adapters", "POST /models/{name:path}/pin"),
     "POST /api/push",
     *("POST /api/pull", "POST /api/create", "POST /api/copy", "DELETE /api/delete", "POST /api/blobs/{digest}"),
 }

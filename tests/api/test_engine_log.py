@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from router.api.endless import LAST_PIECES_S
-from router.pool.run_logs import MAX_BYTES, OURS
+from router.pool.logs import MAX_BYTES, OURS
 from tests.routers import Router
 from tests.test_logs import FORBIDDEN
 from tests.waiting import until

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from router.pool.engine_lines import BURST_BYTES, BYTES_PER_SECOND, LEVELS, EngineLines
-from router.pool.run_logs import EngineLogs
+from router.pool.logs import EngineLogs
 
 
 class Clock:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from router.pool.run_logs import (
+from router.pool.logs import (
     MAX_BYTES,
     MAX_BYTES_IN_ALL,
     MAX_LINES,
