@@ -91,7 +91,7 @@ class Gateway:
     _logged_context: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "records", Records(lambda model, since: self.pool.load_seconds(model, since)))
+        object.__setattr__(self, "records", Records(lambda model, since: self.pool.seconds_of_load(model, since)))
 
     async def read_body(self, request: Request) -> bytes:
         """The body. It is part of the budget until the request has been answered. Raises BodyTooLarge, QueueFull."""
@@ -131,8 +131,8 @@ class Gateway:
             if self.hub_models is None or not name:
                 raise
             if self.hub_models.allows(name):
-                name = await self.hub_models.find(name, hub_token)
-            elif not self.hub_models.may_come(name) or not await self.hub_models.refresh_if_changed():
+                return self.pool.downloads.found(await self.hub_models.find(name, hub_token))
+            if not self.hub_models.may_come(name) or not await self.hub_models.refresh_if_changed():
                 raise
         return self.pool.catalog.resolve(name)
 

@@ -97,6 +97,11 @@ class Running(msgspec.Struct, eq=False):
         return f"<{type(self).__name__} {self.id} of {self.model!r}, {self.phase}>"
 
     @property
+    def status(self) -> int:
+        """That of the answer that was begun; 0 before."""
+        return self.sent.status if self.sent is not None else 0
+
+    @property
     def is_waiting(self) -> bool:
         return self.waits_since is not None
 
@@ -207,15 +212,13 @@ class Running(msgspec.Struct, eq=False):
         if since is not None:
             waited += now - since
             load += self.book.load_seconds(self.model, since)
-        if self.sent is not None and self.sent.status:
-            status = self.sent.status
         return Record(
             self.id,
             time.time() - (now - began),
             self.model,
             self.path,
             self.dialect,
-            status,
+            self.status or status,
             phase,
             waited,
             load,
