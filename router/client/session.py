@@ -109,7 +109,7 @@ class Session:
                 method,
                 url,
                 content=content,
-                headers={**kind, **(headers or {})},
+                headers=sent,
                 timeout=limits,
                 follow_redirects=False,
             ) as answer:
