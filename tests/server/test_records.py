@@ -54,7 +54,7 @@ async def test_an_answer_leaves_one_record(front: Front, is_fast: bool) -> None:
     assert (record.tokens_per_second, record.prompt_seconds, record.generation_seconds) == (10.0, 0.02, 0.5)
     assert record.ttft is not None
     assert 0 <= record.ttft <= record.seconds
-    assert (record.waited, record.load, record.stream) == (pytest.approx(0, abs=1), 0, False)
+    assert (record.load, record.stream) == (0, False)
     assert "secret" not in repr(record)
     assert json.loads(json.dumps(record.as_json()))["generated"] == 5
 
@@ -83,10 +83,10 @@ async def test_errors_of_the_child_have_a_word(
     ("path", "body", "status", "error"),
     [
         (CHAT, b"{", 400, "invalid_request"),
-        (CHAT, b'{"model": "zzz\\u202e\\n"}', 404, "unknown_model"),
-        ("/v1/messages", b'{"model": "zzz\\u202e\\n"}', 404, "unknown_model"),
-        ("/api/chat", b'{"model": "zzz\\u202e\\n"}', 404, "unknown_model"),
-        ("/v1/responses", b'{"model": "a", "input": 5}', 400, "invalid_field"),
+        (CHAT, b'{"model": "zzz\\u202e"}', 404, "unknown_model"),
+        ("/v1/messages", b'{"model": "zzz\\u202e"}', 404, "unknown_model"),
+        ("/api/chat", b'{"model": "zzz\\u202e"}', 404, "unknown_model"),
+        ("/v1/responses", b'{"model": "a", "input": 5}', 400, "invalid_request"),
         (CHAT + "?autoload=0", b'{"model": "b"}', 400, "not_loaded"),
     ],
 )
@@ -402,12 +402,8 @@ async def test_whatever_happens_each_request_leaves_one_record(front: Front, see
     for record in told:
         by_id.setdefault(record.id, []).append(record)
     assert all(len(records) == 1 for records in by_id.values())
-    received = {
-        line[14:].decode()
-        for each in front.child.received
-        for line in each.head.split(b"\r\n")
-        if line[:14].lower() == b"x-request-id: "
-    }
+    heads = b"\r\n".join(each.head for each in front.child.received).lower().split(b"\r\n")
+    received = {line[14:].decode() for line in heads if line.startswith(b"x-request-id: ")}
     assert received & set(ids) <= by_id.keys()
     for sent, statuses in found:
         for id, status in zip(sent, statuses, strict=False):
