@@ -51,7 +51,7 @@ Packages, and what stands below them::
     pool        acts: leases, loads, effects           -> scheduling engine wire events node hub models memory
     metrics     for Prometheus                         -> scheduling engine wire events records node pool
     proxy       what every dialect shares              -> engine wire records models memory pool
-    server      the client's side of a socket          -> access wire proxy
+    server      the client's side of a socket          -> access wire records proxy
 
 What clients ask for::
 

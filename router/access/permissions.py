@@ -34,6 +34,7 @@ REQUIRED: Mapping[str, Permission] = {
     "GET /v1/models": READ,
     "GET /v1/models/{name:path}": READ,
     "GET /models/{name:path}/settings": READ,
+    "GET /models/{name:path}/log": ADMIN,  # what processes write may repeat prompts
     "GET /models/estimate": READ,
     "GET /models/sse": READ,
     "GET /props": READ,
