@@ -127,7 +127,7 @@ LIVELY = fields(
         "id": WORD,
         "state": one_of("unloaded", "downloading", "loading", "loaded", "sleeping"),
         "need": maybe(COUNT),
-        "source": maybe(one_of("footprint", "engine", "header", "unknown")),
+        "source": maybe(one_of("footprint", "engine", "header")),
         "aliases": each(WORD),
         **dict.fromkeys(("unlisted", "pinned", "draining", "stopping", "failed"), FLAG),
         "error": maybe(WORD),
