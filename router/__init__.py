@@ -67,6 +67,7 @@ The assembly::
     plan       what a command line means          -> scheduling engine node hub models memory config settings variables
     reloader   keeps the catalog as its sources   -> models memory pool
     ending     what each stage of the end means   -> node pool server reloader
+    greeting   PURE: the first line of the log    -> settings
     serve      a router that serves, from a plan  -> everything
     running    asks the router that runs          -> server settings
     check      mistakes in files and variables    -> engine hub models options config settings variables plan
