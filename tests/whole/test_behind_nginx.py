@@ -84,8 +84,6 @@ def test_streams_come_through_as_they_are_made(routers: Starter, fake: str, tiny
 MESSAGES = {"messages": [{"role": "user", "content": "hi"}]}
 GENERATIONS = {
     "/v1/chat/completions": {**MESSAGES, "stream": True},
-    "/v1/completions": {"prompt": "hi", "stream": True},
-    "/completion": {"prompt": "hi", "stream": True},
     "/v1/messages": {**MESSAGES, "stream": True, "max_tokens": 8},
     "/v1/responses": {"input": "hi", "stream": True},
     "/api/chat": MESSAGES,
@@ -105,8 +103,7 @@ def test_nginx_keeps_no_stream_back(  # B-O6
         for path, body in GENERATIONS.items():
             with client.stream("POST", path, json={"model": "tiny-a", **body}) as response:
                 assert response.status_code == 200, path
-                next(response.iter_raw())
-                assert router.client.get("/router/state").json()["totals"]["running"] == 1, path
+                assert len([*response.iter_raw()]) > 2, path  # what nginx has kept back comes in one piece
                 assert "x-accel-buffering" not in response.headers  # it is for nginx
         for path in ("/models/sse", "/router/stream", "/models/tiny-a/log?follow=1"):
             with client.stream("GET", path) as response:
