@@ -252,7 +252,7 @@ class Tally:
     def _on_reload(self, entry: Entry) -> None:
         event = _expect(entry, kinds.Reload)
         self._metrics.reloads.of().add()
-        self._metrics.last_reload.of().set(not event.why)
+        self._metrics.last_reload.of().set(int(not event.why))
         self.forget_gone()
 
     def _on_pressure(self, entry: Entry) -> None:
