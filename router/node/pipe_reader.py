@@ -32,7 +32,7 @@ class PipeReader:
         self._loop = asyncio.get_running_loop()
         self.closed = self._loop.create_future()
         os.set_blocking(pipe.fileno(), False)
-        self._loop.add_reader(pipe, self._read)
+        self._loop.add_reader(pipe, self.read)
 
     def __repr__(self) -> str:
         return f"<PipeReader {'closed' if self.closed.done() else 'open'}>"
@@ -44,7 +44,10 @@ class PipeReader:
             self.closed.set_result(None)
             self._on_lines(self, [self._take_line()] if self._pending else [])
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Read all that the pipe holds now."""
+        if self.closed.done():
+            return
         data = self._pipe.read(PIPE_BYTES)
         if data:
             self._cut(data)

@@ -100,6 +100,13 @@ class Downloads:
         download = self.running.get(name)
         return download.progress if download else None
 
+    def found(self, name: str) -> ModelSpec:
+        """The model that the hub has just found, as the catalog has it. Raises why it is not there: its download may
+        have been given up meanwhile."""
+        if spec := self._core.catalog.find(name):
+            return spec
+        raise self.failure(name) or errors.Cancelled(CANCELLED)
+
     def failure(self, name: str) -> errors.RouterError | None:
         """Why the model's files are not here, after a download has ended; None if they are here."""
         try:

@@ -32,6 +32,7 @@ from router.pool.processes import Processes
 from router.pool.settings_loads import SettingsLoads
 from router.pool.status import Status
 from router.pool.tickets import Tickets
+from router.scheduling.causes import Cause
 from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
 from router.scheduling.reasons import Waiting
@@ -131,7 +132,7 @@ class Pool:
             self.settings,
             self.downloads,
             lease=self.lease,
-            unload=self.unload,
+            unload=lambda name, cause: self.unload(name, cause=cause),
             is_running=self.is_running,
             known_names=self._known_names,
             replaced_file=self.processes.replaced_file,
@@ -214,12 +215,12 @@ class Pool:
             )
         return lease
 
-    def unload(self, name: str, *, force: bool = False, reason: str = "unloaded") -> None:
+    def unload(self, name: str, *, force: bool = False, cause: Cause = Cause.UNLOAD) -> None:
         """Stop this model once its running requests have ended, or at once with `force`. Requests that wait for it are
-        refused; with `force`, those that run are told the `reason`."""
+        refused; with `force`, those that run are told the `cause`."""
         self._core.unloads.record(name)
         was_fetching = self.downloads.is_fetching(name)
-        self._apply(self._scheduler.unload(name, self._core.now(), force=force, reason=reason))
+        self._apply(self._scheduler.unload(name, self._core.now(), force=force, cause=cause))
         if was_fetching:
             self.exchange.drop_missing(name)
 
@@ -243,7 +244,7 @@ class Pool:
         self.downloads.end()
         self.exchange.end()
         for model in list(self._scheduler.models()):
-            self.unload(model.name, force=force, reason="the router is shutting down")
+            self.unload(model.name, force=force, cause=Cause.SHUTDOWN)
         self.feed.close()
 
     async def close(self) -> None:

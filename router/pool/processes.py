@@ -23,6 +23,7 @@ from router.pool.child_run import ChildRun
 from router.pool.core import LOAD_BEGINS, STATUS_CHANGE, Core
 from router.pool.health_watch import HealthWatch
 from router.pool.measurements import REMEASURE_S, Measurements
+from router.scheduling.causes import Cause
 from router.scheduling.effects import Spawn, Stop
 from router.scheduling.refusals import error_of_cut
 from router.scheduling.states import State
@@ -78,11 +79,11 @@ class Processes:
         core.tasks.start(self._live(run), on_failure)
 
     def stop(self, effect: Stop) -> None:
-        """Stop the model's process. Requests that still run on it fail with the reason."""
+        """Stop the model's process. Requests that still run on it fail, and are told why."""
         run = self.runs[effect.model]
-        run.mark_stopping(effect.reason)
+        run.mark_stopping(effect.why)
         self._core.change_log.mark_changed(effect.model)
-        if effect.reason.startswith("room for"):
+        if effect.why.cause.is_eviction:
             self.evictions += 1
         if run.child is not None:
             self._core.tasks.start(run.stop(at_once=effect.at_once))
@@ -103,7 +104,7 @@ class Processes:
     def lasting_spec(self, name: str) -> ModelSpec | None:
         """What the model's process runs; None if there is none, or if it is about to end."""
         run = self.runs.get(name)
-        if run is None or run.stop_reason or self._core.scheduler.model(name).closing:
+        if run is None or run.why_stopped or self._core.scheduler.model(name).closing:
             return None
         return run.spec
 
@@ -185,7 +186,7 @@ class Processes:
         also for the requests that wait."""
         core, name = self._core, run.spec.name
         pending = core.store.pending_ticket(run.spec)
-        is_change = run.stop_reason is None and pending is None and core.store.changes.is_tried(run.spec)
+        is_change = run.why_stopped is None and pending is None and core.store.changes.is_tried(run.spec)
         is_change = is_change and not exit.device_lost  # no fault of the change
         effects = core.scheduler.exited(
             name,
@@ -208,7 +209,7 @@ class Processes:
         """The process lives, but its socket is gone: end it once its requests have ended, and start another one for
         the requests that wait. Returns True (see `Lease.report_unreachable`)."""
         core, name = self._core, run.spec.name
-        if self.runs.get(name) is run and run.stop_reason is None and not core.scheduler.model(name).closing:
+        if self.runs.get(name) is run and run.why_stopped is None and not core.scheduler.model(name).closing:
             log.error("%s: its socket is gone, though process %d lives: it is ended", name, run.child and run.child.pid)
-            core.apply(core.scheduler.renew(name, core.now()))
+            core.apply(core.scheduler.renew(name, core.now(), Cause.UNREACHABLE))
         return True

@@ -128,8 +128,8 @@ class Gateway:
             if self.hub_models is None or not name:
                 raise
             if self.hub_models.allows(name):
-                name = await self.hub_models.find(name, hub_token)
-            elif not self.hub_models.may_come(name) or not await self.hub_models.refresh_if_changed():
+                return self.pool.downloads.found(await self.hub_models.find(name, hub_token))
+            if not self.hub_models.may_come(name) or not await self.hub_models.refresh_if_changed():
                 raise
         return self.pool.catalog.resolve(name)
 

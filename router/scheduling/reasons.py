@@ -1,4 +1,4 @@
-"""PURE: what a request waits for, and why one that runs is cut: as words for people.
+"""PURE: what a request waits for, as words for people.
 
 The scheduler knows the facts; the sentences stand here, for errors and for whoever shows what goes on. `refusals` puts
 them into whole errors.
@@ -103,15 +103,3 @@ def why_timed_out(timeout: float, obstacles: Sequence[Obstacle], reason: str) ->
         since = " and ".join(f"{each.model} has been busy for {each.busy_for:.0f} s" for each in obstacles)
         return f"{why}, and still waits for {waits_for(obstacles)}; {since}"
     return f"{why}: {reason}" if reason else why
-
-
-def why_evicted(name: str, requests: int, drain_timeout: float) -> str:
-    """Why a model is stopped for the model `name`, although so many requests run on it."""
-    if not requests:
-        return f"room for {name}"
-    return f"room for {name}, which waited {drain_timeout:g} s for {counted(requests, 'request')} to end"
-
-
-def why_ended(requests: int, drain_timeout: float) -> str:
-    """Why a model is stopped for its own next process, although so many requests run on it."""
-    return f"its next process waited {drain_timeout:g} s for {counted(requests, 'request')} to end"

@@ -69,6 +69,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from router.scheduling.books import Books, ModelRecord
+from router.scheduling.causes import Cause, Why
 from router.scheduling.effects import Effect, Grant, Refusal, Refuse
 from router.scheduling.limits import Limits
 from router.scheduling.obstacles import Obstacles
@@ -78,8 +79,6 @@ from router.scheduling.resources import Demand, Reading
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import STARTABLE, Event, State
 from router.scheduling.waiting_line import Ticket, WaitingLine
-
-RENEWED = "new settings"  # why a process ends that `renew` has closed
 
 
 class Scheduler:
@@ -219,7 +218,7 @@ class Scheduler:
         effects: list[Effect] = []
         if not self.waiting(model.name):
             if model.state is State.LOADING and not self.limits.finish_loads:
-                effects.append(self._books.stop(model, "no request waits for it any more"))
+                effects.append(self._books.stop(model, Why(Cause.CANCELLED)))
             effects += self.downloads.abort_unless_kept(model)
         return [*effects, *self._advance(now)]
 
@@ -239,7 +238,7 @@ class Scheduler:
         effects: list[Effect] = [self._books.stop(model, model.closing)] if model.closing else []
         return [*effects, *self._advance(now)]
 
-    def unload(self, name: str, now: float, *, force: bool = False, reason: str = "unloaded") -> list[Effect]:
+    def unload(self, name: str, now: float, *, force: bool = False, cause: Cause = Cause.UNLOAD) -> list[Effect]:
         """End the model's process once its running requests have ended, at once with `force`. The requests that wait
         for it now are refused. The failures of the model are forgotten."""
         model = self.model(name)
@@ -248,24 +247,25 @@ class Scheduler:
         if entry := self._line.by_arrival.get(name):
             effects += self._answers.refuse(entry.tickets, Refusal.CANCELLED, "it was unloaded", 1.0)
         effects += self.downloads.abort(model)
-        effects += self._books.close(model, reason, now, force=force)
+        effects += self._books.close(model, Why(cause), now, force=force)
         return [*effects, *self._advance(now)]
 
-    def renew(self, name: str, now: float) -> list[Effect]:
+    def renew(self, name: str, now: float, cause: Cause = Cause.SETTINGS) -> list[Effect]:
         """End the model's process as `unload` does, or its download. The requests that wait for it wait on, for the
         next process."""
         model = self.model(name)
         effects = self.downloads.restart(model)
         if not model.closing:
-            effects += self._books.close(model, RENEWED, now)
+            effects += self._books.close(model, Why(cause), now)
         return [*effects, *self._advance(now)]
 
     def cancel_renew(self, name: str, now: float) -> list[Effect]:
-        """Take back a `renew` that still waits for running requests to end: the process goes on, and takes new work."""
+        """Take back a `renew` for new settings that still waits for running requests to end: the process goes on, and
+        takes new work."""
         model = self.model(name)
-        if model.closing != RENEWED:
+        if model.closing is None or model.closing.cause is not Cause.SETTINGS:
             return []
-        model.closing = ""
+        model.closing = None
         self._needs_plan = True
         return [*(self._answers.grant_all(model, now) if model.is_open else ()), *self._advance(now)]
 
@@ -354,11 +354,13 @@ class Scheduler:
         self._needs_plan = self._levels.reading_outdated = True
         return [*self._answers.grant_all(model, now), *self._advance(now)]
 
-    def hung(self, name: str, run: int, why: str, now: float) -> list[Effect]:
-        """Requests run on the process, and it shows no life. They fail, and the next request starts another one."""
+    def hung(self, name: str, run: int, seconds: float, now: float) -> list[Effect]:
+        """Requests run on the process, and it has shown no life for so many seconds. They fail, and the next request
+        starts another one."""
         model = self.model(name)
         if model.has_moved_on(run) or not model.leases:
             return []
+        why = Why(Cause.HUNG, requests=len(model.leases), seconds=seconds)
         return [self._books.stop(model, why, at_once=True), *self._advance(now)]
 
     def measured(self, name: str, run: int, held: Mapping[str, int], now: float) -> list[Effect]:
@@ -416,7 +418,7 @@ class Scheduler:
         effects: list[Effect] = []
         for model in self._books.alive.values():
             if model.ttl is not None and (at := model.expires) is not None and at <= now:
-                effects.append(self._books.stop(model, "idle for its time to live"))
+                effects.append(self._books.stop(model, Why(Cause.TTL)))
         effects += self._planning.cut(self.limits, now)
         if timeout := self.limits.queue_timeout:
             overdue = self._line.overdue(now, timeout)

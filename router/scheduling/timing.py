@@ -20,11 +20,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from router.scheduling.books import Books, ModelRecord
+from router.scheduling.causes import Cause, Shortage, Why
 from router.scheduling.limits import Limits
 from router.scheduling.policy import Drain, Evict, Lost, Place, Plan, Reject, Wait, after_plan, plan
-from router.scheduling.reasons import Obstacle, why_ended, why_evicted
+from router.scheduling.reasons import Obstacle
 from router.scheduling.resources import Allocation
-from router.scheduling.snapshot import Phase, Snapshot
+from router.scheduling.snapshot import UNCHECKED, Phase, Snapshot
 from router.scheduling.waiting_line import Entry
 
 # How long before its timeout a request may evict a model before its time. A short timeout is halved instead.
@@ -36,7 +37,7 @@ class Decision:
     """What is done for an entry now.
 
     `plan` is what memory and time allow.
-    `stops` are models that are stopped, each with the reason. Requests may run on them: these are cut.
+    `stops` are models that are stopped, and why. Requests may run on them: these are cut.
     `starts` is where the model is started; None if it is not started yet.
     `closes` are the models that are closed to new work for it.
     `rejected` says why it never fits, and `lost` why it does not while a GPU cannot be read; empty if it does.
@@ -45,7 +46,7 @@ class Decision:
     """
 
     plan: Plan
-    stops: tuple[tuple[str, str], ...] = ()
+    stops: tuple[tuple[str, Why], ...] = ()
     starts: Allocation | None = None
     closes: frozenset[str] = frozenset()
     rejected: str = ""
@@ -65,12 +66,15 @@ def decisions(
         if entry.model.retrying and any(resident.phase is Phase.STOPPING for resident in snapshot.residents):
             continue  # its estimate was too low: all that is being freed is for this model
         found, look_again_at = _plan_in_time(snapshot, entry, young, books, limits, now)
-        snapshot = after_plan(snapshot, found, entry.model.name)
+        before, snapshot = snapshot, after_plan(snapshot, found, entry.model.name)
         match found:
             case Place(claim):
                 yield entry, Decision(found, starts=claim)
             case Evict(victims, claim, beside):
-                stops = tuple((victim, _why_evicted(entry, books.records[victim], limits)) for victim in victims)
+                shortage = _shortage(before, claim)
+                stops = tuple(
+                    (victim, _why_evicted(entry, books.records[victim], shortage, limits)) for victim in victims
+                )
                 yield entry, Decision(found, stops, claim if beside else None, look_again_at=look_again_at)
             case Drain():
                 closes = _closed_for(entry, found, books, limits, now)
@@ -102,6 +106,11 @@ def room_for_retry(entry: Entry, snapshot: Snapshot, books: Books, limits: Limit
     return [idle for idle in idle_ones if others.isdisjoint(idle.held) or idle.held.keys() & (gpus.keys() - others)]
 
 
+def why_retried(name: str, held: Mapping[str, int]) -> Why:
+    """Why they go. The model held this much, and it was not enough."""
+    return Why(Cause.RETRY, name, shortage=Shortage(held))
+
+
 def own_cut_at(entry: Entry, limits: Limits) -> float:
     """When the requests on the entry's own model are cut: it is to end, for new settings or by hand, and the entry
     waits for its next process. Infinity for never."""
@@ -109,11 +118,12 @@ def own_cut_at(entry: Entry, limits: Limits) -> float:
     return _cut_at(entry, [model], 0.0, limits, math.inf) if model.closing and model.leases else math.inf
 
 
-def own_cuts(entries: Iterable[Entry], limits: Limits, now: float) -> Iterator[tuple[ModelRecord, str]]:
-    """The models whose requests are cut now for their own next process, each with the reason."""
+def own_cuts(entries: Iterable[Entry], limits: Limits, now: float) -> Iterator[tuple[ModelRecord, Why]]:
+    """The models whose requests are cut now for their own next process, and why."""
     for entry in entries if limits.drain_timeout else ():
-        if own_cut_at(entry, limits) <= now:
-            yield entry.model, why_ended(len(entry.model.leases), limits.drain_timeout)
+        why = entry.model.closing
+        if why and own_cut_at(entry, limits) <= now:
+            yield entry.model, Why(why.cause, requests=len(entry.model.leases), seconds=limits.drain_timeout)
 
 
 def obstacles(entry: Entry, books: Books, now: float) -> list[Obstacle]:
@@ -166,5 +176,17 @@ def _cut_at(entry: Entry, busy: Sequence[ModelRecord], grace: float, limits: Lim
     return max(next(iter(tickets.values())) + grace, *closed) + limits.drain_timeout
 
 
-def _why_evicted(entry: Entry, victim: ModelRecord, limits: Limits) -> str:
-    return why_evicted(entry.model.name, len(victim.leases), limits.drain_timeout)
+def _shortage(snapshot: Snapshot, claim: Allocation) -> Shortage:
+    """What the claim needs, and what there would be for it if none of its victims went. Without RAM no model starts,
+    even one that needs none: RAM that is overdrawn is a shortage, too."""
+    free = snapshot.totals.after_pending_stops.free
+    overdrawn = {key: 0 for node in snapshot.totals.nodes for key in node.hosts if free[key] < 0}
+    need = {**{key: 0 for key in overdrawn if key.rpartition("/")[0] == claim.node}, **claim.held}
+    return Shortage(need, {key: int(free[key]) for key in need if free[key] != UNCHECKED})
+
+
+def _why_evicted(entry: Entry, victim: ModelRecord, shortage: Shortage, limits: Limits) -> Why:
+    """Where the memory would have been enough, only the number of models wanted it to go."""
+    cause = Cause.MEMORY if shortage.missing else Cause.COUNT
+    requests = len(victim.leases)
+    return Why(cause, entry.model.name, requests, limits.drain_timeout if requests else 0.0, shortage)
