@@ -63,7 +63,13 @@ def stop(model: str, cause: Cause, run: int = 1) -> AnyEvent:
 
 
 def test_a_request_counts_with_all_it_took(heard: Heard) -> None:
-    tokens: dict[str, Any] = {"prompt": 20, "cached": 5, "generated": 7, "prompt_seconds": 0.25, "generation_seconds": 2.0}
+    tokens: dict[str, Any] = {
+        "prompt": 20,
+        "cached": 5,
+        "generated": 7,
+        "prompt_seconds": 0.25,
+        "generation_seconds": 2.0,
+    }
     heard.tally.add(served(waited=1.5, **tokens))
     heard.tally.add(served(background=True, dialect="ollama"))
     assert heard.value("requests_total", model="a", dialect="openai", code="200", background="false") == 1
