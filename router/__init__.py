@@ -49,13 +49,13 @@ Packages, and what stands below them::
     llama_swap  its configuration as a preset file     -> engine models
     memory      what a model needs, in bytes           -> scheduling engine models
     pool        acts: leases, loads, effects           -> scheduling engine wire events node hub models memory
-    metrics     for Prometheus                         -> scheduling engine wire events records node pool
+    metrics     for Prometheus                         -> scheduling engine wire events records node models pool
     proxy       what every dialect shares              -> engine wire records models memory pool
     server      the client's side of a socket          -> access wire proxy
 
 What clients ask for::
 
-    api  the words of each dialect -> text engine access wire hub models memory pool metrics proxy server
+    api  the words of each dialect -> text engine access wire events records hub models memory pool metrics proxy server
 
 The assembly::
 

@@ -27,7 +27,9 @@ from router.models.catalog import Catalog
 from router.node import platforms
 from router.node.local import LocalNode
 from router.plan import MIB, Machine, Plan
+from router.pool.engine_lines import LEVELS, EngineLines
 from router.pool.hub_models import HubModels
+from router.pool.logs import EngineLogs
 from router.pool.outlook import Outlook
 from router.pool.pool import Pool
 from router.proxy.budget import Budget
@@ -115,6 +117,7 @@ def _assemble(
         min_loaded=s.models_min_loaded,
         health_timeout=s.models_health_timeout,
         upstream=upstream,
+        logs=EngineLogs(EngineLines(LEVELS[s.log_engines]) if s.log_engines in LEVELS else None),
         learn=estimator.learn,
     )
     reloader = Reloader(pool, sources, estimator, s.models_preset if s.models_preset_watch else None)

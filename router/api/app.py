@@ -22,9 +22,9 @@ from router.access.keys import Keys
 from router.access.origins import AllowedOrigins
 from router.access.permissions import GENERATE, OPEN, REQUIRED, PermissionTable, RoutePattern
 from router.api import openai, stream
+from router.api.dashboard.endpoints import DashboardEndpoints
 from router.api.dialects import OPENAI, dialect_of
 from router.api.download import Downloads
-from router.api.listing import Listing
 from router.api.messages import endpoints as messages
 from router.api.metrics import MetricsEndpoint
 from router.api.native import NativeEndpoints, build_info
@@ -70,7 +70,7 @@ def create_app(
     `prefix` stands before every path, as in `--api-prefix`.
     Raises LookupError for a route that `access.permissions` does not list."""
     downloads = Downloads(gateway)
-    native = NativeEndpoints(gateway, Listing(gateway.pool, gateway.created), downloads, reload, forecast, build)
+    native = NativeEndpoints(gateway, downloads, reload, forecast, build)
     exporter = Exporter(
         gateway.pool,
         gateway.records,
@@ -85,6 +85,7 @@ def create_app(
         *openai.routes(gateway),
         *responses.routes(gateway),
         *messages.routes(gateway),
+        *DashboardEndpoints(gateway, engine, build_info(build)).routes(),
         *native.routes(),
         *MetricsEndpoint(gateway, exporter).routes(),
         *stream.routes(gateway),
@@ -134,6 +135,7 @@ def _predict_routes(gateway: Gateway, variables: Variables, probes: Probes, rout
 @contextlib.asynccontextmanager
 async def _lifespan(gateway: Gateway, exporter: Exporter) -> AsyncIterator[None]:
     exporter.start()
+    gateway.pool.nodes.look()
     starting = asyncio.create_task(gateway.pool.exchange.load_on_startup(lone=gateway.autoload))
     try:
         yield

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,9 +35,11 @@ class ChildRun:
     `why_stopped` is None until the router decides to stop it.
     `info` is what the child reported when it became ready.
     `ended` is set once the process is gone.
-    `measured_at` is when its memory was measured last, by the event loop's clock, and `measured` what it held then.
+    `began` is when it was started, `progressed_at` when its load reported last, and `measured_at` when its memory was
+    measured last, by the event loop's clock; `measured` is what it held then.
     `watch` is the task of `health_watch`.
     `stamp` is the one of the files that it was started with.
+    `on_output` is the one of `Launch`.
     `report_unreachable` is a lease's (see `Lease`); it is made once, because every lease takes it.
     """
 
@@ -50,12 +52,15 @@ class ChildRun:
     why_stopped: Why | None = None
     progress: LoadProgress | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    began: float = 0.0
+    progressed_at: float = 0.0
     measured_at: float = 0.0
     measured: Mapping[str, int] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
     report_unreachable: Callable[[], bool] = lambda: False
     watch: asyncio.Task[None] | None = None
     stamp: Stamp = ()
+    on_output: Callable[[Sequence[bytes]], None] = lambda lines: None
     _logged: float = field(default=0.0, init=False)  # the progress at the last line of the log
     _was_measured: bool = field(default=False, init=False)
     _given_up: asyncio.Event = field(default_factory=asyncio.Event, init=False)  # it cannot be stopped
@@ -143,10 +148,11 @@ class ChildRun:
             template=self.spec.template,
             engine=self.spec.engine,
             on_event=handle,
+            on_output=self.on_output,
         )
 
     def _note_progress(self, progress: LoadProgress) -> None:
-        self.progress = progress
+        self.progress, self.progressed_at = progress, asyncio.get_running_loop().time()
         if progress.value - self._logged >= LOGGED_STEP and progress.value < 1:
             self._logged = progress.value
             log.info("%s: loading, %.0f %%", self.spec.name, progress.value * 100)

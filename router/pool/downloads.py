@@ -35,16 +35,29 @@ class Download:
     repo: str = ""
     task: asyncio.Task[None] | None = None
     files: dict[str, DownloadProgress] = field(default_factory=dict)
+    _first: tuple[float, int] | None = field(default=None, init=False)  # when how much was here, at the first news
+    _last: tuple[float, int] = field(default=(0.0, 0), init=False)
     _published_at: float = field(default=0.0, init=False)
 
     def update(self, file: DownloadProgress, now: float) -> bool:
         """Note how much of this file is here. Returns whether to publish it: a while after the last time, or when the
         file is complete."""
         self.files[file.url] = file
+        self._last = now, sum(file.done for file in self.files.values())
+        self._first = self._first or self._last
         if now - self._published_at < PROGRESS_INTERVAL_S and file.done != file.total:
             return False
         self._published_at = now
         return True
+
+    @property
+    def ends_at(self) -> float | None:
+        """When all is here if it goes on as fast as until now; None as long as that is not known."""
+        if self._first is None or self._last[1] <= self._first[1] or self._last[0] <= self._first[0]:
+            return None
+        speed = (self._last[1] - self._first[1]) / (self._last[0] - self._first[0])
+        left = sum(max(0, file.total - file.done) for file in self.files.values())
+        return self._last[0] + left / speed
 
     @property
     def progress(self) -> LoadProgress:

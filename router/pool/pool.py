@@ -28,10 +28,12 @@ from router.pool.catalog_exchange import CatalogExchange
 from router.pool.child_run import ChildRun
 from router.pool.core import Core
 from router.pool.downloads import Downloads
+from router.pool.facts import Facts
 from router.pool.lease import Lease
+from router.pool.logs import EngineLogs
+from router.pool.pins import Pins
 from router.pool.processes import Processes
 from router.pool.settings_loads import SettingsLoads
-from router.pool.status import Status
 from router.pool.tickets import Tickets
 from router.scheduling.causes import Cause
 from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refuse, Spawn, Stop
@@ -64,6 +66,7 @@ class Pool:
     `min_loaded` is for how many seconds a model is spared after its load if its preset says nothing.
     `health_timeout` is how many seconds a child may show no life while requests run on it; 0 for any time.
     `upstream` has the connections to the children: those of a child that is to end are closed.
+    `logs` keeps what the models' processes write.
     `learn` stores what a process really took. It may block, and is called in threads.
 
     ::
@@ -90,6 +93,7 @@ class Pool:
         min_loaded: float = 0.0,
         health_timeout: float = 0.0,
         upstream: Upstream | None = None,
+        logs: EngineLogs | None = None,
         learn: Callable[[ModelSpec, Footprint], None] = lambda spec, footprint: None,
     ) -> None:
         self._core = core = Core(
@@ -112,7 +116,10 @@ class Pool:
         self.change_log, self.feed = core.change_log, core.change_log.feed
         self.downloads = Downloads(core)
         upstream = upstream or Upstream()
-        self.processes = Processes(core, learn, upstream, load_timeout=load_timeout, health_timeout=health_timeout)
+        self.logs = logs = logs or EngineLogs()
+        self.processes = Processes(
+            core, learn, upstream, logs, load_timeout=load_timeout, health_timeout=health_timeout
+        )
         self._tickets = Tickets(
             core,
             self.downloads,
@@ -139,13 +146,19 @@ class Pool:
             replaced_file=self.processes.replaced_file,
             lasting_spec=self.processes.lasting_spec,
         )
+        self.pins = Pins(core)
+        self.facts = Facts(core, self.processes, self.downloads)
+        self.status = self.facts.status
         # What is kept of each model for as long as the catalog has it.
         self._books: tuple[dict[str, Any], ...] = (
             self._core.plans.specs,
             self._core.plans.needs,
             self._core.keep_alive.requested,
+            self._core.keep_alive.pins,
             self._core.unloads.latest,
             self.processes.exit_codes,
+            self.processes.starts,
+            self.processes.load_seconds,
             self.downloads.failures,
             self.change_log.versions,
         )
@@ -238,6 +251,7 @@ class Pool:
             if not self._scheduler.waiting(name):
                 self.unload(name)
         self.feed.close()
+        self.logs.end()
 
     def end(self, *, force: bool = False) -> None:
         """Refuse all requests, and stop every child once its running requests have ended, or at once with `force`."""
@@ -247,6 +261,7 @@ class Pool:
         for model in list(self._scheduler.models()):
             self.unload(model.name, force=force, cause=Cause.SHUTDOWN)
         self.feed.close()
+        self.logs.end()
 
     async def close(self) -> None:
         """Stop every child at once, and wait until all are gone."""
@@ -286,18 +301,6 @@ class Pool:
         state = self.state(name)
         is_there = state in SERVING or state in (State.LOADING, State.DOWNLOADING)
         return is_there or self._scheduler.waiting(name) > 0 or self._scheduler.downloads.is_wanted(name)
-
-    def status(self, name: str) -> Status:
-        return Status.of(
-            self._scheduler.model(name),
-            self.processes.runs.get(name),
-            now=self._core.now(),
-            waiting=self._scheduler.waiting(name),
-            download=self.downloads.progress(name),
-            is_queued=name in self.downloads.queued,
-            exit_code=self.processes.exit_codes.get(name),
-            warning=self._core.store.changes.failure(name),
-        )
 
     def request_counts(self) -> tuple[int, int]:
         """How many requests are served, and how many wait."""
@@ -419,7 +422,7 @@ class Pool:
     # Names that have left the catalog
 
     def _known_names(self) -> set[str]:
-        return set().union(*self._books, (model.name for model in self._scheduler.models()))
+        return set().union(*self._books, self.logs.names(), (model.name for model in self._scheduler.models()))
 
     def _forget(self, name: str) -> None:
         """Keep nothing of a name that has left the catalog, once nothing runs or waits under it. Without this, clients
@@ -432,3 +435,4 @@ class Pool:
             book.pop(name, None)
         self._scheduler.forget(name)
         self._core.store.forget(name)
+        self.logs.forget(name)

@@ -22,6 +22,7 @@ from router.node.interface import ChildEvent, Exit, Slept, Woke
 from router.pool.child_run import ChildRun
 from router.pool.core import LOAD_BEGINS, STATUS_CHANGE, Core
 from router.pool.health_watch import HealthWatch
+from router.pool.logs import EngineLogs
 from router.pool.measurements import REMEASURE_S, Measurements
 from router.scheduling.causes import Cause
 from router.scheduling.effects import Spawn, Stop
@@ -38,6 +39,7 @@ class Processes:
     """`runs` are the processes that exist, by model; a run whose child has not started yet is among them.
 
     `load_timeout` is the one of `Launch`, in seconds; `learn`, `health_timeout` and `upstream` are the pool's.
+    `logs` keeps what they write.
     `loads` and `evictions` count since the start of the router.
     """
 
@@ -46,17 +48,21 @@ class Processes:
         core: Core,
         learn: Callable[[ModelSpec, Footprint], None],
         upstream: Upstream,
+        logs: EngineLogs,
         *,
         load_timeout: float,
         health_timeout: float,
     ) -> None:
         self._core = core
+        self.logs = logs
         self._measurements = Measurements(core, learn)
         self._load_timeout = load_timeout
         self._watch = HealthWatch(core, upstream, health_timeout)
         self._upstream = upstream
         self.runs: dict[str, ChildRun] = {}
         self.exit_codes: dict[str, int] = {}  # of each model's last process
+        self.starts: dict[str, int] = {}  # how many processes each model has had
+        self.load_seconds: dict[str, float] = {}  # how long each model's last load took
         self.loads = 0
         self.evictions = 0
 
@@ -72,8 +78,10 @@ class Processes:
         cache = prompt_cache.args_for(effect.allocation.prompt_cache) if need.demand.prompt_cache else ()
         args = (*(spec.without_projector() if need.left_out else spec).argv, *need.args, *cache)
         run = ChildRun(spec, effect.run, args, effect.allocation, core.nodes.of(effect.allocation))
-        run.stamp = need.stamp
+        run.stamp, run.began = need.stamp, core.now()
+        self.starts[model] = self.starts.get(model, 0) + 1
         run.report_unreachable = partial(self._replace_unreachable, run)
+        run.on_output = partial(self.logs.add, model)
         self.runs[model] = run
         core.change_log.mark_changed(model)
         core.tasks.start(self._live(run), on_failure)
@@ -146,13 +154,16 @@ class Processes:
         """One process, from spawn to exit."""
         name = run.spec.name
         self._core.publish(name, LOAD_BEGINS, {})
+        self.logs.note(name, "a process starts")
         exit = await run.live(self._load_timeout, partial(self._on_ready, run), partial(self._on_event, run))
         self._watch.end(run)
+        self.logs.note(name, f"the process has ended with code {exit.code}")
         self._on_exit(run, exit)
 
     def _on_ready(self, run: ChildRun) -> None:
         core, name = self._core, run.spec.name
         self.loads += 1
+        self.load_seconds[name] = core.now() - run.began
         core.store.changes.serves(run.spec)
         core.apply(core.scheduler.ready(name, run.number, core.now()))
         core.publish(name, STATUS_CHANGE, {})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from typing import NamedTuple
 
@@ -108,6 +108,11 @@ class Records:
             return False
         request.stop()
         return True
+
+    @property
+    def live(self) -> Mapping[str, Running]:
+        """The running ones, by id; for reading only."""
+        return self._running
 
     def running(self) -> list[Record]:
         """The latest first."""

@@ -99,7 +99,7 @@ class Scheduler:
         self.downloads, self._levels, self._runs = planning.downloads, planning.levels, planning.runs
         self.pressure = self._levels.pressure  # as the downloads: for reading only
         self._answers = self._runs.answers
-        self._obstacles = Obstacles(self._books, self._line, self.downloads)
+        self._obstacles = Obstacles(self._books, self._line, planning)
         self._needs_plan = False
 
     def __repr__(self) -> str:
@@ -268,6 +268,12 @@ class Scheduler:
         model.closing = None
         self._needs_plan = True
         return [*(self._answers.grant_all(model, now) if model.is_open else ()), *self._advance(now)]
+
+    def pin(self, name: str, pinned: bool, now: float) -> list[Effect]:
+        """From now on no other model may evict this one, or they may again."""
+        self.model(name).pinned = pinned
+        self._needs_plan = True
+        return self._advance(now)
 
     def set_demand(self, name: str, demand: Demand, now: float, *, missing: bool = False) -> list[Effect]:
         """The requests that wait for this model wait for this demand from now on; with `missing` for its files too."""
