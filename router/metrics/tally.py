@@ -149,7 +149,7 @@ class Tally:
         if series is None:
             return
         series.duration.observe(record.seconds)
-        if record.ttft is not None:
+        if record.ttft is not None and record.error is None:
             series.first_token.observe(record.ttft)
             series.served.observe(record.waited)
         elif record.waited:

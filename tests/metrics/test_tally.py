@@ -101,6 +101,12 @@ def test_how_a_wait_ended(heard: Heard, record: Record, outcome: str) -> None:
     assert {name for name, count in found.items() if count} == {outcome}
 
 
+def test_an_error_has_no_first_token(heard: Heard) -> None:
+    heard.tally.add(served(status=400, error="engine_error"))
+    assert heard.value("time_to_first_token_seconds_count", model="a") == 0
+    assert heard.value("request_duration_seconds_count", model="a") == 1
+
+
 def test_what_did_not_wait_and_was_not_served_has_no_wait(heard: Heard) -> None:
     heard.tally.add(served(ttft=None, status=400, error="invalid_request", phase="failed"))
     assert heard.value("queue_wait_seconds_count", model="a") == 0
