@@ -49,7 +49,7 @@ Packages, and what stands below them::
     llama_swap  its configuration as a preset file     -> engine models
     memory      what a model needs, in bytes           -> scheduling engine models
     pool        acts: leases, loads, effects           -> scheduling engine wire events node hub models memory
-    metrics     for Prometheus                         -> scheduling engine wire events records node pool
+    metrics     for Prometheus                         -> scheduling engine wire events records node models pool
     proxy       what every dialect shares              -> engine wire records models memory pool
     server      the client's side of a socket          -> access wire records proxy
 
