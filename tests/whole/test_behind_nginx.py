@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -82,7 +83,7 @@ def test_streams_come_through_as_they_are_made(routers: Starter, fake: str, tiny
 
 
 MESSAGES = {"messages": [{"role": "user", "content": "hi"}]}
-GENERATIONS = {
+GENERATIONS: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {**MESSAGES, "stream": True},
     "/v1/messages": {**MESSAGES, "stream": True, "max_tokens": 8},
     "/v1/responses": {"input": "hi", "stream": True},
