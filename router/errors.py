@@ -63,6 +63,7 @@ class RouterError(Exception):
     status = 500
     code = "server_error"
     param: str | None = None
+    exit_code = 1  # of a command that ends with this error
     kind = "router_error"
 
     def __init_subclass__(cls) -> None:
