@@ -65,7 +65,7 @@ The assembly::
     settings   one frozen Settings, row by row    -> engine options config key_file
     variables  PURE: variables that set nothing   -> engine options
     plan       what a command line means          -> scheduling engine node hub models memory config settings variables
-    reloader   keeps the catalog as its sources   -> models memory pool
+    reloader   keeps the catalog as its sources   -> events models memory pool
     ending     what each stage of the end means   -> node pool server reloader
     serve      a router that serves, from a plan  -> everything
     running    asks the router that runs          -> server settings
