@@ -34,6 +34,7 @@ REQUIRED: Mapping[str, Permission] = {
     "GET /v1/models": READ,
     "GET /v1/models/{name:path}": READ,
     "GET /models/{name:path}/settings": READ,
+    "GET /models/{name:path}/log": ADMIN,  # what processes write may repeat prompts
     "GET /models/estimate": READ,
     "GET /models/sse": READ,
     "GET /props": READ,
@@ -56,6 +57,8 @@ REQUIRED: Mapping[str, Permission] = {
     "GET /router/state": READ,
     "GET /router/events": READ,
     "GET /router/stream": READ,
+    "GET /router/requests": READ,
+    "DELETE /router/requests/{id:path}": ADMIN,  # ends the request of any client
     "POST /models/{name:path}/pin": ADMIN,
     # what a model answers
     **dict.fromkeys(

@@ -23,6 +23,7 @@ from router.access.origins import AllowedOrigins
 from router.access.permissions import GENERATE, OPEN, REQUIRED, PermissionTable, RoutePattern
 from router.api import openai, stream
 from router.api.dashboard.endpoints import DashboardEndpoints
+from router.api.dashboard.request_endpoints import RequestEndpoints
 from router.api.dialects import OPENAI, dialect_of
 from router.api.download import Downloads
 from router.api.messages import endpoints as messages
@@ -79,12 +80,13 @@ def create_app(
         engine=engine,
         engine_build=build_info(build),
     )
-    probes = Probes(is_draining, lambda: gateway.pool.exchange.is_starting)
+    probes = Probes(is_draining, gateway.pool.exchange)
     routes = [
         *probes.routes(),
         *openai.routes(gateway),
         *responses.routes(gateway),
         *messages.routes(gateway),
+        *RequestEndpoints(gateway).routes(),
         *DashboardEndpoints(gateway, engine, build_info(build)).routes(),
         *native.routes(),
         *MetricsEndpoint(gateway, exporter).routes(),
@@ -126,7 +128,8 @@ def _predict_routes(gateway: Gateway, variables: Variables, probes: Probes, rout
         if "POST" in (route.methods or ())
     }
     predictions = Predictions(gateway, endpoints)
-    found = [Route(variables.predict, with_dialect_errors(OPENAI, predictions.predict), methods=["POST"])]
+    predict = with_dialect_errors(OPENAI, predictions.predict, gateway.records, only_errors=True)
+    found = [Route(variables.predict, predict, methods=["POST"])]
     if not is_health_known:
         found.append(Route(variables.health, probes.health, methods=["GET"]))
     return found

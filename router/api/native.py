@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from router.api import engine_log
 from router.api.dialects import OPENAI
 from router.api.download import Downloads
 from router.api.estimate import EstimateEndpoint
@@ -98,6 +99,7 @@ class NativeEndpoints:
             *((path, method, disabled) for path, method in DISABLED_PATHS),
         )
         return [
+            *engine_log.routes(self._gateway),
             *(Route(path, with_dialect_errors(OPENAI, endpoint), methods=[method]) for path, method, endpoint in own),
             *self._child_by_body.routes(BY_BODY),
             *ModelFromBody(self._gateway, OPENAI, check=Slots(self._pool).check).routes(["/slots/{slot}"]),

@@ -111,8 +111,8 @@ def _exception(record: logging.LogRecord) -> str:
 def _belongs_to(record: logging.LogRecord) -> tuple[str, str]:
     """The model and the request id of a record, each empty if it has none."""
     given = record.__dict__
-    id = given.get("request_id")
-    return str(given.get("model") or ""), request_ids.current() if id is None else str(id)
+    model, id = given.get("model") or "", given.get("request_id")
+    return str(model)[:MAX_FIELD_CHARACTERS], request_ids.current() if id is None else str(id)[:MAX_FIELD_CHARACTERS]
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:

@@ -29,6 +29,8 @@ Settings of loads::
 
 Processes, and books on models::
 
+    engine_lines        what processes write, for the router's log       -> nothing
+    logs                what processes wrote, kept for readers           -> engine_lines
     child_run           one process of one model, until it has ended     -> nothing
     status              PURE: models and devices as clients see them     -> child_run
     device_facts        PURE: what a device holds, and for whom          -> nothing
@@ -55,6 +57,15 @@ The parts::
     outlook         what a load would meet                  -> settings_store core processes
     downloads       files that are missing                  -> download_source core
     facts           what operators see                      -> child_run status device_facts core processes downloads
+    alarm         time for the scheduler            -> core
+    measurements  what processes really hold        -> child_run core
+    health_watch  processes that hang               -> child_run core
+    load_times    when each model has loaded        -> nothing
+    processes     the processes, from spawn to exit -> logs child_run core measurements health_watch load_times
+    pins          models that stay, on wish         -> core
+    outlook       what a load would meet            -> settings_store core processes
+    downloads     files that are missing            -> download_source core
+    facts         what operators see                -> child_run status device_facts core processes downloads
 
 Requests that wait::
 
@@ -67,5 +78,5 @@ Explicit loads, and a new catalog::
 
 The pool itself::
 
-    pool  all -> lease child_run core alarm processes pins downloads facts tickets settings_loads catalog_exchange
+    pool  all -> lease logs child_run core alarm processes pins downloads facts tickets settings_loads catalog_exchange
 """

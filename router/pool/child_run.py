@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,6 +38,7 @@ class ChildRun:
     measured last, by the event loop's clock; `measured` is what it held then.
     `watch` is the task of `health_watch`.
     `stamp` is the one of the files that it was started with.
+    `on_output` is the one of `Launch`.
     `report_unreachable` is a lease's (see `Lease`); it is made once, because every lease takes it.
     """
 
@@ -59,6 +60,7 @@ class ChildRun:
     report_unreachable: Callable[[], bool] = lambda: False
     watch: asyncio.Task[None] | None = None
     stamp: Stamp = ()
+    on_output: Callable[[Sequence[bytes]], None] = lambda lines: None
     _logged: float = field(default=0.0, init=False)  # the progress at the last line of the log
     _was_measured: bool = field(default=False, init=False)
     _given_up: asyncio.Event = field(default_factory=asyncio.Event, init=False)  # it cannot be stopped
@@ -138,6 +140,7 @@ class ChildRun:
             template=self.spec.template,
             engine=self.spec.engine,
             on_event=handle,
+            on_output=self.on_output,
         )
 
     def _note_progress(self, progress: LoadProgress) -> None:

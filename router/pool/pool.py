@@ -17,7 +17,7 @@ from typing import Any, assert_never
 
 from router import errors
 from router.engine.flags import FlagTable, default_table
-from router.events.kinds import Granted, Released
+from router.events.kinds import Granted, Released, Settled
 from router.memory.footprints import Footprint
 from router.memory.need import Need
 from router.models.catalog import Catalog
@@ -30,6 +30,7 @@ from router.pool.core import Core
 from router.pool.downloads import Downloads
 from router.pool.facts import Facts
 from router.pool.lease import Lease
+from router.pool.logs import EngineLogs
 from router.pool.pins import Pins
 from router.pool.processes import Processes
 from router.pool.settings_loads import SettingsLoads
@@ -65,6 +66,7 @@ class Pool:
     `min_loaded` is for how many seconds a model is spared after its load if its preset says nothing.
     `health_timeout` is how many seconds a child may show no life while requests run on it; 0 for any time.
     `upstream` has the connections to the children: those of a child that is to end are closed.
+    `logs` keeps what the models' processes write.
     `learn` stores what a process really took. It may block, and is called in threads.
 
     ::
@@ -91,6 +93,7 @@ class Pool:
         min_loaded: float = 0.0,
         health_timeout: float = 0.0,
         upstream: Upstream | None = None,
+        logs: EngineLogs | None = None,
         learn: Callable[[ModelSpec, Footprint], None] = lambda spec, footprint: None,
     ) -> None:
         self._core = core = Core(
@@ -113,7 +116,10 @@ class Pool:
         self.change_log, self.feed = core.change_log, core.change_log.feed
         self.downloads = Downloads(core)
         upstream = upstream or Upstream()
-        self.processes = Processes(core, learn, upstream, load_timeout=load_timeout, health_timeout=health_timeout)
+        self.logs = logs = logs or EngineLogs()
+        self.processes = Processes(
+            core, learn, upstream, logs, load_timeout=load_timeout, health_timeout=health_timeout
+        )
         self._tickets = Tickets(
             core,
             self.downloads,
@@ -151,6 +157,7 @@ class Pool:
             self._core.keep_alive.pins,
             self._core.unloads.latest,
             self.processes.exit_codes,
+            self.processes.load_times.by_model,
             self.processes.starts,
             self.processes.load_seconds,
             self.downloads.failures,
@@ -247,6 +254,7 @@ class Pool:
             if not self._scheduler.waiting(name):
                 self.unload(name)
         self.feed.close()
+        self.logs.end()
 
     def end(self, *, force: bool = False) -> None:
         """Refuse all requests, and stop every child once its running requests have ended, or at once with `force`."""
@@ -256,6 +264,7 @@ class Pool:
         for model in list(self._scheduler.models()):
             self.unload(model.name, force=force, cause=Cause.SHUTDOWN)
         self.feed.close()
+        self.logs.end()
 
     async def close(self) -> None:
         """Stop every child at once, and wait until all are gone."""
@@ -295,6 +304,10 @@ class Pool:
         state = self.state(name)
         is_there = state in SERVING or state in (State.LOADING, State.DOWNLOADING)
         return is_there or self._scheduler.waiting(name) > 0 or self._scheduler.downloads.is_wanted(name)
+
+    def seconds_of_load(self, name: str, since: float) -> float:
+        """How long this model has loaded since then, by `time.monotonic`; only its latest load counts."""
+        return self.processes.load_times.seconds(name, since)
 
     def request_counts(self) -> tuple[int, int]:
         """How many requests are served, and how many wait."""
@@ -414,7 +427,11 @@ class Pool:
                 assert_never(effect)
 
     async def _probe(self, expected: Mapping[str, int], enough: Mapping[str, int]) -> None:
+        began = self._core.now()
         readings = await self._core.nodes.read(expected, enough)
+        for device in (reading.device for reading in readings if reading.device.kind == "gpu"):
+            if device.key in expected:
+                self.journal.emit(Settled(device.key, self._core.now() - began))
         self._apply(self._scheduler.probed(readings, self._core.now()))
         self._core.nodes.news.tell_pressure(readings)
         self._core.queue_news.tell_planned(self._core.now())
@@ -426,7 +443,7 @@ class Pool:
     # Names that have left the catalog
 
     def _known_names(self) -> set[str]:
-        return set().union(*self._books, (model.name for model in self._scheduler.models()))
+        return set().union(*self._books, self.logs.names(), (model.name for model in self._scheduler.models()))
 
     def _forget(self, name: str) -> None:
         """Keep nothing of a name that has left the catalog, once nothing runs or waits under it. Without this, clients
@@ -439,3 +456,4 @@ class Pool:
             book.pop(name, None)
         self._scheduler.forget(name)
         self._core.store.forget(name)
+        self.logs.forget(name)

@@ -26,6 +26,8 @@ from router.pool import process_events
 from router.pool.child_run import ChildRun
 from router.pool.core import LOAD_BEGINS, STATUS_CHANGE, Core
 from router.pool.health_watch import HealthWatch
+from router.pool.load_times import LoadTimes
+from router.pool.logs import EngineLogs
 from router.pool.measurements import REMEASURE_S, Measurements
 from router.pool.process_events import Before
 from router.scheduling.causes import Cause
@@ -43,6 +45,7 @@ class Processes:
     """`runs` are the processes that exist, by model; a run whose child has not started yet is among them.
 
     `load_timeout` is the one of `Launch`, in seconds; `learn`, `health_timeout` and `upstream` are the pool's.
+    `logs` keeps what they write.
     `loads` and `evictions` count since the start of the router.
     """
 
@@ -51,17 +54,20 @@ class Processes:
         core: Core,
         learn: Callable[[ModelSpec, Footprint], None],
         upstream: Upstream,
+        logs: EngineLogs,
         *,
         load_timeout: float,
         health_timeout: float,
     ) -> None:
         self._core = core
+        self.logs = logs
         self._measurements = Measurements(core, learn)
         self._load_timeout = load_timeout
         self._watch = HealthWatch(core, upstream, health_timeout)
         self._upstream = upstream
         self.runs: dict[str, ChildRun] = {}
         self.exit_codes: dict[str, int] = {}  # of each model's last process
+        self.load_times = LoadTimes()
         self.starts: dict[str, int] = {}  # how many processes each model has had
         self.load_seconds: dict[str, float] = {}  # how long each model's last load took
         self.loads = 0
@@ -84,7 +90,9 @@ class Processes:
         run.stamp, run.began = need.stamp, core.now()
         self.starts[model] = self.starts.get(model, 0) + 1
         run.report_unreachable = partial(self._replace_unreachable, run)
+        run.on_output = partial(self.logs.add, model)
         self.runs[model] = run
+        self.load_times.begin(model)
         core.change_log.mark_changed(model)
         core.tasks.start(self._live(run), on_failure)
 
@@ -107,6 +115,7 @@ class Processes:
         if run is not None and run.number == number:
             spec = run.spec
             del self.runs[name]
+            self.load_times.end(name)
             core.tasks.start(run.stop())
             run.ended.set()
         pending = core.store.pending_ticket(spec) if spec else None
@@ -175,13 +184,16 @@ class Processes:
         """One process, from spawn to exit."""
         name = run.spec.name
         self._core.publish(name, LOAD_BEGINS, {})
+        self.logs.note(name, "a process starts")
         exit = await run.live(self._load_timeout, partial(self._on_ready, run), partial(self._on_event, run))
         self._watch.end(run)
+        self.logs.note(name, f"the process has ended with code {exit.code}")
         self._on_exit(run, exit)
 
     def _on_ready(self, run: ChildRun) -> None:
         core, name = self._core, run.spec.name
         now = core.now()
+        self.load_times.end(name)
         seconds = self.load_seconds[name] = now - run.began
         core.store.changes.serves(run.spec)
         effects = core.scheduler.ready(name, run.number, now)
@@ -211,6 +223,7 @@ class Processes:
         if run.child is not None:
             self._upstream.forget(run.child.address)
         del self.runs[name]
+        self.load_times.end(name)
         self._reap(run, exit)
         if not core.scheduler.waiting(name):  # a request that waits may have set the time of the next process
             core.keep_alive.drop_request(name)

@@ -40,7 +40,7 @@ Whose turn it is, SANS-I/O::
 
 What time adds, PURE::
 
-    timing  who is spared, closed, cut, and when -> resources snapshot causes reasons policy limits books waiting_line
+    timing  who is spared, closed, cut, and when -> resources snapshot causes policy limits books waiting_line
 
 What starts and ends, SANS-I/O::
 
@@ -50,9 +50,13 @@ One pass over the queue, SANS-I/O::
 
     planning  all -> resources snapshot effects limits books waiting_line memory_levels downloads timing runs
 
+What would be decided if some had ended, PURE::
+
+    replanning  the queue planned for again -> resources snapshot placement policy limits books waiting_line timing
+
 What the queue waits for, SANS-I/O::
 
-    obstacles  whose end lets an entry start -> reasons policy states limits books waiting_line downloads timing
+    obstacles  all -> snapshot reasons policy states limits books waiting_line timing planning replanning
 
 The events, all of them, SANS-I/O::
 

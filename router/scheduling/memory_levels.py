@@ -95,6 +95,11 @@ class MemoryLevels:
         at = self._probed_at + (min(poll, BEGINS_AFTER_S) if self.pressure.is_unsure else poll)
         return max(at, self._freed_at + LOOK_AFTER_S) if self._freed else at
 
+    @property
+    def is_blind(self) -> bool:
+        """The last probe brought no reading."""
+        return self._failed_probes > 0
+
     def fail(self) -> bool:
         """The probe brought no reading. Returns whether those who wait for one should be told, after several times."""
         self._failed_probes += 1

@@ -27,6 +27,7 @@ LOST_RETRY_S = 10.0  # a GPU is back after a reset, or the driver after a reload
 
 class Planning:
     """`downloads`, `levels` and `runs` are what it stands upon; the scheduler uses them too.
+    `passes` counts the passes.
     `next_poll_at`: when the queue is planned for again although nothing has happened here.
     `draining`: the models that are closed because a model ahead needs their room; maybe with some that have gone since.
     """
@@ -40,6 +41,7 @@ class Planning:
         self.levels = MemoryLevels()
         self.downloads = WantedDownloads(books, line)
         self.runs = Runs(books, line, self.levels, self.downloads)
+        self.passes = 0
         self.next_poll_at = 0.0
         self.draining: set[str] = set()
 
@@ -59,6 +61,7 @@ class Planning:
         starts: list[tuple[Entry, Allocation]] = []
         places: list[int] = []  # of the starts among the effects
         self.levels.last_snapshot = snapshot
+        self.passes += 1
         head = self.head()
         for entry in self._line.behind(head[-1]) if head else ():
             entry.needs_room, entry.plan = entry.needs_room or self.downloads.is_startable(entry), None

@@ -99,7 +99,7 @@ class Scheduler:
         self.downloads, self._levels, self._runs = planning.downloads, planning.levels, planning.runs
         self.pressure = self._levels.pressure  # as the downloads: for reading only
         self._answers = self._runs.answers
-        self.obstacles = Obstacles(self._books, self._line, self.downloads)
+        self.obstacles = Obstacles(self._books, self._line, planning)
         self._needs_plan = False
 
     def __repr__(self) -> str:

@@ -23,7 +23,6 @@ from router.scheduling.books import Books, ModelRecord
 from router.scheduling.causes import Cause, Shortage, Why
 from router.scheduling.limits import Limits
 from router.scheduling.policy import Drain, Evict, Lost, Place, Plan, Reject, Wait, after_plan, plan
-from router.scheduling.reasons import Obstacle
 from router.scheduling.resources import Allocation
 from router.scheduling.snapshot import UNCHECKED, Phase, Snapshot
 from router.scheduling.waiting_line import Entry
@@ -126,10 +125,10 @@ def own_cuts(entries: Iterable[Entry], limits: Limits, now: float) -> Iterator[t
             yield entry.model, Why(why.cause, requests=len(entry.model.leases), seconds=limits.drain_timeout)
 
 
-def obstacles(entry: Entry, books: Books, now: float) -> list[Obstacle]:
-    """The models whose requests must end before the entry's model can be started."""
-    models = [books.find(name) for name in (entry.model.name, *entry.victims)]
-    return [Obstacle(m.name, len(m.leases), now - m.busy_since) for m in models if m.leases]
+def last_call(entry: Entry, limits: Limits) -> float:
+    """From when on even a model that has not been loaded for long enough goes for it; infinity for never."""
+    timeout = limits.queue_timeout
+    return entry.waiting_since + timeout - min(LAST_CALL_S, timeout / 2) if timeout else math.inf
 
 
 def _plan_in_time(
@@ -140,12 +139,10 @@ def _plan_in_time(
     snapshot = snapshot.sparing(books.spared(entry.foreground, now, limits.task_grace))
     found, look_again_at = plan(snapshot.sparing(young.keys()), entry.demand), math.inf
     if young and isinstance(found, Drain | Wait):
-        timeout = limits.queue_timeout
-        last_call = entry.waiting_since + timeout - min(LAST_CALL_S, timeout / 2) if timeout else math.inf
-        if now >= last_call:
+        if now >= (latest := last_call(entry, limits)):
             found = plan(snapshot, entry.demand)
         else:
-            look_again_at = min(last_call, *young.values())
+            look_again_at = min(latest, *young.values())
     if isinstance(found, Drain) and now >= _drain_step_at(entry, found, books, limits, now):
         found = Evict(found.victims, found.claim)
     if isinstance(found, Evict) and found.beside and entry.model.retrying:

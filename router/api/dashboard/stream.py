@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from router.api.dashboard.board import Board, Cursor
-from router.api.news import STREAM_HEADERS
+from router.api.endless import STREAM_HEADERS
 from router.errors import Unavailable
 from router.events.feed import Feed
 from router.proxy.disconnect import CancelOnDisconnect
