@@ -23,6 +23,7 @@ from router.access.origins import AllowedOrigins
 from router.access.permissions import GENERATE, OPEN, REQUIRED, PermissionTable, RoutePattern
 from router.api import openai, stream
 from router.api.dashboard.endpoints import DashboardEndpoints
+from router.api.dashboard.request_endpoints import RequestEndpoints
 from router.api.dialects import OPENAI, dialect_of
 from router.api.download import Downloads
 from router.api.messages import endpoints as messages
@@ -79,12 +80,13 @@ def create_app(
         engine=engine,
         engine_build=build_info(build),
     )
-    probes = Probes(is_draining, lambda: gateway.pool.exchange.is_starting)
+    probes = Probes(is_draining, gateway.pool.exchange)
     routes = [
         *probes.routes(),
         *openai.routes(gateway),
         *responses.routes(gateway),
         *messages.routes(gateway),
+        *RequestEndpoints(gateway).routes(),
         *DashboardEndpoints(gateway, engine, build_info(build)).routes(),
         *native.routes(),
         *MetricsEndpoint(gateway, exporter).routes(),

@@ -12,8 +12,10 @@ import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from router import errors
+from router.events import kinds
 from router.hub.progress import DownloadProgress
 from router.models.spec import ModelSpec
 from router.node.interface import LoadProgress
@@ -29,8 +31,9 @@ PROGRESS_INTERVAL_S = 0.2  # between two pieces of news of one download
 
 @dataclass(slots=True)
 class Download:
-    """One running download. `files` are its files by URL."""
+    """One running download. `files` are its files by URL, `repo` is where they come from."""
 
+    repo: str = ""
     task: asyncio.Task[None] | None = None
     files: dict[str, DownloadProgress] = field(default_factory=dict)
     _first: tuple[float, int] | None = field(default=None, init=False)  # when how much was here, at the first news
@@ -77,6 +80,7 @@ class Downloads:
         self.running: dict[str, Download] = {}
         self.queued: frozenset[str] = frozenset()  # as clients know it: `publish_queue_changes` keeps it
         self.failures: dict[str, errors.RouterError] = {}  # why each model's last download failed
+        self.received: dict[str, int] = {}  # bytes by repository, since the start
         self._has_ended = False
 
     def __repr__(self) -> str:
@@ -159,7 +163,7 @@ class Downloads:
     def start(self, name: str, on_failure: Callable[[Exception], None]) -> None:
         """`on_failure` is called if the download ends with an exception; then `fail` has to be."""
         self.failures.pop(name, None)
-        download = self.running[name] = Download()
+        download = self.running[name] = Download(repo_name(self._core.plans.specs.get(name)))
         download.task = self._core.tasks.start(self._run(name, download), on_failure)
 
     def fail(self, name: str, exc: Exception) -> None:
@@ -171,7 +175,7 @@ class Downloads:
     def abort(self, name: str) -> None:
         if task := self.running.pop(name).task:
             task.cancel()
-        log.info("%s: the download is cancelled", name)
+        self._tell(name, "cancelled")
         self._core.publish(name, STATUS_CHANGE, {})
         self._core.publish(name, "download_failed", {"error": CANCELLED})
 
@@ -187,6 +191,7 @@ class Downloads:
         assert self.source is not None
         core = self._core
         started = core.now()
+        self._tell(name, "started")
         core.publish(name, STATUS_CHANGE, {})
         try:
             await self.source.fetch(
@@ -200,19 +205,21 @@ class Downloads:
             if self.running.get(name) is download:  # else it was aborted
                 self._on_failure(name, exc)
             return
-        log.info("%s: downloaded in %.1f s", name, core.now() - started)
+        self._tell(name, "finished", seconds=core.now() - started)
         del self.running[name]
         core.plans.set(spec, need)
         core.apply(core.scheduler.fetched(name, need.demand, core.now()))
         core.publish(name, "download_finished", {})
 
+    def _tell(self, name: str, step: str, why: str = "", seconds: float | None = None) -> None:
+        self._core.journal.emit(kinds.Download(name, step, why, seconds))
+
     def _on_failure(self, name: str, exc: Exception) -> None:
         core = self._core
-        if isinstance(exc, errors.RouterError):
-            log.error("%s: the download failed: %s", name, exc.message)
-        else:  # a defect must not leave the model "downloading" for ever
+        if not isinstance(exc, errors.RouterError):  # a defect must not leave the model "downloading" for ever
             log.critical("a defect in the router", exc_info=exc)
             exc = errors.RouterError(f"a defect in the router: {exc!r}")
+        self._tell(name, "failed", exc.message)
         self.failures[name] = exc
         self.running.pop(name, None)
         core.apply(core.scheduler.fetch_failed(name, exc.message, core.now(), retry_after=exc.retry_after))
@@ -220,6 +227,9 @@ class Downloads:
         core.forget(name)
 
     def _on_progress(self, name: str, download: Download, file: DownloadProgress) -> None:
+        before = download.files.get(file.url)
+        if before is not None and file.done > before.done:  # the first report tells what was here already
+            self.received[download.repo] = self.received.get(download.repo, 0) + file.done - before.done
         # A download that was aborted may still report.
         if self.running.get(name) is download and download.update(file, self._core.now()):
             self._core.change_log.publish(name, "download_progress", {"progress": download.progress.payload})
@@ -229,3 +239,9 @@ class Downloads:
         need = await self._core.estimates.need(spec)
         self._core.plans.set_need(spec.name, need)
         await self._core.nodes.check_fits(spec, need)
+
+
+def repo_name(spec: ModelSpec | None) -> str:
+    """Where the model's files come from: a repository's name, or only the host of an address, which may hold keys."""
+    source = (spec and spec.repo_to_download) or ""
+    return (urlsplit(source).hostname or "") if "://" in source else source.partition(":")[0]
