@@ -228,7 +228,7 @@ class Model extends Still {
     const held = Object.keys(model.held ?? {});
     const ends = nearer(model, "expires_in", now);
     const retry = nearer(model, "retry_in", now);
-    return html`<tr class=${isOpen ? "open" : ""}>
+    return html`<tr class=${model.error || model.warning ? "explained" : ""}>
         <td><div class="name">
           <span class="swatch" style=${held.length ? colorOf(model.id, inMemory) : ""}></span>
           <span>
@@ -294,7 +294,7 @@ function Models({ state, now, selected, open, dialog, inMemory, Details }) {
   }, [state.models, filter]);
   const shown = showsAll ? sorted : sorted.filter((model, at) => at < SHOWN_ROWS || model.id === selected);
   const loaded = state.models.filter(isInMemory).length;
-  return html`<section class="models" aria-labelledby="models">
+  return html`<section class="models ${selected ? "opened" : ""}" aria-labelledby="models">
     <h2 id="models">
       Models <small>${loaded} of ${count(state.models.length)} in memory</small>
       <span class="tools"><input ref=${field} type="search" placeholder="Filter  /" aria-label="filter models" value=${filter} onInput=${(e) => setFilter(e.target.value)} /></span>
@@ -419,7 +419,10 @@ const WIDTH = 1000;
 function Lanes({ state, now, inMemory }) {
   const server = now + state.offset;
   const every = Math.floor(now / 3); // it moves by three pixels in so many seconds
-  const found = useMemo(() => lanes(state, server), [every, state.events, state.requests]);
+  return useMemo(() => draw(lanes(state, server), server, inMemory), [every, inMemory]);
+}
+
+function draw(found, server, inMemory) {
   const x = (at) => LEFT + (WIDTH * (Math.max(at, server - LANES_S) - server + LANES_S)) / LANES_S;
   const height = found.length * LANE;
   return html`<section class="wide" aria-labelledby="lanes">
