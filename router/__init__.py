@@ -42,15 +42,20 @@ Packages, and what stands below them::
     access      PURE: which request may do what        -> nothing
     wire        HTTP to a child                        -> nothing
     events      what happened, for all who listen      -> scheduling
+    records     what each request was, and took        -> nothing
     node        a machine: its memory, its processes   -> scheduling engine wire
     hub         Hugging Face: names, cache, downloads  -> patience
     models      which models there are                 -> text patience engine hub
     llama_swap  its configuration as a preset file     -> engine models
     memory      what a model needs, in bytes           -> scheduling engine models
     pool        acts: leases, loads, effects           -> scheduling engine wire events node hub models memory
-    proxy       what every dialect shares              -> engine wire models memory pool
+    metrics     for Prometheus                         -> scheduling engine wire events records node pool
+    proxy       what every dialect shares              -> engine wire records models memory pool
     server      the client's side of a socket          -> access wire proxy
-    api         the words of each dialect              -> text engine access wire hub models memory pool proxy server
+
+What clients ask for::
+
+    api  the words of each dialect -> text engine access wire events records hub models memory pool metrics proxy server
 
 The assembly::
 

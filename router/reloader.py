@@ -12,8 +12,9 @@ import logging
 from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
 
-from router import files, logs, threads
+from router import files, threads
 from router.errors import ConfigError
+from router.logs import streams as logs
 from router.memory.estimator import Estimator
 from router.memory.need import Need
 from router.models.catalog import Catalog

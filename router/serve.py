@@ -13,20 +13,23 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 
-from router import logs, threads
+from router import threads
 from router.api.app import create_app
 from router.api.predict import Variables
 from router.ending import Ending
 from router.engine.discovery import Engine
 from router.errors import ConfigError, UnknownModel
 from router.hub import cache as hub
+from router.logs import streams as logs
 from router.memory import forecast as forecasts
 from router.memory.forecast import Forecast
 from router.models.catalog import Catalog
 from router.node import platforms
 from router.node.local import LocalNode
 from router.plan import MIB, Machine, Plan
+from router.pool.engine_lines import LEVELS, EngineLines
 from router.pool.hub_models import HubModels
+from router.pool.logs import EngineLogs
 from router.pool.outlook import Outlook
 from router.pool.pool import Pool
 from router.proxy.budget import Budget
@@ -114,6 +117,7 @@ def _assemble(
         min_loaded=s.models_min_loaded,
         health_timeout=s.models_health_timeout,
         upstream=upstream,
+        logs=EngineLogs(EngineLines(LEVELS[s.log_engines]) if s.log_engines in LEVELS else None),
         learn=estimator.learn,
     )
     reloader = Reloader(pool, sources, estimator, s.models_preset if s.models_preset_watch else None)
@@ -161,6 +165,7 @@ def _assemble(
         own_hosts=() if s.api_key else (*listeners.names_of_machine(), *s.host),
         reload=reloader.reload,
         forecast=forecast,
+        engine=engine.kind,
         build=version,
         predict=predict,
         is_draining=lambda: life.is_draining,

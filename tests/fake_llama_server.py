@@ -10,6 +10,7 @@ presets, environment variables (`FAKE_LOAD_SECONDS=0.1`); yes/no ones take no va
     --fail TEXT               writes TEXT to stderr after the load time and ends with --exit-code
     --exit-code N             default 1; a negative one is a signal (not INT, not TERM)
     --say TEXT                writes TEXT to stderr before it loads
+    --say-file FILE           writes the bytes of FILE there, with its own key in place of {key}
     --no-protocol             an older build: no state lines, nothing read from stdin
     --mixed-logs              logs go to stdout too
     --stdout-flood N          N lines of 100 bytes on both streams before it loads, and as many before it is ready
@@ -50,7 +51,7 @@ VALUES = {
     *("load-seconds", "fail", "exit-code", "stdout-flood", "hold-bytes", "hold-device", "gpu-bytes", "journal"),
     *("crash-after-seconds", "crash-after-requests", "crash-after-chunks", "first-seconds", "chunk-seconds", "tokens"),
     *("host", "port", "alias", "sleep-idle-seconds", "fit-target", "tensor-split", "tool-arguments"),
-    *("script", "sent", "chat-template", "say"),
+    *("script", "sent", "chat-template", "say", "say-file"),
 }
 MIB = 1 << 20
 CONTEXT = 512 * MIB  # of a CUDA context
@@ -231,6 +232,11 @@ def load() -> None:
     flood()
     if "say" in options:
         log(options["say"])
+    if "say-file" in options:
+        with open(options["say-file"], "rb") as file:
+            data = file.read().replace(b"{key}", os.environ["LLAMA_API_KEY"].encode())
+        while data:
+            data = data[os.write(2, data) :]
     progress = {"stages": ["text_model"], "current": "text_model"}
     wanted = shares(gpus()) if "gpu-bytes" in options else {}
     for step in range(11):

@@ -40,7 +40,7 @@ DOORS = {
     "subprocess": {"node", "engine.programs", "hub.transfer_process"},
     "starlette": {"api", "proxy", "server"},
     "httptools": {"wire", "proxy", "server"},
-    "msgspec": {"proxy", "api"},
+    "msgspec": {"records", "proxy", "api"},
     "xllamacpp": {"engine.embedded"},
     "httpx": {"demo", "running"},
     "uvicorn": {"server"},

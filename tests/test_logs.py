@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import math
 import os
 import re
 import signal
@@ -12,13 +14,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
 
 import httpx
 import pytest
 
-from router import logs
-from router.logs import Formatter, Lines, visible
+from router.logs import formats
+from router.logs import lines as log_lines
+from router.logs.formats import FORMATS, JsonFormat, TextFormat
+from router.logs.letters import visible
+from router.logs.lines import Lines
+from router.logs.streams import Handler
 from tests.waiting import until
 
 FORBIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -43,7 +52,7 @@ def test_text_in_any_script_stays() -> None:
 
 def record(message: str, *args: object, exc: BaseException | None = None) -> str:
     info = (type(exc), exc, exc.__traceback__) if exc else None
-    return Formatter(logs.FORMAT).format(logging.LogRecord("router.x", 30, "f", 1, message, args, info))
+    return TextFormat().format(logging.LogRecord("router.x", 30, "f", 1, message, args, info))
 
 
 def test_a_record_is_one_line() -> None:  # B-T7
@@ -72,11 +81,93 @@ def test_only_a_traceback_has_lines_of_its_own() -> None:  # B-T7
     assert "secret@" not in text
 
 
+# JSON
+
+
+def as_json(message: str, *args: object, exc: BaseException | None = None, **given: object) -> dict[str, Any]:
+    info = (type(exc), exc, exc.__traceback__) if exc else None
+    made = logging.LogRecord("router.x", 30, "f", 1, message, args, info)
+    made.__dict__.update(given)
+    line = JsonFormat().format(made)
+    assert "\n" not in line
+    assert not FORBIDDEN.search(line)
+    line.encode()  # UTF-8 without half pairs
+    found = json.loads(line)
+    assert [*found][:4] == ["time", "level", "logger", "message"]
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("text", [*NASTY, NASTY, 'quote " and \\ backslash', "世界 👩‍👩‍👧", "x" * 1_000_000])
+def test_a_json_line_is_an_object_without_control_characters(text: str) -> None:  # B-O5 B-T7
+    found = as_json("<%s>", text, model=text, request_id=text, fields={"key": [text, {"deep": text}]})
+    assert (found["level"], found["logger"]) == ("warning", "router.x")
+    exact = re.sub("[\ud800-\udfff]", "\ufffd", text)[: formats.MAX_FIELD_CHARACTERS]
+    assert (found["model"], found["request_id"], [*found.values()][-1]) == (exact, exact, [exact, {"deep": exact}])
+    try:
+        raise ValueError(text)
+    except ValueError as exc:
+        told = as_json("it failed", exc=exc)
+    assert told["exception"].splitlines()[0] == "Traceback (most recent call last):"
+    assert told["message"] == "it failed"
+
+
+def test_fields_of_a_line_in_json() -> None:  # B-O5
+    fields = {
+        "seconds": 1.5,
+        "missing": {"gpu0": 7},
+        "none": None,
+        "yes": True,
+        "nan": math.nan,
+        "inf": math.inf,
+        "path": Path("/x"),
+        "several": ("a", 1),
+        "message": "forged",
+        "time": "forged",
+    }
+    found = as_json("said", fields=fields, model="a")
+    assert found["message"] == "said"
+    assert found["model"] == "a"
+    assert "request_id" not in found
+    assert (found["seconds"], found["missing"], found["none"], found["yes"]) == (1.5, {"gpu0": 7}, None, True)
+    assert (found["nan"], found["inf"], found["path"], found["several"]) == (None, None, "/x", ["a", 1])
+    assert datetime.fromisoformat(found["time"]).tzinfo
+    assert "T" in found["time"]
+    assert "user:secret" not in json.dumps(as_json("%s", "http://user:secret@host/x", fields={"a": "x://b:c@d"}))
+    assert as_json("said", fields="no mapping") == {**as_json("said"), "time": ANY}
+
+
+def test_a_line_that_is_written_beside_the_log_has_its_format(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, lines_as in FORMATS.items():
+        for line in (lines_as.say(NASTY), lines_as.note(NASTY)):
+            assert not FORBIDDEN.search(line)
+            assert (name == "json") == line.startswith('{"time":"')
+    assert json.loads(FORMATS["json"].say("listening on x"))["message"] == "listening on x"
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "America/St_Johns"])
+def test_times_have_their_zone(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:  # B-O5
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        made = logging.LogRecord("router.x", 30, "f", 1, "x", (), None)
+        text = TextFormat().format(made)
+        shown = datetime.fromisoformat(text[: text.index(" W ")])
+        in_json = datetime.fromisoformat(json.loads(JsonFormat().format(made))["time"])
+        offset = {"UTC": 0.0, "Asia/Kolkata": 5.5, "America/St_Johns": -3.5}[zone]
+        for found in (shown, in_json):
+            assert abs(found.timestamp() - made.created) < 0.001
+            assert found.utcoffset() in (timedelta(hours=offset), timedelta(hours=offset + (offset < 0)))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_a_log_call_that_does_not_fit_raises_nothing() -> None:
     read, write = os.pipe()
     lines = Lines(lambda: write, "test")
     logger = logging.Logger("x")
-    logger.addHandler(logs.Handler(lines))
+    logger.addHandler(Handler(lines, TextFormat()))
     logger.warning("%d", "no number")
     lines.flush()
     assert b"cannot be formatted" in os.read(read, 4096)
@@ -88,7 +179,7 @@ def test_a_log_call_that_does_not_fit_raises_nothing() -> None:
 
 
 def test_slow_readers_are_never_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:  # B-P13
-    monkeypatch.setattr(logs, "MAX_QUEUED_BYTES", 1 << 20)
+    monkeypatch.setattr(log_lines, "MAX_QUEUED_BYTES", 1 << 20)
     read, write = os.pipe()
     lines = Lines(lambda: write, "test")
     line = "x" * 1023

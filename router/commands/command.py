@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from router import logs
 from router.errors import RouterError
+from router.logs import streams as logs
 
 EXIT_CODES = """\
 Exit codes: 0 success, or a server that was ended by a signal; 1 the answer is no: a preset file with problems, no

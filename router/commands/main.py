@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from router import logs
 from router.commands.command import EXIT_CODES, Command, fail
 from router.commands.table import COMMANDS
 from router.errors import ConfigError, FlagError, RouterError
+from router.logs import streams as logs
 from router.near import nearest
 
 # What a full or failing disk raises when stdout is a file.

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from router import logs
 from router.commands.command import fail, switch
 from router.errors import ConfigError, FlagError, RouterError, UnknownModel
+from router.logs import streams as logs
+from router.logs.letters import visible
 from router.scheduling.snapshot import Snapshot
 from router.units import size
 
@@ -79,7 +80,7 @@ def download(argv: list[str]) -> int:
             )
             raise
         else:
-            print(logs.visible(f"{resolved.name}: {size(resolved.bytes)} in {root}"), flush=True)
+            print(visible(f"{resolved.name}: {size(resolved.bytes)} in {root}"), flush=True)
     return 1 if failed else 0
 
 
@@ -106,7 +107,7 @@ def remove_models(argv: list[str]) -> int:
     for name in names:
         try:
             freed = _remove_model(settings, root, name)
-            print(logs.visible(f"{name}: removed, which freed {size(freed)}"), flush=True)
+            print(visible(f"{name}: removed, which freed {size(freed)}"), flush=True)
         except RouterError as exc:
             failed += fail(exc, 1)
     return 1 if failed else 0
@@ -161,7 +162,7 @@ def estimate_model(argv: list[str]) -> int:
         now = Snapshot(asyncio.run(machine.devices.read()), margins=machine.limits.margins)
         estimate = forecast.forecast(machine.estimator, spec, now).as_json()
     text = json.dumps(estimate, indent=2) if as_json else forecast.table(estimate)
-    print("\n".join(map(logs.visible, text.splitlines())))
+    print("\n".join(map(visible, text.splitlines())))
     return 0 if estimate["fits"] else 1
 
 

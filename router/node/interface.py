@@ -74,6 +74,8 @@ class Launch:
     removed when the child has ended.
     `engine` is the llama-server to run, as `--engine` names one; empty for the router's own.
     `on_event` is called in the event loop.
+    `on_output` is called there with whole lines that the child wrote, and must be quick: no state lines, no line feeds,
+    none longer than a few KiB, and no secret of the child in them.
     """
 
     model: str
@@ -86,6 +88,7 @@ class Launch:
     template: str | None = None
     engine: str = ""
     on_event: Callable[[ChildEvent], None] = lambda event: None
+    on_output: Callable[[Sequence[bytes]], None] = lambda lines: None
 
 
 class Child(Protocol):

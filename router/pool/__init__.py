@@ -7,8 +7,9 @@ scheduler, `pin` and `priority` by the scheduler. Who may call whom::
 
     Pool             calls every part. It hands them `Core` and a few of its own methods, never itself
     CatalogExchange  calls SettingsLoads and Downloads, and alone writes `Core.catalog`
-    SettingsLoads    reads Processes and Downloads; Pool calls its hooks `on_grant` and `on_refuse`
+    SettingsLoads    reads Processes and Downloads; Tickets calls its hooks `on_grant`, `on_refuse`
     Processes        calls Measurements and HealthWatch
+    Tickets          reads Downloads
     every part       calls the scheduler, and `core.apply` with the effects in the same step
 
 What is handed out and handed in::
@@ -28,8 +29,11 @@ Settings of loads::
 
 Processes, and books on models::
 
+    engine_lines        what processes write, for the router's log       -> nothing
+    logs                what processes wrote, kept for readers           -> engine_lines
     child_run           one process of one model, until it has ended     -> nothing
     status              PURE: models and devices as clients see them     -> child_run
+    device_facts        PURE: what a device holds, and for whom          -> nothing
     launch_plans        what the next process of a model is started with -> nothing
     pressure_news       tells of memory that others took                 -> nothing
     nodes               the machines, taken together                     -> status pressure_news
@@ -46,9 +50,15 @@ The parts::
     alarm         time for the scheduler            -> core
     measurements  what processes really hold        -> child_run core
     health_watch  processes that hang               -> child_run core
-    processes     the processes, from spawn to exit -> child_run core measurements health_watch
+    processes     the processes, from spawn to exit -> logs child_run core measurements health_watch
+    pins          models that stay, on wish         -> core
     outlook       what a load would meet            -> settings_store core processes
     downloads     files that are missing            -> download_source core
+    facts         what operators see                -> child_run status device_facts core processes downloads
+
+Requests that wait::
+
+    tickets  requests -> lease core downloads
 
 Explicit loads, and a new catalog::
 
@@ -57,5 +67,5 @@ Explicit loads, and a new catalog::
 
 The pool itself::
 
-    pool  all -> lease child_run status core alarm measurements processes downloads settings_loads catalog_exchange
+    pool  all -> lease logs child_run core alarm processes pins downloads facts tickets settings_loads catalog_exchange
 """

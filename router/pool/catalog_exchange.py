@@ -25,6 +25,7 @@ from router.pool.downloads import Downloads
 from router.pool.lease import Lease
 from router.pool.settings_loads import SettingsLoads
 from router.pool.settings_store import differences
+from router.scheduling.causes import Cause
 from router.scheduling.states import SERVING
 
 log = logging.getLogger("router.pool")
@@ -48,7 +49,7 @@ class CatalogExchange:
         downloads: Downloads,
         *,
         lease: Callable[[ModelSpec], Awaitable[Lease]],
-        unload: Callable[[str], None],
+        unload: Callable[[str, Cause], None],
         is_running: Callable[[str], bool],
         known_names: Callable[[], set[str]],
         replaced_file: Callable[[str], Awaitable[str | None]],
@@ -119,7 +120,7 @@ class CatalogExchange:
                     self._store.changes.begin(spec, self._serving_spec(name), need_before)
                     self._settings.renew(spec, need)
                 else:
-                    self._unload(name)
+                    self._unload(name, Cause.REMOVED if name in changes.removed else Cause.SETTINGS)
         for name in self._known_names() | set(changes.removed):
             self._core.forget(name)
         log.info("catalog: %s", changes)

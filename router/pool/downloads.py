@@ -33,16 +33,29 @@ class Download:
 
     task: asyncio.Task[None] | None = None
     files: dict[str, DownloadProgress] = field(default_factory=dict)
+    _first: tuple[float, int] | None = field(default=None, init=False)  # when how much was here, at the first news
+    _last: tuple[float, int] = field(default=(0.0, 0), init=False)
     _published_at: float = field(default=0.0, init=False)
 
     def update(self, file: DownloadProgress, now: float) -> bool:
         """Note how much of this file is here. Returns whether to publish it: a while after the last time, or when the
         file is complete."""
         self.files[file.url] = file
+        self._last = now, sum(file.done for file in self.files.values())
+        self._first = self._first or self._last
         if now - self._published_at < PROGRESS_INTERVAL_S and file.done != file.total:
             return False
         self._published_at = now
         return True
+
+    @property
+    def ends_at(self) -> float | None:
+        """When all is here if it goes on as fast as until now; None as long as that is not known."""
+        if self._first is None or self._last[1] <= self._first[1] or self._last[0] <= self._first[0]:
+            return None
+        speed = (self._last[1] - self._first[1]) / (self._last[0] - self._first[0])
+        left = sum(max(0, file.total - file.done) for file in self.files.values())
+        return self._last[0] + left / speed
 
     @property
     def progress(self) -> LoadProgress:
@@ -99,6 +112,13 @@ class Downloads:
         """How far a running download is."""
         download = self.running.get(name)
         return download.progress if download else None
+
+    def found(self, name: str) -> ModelSpec:
+        """The model that the hub has just found, as the catalog has it. Raises why it is not there: its download may
+        have been given up meanwhile."""
+        if spec := self._core.catalog.find(name):
+            return spec
+        raise self.failure(name) or errors.Cancelled(CANCELLED)
 
     def failure(self, name: str) -> errors.RouterError | None:
         """Why the model's files are not here, after a download has ended; None if they are here."""

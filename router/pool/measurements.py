@@ -33,15 +33,15 @@ class Measurements:
 
     def measure(self, run: ChildRun) -> None:
         """Measure the run now, unless it ends."""
-        if run.stop_reason is None and not run.ended.is_set():
+        if run.why_stopped is None and not run.ended.is_set():
             run.measured_at = self._core.now()
             self._core.tasks.start(self._record_measurement(run))
 
     async def _record_measurement(self, run: ChildRun) -> None:
         measured = await run.measure()
-        if run.stop_reason is not None or run.ended.is_set() or not any(measured.values()):
+        if run.why_stopped is not None or run.ended.is_set() or not any(measured.values()):
             return  # it has begun to give memory back, or is gone
-        core, name = self._core, run.spec.name
+        core, name, run.measured = self._core, run.spec.name, measured
         held, footprint = run.reconcile(measured, core.scheduler.model(name).held)
         core.apply(core.scheduler.measured(name, run.number, held, core.now()))
         await threads.RECORDS.run(self._learn, run.spec, footprint)

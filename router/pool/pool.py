@@ -10,8 +10,6 @@ explicit loads, `downloads`, `exchange` for a new catalog, `processes`, `change_
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -29,18 +27,20 @@ from router.pool.catalog_exchange import CatalogExchange
 from router.pool.child_run import ChildRun
 from router.pool.core import Core
 from router.pool.downloads import Downloads
+from router.pool.facts import Facts
 from router.pool.lease import Lease
-from router.pool.measurements import REMEASURE_S, Measurements
+from router.pool.logs import EngineLogs
+from router.pool.pins import Pins
 from router.pool.processes import Processes
 from router.pool.settings_loads import SettingsLoads
-from router.pool.status import Status
-from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refusal, Refuse, Spawn, Stop
+from router.pool.tickets import Tickets
+from router.scheduling.causes import Cause
+from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
-from router.scheduling.refusals import error_of
-from router.scheduling.resources import Demand
+from router.scheduling.reasons import Waiting
+from router.scheduling.scheduler import Scheduler
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import SERVING, State
-from router.scheduling.waiting_line import Ticket
 from router.wire.upstream import Upstream
 
 log = logging.getLogger("router.pool")
@@ -65,6 +65,7 @@ class Pool:
     `min_loaded` is for how many seconds a model is spared after its load if its preset says nothing.
     `health_timeout` is how many seconds a child may show no life while requests run on it; 0 for any time.
     `upstream` has the connections to the children: those of a child that is to end are closed.
+    `logs` keeps what the models' processes write.
     `learn` stores what a process really took. It may block, and is called in threads.
 
     ::
@@ -91,6 +92,7 @@ class Pool:
         min_loaded: float = 0.0,
         health_timeout: float = 0.0,
         upstream: Upstream | None = None,
+        logs: EngineLogs | None = None,
         learn: Callable[[ModelSpec, Footprint], None] = lambda spec, footprint: None,
     ) -> None:
         self._core = core = Core(
@@ -107,46 +109,61 @@ class Pool:
             forget=self._forget,
         )
         self._scheduler = core.scheduler
-        self._ids = itertools.count(1)
-        self._waiters: dict[int, asyncio.Future[Lease]] = {}  # by ticket
-        self._has_ended = False
         self._alarm = Alarm(core)
-        self._measurements = Measurements(core, learn)
         self.nodes = core.nodes
         self.journal = core.journal
         self.change_log, self.feed = core.change_log, core.change_log.feed
         self.downloads = Downloads(core)
         upstream = upstream or Upstream()
+        self.logs = logs = logs or EngineLogs()
         self.processes = Processes(
-            core, self._measurements, upstream, load_timeout=load_timeout, health_timeout=health_timeout
+            core, learn, upstream, logs, load_timeout=load_timeout, health_timeout=health_timeout
+        )
+        self._tickets = Tickets(
+            core,
+            self.downloads,
+            leased=self._leased,
+            on_answer=self._on_answer,
+            drop_missing=lambda name: self.exchange.drop_missing(name),
         )
         self.settings = SettingsLoads(
-            core, self.processes, self.downloads, lease=self.lease, acquire=self._acquire, cancel=self._cancel
+            core,
+            self.processes,
+            self.downloads,
+            lease=self.lease,
+            acquire=self._tickets.acquire,
+            cancel=self._tickets.cancel,
         )
         self.exchange = CatalogExchange(
             core,
             self.settings,
             self.downloads,
             lease=self.lease,
-            unload=self.unload,
+            unload=lambda name, cause: self.unload(name, cause=cause),
             is_running=self.is_running,
             known_names=self._known_names,
             replaced_file=self.processes.replaced_file,
             lasting_spec=self.processes.lasting_spec,
         )
+        self.pins = Pins(core)
+        self.facts = Facts(core, self.processes, self.downloads)
+        self.status = self.facts.status
         # What is kept of each model for as long as the catalog has it.
         self._books: tuple[dict[str, Any], ...] = (
             self._core.plans.specs,
             self._core.plans.needs,
             self._core.keep_alive.requested,
+            self._core.keep_alive.pins,
             self._core.unloads.latest,
             self.processes.exit_codes,
+            self.processes.starts,
+            self.processes.load_seconds,
             self.downloads.failures,
             self.change_log.versions,
         )
 
     def __repr__(self) -> str:
-        state = "ended" if self._has_ended else f"{len(self._waiters)} waiting"
+        state = "ended" if self._tickets.has_ended else f"{len(self._tickets)} waiting"
         return f"<Pool {len(self.catalog)} models, {self.processes!r}, {state}>"
 
     # Leases
@@ -163,7 +180,7 @@ class Pool:
         """
         if ttl is None and (lease := self.lease_at_once(spec, used=used, background=background)):
             return lease
-        if self._has_ended:
+        if self._tickets.has_ended:
             raise errors.Cancelled.by_shutdown()
         name, generation = spec.name, self._core.unloads.generation
         spec = self.effective(name)
@@ -174,7 +191,7 @@ class Pool:
         if ttl is not None:
             self._core.keep_alive.request(spec.name, ttl)
         try:
-            lease = await self._acquire(spec, need, background=background)
+            lease = await self._tickets.acquire(spec, need, background=background)
         finally:
             if not self.is_running(spec.name):
                 self._core.keep_alive.drop_request(spec.name)
@@ -183,10 +200,10 @@ class Pool:
 
     def lease_at_once(self, spec: ModelSpec, *, used: bool = True, background: bool = False) -> Lease | None:
         """As `lease`, for a model that serves now; None if there is anything to wait for."""
-        if self._has_ended:
+        if self._tickets.has_ended:
             return None
         spec = self._core.effective(spec.name)
-        ticket, (ttl, pinned, min_loaded) = next(self._ids), self._core.keep_alive.idle_policy(spec)
+        ticket, (ttl, pinned, min_loaded) = next(self._tickets.ids), self._core.keep_alive.idle_policy(spec)
         if not self._scheduler.lease_if_open(
             spec.name, ticket, self._core.now(), pinned=pinned, ttl=ttl, min_loaded=min_loaded, background=background
         ):
@@ -211,12 +228,12 @@ class Pool:
             )
         return lease
 
-    def unload(self, name: str, *, force: bool = False, reason: str = "unloaded") -> None:
+    def unload(self, name: str, *, force: bool = False, cause: Cause = Cause.UNLOAD) -> None:
         """Stop this model once its running requests have ended, or at once with `force`. Requests that wait for it are
-        refused; with `force`, those that run are told the `reason`."""
+        refused; with `force`, those that run are told the `cause`."""
         self._core.unloads.record(name)
         was_fetching = self.downloads.is_fetching(name)
-        self._apply(self._scheduler.unload(name, self._core.now(), force=force, reason=reason))
+        self._apply(self._scheduler.unload(name, self._core.now(), force=force, cause=cause))
         if was_fetching:
             self.exchange.drop_missing(name)
 
@@ -233,15 +250,17 @@ class Pool:
             if not self._scheduler.waiting(name):
                 self.unload(name)
         self.feed.close()
+        self.logs.end()
 
     def end(self, *, force: bool = False) -> None:
         """Refuse all requests, and stop every child once its running requests have ended, or at once with `force`."""
-        self._has_ended = True
+        self._tickets.has_ended = True
         self.downloads.end()
         self.exchange.end()
         for model in list(self._scheduler.models()):
-            self.unload(model.name, force=force, reason="the router is shutting down")
+            self.unload(model.name, force=force, cause=Cause.SHUTDOWN)
         self.feed.close()
+        self.logs.end()
 
     async def close(self) -> None:
         """Stop every child at once, and wait until all are gone."""
@@ -260,6 +279,11 @@ class Pool:
     def limits(self) -> Limits:
         return self._scheduler.limits
 
+    @property
+    def scheduler(self) -> Scheduler:
+        """The books; for reading only."""
+        return self._scheduler
+
     def effective(self, name: str) -> ModelSpec:
         """The model of this name with the settings that were requested for it. Raises UnknownModel."""
         return self._core.effective(name)
@@ -277,21 +301,14 @@ class Pool:
         is_there = state in SERVING or state in (State.LOADING, State.DOWNLOADING)
         return is_there or self._scheduler.waiting(name) > 0 or self._scheduler.downloads.is_wanted(name)
 
-    def status(self, name: str) -> Status:
-        return Status.of(
-            self._scheduler.model(name),
-            self.processes.runs.get(name),
-            now=self._core.now(),
-            waiting=self._scheduler.waiting(name),
-            download=self.downloads.progress(name),
-            is_queued=name in self.downloads.queued,
-            exit_code=self.processes.exit_codes.get(name),
-            warning=self._core.store.changes.failure(name),
-        )
-
     def request_counts(self) -> tuple[int, int]:
         """How many requests are served, and how many wait."""
-        return sum(len(model.leases) for model in self._scheduler.models()), len(self._waiters)
+        return sum(len(model.leases) for model in self._scheduler.models()), len(self._tickets)
+
+    def waiting(self) -> tuple[Waiting, ...]:
+        """The queue, in the order of turns: one entry for each model that requests wait for, with the reason. It costs
+        no I/O. `scheduling.reasons` tells the fields."""
+        return self._scheduler.queue(self._core.now())
 
     @property
     def pressure_episodes(self) -> int:
@@ -302,71 +319,12 @@ class Pool:
         """The machines now, as the policy sees them."""
         return await self._core.nodes.snapshot()
 
-    # Tickets: each is a request that waits for a lease, and is answered by `_grant`, `_refuse` or `_cancel`
-
     async def _need_unless_open(self, spec: ModelSpec) -> Need | None:
         """What the model needs; None for a model that serves, where it does not matter any more."""
         return None if self._scheduler.model(spec.name).is_open else await self._core.estimates.need(spec)
 
-    async def _acquire(
-        self,
-        spec: ModelSpec,
-        need: Need | None,
-        on_ticket: Callable[[int], object] = lambda ticket: None,
-        *,
-        background: bool = False,
-    ) -> Lease:
-        """Wait for a lease. `on_ticket` is called with the ticket before the scheduler has it."""
-        if self._has_ended:
-            raise errors.Cancelled.by_shutdown()
-        if need is not None:
-            self._core.plans.set_need(spec.name, need)
-        demand, missing = need.demand if need else Demand(), self.downloads.is_needed(spec)
-        ttl, pinned, min_loaded = self._core.keep_alive.idle_policy(spec)
-        ticket = Ticket(next(self._ids), spec.name, demand, spec.priority, pinned, ttl, background, missing, min_loaded)
-        waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        self._waiters[ticket.id] = waiter
-        on_ticket(ticket.id)
-        self._core.plans.specs[spec.name] = spec
-        self._apply(self._scheduler.acquire(ticket, self._core.now()))
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if self._waiters.pop(ticket.id, None):
-                was_fetching = self.downloads.is_fetching(spec.name)
-                self._apply(self._scheduler.cancel(ticket.id, self._core.now()))
-                if was_fetching and not self.downloads.is_fetching(spec.name):  # no other request wants it
-                    self.exchange.drop_missing(spec.name)
-            elif not waiter.cancelled() and not waiter.exception():  # it was granted in the same moment
-                waiter.result().release()
-            raise
-
-    def _cancel(self, ticket: int, error: errors.RouterError) -> None:
-        """Answer a ticket that still waits with this error."""
-        if waiter := self._waiters.pop(ticket, None):
-            waiter.set_exception(error)
-            self._apply(self._scheduler.cancel(ticket, self._core.now()))
-
-    def _grant(self, ticket: int, model: str) -> None:
-        self.settings.on_grant(model, ticket)
-        lease = self._leased(ticket, model)
-        waiter = self._waiters.pop(ticket)
-        if waiter.cancelled():  # its task has not run yet to cancel the ticket
-            asyncio.get_running_loop().call_soon(lease.release)
-        else:
-            waiter.set_result(lease)
-
-    def _refuse(self, effect: Refuse) -> None:
-        waiter = self._waiters[effect.ticket]
-        log.info("%s: a request is refused: %s", effect.model, effect.reason)
-        if not waiter.cancelled():
-            kind = self.downloads.kind_of_failure(effect.model) if effect.refusal is Refusal.FETCH_FAILED else None
-            error = error_of(effect.refusal, effect.model, effect.reason, retry_after=effect.retry_after, kind=kind)
-            waiter.set_exception(errors.Cancelled.by_shutdown() if self._has_ended else error)
-        del self._waiters[effect.ticket]
-        self.settings.on_refuse(effect.model, effect.ticket)
-
     def _leased(self, ticket: int, model: str) -> Lease:
+        """The lease of a ticket that the scheduler has granted."""
         run = self.processes.runs[model]
         assert run.child is not None, "granted without a child"
         return Lease(model, run.child, run.ended, partial(self._release, ticket, run), run.report_unreachable)
@@ -380,8 +338,10 @@ class Pool:
             self._apply(effects)
         else:
             self._alarm.set()
-        if now - run.measured_at > REMEASURE_S:
-            self._measurements.measure(run)
+        self.processes.note_idle(run, now)
+
+    def _on_answer(self, model: str, ticket: int, is_granted: bool) -> None:
+        (self.settings.on_grant if is_granted else self.settings.on_refuse)(model, ticket)
 
     # Effects
 
@@ -407,9 +367,9 @@ class Pool:
     def _perform(self, effect: Effect, on_failure: Callable[[Exception], None]) -> None:
         match effect:
             case Grant(ticket, model):
-                self._grant(ticket, model)
+                self._tickets.grant(ticket, model)
             case Refuse():
-                self._refuse(effect)
+                self._tickets.refuse(effect)
             case Probe(expected, enough):
                 self._core.tasks.start(self._probe(expected, enough), on_failure)
             case Spawn():
@@ -438,10 +398,7 @@ class Pool:
             case Fetch(model):
                 self.downloads.fail(model, exc)
             case Grant(ticket) | Refuse(ticket):
-                waiter = self._waiters.pop(ticket, None)
-                if waiter and not waiter.done():
-                    waiter.set_exception(errors.RouterError(f"The request failed: {reason}"))
-                if waiter and isinstance(effect, Grant):
+                if self._tickets.fail(ticket, reason) and isinstance(effect, Grant):
                     self._apply(self._scheduler.release(ticket, self._core.now(), used=False))
             case Abort():
                 pass  # its end need not be reported
@@ -460,7 +417,7 @@ class Pool:
     # Names that have left the catalog
 
     def _known_names(self) -> set[str]:
-        return set().union(*self._books, (model.name for model in self._scheduler.models()))
+        return set().union(*self._books, self.logs.names(), (model.name for model in self._scheduler.models()))
 
     def _forget(self, name: str) -> None:
         """Keep nothing of a name that has left the catalog, once nothing runs or waits under it. Without this, clients
@@ -473,3 +430,4 @@ class Pool:
             book.pop(name, None)
         self._scheduler.forget(name)
         self._core.store.forget(name)
+        self.logs.forget(name)

@@ -15,13 +15,16 @@ from functools import partial
 from router import threads
 from router.errors import RouterError
 from router.memory import prompt_cache
+from router.memory.footprints import Footprint
 from router.models import stamps
 from router.models.spec import ModelSpec
 from router.node.interface import ChildEvent, Exit, Slept, Woke
 from router.pool.child_run import ChildRun
 from router.pool.core import LOAD_BEGINS, STATUS_CHANGE, Core
 from router.pool.health_watch import HealthWatch
-from router.pool.measurements import Measurements
+from router.pool.logs import EngineLogs
+from router.pool.measurements import REMEASURE_S, Measurements
+from router.scheduling.causes import Cause
 from router.scheduling.effects import Spawn, Stop
 from router.scheduling.refusals import error_of_cut
 from router.scheduling.states import State
@@ -35,26 +38,31 @@ NO_TICKET = 0  # the pool's begin with 1
 class Processes:
     """`runs` are the processes that exist, by model; a run whose child has not started yet is among them.
 
-    `load_timeout` is the one of `Launch`, in seconds; `health_timeout` and `upstream` are the pool's.
+    `load_timeout` is the one of `Launch`, in seconds; `learn`, `health_timeout` and `upstream` are the pool's.
+    `logs` keeps what they write.
     `loads` and `evictions` count since the start of the router.
     """
 
     def __init__(
         self,
         core: Core,
-        measurements: Measurements,
+        learn: Callable[[ModelSpec, Footprint], None],
         upstream: Upstream,
+        logs: EngineLogs,
         *,
         load_timeout: float,
         health_timeout: float,
     ) -> None:
         self._core = core
-        self._measurements = measurements
+        self.logs = logs
+        self._measurements = Measurements(core, learn)
         self._load_timeout = load_timeout
         self._watch = HealthWatch(core, upstream, health_timeout)
         self._upstream = upstream
         self.runs: dict[str, ChildRun] = {}
         self.exit_codes: dict[str, int] = {}  # of each model's last process
+        self.starts: dict[str, int] = {}  # how many processes each model has had
+        self.load_seconds: dict[str, float] = {}  # how long each model's last load took
         self.loads = 0
         self.evictions = 0
 
@@ -70,18 +78,20 @@ class Processes:
         cache = prompt_cache.args_for(effect.allocation.prompt_cache) if need.demand.prompt_cache else ()
         args = (*(spec.without_projector() if need.left_out else spec).argv, *need.args, *cache)
         run = ChildRun(spec, effect.run, args, effect.allocation, core.nodes.of(effect.allocation))
-        run.stamp = need.stamp
+        run.stamp, run.began = need.stamp, core.now()
+        self.starts[model] = self.starts.get(model, 0) + 1
         run.report_unreachable = partial(self._replace_unreachable, run)
+        run.on_output = partial(self.logs.add, model)
         self.runs[model] = run
         core.change_log.mark_changed(model)
         core.tasks.start(self._live(run), on_failure)
 
     def stop(self, effect: Stop) -> None:
-        """Stop the model's process. Requests that still run on it fail with the reason."""
+        """Stop the model's process. Requests that still run on it fail, and are told why."""
         run = self.runs[effect.model]
-        run.mark_stopping(effect.reason)
+        run.mark_stopping(effect.why)
         self._core.change_log.mark_changed(effect.model)
-        if effect.reason.startswith("room for"):
+        if effect.why.cause.is_eviction:
             self.evictions += 1
         if run.child is not None:
             self._core.tasks.start(run.stop(at_once=effect.at_once))
@@ -102,7 +112,7 @@ class Processes:
     def lasting_spec(self, name: str) -> ModelSpec | None:
         """What the model's process runs; None if there is none, or if it is about to end."""
         run = self.runs.get(name)
-        if run is None or run.stop_reason or self._core.scheduler.model(name).closing:
+        if run is None or run.why_stopped or self._core.scheduler.model(name).closing:
             return None
         return run.spec
 
@@ -126,6 +136,11 @@ class Processes:
             await wait_for(run.ended.wait(), timeout)
         return run.ended.is_set()
 
+    def note_idle(self, run: ChildRun, now: float) -> None:
+        """The last request on this run has ended."""
+        if now - run.measured_at > REMEASURE_S:
+            self._measurements.measure(run)
+
     def prefetch_next(self) -> None:
         """Let the nodes read the files of the model that starts next ahead, while its start has to wait. While another
         model loads, the disk is that model's."""
@@ -139,13 +154,16 @@ class Processes:
         """One process, from spawn to exit."""
         name = run.spec.name
         self._core.publish(name, LOAD_BEGINS, {})
+        self.logs.note(name, "a process starts")
         exit = await run.live(self._load_timeout, partial(self._on_ready, run), partial(self._on_event, run))
         self._watch.end(run)
+        self.logs.note(name, f"the process has ended with code {exit.code}")
         self._on_exit(run, exit)
 
     def _on_ready(self, run: ChildRun) -> None:
         core, name = self._core, run.spec.name
         self.loads += 1
+        self.load_seconds[name] = core.now() - run.began
         core.store.changes.serves(run.spec)
         core.apply(core.scheduler.ready(name, run.number, core.now()))
         core.publish(name, STATUS_CHANGE, {})
@@ -179,7 +197,7 @@ class Processes:
         also for the requests that wait."""
         core, name = self._core, run.spec.name
         pending = core.store.pending_ticket(run.spec)
-        is_change = run.stop_reason is None and pending is None and core.store.changes.is_tried(run.spec)
+        is_change = run.why_stopped is None and pending is None and core.store.changes.is_tried(run.spec)
         is_change = is_change and not exit.device_lost  # no fault of the change
         effects = core.scheduler.exited(
             name,
@@ -202,7 +220,7 @@ class Processes:
         """The process lives, but its socket is gone: end it once its requests have ended, and start another one for
         the requests that wait. Returns True (see `Lease.report_unreachable`)."""
         core, name = self._core, run.spec.name
-        if self.runs.get(name) is run and run.stop_reason is None and not core.scheduler.model(name).closing:
+        if self.runs.get(name) is run and run.why_stopped is None and not core.scheduler.model(name).closing:
             log.error("%s: its socket is gone, though process %d lives: it is ended", name, run.child and run.child.pid)
-            core.apply(core.scheduler.renew(name, core.now()))
+            core.apply(core.scheduler.renew(name, core.now(), Cause.UNREACHABLE))
         return True

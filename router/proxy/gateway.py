@@ -32,6 +32,7 @@ from router.proxy.head import MAX_HEADER_BYTES, MAX_HEADERS, Head
 from router.proxy.protocols import Dialect, Lease, Translation
 from router.proxy.proxied_request import ProxiedRequest
 from router.proxy.routing import Outline, has_context_option, has_no_token_limit, with_time_limit
+from router.records.records import Records
 from router.wire.headers import Headers
 from router.wire.upstream import Upstream
 
@@ -85,6 +86,7 @@ class Gateway:
     created: CreatedStore = field(default_factory=CreatedStore)
     refresh: Callable[[], Awaitable[object]] | None = None
     conversations: Conversations = field(default_factory=Conversations, init=False)
+    records: Records = field(default_factory=Records, init=False)
     # Models with a request whose `num_ctx` was ignored, and logged.
     _logged_context: set[str] = field(default_factory=set, init=False)
 
@@ -126,8 +128,8 @@ class Gateway:
             if self.hub_models is None or not name:
                 raise
             if self.hub_models.allows(name):
-                name = await self.hub_models.find(name, hub_token)
-            elif not self.hub_models.may_come(name) or not await self.hub_models.refresh_if_changed():
+                return self.pool.downloads.found(await self.hub_models.find(name, hub_token))
+            if not self.hub_models.may_come(name) or not await self.hub_models.refresh_if_changed():
                 raise
         return self.pool.catalog.resolve(name)
 

@@ -190,7 +190,7 @@ class Walk:
     def check(self) -> None:
         pool = self.bench.pool
         assert not pool._core.store._pending
-        assert not pool._waiters
+        assert not pool._tickets
         assert not pool._scheduler._line.by_ticket
         assert not pool._scheduler._books.leased
         for name, run in pool.processes.runs.items():

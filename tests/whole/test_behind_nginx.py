@@ -74,7 +74,7 @@ def test_streams_come_through_as_they_are_made(routers: Starter, fake: str, tiny
             events = Events(response)
             next(events)
             # nginx keeps nothing back: the first event is here while the engine still writes.
-            assert 'llama_router_model_requests_active{model="tiny-a"} 1\n' in router.client.get("/metrics").text
+            assert 'llama_router_requests_active{model="tiny-a"} 1\n' in router.client.get("/metrics").text
             assert [*events][-1] == "[DONE]"
 
 
