@@ -156,6 +156,7 @@ class Pool:
             self._core.keep_alive.pins,
             self._core.unloads.latest,
             self.processes.exit_codes,
+            self.processes.load_times.by_model,
             self.processes.starts,
             self.processes.load_seconds,
             self.downloads.failures,
@@ -300,6 +301,10 @@ class Pool:
         state = self.state(name)
         is_there = state in SERVING or state in (State.LOADING, State.DOWNLOADING)
         return is_there or self._scheduler.waiting(name) > 0 or self._scheduler.downloads.is_wanted(name)
+
+    def seconds_of_load(self, name: str, since: float) -> float:
+        """How long this model has loaded since then, by `time.monotonic`; only its latest load counts."""
+        return self.processes.load_times.seconds(name, since)
 
     def request_counts(self) -> tuple[int, int]:
         """How many requests are served, and how many wait."""

@@ -30,6 +30,7 @@ class ClientResponse:
         self.request_id = request_id
         self._notes = notes
         self.is_started = False
+        self.status = 0
         self._separators: tuple[bytes, ...] = ()
         self._send = send
         self._partial_event = b""
@@ -51,7 +52,7 @@ class ClientResponse:
             headers = [header for header in headers if header[0] != b"content-length"]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         # Only now: `send` waits for a slow client, and may be cancelled while it waits.
-        self.is_started = True
+        self.is_started, self.status = True, status
 
     async def write(self, data: bytes, *, last: bool = False) -> None:
         """Sends a piece of the body, except for an event at its end that is not whole. `last`: all of it goes out."""

@@ -56,16 +56,18 @@ class OllamaEndpoints:
 
     def routes(self) -> list[Route]:
         inference = Inference(self._gateway, self._names)
+        inferred = (
+            ("/api/chat", inference.chat),
+            ("/api/generate", inference.generate),
+            ("/api/embed", inference.embed),
+            ("/api/embeddings", inference.embeddings),
+        )
         own = (
             ("/", "GET", self.greet),
             ("/api/version", "GET", self.version),
             ("/api/tags", "GET", self.tags),
             ("/api/ps", "GET", self.running),
             ("/api/show", "POST", self.show),
-            ("/api/chat", "POST", inference.chat),
-            ("/api/generate", "POST", inference.generate),
-            ("/api/embed", "POST", inference.embed),
-            ("/api/embeddings", "POST", inference.embeddings),
             ("/api/copy", "POST", self.copy),
             ("/api/create", "POST", self.create),
             ("/api/delete", "DELETE", self.delete),
@@ -76,7 +78,14 @@ class OllamaEndpoints:
             ("/api/status", "GET", cloud.status),
             *((path, method, cloud.refuse) for path, method in cloud.PATHS),
         )
-        return [Route(path, with_dialect_errors(OLLAMA, endpoint), methods=[method]) for path, method, endpoint in own]
+        records = self._gateway.records
+        return [
+            *(
+                Route(path, with_dialect_errors(OLLAMA, endpoint, records), methods=["POST"])
+                for path, endpoint in inferred
+            ),
+            *(Route(path, with_dialect_errors(OLLAMA, endpoint), methods=[method]) for path, method, endpoint in own),
+        ]
 
     # What there is
 
