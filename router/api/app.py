@@ -23,6 +23,7 @@ from router.access.origins import AllowedOrigins
 from router.access.permissions import GENERATE, OPEN, REQUIRED, PermissionTable, RoutePattern
 from router.api import openai, stream
 from router.api.dashboard.endpoints import DashboardEndpoints
+from router.api.dashboard.page import DashboardPage
 from router.api.dialects import OPENAI, dialect_of
 from router.api.download import Downloads
 from router.api.messages import endpoints as messages
@@ -86,6 +87,7 @@ def create_app(
         *responses.routes(gateway),
         *messages.routes(gateway),
         *DashboardEndpoints(gateway, engine, build_info(build)).routes(),
+        *DashboardPage().routes(),
         *native.routes(),
         *MetricsEndpoint(gateway, exporter).routes(),
         *stream.routes(gateway),

@@ -170,7 +170,17 @@ function Head({ state, dialog }) {
 
 // Memory
 
-const PHASES = { loading: "loading", stopping: "stopping", claimed: "promised", sleeping: "sleeping" };
+const PHASES = { loading: "loading", stopping: "stopping", sleeping: "sleeping" };
+
+// What one model holds of a device. What is promised to it, and not taken yet, is dashed.
+function Part({ part, width, color }) {
+  const { model, phase, promised = 0 } = part;
+  const taken = part.bytes - promised;
+  const says = `${model}: ${bytes(taken)}, ${phase}${promised ? `, and ${bytes(promised)} promised` : ""}`;
+  return html`
+    ${taken > 0 && html`<i class="part ${PHASES[phase] ?? ""}" style="${color};${width(taken)}" title=${says}>${model} ${bytes(taken)}</i>`}
+    ${promised > 0 && html`<i class="part promised" style="${color};${width(promised)}" title=${says}>${taken > 0 ? "" : model}</i>`}`;
+}
 
 class Device extends Still {
   render({ device, inMemory, showsNode }) {
@@ -187,12 +197,7 @@ class Device extends Still {
       ${device.lost
         ? html`<div class="bad">lost: ${device.lost}</div>`
         : html`<div class="bar" role="img" aria-label="${device.name}: ${says.join(", ")}">
-            ${held.map((h) => html`<i
-              key=${h.model}
-              class="part ${PHASES[h.phase] ?? ""}"
-              style="${colorOf(h.model, inMemory)};${part(h.bytes)}"
-              title="${h.model}: ${bytes(h.bytes)}, ${h.phase}"
-            >${h.model} ${bytes(h.bytes)}</i>`)}
+            ${held.map((h) => html`<${Part} key=${h.model} part=${h} width=${part} color=${colorOf(h.model, inMemory)} />`)}
             <i class="other" style=${part(other)} title="other programs: ${bytes(other)}"></i>
             <i class="free">${room > total * 0.06 ? `${bytes(room)} free` : ""}</i>
             <i class="margin" style=${part(Math.min(margin, free ?? 0))} title="margin: ${bytes(margin)}"></i>
@@ -263,6 +268,13 @@ class Model extends Still {
 }
 Model.contextType = Actions;
 
+// One model, and what is shown of it when it is open.
+function Row({ Details, ...row }) {
+  const { model, isOpen, names, dialog, open } = row;
+  return html`<${Model} ...${row} />
+    ${isOpen && Details && html`<${Details} model=${model} names=${names} dialog=${dialog} close=${() => open(null)} />`}`;
+}
+
 // Whether something in the row runs with the clock.
 const runs = (model) => model.state !== "unloaded" || model.retry_in != null;
 
@@ -305,10 +317,7 @@ function Models({ state, now, selected, open, dialog, inMemory, Details }) {
           <tr><th>model</th><th>state</th><th class="num third">tokens/s</th><th class="num third">context</th><th class="num wide-only">needs</th><th class="second">on</th><th class="second">ends</th><th><span class="unseen">actions</span></th></tr>
         </thead>
         <tbody>
-          ${shown.map((model) => html`
-            <${Model} key=${model.id} model=${model} now=${runs(model) ? now : 0} isOpen=${model.id === selected} open=${open} dialog=${dialog} inMemory=${hasProcess(model) ? inMemory : null} names=${names} />
-            ${model.id === selected && Details && html`<${Details} key="details of ${model.id}" model=${model} names=${names} dialog=${dialog} close=${() => open(null)} />`}
-          `)}
+          ${shown.map((model) => html`<${Row} key=${model.id} model=${model} now=${runs(model) ? now : 0} isOpen=${model.id === selected} open=${open} dialog=${dialog} inMemory=${hasProcess(model) ? inMemory : null} names=${names} Details=${Details} />`)}
         </tbody>
       </table>
     </div>
@@ -455,7 +464,9 @@ class Request extends Still {
       <td>${running
         ? html`<span class="mark ${request.phase === "waiting" ? "waiting" : "busy"}">${request.phase}</span>
             <button aria-label="Stop request ${request.id}" onClick=${() => stop(request.id)}>Stop</button>`
-        : html`<span class=${request.status >= 400 ? "bad" : ""}>${request.status}</span>`}</td>
+        : request.phase === "left"
+          ? html`<span class="dim" title="the client left before the answer ended">left</span>`
+          : html`<span class=${request.status >= 400 ? "bad" : ""}>${request.status || request.phase}</span>`}</td>
       <td class="num">${request.waited ? duration(request.waited) : ""}</td>
       <td class="num third">${request.load ? duration(request.load) : ""}</td>
       <td class="num">${duration(request.ttft)}</td>
@@ -464,7 +475,7 @@ class Request extends Still {
       <td class="num">${tokens(request.generated)}</td>
       <td class="num">${request.tokens_per_second ? Math.round(request.tokens_per_second) : ""}</td>
       <td class="num">${duration(running ? older(request, "seconds", now) : request.seconds)}</td>
-      <td class="third dim">${[request.client, request.agent].filter(Boolean).join(" ")}</td>
+      <td class="third dim"><span class="cut" title=${request.agent}>${[request.client, request.agent].filter(Boolean).join(" ")}</span></td>
       <td class="third dim">${request.id}</td>
     </tr>`;
   }
@@ -474,7 +485,7 @@ function Requests({ requests, now, inMemory }) {
   const { stop } = useContext(Actions);
   const [onlyErrors, setOnlyErrors] = useState(false);
   const [paused, setPaused] = useState(null);
-  const shown = (paused ?? requests).filter((request) => !onlyErrors || request.status >= 400 || request.error).slice(0, 60);
+  const shown = (paused ?? requests).filter((request) => !onlyErrors || request.error || (request.status >= 400 && request.phase !== "left")).slice(0, 60);
   return html`<section class="wide" aria-labelledby="requests">
     <h2 id="requests">Requests <small>waited for memory, load of the model, first token</small>
       <span class="tools">

@@ -124,27 +124,33 @@ function withEvents(before, news) {
   return fresh.length ? [...fresh, ...before].slice(0, KEPT_EVENTS) : before;
 }
 
-export const isRunning = (request) => request.status === null || request.status === undefined;
+const PHASES = ["reading", "waiting", "prompt", "answering"]; // of a request that runs
+export const isRunning = (request) => PHASES.includes(request.phase);
 
 function withRequests(before, news) {
   const byId = new Map(before.map((request) => [request.id, request]));
-  for (const request of news) byId.set(request.id, received(request));
+  for (const request of news) {
+    if (request.gone) byId.delete(request.id);
+    else byId.set(request.id, received(request));
+  }
   return [...byId.values()]
     .sort((a, b) => isRunning(b) - isRunning(a) || b.at - a.at)
     .slice(0, KEPT_REQUESTS);
 }
 
 // What a message of the stream makes of the state. Entries that did not change stay the same objects.
-export function applied(state, { event, data }) {
+// `isFirst`: it is the first one of a connection.
+export function applied(state, { event, data, isFirst }) {
   const at = Date.now() / 1000;
   if (event === "state") {
     const next = { ...EMPTY, ...data, isLive: true, rates: state.rates, offset: data.now - at };
     next.models = data.models.map(received);
     next.devices = data.devices.map(received);
     next.queue = data.queue.map(received);
+    // After a restart the router counts its events anew. What ran by what was known has ended by now, or comes again.
     const isSame = state.seq !== undefined && data.seq >= state.seq;
-    next.events = withEvents(isSame ? state.events : [], data.events ?? []);
-    next.requests = withRequests(isSame ? state.requests.filter((r) => !isRunning(r)) : [], data.requests ?? []);
+    next.events = isSame ? state.events : [];
+    next.requests = isSame ? state.requests.filter((request) => !isFirst || !isRunning(request)) : [];
     return withRate(next, at);
   }
   const next = { ...state };
@@ -172,20 +178,26 @@ function withRate(state, at) {
 // `needsKey` waits for a key. It connects again by itself.
 export async function follow(update, needsKey, signal) {
   let pause = 250;
+  let seen = 0; // the last event that is known
   while (!signal.aborted) {
     const connection = new AbortController();
     const end = () => connection.abort();
     signal.addEventListener("abort", end);
     let watchdog = setTimeout(end, SILENCE_MS);
     try {
-      const response = await send("GET", "router/stream", { signal: connection.signal });
+      const response = await send("GET", "router/stream", { query: { since: seen }, signal: connection.signal });
       pause = 250;
+      let isFirst = true;
       for await (const message of events(response)) {
         clearTimeout(watchdog);
         watchdog = setTimeout(end, SILENCE_MS);
         if (message.event === "comment") continue;
+        if (message.event === "end") break;
         const data = JSON.parse(message.data);
-        update((state) => applied(state, { event: message.event, data }));
+        if (message.event === "patch") seen = data.seq;
+        const news = { event: message.event, data, isFirst };
+        isFirst = false;
+        update((state) => applied(state, news));
       }
     } catch (error) {
       if (error instanceof NeedsKey) {

@@ -74,4 +74,5 @@ is what lasts. Nothing is loaded for it.
     board      all of it, kept up to date       -> entries requests
     stream     what changes, as it does         -> board
     endpoints  /router/..., /models/{name}/pin  -> entries board stream
+    page       the page at /router              -> nothing
 """
