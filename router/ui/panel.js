@@ -122,11 +122,12 @@ function Log({ id }) {
     read().catch((error) => end.signal.aborted || setText(error.message));
     return () => end.abort();
   }, [id]);
+  const isAtEnd = useRef(true); // until somebody scrolls up
+  const scrolled = ({ target }) => (isAtEnd.current = target.scrollHeight - target.scrollTop - target.clientHeight < 20);
   useEffect(() => {
-    const { current } = box;
-    if (current && current.scrollHeight - current.scrollTop - current.clientHeight < 150) current.scrollTop = current.scrollHeight;
+    if (isAtEnd.current) box.current.scrollTop = box.current.scrollHeight;
   }, [text]);
-  return html`<pre ref=${box} tabindex="0" aria-label="log of ${id}">${text || "Its process has written nothing yet."}</pre>`;
+  return html`<pre ref=${box} onScroll=${scrolled} tabindex="0" aria-label="log of ${id}">${text || "Its process has written nothing yet."}</pre>`;
 }
 
 // A conversation with the model
@@ -169,6 +170,7 @@ function Talk({ id }) {
         answer.content += delta.content ?? "";
         answer.thoughts += delta.reasoning_content ?? "";
         setMessages([...asked, { ...answer }]);
+        setFigures("answers");
         const { timings } = part;
         if (timings) setFigures(`${count(timings.prompt_n)} tokens read at ${Math.round(timings.prompt_per_second)}/s, ${count(timings.predicted_n)} written at ${timings.predicted_per_second.toFixed(1)}/s`);
       }
