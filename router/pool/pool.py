@@ -17,6 +17,7 @@ from typing import Any, assert_never
 
 from router import errors
 from router.engine.flags import FlagTable, default_table
+from router.events.kinds import Settled
 from router.memory.footprints import Footprint
 from router.memory.need import Need
 from router.models.catalog import Catalog
@@ -411,7 +412,11 @@ class Pool:
                 assert_never(effect)
 
     async def _probe(self, expected: Mapping[str, int], enough: Mapping[str, int]) -> None:
+        began = self._core.now()
         readings = await self._core.nodes.read(expected, enough)
+        for device in (reading.device for reading in readings if reading.device.kind == "gpu"):
+            if device.key in expected:
+                self.journal.emit(Settled(device.key, self._core.now() - began))
         self._apply(self._scheduler.probed(readings, self._core.now()))
         self._core.nodes.pressure_news.tell(readings)
 
