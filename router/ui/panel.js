@@ -49,8 +49,8 @@ function settingsOf(fields, extra) {
     if (value === "") continue;
     settings[name] = name === "ctx_size" || name === "n_parallel" ? Number(value) : value;
   }
-  const words = extra.trim();
-  if (words) settings.extra_args = words;
+  const words = [...extra.matchAll(/"([^"]*)"|'([^']*)'|(\S+)/g)].map((found) => found[1] ?? found[2] ?? found[3]);
+  if (words.length) settings.extra_args = words;
   return settings;
 }
 
@@ -61,7 +61,9 @@ export function LoadDialog({ id, close }) {
   const [asked, setAsked] = useState({ model: id });
   const [isLoading, setIsLoading] = useState(false);
   useEffect(() => {
-    const timer = setTimeout(() => setAsked({ model: id, ...settingsOf(fields, extra) }), TYPING_MS);
+    const { extra_args: words, ...settings } = settingsOf(fields, extra);
+    const query = { model: id, ...settings, extra_args: words && JSON.stringify(words) };
+    const timer = setTimeout(() => setAsked(query), TYPING_MS);
     return () => clearTimeout(timer);
   }, [id, fields, extra]);
   const [estimate, fault] = useAnswer("models/estimate", asked);
