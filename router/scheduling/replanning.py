@@ -151,6 +151,8 @@ class Replanning:
                 found = self._plan(entry, Supposed(frozenset(ended), settled))
                 return found if isinstance(found, Place | Evict) else None
 
+            if settled and (found := start(())):
+                return Finding((), plan, found, settled, is_count)
             for candidates in self._candidates(entry, plan):
                 if start(candidates):
                     names = smallest(candidates, lambda some: start(some) is not None)
