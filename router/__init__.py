@@ -49,9 +49,9 @@ Packages, and what stands below them::
     llama_swap  its configuration as a preset file     -> engine models
     memory      what a model needs, in bytes           -> scheduling engine models
     pool        acts: leases, loads, effects           -> scheduling engine wire events node hub models memory
-    metrics     for Prometheus                         -> scheduling engine wire events records node pool
+    metrics     for Prometheus                         -> scheduling engine wire events records node models pool
     proxy       what every dialect shares              -> engine wire records models memory pool
-    server      the client's side of a socket          -> access wire proxy
+    server      the client's side of a socket          -> access wire records proxy
 
 What clients ask for::
 
@@ -59,23 +59,24 @@ What clients ask for::
 
 The assembly::
 
-    options    kinds of values for options        -> engine access
-    config     the file of --config               -> engine models options
-    key_file   the keys of clients in a file      -> nothing
-    settings   one frozen Settings, row by row    -> engine options config key_file
-    variables  PURE: variables that set nothing   -> engine options
-    plan       what a command line means          -> scheduling engine node hub models memory config settings variables
-    reloader   keeps the catalog as its sources   -> models memory pool
-    ending     what each stage of the end means   -> node pool server reloader
-    serve      a router that serves, from a plan  -> everything
-    running    asks the router that runs          -> server settings
-    check      mistakes in files and variables    -> engine hub models options config settings variables plan
-    imports    llama-swap's file to a preset file -> engine llama_swap config plan
-    demo       tiny models, a first conversation  -> nothing
+    options    kinds of values for options         -> engine access
+    config     the file of --config                -> engine models options
+    key_file   the keys of clients in a file       -> nothing
+    settings   one frozen Settings, row by row     -> engine options config key_file
+    variables  PURE: variables that set nothing    -> engine options
+    plan       what a command line means           -> scheduling engine node hub models memory config settings variables
+    reloader   keeps the catalog as its sources    -> models memory pool
+    ending     what each stage of the end means    -> node pool server reloader
+    greeting   PURE: the first line of the log     -> settings
+    serve      a router that serves, from a plan   -> everything
+    check      mistakes in files and variables     -> engine hub models options config settings variables plan
+    imports    llama-swap's file to a preset file  -> engine llama_swap config plan
+    demo       tiny models, a first conversation   -> nothing
+    client     commands against a router that runs -> text engine access node server options key_file settings
 
 The program::
 
-    commands  tasks -> scheduling engine hub models memory server settings plan serve running check imports demo
+    commands  tasks -> scheduling engine hub models memory server settings plan serve check imports demo client
     __main__  start -> everything
 """
 

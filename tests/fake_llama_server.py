@@ -29,6 +29,7 @@ presets, environment variables (`FAKE_LOAD_SECONDS=0.1`); yes/no ones take no va
     --tool-arguments JSON     offered tools, it calls the first with these, unless a result is the last message
     --script FILE             a JSON array of rules; the first that fits a chat answers it (`Rule` in tests/scripted.py)
     --sent FILE               appends the fields of each chat, a line of JSON each
+    --metrics-file FILE       `/metrics` answers with its content; --metrics-seconds S: after so long
     --chat-template TEXT      one that raises on a late system message does so here, if there is a script
     --sleep-idle-seconds S    sleeps that long after the load, wakes with the next request
     --journal FILE            appends `<monotonic time> <pid> <alias> <event> <detail>`, the event being one of
@@ -51,7 +52,7 @@ VALUES = {
     *("load-seconds", "fail", "exit-code", "stdout-flood", "hold-bytes", "hold-device", "gpu-bytes", "journal"),
     *("crash-after-seconds", "crash-after-requests", "crash-after-chunks", "first-seconds", "chunk-seconds", "tokens"),
     *("host", "port", "alias", "sleep-idle-seconds", "fit-target", "tensor-split", "tool-arguments"),
-    *("script", "sent", "chat-template", "say", "say-file"),
+    *("script", "sent", "chat-template", "say", "say-file", "metrics-file", "metrics-seconds"),
 }
 MIB = 1 << 20
 CONTEXT = 512 * MIB  # of a CUDA context
@@ -332,6 +333,10 @@ class Connection:
             return self.json({"status": "ok"})
         if path in ("/v1/models", "/models"):
             return self.json({"object": "list", "data": [model()]})
+        if path == "/metrics" and "metrics-file" in options:
+            time.sleep(seconds("metrics-seconds"))
+            with open(options["metrics-file"], "rb") as text:
+                return self.whole(text.read(), "text/plain; version=0.0.4")
         count["requests"] += 1
         note("request", path)
         if count["requests"] > number("crash-after-requests") > 0:
@@ -444,8 +449,10 @@ class Connection:
         self.client.sendall("\r\n".join([*lines, "", ""]).encode())
 
     def json(self, answer: object, status: int = 200) -> None:
-        body = json.dumps(answer).encode()
-        self.head(status, "application/json", f"Content-Length: {len(body)}")
+        self.whole(json.dumps(answer).encode(), "application/json", status)
+
+    def whole(self, body: bytes, kind: str, status: int = 200) -> None:
+        self.head(status, kind, f"Content-Length: {len(body)}")
         self.client.sendall(body)
 
 

@@ -79,7 +79,7 @@ def create_app(
         engine=engine,
         engine_build=build_info(build),
     )
-    probes = Probes(is_draining, lambda: gateway.pool.exchange.is_starting)
+    probes = Probes(is_draining, gateway.pool.exchange)
     routes = [
         *probes.routes(),
         *openai.routes(gateway),
@@ -126,7 +126,8 @@ def _predict_routes(gateway: Gateway, variables: Variables, probes: Probes, rout
         if "POST" in (route.methods or ())
     }
     predictions = Predictions(gateway, endpoints)
-    found = [Route(variables.predict, with_dialect_errors(OPENAI, predictions.predict), methods=["POST"])]
+    predict = with_dialect_errors(OPENAI, predictions.predict, gateway.records, only_errors=True)
+    found = [Route(variables.predict, predict, methods=["POST"])]
     if not is_health_known:
         found.append(Route(variables.health, probes.health, methods=["GET"]))
     return found

@@ -117,16 +117,16 @@ def _remove_model(settings: Settings, root: Path, name: Name) -> int:
     """Remove one model; returns the bytes that this freed.
 
     If a router runs with these options and has the model, that router removes it, after the model's last requests."""
-    from router import running
+    from router.client.session import ask_if_running, message_of
     from router.hub.removal import only_model, remove
 
     model = only_model(root, name)
-    answer = running.ask(settings, "DELETE", "/models", str(model))
-    if answer is None or answer.status_code == UnknownModel.status:
+    status, answer = ask_if_running(settings, "DELETE", "/models", str(model)) or (UnknownModel.status, {})
+    if status == UnknownModel.status:
         return remove(root, model)
-    if answer.is_success:
-        return int(answer.json().get("freed", 0))
-    raise RouterError(f"the router at port {settings.port} says: {answer.json()['error']['message']}")
+    if status == 200:
+        return int(answer.get("freed", 0))
+    raise RouterError(f"the router at port {settings.port} says: {message_of(answer)}")
 
 
 # estimate
@@ -167,7 +167,7 @@ def estimate_model(argv: list[str]) -> int:
 
 
 def _estimate_of_running_router(settings: Settings, model: str) -> dict[str, Any] | None:
-    from router import running
+    from router.client.session import ask_if_running
 
-    answer = running.ask(settings, "GET", "/models/estimate", model)
-    return answer.json() if answer and answer.is_success and "verdict" in answer.json() else None
+    status, answer = ask_if_running(settings, "GET", "/models/estimate", model) or (0, {})
+    return answer if status == 200 and "verdict" in answer else None

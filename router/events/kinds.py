@@ -345,6 +345,17 @@ class DeviceFound:
 
 
 @dataclass(frozen=True, slots=True)
+class Settled:
+    """The memory of ended processes is back on a GPU, or is not waited for any longer, after `seconds`."""
+
+    KIND: ClassVar[str] = "settled"
+    IS_SHOWN: ClassVar[bool] = False
+    device: str
+    seconds: float
+    model: str = EVERYTHING
+
+
+@dataclass(frozen=True, slots=True)
 class Pressure:
     """Other programs have taken memory that is to stay free. `stops_for_it`: idle models are stopped for that."""
 
@@ -392,6 +403,7 @@ AnyEvent = (
     | Pin
     | DeviceLost
     | DeviceFound
+    | Settled
     | Pressure
     | PressureEnded
 )

@@ -61,6 +61,8 @@ def sentence(event: AnyEvent) -> str:
             return f"{event.device} takes no model until it can be read again: {event.why}"
         case kinds.DeviceFound():
             return f"{event.device} can be read again"
+        case kinds.Settled():
+            return f"the memory of {event.device} has settled after {event.seconds:.2f} s"
         case kinds.Pressure():
             return _pressure(event)
         case kinds.PressureEnded():

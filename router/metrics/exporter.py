@@ -9,9 +9,8 @@ their text (`families`). A scrape hands it out in pieces, and lets others run in
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 from router.metrics.engine_texts import EngineTexts
 from router.metrics.engines import merged
@@ -25,7 +24,8 @@ from router.pool.pool import Pool
 from router.records.records import Records
 from router.wire.upstream import Upstream
 
-PIECE_BYTES = 64 << 10
+PIECE_BYTES = 64 << 10  # of small parts together
+LARGE_BYTES = 16 << 10  # what is as large is a piece of its own
 SLICE_S = 0.001  # after that much work others have a turn
 
 
@@ -79,22 +79,41 @@ class Exporter:
         self.update()
         if len(self._pool.catalog) == 1:
             texts = dict(zip([NO_MODEL], texts.values(), strict=False))
-        registries = self.metrics.registry, self._process.registry
-        kept = itertools.chain.from_iterable(registry.pieces(form) for registry in registries)
-        parts: list[bytes] = []
-        size, began = 0, time.perf_counter()
-        for part in itertools.chain(kept, [merged(texts, form), form.end]):
-            parts.append(part)
-            size += len(part)
-            if size >= PIECE_BYTES or time.perf_counter() - began > SLICE_S:
-                yield b"".join(parts)
+        await self._write_ahead(form)
+        registry = self.metrics.registry
+        registry.gather()
+        kept = [*registry.pieces(form), *self._process.registry.pieces(form), merged(texts, form), form.end]
+        for piece in _in_pieces(kept):
+            yield piece
+
+    async def _write_ahead(self, form: Format) -> None:
+        """Have the text made of all that has changed, with turns for others: after a while without a scrape that may be
+        much. Then the rest, the text of one moment, is little work."""
+        self.metrics.registry.gather()
+        began = time.perf_counter()
+        for _ in self.metrics.registry.pieces(form):
+            if time.perf_counter() - began > SLICE_S:
                 await asyncio.sleep(0)
-                parts.clear()
-                size, began = 0, time.perf_counter()
-        yield b"".join(parts)
+                began = time.perf_counter()
 
     def update(self) -> None:
         """Bring all that is read at a scrape up to date."""
         self._live.update(self._pool.nodes.readings, asyncio.get_running_loop().time())
         self._process.update()
         self.metrics.loop_lag.of().set(round(self._lag.most(), 6))
+
+
+def _in_pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Small parts together; a large one as it is, without a copy."""
+    waiting: list[bytes] = []
+    size = 0
+    for part in parts:
+        if len(part) >= LARGE_BYTES and waiting:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+        waiting.append(part)
+        size += len(part)
+        if size >= (LARGE_BYTES if len(waiting) == 1 else PIECE_BYTES):
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    yield b"".join(waiting)

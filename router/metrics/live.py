@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from router.metrics.families import Family, Gauge, replace
 from router.metrics.names import Metrics
-from router.metrics.tally import NO_MODEL, Tally
+from router.metrics.tally import NO_MODEL, OTHER, Tally
+from router.models.catalog import Catalog
 from router.pool.pool import Pool
 from router.scheduling.resources import UNKNOWN_BYTES, Reading
 from router.scheduling.states import State
 
+MAX_REPOS = 100  # with a name of their own
 STATES = tuple(state.value for state in State)
 
 
@@ -29,20 +31,24 @@ class Live:
 
     def __init__(self, pool: Pool, metrics: Metrics, tally: Tally) -> None:
         self._pool, self._metrics, self._tally = pool, metrics, tally
+        self._catalog: Catalog | None = None  # at the last update
         self._lively: set[str] = set()  # at the last update
         self._states: dict[str, str] = {}
         self._others: dict[str, int] = {}
+        self._received: dict[str, int] = {}  # of each repository, as far as it was counted
 
     def __repr__(self) -> str:
         return f"<Live: {len(self._states)} models, {len(self._lively)} of them lively>"
 
     def update(self, readings: Sequence[Reading], now: float) -> None:
         """Make all gauges true. `now` is by the clock of the event loop."""
-        self._tally.forget_gone()
+        if self._catalog is not self._pool.catalog:
+            self._catalog = self._pool.catalog
+            self._tally.forget_gone()
         self._update_models(now)
         self._update_processes()
         self._update_devices(readings)
-        self._metrics.downloads.of().set(len(self._pool.downloads.running))
+        self._update_downloads()
 
     def _update_models(self, now: float) -> None:
         pool, metrics, tally = self._pool, self._metrics, self._tally
@@ -70,6 +76,14 @@ class Live:
         self._states[name] = state.value
         for each in (before, state.value) if before else STATES:
             family.of(name, each).set(int(each == state.value))
+
+    def _update_downloads(self) -> None:
+        family, downloads = self._metrics.downloaded, self._pool.downloads
+        for repo, count in downloads.received.items():
+            if more := count - self._received.get(repo, 0):
+                family.of(repo if (repo,) in family or len(family) < MAX_REPOS else OTHER).add(more)
+                self._received[repo] = count
+        self._metrics.downloads.of().set(len(downloads.running))
 
     def _update_processes(self) -> None:
         pool, metrics = self._pool, self._metrics

@@ -149,7 +149,7 @@ class Tally:
         if series is None:
             return
         series.duration.observe(record.seconds)
-        if record.ttft is not None:
+        if record.ttft is not None and record.error is None:
             series.first_token.observe(record.ttft)
             series.served.observe(record.waited)
         elif record.waited:
@@ -198,6 +198,7 @@ class Tally:
             kinds.Refused: self._on_refused,
             kinds.Reload: self._on_reload,
             kinds.Pressure: self._on_pressure,
+            kinds.Settled: self._on_settled,
         }.items():
             journal.subscribe(note, kind)
 
@@ -252,8 +253,12 @@ class Tally:
     def _on_reload(self, entry: Entry) -> None:
         event = _expect(entry, kinds.Reload)
         self._metrics.reloads.of().add()
-        self._metrics.last_reload.of().set(not event.why)
+        self._metrics.last_reload.of().set(int(not event.why))
         self.forget_gone()
+
+    def _on_settled(self, entry: Entry) -> None:
+        event = _expect(entry, kinds.Settled)
+        self._metrics.settling.of(event.device).observe(event.seconds)
 
     def _on_pressure(self, entry: Entry) -> None:
         self._metrics.pressure.of().add()

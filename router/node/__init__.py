@@ -38,6 +38,7 @@ What a child is made of, and what keeps it from outliving its router::
     watchdog        kills the children when the router dies             -> nothing
     run_roots       where such folders may be                           -> nothing
     run_directory   the folder of sockets; what dead routers left in it -> run_roots
+    whereabouts     where this user's routers listen                    -> run_roots run_directory
 
 The two that put it together::
 

@@ -50,7 +50,8 @@ The parts::
     alarm         time for the scheduler            -> core
     measurements  what processes really hold        -> child_run core
     health_watch  processes that hang               -> child_run core
-    processes     the processes, from spawn to exit -> logs child_run core measurements health_watch
+    load_times    when each model has loaded        -> nothing
+    processes     the processes, from spawn to exit -> logs child_run core measurements health_watch load_times
     pins          models that stay, on wish         -> core
     outlook       what a load would meet            -> settings_store core processes
     downloads     files that are missing            -> download_source core

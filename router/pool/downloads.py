@@ -12,6 +12,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from router import errors
 from router.hub.progress import DownloadProgress
@@ -29,8 +30,9 @@ PROGRESS_INTERVAL_S = 0.2  # between two pieces of news of one download
 
 @dataclass(slots=True)
 class Download:
-    """One running download. `files` are its files by URL."""
+    """One running download. `files` are its files by URL, `repo` is where they come from."""
 
+    repo: str = ""
     task: asyncio.Task[None] | None = None
     files: dict[str, DownloadProgress] = field(default_factory=dict)
     _first: tuple[float, int] | None = field(default=None, init=False)  # when how much was here, at the first news
@@ -77,6 +79,7 @@ class Downloads:
         self.running: dict[str, Download] = {}
         self.queued: frozenset[str] = frozenset()  # as clients know it: `publish_queue_changes` keeps it
         self.failures: dict[str, errors.RouterError] = {}  # why each model's last download failed
+        self.received: dict[str, int] = {}  # bytes by repository, since the start
         self._has_ended = False
 
     def __repr__(self) -> str:
@@ -159,7 +162,7 @@ class Downloads:
     def start(self, name: str, on_failure: Callable[[Exception], None]) -> None:
         """`on_failure` is called if the download ends with an exception; then `fail` has to be."""
         self.failures.pop(name, None)
-        download = self.running[name] = Download()
+        download = self.running[name] = Download(repo_name(self._core.plans.specs.get(name)))
         download.task = self._core.tasks.start(self._run(name, download), on_failure)
 
     def fail(self, name: str, exc: Exception) -> None:
@@ -220,6 +223,9 @@ class Downloads:
         core.forget(name)
 
     def _on_progress(self, name: str, download: Download, file: DownloadProgress) -> None:
+        before = download.files.get(file.url)
+        if before is not None and file.done > before.done:  # the first report tells what was here already
+            self.received[download.repo] = self.received.get(download.repo, 0) + file.done - before.done
         # A download that was aborted may still report.
         if self.running.get(name) is download and download.update(file, self._core.now()):
             self._core.change_log.publish(name, "download_progress", {"progress": download.progress.payload})
@@ -229,3 +235,9 @@ class Downloads:
         need = await self._core.estimates.need(spec)
         self._core.plans.set_need(spec.name, need)
         await self._core.nodes.check_fits(spec, need)
+
+
+def repo_name(spec: ModelSpec | None) -> str:
+    """Where the model's files come from: a repository's name, or only the host of an address, which may hold keys."""
+    source = (spec and spec.repo_to_download) or ""
+    return (urlsplit(source).hostname or "") if "://" in source else source.partition(":")[0]

@@ -17,6 +17,7 @@ from typing import Any, assert_never
 
 from router import errors
 from router.engine.flags import FlagTable, default_table
+from router.events.kinds import Settled
 from router.memory.footprints import Footprint
 from router.memory.need import Need
 from router.models.catalog import Catalog
@@ -156,6 +157,7 @@ class Pool:
             self._core.keep_alive.pins,
             self._core.unloads.latest,
             self.processes.exit_codes,
+            self.processes.load_times.by_model,
             self.processes.starts,
             self.processes.load_seconds,
             self.downloads.failures,
@@ -301,6 +303,10 @@ class Pool:
         is_there = state in SERVING or state in (State.LOADING, State.DOWNLOADING)
         return is_there or self._scheduler.waiting(name) > 0 or self._scheduler.downloads.is_wanted(name)
 
+    def seconds_of_load(self, name: str, since: float) -> float:
+        """How long this model has loaded since then, by `time.monotonic`; only its latest load counts."""
+        return self.processes.load_times.seconds(name, since)
+
     def request_counts(self) -> tuple[int, int]:
         """How many requests are served, and how many wait."""
         return sum(len(model.leases) for model in self._scheduler.models()), len(self._tickets)
@@ -406,7 +412,11 @@ class Pool:
                 assert_never(effect)
 
     async def _probe(self, expected: Mapping[str, int], enough: Mapping[str, int]) -> None:
+        began = self._core.now()
         readings = await self._core.nodes.read(expected, enough)
+        for device in (reading.device for reading in readings if reading.device.kind == "gpu"):
+            if device.key in expected:
+                self.journal.emit(Settled(device.key, self._core.now() - began))
         self._apply(self._scheduler.probed(readings, self._core.now()))
         self._core.nodes.pressure_news.tell(readings)
 

@@ -22,6 +22,7 @@ from router.node.interface import ChildEvent, Exit, Slept, Woke
 from router.pool.child_run import ChildRun
 from router.pool.core import LOAD_BEGINS, STATUS_CHANGE, Core
 from router.pool.health_watch import HealthWatch
+from router.pool.load_times import LoadTimes
 from router.pool.logs import EngineLogs
 from router.pool.measurements import REMEASURE_S, Measurements
 from router.scheduling.causes import Cause
@@ -61,6 +62,7 @@ class Processes:
         self._upstream = upstream
         self.runs: dict[str, ChildRun] = {}
         self.exit_codes: dict[str, int] = {}  # of each model's last process
+        self.load_times = LoadTimes()
         self.starts: dict[str, int] = {}  # how many processes each model has had
         self.load_seconds: dict[str, float] = {}  # how long each model's last load took
         self.loads = 0
@@ -83,6 +85,7 @@ class Processes:
         run.report_unreachable = partial(self._replace_unreachable, run)
         run.on_output = partial(self.logs.add, model)
         self.runs[model] = run
+        self.load_times.begin(model)
         core.change_log.mark_changed(model)
         core.tasks.start(self._live(run), on_failure)
 
@@ -104,6 +107,7 @@ class Processes:
         if run is not None and run.number == number:
             spec = run.spec
             del self.runs[name]
+            self.load_times.end(name)
             core.tasks.start(run.stop())
             run.ended.set()
         pending = core.store.pending_ticket(spec) if spec else None
@@ -163,6 +167,7 @@ class Processes:
     def _on_ready(self, run: ChildRun) -> None:
         core, name = self._core, run.spec.name
         self.loads += 1
+        self.load_times.end(name)
         self.load_seconds[name] = core.now() - run.began
         core.store.changes.serves(run.spec)
         core.apply(core.scheduler.ready(name, run.number, core.now()))
@@ -184,6 +189,7 @@ class Processes:
         if run.child is not None:
             self._upstream.forget(run.child.address)
         del self.runs[name]
+        self.load_times.end(name)
         self._reap(run, exit)
         if not core.scheduler.waiting(name):  # a request that waits may have set the time of the next process
             core.keep_alive.drop_request(name)

@@ -7,6 +7,7 @@ One `Records` is made with the gateway (`gateway.records`). Each request of a mo
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
@@ -47,7 +48,7 @@ class Records:
     """
 
     def __init__(self, load_seconds: Callable[[str, float], float] = lambda model, since: 0.0) -> None:
-        self._load_seconds = load_seconds
+        self.load_seconds = load_seconds
         self._running: dict[str, Running] = {}
         self._ended: deque[Record] = deque(maxlen=MAX_ENDED)
         self._subscribers: tuple[Subscriber, ...] = ()
@@ -58,13 +59,14 @@ class Records:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} running={len(self._running)} ended={len(self._ended)}>"
 
-    def begin(self, id: bytes, path: str, dialect: str, client: str = "", agent: str = "") -> Running:
-        """A request has come. `client` and `agent` are clean and short (`record.clean`)."""
+    def begin(self, id: bytes, path: str, dialect: str, client: str = "", agent: str = "", trace: str = "") -> Running:
+        """A request has come. `path`, `client` and `agent` are clean and short (`record.clean`)."""
         key = id.decode("latin-1")
-        if len(key) != 16 or key in self._running:
+        if len(key) != 16 or not key.isalnum() or key in self._running:
             key = self._distinct(key)
-        running = self._running[key] = Running(self._finish, self._load_seconds, key, path, dialect, client, agent)
-        if not self.speed.is_counting:
+        running = Running(self, id, key, path, dialect, client, agent, trace, time.monotonic())
+        self._running[key] = running
+        if self.speed.timer is None:
             self.speed.start()
         return running
 
@@ -80,11 +82,18 @@ class Records:
         request.is_over = True
         self._running.pop(request.id, None)
 
-    def _finish(self, request: Running, record: Record, now: float) -> None:
-        self._running.pop(request.id, None)
+    def finish(self, request: Running, record: Record, now: float) -> None:
+        """`Running` calls this at its end."""
+        del self._running[request.id]
         self._ended.append(record)
-        self._last_hour.add(record.error is not None, now)
-        self.speed.add(request, record.generated, record.generation_seconds)
+        hour = self._last_hour
+        if now >= hour.minute_ends:
+            hour.turn(now)
+        hour.minute[0] += 1
+        if record.error is not None:
+            hour.minute[1] += 1
+        if record.generated:
+            self.speed.add(request, record.generated, record.generation_seconds)
         for subscriber in self._subscribers:
             try:
                 subscriber(record)

@@ -16,12 +16,12 @@ SECONDS = 1.0  # from one count to the next
 
 
 class Speed:
-    """`running` are the requests that run, whenever it is asked for."""
+    """`running` are the requests that run, whenever it is asked for. `timer` is None while nothing is counted."""
 
     def __init__(self, running: Mapping[str, Running]) -> None:
         self._running = running
         self._new: dict[str, float] = {}  # tokens since the last count, of requests that have ended
-        self._timer: asyncio.TimerHandle | None = None
+        self.timer: asyncio.TimerHandle | None = None
         self._counted_at = 0.0
         self.by_model: Mapping[str, float] = {}
 
@@ -32,15 +32,11 @@ class Speed:
     def total(self) -> float:
         return sum(self.by_model.values())
 
-    @property
-    def is_counting(self) -> bool:
-        return self._timer is not None
-
     def start(self) -> None:
         """Counts from now on, until nothing runs any more."""
-        if self._timer is None:
+        if self.timer is None:
             self._counted_at = time.monotonic()
-            self._timer = asyncio.get_running_loop().call_later(SECONDS, self._tick)
+            self.timer = asyncio.get_running_loop().call_later(SECONDS, self._tick)
 
     def add(self, request: Running, generated: int | None, seconds: float) -> None:
         """This request has ended; its answer has `generated` tokens, for which the engine took `seconds`."""
@@ -58,9 +54,9 @@ class Speed:
         found = self.count(self._running.values(), now - self._counted_at)
         self._counted_at = now
         if found or self._running:
-            self._timer = asyncio.get_running_loop().call_later(SECONDS, self._tick)
+            self.timer = asyncio.get_running_loop().call_later(SECONDS, self._tick)
         else:
-            self._timer = None
+            self.timer = None
 
     def count(self, running: Iterable[Running], seconds: float) -> Mapping[str, float]:
         """Tokens per second since the last count, which was so many seconds ago."""

@@ -7,16 +7,14 @@ whatever a model has written.
 
 from __future__ import annotations
 
-import re
-from typing import NamedTuple
+from typing import Annotated
 
 import msgspec
 
 TAIL_BYTES = 4096  # of an answer, at either end
-MAX_TOKENS = 10**12  # a larger number of tokens is none
 
 
-class Tokens(NamedTuple):
+class Tokens(msgspec.Struct, frozen=True, gc=False):
     """`cached` are part of `prompt`. `prompt_seconds` and `generation_seconds` are by the engine's clock."""
 
     prompt: int | None = None
@@ -27,66 +25,63 @@ class Tokens(NamedTuple):
     generation_seconds: float = 0.0
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=10**12)]  # a larger number of tokens is none
+_Ms = Annotated[float, msgspec.Meta(ge=0, lt=1e12)]
+
+
 class _Timings(msgspec.Struct, gc=False):
-    cache_n: int = 0
-    prompt_n: int = 0
-    prompt_ms: float = 0.0
-    predicted_n: int = 0
-    predicted_ms: float = 0.0
+    cache_n: _Count = 0
+    prompt_n: _Count = 0
+    prompt_ms: _Ms = 0.0
+    predicted_n: _Count = 0
+    predicted_ms: _Ms = 0.0
 
 
 class _Cached(msgspec.Struct, gc=False):
-    cached_tokens: int = 0
+    cached_tokens: _Count = 0
 
 
 class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
     prompt_tokens_details: _Cached | None = None
 
 
 NO_TOKENS = Tokens()
 _TIMINGS = msgspec.json.Decoder(_Timings)
 _USAGE = msgspec.json.Decoder(_Usage)
-# An object that has objects without further ones, behind its name.
-_USAGE_OBJECT = re.compile(rb'"usage":\s?(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 
 
 def tokens_of(tail: bytes, beginning: bytes = b"") -> Tokens:
     """The counts in the last TAIL_BYTES of an answer, or the first. What makes no sense counts as missing."""
-    start = tail.rfind(b'"timings":')
-    if start >= 0:
-        try:
-            found = _TIMINGS.decode(tail[start + 10 : tail.index(b"}", start) + 1])
-        except (ValueError, msgspec.MsgspecError):
-            found = None
-        if found is not None and (counts := _of_timings(found)):
-            return counts
-    return _of_usage(tail) or (_of_usage(beginning) if beginning else None) or NO_TOKENS
+    return _timings_in(tail) or _usage_in(tail) or (_usage_in(beginning) if beginning else None) or NO_TOKENS
 
 
-def _of_timings(found: _Timings) -> Tokens | None:
-    prompt, generated, ms = found.cache_n + found.prompt_n, found.predicted_n, found.predicted_ms
-    if not (0 <= found.cache_n <= prompt < MAX_TOKENS and 0 <= generated < MAX_TOKENS):
-        return None
-    # A time that is no time (not a number, without an end) must not get into sums.
-    seconds = ms / 1000 if 0 < ms < 1e12 else 0.0
-    prompt_seconds = found.prompt_ms / 1000 if 0 < found.prompt_ms < 1e12 else 0.0
-    per_second = generated / seconds if seconds and generated else None
-    return Tokens(prompt, found.cache_n, generated, per_second, prompt_seconds, seconds)
-
-
-def _of_usage(data: bytes) -> Tokens | None:
-    start = data.rfind(b'"usage":')
-    match = _USAGE_OBJECT.match(data, start) if start >= 0 else None
-    if not match:
+def _timings_in(data: bytes) -> Tokens | None:
+    start = data.rfind(b'"timings":')
+    if start < 0:
         return None
     try:
-        found = _USAGE.decode(match[1])
+        found = _TIMINGS.decode(data[start + 10 : data.find(b"}", start) + 1])
     except (ValueError, msgspec.MsgspecError):
         return None
-    counts = found.prompt_tokens, found.completion_tokens
-    cached = found.prompt_tokens_details.cached_tokens if found.prompt_tokens_details else None
-    if any(count is not None and not 0 <= count < MAX_TOKENS for count in (*counts, cached)):
+    cached, generated, seconds = found.cache_n, found.predicted_n, found.predicted_ms / 1000
+    per_second = generated / seconds if seconds and generated else None
+    return Tokens(cached + found.prompt_n, cached, generated, per_second, found.prompt_ms / 1000, seconds)
+
+
+def _usage_in(data: bytes) -> Tokens | None:
+    start = data.rfind(b'"usage":') + 8
+    if start < 8:
         return None
-    return Tokens(counts[0], cached, counts[1])
+    end = data.find(b"}", start) + 1
+    inner = data.find(b"{", start + 2, end)  # of an object within it; there may be some, one behind the other
+    while 0 <= inner < end:
+        end = data.find(b"}", end) + 1
+        inner = data.find(b"{", inner + 1, end)
+    try:
+        found = _USAGE.decode(data[start:end])
+    except (ValueError, msgspec.MsgspecError):
+        return None
+    details = found.prompt_tokens_details
+    return Tokens(found.prompt_tokens, details.cached_tokens if details else None, found.completion_tokens)
