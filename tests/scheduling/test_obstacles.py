@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from router.scheduling.effects import Refusal, Refuse
 from router.scheduling.planning import Planning
 from router.scheduling.reasons import Blocker, Kind, Reason, Waiting, amounts, foreign, listed
@@ -210,6 +208,27 @@ def test_those_who_ended_while_the_memory_is_read_are_not_named() -> None:  # B-
     assert why(bench, "b").blockers == ()
 
 
+def test_what_was_found_holds_while_the_machine_is_still() -> None:  # B-O2
+    bench = Bench(room=4000, drain_grace=0)
+    bench.ask("coder", 3000)
+    bench.run(2)
+    bench.ask("b", 3000)
+    bench.run(1)
+    assert why(bench, "b").missing == {RAM: 2000}
+    found = bench.scheduler._obstacles._replanning
+    for held in (0, 3, 6, 0):  # it is read every half second, and what others hold is never still
+        bench.others[RAM] = held
+        bench.run(1)
+        assert why(bench, "b").missing == {RAM: 2000}
+    assert bench.scheduler._obstacles._replanning is found
+    bench.others[RAM] = 500
+    bench.run(1)
+    assert why(bench, "b").missing == {RAM: 2500}
+    bench.ask("c", 600)
+    bench.run(1)
+    assert why(bench, "c").kind is Kind.BEHIND
+
+
 # What stays
 
 
@@ -330,18 +349,24 @@ def test_those_too_far_back_to_be_planned_for() -> None:  # B-O2
     assert len(why(bench, f"m{Planning.LOOKAHEAD}").blockers) > 3  # it is planned for
 
 
-def test_where_it_would_cost_too_much_those_are_named_that_the_plan_names(  # B-O2
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("router.scheduling.replanning.BUDGET", 2)
-    bench = Bench(room=9, drain_grace=0)
-    bench.ask("x", 9)
-    bench.run(2)
-    bench.ask("a", 9)
-    bench.ask("b", 9)
+def test_where_it_would_cost_too_much_those_are_named_that_the_plan_names() -> None:  # B-O2
+    bench = Bench(room=50, drain_grace=0)
+    for number in range(48):
+        bench.ask(f"x{number}", 1)
+    bench.run(60)
+    for number in range(12):
+        bench.ask(f"m{number}", 10 + number)
     bench.run(1)
-    assert (why(bench, "a").kind, why(bench, "a").blockers) == (Kind.DRAINING, (Blocker("x", 1),))
-    assert why(bench, "b") == Reason(Kind.BEHIND, "is behind a in the queue", (Blocker("a", 1),))
+    first, *others = bench.scheduler.queue(bench.now)
+    assert others[0].why.kind is Kind.DRAINING
+    assert len(others[0].why.blockers) == 11
+    assert others[-1].why.kind is Kind.BEHIND
+    assert others[-1].why.blockers == tuple(Blocker(f"m{number}", 1) for number in range(11))
+    replanning = bench.scheduler._obstacles._replanning
+    assert replanning is not None
+    assert replanning._left < 0
+    assert first.why.kind is Kind.DRAINING
+    assert len(first.why.blockers) == 8  # of what is there two bytes are free
 
 
 # Words
