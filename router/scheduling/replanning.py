@@ -42,7 +42,7 @@ from router.scheduling.snapshot import Phase, Snapshot
 from router.scheduling.timing import Decision, decisions
 from router.scheduling.waiting_line import Entry
 
-BUDGET = 200  # plans upon one reading; each takes some 60 us
+BUDGET = 120  # plans upon one reading; each takes some 60 us
 TRIED_AGAIN = 5  # models: all that can be made of them are 30 more plans
 
 

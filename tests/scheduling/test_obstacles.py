@@ -215,12 +215,12 @@ def test_what_was_found_holds_while_the_machine_is_still() -> None:  # B-O2
     bench.ask("b", 3000)
     bench.run(1)
     assert why(bench, "b").missing == {RAM: 2000}
-    found = bench.scheduler._obstacles._replanning
+    found = bench.scheduler.obstacles._replanning
     for held in (0, 3, 6, 0):  # it is read every half second, and what others hold is never still
         bench.others[RAM] = held
         bench.run(1)
         assert why(bench, "b").missing == {RAM: 2000}
-    assert bench.scheduler._obstacles._replanning is found
+    assert bench.scheduler.obstacles._replanning is found
     bench.others[RAM] = 500
     bench.run(1)
     assert why(bench, "b").missing == {RAM: 2500}
@@ -362,7 +362,7 @@ def test_where_it_would_cost_too_much_those_are_named_that_the_plan_names() -> N
     assert len(others[0].why.blockers) == 11
     assert others[-1].why.kind is Kind.BEHIND
     assert others[-1].why.blockers == tuple(Blocker(f"m{number}", 1) for number in range(11))
-    replanning = bench.scheduler._obstacles._replanning
+    replanning = bench.scheduler.obstacles._replanning
     assert replanning is not None
     assert replanning._left < 0
     assert first.why.kind is Kind.DRAINING
