@@ -24,6 +24,7 @@ from router.access.permissions import GENERATE, OPEN, REQUIRED, PermissionTable,
 from router.api import openai, stream
 from router.api.dashboard.endpoints import DashboardEndpoints
 from router.api.dashboard.page import DashboardPage
+from router.api.dashboard.request_endpoints import RequestEndpoints
 from router.api.dialects import OPENAI, dialect_of
 from router.api.download import Downloads
 from router.api.messages import endpoints as messages
@@ -86,6 +87,7 @@ def create_app(
         *openai.routes(gateway),
         *responses.routes(gateway),
         *messages.routes(gateway),
+        *RequestEndpoints(gateway).routes(),
         *DashboardEndpoints(gateway, engine, build_info(build)).routes(),
         *DashboardPage().routes(),
         *native.routes(),
