@@ -65,13 +65,13 @@ The assembly::
     settings   one frozen Settings, row by row     -> engine options config key_file
     variables  PURE: variables that set nothing    -> engine options
     plan       what a command line means           -> scheduling engine node hub models memory config settings variables
-    reloader   keeps the catalog as its sources    -> models memory pool
+    reloader   keeps the catalog as its sources    -> events models memory pool
     ending     what each stage of the end means    -> node pool server reloader
-    greeting   PURE: the first line of the log     -> settings
     serve      a router that serves, from a plan   -> everything
     check      mistakes in files and variables     -> engine hub models options config settings variables plan
     imports    llama-swap's file to a preset file  -> engine llama_swap config plan
     demo       tiny models, a first conversation   -> nothing
+    greeting   PURE: the first line of the log     -> settings
     client     commands against a router that runs -> text engine access node server options key_file settings
 
 The program::

@@ -17,7 +17,7 @@ from typing import Any, assert_never
 
 from router import errors
 from router.engine.flags import FlagTable, default_table
-from router.events.kinds import Settled
+from router.events.kinds import Granted, Released, Settled
 from router.logs import request_ids
 from router.memory.footprints import Footprint
 from router.memory.need import Need
@@ -212,6 +212,8 @@ class Pool:
         ):
             return None
         self._core.plans.specs[spec.name] = spec
+        if self.journal.hears_requests:
+            self.journal.emit(Granted(spec.name, ticket, 0.0))
         lease = self._leased(ticket, spec.name)
         lease.used = used
         return lease
@@ -339,6 +341,8 @@ class Pool:
     def _release(self, ticket: int, run: ChildRun, used: bool) -> None:
         now = self._core.now()
         effects = self._scheduler.release(ticket, now, used=used)
+        if self.journal.hears_requests:
+            self.journal.emit(Released(run.spec.name, ticket))
         if self._scheduler.model(run.spec.name).leases:
             return  # then there is no effect, and nothing that the timer waits for
         if effects:
@@ -366,11 +370,19 @@ class Pool:
                     self._perform(effect, on_failure)
                 except Exception as exc:
                     on_failure(exc)
-        for follow_up in (self.downloads.publish_queue_changes, self.processes.prefetch_next, self._alarm.set):
+        for follow_up in (
+            self.downloads.publish_queue_changes,
+            self.processes.prefetch_next,
+            self._tell_queue_news,
+            self._alarm.set,
+        ):
             try:
                 follow_up()
             except Exception as exc:
                 log.critical("a defect in the router", exc_info=exc)
+
+    def _tell_queue_news(self) -> None:
+        self._core.queue_news.tell(self._core.now())
 
     def _perform(self, effect: Effect, on_failure: Callable[[Exception], None]) -> None:
         match effect:
@@ -407,7 +419,10 @@ class Pool:
                 self.downloads.fail(model, exc)
             case Grant(ticket) | Refuse(ticket):
                 if self._tickets.fail(ticket, reason) and isinstance(effect, Grant):
-                    self._apply(self._scheduler.release(ticket, self._core.now(), used=False))
+                    effects = self._scheduler.release(ticket, self._core.now(), used=False)
+                    if self.journal.hears_requests:
+                        self.journal.emit(Released(effect.model, ticket))
+                    self._apply(effects)
             case Abort():
                 pass  # its end need not be reported
             case _:
@@ -420,7 +435,8 @@ class Pool:
             if device.key in expected:
                 self.journal.emit(Settled(device.key, self._core.now() - began))
         self._apply(self._scheduler.probed(readings, self._core.now()))
-        self._core.nodes.pressure_news.tell(readings)
+        self._core.nodes.news.tell_pressure(readings)
+        self._core.queue_news.tell_planned(self._core.now())
 
     def _publish(self, name: str, event: str, more: Mapping[str, Any]) -> None:
         """Send this model's status to all subscribers, with further fields."""
