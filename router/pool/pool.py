@@ -39,7 +39,7 @@ from router.pool.tickets import Tickets
 from router.scheduling.causes import Cause
 from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
-from router.scheduling.reasons import Waiting
+from router.scheduling.reasons import Kind, Waiting
 from router.scheduling.scheduler import Scheduler
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import SERVING, State
@@ -318,6 +318,11 @@ class Pool:
         """The queue, in the order of turns: one entry for each model that requests wait for, with the reason. It costs
         no I/O. `scheduling.reasons` tells the fields."""
         return self._scheduler.queue(self._core.now())
+
+    def comment(self, name: str) -> str:
+        """What a client is told meanwhile whose request waits for this model: what it waits for, or that it loads."""
+        why = self._scheduler.why(name, self._core.now())
+        return why.text if why and why.kind is not Kind.OWN_LOAD else "loading"
 
     @property
     def pressure_episodes(self) -> int:
