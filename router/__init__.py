@@ -50,7 +50,7 @@ Packages, and what stands below them::
     memory      what a model needs, in bytes           -> scheduling engine models
     pool        acts: leases, loads, effects           -> scheduling engine wire events node hub models memory
     metrics     for Prometheus                         -> scheduling engine wire events records node models pool
-    proxy       what every dialect shares              -> engine wire records models memory pool
+    proxy       what every dialect shares              -> text engine wire records models memory pool
     server      the client's side of a socket          -> access wire records proxy
 
 What clients ask for::
