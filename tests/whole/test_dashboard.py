@@ -14,7 +14,6 @@ from playwright.sync_api import Locator, Page, expect
 from tests.browser import Chromium, Visit
 from tests.browser import chromium as chromium
 from tests.programs import ROOT
-from tests.routers import Router
 from tests.waiting import until
 from tests.whole.gpu_machine import Machine, Make
 
@@ -152,9 +151,7 @@ def test_a_crash_is_told_with_its_reason_and_the_next_try(chromium: Chromium, ma
 
 
 # B-W2 B-O3
-def test_stop_ends_a_stream(
-    chromium: Chromium, machine: Make, clients: concurrent.futures.ThreadPoolExecutor
-) -> None:
+def test_stop_ends_a_stream(chromium: Chromium, machine: Make, clients: concurrent.futures.ThreadPoolExecutor) -> None:
     here = two_that_do_not_fit(machine)
     router = here.start()
     with chromium.visit(router.url, DASHBOARD) as visit, router.stream("coder", tokens=2000) as events:
