@@ -48,7 +48,7 @@ def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
     """One that scrapes `host:port` twice a second, with our alerts."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:{}".format(free.getsockname()[1])
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     config = {
         "global": {"scrape_interval": "500ms", "evaluation_interval": "1s"},
         "rule_files": [str(ALERTS)],
