@@ -67,15 +67,16 @@ The assembly::
     plan       what a command line means           -> scheduling engine node hub models memory config settings variables
     reloader   keeps the catalog as its sources    -> models memory pool
     ending     what each stage of the end means    -> node pool server reloader
+    greeting   PURE: the first line of the log     -> settings
     serve      a router that serves, from a plan   -> everything
-    client     commands against a router that runs -> text engine access node server options key_file settings
     check      mistakes in files and variables     -> engine hub models options config settings variables plan
     imports    llama-swap's file to a preset file  -> engine llama_swap config plan
     demo       tiny models, a first conversation   -> nothing
+    client     commands against a router that runs -> text engine access node server options key_file settings
 
 The program::
 
-    commands  tasks -> scheduling engine hub models memory server settings plan serve client check imports demo
+    commands  tasks -> scheduling engine hub models memory server settings plan serve check imports demo client
     __main__  start -> everything
 """
 

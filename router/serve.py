@@ -20,6 +20,7 @@ from router.api.predict import Variables
 from router.ending import Ending
 from router.engine.discovery import Engine
 from router.errors import ConfigError, UnknownModel
+from router.greeting import greeting
 from router.hub import cache as hub
 from router.logs import streams as logs
 from router.memory import forecast as forecasts
@@ -102,6 +103,10 @@ def _assemble(
     sources = plan.sources()
     version, catalog = engine.version(), sources.read()
     _check_claude_map(s.claude_map, catalog)
+    scheme = "https" if s.ssl_cert_file else "http"
+    urls = [listeners.url_of(sock, scheme, s.api_prefix) for sock in sockets]
+    text, fields = greeting(s, engine.kind, version, len(catalog), urls)
+    log.info("%s", text, extra={"fields": fields})
 
     machine = Machine.of_plan(plan, engine)
     limits, estimator = machine.limits, machine.estimator
@@ -178,14 +183,11 @@ def _assemble(
     )
     admission = Admission(ClientLimits(max_connections, s.client_timeout))
 
-    log.info("engine: %s, %s", engine.kind, version)
     machine.follow(s)
     for device in machine.devices.list():
         log.info("memory: %s, %.1f GiB", device.name, device.total / 2**30)
     for key, problem in machine.devices.problems.items():
         log.error("memory: %s is lost, and takes no model until it can be read: %s", key, problem)
-    scheme = "https" if s.ssl_cert_file else "http"
-    urls = [listeners.url_of(sock, scheme, s.api_prefix) for sock in sockets]
     _warn_if_open_to_others(s, sockets)
 
     async def on_start(end: Callable[[], None]) -> None:

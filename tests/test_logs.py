@@ -22,6 +22,7 @@ from unittest.mock import ANY
 import httpx
 import pytest
 
+from router import __version__
 from router.logs import formats
 from router.logs import lines as log_lines
 from router.logs.formats import FORMATS, JsonFormat, TextFormat
@@ -229,11 +230,12 @@ class Program:
         self.process: subprocess.Popen[bytes] | None = None
         self.client = httpx.Client()
 
-    def start(self, redirections: str, *flags: str) -> None:
+    def start(self, redirections: str, *flags: str, **environ: str) -> None:
         """`redirections` are a shell's."""
         run_dir = tempfile.mkdtemp(prefix="lr-")
         keep = {k: v for k, v in os.environ.items() if not k.startswith(("LLAMA_", "HF_"))}
         env = {**keep, "HF_HOME": str(self.folder), "LLAMA_CACHE": str(self.folder), "XDG_CACHE_HOME": str(self.folder)}
+        env |= environ
         where = ["--host", str(self.socket), "--run-dir", run_dir, "--log-level", "debug"]
         command = [sys.executable, "-m", "router", *where, *self.words, *flags]
         self.process = subprocess.Popen(
@@ -286,25 +288,33 @@ def program(tmp_path: Path, fake: str, tiny_models: Path) -> Iterator[Program]:
         program.process.wait()
 
 
+EVERYTHING = ("--log-format", "json", "--log-engines", "all", "--log-requests", "all")
+
+
+@pytest.mark.parametrize("flags", [(), EVERYTHING], ids=["text", "everything"])
 @pytest.mark.parametrize(
     "redirections",
     ["2>&-", "2>/dev/full", "2>&- >&-", ">/dev/full 2>/dev/full", "<&- >&- 2>&-", "2>/dev/null >&-", "2</dev/null"],
 )
-def test_a_stderr_that_takes_nothing_stops_nothing(program: Program, redirections: str) -> None:  # B-P13
-    program.start(redirections)
-    program.works()
+def test_a_stderr_that_takes_nothing_stops_nothing(  # B-P13
+    program: Program, redirections: str, flags: tuple[str, ...]
+) -> None:
+    program.start(redirections, *flags)
+    program.works(1 if flags else 3)
     assert program.end() == 0
 
 
-@pytest.mark.parametrize("stream", ["2", "1"])
-def test_a_full_pipe_stops_nothing(program: Program, tmp_path: Path, stream: str) -> None:  # B-P13
+@pytest.mark.parametrize(("stream", "flags"), [("2", ()), ("1", ()), ("2", EVERYTHING)])
+def test_a_full_pipe_stops_nothing(  # B-P13
+    program: Program, tmp_path: Path, stream: str, flags: tuple[str, ...]
+) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
     with contextlib.suppress(BlockingIOError):  # full from the beginning
         while True:
             os.write(reader, b"x" * 4096)
-    program.start(f"{stream}>{fifo}" + (" 2>&1" if stream == "1" else ""))
+    program.start(f"{stream}>{fifo}" + (" 2>&1" if stream == "1" else ""), *flags)
     program.works()
     begun = time.monotonic()
     assert program.end() == 0
@@ -329,7 +339,18 @@ def test_lines_of_the_start_and_the_end_are_written(program: Program, tmp_path: 
     assert program.end() == 0
     said = (tmp_path / "err").read_text()
     assert said.count("llama-router is listening on unix:") == 1
-    assert said.index("router.serve: engine:") < said.index("listening on")
+    first, *_, last = said.splitlines()
+    assert re.search(rf" I router\.serve: llama-router {re.escape(__version__)} begins with ", first)
+    for words in (
+        "fake",
+        "3 models;",
+        "API keys: no, admin keys: no",
+        "at most 4 models at once",
+        f"unix:{program.socket}",
+    ):
+        assert words in first, words
+    assert said.index(first) < said.index("listening on")
+    assert re.search(r" I router\.serve: llama-router ended \(SIGTERM\): \d+ requests answered in [\d.]+ s; ", last)
     assert "tiny-a: stopped" in said
 
 
@@ -392,6 +413,50 @@ def test_a_log_file_that_cannot_be_opened_ends_the_start(tmp_path: Path, fake: s
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
     assert re.fullmatch(r"llama-router: --log-file .* cannot be written: .*\n", done.stderr)
+
+
+def test_a_log_in_json_is_reopened_and_whole(program: Program, tmp_path: Path) -> None:  # B-P13 B-O5
+    file, old = tmp_path / "r.log", tmp_path / "r.log.1"
+    program.words += ["--log-file", str(file), *EVERYTHING]
+    program.start(f"2>{tmp_path / 'err'}", FAKE_SAY="hello from the engine")
+    program.works(1)
+    assert program.process is not None
+    file.rename(old)
+    program.process.send_signal(signal.SIGHUP)
+    until(file.exists)
+    program.works(1)
+    assert program.end() == 0
+    assert "llama-router is listening on" in (tmp_path / "err").read_text()  # which is no log
+    first, *lines = [json.loads(line) for path in (old, file) for line in path.read_text().splitlines()]
+    assert first["message"].startswith("llama-router ")
+    assert first["version"] == __version__
+    assert (first["models"], first["api_keys"], first["urls"]) == (3, False, [f"unix:{program.socket}"])
+    assert (lines[-1]["reason"], lines[-1]["logger"]) == ("SIGTERM", "router.serve")
+    engine = [line for line in lines if line["logger"] == "router.engine"]
+    assert [line["message"] for line in engine].count("tiny-a: hello from the engine") == 2
+    assert {line["model"] for line in engine} == {"tiny-a"}
+    for path in (old, file):
+        assert "hello from the engine" in path.read_text()
+
+
+def test_a_flood_of_an_engine_starves_nobody_and_fills_no_disk(program: Program, tmp_path: Path) -> None:  # B-P13 B-T5
+    file = tmp_path / "r.log"
+    program.words += ["--log-file", str(file), *EVERYTHING]
+    program.start("2>/dev/null", FAKE_STDOUT_FLOOD="200000", FAKE_LOAD_SECONDS="0")  # 40 MB on two pipes
+    program.works(1)
+    assert program.end() == 0
+    assert file.stat().st_size < 1 << 20
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert any("lines are left out here" in line["message"] for line in lines)
+
+
+def test_stderr_has_one_format(program: Program, tmp_path: Path) -> None:  # B-O5
+    program.start(f"2>{tmp_path / 'err'}", "--log-format", "json")
+    program.works(1)
+    assert program.end() == 0
+    messages = [json.loads(line)["message"] for line in (tmp_path / "err").read_text().splitlines()]
+    assert f"llama-router is listening on unix:{program.socket}" in messages
+    assert messages[-1].startswith("llama-router ended (SIGTERM)")
 
 
 # Names of files

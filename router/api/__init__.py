@@ -26,7 +26,7 @@ in `access.permissions`.
     openai       OpenAI's API                -> dialects embeddings
     messages     a package: Anthropic's API  -> dialects chat_stream
     stream       streams to resume           -> dialects
-    ollama       a package: Ollama's API     -> dialects details chat_stream download
+    ollama       a package: Ollama's API     -> dialects details endless chat_stream download
     responses    a package: Responses        -> dialects chat_stream ollama
 
 llama.cpp's own API::

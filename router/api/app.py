@@ -79,7 +79,7 @@ def create_app(
         engine=engine,
         engine_build=build_info(build),
     )
-    probes = Probes(is_draining, lambda: gateway.pool.exchange.is_starting)
+    probes = Probes(is_draining, gateway.pool.exchange)
     routes = [
         *probes.routes(),
         *openai.routes(gateway),

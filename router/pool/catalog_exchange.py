@@ -66,7 +66,8 @@ class CatalogExchange:
         self._replaced_file = replaced_file
         self._lasting_spec = lasting_spec
         self._has_ended = False
-        self.is_starting = False  # a lone model is being loaded for the first time
+        self.is_starting = False  # models are being loaded that are wanted from the start
+        self.is_lone_starting = False  # the only model is, which nobody has to name
         self._estimate: Callable[[ModelSpec], Need] | None = None
         self._learning: dict[str, asyncio.Task[None]] = {}
         # Models that left the catalog while a new one was prepared, which may still have them.
@@ -279,11 +280,12 @@ class CatalogExchange:
         if lone and not wanted:
             wanted = [spec for spec in self._core.catalog.models if spec.source == "command_line" and spec.model_path]
             wanted = wanted if len(self._core.catalog) == 1 else []
-            self.is_starting = bool(wanted)
+            self.is_lone_starting = bool(wanted)
+        self.is_starting = bool(wanted)
         try:
             await self._load_in_turn(wanted)
         finally:
-            self.is_starting = False
+            self.is_starting = self.is_lone_starting = False
 
     async def _load_in_turn(self, wanted: Sequence[ModelSpec]) -> None:
         limit = self._core.scheduler.limits.models_max or len(wanted)

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -37,12 +38,15 @@ pytestmark = pytest.mark.skipif(NGINX is None and not os.environ.get("CI"), reas
 
 
 @contextmanager
-def in_front_of(router: Router, folder: Path) -> Iterator[httpx.Client]:
-    """A client of an nginx that passes everything on to the router."""
+def in_front_of(router: Router, folder: Path, *, buffers: bool = False) -> Iterator[httpx.Client]:
+    """A client of an nginx that passes everything on to the router. `buffers`: as nginx does without our line."""
     assert NGINX, "nginx is not installed: apt-get install nginx-light"
     found = re.search(r"<!-- nginx -->\n```nginx\n(.*?)```", README.read_text(), re.S)
     assert found
     location = found[1].replace("http://127.0.0.1:8080", router.url)
+    if buffers:
+        assert "proxy_buffering off;" in location
+        location = location.replace("proxy_buffering off;", "")
     user = "user root;" if os.getuid() == 0 else ""
     config = folder / "nginx.conf"
     config.write_text(CONFIG.format(folder=folder, location=location, user=user))
@@ -76,6 +80,36 @@ def test_streams_come_through_as_they_are_made(routers: Starter, fake: str, tiny
             # nginx keeps nothing back: the first event is here while the engine still writes.
             assert 'llama_router_requests_active{model="tiny-a"} 1\n' in router.client.get("/metrics").text
             assert [*events][-1] == "[DONE]"
+
+
+MESSAGES = {"messages": [{"role": "user", "content": "hi"}]}
+GENERATIONS: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {**MESSAGES, "stream": True},
+    "/v1/messages": {**MESSAGES, "stream": True, "max_tokens": 8},
+    "/v1/responses": {"input": "hi", "stream": True},
+    "/api/chat": MESSAGES,
+    "/api/generate": {"prompt": "hi"},
+}
+
+
+def test_nginx_keeps_no_stream_back(  # B-O6
+    routers: Starter, fake: str, tiny_models: Path, folder: Path
+) -> None:
+    router = routers(
+        *("--engine", fake, "--models-dir", str(tiny_models), "--allowed-hosts", NAME),
+        FAKE_CHUNK_SECONDS="0.1",
+        FAKE_TOKENS="10",
+    )
+    with in_front_of(router, folder, buffers=True) as client:
+        for path, body in GENERATIONS.items():
+            with client.stream("POST", path, json={"model": "tiny-a", **body}) as response:
+                assert response.status_code == 200, path
+                assert len([*response.iter_raw()]) > 2, path  # what nginx has kept back comes in one piece
+                assert "x-accel-buffering" not in response.headers  # it is for nginx
+        for path in ("/models/sse", "/router/stream", "/models/tiny-a/log?follow=1"):
+            with client.stream("GET", path) as response:
+                assert response.status_code == 200, path
+                assert next(response.iter_raw()), path  # none of them ends
 
 
 def test_its_own_name_needs_a_flag(routers: Starter, fake: str, tiny_models: Path, folder: Path) -> None:

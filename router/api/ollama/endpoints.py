@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from router.api.dialects import OLLAMA
 from router.api.download import FileProgress, is_exact
+from router.api.endless import STREAM_HEADERS
 from router.api.ollama import cloud
 from router.api.ollama.blobs import Blobs
 from router.api.ollama.creation import creation
@@ -164,7 +165,7 @@ class OllamaEndpoints:
             async for _ in store.pull(name, token):
                 pass
             return json_response({"status": "success"})
-        return StreamingResponse(_pull_lines(store, name, token), media_type=NDJSON.decode())
+        return StreamingResponse(_pull_lines(store, name, token), media_type=NDJSON.decode(), headers=STREAM_HEADERS)
 
     async def push(self, request: Request) -> Response:
         raise Unsupported("Models cannot be pushed: this router has no account at a registry.")

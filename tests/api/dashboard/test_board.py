@@ -32,8 +32,18 @@ def state_of(board: Board) -> dict[str, Any]:
     return dict(json.loads(board.state()))
 
 
-def without_clock(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in state.items() if name not in ("now", "uptime")}
+def without_uptime(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if name != "uptime"}
+
+
+def without_ram(state: dict[str, Any]) -> dict[str, Any]:
+    """Without what this machine's RAM has free, which is never at rest."""
+    names = ("free", "other")
+    devices = [
+        {name: value for name, value in device.items() if device["kind"] == "gpu" or name not in names}
+        for device in state["devices"]
+    ]
+    return state | {"devices": devices}
 
 
 class Reader:
@@ -69,7 +79,9 @@ async def test_patches_make_the_state_that_a_new_board_has(seed: int) -> None:
             for reader in random.sample(readers, random.randint(1, 3)):
                 reader.read()
                 assert_same(reader.listener.view(state["now"]), state)
-            assert_same(without_clock(state_of(board_of(it.pool))), without_clock(state))
+            other = Reader(board)
+            new = state_of(board_of(it.pool))
+            assert_same(without_uptime(other.listener.view(new["now"])), without_uptime(new))
         heard = [kind for reader in readers for kind in reader.listener.heard]
         assert {"model", "device", "queue", "totals"} <= readers[0].listener.kinds
         assert heard.count("patch") > heard.count("state") / 4
@@ -114,7 +126,7 @@ async def listen_through(storm: Storm, random: Random) -> None:
     state = state_of(board)
     assert any(model["state"] == "loaded" for model in state["models"])
     for each in all_:
-        assert_same(each.view(state["now"]), state)
+        assert_same(without_ram(each.view(state["now"])), without_ram(state))
         assert {"model", "device", "queue", "event", "totals"} <= each.kinds
         assert [event["seq"] for event in each.events] == sorted({event["seq"] for event in each.events})
     assert all_[3].heard.count("patch") < all_[0].heard.count("patch") / 3
@@ -139,8 +151,8 @@ async def listen(listeners: Listeners, listener: Listener, random: Random, *, sl
     async with contextlib.aclosing(listeners.messages()) as messages:
         async for message in messages:
             listener.hear(message)
-            if listener.heard[-1] == "patch" and len(listener.heard) > 4:
-                assert loop.time() - last > EVERY_S * 0.99
-                last = loop.time()
             if slow:
                 await asyncio.sleep(random.random() * 10)
+            elif listener.heard[-1] == "patch":
+                assert loop.time() - last > EVERY_S * 0.99
+                last = loop.time()
