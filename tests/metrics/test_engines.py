@@ -124,7 +124,7 @@ lines = st.one_of(
 
 
 @given(st.lists(lines, max_size=12), st.lists(lines, max_size=12))
-def test_whatever_they_write_the_scrape_is_well_formed(one: list[bytes], other: list[bytes]) -> None:
+def test_whatever_they_write_the_scrape_is_well_formed(one: list[bytes], other: list[bytes]) -> None:  # B-O4
     texts = {"a": b"\n".join(one), "b": b"\n".join(other), "good": GOOD}
     for form in Format:
         samples = samples_of(texts, form)

@@ -89,7 +89,7 @@ def test_replaced_gauges_are_all_there_are() -> None:
 
 
 @given(st.randoms(use_true_random=False))
-def test_the_text_is_that_of_the_values(rng: random.Random) -> None:
+def test_the_text_is_that_of_the_values(rng: random.Random) -> None:  # B-O4
     """Whatever changes between scrapes, in both formats by turns."""
     registry = Registry()
     family = registry.make(Counter, "asked", "Requests", "model")

@@ -67,6 +67,7 @@ class Lived:
         (folder / "hostile.txt").write_bytes(b"\n".join([*HOSTILE.values(), *ODD.values()]))
         machine.model("hostile", 1, METRICS_FILE=folder / "hostile.txt")
         machine.model("slow", 1, METRICS_FILE=engine, METRICS_SECONDS=20)
+        machine.model("sleeper", 1, METRICS_FILE=engine, sleep_idle_seconds=1)
         machine.model("crasher", 1, CRASH_AFTER_REQUESTS=1)
         machine.model("sick", 1, FAIL="error: out of luck")
         machine.model("spare", 1)
@@ -134,7 +135,7 @@ def test_what_was_so_while_one_waited(lived: Lived) -> None:
     assert all(each.value > 8 * GIB for each in booked)
 
 
-def test_every_scrape_is_well_formed(lived: Lived) -> None:
+def test_every_scrape_is_well_formed(lived: Lived) -> None:  # B-O4
     lived.note("now")
     for texts in lived.texts.values():
         for form, text in texts.items():
@@ -167,6 +168,15 @@ def test_the_engines_metrics_follow_with_their_model(lived: Lived) -> None:  # B
         until(lambda: router.status(name) == "unloaded")  # noqa: B023
     samples_of(router)
     assert not {name for name in lived.others if router.status(name) != "unloaded"}, "a scrape loads nothing"
+
+
+def test_a_scrape_wakes_no_model(lived: Lived) -> None:
+    assert lived.router.chat("sleeper").status_code == 200
+    until(lambda: lived.router.status("sleeper") == "sleeping")
+    samples = samples_of(lived.router)
+    assert find(samples, f"{P}model_state", model="sleeper", state="sleeping") == 1
+    assert not [each for each in samples if each.name.startswith("llamacpp:") and each.labels["model"] == "sleeper"]
+    assert lived.router.status("sleeper") == "sleeping"
 
 
 def test_each_metric_of_the_board_exists(lived: Lived) -> None:
@@ -256,7 +266,7 @@ def observed(lived: Lived, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @needs_prometheus
-def test_each_panel_of_the_board_shows_something(observed: Prometheus) -> None:
+def test_each_panel_of_the_board_shows_something(observed: Prometheus) -> None:  # B-O4
     board = json.loads(BOARD.read_text())
     for panel in panels(board):
         expressions = [filled_in(target["expr"], DEVICE) for target in panel["targets"]]
