@@ -189,15 +189,17 @@ def test_each_metric_of_the_board_exists(lived: Lived) -> None:
     ]
     expressions += [("annotation", each["expr"], "") for each in board["annotations"]["list"]]
     for title, expression, legend in expressions:
-        found = names_in(expression)
-        assert found, title
+        named = names_in(expression)
+        assert named, title
         shown = set(re.findall(r"{{(\w+)}}", legend))
-        for name, labels in found.items():
+        for name, labels in named.items():
             if name not in UNCERTAIN:
                 assert name in known, f"{title}: there is no {name}"
                 assert labels | shown <= known[name] | OF_SCRAPES, title
     for variable in board["templating"]["list"][1:]:
-        metric, label = re.fullmatch(r"label_values\((\w+)(?:{.*})?, (\w+)\)", variable["definition"]).groups()  # type: ignore[union-attr]
+        found = re.fullmatch(r"label_values\((\w+)(?:{.*})?, (\w+)\)", variable["definition"])
+        assert found
+        metric, label = found.groups()
         assert label in known[metric] | OF_SCRAPES
     ids = [panel["id"] for panel in board["panels"]]
     assert len(ids) == len(set(ids))
