@@ -50,7 +50,7 @@ Packages, and what stands below them::
     memory      what a model needs, in bytes           -> scheduling engine models
     pool        acts: leases, loads, effects           -> scheduling engine wire events node hub models memory
     metrics     for Prometheus                         -> scheduling engine wire events records node models pool
-    proxy       what every dialect shares              -> engine wire records models memory pool
+    proxy       what every dialect shares              -> text engine wire records models memory pool
     server      the client's side of a socket          -> access wire records proxy
 
 What clients ask for::
@@ -65,13 +65,13 @@ The assembly::
     settings   one frozen Settings, row by row     -> engine options config key_file
     variables  PURE: variables that set nothing    -> engine options
     plan       what a command line means           -> scheduling engine node hub models memory config settings variables
-    reloader   keeps the catalog as its sources    -> models memory pool
+    reloader   keeps the catalog as its sources    -> events models memory pool
     ending     what each stage of the end means    -> node pool server reloader
-    greeting   PURE: the first line of the log     -> settings
     serve      a router that serves, from a plan   -> everything
     check      mistakes in files and variables     -> engine hub models options config settings variables plan
     imports    llama-swap's file to a preset file  -> engine llama_swap config plan
     demo       tiny models, a first conversation   -> nothing
+    greeting   PURE: the first line of the log     -> settings
     client     commands against a router that runs -> text engine access node server options key_file settings
 
 The program::

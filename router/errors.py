@@ -13,6 +13,7 @@
     ├── Forbidden                   403  permission_error: this client may not, or the hub demands a token or a licence
     ├── UnknownModel                404  not_found_error
     ├── UnknownStream               404  not_found_error: the conversation has no stream
+    ├── UnknownRequest              404  not_found_error: no request with this id runs or waits
     ├── UnknownResponse             404  not_found_error: no such response is kept for this client
     ├── BodyTooLarge                413  invalid_request_error
     ├── UnsupportedType             415  invalid_request_error: a browser sent no JSON, or the body is packed oddly
@@ -142,6 +143,11 @@ class UnknownModel(RouterError):
 
 
 class UnknownStream(RouterError):
+    status = 404
+    code = "not_found_error"
+
+
+class UnknownRequest(RouterError):
     status = 404
     code = "not_found_error"
 

@@ -57,6 +57,8 @@ REQUIRED: Mapping[str, Permission] = {
     "GET /router/state": READ,
     "GET /router/events": READ,
     "GET /router/stream": READ,
+    "GET /router/requests": READ,
+    "DELETE /router/requests/{id:path}": ADMIN,  # ends the request of any client
     "POST /models/{name:path}/pin": ADMIN,
     # what a model answers
     **dict.fromkeys(

@@ -23,6 +23,7 @@ from router.access.origins import AllowedOrigins
 from router.access.permissions import GENERATE, OPEN, REQUIRED, PermissionTable, RoutePattern
 from router.api import openai, stream
 from router.api.dashboard.endpoints import DashboardEndpoints
+from router.api.dashboard.request_endpoints import RequestEndpoints
 from router.api.dialects import OPENAI, dialect_of
 from router.api.download import Downloads
 from router.api.messages import endpoints as messages
@@ -85,6 +86,7 @@ def create_app(
         *openai.routes(gateway),
         *responses.routes(gateway),
         *messages.routes(gateway),
+        *RequestEndpoints(gateway).routes(),
         *DashboardEndpoints(gateway, engine, build_info(build)).routes(),
         *native.routes(),
         *MetricsEndpoint(gateway, exporter).routes(),

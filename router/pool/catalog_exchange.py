@@ -16,6 +16,7 @@ from dataclasses import asdict
 from functools import partial
 
 from router import errors, threads
+from router.events.kinds import Reload
 from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.changes import Changes
@@ -124,7 +125,8 @@ class CatalogExchange:
                     self._unload(name, Cause.REMOVED if name in changes.removed else Cause.SETTINGS)
         for name in self._known_names() | set(changes.removed):
             self._core.forget(name)
-        log.info("catalog: %s", changes)
+        counts = (len(changes.added), len(changes.changed), len(changes.removed))
+        self._core.journal.emit(Reload(str(changes), *counts))
         self._core.change_log.feed.publish("*", "models_reload", asdict(changes))
         wanted = [spec for spec in catalog.models if spec.load_on_startup and spec.name in starting]
         self._core.tasks.start(self._load_in_turn(wanted))

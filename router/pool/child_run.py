@@ -19,7 +19,6 @@ from router.models.stamps import Stamp
 from router.node.interface import Child, ChildEvent, Exit, Launch, LoadProgress, Node
 from router.scheduling.causes import Why
 from router.scheduling.resources import Allocation
-from router.units import size
 
 log = logging.getLogger("router.run")
 
@@ -32,7 +31,7 @@ LOGGED_STEP = 0.2  # of a load, 0..1: the log gets a line each time that so much
 class ChildRun:
     """`number` is the scheduler's number of this run.
     `args` are llama-server's arguments.
-    `why_stopped` is None until the router decides to stop it.
+    `why_stopped` is None until the router decides to stop it, at `stopped_at` by the event loop's clock.
     `info` is what the child reported when it became ready.
     `ended` is set once the process is gone.
     `began` is when it was started, `progressed_at` when its load reported last, and `measured_at` when its memory was
@@ -50,6 +49,7 @@ class ChildRun:
     node: Node
     child: Child | None = None
     why_stopped: Why | None = None
+    stopped_at: float | None = None
     progress: LoadProgress | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     began: float = 0.0
@@ -87,23 +87,15 @@ class ChildRun:
         finally:
             life.cancel()
             given_up.cancel()
-        if self.why_stopped is None:
-            log.error("%s: %s", self.spec.name, exit.sentence)
-        else:
-            log.info("%s: stopped (%s)", self.spec.name, self.why_stopped.text)
         return exit
 
     async def _live(
         self, load_timeout: float, on_ready: Callable[[], None], on_event: Callable[[ChildEvent], None]
     ) -> Exit:
-        started = asyncio.get_running_loop().time()
-        log.info("%s: starting, booked %s", self.spec.name, _shown(self.allocation.held))
         try:
             self.child = await self.node.spawn(self._launch(load_timeout, on_event))
             if self.why_stopped is None:
                 self.info = await self.child.ready()
-                seconds = asyncio.get_running_loop().time() - started
-                log.info("%s: ready after %.2f s, pid %d", self.spec.name, seconds, self.child.pid)
                 on_ready()
                 exit = await self.child.wait()
             else:  # it was to stop before there was a process
@@ -157,11 +149,10 @@ class ChildRun:
             self._logged = progress.value
             log.info("%s: loading, %.0f %%", self.spec.name, progress.value * 100)
 
-    def mark_stopping(self, why: Why) -> None:
+    def mark_stopping(self, why: Why, now: float) -> None:
         """This run is to end. The caller stops its child if there is one; if there is none yet, `live` stops it as soon
         as it has started."""
-        self.why_stopped = why
-        log.info("%s: stopping (%s), frees %s", self.spec.name, why.text, _shown(self.allocation.held))
+        self.why_stopped, self.stopped_at = why, now
 
     async def measure(self) -> Mapping[str, int]:
         """The bytes that the child holds now, by device key, as far as the machine reports them."""
@@ -185,7 +176,3 @@ class ChildRun:
         self._was_measured = True
         in_ram = sum(count for key, count in held.items() if key not in gpus) - cache
         return held, Footprint(sum(measured[key] for key in reported), len(reported), in_ram)
-
-
-def _shown(held: Mapping[str, int]) -> str:
-    return ", ".join(f"{size(count)} on {key}" for key, count in held.items()) or "nothing"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from router import errors
+from router.events import kinds
 from router.hub.progress import DownloadProgress
 from router.models.spec import ModelSpec
 from router.node.interface import LoadProgress
@@ -174,7 +175,7 @@ class Downloads:
     def abort(self, name: str) -> None:
         if task := self.running.pop(name).task:
             task.cancel()
-        log.info("%s: the download is cancelled", name)
+        self._tell(name, "cancelled")
         self._core.publish(name, STATUS_CHANGE, {})
         self._core.publish(name, "download_failed", {"error": CANCELLED})
 
@@ -190,6 +191,7 @@ class Downloads:
         assert self.source is not None
         core = self._core
         started = core.now()
+        self._tell(name, "started")
         core.publish(name, STATUS_CHANGE, {})
         try:
             await self.source.fetch(
@@ -203,19 +205,21 @@ class Downloads:
             if self.running.get(name) is download:  # else it was aborted
                 self._on_failure(name, exc)
             return
-        log.info("%s: downloaded in %.1f s", name, core.now() - started)
+        self._tell(name, "finished", seconds=core.now() - started)
         del self.running[name]
         core.plans.set(spec, need)
         core.apply(core.scheduler.fetched(name, need.demand, core.now()))
         core.publish(name, "download_finished", {})
 
+    def _tell(self, name: str, step: str, why: str = "", seconds: float | None = None) -> None:
+        self._core.journal.emit(kinds.Download(name, step, why, seconds))
+
     def _on_failure(self, name: str, exc: Exception) -> None:
         core = self._core
-        if isinstance(exc, errors.RouterError):
-            log.error("%s: the download failed: %s", name, exc.message)
-        else:  # a defect must not leave the model "downloading" for ever
+        if not isinstance(exc, errors.RouterError):  # a defect must not leave the model "downloading" for ever
             log.critical("a defect in the router", exc_info=exc)
             exc = errors.RouterError(f"a defect in the router: {exc!r}")
+        self._tell(name, "failed", exc.message)
         self.failures[name] = exc
         self.running.pop(name, None)
         core.apply(core.scheduler.fetch_failed(name, exc.message, core.now(), retry_after=exc.retry_after))

@@ -10,13 +10,10 @@ Called by `processes`.
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from router.pool.child_run import ChildRun
 from router.pool.core import Core
 from router.wire.upstream import Upstream
-
-log = logging.getLogger("router.pool")
 
 LOOKS = 10  # in one health timeout
 MAX_PAUSE_S = 5.0  # between two looks
@@ -66,8 +63,6 @@ class HealthWatch:
             last_life += max(0.0, now - begun - 2 * (rest + look))
             rest = 0.0
             if now >= last_life + timeout and run.why_stopped is None:
-                count = len(model.leases)
-                log.error("%s: no sign of life for %g s while %d requests run: it is ended", name, timeout, count)
                 core.apply(core.scheduler.hung(name, run.number, timeout, now))
 
     async def _shows_life(self, run: ChildRun, within: float) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from router import threads
+from router.events.kinds import Booked
 from router.memory.footprints import Footprint
 from router.models.spec import ModelSpec
 from router.pool.child_run import ChildRun
@@ -43,5 +44,8 @@ class Measurements:
             return  # it has begun to give memory back, or is gone
         core, name, run.measured = self._core, run.spec.name, measured
         held, footprint = run.reconcile(measured, core.scheduler.model(name).held)
-        core.apply(core.scheduler.measured(name, run.number, held, core.now()))
+        effects = core.scheduler.measured(name, run.number, held, core.now())
+        if core.scheduler.model(name).held is held:
+            core.journal.emit(Booked(name, run.number, held))
+        core.apply(effects)
         await threads.RECORDS.run(self._learn, run.spec, footprint)

@@ -10,10 +10,11 @@ import math
 from collections.abc import Iterable, Mapping
 
 from router import errors
+from router.events.journal import Journal
 from router.memory.need import Need
 from router.models.spec import ModelSpec
 from router.node.interface import Node
-from router.pool.pressure_news import PressureNews
+from router.pool.device_news import DeviceNews
 from router.pool.status import DeviceStatus
 from router.scheduling.effects import Refusal
 from router.scheduling.policy import Reject, plan
@@ -32,10 +33,10 @@ PROBE_LIMIT_S = 10.0  # a node answers within two seconds; one that does not cou
 class Nodes:
     """The nodes are handed in by the assembly; there is at least one."""
 
-    def __init__(self, nodes: Iterable[Node], scheduler: Scheduler) -> None:
+    def __init__(self, nodes: Iterable[Node], scheduler: Scheduler, journal: Journal) -> None:
         self._nodes = {node.name: node for node in nodes}
         self._scheduler = scheduler
-        self.pressure_news = PressureNews(scheduler)
+        self.news = DeviceNews(scheduler, journal)
         self._prefetched: ModelSpec | None = None
         self._devices: dict[str, tuple[Device, ...]] = {}  # of each node, as of its last answer
         self.readings: tuple[Reading, ...] = ()  # the last ones
@@ -68,6 +69,7 @@ class Nodes:
             raise errors.DeviceLost(f"the free memory of {', '.join(self._nodes)} cannot be read: {failures[0]!r}")
         self.readings = tuple(itertools.chain.from_iterable(readings))
         self._read_at = asyncio.get_running_loop().time()
+        self.news.tell_lost(self.readings)
         return self.readings
 
     async def glance(self) -> list[DeviceStatus]:

@@ -17,7 +17,7 @@ from typing import Any, assert_never
 
 from router import errors
 from router.engine.flags import FlagTable, default_table
-from router.events.kinds import Settled
+from router.events.kinds import Granted, Released, Settled
 from router.memory.footprints import Footprint
 from router.memory.need import Need
 from router.models.catalog import Catalog
@@ -38,7 +38,7 @@ from router.pool.tickets import Tickets
 from router.scheduling.causes import Cause
 from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
-from router.scheduling.reasons import Waiting
+from router.scheduling.reasons import Kind, Waiting
 from router.scheduling.scheduler import Scheduler
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import SERVING, State
@@ -211,6 +211,8 @@ class Pool:
         ):
             return None
         self._core.plans.specs[spec.name] = spec
+        if self.journal.hears_requests:
+            self.journal.emit(Granted(spec.name, ticket, 0.0))
         lease = self._leased(ticket, spec.name)
         lease.used = used
         return lease
@@ -316,6 +318,11 @@ class Pool:
         no I/O. `scheduling.reasons` tells the fields."""
         return self._scheduler.queue(self._core.now())
 
+    def comment(self, name: str) -> str:
+        """What a client is told meanwhile whose request waits for this model: what it waits for, or that it loads."""
+        why = self._scheduler.why(name, self._core.now())
+        return why.text if why and why.kind is not Kind.OWN_LOAD else "loading"
+
     @property
     def pressure_episodes(self) -> int:
         """How many times other programs have taken memory that is to stay free."""
@@ -338,6 +345,8 @@ class Pool:
     def _release(self, ticket: int, run: ChildRun, used: bool) -> None:
         now = self._core.now()
         effects = self._scheduler.release(ticket, now, used=used)
+        if self.journal.hears_requests:
+            self.journal.emit(Released(run.spec.name, ticket))
         if self._scheduler.model(run.spec.name).leases:
             return  # then there is no effect, and nothing that the timer waits for
         if effects:
@@ -364,11 +373,19 @@ class Pool:
                 self._perform(effect, on_failure)
             except Exception as exc:
                 on_failure(exc)
-        for follow_up in (self.downloads.publish_queue_changes, self.processes.prefetch_next, self._alarm.set):
+        for follow_up in (
+            self.downloads.publish_queue_changes,
+            self.processes.prefetch_next,
+            self._tell_queue_news,
+            self._alarm.set,
+        ):
             try:
                 follow_up()
             except Exception as exc:
                 log.critical("a defect in the router", exc_info=exc)
+
+    def _tell_queue_news(self) -> None:
+        self._core.queue_news.tell(self._core.now())
 
     def _perform(self, effect: Effect, on_failure: Callable[[Exception], None]) -> None:
         match effect:
@@ -405,7 +422,10 @@ class Pool:
                 self.downloads.fail(model, exc)
             case Grant(ticket) | Refuse(ticket):
                 if self._tickets.fail(ticket, reason) and isinstance(effect, Grant):
-                    self._apply(self._scheduler.release(ticket, self._core.now(), used=False))
+                    effects = self._scheduler.release(ticket, self._core.now(), used=False)
+                    if self.journal.hears_requests:
+                        self.journal.emit(Released(effect.model, ticket))
+                    self._apply(effects)
             case Abort():
                 pass  # its end need not be reported
             case _:
@@ -418,7 +438,8 @@ class Pool:
             if device.key in expected:
                 self.journal.emit(Settled(device.key, self._core.now() - began))
         self._apply(self._scheduler.probed(readings, self._core.now()))
-        self._core.nodes.pressure_news.tell(readings)
+        self._core.nodes.news.tell_pressure(readings)
+        self._core.queue_news.tell_planned(self._core.now())
 
     def _publish(self, name: str, event: str, more: Mapping[str, Any]) -> None:
         """Send this model's status to all subscribers, with further fields."""

@@ -14,17 +14,22 @@ from functools import partial
 
 from router import threads
 from router.errors import RouterError
+from router.events import kinds
+from router.events.journal import Entry
+from router.events.kinds import Evict, Ready, Start
 from router.memory import prompt_cache
 from router.memory.footprints import Footprint
 from router.models import stamps
 from router.models.spec import ModelSpec
 from router.node.interface import ChildEvent, Exit, Slept, Woke
+from router.pool import process_events
 from router.pool.child_run import ChildRun
 from router.pool.core import LOAD_BEGINS, STATUS_CHANGE, Core
 from router.pool.health_watch import HealthWatch
 from router.pool.load_times import LoadTimes
 from router.pool.logs import EngineLogs
 from router.pool.measurements import REMEASURE_S, Measurements
+from router.pool.process_events import Before
 from router.scheduling.causes import Cause
 from router.scheduling.effects import Spawn, Stop
 from router.scheduling.refusals import error_of_cut
@@ -67,6 +72,7 @@ class Processes:
         self.load_seconds: dict[str, float] = {}  # how long each model's last load took
         self.loads = 0
         self.evictions = 0
+        core.journal.subscribe(self._count, Ready, Evict)
 
     def __repr__(self) -> str:
         return f"<Processes {', '.join(self.runs) or 'none'}; {self.loads} loads, {self.evictions} evictions>"
@@ -75,6 +81,7 @@ class Processes:
         """Start a process of the model as it is planned now. `on_failure` is called if the run ends with an exception;
         then `give_up` has to be."""
         core, model = self._core, effect.model
+        core.journal.emit(Start(model, effect.run, effect.allocation.held))
         spec = core.plans.specs[model]
         need = core.plans.needs[model]
         cache = prompt_cache.args_for(effect.allocation.prompt_cache) if need.demand.prompt_cache else ()
@@ -91,13 +98,14 @@ class Processes:
 
     def stop(self, effect: Stop) -> None:
         """Stop the model's process. Requests that still run on it fail, and are told why."""
+        core = self._core
+        now, model = core.now(), core.scheduler.model(effect.model)
+        core.journal.emit(process_events.of_stop(model, effect.why, core.scheduler.limits.margins, now))
         run = self.runs[effect.model]
-        run.mark_stopping(effect.why)
-        self._core.change_log.mark_changed(effect.model)
-        if effect.why.cause.is_eviction:
-            self.evictions += 1
+        run.mark_stopping(effect.why, now)
+        core.change_log.mark_changed(effect.model)
         if run.child is not None:
-            self._core.tasks.start(run.stop(at_once=effect.at_once))
+            core.tasks.start(run.stop(at_once=effect.at_once))
             self._upstream.cut(run.child.address, error_of_cut(effect))
             self._upstream.forget(run.child.address)  # open connections would delay its end
 
@@ -111,7 +119,25 @@ class Processes:
             core.tasks.start(run.stop())
             run.ended.set()
         pending = core.store.pending_ticket(spec) if spec else None
-        core.apply(core.scheduler.exited(name, number, reason, core.now(), pending_ticket=pending))
+        now, before = core.now(), Before.of(core.scheduler.model(name), number)
+        effects = core.scheduler.exited(name, number, reason, now, pending_ticket=pending)
+        self._tell_end(name, before, run, reason, 1, now)
+        core.apply(effects)
+
+    def _tell_end(
+        self, name: str, before: Before | None, run: ChildRun | None, sentence: str, exit_code: int, now: float
+    ) -> None:
+        if before is not None:
+            why, since = (run.why_stopped, run.stopped_at or run.began) if run else (None, now)
+            model = self._core.scheduler.model(name)
+            event = process_events.of_end(model, before, why, sentence, exit_code, now - since, now)
+            self._core.journal.emit(event)
+
+    def _count(self, entry: Entry) -> None:
+        if isinstance(entry.event, Ready):
+            self.loads += 1
+        else:
+            self.evictions += 1
 
     def lasting_spec(self, name: str) -> ModelSpec | None:
         """What the model's process runs; None if there is none, or if it is about to end."""
@@ -166,22 +192,30 @@ class Processes:
 
     def _on_ready(self, run: ChildRun) -> None:
         core, name = self._core, run.spec.name
-        self.loads += 1
+        now = core.now()
         self.load_times.end(name)
-        self.load_seconds[name] = core.now() - run.began
+        seconds = self.load_seconds[name] = now - run.began
         core.store.changes.serves(run.spec)
-        core.apply(core.scheduler.ready(name, run.number, core.now()))
+        effects = core.scheduler.ready(name, run.number, now)
+        if run.why_stopped is None and run.child is not None:
+            core.journal.emit(Ready(name, run.number, run.child.pid, seconds))
+        core.apply(effects)
         core.publish(name, STATUS_CHANGE, {})
         self._measurements.measure_soon(run)
         self._watch.begin(run)
 
     def _on_event(self, run: ChildRun, event: ChildEvent) -> None:
+        core, name = self._core, run.spec.name
+        state = core.scheduler.model(name).state
         match event:
             case Slept():
-                self._core.scheduler.slept(run.spec.name, run.number)
+                core.scheduler.slept(name, run.number)
             case Woke():
-                self._core.scheduler.woke(run.spec.name, run.number)
-        self._core.publish(run.spec.name, STATUS_CHANGE, {})
+                core.scheduler.woke(name, run.number)
+        if core.scheduler.model(name).state is not state:
+            kind = kinds.Slept if isinstance(event, Slept) else kinds.Woke
+            core.journal.emit(kind(name, run.number))
+        core.publish(name, STATUS_CHANGE, {})
 
     def _on_exit(self, run: ChildRun, exit: Exit) -> None:
         core, name = self._core, run.spec.name
@@ -205,15 +239,17 @@ class Processes:
         pending = core.store.pending_ticket(run.spec)
         is_change = run.why_stopped is None and pending is None and core.store.changes.is_tried(run.spec)
         is_change = is_change and not exit.device_lost  # no fault of the change
+        now, before = core.now(), Before.of(core.scheduler.model(name), run.number)
         effects = core.scheduler.exited(
             name,
             run.number,
             exit.sentence,
-            core.now(),
+            now,
             out_of_memory=exit.out_of_memory,
             device_lost=exit.device_lost,
             pending_ticket=NO_TICKET if is_change else pending,
         )
+        self._tell_end(name, before, run, exit.sentence, exit.code, now)
         core.apply(effects)
         if is_change and not core.scheduler.model(name).retrying:
             change = core.store.fail_change(name, exit.sentence)

@@ -263,6 +263,7 @@ class Gateway:
             body=body,
             stream=stream,
             keepalive=self.keepalive,
+            comment=self.pool.comment,
             time_limit=time_limit,
             cut=cut_of(head.path) if stream and time_limit else None,
             collect=collect,

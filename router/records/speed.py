@@ -38,16 +38,15 @@ class Speed:
             self._counted_at = time.monotonic()
             self.timer = asyncio.get_running_loop().call_later(SECONDS, self._tick)
 
-    def add(self, request: Running, generated: int | None, seconds: float) -> None:
+    def add(self, request: Running, generated: int, seconds: float) -> None:
         """This request has ended; its answer has `generated` tokens, for which the engine took `seconds`."""
         answer = request.answer
         if answer is not None and answer.is_stream:
             tokens: float = answer.pieces - request.counted
-        elif generated:
-            tokens = generated * min(1.0, SECONDS / seconds) if seconds else generated
         else:
-            return
-        self._new[request.model] = self._new.get(request.model, 0) + tokens
+            tokens = generated * min(1.0, SECONDS / seconds) if seconds else generated
+        if tokens > 0:
+            self._new[request.model] = self._new.get(request.model, 0) + tokens
 
     def _tick(self) -> None:
         now = time.monotonic()

@@ -24,7 +24,7 @@ booked (`planning`); effects go out; their results change something. Eight thing
 `_needs_plan`: there may be something new to decide.
     Set when something changes that a plan depends on: a new entry in the line; a model's last lease that ended; a
     process that is ready, has exited, or holds something else than was booked; another demand; the time to look again
-    (`_planning.next_poll_at`). An entry that left the line counts too: `_answers.entry_left`.
+    (`planning.next_poll_at`). An entry that left the line counts too: `_answers.entry_left`.
     Cleared when the Probe for that plan goes out, and when no model waits for its start.
     Why: most events change nothing for a plan, such as a request for a model that runs. They must not cost a Probe.
 
@@ -37,7 +37,7 @@ booked (`planning`); effects go out; their results change something. Eight thing
     Why: a reading from before such a moment must not be decided upon (rule 5). `probed` throws it away and probes
     again. It is not the same as `_needs_plan`: a new entry in the line needs a plan, but does not spoil the reading.
 
-`_planning.next_poll_at`: when the queue is planned for again although nothing has happened here.
+`planning.next_poll_at`: when the queue is planned for again although nothing has happened here.
     Set by each plan: after `Limits.poll`, or when time alone makes another decision (`timing`) if that is earlier.
     Never cleared. `wakeup` returns it to the pool while an entry needs room or memory is coming back, and no Probe is
     out; `tick` then sets `_needs_plan`.
@@ -47,7 +47,7 @@ booked (`planning`); effects go out; their results change something. Eight thing
     Follows from the last Probe, while there are processes (`Limits.pressure_poll`). `wakeup` returns it to the pool.
     Why: other programs take memory, too, and this has to be told (`pressure`).
 
-`_planning.draining`: the models that are closed because a model ahead needs their room.
+`planning.draining`: the models that are closed because a model ahead needs their room.
     Set by each plan to exactly the busy victims of that plan. Emptied when no model waits for its start.
     Why: a drain must end with its reason, or it would close a model for ever.
 
@@ -74,7 +74,7 @@ from router.scheduling.effects import Effect, Grant, Refusal, Refuse
 from router.scheduling.limits import Limits
 from router.scheduling.obstacles import Obstacles
 from router.scheduling.planning import LOST_RETRY_S, Planning
-from router.scheduling.reasons import Waiting
+from router.scheduling.reasons import Reason, Waiting
 from router.scheduling.resources import Demand, Reading
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import STARTABLE, Event, State
@@ -95,11 +95,11 @@ class Scheduler:
         self.limits = limits
         self._books = Books()
         self._line = WaitingLine()
-        self._planning = planning = Planning(self._books, self._line)
+        self.planning = planning = Planning(self._books, self._line)  # with the obstacles, for reading only
         self.downloads, self._levels, self._runs = planning.downloads, planning.levels, planning.runs
         self.pressure = self._levels.pressure  # as the downloads: for reading only
         self._answers = self._runs.answers
-        self._obstacles = Obstacles(self._books, self._line, planning)
+        self.obstacles = Obstacles(self._books, self._line, planning)
         self._needs_plan = False
 
     def __repr__(self) -> str:
@@ -131,7 +131,7 @@ class Scheduler:
 
     def queue(self, now: float) -> tuple[Waiting, ...]:
         """The models for which requests wait, in the order of turns, and what each waits for."""
-        return self._obstacles.waiting(self.limits, now)
+        return self.obstacles.waiting(self.limits, now)
 
     def next_to_start(self) -> str | None:
         """The first model in the queue whose start has to wait; None if none waits."""
@@ -146,11 +146,11 @@ class Scheduler:
             if self.limits.queue_timeout and (oldest := self._line.longest_wait()) is not None:
                 times.append(oldest + self.limits.queue_timeout)
             if self.limits.drain_timeout:
-                times.append(self._planning.next_cut_at(self.limits))
+                times.append(self.planning.next_cut_at(self.limits))
             is_startable, all_ = self.downloads.is_startable, self._levels.returning
             polled = ((all_ or e.needs_room) and is_startable(e) for e in self._line.by_turn)
             if not self._levels.is_probing and any(polled):
-                times.append(self._planning.next_poll_at)
+                times.append(self.planning.next_poll_at)
         earliest = min(times, default=math.inf)
         return earliest if earliest < math.inf else None
 
@@ -160,11 +160,10 @@ class Scheduler:
         poll = self.limits.pressure_poll
         return self._levels.next_look(poll) if poll and self._books.alive else math.inf
 
-    def waits_for(self, name: str, now: float) -> str:
-        """Whose requests must end before this model, which requests wait for, can be started: `coder to finish 3
-        requests`. Empty if it waits for no such end."""
+    def why(self, name: str, now: float) -> Reason | None:
+        """What the requests for this model wait for; None if none waits."""
         entry = self._line.by_arrival.get(name)
-        return self._obstacles.waits_for(entry, now) if entry else ""
+        return self.obstacles.why(entry, self.limits, now) if entry else None
 
     # Events: requests
 
@@ -292,7 +291,7 @@ class Scheduler:
         if model is None or model.state not in STARTABLE or is_waited_for:
             return
         self._books.forget(model)
-        self._planning.draining.discard(name)
+        self.planning.draining.discard(name)
 
     def clear_failures(self, name: str) -> None:
         """The failures until now do not count."""
@@ -336,7 +335,7 @@ class Scheduler:
         several times in a row the requests that need a reading are refused."""
         self._levels.is_probing = False
         if failure:
-            self._planning.next_poll_at = now + self.limits.poll
+            self.planning.next_poll_at = now + self.limits.poll
             blind = [entry for entry in self._line.by_turn if self.downloads.is_startable(entry)]
             for entry in blind:
                 entry.needs_room = True
@@ -346,7 +345,7 @@ class Scheduler:
             self._needs_plan = True
             return self._advance(now)
         self._levels.read(readings, self._books.alive.values())
-        effects = self._planning.plan(readings, self.snapshot(readings), self.limits, now)
+        effects = self.planning.plan(readings, self.snapshot(readings), self.limits, now)
         return [*effects, *self._runs.relieve(readings, self.limits, now), *self._advance(now)]
 
     def ready(self, name: str, run: int, now: float) -> list[Effect]:
@@ -425,11 +424,11 @@ class Scheduler:
         for model in self._books.alive.values():
             if model.ttl is not None and (at := model.expires) is not None and at <= now:
                 effects.append(self._books.stop(model, Why(Cause.TTL)))
-        effects += self._planning.cut(self.limits, now)
+        effects += self.planning.cut(self.limits, now)
         if timeout := self.limits.queue_timeout:
             overdue = self._line.overdue(now, timeout)
             for name, tickets in itertools.groupby(overdue, lambda ticket: self._line.by_ticket[ticket].model.name):
-                why = self._obstacles.why_overdue(self._line.by_arrival[name], self.limits, now)
+                why = self.obstacles.why_overdue(self._line.by_arrival[name], self.limits, now)
                 effects += self._answers.refuse([*tickets], Refusal.QUEUE_TIMEOUT, why, 5.0)
         all_ = self._levels.returning
         self._needs_plan |= any((all_ or e.needs_room) and e.waits_for_room for e in self._line.by_turn)
@@ -443,7 +442,7 @@ class Scheduler:
         head = next(filter(self.downloads.is_startable, self._line.by_turn), None)
         if head is None:
             self._needs_plan = self._answers.entry_left = False
-            effects += self._planning.drain(set(), now) if self._planning.draining else []
+            effects += self.planning.drain(set(), now) if self.planning.draining else []
             is_due = self._next_look_at <= now and not self._levels.is_probing
             return [*effects, self._levels.probe(self._books.alive.values(), now)] if is_due else effects
         if self._levels.is_probing or not (self._needs_plan or self._answers.entry_left):

@@ -217,7 +217,7 @@ async def test_series_go_with_the_catalog() -> None:
         await eventually(lambda: "a" not in w.bench.pool.processes.runs)
         assert model_labels(await w.samples()) <= {"b", ""}
         await w.bench.pool.exchange.replace(Catalog(tuple(w.bench.specs.values())))
-        w.bench.pool.journal.emit(Reload())
+        w.bench.pool.journal.emit(Reload(added=1))
         await w.bench.use("a")
         assert await w.states() == {"a": "loaded", "b": "loaded"}
 

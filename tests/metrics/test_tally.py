@@ -141,7 +141,7 @@ def test_a_model_that_left_takes_its_series_along(heard: Heard) -> None:
     heard.tally.add(served("a"))
     heard.tally.add(served("b"))
     heard.models.discard("a")
-    heard.emit(kinds.Reload())
+    heard.emit(kinds.Reload(removed=1))
     heard.tally.add(served("a"))
     assert {each.labels["model"] for each in heard.samples() if "model" in each.labels} == {"b", ""}
     heard.models.add("a")
@@ -225,7 +225,7 @@ def test_series_are_those_of_models_that_were_used_and_are_there(steps: list[tup
                 heard.models.add(name)
             case "remove":
                 heard.models.discard(name)
-                heard.emit(kinds.Reload())
+                heard.emit(kinds.Reload(removed=1))
                 expected.pop(name, None)
     found = {
         each.labels["model"]: each.value

@@ -507,6 +507,6 @@ class Bench:
         assert entries == sorted(entries, key=lambda entry: entry.began)
         assert line.by_ticket.keys() == {ticket for entry in entries for ticket in entry.tickets}
         assert scheduler._books.alive == {model.name: model for model in scheduler.models() if model.resident()}
-        assert scheduler._planning.draining >= {model.name for model in scheduler.models() if model.draining}
+        assert scheduler.planning.draining >= {model.name for model in scheduler.models() if model.draining}
         starts = [entry.waiting_since for entry in entries if entry.waits_for_room]
         assert line.longest_wait() == min(starts, default=None)

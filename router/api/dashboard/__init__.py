@@ -63,15 +63,26 @@ event is a line, without the object around them::
 
     {"seq": 4811, "events": [{"seq", "at", "kind", "model", "for": |null, "reason": |null, "text", "numbers": {}}]}
 
+`GET /router/requests?model=NAME&errors=1&limit=N`: those that run, then the last 500 that have ended, the latest
+first; `errors=1` for those with an error alone. The fields are those of `records.record`, up to `error`::
+
+    {"requests": [{"id", "at", "model", "path", "dialect", "status", "phase", "waited", "load", "ttft": |null,
+                   "prompt": |null, "cached": |null, "generated": |null, "tokens_per_second": |null, "seconds",
+                   "client", "agent", "error": |null}]}
+
+`DELETE /router/requests/{id}` ends one that runs or waits: its client gets an error. It answers `{"id", "stopped"}`.
+
 `POST /models/{name}/pin {"pinned": true|false|null}` answers `{"model", "pinned": true|false}`. Null is what the preset
 says. A pin holds over loads, unloads and new presets, until the model leaves the catalog or the router ends; the preset
 is what lasts. Nothing is loaded for it.
 
 ::
 
-    entries    PURE: models and devices as JSON -> nothing
-    requests   those that run, and their ends   -> entries
-    board      all of it, kept up to date       -> entries requests
-    stream     what changes, as it does         -> board
-    endpoints  /router/..., /models/{name}/pin  -> entries board stream
+    entries            PURE: models and devices as JSON -> nothing
+    query              PURE: queries                    -> nothing
+    requests           those that run, and their ends   -> entries
+    request_endpoints  /router/requests                 -> entries query
+    board              all of it, kept up to date       -> entries requests
+    stream             what changes, as it does         -> board
+    endpoints          /router/..., /models/{name}/pin  -> entries query board stream
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -11,6 +10,7 @@ from starlette.routing import Route
 
 from router.api.dashboard.board import Board
 from router.api.dashboard.entries import encode
+from router.api.dashboard.query import number, query_of
 from router.api.dashboard.stream import Listeners, StateStream
 from router.api.dialects import OPENAI
 from router.errors import InvalidRequest
@@ -19,7 +19,6 @@ from router.proxy.body import in_thread_if_large, json_object
 from router.proxy.endpoints import with_dialect_errors
 from router.proxy.gateway import Gateway
 
-MAX_DIGITS = 15  # of a number in a query
 FORMATS = ("json", "jsonl")
 
 
@@ -43,7 +42,7 @@ class DashboardEndpoints:
         return [Route(path, with_dialect_errors(OPENAI, endpoint), methods=[method]) for path, method, endpoint in own]
 
     async def state(self, request: Request) -> Response:
-        _query(request, ())
+        query_of(request, ())
         board = self._board
         board.refresh()
         tag = f'W/"{self._tag}-{board.revision}-{board.cursor.seq}"'  # weak: what runs with the clock is not in it
@@ -53,8 +52,8 @@ class DashboardEndpoints:
         return Response(board.state(), media_type="application/json", headers=headers)
 
     async def events(self, request: Request) -> Response:
-        query = _query(request, ("since", "model", "limit", "format"))
-        since, limit = _number(query, "since", 0), _number(query, "limit", KEPT, least=1)
+        query = query_of(request, ("since", "model", "limit", "format"))
+        since, limit = number(query, "since", 0), number(query, "limit", KEPT, least=1)
         if (wanted := query.get("format", "json")) not in FORMATS:
             raise InvalidRequest(f"format is one of {', '.join(FORMATS)}")
         found = self._pool.journal.since(self._board.seq_before(since))
@@ -70,12 +69,12 @@ class DashboardEndpoints:
         return Response(encode({"seq": self._pool.journal.seq, "events": entries}), media_type="application/json")
 
     async def stream(self, request: Request) -> Response:
-        query = _query(request, ("since",))
-        since = _number(query, "since", 0) if "since" in query else None
+        query = query_of(request, ("since",))
+        since = number(query, "since", 0) if "since" in query else None
         if since is None and (last := request.headers.get("last-event-id", "")).isdecimal():
-            since = _number({"since": last}, "since", 0)  # as a browser's EventSource goes on by itself
+            since = number({"since": last}, "since", 0)  # as a browser's EventSource goes on by itself
         self._listeners.ensure_room()
-        return StateStream(self._listeners.messages(since))
+        return StateStream(self._listeners, since)
 
     async def pin(self, request: Request) -> Response:
         """`{"pinned": true}` or `false`; null goes back to what the preset says."""
@@ -86,28 +85,6 @@ class DashboardEndpoints:
         if set(fields) != {"pinned"} or not (pinned is None or isinstance(pinned, bool)):
             raise InvalidRequest('send {"pinned": true}, false, or null for what the preset says')
         return JSONResponse({"model": spec.name, "pinned": self._pool.pins.set(spec, pinned)})
-
-
-def _query(request: Request, known: Collection[str]) -> dict[str, str]:
-    """The query. Raises InvalidRequest for what is not known here, or given twice."""
-    found: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
-        if name not in known:
-            may = f"it knows {', '.join(known)}" if known else "it takes none"
-            raise InvalidRequest(f"{request.url.path} has no parameter {name[:40]!a}: {may}")
-        if name in found:
-            raise InvalidRequest(f"{name} is given twice: send it once")
-        found[name] = value
-    return found
-
-
-def _number(query: dict[str, str], name: str, default: int, *, least: int = 0) -> int:
-    if name not in query:
-        return default
-    value = query[name]
-    if not (value.isascii() and value.isdecimal() and len(value) <= MAX_DIGITS and int(value) >= least):
-        raise InvalidRequest(f"{name} is a number from {least} on, without a sign or a point")
-    return int(value)
 
 
 def _has_tag(header: str, tag: str) -> bool:
