@@ -114,7 +114,7 @@ def test_what_is_counted(lived: Lived) -> None:  # B-O4
     assert find(samples, f"{P}loads_total", model="c", outcome="loaded") == 1
     assert find(samples, f"{P}load_duration_seconds_count", model="a") == 1
     assert find(samples, f"{P}loads_total", model="sick", outcome="failed") >= 1
-    assert find(samples, f"{P}child_exits_total", model="crasher", cause="crash") == 1
+    assert find(samples, f"{P}child_exits_total", model="crasher", cause="crash") >= 1
     assert find(samples, f"{P}child_exits_total", model="sick", cause="load_failed") >= 1
     assert find(samples, f"{P}stops_total", reason="memory") >= 1
     assert find(samples, f"{P}drains_total") >= 1
