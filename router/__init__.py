@@ -43,7 +43,7 @@ Packages, and what stands below them::
     wire        HTTP to a child                        -> nothing
     events      what happened, for all who listen      -> scheduling
     records     what each request was, and took        -> nothing
-    node        a machine: its memory, its processes   -> scheduling engine wire
+    node        a machine: its memory, its processes   -> text scheduling engine wire
     hub         Hugging Face: names, cache, downloads  -> patience
     models      which models there are                 -> text patience engine hub
     llama_swap  its configuration as a preset file     -> engine models

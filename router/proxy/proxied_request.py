@@ -115,6 +115,11 @@ class ProxiedRequest:
         state = "sent" if self._answer is not None else "leased" if self._lease is not None else "waiting"
         return f"<{type(self).__name__} {self._head.method} {self._head.path} {state}>"
 
+    @property
+    def id(self) -> bytes:
+        """Its request id, as the client gets it."""
+        return self._id
+
     def record_in(self, running: Running) -> None:
         """Its record has begun already, before its model was known."""
         if not self._model:
@@ -238,7 +243,7 @@ class ProxiedRequest:
             else:
                 # No error can follow. The response stays incomplete, so the server closes the connection, and the
                 # client sees that the response was cut off.
-                log.warning("request %s cut off: %s", self._id.decode(), exc)
+                log.warning("a request is cut off: %s", exc, extra={"model": self._model})
             return client.status, exc.kind
         return client.status, ENGINE_ERROR if client.status >= 400 else None
 
@@ -257,7 +262,7 @@ class ProxiedRequest:
                         await self._translate(self._translation, lease, client)
                 return
             except TimeoutError:
-                log.warning("%s: request %s has no token limit and is ended", lease.model, self._id.decode())
+                log.warning("%s: a request without a token limit is ended", lease.model, extra={"model": lease.model})
                 raise GenerationTimeout(
                     f"The answer was not complete after {self._time_limit:g} s, twice --max-generation-time. "
                     "Send max_tokens, or raise --max-generation-time."
