@@ -36,21 +36,22 @@ The ground, which everything may use (left out of the arrows further down)::
 
 Packages, and what stands below them::
 
-    patience    work for many paths, some of them hang -> nothing
-    scheduling  PURE: decides and remembers            -> nothing
-    engine      llama-server as data and as a program  -> text
-    access      PURE: which request may do what        -> nothing
-    wire        HTTP to a child                        -> nothing
-    events      what happened, for all who listen      -> scheduling
-    node        a machine: its memory, its processes   -> scheduling engine wire
-    hub         Hugging Face: names, cache, downloads  -> patience
-    models      which models there are                 -> text patience engine hub
-    llama_swap  its configuration as a preset file     -> engine models
-    memory      what a model needs, in bytes           -> scheduling engine models
-    pool        acts: leases, loads, effects           -> scheduling engine wire events node hub models memory
-    proxy       what every dialect shares              -> engine wire models memory pool
-    server      the client's side of a socket          -> access wire proxy
-    api         the words of each dialect              -> text engine access wire hub models memory pool proxy server
+    patience    work for paths that may hang      -> nothing
+    scheduling  PURE: decides and remembers       -> nothing
+    engine      llama-server, flags and program   -> text
+    access      PURE: who may do what             -> nothing
+    wire        HTTP to a child                   -> nothing
+    events      what happened, for all who listen -> scheduling
+    node        a machine: memory, processes      -> scheduling engine wire
+    hub         Hugging Face's hub, its cache     -> patience
+    models      which models there are            -> text patience engine hub
+    llama_swap  its file as a preset file         -> engine models
+    memory      what a model needs, in bytes      -> scheduling engine models
+    pool        acts: leases, loads, effects      -> scheduling engine wire events node hub models memory
+    proxy       what every dialect shares         -> engine wire models memory pool
+    page        llama.cpp's own chat page         -> engine wire node
+    server      the client's side of a socket     -> access wire proxy
+    api         the words of each dialect         -> text engine access wire hub models memory pool proxy page server
 
 The assembly::
 

@@ -41,7 +41,7 @@ class Kind:
 class Option:
     """One option of the command line.
 
-    `name` is the longest of its `spellings`; `negatives` turn a switch off.
+    `name` is the first long one of its `spellings`; `negatives` turn a switch off.
     `env` is the variable that sets it too.
     `default` is written as a user would type it; None if there is none.
     A `shared` option is passed on to the children too.

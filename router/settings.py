@@ -71,13 +71,13 @@ def _option(
 ) -> Any:
     """A field of `Settings` with its option.
 
-    `spellings` are words; the positive ones come first. `default` is written as a user would type it; `absent` is the
-    value if there is no default. The variable is named after the flag unless `env` names it. A `secret` value is left
-    out of the settings' repr.
+    `spellings` are words; the positive ones come first, and the first long one is the name. `default` is written as a
+    user would type it; `absent` is the value if there is no default. The variable is named after the flag unless `env`
+    names it. A `secret` value is left out of the settings' repr.
     """
     words = spellings.split()
     positive = tuple(word for word in words if not word.startswith("--no-"))
-    name = max(positive, key=len)
+    name = next(word for word in positive if word.startswith("--"))
     env = env or name.replace("--", "LLAMA_ROUTER_").replace("-", "_").upper()
     option = Option(name, positive, tuple(words[len(positive) :]), env, default, kind, help, shared, other_variables)
     value = absent if default is None else kind.read(default)
@@ -157,6 +157,14 @@ class Settings:
         "host names, besides this machine's own, to which a router without a key answers, such as *.example.com; "
         "* means any name",
         absent=(),
+    )
+    ui: bool = _option(
+        "--ui --webui --no-ui --no-webui",
+        SWITCH,
+        "on",
+        "show llama.cpp's chat page to browsers at /",
+        env="LLAMA_ARG_UI",
+        other_variables=("LLAMA_ARG_WEBUI",),  # its older name
     )
     timeout: int = _option(
         "-to --timeout",

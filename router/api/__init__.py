@@ -8,6 +8,7 @@ router's own is a module beside `news`, with its row in `access.permissions`.
 ::
 
     dialects     how errors look             -> nothing
+    home         what browsers see           -> nothing
     probes       /livez, /readyz and /health -> nothing
     details      what pickers show           -> nothing
     lone         a llama-server's answers    -> details
@@ -19,6 +20,7 @@ router's own is a module beside `news`, with its row in `access.permissions`.
     slots        files of requests           -> nothing
     download     downloads, removals         -> nothing
     estimate     what a load would do        -> nothing
+    predict      Google Cloud's              -> nothing
     embeddings   vectors, shortened          -> nothing
     openai       OpenAI's API                -> dialects embeddings
     messages     a package: Anthropic's API  -> dialects chat_stream
@@ -29,6 +31,5 @@ router's own is a module beside `news`, with its row in `access.permissions`.
 
 All of it together::
 
-    predict  Google Cloud's -> nothing
-    app      every route    -> dialects probes listing download openai messages native stream ollama responses predict
+    app  every route -> dialects home probes listing download predict openai messages native stream ollama responses
 """

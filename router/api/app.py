@@ -23,6 +23,7 @@ from router.access.permissions import GENERATE, OPEN, REQUIRED, PermissionTable,
 from router.api import openai, stream
 from router.api.dialects import OPENAI, dialect_of
 from router.api.download import Downloads
+from router.api.home import DASHBOARD, Home, wants_page
 from router.api.listing import Listing
 from router.api.messages import endpoints as messages
 from router.api.native import NativeEndpoints
@@ -33,6 +34,7 @@ from router.api.responses import endpoints as responses
 from router.errors import ConfigError
 from router.memory.forecast import Forecast
 from router.models.changes import Changes
+from router.page.chat_page import ChatPage
 from router.pool.outlook import Outlook
 from router.proxy.endpoints import with_dialect_errors
 from router.proxy.gateway import Gateway
@@ -54,6 +56,7 @@ def create_app(
     predict: Variables | None = None,
     is_draining: Callable[[], bool] = lambda: False,
     prefix: str = "",
+    page: ChatPage | None = None,
 ) -> FastPathApp:
     """The application.
 
@@ -63,6 +66,7 @@ def create_app(
     `predict` adds Google Cloud's routes.
     `is_draining`: whether the router is about to end.
     `prefix` stands before every path, as in `--api-prefix`.
+    `page` is shown to browsers at `/`.
     Raises LookupError for a route that `access.permissions` does not list."""
     downloads = Downloads(gateway)
     native = NativeEndpoints(gateway, Listing(gateway.pool, gateway.created), downloads, reload, forecast, build)
@@ -80,6 +84,7 @@ def create_app(
     if predict:
         routes += _predict_routes(gateway, predict, probes, routes)
         required |= {f"POST {predict.predict}": GENERATE, f"GET {predict.health}": OPEN}
+    routes += Home(page, has_dashboard=any(route.path == DASHBOARD for route in routes)).routes()
     patterns = [RoutePattern(route.methods or (), route.path, route.path_regex) for route in routes]
     table = PermissionTable(patterns, required)
     errors = ErrorHandlers(dialect_of)
@@ -90,10 +95,10 @@ def create_app(
             ClientDisconnect: on_disconnect,
             Exception: errors.on_defect,
         },
-        lifespan=lambda app: _lifespan(gateway),
+        lifespan=lambda app: _lifespan(gateway, page),
     )
     guard = Guard(table, AllowedHosts(allowed_hosts, own_hosts), AllowedOrigins(cors_origins), Keys(keys, admin_keys))
-    return FastPathApp(whole, routes, guard, errors, prefix)
+    return FastPathApp(whole, routes, guard, errors, prefix, wants_page)
 
 
 def _predict_routes(gateway: Gateway, variables: Variables, probes: Probes, routes: Sequence[Route]) -> list[Route]:
@@ -118,12 +123,14 @@ def _predict_routes(gateway: Gateway, variables: Variables, probes: Probes, rout
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(gateway: Gateway) -> AsyncIterator[None]:
+async def _lifespan(gateway: Gateway, page: ChatPage | None) -> AsyncIterator[None]:
     starting = asyncio.create_task(gateway.pool.exchange.load_on_startup(lone=gateway.autoload))
     try:
         yield
     finally:
         starting.cancel()
         await asyncio.wait({starting})
+        if page:
+            await page.close()
         await gateway.pool.close()
         gateway.upstream.close()

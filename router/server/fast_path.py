@@ -8,7 +8,7 @@ keeps what it has found out about a head: the endpoint that needs no more than a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from starlette.middleware.errors import ServerErrorMiddleware
@@ -24,8 +24,11 @@ from router.proxy.endpoints import ModelFromBody, ModelFromBodyRoute
 from router.proxy.head import Head
 from router.server.cors import CREDENTIALS, EXPOSED_HEADERS, preflight_response, with_headers, with_vary
 from router.server.error_handlers import ErrorHandlers, on_disconnect
-from router.server.prefix import OUTSIDE, Prefix
+from router.server.prefix import CLIENT_PATH, OUTSIDE, Prefix
 from router.wire.head_cache import HeadCache
+from router.wire.headers import Headers
+
+INDEX = "/index.html"
 
 
 class CachedRoute(NamedTuple):
@@ -41,10 +44,17 @@ class FastPathApp:
 
     `app` is the whole application; it answers what has no entry in the table. Both ways give the same answers.
     `prefix` is that of `--api-prefix`, without which no path exists.
+    `wants_page` says of query and headers of a GET of `/` whether it means INDEX.
     """
 
     def __init__(
-        self, app: ASGIApp, routes: Sequence[Route], guard: Guard, errors: ErrorHandlers, prefix: str = ""
+        self,
+        app: ASGIApp,
+        routes: Sequence[Route],
+        guard: Guard,
+        errors: ErrorHandlers,
+        prefix: str = "",
+        wants_page: Callable[[bytes, Headers], bool] = lambda query, headers: False,
     ) -> None:
         self.routes = routes
         # One cache for connections over loopback (True), one for all others: the guard treats them differently.
@@ -56,6 +66,7 @@ class FastPathApp:
         self._call_endpoint = self.with_error_handler(_call_endpoint)
         self._app = app
         self._prefix = Prefix(prefix) if prefix else None
+        self._wants_page = wants_page
 
     def __repr__(self) -> str:
         cached = sum(map(len, self.cached_routes.values()))
@@ -69,6 +80,9 @@ class FastPathApp:
             scope = self._prefix.inner_scope(scope)
             send = self._prefix.with_location(send)
         method, path, headers = scope["method"], scope["path"], scope["headers"]
+        if path == "/" and method == "GET" and self._wants_page(scope["query_string"], headers):
+            path = INDEX
+            scope = {CLIENT_PATH: "/", **scope, "path": path, "raw_path": path.encode()}
         named = dict(headers)
         is_local = came_over_loopback(scope.get("server"))
         if method != "POST" or b"origin" in named:
