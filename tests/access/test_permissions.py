@@ -37,6 +37,9 @@ def every_route() -> Iterator[tuple[str, str, str]]:
             yield method, route.path, target
 
 
+OPEN_PATHS = ("/health", "/v1/health", "/readyz", "/livez", "/index.html", "/{name:page_file}")  # probes, and the page
+
+
 def test_every_route_is_in_the_table() -> None:  # B-T3
     """Written by hand here as well, so far as it matters."""
     routes = {f"{method} {path}" for method, path, _ in every_route()}
@@ -48,7 +51,7 @@ def test_every_route_is_in_the_table() -> None:  # B-T3
         assert (need is ADMIN) == (row in GUARDED), row
         if method in ("GET", "HEAD"):
             assert need <= READ
-            assert (need is OPEN) == (path in ("/health", "/v1/health", "/readyz", "/livez"))
+            assert (need is OPEN) == (path in OPEN_PATHS)
         elif row not in GUARDED:
             assert need is (READ if row in HARMLESS else GENERATE), row
 
