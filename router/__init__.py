@@ -36,42 +36,48 @@ The ground, which everything may use (left out of the arrows further down)::
 
 Packages, and what stands below them::
 
-    patience    work for paths that may hang      -> nothing
-    scheduling  PURE: decides and remembers       -> nothing
-    engine      llama-server, flags and program   -> text
-    access      PURE: who may do what             -> nothing
-    wire        HTTP to a child                   -> nothing
-    events      what happened, for all who listen -> scheduling
-    node        a machine: memory, processes      -> scheduling engine wire
-    hub         Hugging Face's hub, its cache     -> patience
-    models      which models there are            -> text patience engine hub
-    llama_swap  its file as a preset file         -> engine models
-    memory      what a model needs, in bytes      -> scheduling engine models
-    pool        acts: leases, loads, effects      -> scheduling engine wire events node hub models memory
-    proxy       what every dialect shares         -> engine wire models memory pool
-    page        llama.cpp's own chat page         -> engine wire node
-    server      the client's side of a socket     -> access wire proxy
-    api         the words of each dialect         -> text engine access wire hub models memory pool proxy page server
+    patience    work for many paths, some of them hang -> nothing
+    scheduling  PURE: decides and remembers            -> nothing
+    engine      llama-server as data and as a program  -> text
+    access      PURE: which request may do what        -> nothing
+    wire        HTTP to a child                        -> nothing
+    events      what happened, for all who listen      -> scheduling
+    records     what each request was, and took        -> nothing
+    node        a machine: its memory, its processes   -> scheduling engine wire
+    hub         Hugging Face: names, cache, downloads  -> patience
+    models      which models there are                 -> text patience engine hub
+    llama_swap  its configuration as a preset file     -> engine models
+    memory      what a model needs, in bytes           -> scheduling engine models
+    pool        acts: leases, loads, effects           -> scheduling engine wire events node hub models memory
+    metrics     for Prometheus                         -> scheduling engine wire events records node models pool
+    proxy       what every dialect shares              -> engine wire records models memory pool
+    page        llama.cpp's own chat page              -> engine wire node
+    server      the client's side of a socket          -> access wire records proxy
+
+What clients ask for::
+
+    api  words of dialects -> text engine access wire events records hub models memory pool metrics proxy page server
 
 The assembly::
 
-    options    kinds of values for options        -> engine access
-    config     the file of --config               -> engine models options
-    key_file   the keys of clients in a file      -> nothing
-    settings   one frozen Settings, row by row    -> engine options config key_file
-    variables  PURE: variables that set nothing   -> engine options
-    plan       what a command line means          -> scheduling engine node hub models memory config settings variables
-    reloader   keeps the catalog as its sources   -> models memory pool
-    ending     what each stage of the end means   -> node pool server reloader
-    serve      a router that serves, from a plan  -> everything
-    running    asks the router that runs          -> server settings
-    check      mistakes in files and variables    -> engine hub models options config settings variables plan
-    imports    llama-swap's file to a preset file -> engine llama_swap config plan
-    demo       tiny models, a first conversation  -> nothing
+    options    kinds of values for options         -> engine access
+    config     the file of --config                -> engine models options
+    key_file   the keys of clients in a file       -> nothing
+    settings   one frozen Settings, row by row     -> engine options config key_file
+    variables  PURE: variables that set nothing    -> engine options
+    plan       what a command line means           -> scheduling engine node hub models memory config settings variables
+    reloader   keeps the catalog as its sources    -> events models memory pool
+    ending     what each stage of the end means    -> node pool server reloader
+    serve      a router that serves, from a plan   -> everything
+    check      mistakes in files and variables     -> engine hub models options config settings variables plan
+    imports    llama-swap's file to a preset file  -> engine llama_swap config plan
+    demo       tiny models, a first conversation   -> nothing
+    greeting   PURE: the first line of the log     -> settings
+    client     commands against a router that runs -> text engine access node server options key_file settings
 
 The program::
 
-    commands  tasks -> scheduling engine hub models memory server settings plan serve running check imports demo
+    commands  tasks -> scheduling engine hub models memory server settings plan serve check imports demo client
     __main__  start -> everything
 """
 

@@ -16,7 +16,7 @@ from router.engine import flags
 from router.engine.flags import FlagTable
 from router.errors import CatalogError, FlagError, PresetError
 from router.hub import cache as hub
-from router.logs import visible
+from router.logs.letters import visible
 from router.models.check import check_files
 from router.models.folders import ModelFolders
 from router.models.ini import Problem

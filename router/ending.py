@@ -14,7 +14,7 @@ from router.pool.pool import Pool
 from router.reloader import Reloader
 from router.server.life_cycle import LifeCycle, Stage
 from router.server.supervisor import Supervisor
-from router.units import counted
+from router.units import counted, duration
 
 log = logging.getLogger("router.serve")
 
@@ -45,7 +45,7 @@ class Ending:
             case Stage.CUT | Stage.KILLED:
                 self._cut(stage, running)
             case Stage.ENDED:
-                log.info("ended after %.1f s", time.monotonic() - self._began)
+                self._say_last(time.monotonic() - self._began)
 
     def _finish(self, running: str, waiting: str) -> None:
         self.reloader.stop()
@@ -74,6 +74,18 @@ class Ending:
         self.pool.end(force=True)
         if stage is Stage.KILLED:
             self.node.kill_children()
+
+    def _say_last(self, seconds: float) -> None:
+        life = self.life
+        up = time.monotonic() - life.began
+        log.info(
+            "llama-router ended%s: %s answered in %s; the end took %.1f s",
+            self._why(),
+            counted(life.answers, "request"),
+            duration(up),
+            seconds,
+            extra={"fields": {"reason": life.reason, "requests": life.answers, "uptime": up, "seconds": seconds}},
+        )
 
     def _why(self) -> str:
         return f" ({self.life.reason})" if self.life.reason else ""

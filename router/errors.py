@@ -7,11 +7,13 @@
     │   ├── InvalidField            400  one field of the request is wrong
     │   ├── MediaRefused            400  the model sees no images, hears no sound, or reads no files
     │   ├── ContextExceeded         400  exceed_context_size_error: the prompt is longer than the context
-    │   └── NotLoaded               400  the model does not run, and this request may not load it
+    │   ├── NotLoaded               400  the model does not run, and this request may not load it
+    │   └── Stopped                 400  stopped_error: an operator has ended this request
     ├── Unauthorized                401  authentication_error
     ├── Forbidden                   403  permission_error: this client may not, or the hub demands a token or a licence
     ├── UnknownModel                404  not_found_error
     ├── UnknownStream               404  not_found_error: the conversation has no stream
+    ├── UnknownRequest              404  not_found_error: no request with this id runs or waits
     ├── UnknownResponse             404  not_found_error: no such response is kept for this client
     ├── BodyTooLarge                413  invalid_request_error
     ├── UnsupportedType             415  invalid_request_error: a browser sent no JSON, or the body is packed oddly
@@ -46,6 +48,7 @@ errors; foreign exceptions become one of them at the door of their library.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from router.text import valid
@@ -54,11 +57,17 @@ from router.text import valid
 class RouterError(Exception):
     """`retry_after` is in seconds; None means that trying again later changes nothing.
     `param` is the field of the request that is wrong, if one field is.
+    `kind` is the name of its class in records and metrics: "queue_timeout".
     """
 
     status = 500
     code = "server_error"
     param: str | None = None
+    exit_code = 1  # of a command that ends with this error
+    kind = "router_error"
+
+    def __init_subclass__(cls) -> None:
+        cls.kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         self.message = valid(message)  # it may quote a path, which may hold any bytes
@@ -104,6 +113,13 @@ class NotLoaded(InvalidRequest):
     pass
 
 
+class Stopped(InvalidRequest):
+    code = "stopped_error"
+
+    def __init__(self) -> None:
+        super().__init__("An operator of the router has stopped this request. Ask them before you send it again.")
+
+
 class Unauthorized(RouterError):
     status = 401
     code = "authentication_error"
@@ -115,12 +131,23 @@ class Forbidden(RouterError):
 
 
 class UnknownModel(RouterError):
+    """`asked` is the name that was asked for, if a client did."""
+
     status = 404
     code = "not_found_error"
     param = "model"
 
+    def __init__(self, message: str, asked: str = "") -> None:
+        super().__init__(message)
+        self.asked = asked
+
 
 class UnknownStream(RouterError):
+    status = 404
+    code = "not_found_error"
+
+
+class UnknownRequest(RouterError):
     status = 404
     code = "not_found_error"
 

@@ -19,7 +19,8 @@ from router.errors import ConfigError, FlagError
 from router.llama_swap import convert as conversion
 from router.llama_swap.convert import Conversion
 from router.llama_swap.document import Unreadable
-from router.logs import say, visible
+from router.logs.letters import visible
+from router.logs.streams import say
 from router.plan import known_flags
 
 MAX_FILE_BYTES = 1 << 20

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from router.engine import flags
 from router.engine.flags import Flag
 
 SHOWN_CHARACTERS = 80  # of a wrong word, in its error
+HELP_COLUMN, HELP_WIDTH = 32, 68  # where the texts of `--help` begin, and how wide they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,47 @@ class Option:
         arity = 0 if self.kind is SWITCH else 1
         may_stand_alone = bool(self.kind.implied)
         return Flag(self.name, self.spellings, self.negatives, arity, self.env, repeatable=False, alone=may_stand_alone)
+
+
+def row(
+    spellings: str,
+    kind: Kind,
+    default: str | None,
+    help: str,
+    *,
+    env: str = "",
+    other_variables: tuple[str, ...] = (),
+    shared: bool = False,
+    secret: bool = False,
+    absent: Any = None,
+) -> Any:
+    """A field of `settings.Settings` with its option.
+
+    `spellings` are words; the positive ones come first, and the first long one is the name. `default` is written as a
+    user would type it; `absent` is the value if there is no default. The variable is named after the flag unless `env`
+    names it. A `secret` value is left out of the settings' repr.
+    """
+    words = spellings.split()
+    positive = tuple(word for word in words if not word.startswith("--no-"))
+    name = next(word for word in positive if word.startswith("--"))
+    env = env or name.replace("--", "LLAMA_ROUTER_").replace("-", "_").upper()
+    made = Option(name, positive, tuple(words[len(positive) :]), env, default, kind, help, shared, other_variables)
+    value = absent if default is None else kind.read(default)
+    return field(default=value, metadata={"option": made}, repr=not secret)
+
+
+def help_lines(options: Iterable[Option]) -> list[str]:
+    """The options, as `--help` prints them."""
+    lines: list[str] = []
+    for option in options:
+        left = f"{', '.join((*option.spellings, *option.negatives))} {option.kind.metavar}".rstrip()
+        default = f"default: {option.default}, " if option.default else ""
+        right = textwrap.wrap(f"{option.help} ({default}${option.env})", HELP_WIDTH)
+        if len(left) > HELP_COLUMN - 2:
+            lines.append(left)
+            left = ""
+        lines += (f"{word:<{HELP_COLUMN}}{text}" for word, text in zip((left, *[""] * len(right)), right, strict=False))
+    return lines
 
 
 def _number(convert: Callable[[str], float], low: float = 0, high: float = math.inf) -> Callable[[str], float]:
@@ -191,6 +234,9 @@ NAMES = Kind("NAME,...", "names of hosts with commas between, *.example.com or *
 HOSTS = Kind("HOST,...", "an address, or several with commas between", _one_or_more_words)
 KEYS = Kind("KEY,...", "a key, or several with commas between", _one_or_more_words)
 LOAD_ARGS = Kind("WHICH", "safe, any or none", _one_of("safe", "any", "none"))
+LOG_FORMAT = Kind("FORMAT", "text or json", _one_of("text", "json"))
+LOG_REQUESTS = Kind("WHICH", "off, errors or all", _one_of("off", "errors", "all"))
+LOG_ENGINES = Kind("WHICH", "off, warn or all", _one_of("off", "warn", "all"))
 LEVEL = Kind("LEVEL", "debug, info, warning or error", _one_of("debug", "info", "warning", "error"))
 PORT = Kind("PORT", "a port, 0 to 65535", _number(int, 0, 65535))
 COUNT = Kind("N", "a whole number, 0 or more", _number(int))

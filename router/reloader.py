@@ -8,12 +8,15 @@ Reloader and starts it; `ending` stops it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
 
-from router import files, logs, threads
+from router import files, threads
 from router.errors import ConfigError
+from router.events.kinds import Reload
+from router.logs import streams as logs
 from router.memory.estimator import Estimator
 from router.memory.need import Need
 from router.models.catalog import Catalog
@@ -67,20 +70,30 @@ class Reloader:
 
     async def reload(self) -> Changes:
         """Read all sources. Raises ConfigError, and then changes nothing."""
-        return await self._replace(self._sources.read)
+        with self._telling("the presets"):
+            return await self._replace(self._sources.read)
 
     async def refresh(self) -> Changes:
         """Read the folders and the cache again, with the presets as they were read last."""
-        return await self._replace(self._sources.refresh)
+        with self._telling("the files of models have changed, but the models"):
+            return await self._replace(self._sources.refresh)
 
     def on_hang_up(self) -> asyncio.Future[None]:
         """SIGHUP: write to a new log file, and read all sources unless the router is about to end. The future is done
         when they are read."""
         logs.reopen()
-        task = asyncio.ensure_future(asyncio.sleep(0) if self._is_stopped else self._reload_or_log())
+        task = asyncio.ensure_future(asyncio.sleep(0) if self._is_stopped else self._reload_if_valid())
         self._after_signals.add(task)
         task.add_done_callback(self._after_signals.discard)
         return task
+
+    @contextlib.contextmanager
+    def _telling(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except ConfigError as exc:
+            self._pool.journal.emit(Reload(why=f"{what} are left as they are: {exc}"))
+            raise
 
     async def _replace(self, read: Callable[[], Catalog]) -> Changes:
         async with self._reading:
@@ -126,13 +139,11 @@ class Reloader:
     async def _watch(self) -> None:
         if self._watched:
             async for _ in changes(self._watched):
-                await self._reload_or_log()
+                await self._reload_if_valid()
 
-    async def _reload_or_log(self) -> None:
-        try:
+    async def _reload_if_valid(self) -> None:
+        with contextlib.suppress(ConfigError):  # the journal has it
             await self.reload()
-        except ConfigError as exc:
-            log.error("the presets are left as they are: %s", exc)
 
 
 async def describe_all(catalog: Catalog) -> Catalog:

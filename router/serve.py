@@ -12,23 +12,29 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from router import logs, threads
+from router import files, threads
 from router.api.app import create_app
 from router.api.predict import Variables
 from router.ending import Ending
 from router.engine.discovery import Engine
 from router.errors import ConfigError, UnknownModel
+from router.greeting import greeting
 from router.hub import cache as hub
+from router.logs import streams as logs
 from router.memory import forecast as forecasts
 from router.memory.forecast import Forecast
 from router.models.catalog import Catalog
 from router.node import platforms
 from router.node.local import LocalNode
+from router.node.whereabouts import Whereabouts
 from router.page.chat_page import ChatPage, origins
 from router.page.shelf import Shelf, default_folder
 from router.plan import MIB, Machine, Plan
+from router.pool.engine_lines import LEVELS, EngineLines
 from router.pool.hub_models import HubModels
+from router.pool.logs import EngineLogs
 from router.pool.outlook import Outlook
 from router.pool.pool import Pool
 from router.proxy.budget import Budget
@@ -99,6 +105,10 @@ def _assemble(
     sources = plan.sources()
     version, catalog = engine.version(), sources.read()
     _check_claude_map(s.claude_map, catalog)
+    scheme = "https" if s.ssl_cert_file else "http"
+    urls = [listeners.url_of(sock, scheme, s.api_prefix) for sock in sockets]
+    text, fields = greeting(s, engine.kind, version, len(catalog), urls)
+    log.info("%s", text, extra={"fields": fields})
 
     machine = Machine.of_plan(plan, engine)
     limits, estimator = machine.limits, machine.estimator
@@ -116,6 +126,7 @@ def _assemble(
         min_loaded=s.models_min_loaded,
         health_timeout=s.models_health_timeout,
         upstream=upstream,
+        logs=EngineLogs(EngineLines(LEVELS[s.log_engines]) if s.log_engines in LEVELS else None),
         learn=estimator.learn,
     )
     reloader = Reloader(pool, sources, estimator, s.models_preset if s.models_preset_watch else None)
@@ -163,6 +174,7 @@ def _assemble(
         own_hosts=() if s.api_key else (*listeners.names_of_machine(), *s.host),
         reload=reloader.reload,
         forecast=forecast,
+        engine=engine.kind,
         build=version,
         predict=predict,
         is_draining=lambda: life.is_draining,
@@ -174,17 +186,22 @@ def _assemble(
     )
     admission = Admission(ClientLimits(max_connections, s.client_timeout))
 
-    log.info("engine: %s, %s", engine.kind, version)
     machine.follow(s)
     for device in machine.devices.list():
         log.info("memory: %s, %.1f GiB", device.name, device.total / 2**30)
     for key, problem in machine.devices.problems.items():
         log.error("memory: %s is lost, and takes no model until it can be read: %s", key, problem)
-    urls = [listeners.url_of(sock, "https" if s.ssl_cert_file else "http", s.api_prefix) for sock in sockets]
     _warn_if_open_to_others(s, sockets)
 
     async def on_start(end: Callable[[], None]) -> None:
         await reloader.start()
+        Whereabouts(
+            tuple(listeners.url_of(sock, scheme) for sock in sockets),
+            s.api_prefix,
+            s.host,
+            _absolute(s.ssl_cert_file),
+            tuple(filter(None, map(_absolute, (s.admin_key_file, s.api_key_file)))),
+        ).publish(node.run_directory)
         supervisor.ready(f"listens on {', '.join(urls)}")
         announce(urls, end)
 
@@ -201,6 +218,10 @@ def _assemble(
         on_stage=Ending(life, pool, reloader, node, supervisor).enter,
         each_second=supervisor.extend,
     )
+
+
+def _absolute(path: Path | None) -> str | None:
+    return str(path.absolute()) if path and not files.is_inherited(path) else None
 
 
 def _check_claude_map(pairs: Sequence[tuple[str, str]], catalog: Catalog) -> None:

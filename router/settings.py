@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import itertools
 import logging
-import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from router import config, key_file
+from router import config, key_file, options
 from router.config import Config
 from router.engine import flags
 from router.engine.allowlist import LoadArgs
@@ -32,6 +31,9 @@ from router.options import (
     KEYS,
     LEVEL,
     LOAD_ARGS,
+    LOG_ENGINES,
+    LOG_FORMAT,
+    LOG_REQUESTS,
     MIB,
     MIBS,
     MODEL_MAP,
@@ -48,40 +50,11 @@ from router.options import (
     SWITCH,
     TEXT,
     WHOLE_SECONDS,
-    Kind,
     Option,
+    row,
 )
 
 logger = logging.getLogger("router.settings")
-
-HELP_COLUMN, HELP_WIDTH = 32, 68  # where the texts of `--help` begin, and how wide they are
-
-
-def _option(
-    spellings: str,
-    kind: Kind,
-    default: str | None,
-    help: str,
-    *,
-    env: str = "",
-    other_variables: tuple[str, ...] = (),
-    shared: bool = False,
-    secret: bool = False,
-    absent: Any = None,
-) -> Any:
-    """A field of `Settings` with its option.
-
-    `spellings` are words; the positive ones come first, and the first long one is the name. `default` is written as a
-    user would type it; `absent` is the value if there is no default. The variable is named after the flag unless `env`
-    names it. A `secret` value is left out of the settings' repr.
-    """
-    words = spellings.split()
-    positive = tuple(word for word in words if not word.startswith("--no-"))
-    name = next(word for word in positive if word.startswith("--"))
-    env = env or name.replace("--", "LLAMA_ROUTER_").replace("-", "_").upper()
-    option = Option(name, positive, tuple(words[len(positive) :]), env, default, kind, help, shared, other_variables)
-    value = absent if default is None else kind.read(default)
-    return field(default=value, metadata={"option": option}, repr=not secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +64,21 @@ class Settings:
     Memory is in MiB and time in seconds, as users type them. `api_key` and `admin_key` include the keys of their files.
     """
 
-    config: Path | None = _option(
+    config: Path | None = row(
         "--config",
         PATH,
         None,
         "INI file with settings of this table: a line is a flag without its dashes, = and its value; it is read at the "
         "start alone",
     )
-    host: tuple[str, ...] = _option(
+    host: tuple[str, ...] = row(
         "--host", HOSTS, "127.0.0.1", "addresses to listen on; :: means all, of IPv4 too", env="LLAMA_ARG_HOST"
     )
-    port: int = _option("--port", PORT, "8080", "port to listen on; 0 takes a free one", env="LLAMA_ARG_PORT")
-    reuse_port: bool = _option(
+    port: int = row("--port", PORT, "8080", "port to listen on; 0 takes a free one", env="LLAMA_ARG_PORT")
+    reuse_port: bool = row(
         "--reuse-port", SWITCH, "off", "let other programs of this user share the port", env="LLAMA_ARG_REUSE_PORT"
     )
-    api_prefix: str = _option(
+    api_prefix: str = row(
         "--api-prefix",
         PREFIX,
         None,
@@ -113,7 +86,7 @@ class Settings:
         env="LLAMA_ARG_API_PREFIX",
         absent="",
     )
-    api_key: tuple[str, ...] = _option(
+    api_key: tuple[str, ...] = row(
         "--api-key",
         KEYS,
         None,
@@ -122,10 +95,10 @@ class Settings:
         secret=True,
         absent=(),
     )
-    api_key_file: Path | None = _option(
+    api_key_file: Path | None = row(
         "--api-key-file", PATH, None, "file with one key a line; # begins a comment", env="LLAMA_ARG_API_KEY_FILE"
     )
-    admin_key: tuple[str, ...] = _option(
+    admin_key: tuple[str, ...] = row(
         "--admin-key",
         KEYS,
         None,
@@ -133,16 +106,16 @@ class Settings:
         secret=True,
         absent=(),
     )
-    admin_key_file: Path | None = _option(
+    admin_key_file: Path | None = row(
         "--admin-key-file", PATH, None, "file with one admin key a line; # begins a comment"
     )
-    ssl_key_file: Path | None = _option(
+    ssl_key_file: Path | None = row(
         "--ssl-key-file", PATH, None, "private key for HTTPS, as PEM", env="LLAMA_ARG_SSL_KEY_FILE"
     )
-    ssl_cert_file: Path | None = _option(
+    ssl_cert_file: Path | None = row(
         "--ssl-cert-file", PATH, None, "certificate for HTTPS, as PEM", env="LLAMA_ARG_SSL_CERT_FILE"
     )
-    cors_origins: tuple[str, ...] = _option(
+    cors_origins: tuple[str, ...] = row(
         "--cors-origins",
         ORIGINS,
         "localhost",
@@ -150,7 +123,7 @@ class Settings:
         "* any page",
         env="LLAMA_ARG_CORS_ORIGINS",
     )
-    allowed_hosts: tuple[str, ...] = _option(
+    allowed_hosts: tuple[str, ...] = row(
         "--allowed-hosts",
         NAMES,
         None,
@@ -158,7 +131,7 @@ class Settings:
         "* means any name",
         absent=(),
     )
-    ui: bool = _option(
+    ui: bool = row(
         "--ui --webui --no-ui --no-webui",
         SWITCH,
         "on",
@@ -166,7 +139,7 @@ class Settings:
         env="LLAMA_ARG_UI",
         other_variables=("LLAMA_ARG_WEBUI",),  # its older name
     )
-    timeout: int = _option(
+    timeout: int = row(
         "-to --timeout",
         WHOLE_SECONDS,
         "3600",
@@ -174,197 +147,213 @@ class Settings:
         env="LLAMA_ARG_TIMEOUT",
         shared=True,
     )
-    client_timeout: float = _option(
+    client_timeout: float = row(
         "--client-timeout",
         SECONDS,
         "60",
         "how long a client may take for the head of a request, and for a body slower than 1 KiB/s; 0 means any time",
     )
-    max_connections: int = _option(
+    max_connections: int = row(
         "--max-connections",
         COUNT,
         "0",
         "most connections of clients at once; then idle ones are closed for new ones; 0 means as many as the limit of "
         "open files allows",
     )
-    max_body_size: int = _option("--max-body-size", MIB, "64", "largest request body, in MiB")
-    stream_keepalive: float = _option(
+    max_body_size: int = row("--max-body-size", MIB, "64", "largest request body, in MiB")
+    stream_keepalive: float = row(
         "--stream-keepalive", SECONDS, "0", "send SSE comments this often while a model loads; 0 turns them off"
     )
-    max_generation_time: float = _option(
+    max_generation_time: float = row(
         "--max-generation-time",
         SECONDS,
         "600",
         "longest generation for a request without a token limit; 0 means any time",
     )
-    shutdown_delay: float = _option(
+    shutdown_delay: float = row(
         "--shutdown-delay",
         SECONDS,
         "0",
         "after SIGTERM, requests are served for this long while /readyz says 503, so that a load balancer notices",
     )
-    shutdown_grace: float = _option(
+    shutdown_grace: float = row(
         "--shutdown-grace",
         SECONDS,
         "30",
         "how long running requests may take to finish when the router ends; a second signal ends them at once",
     )
-    log_level: str = _option("--log-level", LEVEL, "info", "the least severe messages that the router logs")
-    log_file: Path | None = _option(
+    log_level: str = row("--log-level", LEVEL, "info", "the least severe messages that the router logs")
+    log_file: Path | None = row(
         "--log-file", PATH, None, "file to which the router logs, instead of stderr", env="LLAMA_ARG_LOG_FILE"
     )
-    engine: str | None = _option(
+    log_format: str = row(
+        "--log-format", LOG_FORMAT, "text", "lines of the log as text, or as JSON: one object a line, for programs"
+    )
+    log_requests: str = row(
+        "--log-requests",
+        LOG_REQUESTS,
+        "off",
+        "a line for each request that has ended: off, errors for those that failed, or all",
+    )
+    log_engines: str = row(
+        "--log-engines",
+        LOG_ENGINES,
+        "off",
+        "what the models' processes write goes to the log too: off, warn for warnings and errors, or all; "
+        "GET /models/NAME/log has it in any case",
+    )
+    engine: str | None = row(
         "--engine",
         ENGINE,
         None,
         "llama-server to run, or embedded; by default the first that is found: LLAMA_SERVER_PATH, PATH, embedded",
     )
-    run_dir: Path | None = _option(
+    run_dir: Path | None = row(
         "--run-dir", PATH, None, "folder for the children's sockets; by default a private temporary one"
     )
-    offline: bool = _option("--offline", SWITCH, "off", "never use the network", env="LLAMA_ARG_OFFLINE", shared=True)
-    hub_allow: tuple[str, ...] = _option(
+    offline: bool = row("--offline", SWITCH, "off", "never use the network", env="LLAMA_ARG_OFFLINE", shared=True)
+    hub_allow: tuple[str, ...] = row(
         "--hub-allow",
         PATTERNS,
         None,
         "repositories on the hub that a request may download by naming them, such as ggml-org/*; by default none",
         absent=(),
     )
-    hub_fallback: bool = _option(
+    hub_fallback: bool = row(
         "--hub-fallback --no-hub-fallback", SWITCH, "off", "download a smaller quantization if the disk is too small"
     )
-    hub_downloads: int = _option("--hub-downloads", COUNT, "2", "how many models are downloaded at once")
-    models_dir: Path | tuple[Path, ...] | None = _option(
+    hub_downloads: int = row("--hub-downloads", COUNT, "2", "how many models are downloaded at once")
+    models_dir: Path | tuple[Path, ...] | None = row(
         "--models-dir",
         PATHS,
         None,
         "folder of models: x.gguf, x/ with its files, or publisher/x/; may be given several times",
         env="LLAMA_ARG_MODELS_DIR",
     )
-    ollama_models: str | None = _option(
+    ollama_models: str | None = row(
         "--ollama-models",
         STORE,
         None,
         "serve the models of Ollama's store, which is only read; without DIR, or with auto, that of its usual places",
     )
-    lmstudio_models: str | None = _option(
+    lmstudio_models: str | None = row(
         "--lmstudio-models",
         STORE,
         None,
         "serve the models of LM Studio's folder, which is only read; without DIR, or with auto, where it keeps them",
     )
-    models_preset: Path | tuple[Path, ...] | None = _option(
+    models_preset: Path | tuple[Path, ...] | None = row(
         "--models-preset",
         PATHS,
         None,
         "INI file that describes models, or a folder of them; may be given several times, and later files win",
         env="LLAMA_ARG_MODELS_PRESET",
     )
-    models_preset_watch: bool = _option(
+    models_preset_watch: bool = row(
         "--models-preset-watch --no-models-preset-watch",
         SWITCH,
         "on",
         "read the INI file again when it changes; SIGHUP and POST /models/reload do it too",
     )
-    models_max: int = _option(
+    models_max: int = row(
         "--models-max", COUNT, "4", "how many models run at once; 0 means any number", env="LLAMA_ARG_MODELS_MAX"
     )
-    models_autoload: bool = _option(
+    models_autoload: bool = row(
         "--models-autoload --no-models-autoload",
         SWITCH,
         "on",
         "load the model that a request names",
         env="LLAMA_ARG_MODELS_AUTOLOAD",
     )
-    models_default: str | None = _option(
+    models_default: str | None = row(
         "--models-default", TEXT, None, "model of requests that name none; a single model is the default anyway"
     )
-    claude_map: tuple[tuple[str, str], ...] = _option(
+    claude_map: tuple[tuple[str, str], ...] = row(
         "--claude-map",
         MODEL_MAP,
         None,
         "models for the names that Anthropic's clients use, such as claude-*=NAME; the first match counts",
         absent=(),
     )
-    load_args: LoadArgs = _option(
+    load_args: LoadArgs = row(
         "--load-args",
         LOAD_ARGS,
         "safe",
         "flags that extra_args of a load request may set: safe means those that only decide how a model computes and "
         "answers, any means all but the router's own, or none",
     )
-    models_memory_margin: tuple[int, ...] = _option(
+    models_memory_margin: tuple[int, ...] = row(
         "--models-memory-margin",
         MIBS,
         "1024",
         "MiB that stay free: one number, or one for each GPU and then RAM; 0 turns memory checks off",
         other_variables=("LLAMA_ARG_MODELS_MEMORY_MARGIN",),  # llama.cpp's own name
     )
-    models_memory_limit: int | None = _option(
+    models_memory_limit: int | None = row(
         "--models-memory-limit", MIB, None, "MiB of RAM that models may use; by default all that the machine has"
     )
-    models_cache_ram: int | None = _option(
+    models_cache_ram: int | None = row(
         "--models-cache-ram",
         MIB,
         None,
         "most MiB of RAM for the prompt caches of all models together; by default each gets a quarter of what is left",
     )
-    models_pressure: bool = _option(
+    models_pressure: bool = row(
         "--models-pressure --no-models-pressure",
         SWITCH,
         "off",
         "stop idle models when other programs take the memory that is to stay free",
     )
-    models_ttl: float = _option("--models-ttl", SECONDS, "0", "unload a model idle for this long; 0 means never")
-    models_queue_max: int = _option(
+    models_ttl: float = row("--models-ttl", SECONDS, "0", "unload a model idle for this long; 0 means never")
+    models_queue_max: int = row(
         "--models-queue-max", COUNT, "256", "how many requests may wait for room for their models; with 0 none waits"
     )
-    models_queue_bytes: int = _option(
+    models_queue_bytes: int = row(
         "--models-queue-bytes", MIB, "1024", "MiB of request bodies that may be held at once; 0 means any amount"
     )
-    models_queue_timeout: float = _option(
+    models_queue_timeout: float = row(
         "--models-queue-timeout", SECONDS, "300", "how long a request may wait until its model is ready"
     )
-    models_load_timeout: float = _option(
+    models_load_timeout: float = row(
         "--models-load-timeout", SECONDS, "600", "a load fails if its process shows no sign of life for this long"
     )
-    models_drain_grace: float = _option(
+    models_drain_grace: float = row(
         "--models-drain-grace",
         SECONDS,
         "10",
         "a busy model still takes new requests for this long while another model waits for its memory",
     )
-    models_drain_timeout: float = _option(
+    models_drain_timeout: float = row(
         "--models-drain-timeout",
         SECONDS,
         "0",
         "the requests on a busy model are cut off when another model has waited this long for their end; 0 means never",
     )
-    models_min_loaded: float = _option(
+    models_min_loaded: float = row(
         "--models-min-loaded",
         SECONDS,
         "0",
         "a model stays for this long after its load, unless nothing else can make room in time",
     )
-    models_health_timeout: float = _option(
+    models_health_timeout: float = row(
         "--models-health-timeout",
         SECONDS,
         "30",
         "a model's process that shows no sign of life for this long while requests run on it is ended; 0 means never",
     )
-    task_header: str = _option(
+    task_header: str = row(
         "--task-header",
         HEADER,
         "X-Task",
         "requests with this header are background tasks, which queue behind all others; empty turns this off",
     )
-    task_grace: float = _option(
+    task_grace: float = row(
         "--task-grace",
         SECONDS,
         "60",
         "a background task evicts no model that another request has used within this time; 0 turns this off",
     )
-    models_finish_loads: bool = _option(
+    models_finish_loads: bool = row(
         "--models-finish-loads --no-models-finish-loads",
         SWITCH,
         "on",
@@ -486,14 +475,5 @@ def _is_for_children(arg: Arg) -> bool:
 
 def help_text() -> str:
     """The options, as `--help` prints them."""
-    lines: list[str] = []
-    for option in OPTIONS:
-        left = f"{', '.join((*option.spellings, *option.negatives))} {option.kind.metavar}".rstrip()
-        default = f"default: {option.default}, " if option.default else ""
-        right = textwrap.wrap(f"{option.help} ({default}${option.env})", HELP_WIDTH)
-        if len(left) > HELP_COLUMN - 2:
-            lines.append(left)
-            left = ""
-        lines += (f"{word:<{HELP_COLUMN}}{text}" for word, text in zip((left, *[""] * len(right)), right, strict=False))
-    lines += ("", "Every other flag of llama-server goes to all models; llama-server --help lists them.")
-    return "\n".join(lines)
+    end = "Every other flag of llama-server goes to all models; llama-server --help lists them."
+    return "\n".join((*options.help_lines(OPTIONS), "", end))

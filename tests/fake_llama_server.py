@@ -10,6 +10,7 @@ presets, environment variables (`FAKE_LOAD_SECONDS=0.1`); yes/no ones take no va
     --fail TEXT               writes TEXT to stderr after the load time and ends with --exit-code
     --exit-code N             default 1; a negative one is a signal (not INT, not TERM)
     --say TEXT                writes TEXT to stderr before it loads
+    --say-file FILE           writes the bytes of FILE there, with its own key in place of {key}
     --no-protocol             an older build: no state lines, nothing read from stdin
     --mixed-logs              logs go to stdout too
     --stdout-flood N          N lines of 100 bytes on both streams before it loads, and as many before it is ready
@@ -28,6 +29,7 @@ presets, environment variables (`FAKE_LOAD_SECONDS=0.1`); yes/no ones take no va
     --tool-arguments JSON     offered tools, it calls the first with these, unless a result is the last message
     --script FILE             a JSON array of rules; the first that fits a chat answers it (`Rule` in tests/scripted.py)
     --sent FILE               appends the fields of each chat, a line of JSON each
+    --metrics-file FILE       `/metrics` answers with its content; --metrics-seconds S: after so long
     --chat-template TEXT      one that raises on a late system message does so here, if there is a script
     --sleep-idle-seconds S    sleeps that long after the load, wakes with the next request
     --journal FILE            appends `<monotonic time> <pid> <alias> <event> <detail>`, the event being one of
@@ -50,7 +52,7 @@ VALUES = {
     *("load-seconds", "fail", "exit-code", "stdout-flood", "hold-bytes", "hold-device", "gpu-bytes", "journal"),
     *("crash-after-seconds", "crash-after-requests", "crash-after-chunks", "first-seconds", "chunk-seconds", "tokens"),
     *("host", "port", "alias", "sleep-idle-seconds", "fit-target", "tensor-split", "tool-arguments"),
-    *("script", "sent", "chat-template", "say"),
+    *("script", "sent", "chat-template", "say", "say-file", "metrics-file", "metrics-seconds"),
 }
 MIB = 1 << 20
 CONTEXT = 512 * MIB  # of a CUDA context
@@ -231,6 +233,11 @@ def load() -> None:
     flood()
     if "say" in options:
         log(options["say"])
+    if "say-file" in options:
+        with open(options["say-file"], "rb") as file:
+            data = file.read().replace(b"{key}", os.environ["LLAMA_API_KEY"].encode())
+        while data:
+            data = data[os.write(2, data) :]
     progress = {"stages": ["text_model"], "current": "text_model"}
     wanted = shares(gpus()) if "gpu-bytes" in options else {}
     for step in range(11):
@@ -326,6 +333,10 @@ class Connection:
             return self.json({"status": "ok"})
         if path in ("/v1/models", "/models"):
             return self.json({"object": "list", "data": [model()]})
+        if path == "/metrics" and "metrics-file" in options:
+            time.sleep(seconds("metrics-seconds"))
+            with open(options["metrics-file"], "rb") as text:
+                return self.whole(text.read(), "text/plain; version=0.0.4")
         count["requests"] += 1
         note("request", path)
         if count["requests"] > number("crash-after-requests") > 0:
@@ -438,8 +449,10 @@ class Connection:
         self.client.sendall("\r\n".join([*lines, "", ""]).encode())
 
     def json(self, answer: object, status: int = 200) -> None:
-        body = json.dumps(answer).encode()
-        self.head(status, "application/json", f"Content-Length: {len(body)}")
+        self.whole(json.dumps(answer).encode(), "application/json", status)
+
+    def whole(self, body: bytes, kind: str, status: int = 200) -> None:
+        self.head(status, kind, f"Content-Length: {len(body)}")
         self.client.sendall(body)
 
 

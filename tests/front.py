@@ -26,6 +26,7 @@ from router.models.spec import ModelSpec
 from router.node.interface import Launch
 from router.pool.pool import Pool
 from router.proxy.gateway import Gateway
+from router.records.record import Record
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand
 from router.server.admission import Admission, ClientLimits
@@ -170,6 +171,7 @@ class Front:
         self.tasks = Tasks()
         self.turns = 0
         self.may_log_errors = False
+        self.warmed = 0  # requests that were no part of the test
         child.tasks = lambda: self.made
         self._clients: list[Client] = []
         self._thread: threading.Thread | None = None
@@ -189,9 +191,10 @@ class Front:
         self.admission = Admission(limits)
         upstream = Upstream(read_timeout=read_timeout, idle_timeout=60.0)
         models = kind([ModelSpec(name, "models_dir", ()) for name in "ab"])
-        node = Near(address=self.children.address)
+        node = self.node = Near(address=self.children.address)
         self.pool = Pool(models, [node], Limits(), lambda spec: Need(Demand()), upstream=upstream)
-        app = create_app(Gateway(self.pool, upstream, **options), keys=keys, reload=_reload, forecast=NotImplemented)
+        self.gateway = Gateway(self.pool, upstream, **options)
+        app = create_app(self.gateway, keys=keys, reload=_reload, forecast=NotImplemented)
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -217,6 +220,15 @@ class Front:
         return self.tasks.made - self.turns
 
     @property
+    def records(self) -> list[Record]:
+        """Of the requests that have ended since `ready`, the oldest first."""
+        return [*self.gateway.records.ended()][::-1][self.warmed :]
+
+    @property
+    def running(self) -> list[Record]:
+        return self.gateway.records.running()
+
+    @property
     def leases(self) -> int:
         return self.pool.status("a").leases
 
@@ -236,6 +248,7 @@ class Front:
         assert (await client.ask(post(CHAT, body_of()))).status == 200
         self.child.act = act
         self.child.received.clear()
+        self.warmed += 1
 
     async def turn(self) -> None:
         """When this returns, the router has read what clients had sent."""
@@ -328,6 +341,9 @@ class Client:
         """Whether the router closes the connection without sending more."""
         async with asyncio.timeout(self.patience):
             return await self._reader.read() == b""
+
+    def stop_reading(self) -> None:
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
 
     def leave(self) -> None:
         self._writer.transport.abort()

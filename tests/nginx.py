@@ -38,12 +38,16 @@ needed = pytest.mark.skipif(PROGRAM is None and not os.environ.get("CI"), reason
 
 
 @contextmanager
-def in_front_of(router: Router, folder: Path, also: str = "") -> Iterator[httpx.Client]:
-    """A client of an nginx that passes everything on to the router. `also` is more of the server's configuration."""
+def in_front_of(router: Router, folder: Path, *, buffers: bool = False, also: str = "") -> Iterator[httpx.Client]:
+    """A client of an nginx that passes everything on to the router. `buffers`: as nginx does without our line; `also`
+    is more of the server's configuration."""
     assert PROGRAM, "nginx is not installed: apt-get install nginx-light"
     found = re.search(r"<!-- nginx -->\n```nginx\n(.*?)```", README.read_text(), re.S)
     assert found
     location = found[1].replace("http://127.0.0.1:8080", router.url.removesuffix(router_prefix(router)))
+    if buffers:
+        assert "proxy_buffering off;" in location
+        location = location.replace("proxy_buffering off;", "")
     user = "user root;" if os.getuid() == 0 else ""
     config = folder / "nginx.conf"
     config.write_text(CONFIG.format(folder=folder, location=location, user=user, also=also))
@@ -65,7 +69,7 @@ def address_in_front_of(router: Router, folder: Path) -> Iterator[str]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    with in_front_of(router, folder, f"listen 127.0.0.1:{port};"):
+    with in_front_of(router, folder, also=f"listen 127.0.0.1:{port};"):
         yield f"http://127.0.0.1:{port}"
 
 

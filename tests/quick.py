@@ -73,7 +73,7 @@ def names(thing: Any) -> Iterator[Any]:
         values = [thing]
     functions = [getattr(value, "__func__", getattr(value, "fget", value)) for value in values]
     for function in map(inspect.unwrap, filter(inspect.isfunction, functions)):
-        module = sys.modules[function.__module__]
+        module = sys.modules.get(function.__module__)  # None for what `namedtuple` makes
         codes = [function.__code__]
         while codes:
             code = codes.pop()

@@ -58,10 +58,11 @@ class Router:
         return str(self.listing()[model]["status"]["value"])
 
     def figure(self, name: str, model: str) -> int:
-        """What `/metrics` says of this model as `llama_router_model_NAME`."""
-        start = f'llama_router_model_{name}{{model="{model}"}} '
-        [line] = [line for line in self.client.get("/metrics").text.splitlines() if line.startswith(start)]
-        return int(line.removeprefix(start))
+        """What `/metrics` says of this model as `llama_router_NAME`; 0 of one that was not used yet."""
+        start = f'llama_router_{name}{{model="{model}"}} '
+        found = [line for line in self.client.get("/metrics").text.splitlines() if line.startswith(start)]
+        assert len(found) <= 1
+        return int(found[0].removeprefix(start)) if found else 0
 
     def chat(self, model: str, tokens: int = 4, **more: Any) -> httpx.Response:
         return self.client.post("/v1/chat/completions", json=chat(model, tokens, **more))

@@ -20,7 +20,7 @@ DUE = {
     *(f"S{number}" for number in range(1, 23)),
     *(f"D{number}" for number in range(1, 12)),
     *(f"L{number}" for number in range(1, 19)),
-    *(f"P{number}" for number in (*range(1, 11), 12, 13)),
+    *(f"P{number}" for number in range(1, 14)),
     *(f"H{number}" for number in range(1, 7)),
     *(f"C{number}" for number in range(1, 16)),
     *(f"T{number}" for number in range(1, 9)),

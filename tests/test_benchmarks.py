@@ -11,7 +11,19 @@ from random import Random
 import psutil
 import pytest
 
-from tests.benchmarks import behaviour, events, footprint, listings, plain, readahead, restart, streams, swaps, traces
+from tests.benchmarks import (
+    behaviour,
+    events,
+    footprint,
+    listings,
+    metrics,
+    plain,
+    readahead,
+    restart,
+    streams,
+    swaps,
+    traces,
+)
 from tests.benchmarks.report import ENGINE, LLAMA_SWAP, OLLAMA, OURS, Report, Row, Target, facts, ratios
 from tests.benchmarks.stage import Absent, Stage, ask, question
 from tests.benchmarks.traces import DEVICE
@@ -58,6 +70,12 @@ def test_scheduler() -> None:
 def test_listing(stage: Stage) -> None:
     rows = list(listings.measure(stage, 0.03, counts=(5,)))
     assert [row.measure for row in rows[:3]] == ["first", "unchanged", "while one loads"]
+
+
+def test_metrics() -> None:
+    rows = list(metrics.measure(0.03, models=20, used=4))
+    assert [row.case for row in rows] == ["a request", "20 models, 4 used", "20 used, 4 since the last scrape"]
+    assert all(value > 0 for row in rows for value in row.values.values())
 
 
 def test_read_ahead(stage: Stage) -> None:

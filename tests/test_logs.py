@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import math
 import os
 import re
 import signal
@@ -12,13 +14,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
 
 import httpx
 import pytest
 
-from router import logs
-from router.logs import Formatter, Lines, visible
+from router import __version__
+from router.logs import formats
+from router.logs import lines as log_lines
+from router.logs.formats import FORMATS, JsonFormat, TextFormat
+from router.logs.letters import visible
+from router.logs.lines import Lines
+from router.logs.streams import Handler
 from tests.waiting import until
 
 FORBIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -43,7 +53,7 @@ def test_text_in_any_script_stays() -> None:
 
 def record(message: str, *args: object, exc: BaseException | None = None) -> str:
     info = (type(exc), exc, exc.__traceback__) if exc else None
-    return Formatter(logs.FORMAT).format(logging.LogRecord("router.x", 30, "f", 1, message, args, info))
+    return TextFormat().format(logging.LogRecord("router.x", 30, "f", 1, message, args, info))
 
 
 def test_a_record_is_one_line() -> None:  # B-T7
@@ -72,11 +82,93 @@ def test_only_a_traceback_has_lines_of_its_own() -> None:  # B-T7
     assert "secret@" not in text
 
 
+# JSON
+
+
+def as_json(message: str, *args: object, exc: BaseException | None = None, **given: object) -> dict[str, Any]:
+    info = (type(exc), exc, exc.__traceback__) if exc else None
+    made = logging.LogRecord("router.x", 30, "f", 1, message, args, info)
+    made.__dict__.update(given)
+    line = JsonFormat().format(made)
+    assert "\n" not in line
+    assert not FORBIDDEN.search(line)
+    line.encode()  # UTF-8 without half pairs
+    found = json.loads(line)
+    assert [*found][:4] == ["time", "level", "logger", "message"]
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("text", [*NASTY, NASTY, 'quote " and \\ backslash', "世界 👩‍👩‍👧", "x" * 1_000_000])
+def test_a_json_line_is_an_object_without_control_characters(text: str) -> None:  # B-O5 B-T7
+    found = as_json("<%s>", text, model=text, request_id=text, fields={"key": [text, {"deep": text}]})
+    assert (found["level"], found["logger"]) == ("warning", "router.x")
+    exact = re.sub("[\ud800-\udfff]", "\ufffd", text)[: formats.MAX_FIELD_CHARACTERS]
+    assert (found["model"], found["request_id"], [*found.values()][-1]) == (exact, exact, [exact, {"deep": exact}])
+    try:
+        raise ValueError(text)
+    except ValueError as exc:
+        told = as_json("it failed", exc=exc)
+    assert told["exception"].splitlines()[0] == "Traceback (most recent call last):"
+    assert told["message"] == "it failed"
+
+
+def test_fields_of_a_line_in_json() -> None:  # B-O5
+    fields = {
+        "seconds": 1.5,
+        "missing": {"gpu0": 7},
+        "none": None,
+        "yes": True,
+        "nan": math.nan,
+        "inf": math.inf,
+        "path": Path("/x"),
+        "several": ("a", 1),
+        "message": "forged",
+        "time": "forged",
+    }
+    found = as_json("said", fields=fields, model="a")
+    assert found["message"] == "said"
+    assert found["model"] == "a"
+    assert "request_id" not in found
+    assert (found["seconds"], found["missing"], found["none"], found["yes"]) == (1.5, {"gpu0": 7}, None, True)
+    assert (found["nan"], found["inf"], found["path"], found["several"]) == (None, None, "/x", ["a", 1])
+    assert datetime.fromisoformat(found["time"]).tzinfo
+    assert "T" in found["time"]
+    assert "user:secret" not in json.dumps(as_json("%s", "http://user:secret@host/x", fields={"a": "x://b:c@d"}))
+    assert as_json("said", fields="no mapping") == {**as_json("said"), "time": ANY}
+
+
+def test_a_line_that_is_written_beside_the_log_has_its_format(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, lines_as in FORMATS.items():
+        for line in (lines_as.say(NASTY), lines_as.note(NASTY)):
+            assert not FORBIDDEN.search(line)
+            assert (name == "json") == line.startswith('{"time":"')
+    assert json.loads(FORMATS["json"].say("listening on x"))["message"] == "listening on x"
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "America/St_Johns"])
+def test_times_have_their_zone(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:  # B-O5
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        made = logging.LogRecord("router.x", 30, "f", 1, "x", (), None)
+        text = TextFormat().format(made)
+        shown = datetime.fromisoformat(text[: text.index(" W ")])
+        in_json = datetime.fromisoformat(json.loads(JsonFormat().format(made))["time"])
+        offset = {"UTC": 0.0, "Asia/Kolkata": 5.5, "America/St_Johns": -3.5}[zone]
+        for found in (shown, in_json):
+            assert abs(found.timestamp() - made.created) < 0.001
+            assert found.utcoffset() in (timedelta(hours=offset), timedelta(hours=offset + (offset < 0)))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_a_log_call_that_does_not_fit_raises_nothing() -> None:
     read, write = os.pipe()
     lines = Lines(lambda: write, "test")
     logger = logging.Logger("x")
-    logger.addHandler(logs.Handler(lines))
+    logger.addHandler(Handler(lines, TextFormat()))
     logger.warning("%d", "no number")
     lines.flush()
     assert b"cannot be formatted" in os.read(read, 4096)
@@ -88,7 +180,7 @@ def test_a_log_call_that_does_not_fit_raises_nothing() -> None:
 
 
 def test_slow_readers_are_never_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:  # B-P13
-    monkeypatch.setattr(logs, "MAX_QUEUED_BYTES", 1 << 20)
+    monkeypatch.setattr(log_lines, "MAX_QUEUED_BYTES", 1 << 20)
     read, write = os.pipe()
     lines = Lines(lambda: write, "test")
     line = "x" * 1023
@@ -138,11 +230,12 @@ class Program:
         self.process: subprocess.Popen[bytes] | None = None
         self.client = httpx.Client()
 
-    def start(self, redirections: str, *flags: str) -> None:
+    def start(self, redirections: str, *flags: str, **environ: str) -> None:
         """`redirections` are a shell's."""
         run_dir = tempfile.mkdtemp(prefix="lr-")
         keep = {k: v for k, v in os.environ.items() if not k.startswith(("LLAMA_", "HF_"))}
         env = {**keep, "HF_HOME": str(self.folder), "LLAMA_CACHE": str(self.folder), "XDG_CACHE_HOME": str(self.folder)}
+        env |= environ
         where = ["--host", str(self.socket), "--run-dir", run_dir, "--log-level", "debug"]
         command = [sys.executable, "-m", "router", *where, *self.words, *flags]
         self.process = subprocess.Popen(
@@ -195,25 +288,33 @@ def program(tmp_path: Path, fake: str, tiny_models: Path) -> Iterator[Program]:
         program.process.wait()
 
 
+EVERYTHING = ("--log-format", "json", "--log-engines", "all", "--log-requests", "all")
+
+
+@pytest.mark.parametrize("flags", [(), EVERYTHING], ids=["text", "everything"])
 @pytest.mark.parametrize(
     "redirections",
     ["2>&-", "2>/dev/full", "2>&- >&-", ">/dev/full 2>/dev/full", "<&- >&- 2>&-", "2>/dev/null >&-", "2</dev/null"],
 )
-def test_a_stderr_that_takes_nothing_stops_nothing(program: Program, redirections: str) -> None:  # B-P13
-    program.start(redirections)
-    program.works()
+def test_a_stderr_that_takes_nothing_stops_nothing(  # B-P13
+    program: Program, redirections: str, flags: tuple[str, ...]
+) -> None:
+    program.start(redirections, *flags)
+    program.works(1 if flags else 3)
     assert program.end() == 0
 
 
-@pytest.mark.parametrize("stream", ["2", "1"])
-def test_a_full_pipe_stops_nothing(program: Program, tmp_path: Path, stream: str) -> None:  # B-P13
+@pytest.mark.parametrize(("stream", "flags"), [("2", ()), ("1", ()), ("2", EVERYTHING)])
+def test_a_full_pipe_stops_nothing(  # B-P13
+    program: Program, tmp_path: Path, stream: str, flags: tuple[str, ...]
+) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
     with contextlib.suppress(BlockingIOError):  # full from the beginning
         while True:
             os.write(reader, b"x" * 4096)
-    program.start(f"{stream}>{fifo}" + (" 2>&1" if stream == "1" else ""))
+    program.start(f"{stream}>{fifo}" + (" 2>&1" if stream == "1" else ""), *flags)
     program.works()
     begun = time.monotonic()
     assert program.end() == 0
@@ -238,7 +339,18 @@ def test_lines_of_the_start_and_the_end_are_written(program: Program, tmp_path: 
     assert program.end() == 0
     said = (tmp_path / "err").read_text()
     assert said.count("llama-router is listening on unix:") == 1
-    assert said.index("router.serve: engine:") < said.index("listening on")
+    first, *_, last = said.splitlines()
+    assert re.search(rf" I router\.serve: llama-router {re.escape(__version__)} begins with ", first)
+    for words in (
+        "fake",
+        "3 models;",
+        "API keys: no, admin keys: no",
+        "at most 4 models at once",
+        f"unix:{program.socket}",
+    ):
+        assert words in first, words
+    assert said.index(first) < said.index("listening on")
+    assert re.search(r" I router\.serve: llama-router ended \(SIGTERM\): \d+ requests answered in [\d.]+ s; ", last)
     assert "tiny-a: stopped" in said
 
 
@@ -301,6 +413,50 @@ def test_a_log_file_that_cannot_be_opened_ends_the_start(tmp_path: Path, fake: s
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
     assert re.fullmatch(r"llama-router: --log-file .* cannot be written: .*\n", done.stderr)
+
+
+def test_a_log_in_json_is_reopened_and_whole(program: Program, tmp_path: Path) -> None:  # B-P13 B-O5
+    file, old = tmp_path / "r.log", tmp_path / "r.log.1"
+    program.words += ["--log-file", str(file), *EVERYTHING]
+    program.start(f"2>{tmp_path / 'err'}", FAKE_SAY="hello from the engine")
+    program.works(1)
+    assert program.process is not None
+    file.rename(old)
+    program.process.send_signal(signal.SIGHUP)
+    until(file.exists)
+    program.works(1)
+    assert program.end() == 0
+    assert "llama-router is listening on" in (tmp_path / "err").read_text()  # which is no log
+    first, *lines = [json.loads(line) for path in (old, file) for line in path.read_text().splitlines()]
+    assert first["message"].startswith("llama-router ")
+    assert first["version"] == __version__
+    assert (first["models"], first["api_keys"], first["urls"]) == (3, False, [f"unix:{program.socket}"])
+    assert (lines[-1]["reason"], lines[-1]["logger"]) == ("SIGTERM", "router.serve")
+    engine = [line for line in lines if line["logger"] == "router.engine"]
+    assert [line["message"] for line in engine].count("tiny-a: hello from the engine") == 2
+    assert {line["model"] for line in engine} == {"tiny-a"}
+    for path in (old, file):
+        assert "hello from the engine" in path.read_text()
+
+
+def test_a_flood_of_an_engine_starves_nobody_and_fills_no_disk(program: Program, tmp_path: Path) -> None:  # B-P13 B-T5
+    file = tmp_path / "r.log"
+    program.words += ["--log-file", str(file), *EVERYTHING]
+    program.start("2>/dev/null", FAKE_STDOUT_FLOOD="200000", FAKE_LOAD_SECONDS="0")  # 40 MB on two pipes
+    program.works(1)
+    assert program.end() == 0
+    assert file.stat().st_size < 1 << 20
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert any("lines are left out here" in line["message"] for line in lines)
+
+
+def test_stderr_has_one_format(program: Program, tmp_path: Path) -> None:  # B-O5
+    program.start(f"2>{tmp_path / 'err'}", "--log-format", "json")
+    program.works(1)
+    assert program.end() == 0
+    messages = [json.loads(line)["message"] for line in (tmp_path / "err").read_text().splitlines()]
+    assert f"llama-router is listening on unix:{program.socket}" in messages
+    assert messages[-1].startswith("llama-router ended (SIGTERM)")
 
 
 # Names of files

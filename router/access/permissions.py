@@ -36,6 +36,7 @@ REQUIRED: Mapping[str, Permission] = {
     "GET /v1/models": READ,
     "GET /v1/models/{name:path}": READ,
     "GET /models/{name:path}/settings": READ,
+    "GET /models/{name:path}/log": ADMIN,  # what processes write may repeat prompts
     "GET /models/estimate": READ,
     "GET /models/sse": READ,
     "GET /props": READ,
@@ -54,6 +55,13 @@ REQUIRED: Mapping[str, Permission] = {
     "POST /props": ADMIN,
     "POST /slots/{slot}": ADMIN,  # saves, restores and erases what other conversations have computed
     "POST /lora-adapters": ADMIN,  # scales the adapters for everybody
+    # the dashboard's
+    "GET /router/state": READ,
+    "GET /router/events": READ,
+    "GET /router/stream": READ,
+    "GET /router/requests": READ,
+    "DELETE /router/requests/{id:path}": ADMIN,  # ends the request of any client
+    "POST /models/{name:path}/pin": ADMIN,
     # what a model answers
     **dict.fromkeys(
         (

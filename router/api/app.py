@@ -15,24 +15,28 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
+from router import __version__
 from router.access.guard import Guard
 from router.access.hosts import AllowedHosts
 from router.access.keys import Keys
 from router.access.origins import AllowedOrigins
 from router.access.permissions import GENERATE, OPEN, REQUIRED, PermissionTable, RoutePattern
 from router.api import openai, stream
+from router.api.dashboard.endpoints import DashboardEndpoints
+from router.api.dashboard.request_endpoints import RequestEndpoints
 from router.api.dialects import OPENAI, dialect_of
 from router.api.download import Downloads
 from router.api.home import DASHBOARD, Home, wants_page
-from router.api.listing import Listing
 from router.api.messages import endpoints as messages
-from router.api.native import NativeEndpoints
+from router.api.metrics import MetricsEndpoint
+from router.api.native import NativeEndpoints, build_info
 from router.api.ollama import endpoints as ollama
 from router.api.predict import Predictions, Variables
 from router.api.probes import Probes
 from router.api.responses import endpoints as responses
 from router.errors import ConfigError
 from router.memory.forecast import Forecast
+from router.metrics.exporter import Exporter
 from router.models.changes import Changes
 from router.page.chat_page import ChatPage
 from router.pool.outlook import Outlook
@@ -52,6 +56,7 @@ def create_app(
     own_hosts: Sequence[str] = (),
     reload: Callable[[], Awaitable[Changes]],
     forecast: Callable[[Outlook], Awaitable[Forecast]],
+    engine: str = "",
     build: str = "",
     predict: Variables | None = None,
     is_draining: Callable[[], bool] = lambda: False,
@@ -62,21 +67,33 @@ def create_app(
 
     `keys` allow generating and reading, `admin_keys` everything; `access.keys` says what holds if one kind is missing.
     `cors_origins` and `allowed_hosts` are as `access.origins` reads them; `own_hosts` are this machine's names.
-    `reload` and `forecast` are as in NativeEndpoints; `build` is the engine's line of `--version`.
+    `reload` and `forecast` are as in NativeEndpoints; `engine` is the kind of the router's own engine, `build`
+    its line of `--version`.
     `predict` adds Google Cloud's routes.
     `is_draining`: whether the router is about to end.
     `prefix` stands before every path, as in `--api-prefix`.
     `page` is shown to browsers at `/`.
     Raises LookupError for a route that `access.permissions` does not list."""
     downloads = Downloads(gateway)
-    native = NativeEndpoints(gateway, Listing(gateway.pool, gateway.created), downloads, reload, forecast, build)
-    probes = Probes(is_draining, lambda: gateway.pool.exchange.is_starting)
+    native = NativeEndpoints(gateway, downloads, reload, forecast, build)
+    exporter = Exporter(
+        gateway.pool,
+        gateway.records,
+        gateway.upstream,
+        version=__version__,
+        engine=engine,
+        engine_build=build_info(build),
+    )
+    probes = Probes(is_draining, gateway.pool.exchange)
     routes = [
         *probes.routes(),
         *openai.routes(gateway),
         *responses.routes(gateway),
         *messages.routes(gateway),
+        *RequestEndpoints(gateway).routes(),
+        *DashboardEndpoints(gateway, engine, build_info(build)).routes(),
         *native.routes(),
+        *MetricsEndpoint(gateway, exporter).routes(),
         *stream.routes(gateway),
         *ollama.routes(gateway, downloads if gateway.hub_models else None),
     ]
@@ -95,7 +112,7 @@ def create_app(
             ClientDisconnect: on_disconnect,
             Exception: errors.on_defect,
         },
-        lifespan=lambda app: _lifespan(gateway, page),
+        lifespan=lambda app: _lifespan(gateway, exporter, page),
     )
     guard = Guard(table, AllowedHosts(allowed_hosts, own_hosts), AllowedOrigins(cors_origins), Keys(keys, admin_keys))
     return FastPathApp(whole, routes, guard, errors, prefix, wants_page)
@@ -116,18 +133,22 @@ def _predict_routes(gateway: Gateway, variables: Variables, probes: Probes, rout
         if "POST" in (route.methods or ())
     }
     predictions = Predictions(gateway, endpoints)
-    found = [Route(variables.predict, with_dialect_errors(OPENAI, predictions.predict), methods=["POST"])]
+    predict = with_dialect_errors(OPENAI, predictions.predict, gateway.records, only_errors=True)
+    found = [Route(variables.predict, predict, methods=["POST"])]
     if not is_health_known:
         found.append(Route(variables.health, probes.health, methods=["GET"]))
     return found
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(gateway: Gateway, page: ChatPage | None) -> AsyncIterator[None]:
+async def _lifespan(gateway: Gateway, exporter: Exporter, page: ChatPage | None) -> AsyncIterator[None]:
+    exporter.start()
+    gateway.pool.nodes.look()
     starting = asyncio.create_task(gateway.pool.exchange.load_on_startup(lone=gateway.autoload))
     try:
         yield
     finally:
+        exporter.stop()
         starting.cancel()
         await asyncio.wait({starting})
         if page:

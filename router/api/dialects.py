@@ -34,6 +34,8 @@ _ANTHROPIC_MEDIA = {"image_url": "image", "file": "PDF"}  # by the type of a par
 class OpenAIDialect:
     """`{"error": {"code", "message", "type", "param"}}`: llama-server's object, with OpenAI's `param` added."""
 
+    name = "openai"
+
     def error(self, exc: RouterError, request_id: str) -> Response:
         return JSONResponse({"error": _openai_error(exc)}, exc.status, headers=retry_headers(exc))
 
@@ -46,6 +48,8 @@ class AnthropicDialect:
 
     The engine's own errors have OpenAI's shape; the translation raises them as RouterErrors, which come here."""
 
+    name = "anthropic"
+
     def error(self, exc: RouterError, request_id: str) -> Response:
         return JSONResponse(_anthropic_error(exc, request_id), _anthropic_status(exc), headers=retry_headers(exc))
 
@@ -55,6 +59,8 @@ class AnthropicDialect:
 
 class OllamaDialect:
     """`{"error": MESSAGE}`; in a stream it is the last line."""
+
+    name = "ollama"
 
     def error(self, exc: RouterError, request_id: str) -> Response:
         # Plain ASCII: the message may repeat what a client sent, which need not be valid Unicode.

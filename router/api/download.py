@@ -60,8 +60,7 @@ class Downloads:
         It returns once the hub has said what the name means and the files are known to fit on the disk."""
         hub_models, spec = self._hub_models, self._pool.catalog.find(name)
         if spec is None or spec.source == "cache" or not spec.repo_to_download:
-            model = await hub_models.find(name, token)
-            spec = self._pool.catalog.resolve(model)
+            spec = self._pool.downloads.found(await hub_models.find(name, token))
         if spec.repo_to_download:
             hub_models.lend_token(spec.name, token)
             try:

@@ -108,6 +108,7 @@ class Listing:
             "info": {"meta": _meta(effective, context["effective"])},
             "source": spec.source,
             "can_remove": spec.source == "cache",
+            "pinned": self._pool.pins.is_pinned(spec),
             "meta": {
                 "n_ctx_train": info.n_ctx_train,
                 "n_params": info.n_params,

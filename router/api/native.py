@@ -1,4 +1,4 @@
-"""llama.cpp's own API: the router's endpoints (models, loads, news, metrics), and those that only a llama-server has.
+"""llama.cpp's own API: the router's endpoints (models, loads, news), and those that only a llama-server has.
 
 Endpoints that name one model in their body or query are passed on to its child; the others are answered here.
 """
@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from router.api import metrics
+from router.api import engine_log
 from router.api.dialects import OPENAI
 from router.api.download import Downloads
 from router.api.estimate import EstimateEndpoint
@@ -25,7 +25,6 @@ from router.api.lone import DISABLED_PATHS, TOOL_PATHS, disabled, tools
 from router.api.messages.models import AnthropicModels, is_anthropic_client
 from router.api.news import NewsStream
 from router.api.slots import Slots
-from router.engine.flags import switch_of
 from router.errors import ConfigError, InvalidRequest, RouterError, UpstreamFailed
 from router.hub.tokens import token_of
 from router.memory.forecast import Forecast
@@ -43,7 +42,6 @@ from router.wire.request_head import RequestHead
 log = logging.getLogger("router.native")
 
 MAX_PROPS_BYTES = 2 << 20  # of a child's /props, which may hold a chat template
-MAX_METRICS_BYTES = 1 << 20
 BY_BODY = (
     "/completion",
     "/infill",
@@ -65,7 +63,6 @@ class NativeEndpoints:
     def __init__(
         self,
         gateway: Gateway,
-        listing: Listing,
         downloads: Downloads,
         reload: Callable[[], Awaitable[Changes]],
         forecast: Callable[[Outlook], Awaitable[Forecast]],
@@ -73,8 +70,8 @@ class NativeEndpoints:
     ) -> None:
         self._gateway = gateway
         self._pool: Pool = gateway.pool
-        self._listing = listing
-        self._anthropic_models = AnthropicModels(gateway, listing.context)
+        self._listing = Listing(gateway.pool, gateway.created)
+        self._anthropic_models = AnthropicModels(gateway, self._listing.context)
         self._downloads = downloads
         self._reload = reload
         self._estimate = EstimateEndpoint(gateway, forecast)
@@ -87,7 +84,6 @@ class NativeEndpoints:
         load = LoadEndpoints(self._gateway)
         own = (
             ("/props", "GET", self.props),
-            ("/metrics", "GET", self.metrics),
             ("/models", "GET", self.models),
             ("/v1/models", "GET", self.models),
             ("/models/load", "POST", load.load),
@@ -104,6 +100,7 @@ class NativeEndpoints:
             *((path, method, disabled) for path, method in DISABLED_PATHS),
         )
         return [
+            *engine_log.routes(self._gateway),
             *(Route(path, with_dialect_errors(OPENAI, endpoint), methods=[method]) for path, method, endpoint in own),
             *self._child_by_body.routes(BY_BODY),
             *ModelFromBody(self._gateway, OPENAI, check=Slots(self._pool).check).routes(["/slots/{slot}"]),
@@ -162,15 +159,6 @@ class NativeEndpoints:
             return b""
         finally:
             lease.release()
-
-    async def metrics(self, request: Request) -> Response:
-        """The router's own metrics, or with `?model=` the child's. Those of an only model follow the router's."""
-        if "model" in request.query_params:
-            return await self._child_by_query(request)
-        text, lone = metrics.render(self._pool, await self._pool.nodes.glance()), self._lone_running()
-        if lone and switch_of(self._pool.effective(lone.name).args, "--metrics"):
-            text += (await self._read_child(lone, b"/metrics", MAX_METRICS_BYTES)).decode(errors="replace")
-        return PlainTextResponse(text)
 
     async def lora_adapters(self, request: Request) -> Response:
         """The engine wants a list as the body, which cannot name a model, so `?model=` may name it. An only model needs

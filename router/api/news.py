@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+from collections.abc import AsyncGenerator
 
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
-
+from router.api.endless import EndlessResponse
 from router.pool.pool import Pool
 
 
-class NewsStream(Response):
+class NewsStream(EndlessResponse):
     """One client's stream. A comment goes out after every `KEEPALIVE_S` seconds of silence."""
 
     KEEPALIVE_S = 15.0
 
     def __init__(self, pool: Pool) -> None:
-        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        del self.headers["content-length"]
-        self._pool = pool
+        super().__init__("text/event-stream")
+        self._feed = pool.feed
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "HEAD":
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await send({"type": "http.response.body", "body": b""})
-            return
-        events = asyncio.create_task(self._send_events(send))
-        try:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-        finally:
-            events.cancel()
-            await asyncio.wait({events})
+    async def until_end(self) -> None:
+        await self._feed.until_closed()
 
-    async def _send_events(self, send: Send) -> None:
-        async with self._pool.feed.subscribe() as news:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            chunk = b": hello\n\n"
-            while chunk:  # an empty one ends the stream
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    async def pieces(self) -> AsyncGenerator[bytes]:
+        async with self._feed.subscribe() as news:
+            yield b": hello\n\n"
+            while True:
                 try:
                     item = await news.next(self.KEEPALIVE_S)
-                    chunk = b"data: " + json.dumps(item).encode() + b"\n\n" if item is not None else b""
                 except TimeoutError:
-                    chunk = b": still here\n\n"
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    yield b": still here\n\n"
+                    continue
+                if item is None:
+                    return
+                yield b"data: " + json.dumps(item).encode() + b"\n\n"

@@ -10,6 +10,7 @@ Stands on everything. Begin with `table`, which lists the commands.
     command  what a command is, and its exit codes      -> nothing
     serving  serve and demo                             -> command
     models   commands about models and their files      -> command
-    table    the commands                               -> command serving models
+    clients  commands against a router that runs        -> nothing
+    table    the commands                               -> command serving models clients
     main     runs the command that a command line names -> command table
 """

@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from router import logs
 from router.commands.command import EXIT_CODES, Command, fail
 from router.commands.table import COMMANDS
-from router.errors import ConfigError, FlagError, RouterError
+from router.errors import FlagError, RouterError
+from router.logs import streams as logs
 from router.near import nearest
 
 # What a full or failing disk raises when stdout is a file.
@@ -24,10 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return code
-    except ConfigError as exc:
-        return fail(exc, exc.exit_code)
     except RouterError as exc:
-        return fail(exc, 1)
+        return fail(exc, exc.exit_code)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `llama-router list | head`
@@ -66,9 +64,15 @@ def _discard_stdout() -> None:
 
 
 def _help(command: Command, overview: str) -> str:
-    from router import settings
-
     first, *others = (overview or command.usage).splitlines()
     lines = [f"usage: llama-router {first}", *(f"       llama-router {usage}" for usage in others)]
-    options = settings.help_text() if command.takes_options else ""
+    options = ""
+    if command.client:
+        from router.client.options import help_text
+
+        options = help_text(command.client)
+    elif command.takes_options:
+        from router import settings
+
+        options = settings.help_text()
     return "\n\n".join(part for part in ("\n".join(lines), command.help, options, EXIT_CODES.rstrip()) if part)

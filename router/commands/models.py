@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from router import logs
 from router.commands.command import fail, switch
 from router.errors import ConfigError, FlagError, RouterError, UnknownModel
+from router.logs import streams as logs
+from router.logs.letters import visible
 from router.scheduling.snapshot import Snapshot
 from router.units import size
 
@@ -79,7 +80,7 @@ def download(argv: list[str]) -> int:
             )
             raise
         else:
-            print(logs.visible(f"{resolved.name}: {size(resolved.bytes)} in {root}"), flush=True)
+            print(visible(f"{resolved.name}: {size(resolved.bytes)} in {root}"), flush=True)
     return 1 if failed else 0
 
 
@@ -106,7 +107,7 @@ def remove_models(argv: list[str]) -> int:
     for name in names:
         try:
             freed = _remove_model(settings, root, name)
-            print(logs.visible(f"{name}: removed, which freed {size(freed)}"), flush=True)
+            print(visible(f"{name}: removed, which freed {size(freed)}"), flush=True)
         except RouterError as exc:
             failed += fail(exc, 1)
     return 1 if failed else 0
@@ -116,16 +117,16 @@ def _remove_model(settings: Settings, root: Path, name: Name) -> int:
     """Remove one model; returns the bytes that this freed.
 
     If a router runs with these options and has the model, that router removes it, after the model's last requests."""
-    from router import running
+    from router.client.session import ask_if_running, message_of
     from router.hub.removal import only_model, remove
 
     model = only_model(root, name)
-    answer = running.ask(settings, "DELETE", "/models", str(model))
-    if answer is None or answer.status_code == UnknownModel.status:
+    status, answer = ask_if_running(settings, "DELETE", "/models", str(model)) or (UnknownModel.status, {})
+    if status == UnknownModel.status:
         return remove(root, model)
-    if answer.is_success:
-        return int(answer.json().get("freed", 0))
-    raise RouterError(f"the router at port {settings.port} says: {answer.json()['error']['message']}")
+    if status == 200:
+        return int(answer.get("freed", 0))
+    raise RouterError(f"the router at port {settings.port} says: {message_of(answer)}")
 
 
 # estimate
@@ -161,12 +162,12 @@ def estimate_model(argv: list[str]) -> int:
         now = Snapshot(asyncio.run(machine.devices.read()), margins=machine.limits.margins)
         estimate = forecast.forecast(machine.estimator, spec, now).as_json()
     text = json.dumps(estimate, indent=2) if as_json else forecast.table(estimate)
-    print("\n".join(map(logs.visible, text.splitlines())))
+    print("\n".join(map(visible, text.splitlines())))
     return 0 if estimate["fits"] else 1
 
 
 def _estimate_of_running_router(settings: Settings, model: str) -> dict[str, Any] | None:
-    from router import running
+    from router.client.session import ask_if_running
 
-    answer = running.ask(settings, "GET", "/models/estimate", model)
-    return answer.json() if answer and answer.is_success and "verdict" in answer.json() else None
+    status, answer = ask_if_running(settings, "GET", "/models/estimate", model) or (0, {})
+    return answer if status == 200 and "verdict" in answer else None

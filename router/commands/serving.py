@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import tempfile
 import threading
@@ -11,9 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from router import logs
 from router.commands.command import switch
 from router.errors import ConfigError
+from router.logs import streams as logs
+from router.logs.letters import visible
 
 if TYPE_CHECKING:
     from router.settings import Settings
@@ -41,14 +41,10 @@ def run_server(argv: list[str]) -> int:
 
 
 def _start_logging(settings: Settings) -> None:
-    """The router logs at --log-level; libraries log warnings and errors only."""
     try:
-        handler = logs.to_file(Path(settings.log_file)) if settings.log_file else logs.to_stderr()
+        logs.start(settings.log_level, settings.log_file, settings.log_format)
     except OSError as exc:
         raise ConfigError(f"--log-file {settings.log_file} cannot be written: {exc.strerror}.") from exc
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logs.log_uncaught()
-    logging.getLogger("router").setLevel(settings.log_level.upper())
 
 
 def run_demo(argv: list[str]) -> int:
@@ -72,7 +68,7 @@ def run_demo(argv: list[str]) -> int:
             try:
                 if not once:
                     print(demo.instructions(url, names), flush=True)
-                failed.extend(demo.converse(url, names, lambda line: print(logs.visible(line), flush=True)))
+                failed.extend(demo.converse(url, names, lambda line: print(visible(line), flush=True)))
             except OSError:  # stdout is closed, or its disk is full
                 end()
             if once:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from router.commands import models, serving
+from router.commands import clients, models, serving
 from router.commands.command import Command
 
 COMMANDS: Mapping[str, Command] = {
@@ -66,5 +66,66 @@ COMMANDS: Mapping[str, Command] = {
         "that are missing. It knows the keys of the engine that serve would use. Variables of the environment that\n"
         "set nothing are reported too. The exit code is 1 for a mistake, 0 for warnings alone.",
         takes_options=False,
+    ),
+    "ps": Command(
+        clients.show_models,
+        "ps [--all] [--watch] [--json]",
+        "Shows the models that run: state, memory, context, requests, when they go, speed; and who waits, for what.\n"
+        "\n"
+        "  llama-router ps --watch\n"
+        "  llama-router ps --json | jq '.queue[].why.text'",
+        client="ps",
+    ),
+    "load": Command(
+        clients.load_model,
+        "load MODEL [settings] [llama-server's flags] [--json]",
+        "Loads a model, with other settings if some are given, and waits until it serves. What is left out stays as\n"
+        "earlier loads set it; `preset` as a value takes back what they set. Flags behind -- go on as they are.\n"
+        "\n"
+        "  llama-router load coder --ctx-size 32768 --cache-type-k q8_0 --top-k 20",
+        client="load",
+    ),
+    "unload": Command(
+        clients.unload_models,
+        "unload MODEL [MODEL ...] | --all [--force] [--wait] [--json]",
+        "Stops models, after their running requests.\n\n  llama-router unload --all --wait",
+        client="unload",
+    ),
+    "logs": Command(
+        clients.show_logs,
+        "logs [MODEL] [-f] [-n N] [--json]",
+        "Shows what a model's process wrote; without a model, what happened in the router and why. With -f it goes\n"
+        "on, over restarts too.\n"
+        "\n"
+        "  llama-router logs coder -f -n 100",
+        client="logs",
+    ),
+    "health": Command(
+        clients.ask_health,
+        "health [--timeout SECONDS] [--json]",
+        "Says whether the router takes requests: 0 yes, 1 not now, 3 no router answers. Needs no key.\n"
+        "\n"
+        '  HEALTHCHECK CMD ["llama-router", "health"]',
+        client="health",
+    ),
+    "run": Command(
+        clients.converse,
+        "run MODEL [question] [options]",
+        "A conversation in the terminal; /? lists what can be typed. With a question, or with text on stdin, it\n"
+        "answers that and ends, and prints the answer alone.\n"
+        "\n"
+        "  llama-router run coder\n"
+        '  llama-router run coder "Explain this" < main.c',
+        client="run",
+    ),
+    "completion": Command(
+        clients.complete,
+        "completion bash|zsh|fish",
+        "Prints a script with which a shell completes commands, flags and the names of models.\n"
+        "\n"
+        '  eval "$(llama-router completion bash)"          in ~/.bashrc\n'
+        '  eval "$(llama-router completion zsh)"           in ~/.zshrc, after compinit\n'
+        "  llama-router completion fish | source            in ~/.config/fish/config.fish",
+        client="completion",
     ),
 }

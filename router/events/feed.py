@@ -26,7 +26,7 @@ class Feed:
     def __init__(self, backlog: int = 1024) -> None:
         self._backlog = backlog
         self._queues: set[asyncio.Queue[News | None]] = set()
-        self._is_closed = False
+        self._closed = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Feed {len(self._queues)} subscribers>"
@@ -34,7 +34,11 @@ class Feed:
     @property
     def is_closed(self) -> bool:
         """Whether there will be no more news for anyone; a subscription that ended before was too far behind."""
-        return self._is_closed
+        return self._closed.is_set()
+
+    async def until_closed(self) -> None:
+        """Wait until there will be no more news."""
+        await self._closed.wait()
 
     def publish(self, model: str, event: str, data: Any) -> None:
         """Send `{"model", "event", "data"}`, as llama.cpp's `/models/sse` has it."""
@@ -48,7 +52,7 @@ class Feed:
         """All news from now on."""
         queue: asyncio.Queue[News | None] = asyncio.Queue()
         self._queues.add(queue)
-        if self._is_closed:
+        if self.is_closed:
             self._disconnect(queue)
         return Subscription(self, queue)
 
@@ -57,7 +61,7 @@ class Feed:
 
     def close(self) -> None:
         """End every subscription, and each later one at once."""
-        self._is_closed = True
+        self._closed.set()
         for queue in tuple(self._queues):
             self._disconnect(queue)
 

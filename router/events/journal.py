@@ -19,6 +19,7 @@ from typing import Any
 
 from router.events.kinds import NUMBERS, PER_REQUEST, AnyEvent
 from router.events.sentences import sentence
+from router.redaction import without_credentials
 
 log = logging.getLogger("router.events")
 
@@ -46,8 +47,8 @@ class Entry:
             "kind": event.KIND,
             "model": event.model,
             "for": getattr(event, "wanted_by", "") or None,
-            "reason": cause.value if cause else getattr(event, "refusal", None),
-            "text": sentence(event),
+            "reason": cause.value if cause else getattr(event, "refusal", None) or getattr(event, "waits_for", None),
+            "text": without_credentials(sentence(event)),
             "numbers": numbers,
         }
 

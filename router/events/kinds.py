@@ -37,6 +37,9 @@ NUMBERS = (
     "retry_after",
     "pid",
     "exit_code",
+    "added",
+    "changed",
+    "removed",
 )
 
 Bytes = Mapping[str, int]
@@ -198,13 +201,15 @@ class LoadFailed:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Requests for a model begin to wait for room. `why` says for what, if that is known."""
+    """Requests for a model begin to wait for room. `why` says for what, and `waits_for` is the code of that."""
 
     KIND: ClassVar[str] = "wait"
     IS_SHOWN: ClassVar[bool] = True
     model: str
     why: str
     requests: int
+    waits_for: str = ""
+    missing: Bytes = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,13 +307,15 @@ class Download:
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """There is another catalog: these models came, changed, or left. `why` says why there is none, if it failed."""
+    """There is another catalog: so many models came, changed, or left, and `summary` names some. `why` says why there
+    is none, if it failed."""
 
     KIND: ClassVar[str] = "reload"
     IS_SHOWN: ClassVar[bool] = True
-    added: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
+    summary: str = ""
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
     why: str = ""
     model: str = EVERYTHING
 
@@ -341,6 +348,17 @@ class DeviceFound:
     KIND: ClassVar[str] = "device_found"
     IS_SHOWN: ClassVar[bool] = True
     device: str
+    model: str = EVERYTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The memory of ended processes is back on a GPU, or is not waited for any longer, after `seconds`."""
+
+    KIND: ClassVar[str] = "settled"
+    IS_SHOWN: ClassVar[bool] = False
+    device: str
+    seconds: float
     model: str = EVERYTHING
 
 
@@ -392,6 +410,7 @@ AnyEvent = (
     | Pin
     | DeviceLost
     | DeviceFound
+    | Settled
     | Pressure
     | PressureEnded
 )

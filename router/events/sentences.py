@@ -10,6 +10,7 @@ from typing import assert_never
 
 from router.events import kinds
 from router.events.kinds import AnyEvent
+from router.scheduling.causes import Cause
 from router.units import counted, size
 
 
@@ -28,6 +29,8 @@ def sentence(event: AnyEvent) -> str:
         case kinds.Evict():
             missing = f", {_on_devices(event.missing)} missing" if event.missing else ""
             return f"stopping ({event.why}){missing}, frees {_on_devices(event.freed)}{_idle(event.idle)}"
+        case kinds.Stop() if event.cause is Cause.HUNG:
+            return f"{event.why} while {counted(event.requests, 'request')} ran: it is ended"
         case kinds.Stop() | kinds.Expire():
             return f"stopping ({event.why}), frees {_on_devices(event.freed)}"
         case kinds.Exited():
@@ -35,10 +38,10 @@ def sentence(event: AnyEvent) -> str:
         case kinds.Crash() | kinds.LoadFailed():
             return event.why
         case kinds.Wait():
-            return f"{counted(event.requests, 'request')} {'waits' if event.requests == 1 else 'wait'}: {event.why}"
+            return f"{event.why}, with {event.requests} requests" if event.requests > 1 else event.why
         case kinds.Drain():
-            running = counted(event.requests, "request")
-            return f"draining: room for {event.wanted_by}; {running} to finish; frees {_on_devices(event.freed)}"
+            running, room = counted(event.requests, "request"), f"room for {event.wanted_by or 'others'}"
+            return f"draining: {room}; {running} to finish; frees {_on_devices(event.freed)}"
         case kinds.DrainEnded():
             return f"drained for {event.seconds:.1f} s"
         case kinds.Refused():
@@ -54,13 +57,15 @@ def sentence(event: AnyEvent) -> str:
         case kinds.Download():
             return _download(event)
         case kinds.Reload():
-            return _reload(event)
+            return event.why or f"catalog: {event.summary}"
         case kinds.Pin():
             return "pinned" if event.pinned else "not pinned any more"
         case kinds.DeviceLost():
             return f"{event.device} takes no model until it can be read again: {event.why}"
         case kinds.DeviceFound():
             return f"{event.device} can be read again"
+        case kinds.Settled():
+            return f"the memory of {event.device} has settled after {event.seconds:.2f} s"
         case kinds.Pressure():
             return _pressure(event)
         case kinds.PressureEnded():
@@ -87,13 +92,6 @@ def _download(event: kinds.Download) -> str:
             return "the download is cancelled"
         case _:
             return "downloading"
-
-
-def _reload(event: kinds.Reload) -> str:
-    if event.why:
-        return f"the catalog stays as it is: {event.why}"
-    parts = {"added": event.added, "changed": event.changed, "removed": event.removed}
-    return "; ".join(f"{what} {', '.join(names)}" for what, names in parts.items() if names) or "no changes"
 
 
 def _pressure(event: kinds.Pressure) -> str:

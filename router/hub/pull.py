@@ -9,12 +9,13 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from router import logs
 from router.hub.fetch import fetch
 from router.hub.names import Name
 from router.hub.progress import DownloadProgress
 from router.hub.repo import Resolved
 from router.hub.resolve import resolve
+from router.logs import streams as logs
+from router.logs.letters import visible
 from router.units import size
 
 LINE_INTERVAL_S = 5.0
@@ -47,7 +48,7 @@ class Bars:
         bar = self._bars.get(progress.url)
         if bar is None:
             bar = tqdm(
-                desc=logs.visible(PurePosixPath(progress.path).name),
+                desc=visible(PurePosixPath(progress.path).name),
                 total=progress.total or None,
                 initial=progress.done,  # bytes that were here before do not count in the rate
                 unit="B",

@@ -16,7 +16,7 @@ from router.llama_swap.macros import mark_variables
 from router.llama_swap.model import LeftOut, Surroundings
 from router.llama_swap.section import Note, Section, written
 from router.llama_swap.whole import Whole
-from router.logs import visible
+from router.logs.letters import visible
 from router.models import presets
 from router.models.spec import MODEL_FLAGS
 

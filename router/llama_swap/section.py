@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from router.llama_swap.macros import with_references
-from router.logs import visible
+from router.logs.letters import visible
 
 
 class Note(NamedTuple):

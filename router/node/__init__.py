@@ -34,9 +34,11 @@ What a child is made of, and what keeps it from outliving its router::
     health_poll     when a child serves that reports no states          -> child_protocol
     processes       facts about any process of the system               -> nothing
     vitals          whether a child shows life                          -> processes
+    own_process     what the router itself uses                         -> nothing
     watchdog        kills the children when the router dies             -> nothing
     run_roots       where such folders may be                           -> nothing
     run_directory   the folder of sockets; what dead routers left in it -> run_roots
+    whereabouts     where this user's routers listen                    -> run_roots run_directory
 
 The two that put it together::
 

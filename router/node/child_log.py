@@ -24,8 +24,7 @@ class ChildLog:
         return f"<ChildLog {len(self._lines)} lines, {self._size} bytes>"
 
     def add(self, line: bytes) -> None:
-        if len(line) > MAX_LINE_BYTES:
-            line = shorten(line)
+        line = shorten(line)
         self._lines.append(line)
         self._size += len(line)
         while self._size > MAX_LOG_BYTES or len(self._lines) > MAX_LINES:
@@ -37,6 +36,7 @@ class ChildLog:
 
 def shorten(line: bytes, already_cut: int = 0) -> bytes:
     """The start of a line, and how many bytes are missing. `already_cut` bytes of it were dropped before."""
+    if len(line) <= MAX_LINE_BYTES and not already_cut:
+        return line
     kept = line[: MAX_LINE_BYTES - 64]
-    missing = len(line) - len(kept) + already_cut
-    return kept + b" ... (%d more bytes)" % missing if missing else line
+    return kept + b" ... (%d more bytes)" % (len(line) - len(kept) + already_cut)

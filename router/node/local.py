@@ -92,6 +92,10 @@ class LocalNode:
     def __repr__(self) -> str:
         return f"<LocalNode {self._run.folder}>"
 
+    @property
+    def run_directory(self) -> RunDirectory:
+        return self._run
+
     async def probe(self, expected: Mapping[str, int], enough: Mapping[str, int] | None = None) -> tuple[Reading, ...]:
         return await self._devices.settle(expected, enough)
 

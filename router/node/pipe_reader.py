@@ -24,15 +24,22 @@ class PipeReader:
     then the file, which closes the same number again: by then it may be that of a file of another thread.
     """
 
-    def __init__(self, pipe: IO[bytes], on_lines: Callable[[PipeReader, list[bytes]], None]) -> None:
+    def __init__(
+        self,
+        pipe: IO[bytes],
+        on_lines: Callable[[PipeReader, list[bytes]], None],
+        hide: Callable[[bytes], bytes] = lambda line: line,
+    ) -> None:
+        """`hide` is called with a line that is too long, before it is cut: half a secret would not be known for one."""
         self._pipe = pipe
         self._on_lines = on_lines
+        self._hide = hide
         self._pending = b""  # the line that has not ended
         self._cut_off = 0  # bytes of that line that were dropped
         self._loop = asyncio.get_running_loop()
         self.closed = self._loop.create_future()
         os.set_blocking(pipe.fileno(), False)
-        self._loop.add_reader(pipe, self._read)
+        self._loop.add_reader(pipe, self.read)
 
     def __repr__(self) -> str:
         return f"<PipeReader {'closed' if self.closed.done() else 'open'}>"
@@ -44,7 +51,10 @@ class PipeReader:
             self.closed.set_result(None)
             self._on_lines(self, [self._take_line()] if self._pending else [])
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Read all that the pipe holds now."""
+        if self.closed.done():
+            return
         data = self._pipe.read(PIPE_BYTES)
         if data:
             self._cut(data)
@@ -66,6 +76,6 @@ class PipeReader:
         self._cut_off += max(0, len(part) - room)
 
     def _take_line(self) -> bytes:
-        line = shorten(self._pending, self._cut_off) if self._cut_off else self._pending
+        line = shorten(self._hide(self._pending), self._cut_off) if self._cut_off else self._pending
         self._pending, self._cut_off = b"", 0
         return line

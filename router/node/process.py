@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -20,8 +21,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from router.errors import LoadFailed
-from router.node.child_log import ChildLog
-from router.node.child_protocol import EXIT, STATE_PREFIX, OtherState, Ready, read_state
+from router.node.child_log import ChildLog, shorten
+from router.node.child_protocol import EXIT, STATE_PREFIX, OtherState, Ready, State, read_state
 from router.node.crash import explain, is_without_gpu
 from router.node.health_poll import poll_health
 from router.node.interface import ChildEvent, Exit, Launch, LoadProgress, Slept, Woke
@@ -29,8 +30,10 @@ from router.node.pipe_reader import PipeReader
 from router.node.processes import exit_code_of, start_time_of
 from router.node.vitals import Vitals, cpu_times, has_computed
 from router.node.watchdog import Watchdog
-from router.redaction import redactor
+from router.redaction import bytes_redactor, without_credentials
 from router.wire.address import Address
+
+log = logging.getLogger("router.run")
 
 # Of states that come at once, so many are reported one by one. Of more, only the last progress is.
 MAX_EVENTS_AT_ONCE = 16
@@ -69,15 +72,17 @@ class LocalChild:
         self._vitals = Vitals(process.pid, self.address, key)
         self._loop = asyncio.get_running_loop()
         self._log = ChildLog()
-        self._hide = redactor((key, *secrets))
+        self._hide = bytes_redactor((key, *secrets))
         self._state_pipe: PipeReader | None = None  # the one that has reported a state
         self._events_at_once = 0
         self._latest_progress: LoadProgress | None = None  # reported next, unless a later one replaces it before
         self._sign_of_life = self._loop.time()
-        self._is_asleep = self._is_stopped = False
+        self._is_asleep = self._is_stopped = self._is_without_gpu = False
         self._served: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
         self._code = exit_code_of(process)
-        self._pipes = [PipeReader(pipe, self._on_lines) for pipe in (process.stdout, process.stderr) if pipe]
+        self._pipes = [
+            PipeReader(pipe, self._on_lines, self._hide) for pipe in (process.stdout, process.stderr) if pipe
+        ]
         self._exit = asyncio.create_task(self._on_exit())
         self._stopping: asyncio.Task[Exit] | None = None
 
@@ -130,7 +135,7 @@ class LocalChild:
 
     @property
     def log(self) -> tuple[str, ...]:
-        return tuple(map(self._hide, self._log))
+        return tuple(map(without_credentials, self._log))
 
     async def ready(self) -> Mapping[str, Any]:
         health = asyncio.create_task(self._poll_health())
@@ -227,37 +232,53 @@ class LocalChild:
     def _on_lines(self, pipe: PipeReader, lines: list[bytes]) -> None:
         self._sign_of_life = self._loop.time()
         self._events_at_once = 0
+        logged: list[bytes] = []
         for line in lines:
             # Logs may repeat what clients send. So once one pipe has reported a state, states are read there only.
-            is_trusted = self._state_pipe in (None, pipe)
-            if line.startswith(STATE_PREFIX) and is_trusted and self._take_state(line.removeprefix(STATE_PREFIX)):
+            may_be_state = line.startswith(STATE_PREFIX) and self._state_pipe in (None, pipe)
+            state = read_state(line.removeprefix(STATE_PREFIX)) if may_be_state else None
+            if state is not None:
                 self._state_pipe = pipe
+                self._take_state(state)
             else:
-                self._log.add(line)
+                logged.append(line)
                 is_loading = self._libraries and not self._served.done()
                 if is_loading and is_without_gpu(line.decode(errors="replace"), self._libraries):
                     # It would load into RAM, which is not booked for it, and be slow without a word.
+                    self._is_without_gpu = True
                     self._signal_group(signal.SIGKILL)
+        if logged:
+            self._take_log(logged)
 
-    def _take_state(self, text: bytes) -> bool:
-        """Whether it is a state."""
-        match read_state(text):
-            case None:
-                return False
+    def _take_log(self, lines: list[bytes]) -> None:
+        # Hidden before a line is cut, and in all lines at once, which is cheaper.
+        lines = [shorten(line) for line in self._hide(b"\n".join(lines)).split(b"\n")]
+        for line in lines:
+            self._log.add(line)
+        try:
+            self._launch.on_output(lines)
+        except Exception as exc:  # it would end the reading of the pipe
+            log.critical("a defect in the router", exc_info=exc)
+
+    def _take_state(self, state: State) -> None:
+        match state:
             case Ready(info):
                 self._serve(info)
-            case Slept() as event:
+            case Slept():
                 self._is_asleep = True
-                self._report(event)
-            case LoadProgress() as event:
-                self._report(event)
+                self._report(state)
+            case LoadProgress():
+                self._report(state)
             case OtherState():
                 pass
-        return True
 
     def _serve(self, info: Mapping[str, Any]) -> None:
         if not self._served.done():
-            self._served.set_result(info)
+            for pipe in self._pipes:
+                if pipe is not self._state_pipe:
+                    pipe.read()  # what it wrote on the other pipe before this may say that it has no GPU
+            if not self._is_without_gpu:  # else it is being killed
+                self._served.set_result(info)
         elif self._is_asleep:
             self._is_asleep = False
             self._report(Woke())

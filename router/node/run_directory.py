@@ -58,6 +58,7 @@ class RunDirectory:
         self.folder = folder
         self.has_sockets = has_sockets
         self._lock = lock
+        self._published: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return f"<RunDirectory {self.folder}>"
@@ -142,6 +143,22 @@ class RunDirectory:
                 raise ConfigError(f"{self.folder} is another router's.")
             before, self._lock = self._lock, lock
             before.close()
+            for name, text in self._published.items():
+                self._write(name, text)
+
+    def publish(self, name: str, text: str) -> None:
+        """Write a file that only this user can read; it goes with the folder. A disk that is full is no error."""
+        self._published[name] = text
+        self._write(name, text)
+
+    def _write(self, name: str, text: str) -> None:
+        new = self.folder / f"{name}.new"
+        try:
+            with open(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+                file.write(text)
+            new.replace(self.folder / name)
+        except OSError as error:
+            log.warning("%s cannot be written (%s)", self.folder / name, error.strerror)
 
     def close(self) -> None:
         if is_own_folder(self.folder, ANY_BY_OTHERS):

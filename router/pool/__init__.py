@@ -29,27 +29,38 @@ Settings of loads::
 
 Processes, and books on models::
 
+    engine_lines        what processes write, for the router's log       -> nothing
+    logs                what processes wrote, kept for readers           -> engine_lines
     child_run           one process of one model, until it has ended     -> nothing
     status              PURE: models and devices as clients see them     -> child_run
+    device_facts        PURE: what a device holds, and for whom          -> nothing
     launch_plans        what the next process of a model is started with -> nothing
-    pressure_news       tells of memory that others took                 -> nothing
-    nodes               the machines, taken together                     -> status pressure_news
+    load_times          when each model has loaded                       -> nothing
+    process_events      PURE: events of processes, with numbers          -> nothing
+    device_news         tells of devices that are lost, and of pressure  -> nothing
+    queue_news          tells who waits, and who is drained              -> nothing
+    nodes               the machines, taken together                     -> status device_news
     task_set            background tasks                                 -> nothing
     keep_alive          how long a model stays without requests          -> nothing
     unload_generations  an unload cancels what came before it            -> nothing
 
 The ground of the parts::
 
-    core  what all parts share -> settings_store launch_plans nodes task_set keep_alive unload_generations
+    core  what all parts share -> settings_store launch_plans queue_news nodes task_set keep_alive unload_generations
+
+What processes do::
+
+    alarm         time for the scheduler     -> core
+    measurements  what processes really hold -> child_run core
+    health_watch  processes that hang        -> child_run core
+    processes     from spawn to exit         -> logs child_run load_times process_events core measurements health_watch
 
 The parts::
 
-    alarm         time for the scheduler            -> core
-    measurements  what processes really hold        -> child_run core
-    health_watch  processes that hang               -> child_run core
-    processes     the processes, from spawn to exit -> child_run core measurements health_watch
-    outlook       what a load would meet            -> settings_store core processes
-    downloads     files that are missing            -> download_source core
+    pins       models that stay, on wish -> core
+    outlook    what a load would meet    -> settings_store core processes
+    downloads  files that are missing    -> download_source core
+    facts      what operators see        -> child_run status device_facts core processes downloads
 
 Requests that wait::
 
@@ -62,5 +73,5 @@ Explicit loads, and a new catalog::
 
 The pool itself::
 
-    pool  all -> lease child_run status core alarm processes downloads tickets settings_loads catalog_exchange
+    pool  all -> lease logs child_run core alarm processes pins downloads facts tickets settings_loads catalog_exchange
 """

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from functools import partial
 
 from router import errors, threads
+from router.events.kinds import Reload
 from router.memory.need import Need
 from router.models.catalog import Catalog
 from router.models.changes import Changes
@@ -25,6 +26,7 @@ from router.pool.downloads import Downloads
 from router.pool.lease import Lease
 from router.pool.settings_loads import SettingsLoads
 from router.pool.settings_store import differences
+from router.scheduling.causes import Cause
 from router.scheduling.states import SERVING
 
 log = logging.getLogger("router.pool")
@@ -48,7 +50,7 @@ class CatalogExchange:
         downloads: Downloads,
         *,
         lease: Callable[[ModelSpec], Awaitable[Lease]],
-        unload: Callable[[str], None],
+        unload: Callable[[str, Cause], None],
         is_running: Callable[[str], bool],
         known_names: Callable[[], set[str]],
         replaced_file: Callable[[str], Awaitable[str | None]],
@@ -65,7 +67,8 @@ class CatalogExchange:
         self._replaced_file = replaced_file
         self._lasting_spec = lasting_spec
         self._has_ended = False
-        self.is_starting = False  # a lone model is being loaded for the first time
+        self.is_starting = False  # models are being loaded that are wanted from the start
+        self.is_lone_starting = False  # the only model is, which nobody has to name
         self._estimate: Callable[[ModelSpec], Need] | None = None
         self._learning: dict[str, asyncio.Task[None]] = {}
         # Models that left the catalog while a new one was prepared, which may still have them.
@@ -119,10 +122,11 @@ class CatalogExchange:
                     self._store.changes.begin(spec, self._serving_spec(name), need_before)
                     self._settings.renew(spec, need)
                 else:
-                    self._unload(name)
+                    self._unload(name, Cause.REMOVED if name in changes.removed else Cause.SETTINGS)
         for name in self._known_names() | set(changes.removed):
             self._core.forget(name)
-        log.info("catalog: %s", changes)
+        counts = (len(changes.added), len(changes.changed), len(changes.removed))
+        self._core.journal.emit(Reload(str(changes), *counts))
         self._core.change_log.feed.publish("*", "models_reload", asdict(changes))
         wanted = [spec for spec in catalog.models if spec.load_on_startup and spec.name in starting]
         self._core.tasks.start(self._load_in_turn(wanted))
@@ -278,11 +282,12 @@ class CatalogExchange:
         if lone and not wanted:
             wanted = [spec for spec in self._core.catalog.models if spec.source == "command_line" and spec.model_path]
             wanted = wanted if len(self._core.catalog) == 1 else []
-            self.is_starting = bool(wanted)
+            self.is_lone_starting = bool(wanted)
+        self.is_starting = bool(wanted)
         try:
             await self._load_in_turn(wanted)
         finally:
-            self.is_starting = False
+            self.is_starting = self.is_lone_starting = False
 
     async def _load_in_turn(self, wanted: Sequence[ModelSpec]) -> None:
         limit = self._core.scheduler.limits.models_max or len(wanted)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,8 +17,8 @@ from router.memory.footprints import Footprint
 from router.models.spec import ModelSpec
 from router.models.stamps import Stamp
 from router.node.interface import Child, ChildEvent, Exit, Launch, LoadProgress, Node
+from router.scheduling.causes import Why
 from router.scheduling.resources import Allocation
-from router.units import size
 
 log = logging.getLogger("router.run")
 
@@ -31,12 +31,14 @@ LOGGED_STEP = 0.2  # of a load, 0..1: the log gets a line each time that so much
 class ChildRun:
     """`number` is the scheduler's number of this run.
     `args` are llama-server's arguments.
-    `stop_reason` is None until the router decides to stop it.
+    `why_stopped` is None until the router decides to stop it, at `stopped_at` by the event loop's clock.
     `info` is what the child reported when it became ready.
     `ended` is set once the process is gone.
-    `measured_at` is when its memory was measured last, by the event loop's clock.
+    `began` is when it was started, `progressed_at` when its load reported last, and `measured_at` when its memory was
+    measured last, by the event loop's clock; `measured` is what it held then.
     `watch` is the task of `health_watch`.
     `stamp` is the one of the files that it was started with.
+    `on_output` is the one of `Launch`.
     `report_unreachable` is a lease's (see `Lease`); it is made once, because every lease takes it.
     """
 
@@ -46,21 +48,26 @@ class ChildRun:
     allocation: Allocation
     node: Node
     child: Child | None = None
-    stop_reason: str | None = None
+    why_stopped: Why | None = None
+    stopped_at: float | None = None
     progress: LoadProgress | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    began: float = 0.0
+    progressed_at: float = 0.0
     measured_at: float = 0.0
+    measured: Mapping[str, int] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
     report_unreachable: Callable[[], bool] = lambda: False
     watch: asyncio.Task[None] | None = None
     stamp: Stamp = ()
+    on_output: Callable[[Sequence[bytes]], None] = lambda lines: None
     _logged: float = field(default=0.0, init=False)  # the progress at the last line of the log
     _was_measured: bool = field(default=False, init=False)
     _given_up: asyncio.Event = field(default_factory=asyncio.Event, init=False)  # it cannot be stopped
 
     def __repr__(self) -> str:
         pid = self.child.pid if self.child else None
-        stopping = f", stopping ({self.stop_reason})" if self.stop_reason else ""
+        stopping = f", stopping ({self.why_stopped.text})" if self.why_stopped else ""
         ended = ", ended" if self.ended.is_set() else ""
         return f"<ChildRun {self.number} of {self.spec.name}, pid {pid}{stopping}{ended}>"
 
@@ -80,23 +87,15 @@ class ChildRun:
         finally:
             life.cancel()
             given_up.cancel()
-        if self.stop_reason is None:
-            log.error("%s: %s", self.spec.name, exit.sentence)
-        else:
-            log.info("%s: stopped (%s)", self.spec.name, self.stop_reason)
         return exit
 
     async def _live(
         self, load_timeout: float, on_ready: Callable[[], None], on_event: Callable[[ChildEvent], None]
     ) -> Exit:
-        started = asyncio.get_running_loop().time()
-        log.info("%s: starting, booked %s", self.spec.name, _shown(self.allocation.held))
         try:
             self.child = await self.node.spawn(self._launch(load_timeout, on_event))
-            if self.stop_reason is None:
+            if self.why_stopped is None:
                 self.info = await self.child.ready()
-                seconds = asyncio.get_running_loop().time() - started
-                log.info("%s: ready after %.2f s, pid %d", self.spec.name, seconds, self.child.pid)
                 on_ready()
                 exit = await self.child.wait()
             else:  # it was to stop before there was a process
@@ -141,19 +140,19 @@ class ChildRun:
             template=self.spec.template,
             engine=self.spec.engine,
             on_event=handle,
+            on_output=self.on_output,
         )
 
     def _note_progress(self, progress: LoadProgress) -> None:
-        self.progress = progress
+        self.progress, self.progressed_at = progress, asyncio.get_running_loop().time()
         if progress.value - self._logged >= LOGGED_STEP and progress.value < 1:
             self._logged = progress.value
             log.info("%s: loading, %.0f %%", self.spec.name, progress.value * 100)
 
-    def mark_stopping(self, reason: str) -> None:
+    def mark_stopping(self, why: Why, now: float) -> None:
         """This run is to end. The caller stops its child if there is one; if there is none yet, `live` stops it as soon
         as it has started."""
-        self.stop_reason = reason
-        log.info("%s: stopping (%s), frees %s", self.spec.name, reason, _shown(self.allocation.held))
+        self.why_stopped, self.stopped_at = why, now
 
     async def measure(self) -> Mapping[str, int]:
         """The bytes that the child holds now, by device key, as far as the machine reports them."""
@@ -177,7 +176,3 @@ class ChildRun:
         self._was_measured = True
         in_ram = sum(count for key, count in held.items() if key not in gpus) - cache
         return held, Footprint(sum(measured[key] for key in reported), len(reported), in_ram)
-
-
-def _shown(held: Mapping[str, int]) -> str:
-    return ", ".join(f"{size(count)} on {key}" for key, count in held.items()) or "nothing"

@@ -14,6 +14,7 @@ from typing import Any
 from router import threads
 from router.engine.flags import FlagTable
 from router.errors import RouterError
+from router.events import log_lines
 from router.events.change_log import ChangeLog
 from router.events.feed import Feed
 from router.events.journal import Journal
@@ -25,6 +26,7 @@ from router.node.interface import Node
 from router.pool.keep_alive import KeepAlive
 from router.pool.launch_plans import LaunchPlans
 from router.pool.nodes import Nodes
+from router.pool.queue_news import QueueNews
 from router.pool.settings_store import SettingsStore
 from router.pool.task_set import TaskSet
 from router.pool.unload_generations import UnloadGenerations
@@ -63,9 +65,11 @@ class Core:
     ) -> None:
         self.catalog = catalog  # `CatalogExchange` alone writes it
         self.scheduler = Scheduler(limits)
-        self.nodes = Nodes(nodes, self.scheduler)
         self.estimates = SharedEstimates(need, min(threads.DISK_TIMEOUT_S, load_timeout))
         self.journal = Journal()
+        log_lines.listen(self.journal)
+        self.queue_news = QueueNews(self.scheduler, self.journal)
+        self.nodes = Nodes(nodes, self.scheduler, self.journal)
         self.change_log = ChangeLog(Feed())
         self.plans = LaunchPlans(self.change_log)
         self.store = SettingsStore(table)

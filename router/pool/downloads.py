@@ -12,8 +12,10 @@ import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from router import errors
+from router.events import kinds
 from router.hub.progress import DownloadProgress
 from router.models.spec import ModelSpec
 from router.node.interface import LoadProgress
@@ -29,20 +31,34 @@ PROGRESS_INTERVAL_S = 0.2  # between two pieces of news of one download
 
 @dataclass(slots=True)
 class Download:
-    """One running download. `files` are its files by URL."""
+    """One running download. `files` are its files by URL, `repo` is where they come from."""
 
+    repo: str = ""
     task: asyncio.Task[None] | None = None
     files: dict[str, DownloadProgress] = field(default_factory=dict)
+    _first: tuple[float, int] | None = field(default=None, init=False)  # when how much was here, at the first news
+    _last: tuple[float, int] = field(default=(0.0, 0), init=False)
     _published_at: float = field(default=0.0, init=False)
 
     def update(self, file: DownloadProgress, now: float) -> bool:
         """Note how much of this file is here. Returns whether to publish it: a while after the last time, or when the
         file is complete."""
         self.files[file.url] = file
+        self._last = now, sum(file.done for file in self.files.values())
+        self._first = self._first or self._last
         if now - self._published_at < PROGRESS_INTERVAL_S and file.done != file.total:
             return False
         self._published_at = now
         return True
+
+    @property
+    def ends_at(self) -> float | None:
+        """When all is here if it goes on as fast as until now; None as long as that is not known."""
+        if self._first is None or self._last[1] <= self._first[1] or self._last[0] <= self._first[0]:
+            return None
+        speed = (self._last[1] - self._first[1]) / (self._last[0] - self._first[0])
+        left = sum(max(0, file.total - file.done) for file in self.files.values())
+        return self._last[0] + left / speed
 
     @property
     def progress(self) -> LoadProgress:
@@ -64,6 +80,7 @@ class Downloads:
         self.running: dict[str, Download] = {}
         self.queued: frozenset[str] = frozenset()  # as clients know it: `publish_queue_changes` keeps it
         self.failures: dict[str, errors.RouterError] = {}  # why each model's last download failed
+        self.received: dict[str, int] = {}  # bytes by repository, since the start
         self._has_ended = False
 
     def __repr__(self) -> str:
@@ -99,6 +116,13 @@ class Downloads:
         """How far a running download is."""
         download = self.running.get(name)
         return download.progress if download else None
+
+    def found(self, name: str) -> ModelSpec:
+        """The model that the hub has just found, as the catalog has it. Raises why it is not there: its download may
+        have been given up meanwhile."""
+        if spec := self._core.catalog.find(name):
+            return spec
+        raise self.failure(name) or errors.Cancelled(CANCELLED)
 
     def failure(self, name: str) -> errors.RouterError | None:
         """Why the model's files are not here, after a download has ended; None if they are here."""
@@ -139,7 +163,7 @@ class Downloads:
     def start(self, name: str, on_failure: Callable[[Exception], None]) -> None:
         """`on_failure` is called if the download ends with an exception; then `fail` has to be."""
         self.failures.pop(name, None)
-        download = self.running[name] = Download()
+        download = self.running[name] = Download(repo_name(self._core.plans.specs.get(name)))
         download.task = self._core.tasks.start(self._run(name, download), on_failure)
 
     def fail(self, name: str, exc: Exception) -> None:
@@ -151,7 +175,7 @@ class Downloads:
     def abort(self, name: str) -> None:
         if task := self.running.pop(name).task:
             task.cancel()
-        log.info("%s: the download is cancelled", name)
+        self._tell(name, "cancelled")
         self._core.publish(name, STATUS_CHANGE, {})
         self._core.publish(name, "download_failed", {"error": CANCELLED})
 
@@ -167,6 +191,7 @@ class Downloads:
         assert self.source is not None
         core = self._core
         started = core.now()
+        self._tell(name, "started")
         core.publish(name, STATUS_CHANGE, {})
         try:
             await self.source.fetch(
@@ -180,19 +205,21 @@ class Downloads:
             if self.running.get(name) is download:  # else it was aborted
                 self._on_failure(name, exc)
             return
-        log.info("%s: downloaded in %.1f s", name, core.now() - started)
+        self._tell(name, "finished", seconds=core.now() - started)
         del self.running[name]
         core.plans.set(spec, need)
         core.apply(core.scheduler.fetched(name, need.demand, core.now()))
         core.publish(name, "download_finished", {})
 
+    def _tell(self, name: str, step: str, why: str = "", seconds: float | None = None) -> None:
+        self._core.journal.emit(kinds.Download(name, step, why, seconds))
+
     def _on_failure(self, name: str, exc: Exception) -> None:
         core = self._core
-        if isinstance(exc, errors.RouterError):
-            log.error("%s: the download failed: %s", name, exc.message)
-        else:  # a defect must not leave the model "downloading" for ever
+        if not isinstance(exc, errors.RouterError):  # a defect must not leave the model "downloading" for ever
             log.critical("a defect in the router", exc_info=exc)
             exc = errors.RouterError(f"a defect in the router: {exc!r}")
+        self._tell(name, "failed", exc.message)
         self.failures[name] = exc
         self.running.pop(name, None)
         core.apply(core.scheduler.fetch_failed(name, exc.message, core.now(), retry_after=exc.retry_after))
@@ -200,6 +227,9 @@ class Downloads:
         core.forget(name)
 
     def _on_progress(self, name: str, download: Download, file: DownloadProgress) -> None:
+        before = download.files.get(file.url)
+        if before is not None and file.done > before.done:  # the first report tells what was here already
+            self.received[download.repo] = self.received.get(download.repo, 0) + file.done - before.done
         # A download that was aborted may still report.
         if self.running.get(name) is download and download.update(file, self._core.now()):
             self._core.change_log.publish(name, "download_progress", {"progress": download.progress.payload})
@@ -209,3 +239,9 @@ class Downloads:
         need = await self._core.estimates.need(spec)
         self._core.plans.set_need(spec.name, need)
         await self._core.nodes.check_fits(spec, need)
+
+
+def repo_name(spec: ModelSpec | None) -> str:
+    """Where the model's files come from: a repository's name, or only the host of an address, which may hold keys."""
+    source = (spec and spec.repo_to_download) or ""
+    return (urlsplit(source).hostname or "") if "://" in source else source.partition(":")[0]

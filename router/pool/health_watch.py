@@ -10,13 +10,10 @@ Called by `processes`.
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from router.pool.child_run import ChildRun
 from router.pool.core import Core
 from router.wire.upstream import Upstream
-
-log = logging.getLogger("router.pool")
 
 LOOKS = 10  # in one health timeout
 MAX_PAUSE_S = 5.0  # between two looks
@@ -49,7 +46,7 @@ class HealthWatch:
         core, name, timeout = self._core, run.spec.name, self._timeout
         pause = min(timeout / LOOKS, MAX_PAUSE_S)
         last_life, rest = core.now(), pause
-        while run.stop_reason is None:
+        while run.why_stopped is None:
             begun = core.now()
             await asyncio.sleep(rest)
             model = core.scheduler.model(name)
@@ -65,11 +62,8 @@ class HealthWatch:
                 continue
             last_life += max(0.0, now - begun - 2 * (rest + look))
             rest = 0.0
-            if now >= last_life + timeout and run.stop_reason is None:
-                count = len(model.leases)
-                log.error("%s: no sign of life for %g s while %d requests run: it is ended", name, timeout, count)
-                why = f"its process showed no sign of life for {timeout:g} s"
-                core.apply(core.scheduler.hung(name, run.number, why, now))
+            if now >= last_life + timeout and run.why_stopped is None:
+                core.apply(core.scheduler.hung(name, run.number, timeout, now))
 
     async def _shows_life(self, run: ChildRun, within: float) -> bool:
         assert run.child is not None

@@ -103,8 +103,7 @@ class HubModels:
             return False
         try:
             await self._refresh()
-        except ConfigError as exc:
-            log.error("the files of models have changed, but the models are left as they are: %s", exc)
+        except ConfigError:  # the journal has it
             return False
         return True
 

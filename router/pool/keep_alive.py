@@ -1,8 +1,9 @@
 """How long a model stays loaded without requests.
 
 Three sources, the strongest first: what a request has set (its field `keep_alive`), for as long as the process lives;
-the model's preset; the router's default. Only a preset pins a model. A request that wants its model to stay keeps it
-from ending by idleness, and it is evicted after all others: one client must not lock the others out.
+the model's preset; the router's default. Only a preset or an operator pins a model (`pins`). A request that wants its
+model to stay keeps it from ending by idleness, and it is evicted after all others: one client must not lock the others
+out.
 
 Called by `Pool` and `processes`.
 """
@@ -20,6 +21,7 @@ class KeepAlive:
         self._default_ttl = default_ttl
         self._min_loaded = min_loaded
         self.requested: dict[str, float] = {}  # seconds by model, `math.inf` to keep it
+        self.pins: dict[str, bool] = {}  # what an operator wants, whatever the presets say
 
     def __repr__(self) -> str:
         return f"<KeepAlive default {self._default_ttl} s, {len(self.requested)} requested>"
@@ -31,10 +33,20 @@ class KeepAlive:
         """The next process is stopped as the preset says."""
         self.requested.pop(name, None)
 
+    def pin(self, name: str, pinned: bool | None) -> None:
+        """None: as the preset says."""
+        if pinned is None:
+            self.pins.pop(name, None)
+        else:
+            self.pins[name] = pinned
+
+    def is_pinned(self, spec: ModelSpec) -> bool:
+        return self.pins.get(spec.name, spec.pin)
+
     def idle_policy(self, spec: ModelSpec) -> tuple[float | None, bool, float]:
         """The idle time in seconds after which the model is stopped; whether it is pinned, which protects it from
         eviction too; and for how many seconds after its load it is spared. None is never, `math.inf` is never because
         a request said so."""
         preset = self._default_ttl if spec.ttl is None else spec.ttl if spec.ttl > 0 else None
         min_loaded = self._min_loaded if spec.min_loaded is None else spec.min_loaded
-        return self.requested.get(spec.name, preset), spec.pin, min_loaded
+        return self.requested.get(spec.name, preset), self.is_pinned(spec), min_loaded

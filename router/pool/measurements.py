@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from router import threads
+from router.events.kinds import Booked
 from router.memory.footprints import Footprint
 from router.models.spec import ModelSpec
 from router.pool.child_run import ChildRun
@@ -33,15 +34,18 @@ class Measurements:
 
     def measure(self, run: ChildRun) -> None:
         """Measure the run now, unless it ends."""
-        if run.stop_reason is None and not run.ended.is_set():
+        if run.why_stopped is None and not run.ended.is_set():
             run.measured_at = self._core.now()
             self._core.tasks.start(self._record_measurement(run))
 
     async def _record_measurement(self, run: ChildRun) -> None:
         measured = await run.measure()
-        if run.stop_reason is not None or run.ended.is_set() or not any(measured.values()):
+        if run.why_stopped is not None or run.ended.is_set() or not any(measured.values()):
             return  # it has begun to give memory back, or is gone
-        core, name = self._core, run.spec.name
+        core, name, run.measured = self._core, run.spec.name, measured
         held, footprint = run.reconcile(measured, core.scheduler.model(name).held)
-        core.apply(core.scheduler.measured(name, run.number, held, core.now()))
+        effects = core.scheduler.measured(name, run.number, held, core.now())
+        if core.scheduler.model(name).held is held:
+            core.journal.emit(Booked(name, run.number, held))
+        core.apply(effects)
         await threads.RECORDS.run(self._learn, run.spec, footprint)

@@ -10,10 +10,11 @@ import math
 from collections.abc import Iterable, Mapping
 
 from router import errors
+from router.events.journal import Journal
 from router.memory.need import Need
 from router.models.spec import ModelSpec
 from router.node.interface import Node
-from router.pool.pressure_news import PressureNews
+from router.pool.device_news import DeviceNews
 from router.pool.status import DeviceStatus
 from router.scheduling.effects import Refusal
 from router.scheduling.policy import Reject, plan
@@ -25,20 +26,21 @@ from router.scheduling.snapshot import Snapshot
 log = logging.getLogger("router.pool")
 
 GLANCE_S = 2.0  # a reading is fresh for so long, for those who only look
+LOOK_S = 1.0  # and so long for those who look all the time, and do not wait
 PROBE_LIMIT_S = 10.0  # a node answers within two seconds; one that does not counts as failed
 
 
 class Nodes:
     """The nodes are handed in by the assembly; there is at least one."""
 
-    def __init__(self, nodes: Iterable[Node], scheduler: Scheduler) -> None:
+    def __init__(self, nodes: Iterable[Node], scheduler: Scheduler, journal: Journal) -> None:
         self._nodes = {node.name: node for node in nodes}
         self._scheduler = scheduler
-        self.pressure_news = PressureNews(scheduler)
+        self.news = DeviceNews(scheduler, journal)
         self._prefetched: ModelSpec | None = None
         self._devices: dict[str, tuple[Device, ...]] = {}  # of each node, as of its last answer
         self.readings: tuple[Reading, ...] = ()  # the last ones
-        self._read_at = -math.inf
+        self._read_at = self._looked_at = -math.inf
         self._glance: asyncio.Task[object] | None = None
 
     def __repr__(self) -> str:
@@ -67,19 +69,35 @@ class Nodes:
             raise errors.DeviceLost(f"the free memory of {', '.join(self._nodes)} cannot be read: {failures[0]!r}")
         self.readings = tuple(itertools.chain.from_iterable(readings))
         self._read_at = asyncio.get_running_loop().time()
+        self.news.tell_lost(self.readings)
         return self.readings
 
     async def glance(self) -> list[DeviceStatus]:
         """The devices for those who only look: the last readings if they are fresh. Never raises; those who look at the
         same time share one reading."""
         if asyncio.get_running_loop().time() - self._read_at > GLANCE_S:
-            if self._glance is None or self._glance.done():
-                self._glance = asyncio.create_task(self.read({}))
-                self._glance.add_done_callback(lambda task: task.cancelled() or task.exception())
             with contextlib.suppress(errors.RouterError):
-                await asyncio.shield(self._glance)
-        short = self._scheduler.pressure.missing
-        return [DeviceStatus.of(reading, short=reading.device.key in short) for reading in self.readings]
+                await asyncio.shield(self._shared_reading())
+        return [DeviceStatus.of(reading, short=reading.device.key in self.short) for reading in self.readings]
+
+    def look(self) -> None:
+        """Have `readings` brought up to date in the background if they are not fresh. Returns at once: a driver may
+        hang."""
+        now = asyncio.get_running_loop().time()
+        if now - max(self._read_at, self._looked_at) > LOOK_S:
+            self._looked_at = now
+            self._shared_reading()
+
+    @property
+    def short(self) -> Mapping[str, int]:
+        """The devices on which other programs hold memory that is to stay free, and how much of it."""
+        return self._scheduler.pressure.missing
+
+    def _shared_reading(self) -> asyncio.Task[object]:
+        if self._glance is None or self._glance.done():
+            self._glance = asyncio.create_task(self.read({}))
+            self._glance.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._glance
 
     async def _probe(
         self, node: Node, expected: Mapping[str, int], enough: Mapping[str, int] | None

@@ -17,6 +17,7 @@ from typing import Any, assert_never
 
 from router import errors
 from router.engine.flags import FlagTable, default_table
+from router.events.kinds import Granted, Released, Settled
 from router.memory.footprints import Footprint
 from router.memory.need import Need
 from router.models.catalog import Catalog
@@ -27,13 +28,18 @@ from router.pool.catalog_exchange import CatalogExchange
 from router.pool.child_run import ChildRun
 from router.pool.core import Core
 from router.pool.downloads import Downloads
+from router.pool.facts import Facts
 from router.pool.lease import Lease
+from router.pool.logs import EngineLogs
+from router.pool.pins import Pins
 from router.pool.processes import Processes
 from router.pool.settings_loads import SettingsLoads
-from router.pool.status import Status
 from router.pool.tickets import Tickets
+from router.scheduling.causes import Cause
 from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
+from router.scheduling.reasons import Waiting
+from router.scheduling.scheduler import Scheduler
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import SERVING, State
 from router.wire.upstream import Upstream
@@ -60,6 +66,7 @@ class Pool:
     `min_loaded` is for how many seconds a model is spared after its load if its preset says nothing.
     `health_timeout` is how many seconds a child may show no life while requests run on it; 0 for any time.
     `upstream` has the connections to the children: those of a child that is to end are closed.
+    `logs` keeps what the models' processes write.
     `learn` stores what a process really took. It may block, and is called in threads.
 
     ::
@@ -86,6 +93,7 @@ class Pool:
         min_loaded: float = 0.0,
         health_timeout: float = 0.0,
         upstream: Upstream | None = None,
+        logs: EngineLogs | None = None,
         learn: Callable[[ModelSpec, Footprint], None] = lambda spec, footprint: None,
     ) -> None:
         self._core = core = Core(
@@ -108,7 +116,10 @@ class Pool:
         self.change_log, self.feed = core.change_log, core.change_log.feed
         self.downloads = Downloads(core)
         upstream = upstream or Upstream()
-        self.processes = Processes(core, learn, upstream, load_timeout=load_timeout, health_timeout=health_timeout)
+        self.logs = logs = logs or EngineLogs()
+        self.processes = Processes(
+            core, learn, upstream, logs, load_timeout=load_timeout, health_timeout=health_timeout
+        )
         self._tickets = Tickets(
             core,
             self.downloads,
@@ -129,19 +140,26 @@ class Pool:
             self.settings,
             self.downloads,
             lease=self.lease,
-            unload=self.unload,
+            unload=lambda name, cause: self.unload(name, cause=cause),
             is_running=self.is_running,
             known_names=self._known_names,
             replaced_file=self.processes.replaced_file,
             lasting_spec=self.processes.lasting_spec,
         )
+        self.pins = Pins(core)
+        self.facts = Facts(core, self.processes, self.downloads)
+        self.status = self.facts.status
         # What is kept of each model for as long as the catalog has it.
         self._books: tuple[dict[str, Any], ...] = (
             self._core.plans.specs,
             self._core.plans.needs,
             self._core.keep_alive.requested,
+            self._core.keep_alive.pins,
             self._core.unloads.latest,
             self.processes.exit_codes,
+            self.processes.load_times.by_model,
+            self.processes.starts,
+            self.processes.load_seconds,
             self.downloads.failures,
             self.change_log.versions,
         )
@@ -193,6 +211,8 @@ class Pool:
         ):
             return None
         self._core.plans.specs[spec.name] = spec
+        if self.journal.hears_requests:
+            self.journal.emit(Granted(spec.name, ticket, 0.0))
         lease = self._leased(ticket, spec.name)
         lease.used = used
         return lease
@@ -212,12 +232,12 @@ class Pool:
             )
         return lease
 
-    def unload(self, name: str, *, force: bool = False, reason: str = "unloaded") -> None:
+    def unload(self, name: str, *, force: bool = False, cause: Cause = Cause.UNLOAD) -> None:
         """Stop this model once its running requests have ended, or at once with `force`. Requests that wait for it are
-        refused; with `force`, those that run are told the `reason`."""
+        refused; with `force`, those that run are told the `cause`."""
         self._core.unloads.record(name)
         was_fetching = self.downloads.is_fetching(name)
-        self._apply(self._scheduler.unload(name, self._core.now(), force=force, reason=reason))
+        self._apply(self._scheduler.unload(name, self._core.now(), force=force, cause=cause))
         if was_fetching:
             self.exchange.drop_missing(name)
 
@@ -234,6 +254,7 @@ class Pool:
             if not self._scheduler.waiting(name):
                 self.unload(name)
         self.feed.close()
+        self.logs.end()
 
     def end(self, *, force: bool = False) -> None:
         """Refuse all requests, and stop every child once its running requests have ended, or at once with `force`."""
@@ -241,8 +262,9 @@ class Pool:
         self.downloads.end()
         self.exchange.end()
         for model in list(self._scheduler.models()):
-            self.unload(model.name, force=force, reason="the router is shutting down")
+            self.unload(model.name, force=force, cause=Cause.SHUTDOWN)
         self.feed.close()
+        self.logs.end()
 
     async def close(self) -> None:
         """Stop every child at once, and wait until all are gone."""
@@ -261,6 +283,11 @@ class Pool:
     def limits(self) -> Limits:
         return self._scheduler.limits
 
+    @property
+    def scheduler(self) -> Scheduler:
+        """The books; for reading only."""
+        return self._scheduler
+
     def effective(self, name: str) -> ModelSpec:
         """The model of this name with the settings that were requested for it. Raises UnknownModel."""
         return self._core.effective(name)
@@ -278,21 +305,18 @@ class Pool:
         is_there = state in SERVING or state in (State.LOADING, State.DOWNLOADING)
         return is_there or self._scheduler.waiting(name) > 0 or self._scheduler.downloads.is_wanted(name)
 
-    def status(self, name: str) -> Status:
-        return Status.of(
-            self._scheduler.model(name),
-            self.processes.runs.get(name),
-            now=self._core.now(),
-            waiting=self._scheduler.waiting(name),
-            download=self.downloads.progress(name),
-            is_queued=name in self.downloads.queued,
-            exit_code=self.processes.exit_codes.get(name),
-            warning=self._core.store.changes.failure(name),
-        )
+    def seconds_of_load(self, name: str, since: float) -> float:
+        """How long this model has loaded since then, by `time.monotonic`; only its latest load counts."""
+        return self.processes.load_times.seconds(name, since)
 
     def request_counts(self) -> tuple[int, int]:
         """How many requests are served, and how many wait."""
         return sum(len(model.leases) for model in self._scheduler.models()), len(self._tickets)
+
+    def waiting(self) -> tuple[Waiting, ...]:
+        """The queue, in the order of turns: one entry for each model that requests wait for, with the reason. It costs
+        no I/O. `scheduling.reasons` tells the fields."""
+        return self._scheduler.queue(self._core.now())
 
     @property
     def pressure_episodes(self) -> int:
@@ -316,6 +340,8 @@ class Pool:
     def _release(self, ticket: int, run: ChildRun, used: bool) -> None:
         now = self._core.now()
         effects = self._scheduler.release(ticket, now, used=used)
+        if self.journal.hears_requests:
+            self.journal.emit(Released(run.spec.name, ticket))
         if self._scheduler.model(run.spec.name).leases:
             return  # then there is no effect, and nothing that the timer waits for
         if effects:
@@ -342,11 +368,19 @@ class Pool:
                 self._perform(effect, on_failure)
             except Exception as exc:
                 on_failure(exc)
-        for follow_up in (self.downloads.publish_queue_changes, self.processes.prefetch_next, self._alarm.set):
+        for follow_up in (
+            self.downloads.publish_queue_changes,
+            self.processes.prefetch_next,
+            self._tell_queue_news,
+            self._alarm.set,
+        ):
             try:
                 follow_up()
             except Exception as exc:
                 log.critical("a defect in the router", exc_info=exc)
+
+    def _tell_queue_news(self) -> None:
+        self._core.queue_news.tell(self._core.now())
 
     def _perform(self, effect: Effect, on_failure: Callable[[Exception], None]) -> None:
         match effect:
@@ -383,16 +417,24 @@ class Pool:
                 self.downloads.fail(model, exc)
             case Grant(ticket) | Refuse(ticket):
                 if self._tickets.fail(ticket, reason) and isinstance(effect, Grant):
-                    self._apply(self._scheduler.release(ticket, self._core.now(), used=False))
+                    effects = self._scheduler.release(ticket, self._core.now(), used=False)
+                    if self.journal.hears_requests:
+                        self.journal.emit(Released(effect.model, ticket))
+                    self._apply(effects)
             case Abort():
                 pass  # its end need not be reported
             case _:
                 assert_never(effect)
 
     async def _probe(self, expected: Mapping[str, int], enough: Mapping[str, int]) -> None:
+        began = self._core.now()
         readings = await self._core.nodes.read(expected, enough)
+        for device in (reading.device for reading in readings if reading.device.kind == "gpu"):
+            if device.key in expected:
+                self.journal.emit(Settled(device.key, self._core.now() - began))
         self._apply(self._scheduler.probed(readings, self._core.now()))
-        self._core.nodes.pressure_news.tell(readings)
+        self._core.nodes.news.tell_pressure(readings)
+        self._core.queue_news.tell_planned(self._core.now())
 
     def _publish(self, name: str, event: str, more: Mapping[str, Any]) -> None:
         """Send this model's status to all subscribers, with further fields."""
@@ -401,7 +443,7 @@ class Pool:
     # Names that have left the catalog
 
     def _known_names(self) -> set[str]:
-        return set().union(*self._books, (model.name for model in self._scheduler.models()))
+        return set().union(*self._books, self.logs.names(), (model.name for model in self._scheduler.models()))
 
     def _forget(self, name: str) -> None:
         """Keep nothing of a name that has left the catalog, once nothing runs or waits under it. Without this, clients
@@ -414,3 +456,4 @@ class Pool:
             book.pop(name, None)
         self._scheduler.forget(name)
         self._core.store.forget(name)
+        self.logs.forget(name)

@@ -62,7 +62,7 @@ class Status:
         failed = model.state is State.FAILED
         child = run.child if run else None
         return cls(
-            value=State.DOWNLOADING.value if is_queued else _word(model.state),
+            value=State.DOWNLOADING.value if is_queued else word(model.state),
             failed=failed,
             failure=model.failure if failed else "",
             warning=warning,
@@ -125,8 +125,8 @@ class DeviceStatus:
         )
 
 
-def _word(state: State) -> str:
-    """llama.cpp's clients know neither `stopping` nor `failed`."""
+def word(state: State) -> str:
+    """llama.cpp's word for it: its clients know neither `stopping` nor `failed`."""
     return "unloaded" if state in (State.STOPPING, State.FAILED) else state.value
 
 

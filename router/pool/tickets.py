@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 from collections.abc import Callable
 
 from router import errors
+from router.events.kinds import Granted, Joined, Left, Refused
 from router.memory.need import Need
 from router.models.spec import ModelSpec
 from router.pool.core import Core
@@ -21,8 +21,6 @@ from router.scheduling.effects import Refusal, Refuse
 from router.scheduling.refusals import error_of
 from router.scheduling.resources import Demand
 from router.scheduling.waiting_line import Ticket
-
-log = logging.getLogger("router.pool")
 
 
 class Tickets:
@@ -45,10 +43,12 @@ class Tickets:
         self._core = core
         self._scheduler = core.scheduler
         self._downloads = downloads
+        self._journal = core.journal
         self._leased = leased
         self._on_answer = on_answer
         self._drop_missing = drop_missing
         self._waiters: dict[int, asyncio.Future[Lease]] = {}  # by ticket
+        self._since: dict[int, float] = {}  # when each ticket came; only while somebody listens
         self.ids = itertools.count(1)
         self.has_ended = False
 
@@ -80,13 +80,19 @@ class Tickets:
         self._waiters[ticket.id] = waiter
         on_ticket(ticket.id)
         core.plans.specs[spec.name] = spec
-        core.apply(self._scheduler.acquire(ticket, core.now()))
+        now = core.now()
+        effects = self._scheduler.acquire(ticket, now)
+        if self._journal.hears_requests:
+            self._since[ticket.id] = now
+            self._journal.emit(Joined(spec.name, ticket.id, background, spec.priority))
+        core.apply(effects)
+        core.queue_news.tell_joined(spec.name, now)
         try:
             return await waiter
         except asyncio.CancelledError:
             if self._waiters.pop(ticket.id, None):
                 was_fetching = self._downloads.is_fetching(spec.name)
-                core.apply(self._scheduler.cancel(ticket.id, core.now()))
+                self._leave(ticket.id, spec.name)
                 if was_fetching and not self._downloads.is_fetching(spec.name):  # no other request wants it
                     self._drop_missing(spec.name)
             elif not waiter.cancelled() and not waiter.exception():  # it was granted in the same moment
@@ -97,9 +103,20 @@ class Tickets:
         """Answer a ticket that still waits with this error."""
         if waiter := self._waiters.pop(ticket, None):
             waiter.set_exception(error)
-            self._core.apply(self._scheduler.cancel(ticket, self._core.now()))
+            self._leave(ticket, self._scheduler.line.by_ticket[ticket].model.name)
+
+    def _leave(self, ticket: int, model: str) -> None:
+        """The request waits no more."""
+        effects = self._scheduler.cancel(ticket, self._core.now())
+        if self._journal.hears_requests:
+            self._since.pop(ticket, None)
+            self._journal.emit(Left(model, ticket))
+        self._core.apply(effects)
 
     def grant(self, ticket: int, model: str) -> None:
+        if self._journal.hears_requests:
+            now = self._core.now()
+            self._journal.emit(Granted(model, ticket, now - self._since.pop(ticket, now)))
         self._on_answer(model, ticket, True)
         lease = self._leased(ticket, model)
         waiter = self._waiters.pop(ticket)
@@ -110,7 +127,10 @@ class Tickets:
 
     def refuse(self, effect: Refuse) -> None:
         waiter = self._waiters[effect.ticket]
-        log.info("%s: a request is refused: %s", effect.model, effect.reason)
+        self._since.pop(effect.ticket, None)
+        self._journal.emit(
+            Refused(effect.model, effect.ticket, effect.refusal.value, effect.reason, effect.retry_after)
+        )
         if not waiter.cancelled():
             kind = self._downloads.kind_of_failure(effect.model) if effect.refusal is Refusal.FETCH_FAILED else None
             error = error_of(effect.refusal, effect.model, effect.reason, retry_after=effect.retry_after, kind=kind)

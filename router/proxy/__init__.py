@@ -37,12 +37,13 @@ One request and its answer::
     cut              PURE: a stream that is cut   -> nothing
     collected        PURE: a stream as one answer -> body routing rewrite child_events
     error_response   errors in a dialect          -> head protocols child_errors
-    disconnect       a client that leaves ends it -> nothing
+    disconnect       who leaves, or stops it      -> nothing
+    recording        where records begin          -> head protocols error_response
     proxied_request  a request, and its answer    -> head protocols client_response collected error_response disconnect
     conversation     streams outlive a client     -> nothing
 
 What routes are made of::
 
     gateway    shared    -> budget body routing rewrite chat head protocols cut collected proxied_request conversation
-    endpoints  passed on -> body routing head protocols collected error_response proxied_request gateway
+    endpoints  passed on -> body routing head protocols collected disconnect recording proxied_request gateway
 """

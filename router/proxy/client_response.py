@@ -15,6 +15,8 @@ from router.wire.headers import Headers
 from router.wire.response import ResponseHead
 
 NDJSON = b"application/x-ndjson"
+UNBUFFERED = (b"x-accel-buffering", b"no")  # tells nginx to pass each event on as it comes
+_NOT_FOR_EVENTS = (b"content-length", UNBUFFERED[0])
 MAX_EVENT_BYTES = 1024 * 1024  # of an event that is held back until it is whole
 
 
@@ -30,6 +32,7 @@ class ClientResponse:
         self.request_id = request_id
         self._notes = notes
         self.is_started = False
+        self.status = 0
         self._separators: tuple[bytes, ...] = ()
         self._send = send
         self._partial_event = b""
@@ -48,10 +51,12 @@ class ClientResponse:
         self._separators = event_separators(headers)
         headers = [*client_headers(headers), *((name, self.request_id) for name in REQUEST_ID_HEADERS), *self._notes]
         if self._separators or status in (204, 304):
-            headers = [header for header in headers if header[0] != b"content-length"]
+            headers = [header for header in headers if header[0] not in _NOT_FOR_EVENTS]
+        if self._separators:
+            headers.append(UNBUFFERED)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         # Only now: `send` waits for a slow client, and may be cancelled while it waits.
-        self.is_started = True
+        self.is_started, self.status = True, status
 
     async def write(self, data: bytes, *, last: bool = False) -> None:
         """Sends a piece of the body, except for an event at its end that is not whole. `last`: all of it goes out."""

@@ -187,6 +187,16 @@ class Conversations:
             raise UnknownStream(f"There is no stream of the conversation {id[:80]!r}, or it has expired.")
         return self._by_id[id]
 
+    def stopping(self, id: str, upstream: Upstream) -> Callable[[], Awaitable[None]]:
+        """What stops the present stream of this conversation, unless there is a newer one by then."""
+        present = self._by_id.get(id)
+
+        async def stop() -> None:
+            if present is not None and self._by_id.get(id) is present:
+                await self.stop(id, upstream)
+
+        return stop
+
     async def stop(self, id: str, upstream: Upstream) -> None:
         """Does nothing if there is no such conversation."""
         if conversation := self._by_id.pop(id, None):

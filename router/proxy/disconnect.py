@@ -1,4 +1,5 @@
-"""A client that leaves ends the work for it. `proxied_request` calls this."""
+"""What ends the work for a request early: a client that leaves, or an operator who stops it. `proxied_request` and
+`endpoints` call this."""
 
 from __future__ import annotations
 
@@ -6,6 +7,9 @@ import asyncio
 from types import TracebackType
 
 from starlette.types import Receive
+
+from router.errors import Stopped
+from router.records.running import Running
 
 
 class CancelOnDisconnect:
@@ -47,3 +51,44 @@ class CancelOnDisconnect:
         if not self._has_left:
             return False
         return self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
+
+
+class StopOnRequest:
+    """Ends its block with Stopped when an operator ends this request; None for a request without a record.
+
+    It works as `CancelOnDisconnect` does, with the operator in place of the client::
+
+        with StopOnRequest(running):
+            await answer()
+    """
+
+    def __init__(self, running: Running | None) -> None:
+        self._running = running
+        self._has_stopped = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {'stopped' if self._has_stopped else 'goes on'}>"
+
+    def __enter__(self) -> None:
+        if self._running is None:
+            return
+        if self._running.is_stopped:
+            raise Stopped()
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._running.stop_work = self._stop
+
+    def _stop(self) -> None:
+        if not self._has_stopped:
+            self._has_stopped = True
+            self._task.cancel()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._running is not None:
+            self._running.stop_work = None
+        if self._has_stopped and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise Stopped() from None

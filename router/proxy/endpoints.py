@@ -18,12 +18,14 @@ from router.errors import RouterError
 from router.models.spec import ModelSpec
 from router.proxy.body import has_reservation, in_thread_if_large, release_body
 from router.proxy.collected import Collected, as_stream, kind_of
-from router.proxy.error_response import error_response
+from router.proxy.disconnect import StopOnRequest
 from router.proxy.gateway import Gateway, Prepared
-from router.proxy.head import Head, request_id_of
+from router.proxy.head import Head
 from router.proxy.protocols import Dialect, Translation
 from router.proxy.proxied_request import ProxiedRequest
+from router.proxy.recording import RecordedResponse, begin, end_early, name_model, refusal
 from router.proxy.routing import RoutingFields, routing_fields
+from router.records.records import Records
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Alias = Callable[[str | None], str | None]
@@ -45,7 +47,8 @@ class ModelFromBody:
         self._alias = alias
         self._check = check
         self._dialect = dialect
-        self.endpoint: Endpoint = with_dialect_errors(dialect, self._answer)
+        self.endpoint: Endpoint = with_dialect_errors(dialect, self._answer, gateway.records)
+        self.records = gateway.records
 
     def routes(self, paths: Sequence[str]) -> list[Route]:
         return [ModelFromBodyRoute(path, self) for path in paths]
@@ -55,6 +58,7 @@ class ModelFromBody:
         head = Head.from_scope(request.scope)
         routing, name = await in_thread_if_large(len(body), self._read_routing, head, body)
         spec = await self._gateway.resolve(name)
+        name_model(request.scope, spec.name)
         self._check_request(spec, head, body)
         prepared = await in_thread_if_large(len(body), self._prepare_body, spec, head, body, routing)
         translation = None
@@ -155,32 +159,57 @@ def model_from_query(gateway: Gateway, dialect: Dialect, *, loads: bool = False)
     A GET only looks at the model, unless its query says `autoload=1`: a program that watches a server must not start a
     process, nor wake one, nor keep one. With `loads` other methods load models as other requests do."""
 
-    async def endpoint(request: Request) -> Response:
+    def looks(request: Request) -> bool:
+        return request.method in ("GET", "HEAD") and not gateway.asks_to_load(Head.from_scope(request.scope))
+
+    async def answer(request: Request) -> Response:
         head = Head.from_scope(request.scope)
         spec = gateway.find(head.query("model"))
+        name_model(request.scope, spec.name)
         gateway.check_may_load(spec, head, loads and gateway.autoload)
         body = await gateway.read_body(request)
-        looks = request.method in ("GET", "HEAD") and not gateway.asks_to_load(head)
-        return gateway.proxied_request(spec, head, dialect, body, False, used=False, looks=looks)  # type: ignore[return-value]
+        return gateway.proxied_request(spec, head, dialect, body, False, used=False, looks=looks(request))  # type: ignore[return-value]
 
-    return with_dialect_errors(dialect, endpoint)
+    looking, working = (with_dialect_errors(dialect, answer, records) for records in (None, gateway.records))
+
+    async def endpoint(request: Request) -> Response:
+        return await (looking if looks(request) else working)(request)
+
+    return endpoint
 
 
-def with_dialect_errors(dialect: Dialect, endpoint: Endpoint) -> Endpoint:
+def with_dialect_errors(
+    dialect: Dialect, endpoint: Endpoint, records: Records | None = None, *, only_errors: bool = False
+) -> Endpoint:
     """Wraps `endpoint`: a RouterError becomes a response in this dialect. And the body's part of the budget is released
-    when the request has been answered."""
+    when the request has been answered.
+
+    With `records` the request leaves a record, whatever its answer is. With `only_errors` it leaves one if it is
+    refused: else it consists of requests that leave records."""
 
     async def wrapped(request: Request) -> Response:
+        running = begin(records, request.scope, dialect.name) if records is not None else None
         is_answered = False
         try:
-            answer = await endpoint(request)
+            with StopOnRequest(running):
+                answer = await endpoint(request)
             is_answered = True
         except RouterError as exc:
-            return error_response(dialect, exc, request_id_of(Head.from_scope(request.scope)))
+            return refusal(dialect, exc, request.scope, running)
+        except BaseException as exc:
+            end_early(running, exc)
+            raise
         finally:
             if not is_answered:
                 release_body(request.scope)
-        # Starlette calls the answer next, without an await between, so the reservation cannot be lost here.
+        # Starlette calls the answer next, without an await between, so neither record nor reservation can be lost here.
+        if running is not None and records is not None:
+            if only_errors:
+                records.forget(running)
+            elif isinstance(answer, ProxiedRequest):
+                answer.record_in(running)
+            else:
+                answer = RecordedResponse(answer, running)  # type: ignore[assignment]
         return _BodyReleasingResponse(answer) if has_reservation(request.scope) else answer  # type: ignore[return-value]
 
     return wrapped

@@ -32,6 +32,7 @@ from router.proxy.head import MAX_HEADER_BYTES, MAX_HEADERS, Head
 from router.proxy.protocols import Dialect, Lease, Translation
 from router.proxy.proxied_request import ProxiedRequest
 from router.proxy.routing import Outline, has_context_option, has_no_token_limit, with_time_limit
+from router.records.records import Records
 from router.wire.headers import Headers
 from router.wire.upstream import Upstream
 
@@ -85,8 +86,12 @@ class Gateway:
     created: CreatedStore = field(default_factory=CreatedStore)
     refresh: Callable[[], Awaitable[object]] | None = None
     conversations: Conversations = field(default_factory=Conversations, init=False)
+    records: Records = field(init=False)
     # Models with a request whose `num_ctx` was ignored, and logged.
     _logged_context: set[str] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "records", Records(lambda model, since: self.pool.seconds_of_load(model, since)))
 
     async def read_body(self, request: Request) -> bytes:
         """The body. It is part of the budget until the request has been answered. Raises BodyTooLarge, QueueFull."""
@@ -126,8 +131,8 @@ class Gateway:
             if self.hub_models is None or not name:
                 raise
             if self.hub_models.allows(name):
-                name = await self.hub_models.find(name, hub_token)
-            elif not self.hub_models.may_come(name) or not await self.hub_models.refresh_if_changed():
+                return self.pool.downloads.found(await self.hub_models.find(name, hub_token))
+            if not self.hub_models.may_come(name) or not await self.hub_models.refresh_if_changed():
                 raise
         return self.pool.catalog.resolve(name)
 
@@ -200,13 +205,14 @@ class Gateway:
 
     def conversation_of(
         self, head: Head, get_lease: Callable[[], Awaitable[PoolLease]]
-    ) -> tuple[str, Callable[[], Awaitable[Lease]]]:
-        """The conversation of a request for a stream, "" if it names none, and what waits for its child. Raises
-        InvalidRequest."""
+    ) -> tuple[str, Callable[[], Awaitable[Lease]], Callable[[], Awaitable[None]] | None]:
+        """The conversation of a request for a stream, "" if it names none, what waits for its child, and what stops
+        its stream. Raises InvalidRequest."""
         conversation = conversation_id(head.header(CONVERSATION_HEADER))
         if not conversation:
-            return "", get_lease
-        return conversation, self.conversations.begin(conversation, get_lease, self.upstream)
+            return "", get_lease, None
+        wait = self.conversations.begin(conversation, get_lease, self.upstream)
+        return conversation, wait, self.conversations.stopping(conversation, self.upstream)
 
     def proxied_request(
         self,
@@ -242,7 +248,7 @@ class Gateway:
             )
         background = self.is_background(head)
         wait = partial(self.pool.lease, spec, used=used, ttl=ttl, background=background)
-        conversation, get_lease = self.conversation_of(head, wait) if stream else ("", wait)
+        conversation, get_lease, end_conversation = self.conversation_of(head, wait) if stream else ("", wait, None)
         lease = None
         if looks:
             look = partial(self.pool.look, spec, wakes=head.path not in NEVER_WAKES)
@@ -262,8 +268,11 @@ class Gateway:
             collect=collect,
             translation=translation,
             conversation=conversation,
+            end_conversation=end_conversation,
             lease=lease,
             notes=notes,
+            model="" if looks else spec.name,
+            background=background,
         )
 
 

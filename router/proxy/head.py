@@ -15,6 +15,7 @@ import httptools
 from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
+from router.records.record import clean
 from router.wire.headers import Headers, end_to_end
 from router.wire.request_head import RequestHead
 
@@ -22,6 +23,8 @@ from router.wire.request_head import RequestHead
 # CPPHTTPLIB_HEADER_MAX_COUNT and _MAX_LENGTH). It answers more than that with a 400 that gives no reason.
 MAX_HEADERS = 90
 MAX_HEADER_BYTES = 8000
+
+MAX_TRACE = 100  # bytes of a traceparent, which has 55
 
 # The names under which OpenAI's clients and Anthropic's read the request id.
 REQUEST_ID_HEADERS = (b"x-request-id", b"request-id")
@@ -74,6 +77,27 @@ class Head:
         """The request id that the client chose, if it is fit to be repeated, else b""."""
         given = self._values.get(b"x-request-id", b"")
         return given if len(given) <= 128 and given.isascii() else b""
+
+    @cached_property
+    def shown_path(self) -> str:
+        """The path, for people."""
+        return clean(self.path)
+
+    @cached_property
+    def forwarded_for(self) -> bytes:
+        """The addresses that proxies say they have forwarded it for, the last added by the nearest proxy."""
+        if b"x-forwarded-for" not in self._values:
+            return b""
+        return b", ".join(value for name, value in self.headers if name == b"x-forwarded-for")
+
+    @cached_property
+    def agent(self) -> str:
+        """What the client calls itself, for people."""
+        return clean(self.header("user-agent"))
+
+    @cached_property
+    def trace(self) -> str:
+        return self.header("traceparent")[:MAX_TRACE] if b"traceparent" in self._values else ""
 
     @cached_property
     def exceeds_engine_limits(self) -> bool:

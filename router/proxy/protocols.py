@@ -38,7 +38,10 @@ class Lease(Protocol):
 
 
 class Dialect(Protocol):
-    """How an API renders errors."""
+    """How an API renders errors. `name` is the API's."""
+
+    @property
+    def name(self) -> str: ...
 
     def error(self, exc: RouterError, request_id: str) -> Response: ...
 

@@ -1,7 +1,7 @@
 """One request to a child, and its answer back to the client.
 
 A route returns a `ProxiedRequest`. It holds the lease, here and nowhere else, and gives it back however the request
-ends.
+ends. And however it ends, it ends its record.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import Receive, Scope, Send
 
-from router.errors import GenerationTimeout, RouterError, Unreachable, UpstreamFailed
+from router.errors import GenerationTimeout, RouterError, Stopped, Unreachable, UpstreamFailed
 from router.proxy.client_response import ClientResponse, event_separators, header_lines
 from router.proxy.collected import MEDIA_TYPE, Collected
-from router.proxy.disconnect import CancelOnDisconnect
+from router.proxy.disconnect import CancelOnDisconnect, StopOnRequest
 from router.proxy.error_response import MAX_ERROR_BYTES, error_response, is_rewritten, read_upstream_error
 from router.proxy.head import Head, request_id_of
 from router.proxy.protocols import GENERATING_TARGETS, CuttableTranslation, Dialect, Lease, Translation
+from router.records.records import Records
+from router.records.running import ENGINE_ERROR, LEFT, Running, kind_of_end
 from router.wire.headers import Headers
 from router.wire.request_head import RequestHead
 from router.wire.response import Response as UpstreamResponse
@@ -28,6 +30,7 @@ from router.wire.upstream import Upstream
 log = logging.getLogger("router.proxy")
 
 MAX_BEGINNING_BYTES = 4096  # of a stream, kept for the event that may end it
+STOP_GRACE_S = 5.0  # for a client that is told that its request was stopped
 
 WholeResponse = tuple[int, bytes, bytes]  # status, header lines, body
 
@@ -45,10 +48,12 @@ class ProxiedRequest:
     - `collect` makes what collects the answer of the child, which was asked for a stream, into one without; if the time
       is up, as far as it has come.
     - `translation` answers in place of the child.
-    - `conversation`: with such an id, the request goes on when the client has left.
+    - `conversation`: with such an id, the request goes on when the client has left. `end_conversation` tells the child
+      that it is to stop, which does not end with its connection then.
     - `notes` are headers for the client, about its request.
     - `lease`: one that is there already, so that `get_lease` is not called first. It is given back at the end of the
       call, or by `abort`.
+    - `model`, `background`: what its record says. A request without a model leaves no record: it only looks.
 
     A caller that does not want a task for the request uses the steps instead of the call. Each step can end in the
     call, which then goes on from there::
@@ -73,8 +78,11 @@ class ProxiedRequest:
         collect: Callable[[], Collected] | None = None,
         translation: Translation | None = None,
         conversation: str = "",
+        end_conversation: Callable[[], Awaitable[None]] | None = None,
         lease: Lease | None = None,
         notes: Headers = (),
+        model: str = "",
+        background: bool = False,
     ) -> None:
         self._get_lease = get_lease
         self._upstream = upstream
@@ -91,15 +99,41 @@ class ProxiedRequest:
         self._collected: Collected | None = None  # the answer so far
         self._translation = translation
         self._conversation = conversation
+        self._end_conversation = end_conversation
         self._lease = lease
         self._notes = notes
         self._answer: UpstreamResponse | None = None  # the answer to what `send` has sent
+        self._model = model
+        self._background = background
+        self._running: Running | None = None  # what becomes its record
 
     def __repr__(self) -> str:
         state = "sent" if self._answer is not None else "leased" if self._lease is not None else "waiting"
         return f"<{type(self).__name__} {self._head.method} {self._head.path} {state}>"
 
+    def record_in(self, running: Running) -> None:
+        """Its record has begun already, before its model was known."""
+        if not self._model:
+            return
+        running.model, running.stream, running.background = self._model, self._is_stream, self._background
+        self._running = running
+        self._id = running.client_id
+
     # In steps, without a task
+
+    def begin_record(self, records: Records, client: str) -> None:
+        """Its record begins now. `client` is the address of the client."""
+        head = self._head
+        self._running = running = records.begin(
+            self._id, head.shown_path, self._dialect.name, client, head.agent, head.trace
+        )
+        running.model, running.stream, running.background = self._model, self._is_stream, self._background
+        running.stop_work = self._cut_off
+
+    def _cut_off(self) -> None:
+        """An operator ends it. Whoever waits for the answer calls the request then, which tells the client."""
+        if self._answer is not None:
+            self._answer.close()
 
     def send(self) -> bool:
         """Sends the request now, if there are a lease and an open connection to the child. False: call the request."""
@@ -136,12 +170,19 @@ class ProxiedRequest:
             return None
         self._lease = self._answer = None
         lease.release()
+        if self._running is not None:
+            self._running.end_at_once(head.status, body)
         if self._notes:
             lines += b"".join([b"%b: %b\r\n" % note for note in self._notes])
         return head.status, b"%bx-request-id: %b\r\nrequest-id: %b\r\n" % (lines, self._id, self._id), body
 
-    def abort(self) -> None:
-        """The client has left."""
+    def abort(self, error: str | None = None) -> None:
+        """The client has left, unless there is an `error`."""
+        self._release()
+        if self._running is not None:
+            self._running.end(500 if error else LEFT, error)
+
+    def _release(self) -> None:
         (lease, answer), self._lease, self._answer = (self._lease, self._answer), None, None
         if answer is not None:
             answer.on_complete = None
@@ -153,21 +194,49 @@ class ProxiedRequest:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = ClientResponse(send, self._id, self._notes)
-        async with contextlib.nullcontext() if self._conversation else CancelOnDisconnect(receive):
-            try:
+        if self._running is not None:
+            self._running.sent = client
+        status, error = LEFT, None  # unless it is known otherwise
+        try:
+            async with contextlib.nullcontext() if self._conversation else CancelOnDisconnect(receive):
+                status, error = await self._respond(client, scope, receive, send)
+        except BaseException as exc:
+            status, error = 500, kind_of_end(exc)
+            raise
+        finally:
+            self._release()  # what was begun before the call, if it was stopped at once
+            if self._running is not None:
+                self._running.end(status, error)
+
+    async def _respond(
+        self, client: ClientResponse, scope: Scope, receive: Receive, send: Send
+    ) -> tuple[int, str | None]:
+        """Returns the status of the answer, and what was wrong."""
+        try:
+            with StopOnRequest(self._running):
                 await self._serve(client)
-            except RouterError as exc:
-                if isinstance(exc, GenerationTimeout) and (last := self._last_of_cut(client)) is not None:
-                    await self._end_cut_answer(client, last)
-                elif not client.is_started:
-                    await error_response(self._dialect, exc, self._id)(scope, receive, send)
-                elif client.has_events:
-                    client.drop_partial_event()
-                    await client.write(self._dialect.stream_error(exc, self._id.decode()), last=True)
-                else:
-                    # No error can follow. The response stays incomplete, so the server closes the connection, and the
-                    # client sees that the response was cut off.
-                    log.warning("request %s cut off: %s", self._id.decode(), exc)
+        except RouterError as exc:
+            if isinstance(exc, Stopped) and self._end_conversation is not None:
+                await self._end_conversation()
+            if isinstance(exc, GenerationTimeout) and (last := self._last_of_cut(client)) is not None:
+                await self._end_cut_answer(client, last)
+            elif not client.is_started:
+                response = error_response(self._dialect, exc, self._id)
+                await response(scope, receive, send)
+                return response.status_code, exc.kind
+            elif client.has_events:
+                client.drop_partial_event()
+                event = self._dialect.stream_error(exc, self._id.decode())
+                # Else a client that does not read what it gets could not be stopped.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(STOP_GRACE_S if isinstance(exc, Stopped) else None):
+                        await client.write(event, last=True)
+            else:
+                # No error can follow. The response stays incomplete, so the server closes the connection, and the
+                # client sees that the response was cut off.
+                log.warning("request %s cut off: %s", self._id.decode(), exc)
+            return client.status, exc.kind
+        return client.status, ENGINE_ERROR if client.status >= 400 else None
 
     async def _serve(self, client: ClientResponse) -> None:
         """A child may have ended before the pool knows it. The client must not notice, so the request is sent once
@@ -213,6 +282,15 @@ class ProxiedRequest:
         await client.write(last, last=True)
 
     async def _wait_for_lease(self, client: ClientResponse) -> Lease:
+        if self._running is None:
+            return await self._wait_with_comments(client)
+        self._running.wait()
+        try:
+            return await self._wait_with_comments(client)
+        finally:
+            self._running.wait_is_over()
+
+    async def _wait_with_comments(self, client: ClientResponse) -> Lease:
         if not self._keepalive:
             return await self._get_lease()
         comments = asyncio.create_task(self._send_comments(client))
@@ -233,6 +311,7 @@ class ProxiedRequest:
         answer = await self._upstream.open(
             lease.address, lease.key, self._head.forwarded, self._body, self._own_headers(), answer
         )
+        self._watch(answer)
         try:
             # Read before the head goes out: a child that dies here is still a 502.
             data = await answer.read()
@@ -271,7 +350,9 @@ class ProxiedRequest:
         async def post(target: bytes, body: bytes) -> UpstreamResponse:
             own = self._own_headers() if target in GENERATING_TARGETS else [(b"x-request-id", self._id)]
             head = RequestHead("POST", target, [(b"content-type", b"application/json")])
-            return await self._upstream.open(lease.address, lease.key, head, body, own)
+            answer = await self._upstream.open(lease.address, lease.key, head, body, own)
+            self._watch(answer)
+            return answer
 
         async with contextlib.aclosing(translation(post)) as pieces:
             async for data in pieces:
@@ -281,6 +362,10 @@ class ProxiedRequest:
         if not client.is_started:
             raise UpstreamFailed("The model's server sent an answer without content. Send the request again.")
         await client.write(b"", last=True)
+
+    def _watch(self, answer: UpstreamResponse) -> None:
+        if self._running is not None:
+            self._running.read(answer)
 
     def _own_headers(self) -> Headers:
         """The headers of this request alone. Those of its head may be shared with other requests."""

@@ -14,7 +14,7 @@ What is decided, PURE::
     snapshot       the machine at one moment, and its free memory          -> resources
     placement      on which devices a demand goes                          -> resources snapshot
     causes         why a process is stopped, as a cause and as a sentence  -> nothing
-    effects        what the scheduler wants done                           -> resources
+    effects        what the scheduler wants done                           -> resources causes
     reasons        what a request waits for, as words for people           -> nothing
     refusals       why a request is refused, as a sentence and as an error -> resources snapshot effects
     prompt_caches  how much RAM a prompt cache may take                    -> resources
@@ -24,13 +24,13 @@ What is remembered, SANS-I/O::
 
     states        the states of a model, one table of transitions -> snapshot
     limits        the operator's bounds                           -> nothing
-    books         one record for each model; writes its state     -> resources snapshot effects states
-    waiting_line  the requests that wait, by arrival and by turn  -> resources states books
+    books         one record for each model; writes its state     -> resources snapshot causes effects states
+    waiting_line  the requests that wait, by arrival and by turn  -> resources policy states books
 
 What the memory does, SANS-I/O::
 
     next_start     what must be free for a start  -> resources snapshot placement states books
-    pressure       what others took of the margin -> resources states books
+    pressure       what others took of the margin -> resources causes states books
     memory_levels  what is free, and should be    -> resources snapshot effects states books next_start pressure
 
 Whose turn it is, SANS-I/O::
@@ -40,13 +40,25 @@ Whose turn it is, SANS-I/O::
 
 What time adds, PURE::
 
-    timing  who is spared, closed and cut, and when -> resources snapshot reasons policy limits books waiting_line
+    timing  who is spared, closed, cut, and when -> resources snapshot causes policy limits books waiting_line
 
 What starts and ends, SANS-I/O::
 
     runs  all -> resources effects prompt_caches states limits books waiting_line memory_levels downloads answers timing
 
+One pass over the queue, SANS-I/O::
+
+    planning  all -> resources snapshot effects limits books waiting_line memory_levels downloads timing runs
+
+What would be decided if some had ended, PURE::
+
+    replanning  the queue planned for again -> resources snapshot placement policy limits books waiting_line timing
+
+What the queue waits for, SANS-I/O::
+
+    obstacles  all -> snapshot reasons policy states limits books waiting_line timing planning replanning
+
 The events, all of them, SANS-I/O::
 
-    scheduler  all -> resources snapshot effects states limits books waiting_line memory_levels downloads timing runs
+    scheduler  all -> resources snapshot causes effects reasons states limits books waiting_line planning obstacles
 """

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from router.scheduling.causes import Why
 from router.scheduling.effects import Spawn, Stop
 from router.scheduling.resources import Allocation
 from router.scheduling.snapshot import Phase, Resident
@@ -46,7 +47,7 @@ class ModelRecord:
     `ttl` is the idle time after which it is stopped; None and infinity are never. With infinity a client wanted it to
     stay, and it is evicted after all others.
     `draining`: closed to new work for a model ahead in the queue.
-    `closing`: why it ends with its last lease; empty if it does not.
+    `closing`: why it ends with its last lease; None if it does not.
     `closed_at` is when it was closed to new work, if it is.
     `is_asleep`: it has freed its memory. It takes it back by itself, unless it is stopped before.
     `is_in_last_reading`: the last reading shows all that it holds as taken.
@@ -72,7 +73,7 @@ class ModelRecord:
     pinned: bool = False
     ttl: float | None = None
     draining: bool = False
-    closing: str = ""
+    closing: Why | None = None
     closed_at: float = 0.0
     is_asleep: bool = False
     is_in_last_reading: bool = False
@@ -95,6 +96,11 @@ class ModelRecord:
     def is_gone_soon(self) -> bool:
         """It has no process, or one that stops."""
         return self.state is State.STOPPING or self.state in WITHOUT_PROCESS
+
+    @property
+    def is_ending(self) -> bool:
+        """It stops, or will once its requests have ended."""
+        return self.state is State.STOPPING or self.draining or bool(self.closing)
 
     @property
     def expires(self) -> float | None:
@@ -152,10 +158,11 @@ class ModelRecord:
             Phase.BUSY if self.leases and self.state in SERVING else phase,
             self.finished,
             self.pinned,
-            self.draining or bool(self.closing),
+            self.draining or self.closing is not None,
             self.state is State.SLEEPING or self.is_asleep,
             not self.ready_at and self.state is State.STOPPING,
             self.ttl == math.inf,
+            self.prompt_cache,
         )
         if facts != self._facts:
             self._facts, self._resident = facts, Resident(*facts)
@@ -209,19 +216,19 @@ class Books:
         model.prompt_cache = allocation.prompt_cache
         return Spawn(model.name, model.run, allocation)
 
-    def stop(self, model: ModelRecord, reason: str, *, at_once: bool = False) -> Stop:
+    def stop(self, model: ModelRecord, why: Why, *, at_once: bool = False) -> Stop:
         """Book the end of the process. It holds its memory until it has exited."""
         self.transit(model, Event.STOP)
-        model.draining, model.closing = False, ""
-        return Stop(model.name, reason, at_once)
+        model.draining, model.closing = False, None
+        return Stop(model.name, why, at_once)
 
-    def close(self, model: ModelRecord, reason: str, now: float, *, force: bool = False) -> list[Stop]:
+    def close(self, model: ModelRecord, why: Why, now: float, *, force: bool = False) -> list[Stop]:
         """End the process once its leases have ended, at once with `force`. A load ends at once."""
         if model.state is State.LOADING or (model.state in SERVING and (force or not model.leases)):
-            return [self.stop(model, reason)]
+            return [self.stop(model, why)]
         if model.state in SERVING:
             model.closed_at = now if model.is_open else model.closed_at
-            model.closing = reason
+            model.closing = why
         return []
 
     def empty(self, model: ModelRecord) -> None:
@@ -229,7 +236,7 @@ class Books:
         model.held, model.prompt_cache = {}, 0
         model.leases.clear()
         model.background_leases.clear()
-        model.draining, model.closing = False, ""
+        model.draining, model.closing = False, None
 
     def lease(self, ticket: int, model: ModelRecord, now: float, *, background: bool) -> None:
         if not model.leases:

@@ -8,6 +8,8 @@ Owned by `scheduler`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from router.scheduling.books import Books, ModelRecord
 from router.scheduling.effects import Abort, Effect, Fetch
 from router.scheduling.states import STARTABLE, Event, State
@@ -31,6 +33,10 @@ class WantedDownloads:
     def is_wanted(self, name: str) -> bool:
         """The model's download is under way, or will be."""
         return name in self._wanted
+
+    def names(self) -> Iterator[str]:
+        """In the order in which they begin."""
+        return iter(self._wanted)
 
     def not_begun(self) -> frozenset[str]:
         """The models whose downloads wait for others to end."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from router.scheduling.causes import Why
 from router.scheduling.resources import Allocation
 
 
@@ -49,13 +50,13 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the model's child. Requests that still run on it fail, with this reason.
+    """End the model's child. Requests that still run on it fail, and are told why.
 
     `at_once`: it does not answer, so it gets no time for its end.
     """
 
     model: str
-    reason: str
+    why: Why
     at_once: bool = False
 
 

@@ -53,7 +53,6 @@ class MemoryLevels:
         self._waits = True  # the Probe that is out does, for the memory of ended processes
         self._failed_probes = 0  # in a row
         self._settled: dict[str, int] = {}  # free on each GPU once all has settled, if other programs stay as they are
-        self._missing: dict[str, tuple[float, int]] = {}  # since when at least how much of that is not free, by GPU
         self._probed_at = 0.0
         self.pressure = Pressure()
         self._owed: dict[str, list[tuple[float, int]]] = {}  # what ended processes held on each GPU, and until when
@@ -96,6 +95,11 @@ class MemoryLevels:
         at = self._probed_at + (min(poll, BEGINS_AFTER_S) if self.pressure.is_unsure else poll)
         return max(at, self._freed_at + LOOK_AFTER_S) if self._freed else at
 
+    @property
+    def is_blind(self) -> bool:
+        """The last probe brought no reading."""
+        return self._failed_probes > 0
+
     def fail(self) -> bool:
         """The probe brought no reading. Returns whether those who wait for one should be told, after several times."""
         self._failed_probes += 1
@@ -113,10 +117,12 @@ class MemoryLevels:
         for model in alive:
             model.is_in_last_reading = model.state in VISIBLE_TO_DRIVER and not model.is_asleep
         after = self._expected(alive)
-        stopping = {key for m in alive if m.state is State.STOPPING for key in m.held}
-        for key in stopping & before.keys() & after.keys():
-            # A stopping process may have given its memory back already. That counts once its exit is reported.
-            self.last_free[key] -= max(0, after[key] - before[key])
+        stopping = [model for model in alive if model.state is State.STOPPING]
+        for key in {key for model in stopping for key in model.held} & after.keys():
+            # A stopping process may have given its memory back already. That counts once its exit is reported. After a
+            # while without a reading, as of a GPU that was lost, it may have been all of it.
+            all_of_it = sum(model.held.get(key, 0) for model in stopping)
+            self.last_free[key] -= max(0, after[key] - before[key]) if key in before else all_of_it
 
     def book(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
         """A process that held `before` holds `after` from now on, or will: it is new, was measured, slept or woke."""
@@ -163,21 +169,9 @@ class MemoryLevels:
                 owed = sum(held for _, held in self._owed[key])
                 missing = min(self._settled[key] - free, owed)  # what is more, other programs took
                 if missing > 0:
-                    missing -= self._written_off(key, missing)
                     self._settled[key] = free + missing
                     self.returning[key] = missing
                     continue
             if key not in unclear and reading.device.kind == "gpu":
                 self._settled[key] = free
                 self._owed.pop(key, None)
-                self._missing.pop(key, None)
-
-    def _written_off(self, key: str, missing: int) -> int:
-        """How many of the missing bytes have been missing for too long, without a break: other programs have them."""
-        since, least = self._missing.get(key, (self._probed_at, missing))
-        least = min(least, missing)
-        if self._probed_at - since < SETTLE_WINDOW_S:
-            self._missing[key] = since, least
-            return 0
-        self._missing[key] = self._probed_at, missing - least
-        return least

@@ -25,7 +25,7 @@ Called by `scheduler` for each entry of the queue, and by `memory` to show what 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from router.scheduling.placement import find_place
@@ -114,8 +114,9 @@ def plan(snapshot: Snapshot, demand: Demand) -> Plan:
     best = _at_best(snapshot)
     if best is not after_pending_stops and (claim := _fit(snapshot, demand, best)):
         return _wait_for_clear_reading(snapshot, claim)
-    if chosen := _choose_victims(snapshot, demand, best):
-        victims, claim = chosen
+    can_go = [snapshot.residents[at] for at in snapshot.totals.victim_order.values()]
+    if chosen := _choose_victims(snapshot, demand, best, can_go):
+        victims, claim = _choose_by_caches(snapshot, demand, best, chosen[0], can_go) or chosen
         names = tuple(victim.model for victim in victims)
         if snapshot.totals.counted_twice or snapshot.totals.counted_early:
             sure = after_pending_stops.after(gone=victims).with_more(snapshot.totals.counted_early, -1)
@@ -130,7 +131,6 @@ def plan(snapshot: Snapshot, demand: Demand) -> Plan:
         if find_place(snapshot.totals.nodes_with_lost, demand, snapshot.totals.empty):
             return Lost(why_lost(snapshot, demand))
         return Reject(why_too_large(snapshot, demand))
-    can_go = [snapshot.residents[at] for at in snapshot.totals.victim_order.values()]
     loads = [r for r in in_phase(Phase.LOADING, snapshot.residents) if not r.pinned]
     if claim := _fit(snapshot, demand, best.after(gone=[*can_go, *loads])):
         return Wait("another model is loading", claim)
@@ -187,14 +187,15 @@ def after_plan(snapshot: Snapshot, plan: Plan, model: str) -> Snapshot:
     return Snapshot(snapshot.readings, tuple(residents), limit, margins, returning, totals)
 
 
-def _choose_victims(snapshot: Snapshot, demand: Demand, world: World) -> tuple[Sequence[Resident], Allocation] | None:
-    """The whole set at once. Take victims in their order until the demand fits in this world; then spare each victim
+def _choose_victims(
+    snapshot: Snapshot, demand: Demand, world: World, can_go: Iterable[Resident]
+) -> tuple[Sequence[Resident], Allocation] | None:
+    """The whole set at once. Take victims in this order until the demand fits in this world; then spare each victim
     that turned out not to be needed, the last taken first."""
     taken: list[Resident] = []
     claim = None
     world = world.after()
-    for at in snapshot.totals.victim_order.values():
-        candidate = snapshot.residents[at]
+    for candidate in can_go:
         taken.append(candidate)
         world = world.moved(candidate, -1)
         if claim := _fit(snapshot, demand, world):
@@ -209,6 +210,32 @@ def _choose_victims(snapshot: Snapshot, demand: Demand, world: World) -> tuple[S
         else:
             world = world.moved(candidate, -1)
     return taken, claim
+
+
+def _choose_by_caches(
+    snapshot: Snapshot, demand: Demand, world: World, others: Sequence[Resident], can_go: Sequence[Resident]
+) -> tuple[Sequence[Resident], Allocation] | None:
+    """Who goes instead of the `others` if the demand would fit but for what was promised to prompt caches: idle models
+    with such caches. They come back with smaller ones, since more models are known by then (`prompt_caches`).
+
+    One whose cache alone is too large, the first in the order of victims; else those with the largest caches. A model
+    that a client wants to stay does not go instead of one that may go."""
+    may_go_last = any(other.goes_last for other in others)
+    holders = [r for r in can_go if r.prompt_cache and r.phase is Phase.IDLE and r.goes_last <= may_go_last]
+    if not holders or not _fit(snapshot, demand, _without_caches(snapshot, world, holders)):
+        return None
+    for holder in holders:
+        if _fit(snapshot, demand, _without_caches(snapshot, world, [holder])):
+            holders = [holder]
+            break
+    return _choose_victims(snapshot, demand, world, sorted(holders, key=lambda r: -r.prompt_cache))
+
+
+def _without_caches(snapshot: Snapshot, world: World, holders: Sequence[Resident]) -> World:
+    """The same processes, and nothing promised to the caches of these."""
+    hosts = {key for node in snapshot.totals.nodes_with_lost for key in node.hosts}
+    caches = [replace(r, held={key: r.prompt_cache for key in r.held if key in hosts}) for r in holders]
+    return replace(world.after(gone=caches), count=world.count)
 
 
 def _fit_beside_victims(snapshot: Snapshot, demand: Demand) -> Allocation | None:

@@ -15,6 +15,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 
 from router.scheduling.books import ModelRecord
+from router.scheduling.causes import Cause, Shortage, Why
 from router.scheduling.resources import Reading
 from router.scheduling.states import State
 
@@ -82,6 +83,12 @@ class Pressure:
                 for key in short:
                     short[key] += _gain(model, key)
         return taken
+
+    def why(self, readings: Iterable[Reading]) -> Why:
+        """Why they go: what would end the episodes, and what there was of it."""
+        free = {reading.device.key: reading.free or 0 for reading in readings if reading.device.key in self.missing}
+        need = {key: missing + free.get(key, 0) for key, missing in self.missing.items()}
+        return Why(Cause.PRESSURE, shortage=Shortage(need, free))
 
     def _compare(self, key: str, free: int, margin: int, now: float) -> None:
         slack = margin // SLACK

@@ -7,7 +7,8 @@ the books can keep: the bytes are booked with the process, and come back only wi
 The rule: a new process is promised a quarter of the RAM that is left beside the margin, all that is booked, and room
 for the models that will want to run beside it. Those are the ones that wait, and the ones that ran before, the last
 used first, as far as they fit and may run at once. So models that were seen before are not swapped for the sake
-of a cache that is promised now. A promise that was made before they were seen stays until its process ends.
+of a cache that is promised now. A promise that was made before they were seen may be too large: then its process ends
+once for the first model that would fit but for it (`policy`), and the next one is promised less.
 
 Called by `runs` for each start.
 """
@@ -24,25 +25,37 @@ LEAST_BYTES = 16 * MIB  # less is of no use
 
 
 def left_in_ram(
-    reading: Reading, margin: int, *, booked: int, hidden: int, promised: int, expected: Iterable[int], slots: float
+    reading: Reading,
+    margin: int,
+    *,
+    booked: int,
+    hidden: int,
+    promised: int,
+    ending: int,
+    expected: Iterable[int],
+    slots: float,
 ) -> int:
     """The bytes of this RAM that can be promised.
 
     `booked` is what all processes hold of it, with the promises made until now. `hidden` is the part of that which the
-    reading does not show yet: loads, and promises. `promised` is the part of it that caches have. `expected` are the
-    needs of models that will want to run, in their order, of which `slots` may.
+    reading does not show yet: loads, and promises. `promised` is the part of it that caches have. `ending` is what
+    processes hold besides that stop, or will: it is for the `expected`, not for caches. These are the needs of models
+    that will want to run, in their order, of which `slots` may.
     """
-    left = reading.device.total - margin - booked
+    left = most = reading.device.total - margin - booked
     if reading.free is not None:
         left = min(left, reading.free - margin - hidden)
-    room = left + promised  # whether models fit beside each other does not depend on their caches
+        most = min(most, reading.free - margin - hidden + promised)  # caches that are full are in the reading, too
+    room = most + promised + ending  # whether models fit beside each other does not depend on their caches
+    later = left + ending
     for need in expected:
         if slots < 1:
             break
         if need <= room:
             room -= need
+            later -= need
             slots -= 1
-    return max(0, room - promised)
+    return max(0, min(left, later))
 
 
 def promise(left: int, most: int) -> int:

@@ -53,7 +53,7 @@ def error_of(
 def error_of_cut(stop: Stop) -> errors.UpstreamFailed:
     """The error of the requests that run on a model when it is stopped."""
     kind = errors.ChildHung if stop.at_once else errors.CutOff
-    text = f"{stop.model!r} was stopped while it served this request: {stop.reason}. Send the request again."
+    text = f"{stop.model!r} was stopped while it served this request: {stop.why.text}. Send the request again."
     return kind(text, retry_after=1.0)
 
 

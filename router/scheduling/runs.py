@@ -77,6 +77,7 @@ class Runs:
             booked=now + sum(model.held.get(key, 0) for model in alive),
             hidden=now + sum(model.hidden_part(key) for model in alive),
             promised=sum(model.prompt_cache for model in alive if model.held.get(key)),
+            ending=sum(m.held[key] - m.prompt_cache for m in alive if m.is_ending and m.held.get(key)),
             expected=self._expected(going),
             slots=self._slots(len(rest), limits.models_max),
         )
@@ -103,7 +104,7 @@ class Runs:
         pressure.read(readings, alive, limits.margins, self._levels.returning, now)
         if not limits.stops_for_others or not pressure.missing:
             return []
-        why = f"memory pressure on {', '.join(pressure.missing)}: other programs have taken the margin"
+        why = pressure.why(readings)
         return [self._books.stop(model, why) for model in pressure.victims(alive, now)]
 
     def exited(
@@ -117,7 +118,8 @@ class Runs:
         pending_ticket: int | None,
     ) -> list[Effect]:
         """The process of this model has exited: see `Scheduler.exited`."""
-        was, was_retrying, entry = model.state, model.retrying, self._line.by_arrival.get(model.name)
+        was, was_retrying, held = model.state, model.retrying, model.held
+        entry = self._line.by_arrival.get(model.name)
         self._books.transit(model, Event.EXIT)
         self._levels.give_back(model, now)
         may_retry = was is State.LOADING and not was_retrying and entry is not None
@@ -131,7 +133,8 @@ class Runs:
             model.failure = reason  # it may not get that far: it waits now, or is refused
             snapshot = self._levels.last_snapshot if out_of_memory else None
             victims = timing.room_for_retry(entry, snapshot, self._books, limits, now) if snapshot else []
-            return [self._books.stop(idle, f"room for {model.name}") for idle in victims]
+            why = timing.why_retried(model.name, held)
+            return [self._books.stop(idle, why) for idle in victims]
         elif was is State.LOADING and pending_ticket is not None:
             model.failure = reason
             if pending_ticket in self._line.by_ticket:

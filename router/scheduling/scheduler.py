@@ -19,12 +19,12 @@ Rules: what always holds
 Theory: what steers `_advance`
 ------------------------------
 The cycle is: something changes; a Probe goes out; its reading comes in; a plan for the head of the queue is made and
-booked; effects go out; their results change something. Eight things steer this cycle.
+booked (`planning`); effects go out; their results change something. Eight things steer this cycle.
 
 `_needs_plan`: there may be something new to decide.
     Set when something changes that a plan depends on: a new entry in the line; a model's last lease that ended; a
     process that is ready, has exited, or holds something else than was booked; another demand; the time to look again
-    (`_next_poll_at`). An entry that left the line counts too: `_answers.entry_left`.
+    (`planning.next_poll_at`). An entry that left the line counts too: `_answers.entry_left`.
     Cleared when the Probe for that plan goes out, and when no model waits for its start.
     Why: most events change nothing for a plan, such as a request for a model that runs. They must not cost a Probe.
 
@@ -37,7 +37,7 @@ booked; effects go out; their results change something. Eight things steer this 
     Why: a reading from before such a moment must not be decided upon (rule 5). `probed` throws it away and probes
     again. It is not the same as `_needs_plan`: a new entry in the line needs a plan, but does not spoil the reading.
 
-`_next_poll_at`: when the queue is planned for again although nothing has happened here.
+`planning.next_poll_at`: when the queue is planned for again although nothing has happened here.
     Set by each plan: after `Limits.poll`, or when time alone makes another decision (`timing`) if that is earlier.
     Never cleared. `wakeup` returns it to the pool while an entry needs room or memory is coming back, and no Probe is
     out; `tick` then sets `_needs_plan`.
@@ -47,7 +47,7 @@ booked; effects go out; their results change something. Eight things steer this 
     Follows from the last Probe, while there are processes (`Limits.pressure_poll`). `wakeup` returns it to the pool.
     Why: other programs take memory, too, and this has to be told (`pressure`).
 
-`_draining`: the models that are closed because a model ahead needs their room.
+`planning.draining`: the models that are closed because a model ahead needs their room.
     Set by each plan to exactly the busy victims of that plan. Emptied when no model waits for its start.
     Why: a drain must end with its reason, or it would close a model for ever.
 
@@ -68,20 +68,17 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 
-from router.scheduling import timing
 from router.scheduling.books import Books, ModelRecord
-from router.scheduling.downloads import WantedDownloads
+from router.scheduling.causes import Cause, Why
 from router.scheduling.effects import Effect, Grant, Refusal, Refuse
 from router.scheduling.limits import Limits
-from router.scheduling.memory_levels import MemoryLevels
-from router.scheduling.resources import Allocation, Demand, Reading
-from router.scheduling.runs import Runs
+from router.scheduling.obstacles import Obstacles
+from router.scheduling.planning import LOST_RETRY_S, Planning
+from router.scheduling.reasons import Waiting
+from router.scheduling.resources import Demand, Reading
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import STARTABLE, Event, State
-from router.scheduling.waiting_line import Entry, Ticket, WaitingLine
-
-LOST_RETRY_S = 10.0  # a GPU is back after a reset, or the driver after a reload
-RENEWED = "new settings"  # why a process ends that `renew` has closed
+from router.scheduling.waiting_line import Ticket, WaitingLine
 
 
 class Scheduler:
@@ -94,22 +91,16 @@ class Scheduler:
     scheduler.release(1, now)  # []
     """
 
-    # Only this many entries at the head of the queue are planned for at once. A later one can rarely be placed when so
-    # many ahead of it cannot, and a step stays short however long the queue is.
-    LOOKAHEAD = 16
-
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._books = Books()
         self._line = WaitingLine()
-        self._levels = MemoryLevels()
-        self.downloads = WantedDownloads(self._books, self._line)  # for reading only
-        self.pressure = self._levels.pressure  # for reading only
-        self._runs = Runs(self._books, self._line, self._levels, self.downloads)
+        self.planning = planning = Planning(self._books, self._line)  # with the obstacles, for reading only
+        self.downloads, self._levels, self._runs = planning.downloads, planning.levels, planning.runs
+        self.pressure = self._levels.pressure  # as the downloads: for reading only
         self._answers = self._runs.answers
-        self._draining: set[str] = set()  # maybe with some that have gone since
+        self.obstacles = Obstacles(self._books, self._line, planning)
         self._needs_plan = False
-        self._next_poll_at = 0.0
 
     def __repr__(self) -> str:
         return f"<Scheduler: {self._books}, {self._line}, {self._levels}, {self.downloads}, {self._needs_plan=}>"
@@ -123,6 +114,11 @@ class Scheduler:
     def models(self) -> Iterator[ModelRecord]:
         return iter(self._books.records.values())
 
+    @property
+    def line(self) -> WaitingLine:
+        """The requests that wait; for reading only."""
+        return self._line
+
     def snapshot(self, readings: tuple[Reading, ...]) -> Snapshot:
         """The machine as policy sees it, without the claims of waiting models."""
         limits, returning = self.limits, self._levels.returning
@@ -132,6 +128,10 @@ class Scheduler:
         """How many tickets wait for this model."""
         entry = self._line.by_arrival.get(name)
         return len(entry.tickets) if entry else 0
+
+    def queue(self, now: float) -> tuple[Waiting, ...]:
+        """The models for which requests wait, in the order of turns, and what each waits for."""
+        return self.obstacles.waiting(self.limits, now)
 
     def next_to_start(self) -> str | None:
         """The first model in the queue whose start has to wait; None if none waits."""
@@ -146,11 +146,11 @@ class Scheduler:
             if self.limits.queue_timeout and (oldest := self._line.longest_wait()) is not None:
                 times.append(oldest + self.limits.queue_timeout)
             if self.limits.drain_timeout:
-                times += [timing.own_cut_at(entry, self.limits) for entry in self._line.by_turn]
+                times.append(self.planning.next_cut_at(self.limits))
             is_startable, all_ = self.downloads.is_startable, self._levels.returning
             polled = ((all_ or e.needs_room) and is_startable(e) for e in self._line.by_turn)
             if not self._levels.is_probing and any(polled):
-                times.append(self._next_poll_at)
+                times.append(self.planning.next_poll_at)
         earliest = min(times, default=math.inf)
         return earliest if earliest < math.inf else None
 
@@ -164,7 +164,7 @@ class Scheduler:
         """Whose requests must end before this model, which requests wait for, can be started: `coder to finish 3
         requests`. Empty if it waits for no such end."""
         entry = self._line.by_arrival.get(name)
-        return timing.waits_for(entry, self._books, now) if entry else ""
+        return self.obstacles.waits_for(entry, now) if entry else ""
 
     # Events: requests
 
@@ -218,7 +218,7 @@ class Scheduler:
         effects: list[Effect] = []
         if not self.waiting(model.name):
             if model.state is State.LOADING and not self.limits.finish_loads:
-                effects.append(self._books.stop(model, "no request waits for it any more"))
+                effects.append(self._books.stop(model, Why(Cause.CANCELLED)))
             effects += self.downloads.abort_unless_kept(model)
         return [*effects, *self._advance(now)]
 
@@ -238,7 +238,7 @@ class Scheduler:
         effects: list[Effect] = [self._books.stop(model, model.closing)] if model.closing else []
         return [*effects, *self._advance(now)]
 
-    def unload(self, name: str, now: float, *, force: bool = False, reason: str = "unloaded") -> list[Effect]:
+    def unload(self, name: str, now: float, *, force: bool = False, cause: Cause = Cause.UNLOAD) -> list[Effect]:
         """End the model's process once its running requests have ended, at once with `force`. The requests that wait
         for it now are refused. The failures of the model are forgotten."""
         model = self.model(name)
@@ -247,26 +247,33 @@ class Scheduler:
         if entry := self._line.by_arrival.get(name):
             effects += self._answers.refuse(entry.tickets, Refusal.CANCELLED, "it was unloaded", 1.0)
         effects += self.downloads.abort(model)
-        effects += self._books.close(model, reason, now, force=force)
+        effects += self._books.close(model, Why(cause), now, force=force)
         return [*effects, *self._advance(now)]
 
-    def renew(self, name: str, now: float) -> list[Effect]:
+    def renew(self, name: str, now: float, cause: Cause = Cause.SETTINGS) -> list[Effect]:
         """End the model's process as `unload` does, or its download. The requests that wait for it wait on, for the
         next process."""
         model = self.model(name)
         effects = self.downloads.restart(model)
         if not model.closing:
-            effects += self._books.close(model, RENEWED, now)
+            effects += self._books.close(model, Why(cause), now)
         return [*effects, *self._advance(now)]
 
     def cancel_renew(self, name: str, now: float) -> list[Effect]:
-        """Take back a `renew` that still waits for running requests to end: the process goes on, and takes new work."""
+        """Take back a `renew` for new settings that still waits for running requests to end: the process goes on, and
+        takes new work."""
         model = self.model(name)
-        if model.closing != RENEWED:
+        if model.closing is None or model.closing.cause is not Cause.SETTINGS:
             return []
-        model.closing = ""
+        model.closing = None
         self._needs_plan = True
         return [*(self._answers.grant_all(model, now) if model.is_open else ()), *self._advance(now)]
+
+    def pin(self, name: str, pinned: bool, now: float) -> list[Effect]:
+        """From now on no other model may evict this one, or they may again."""
+        self.model(name).pinned = pinned
+        self._needs_plan = True
+        return self._advance(now)
 
     def set_demand(self, name: str, demand: Demand, now: float, *, missing: bool = False) -> list[Effect]:
         """The requests that wait for this model wait for this demand from now on; with `missing` for its files too."""
@@ -285,7 +292,7 @@ class Scheduler:
         if model is None or model.state not in STARTABLE or is_waited_for:
             return
         self._books.forget(model)
-        self._draining.discard(name)
+        self.planning.draining.discard(name)
 
     def clear_failures(self, name: str) -> None:
         """The failures until now do not count."""
@@ -329,7 +336,7 @@ class Scheduler:
         several times in a row the requests that need a reading are refused."""
         self._levels.is_probing = False
         if failure:
-            self._next_poll_at = now + self.limits.poll
+            self.planning.next_poll_at = now + self.limits.poll
             blind = [entry for entry in self._line.by_turn if self.downloads.is_startable(entry)]
             for entry in blind:
                 entry.needs_room = True
@@ -339,7 +346,7 @@ class Scheduler:
             self._needs_plan = True
             return self._advance(now)
         self._levels.read(readings, self._books.alive.values())
-        effects = self._plan(readings, now)
+        effects = self.planning.plan(readings, self.snapshot(readings), self.limits, now)
         return [*effects, *self._runs.relieve(readings, self.limits, now), *self._advance(now)]
 
     def ready(self, name: str, run: int, now: float) -> list[Effect]:
@@ -353,11 +360,13 @@ class Scheduler:
         self._needs_plan = self._levels.reading_outdated = True
         return [*self._answers.grant_all(model, now), *self._advance(now)]
 
-    def hung(self, name: str, run: int, why: str, now: float) -> list[Effect]:
-        """Requests run on the process, and it shows no life. They fail, and the next request starts another one."""
+    def hung(self, name: str, run: int, seconds: float, now: float) -> list[Effect]:
+        """Requests run on the process, and it has shown no life for so many seconds. They fail, and the next request
+        starts another one."""
         model = self.model(name)
         if model.has_moved_on(run) or not model.leases:
             return []
+        why = Why(Cause.HUNG, requests=len(model.leases), seconds=seconds)
         return [self._books.stop(model, why, at_once=True), *self._advance(now)]
 
     def measured(self, name: str, run: int, held: Mapping[str, int], now: float) -> list[Effect]:
@@ -415,13 +424,12 @@ class Scheduler:
         effects: list[Effect] = []
         for model in self._books.alive.values():
             if model.ttl is not None and (at := model.expires) is not None and at <= now:
-                effects.append(self._books.stop(model, "idle for its time to live"))
-        for model, why in timing.own_cuts(self._line.by_turn, self.limits, now):
-            effects.append(self._books.stop(model, why))
+                effects.append(self._books.stop(model, Why(Cause.TTL)))
+        effects += self.planning.cut(self.limits, now)
         if timeout := self.limits.queue_timeout:
             overdue = self._line.overdue(now, timeout)
             for name, tickets in itertools.groupby(overdue, lambda ticket: self._line.by_ticket[ticket].model.name):
-                why = timing.why_overdue(self._line.by_arrival[name], self._books, self.limits, now)
+                why = self.obstacles.why_overdue(self._line.by_arrival[name], self.limits, now)
                 effects += self._answers.refuse([*tickets], Refusal.QUEUE_TIMEOUT, why, 5.0)
         all_ = self._levels.returning
         self._needs_plan |= any((all_ or e.needs_room) and e.waits_for_room for e in self._line.by_turn)
@@ -435,51 +443,10 @@ class Scheduler:
         head = next(filter(self.downloads.is_startable, self._line.by_turn), None)
         if head is None:
             self._needs_plan = self._answers.entry_left = False
-            effects += self._drain(set(), now) if self._draining else []
+            effects += self.planning.drain(set(), now) if self.planning.draining else []
             is_due = self._next_look_at <= now and not self._levels.is_probing
             return [*effects, self._levels.probe(self._books.alive.values(), now)] if is_due else effects
         if self._levels.is_probing or not (self._needs_plan or self._answers.entry_left):
             return effects
         self._needs_plan = self._answers.entry_left = False
         return [*effects, self._levels.probe(self._books.alive.values(), now, head.demand, head.model.retrying)]
-
-    def _plan(self, readings: tuple[Reading, ...], now: float) -> list[Effect]:
-        """Decide for the entries at the head of the queue upon this reading, and book what was decided."""
-        self._next_poll_at = now + self._levels.poll_after(self.limits.poll)
-        effects: list[Effect] = []
-        drains: set[str] = set()
-        starts: list[tuple[Entry, Allocation]] = []
-        places: list[int] = []  # of the starts among the effects
-        snapshot = self._levels.last_snapshot = self.snapshot(readings)
-        head = list(itertools.islice(filter(self.downloads.is_startable, self._line.by_turn), self.LOOKAHEAD))
-        for entry in self._line.behind(head[-1]) if head else ():
-            entry.needs_room = entry.needs_room or self.downloads.is_startable(entry)
-        for entry, decision in timing.decisions(head, snapshot, self._books, self.limits, now):
-            entry.needs_room, entry.victims, entry.why = decision.needs_room, decision.victims, decision.why
-            self._next_poll_at = min(self._next_poll_at, decision.look_again_at)
-            drains |= decision.closes
-            effects += [self._books.stop(self._books.records[victim], why) for victim, why in decision.stops]
-            if decision.starts:
-                starts.append((entry, decision.starts))
-                places.append(len(effects))
-            if decision.rejected:
-                effects += self._answers.refuse(entry.tickets, Refusal.TOO_LARGE, decision.rejected)
-            if decision.lost:
-                entry.model.retrying = False
-                effects += self._answers.refuse(entry.tickets, Refusal.DEVICE_LOST, decision.lost, LOST_RETRY_S)
-        spawns = self._runs.start(starts, readings, self.limits)
-        for at, spawn in zip(reversed(places), reversed(spawns), strict=True):
-            effects.insert(at, spawn)
-        return [*effects, *self._drain(drains, now), *self._answers.refuse_overflow(self.limits.queue_max)]
-
-    def _drain(self, names: set[str], now: float) -> list[Effect]:
-        """Close exactly these models to new work. The requests that wait for a model that opens again are granted."""
-        effects: list[Effect] = []
-        before, self._draining = self._draining, names
-        for name in sorted(before | names):
-            model = self._books.records[name]
-            model.closed_at = now if model.is_open else model.closed_at
-            was_draining, model.draining = model.draining, name in names
-            if was_draining and model.is_open:
-                effects += self._answers.grant_all(model, now)
-        return effects

@@ -79,6 +79,7 @@ class Resident:
     `sleeping`: it has freed its memory, and may take it back at any time.
     `stopped_while_loading`: how much of `held` it had taken is not known.
     `goes_last`: a client wants it to stay. It goes after all others in the same phase.
+    `prompt_cache` are the bytes of RAM in `held` that were promised to its prompt cache.
     `at_reading`: its phase when the memory was read, if that was another one. Only `policy.after_plan` sets it.
     """
 
@@ -91,6 +92,7 @@ class Resident:
     sleeping: bool = False
     stopped_while_loading: bool = False
     goes_last: bool = False
+    prompt_cache: int = 0
     at_reading: Phase | None = field(default=None, compare=False)
 
     @property
@@ -118,6 +120,7 @@ class Resident:
             self.sleeping,
             self.stopped_while_loading,
             self.goes_last,
+            self.prompt_cache,
             self.phase,
         )
 

@@ -19,13 +19,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from router.scheduling import reasons
 from router.scheduling.books import Books, ModelRecord
+from router.scheduling.causes import Cause, Shortage, Why
 from router.scheduling.limits import Limits
 from router.scheduling.policy import Drain, Evict, Lost, Place, Plan, Reject, Wait, after_plan, plan
-from router.scheduling.reasons import Obstacle, why_ended, why_evicted
 from router.scheduling.resources import Allocation
-from router.scheduling.snapshot import Phase, Snapshot
+from router.scheduling.snapshot import UNCHECKED, Phase, Snapshot
 from router.scheduling.waiting_line import Entry
 
 # How long before its timeout a request may evict a model before its time. A short timeout is halved instead.
@@ -36,23 +35,22 @@ LAST_CALL_S = 10.0
 class Decision:
     """What is done for an entry now.
 
-    `stops` are models that are stopped, each with the reason. Requests may run on them: these are cut.
+    `plan` is what memory and time allow.
+    `stops` are models that are stopped, and why. Requests may run on them: these are cut.
     `starts` is where the model is started; None if it is not started yet.
     `closes` are the models that are closed to new work for it.
     `rejected` says why it never fits, and `lost` why it does not while a GPU cannot be read; empty if it does.
     `needs_room`: no room is on its way to it.
-    `victims` must go first, and cannot go yet; `why` says what else it waits for.
     `look_again_at` is when time alone makes another decision of it; infinity for never.
     """
 
-    stops: tuple[tuple[str, str], ...] = ()
+    plan: Plan
+    stops: tuple[tuple[str, Why], ...] = ()
     starts: Allocation | None = None
     closes: frozenset[str] = frozenset()
     rejected: str = ""
     lost: str = ""
     needs_room: bool = False
-    victims: tuple[str, ...] = ()
-    why: str = ""
     look_again_at: float = math.inf
 
 
@@ -67,26 +65,29 @@ def decisions(
         if entry.model.retrying and any(resident.phase is Phase.STOPPING for resident in snapshot.residents):
             continue  # its estimate was too low: all that is being freed is for this model
         found, look_again_at = _plan_in_time(snapshot, entry, young, books, limits, now)
-        snapshot = after_plan(snapshot, found, entry.model.name)
+        before, snapshot = snapshot, after_plan(snapshot, found, entry.model.name)
         match found:
             case Place(claim):
-                yield entry, Decision(starts=claim)
+                yield entry, Decision(found, starts=claim)
             case Evict(victims, claim, beside):
-                stops = tuple((victim, _why_evicted(entry, books.records[victim], limits)) for victim in victims)
-                yield entry, Decision(stops, claim if beside else None, look_again_at=look_again_at)
-            case Drain(victims):
+                shortage = _shortage(before, claim)
+                stops = tuple(
+                    (victim, _why_evicted(entry, books.records[victim], shortage, limits)) for victim in victims
+                )
+                yield entry, Decision(found, stops, claim if beside else None, look_again_at=look_again_at)
+            case Drain():
                 closes = _closed_for(entry, found, books, limits, now)
                 again = min(look_again_at, _drain_step_at(entry, found, books, limits, now))
                 is_behind_drain = True
-                yield entry, Decision(closes=closes, needs_room=True, victims=victims, look_again_at=again)
-            case Wait(reason, _, stopping, undecided):
+                yield entry, Decision(found, closes=closes, needs_room=True, look_again_at=again)
+            case Wait(_, _, stopping, undecided):
                 needs_room = is_behind_drain or not stopping
                 closes = frozenset(name for name in undecided if books.records[name].draining)
-                yield entry, Decision(closes=closes, needs_room=needs_room, why=reason, look_again_at=look_again_at)
+                yield entry, Decision(found, closes=closes, needs_room=needs_room, look_again_at=look_again_at)
             case Reject(reason):
-                yield entry, Decision(rejected=reason)
+                yield entry, Decision(found, rejected=reason)
             case Lost(reason):
-                yield entry, Decision(lost=reason)
+                yield entry, Decision(found, lost=reason)
 
 
 def room_for_retry(entry: Entry, snapshot: Snapshot, books: Books, limits: Limits, now: float) -> list[ModelRecord]:
@@ -104,6 +105,11 @@ def room_for_retry(entry: Entry, snapshot: Snapshot, books: Books, limits: Limit
     return [idle for idle in idle_ones if others.isdisjoint(idle.held) or idle.held.keys() & (gpus.keys() - others)]
 
 
+def why_retried(name: str, held: Mapping[str, int]) -> Why:
+    """Why they go. The model held this much, and it was not enough."""
+    return Why(Cause.RETRY, name, shortage=Shortage(held))
+
+
 def own_cut_at(entry: Entry, limits: Limits) -> float:
     """When the requests on the entry's own model are cut: it is to end, for new settings or by hand, and the entry
     waits for its next process. Infinity for never."""
@@ -111,27 +117,18 @@ def own_cut_at(entry: Entry, limits: Limits) -> float:
     return _cut_at(entry, [model], 0.0, limits, math.inf) if model.closing and model.leases else math.inf
 
 
-def own_cuts(entries: Iterable[Entry], limits: Limits, now: float) -> Iterator[tuple[ModelRecord, str]]:
-    """The models whose requests are cut now for their own next process, each with the reason."""
+def own_cuts(entries: Iterable[Entry], limits: Limits, now: float) -> Iterator[tuple[ModelRecord, Why]]:
+    """The models whose requests are cut now for their own next process, and why."""
     for entry in entries if limits.drain_timeout else ():
-        if own_cut_at(entry, limits) <= now:
-            yield entry.model, why_ended(len(entry.model.leases), limits.drain_timeout)
+        why = entry.model.closing
+        if why and own_cut_at(entry, limits) <= now:
+            yield entry.model, Why(why.cause, requests=len(entry.model.leases), seconds=limits.drain_timeout)
 
 
-def waits_for(entry: Entry, books: Books, now: float) -> str:
-    """`coder to finish 3 requests`; empty if no requests must end first."""
-    return reasons.waits_for(_obstacles(entry, books, now))
-
-
-def why_overdue(entry: Entry, books: Books, limits: Limits, now: float) -> str:
-    """Why its requests are refused after the queue timeout: who is in the way, and since when."""
-    return reasons.why_timed_out(limits.queue_timeout, _obstacles(entry, books, now), entry.why)
-
-
-def _obstacles(entry: Entry, books: Books, now: float) -> list[Obstacle]:
-    """The models whose requests must end before the entry's model can be started."""
-    models = [books.find(name) for name in (entry.model.name, *entry.victims)]
-    return [Obstacle(m.name, len(m.leases), now - m.busy_since) for m in models if m.leases]
+def last_call(entry: Entry, limits: Limits) -> float:
+    """From when on even a model that has not been loaded for long enough goes for it; infinity for never."""
+    timeout = limits.queue_timeout
+    return entry.waiting_since + timeout - min(LAST_CALL_S, timeout / 2) if timeout else math.inf
 
 
 def _plan_in_time(
@@ -142,12 +139,10 @@ def _plan_in_time(
     snapshot = snapshot.sparing(books.spared(entry.foreground, now, limits.task_grace))
     found, look_again_at = plan(snapshot.sparing(young.keys()), entry.demand), math.inf
     if young and isinstance(found, Drain | Wait):
-        timeout = limits.queue_timeout
-        last_call = entry.waiting_since + timeout - min(LAST_CALL_S, timeout / 2) if timeout else math.inf
-        if now >= last_call:
+        if now >= (latest := last_call(entry, limits)):
             found = plan(snapshot, entry.demand)
         else:
-            look_again_at = min(last_call, *young.values())
+            look_again_at = min(latest, *young.values())
     if isinstance(found, Drain) and now >= _drain_step_at(entry, found, books, limits, now):
         found = Evict(found.victims, found.claim)
     if isinstance(found, Evict) and found.beside and entry.model.retrying:
@@ -178,5 +173,17 @@ def _cut_at(entry: Entry, busy: Sequence[ModelRecord], grace: float, limits: Lim
     return max(next(iter(tickets.values())) + grace, *closed) + limits.drain_timeout
 
 
-def _why_evicted(entry: Entry, victim: ModelRecord, limits: Limits) -> str:
-    return why_evicted(entry.model.name, len(victim.leases), limits.drain_timeout)
+def _shortage(snapshot: Snapshot, claim: Allocation) -> Shortage:
+    """What the claim needs, and what there would be for it if none of its victims went. Without RAM no model starts,
+    even one that needs none: RAM that is overdrawn is a shortage, too."""
+    free = snapshot.totals.after_pending_stops.free
+    overdrawn = {key: 0 for node in snapshot.totals.nodes for key in node.hosts if free[key] < 0}
+    need = {**{key: 0 for key in overdrawn if key.rpartition("/")[0] == claim.node}, **claim.held}
+    return Shortage(need, {key: int(free[key]) for key in need if free[key] != UNCHECKED})
+
+
+def _why_evicted(entry: Entry, victim: ModelRecord, shortage: Shortage, limits: Limits) -> Why:
+    """Where the memory would have been enough, only the number of models wanted it to go."""
+    cause = Cause.MEMORY if shortage.missing else Cause.COUNT
+    requests = len(victim.leases)
+    return Why(cause, entry.model.name, requests, limits.drain_timeout if requests else 0.0, shortage)

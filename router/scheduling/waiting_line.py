@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from router.scheduling.books import ModelRecord
+from router.scheduling.policy import Drain, Plan
 from router.scheduling.resources import Demand
 from router.scheduling.states import SERVING, State
 
@@ -55,7 +56,7 @@ class Entry:
     `tickets` are all tickets that wait for the model, oldest first, with their arrival times.
     `foreground` are those of them that are no background requests.
     `needs_room`: the last plan found no room for it. It waits for others, not for its own load, and counts as queued.
-    `victims` are the models that must go for it, and `why` says what else it waits for, by the last plan.
+    `plan` is the last plan for it; None if it has not been planned for yet, or stands too far back.
     `own_load_ended_at` is when the model's own load or download ended last. No wait before that is held against it.
     `rank` is the rank by which it stands in the line; None before and after.
     """
@@ -67,8 +68,7 @@ class Entry:
     tickets: dict[int, float] = field(default_factory=dict)
     foreground: dict[int, float] = field(default_factory=dict)
     needs_room: bool = False
-    victims: tuple[str, ...] = ()
-    why: str = ""
+    plan: Plan | None = None
     own_load_ended_at: float = -math.inf
     rank: Rank | None = None
 
@@ -85,6 +85,11 @@ class Entry:
     def waiting_since(self) -> float:
         """From when on the wait of its oldest ticket counts."""
         return max(self.since, self.own_load_ended_at)
+
+    @property
+    def victims(self) -> tuple[str, ...]:
+        """The models that must go for it, and cannot go yet, by the last plan."""
+        return self.plan.victims if isinstance(self.plan, Drain) else ()
 
     @property
     def waits_for_room(self) -> bool:

@@ -14,11 +14,12 @@ The application::
 Connections::
 
     admission         limits that clients share                    -> nothing
+    clients           the address of a client behind a proxy       -> nothing
     read_buffer       what came and is not processed yet           -> admission
     head_checks       PURE: checks on a head before parsers see it -> nothing
     uvicorn_protocol  uvicorn with its private parts changed       -> nothing
     framing           one request at a time, within limits         -> admission read_buffer head_checks uvicorn_protocol
-    connection        answers small requests without a task        -> fast_path head_checks framing
+    connection        answers small requests without a task        -> fast_path clients head_checks framing
     tls               a connection during its handshake            -> admission framing
 
 The server::

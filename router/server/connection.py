@@ -21,6 +21,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from router.proxy.head import parse_head, with_host_of
 from router.proxy.proxied_request import ProxiedRequest
+from router.records.running import DEFECT
+from router.server.clients import ClientAddresses
 from router.server.fast_path import CachedRoute, FastPathApp, came_over_loopback
 from router.server.framing import FramedConnection, Phase
 from router.server.head_checks import has_plain_lines, is_too_long, without_upgrade
@@ -49,6 +51,7 @@ class ClientConnection(FramedConnection):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._is_local = came_over_loopback(self.server)
+        self._addresses = ClientAddresses(self.config, self.client)
         self._cached_routes = self._fast_path.cached_routes[self._is_local]
 
     def on_headers_complete(self) -> None:
@@ -101,6 +104,7 @@ class ClientConnection(FramedConnection):
             return None
         if request is None:
             return None
+        request.begin_record(route.endpoint.records, self._addresses.of(route.head))
         self._phase, self._deadline, self._has_begun = Phase.RESPONSE, math.inf, False
         self._in_flight, self._in_flight_data, self._in_flight_keep_alive = request, data, route.keep_alive
         if not is_on_fast_path:
@@ -131,7 +135,7 @@ class ClientConnection(FramedConnection):
                 self._send_response(self._in_flight_keep_alive and not self._is_last_response, *response)
         except Exception as exc:  # else the child's connection would be closed, and the client would wait for ever
             log.critical("a defect in the router", exc_info=exc)
-            request.abort()
+            request.abort(DEFECT)
             self.transport.close()
 
     def _fall_back_to_asgi(self) -> None:

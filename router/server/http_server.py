@@ -162,7 +162,7 @@ class HttpServer(uvicorn.Server):
 
     def _enter(self, stage: Stage) -> None:
         if stage > self._life.stage:
-            self._life.stage = stage
+            self._life.stage, self._life.answers = stage, self.server_state.total_requests
             self._on_stage(stage)
 
     def _hang_up(self) -> None:

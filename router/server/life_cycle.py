@@ -17,7 +17,8 @@ comes over the ones it has. That is so if a service manager holds the listening 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from enum import IntEnum, auto
 
 CUT_OFF_S = 3.0  # for the last events of streams that are cut off
@@ -40,13 +41,16 @@ class Stage(IntEnum):
 @dataclass(slots=True)
 class LifeCycle:
     """`delay` and `grace` are in seconds. `is_handed_over`: another router takes over the port.
-    `reason` is what ends the router: the name of a signal, or empty."""
+    `reason` is what ends the router: the name of a signal, or empty.
+    `began` is by `time.monotonic`. `answers` counts the requests that were answered until the present stage began."""
 
     delay: float = 0.0
     grace: float = 30.0
     is_handed_over: bool = False
     stage: Stage = Stage.STARTING
     reason: str = ""
+    began: float = field(default_factory=time.monotonic)
+    answers: int = 0
 
     @property
     def is_draining(self) -> bool:

@@ -17,6 +17,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+# In the ASGI scope: a function that closes the connection at once, whatever its client has not read yet.
+ABORT = "llama_router.abort"
+
 # All versions that pyproject.toml allows have these, as they are used here.
 PRIVATE_METHODS = ("_start_asgi_task", "_unset_keepalive_if_required")
 if _missing := [name for name in PRIVATE_METHODS if not inspect.isfunction(getattr(HttpToolsProtocol, name, None))]:
@@ -33,6 +36,7 @@ class UvicornProtocol(HttpToolsProtocol):
     - HTTP/1.0 clients never get chunks.
     - There is no timer for each request.
     - If the connection is lost, the app that is running learns of it. uvicorn informs only that of the latest request.
+    - The app can close the connection at once (`ABORT`).
     """
 
     def __init__(self, config: Config, *args: Any, **options: Any) -> None:
@@ -92,6 +96,7 @@ class UvicornProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running_cycle = cycle
         cycle.transport = self._outlet  # type: ignore[assignment]
+        cycle.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]
         app = self.app_for_request(app)
         if cycle.scope["http_version"] != "1.1":
             app = without_chunks(cycle, app)

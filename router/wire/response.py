@@ -14,6 +14,7 @@ calls what `Connection` lists. Both are called within the event loop, and none o
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from copy import copy
 from typing import Any, Protocol
@@ -27,7 +28,10 @@ from router.wire.headers import Headers, end_to_end
 
 HIGH_WATER_BYTES = 256 * 1024  # of a body that wait for their reader before the child is made to wait
 MAX_HEAD_BYTES = 64 * 1024  # of a response head, interim responses included
+TAIL_BYTES = 4096  # of the body, kept of its beginning and of its end
 MAX_READ_ALL_BYTES = 1 << 20  # of an answer that is read as one piece, unless the caller gives another limit
+
+_PROGRESS = b'"prompt_progress"'  # a field of an event of llama-server, for clients that want to see progress
 
 # If a new connection is closed within this time and without a byte, the child has never accepted it: a process that
 # dies closes its listening socket some time after the others.
@@ -61,12 +65,14 @@ class ResponseHead:
     `headers` are end-to-end ones with lower-case names, without the content-length, which differs from body to body.
     `keep_alive` is the value of its Keep-Alive header.
     `is_last`: the child closes the connection after this response.
+    `has_events`: its body is a stream of events.
     """
 
-    __slots__ = ("headers", "is_last", "keep_alive", "status")
+    __slots__ = ("has_events", "headers", "is_last", "keep_alive", "status")
 
     def __init__(self, status: int, headers: Headers, keep_alive: bytes) -> None:
         self.status, self.headers, self.keep_alive, self.is_last = status, headers, keep_alive, False
+        self.has_events = dict(headers).get(b"content-type", b"").startswith(b"text/event-stream")
 
     def __repr__(self) -> str:
         return f"<ResponseHead {self.status}>"
@@ -86,6 +92,10 @@ class Response:
     head: ResponseHead | None = None
     on_complete: Callable[[], None] | None = None
 
+    # For those who watch: how many pieces have been read, and when the first content was, by `time.monotonic`.
+    pieces = 0
+    content_at: float | None = None
+
     # Defaults are of the class: __init__ runs for every request, and most answers change few of these.
     _parser: Any = None  # only while an answer is parsed that was not recognised as a whole
     _overhead_bytes = 0  # bytes of the head; once it is complete, bytes that are no body
@@ -98,6 +108,9 @@ class Response:
     _held_bytes = 0  # of `_chunks`
     _is_paused = False
     _waiter: asyncio.Future[None] | None = None
+    beginning = b""  # TAIL_BYTES of what was read
+    _recent: list[bytes] | None = None  # the last pieces that were read, at least TAIL_BYTES if there are so many
+    _recent_bytes = 0
 
     def __init__(self, connection: Connection, is_head_request: bool, timeout: float, now: float) -> None:
         self._connection = connection
@@ -158,13 +171,40 @@ class Response:
             await self._wait()
         return self._take_pieces()
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether its pieces are events."""
+        return self.head is not None and self.head.has_events
+
+    @property
+    def tail(self) -> bytes:
+        """The last TAIL_BYTES that were read."""
+        return b"".join(self._recent or ())[-TAIL_BYTES:]
+
     def _take_pieces(self) -> list[bytes]:
         pieces, self._chunks = self._chunks, []
+        self.pieces += len(pieces)
+        if self.content_at is None:
+            self._note_first(pieces)
+        if self._recent is None:
+            self._recent = []
+        self._recent += pieces
+        self._recent_bytes += self._held_bytes
+        if self._recent_bytes > 2 * TAIL_BYTES:
+            self._recent = [self.tail]
+            self._recent_bytes = TAIL_BYTES
         self._held_bytes = 0
         if self._is_paused:
             self._is_paused = False
             self._connection.resume()
         return pieces
+
+    def _note_first(self, pieces: list[bytes]) -> None:
+        """Comments, and events about the prompt, are no content."""
+        if not self.beginning:
+            self.beginning = pieces[0][:TAIL_BYTES]
+        if not all(piece.startswith(b":") or _PROGRESS in piece for piece in pieces):
+            self.content_at = time.monotonic()
 
     async def read_all(self, limit: int = MAX_READ_ALL_BYTES) -> bytes:
         """All that has not been read yet. Raises UpstreamFailed, also if that is more than `limit` bytes."""

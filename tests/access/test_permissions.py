@@ -14,8 +14,9 @@ from tests.access.guards import APP, CHAT, TABLE
 
 # What an admin key guards, said here once more: a line that is moved in the table is moved here too, or nowhere.
 GUARDED = {
+    "GET /models/{name:path}/log",
     *("POST /models", "DELETE /models", "POST /models/load", "POST /models/unload", "POST /models/reload"),
-    *("POST /props", "POST /slots/{slot}", "POST /lora-adapters"),
+    *("POST /props", "POST /slots/{slot}", "POST /lora-adapters", "POST /models/{name:path}/pin"),
     "POST /api/push",
     *("POST /api/pull", "POST /api/create", "POST /api/copy", "DELETE /api/delete", "POST /api/blobs/{digest}"),
 }
@@ -32,7 +33,7 @@ def table(*more: Route) -> PermissionTable:
 def every_route() -> Iterator[tuple[str, str, str]]:
     """Method and path as they are written, and a path that they match."""
     for route in APP.routes:
-        target = re.sub(r"\{[^}]*\}", "x", route.path)
+        target = re.sub(r"\{[^}]*\}", "x", route.path.replace("{name:page_file}", "x.js"))
         for method in sorted(route.methods or ()):
             yield method, route.path, target
 
@@ -49,7 +50,7 @@ def test_every_route_is_in_the_table() -> None:  # B-T3
         need = table().required(method, target, b"")
         assert need == REQUIRED[row]
         assert (need is ADMIN) == (row in GUARDED), row
-        if method in ("GET", "HEAD"):
+        if method in ("GET", "HEAD") and row not in GUARDED:
             assert need <= READ
             assert (need is OPEN) == (path in OPEN_PATHS)
         elif row not in GUARDED:

@@ -15,9 +15,10 @@ from router.errors import LoadFailed
 from router.node.interface import ChildEvent, Exit, Launch, LoadProgress, Slept, Woke
 from router.node.process import LocalChild
 from router.node.watchdog import Watchdog
+from router.scheduling.resources import Device
 from router.wire.address import Address
 from tests.node.rig import FAKE_COMMAND, KEY, Start, ask, is_alive
-from tests.waiting import eventually
+from tests.waiting import eventually, until
 
 
 # B-P1 B-P7
@@ -209,3 +210,25 @@ async def test_the_repr_shows_the_state_and_no_key(start: Start) -> None:
     await eventually(lambda: state() != "asleep")
     await stopping
     assert state() == "ended"
+
+
+# B-S18
+@pytest.mark.parametrize("pipes", [("2", "1"), ("1", "2")], ids=["stderr first", "stdout first"])
+async def test_a_child_without_its_gpu_never_serves_however_its_pipes_are_read(
+    folder: Path, pipes: tuple[str, str]
+) -> None:
+    for name, line in (
+        ("log", "ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected"),
+        ("state", 'cmd_child_to_router:state:{"state":"ready","payload":{}}'),
+    ):
+        (folder / name).write_text(line + "\n")
+    script = f"cat {folder}/log >&{pipes[0]}; cat {folder}/state >&{pipes[1]}; touch {folder}/said; exec sleep 60"
+    gpu = Device("here", "CUDA0", "gpu", 12 << 30)
+    watchdog, launch = Watchdog(), Launch("m", (), (gpu,), load_timeout=20)
+    command, env = ["/bin/sh", "-c", script], {"PATH": "/usr/bin:/bin"}
+    child = LocalChild.start(launch, command, env, Address(str(folder / "s")), KEY, watchdog)
+    until((folder / "said").exists)  # the loop stands still meanwhile: it finds all of it at once
+    with pytest.raises(LoadFailed, match="cannot see a GPU"):
+        await child.ready()
+    assert (await child.wait()).device_lost
+    watchdog.close()

@@ -65,6 +65,16 @@ async def test_a_defect_of_the_hub_leaves_nothing_behind() -> None:
         assert b.state("a") is State.FAILED
 
 
+async def test_a_model_that_was_given_up_while_the_hub_was_asked_is_not_unknown() -> None:  # B-H4
+    async with hub_bench("a") as (b, _):
+        assert b.pool.downloads.found("a").name == "a"
+        with pytest.raises(errors.Cancelled, match="was cancelled"):
+            b.pool.downloads.found("given/up:Q8_0")
+        b.pool.end()
+        with pytest.raises(errors.Cancelled, match="shutting down"):
+            b.pool.downloads.found("given/up:Q8_0")
+
+
 async def test_an_unload_aborts_a_download_and_its_late_progress_is_ignored() -> None:  # B-L10
     async with hub_bench("a") as (b, hub):
         request = asyncio.create_task(b.lease("a"))

@@ -37,6 +37,8 @@ def chunk(data: bytes) -> bytes:
 
 
 class Plain:
+    name = "plain"
+
     def error(self, exc: RouterError, request_id: str) -> Response:
         headers = {"retry-after": "1"} if exc.retry_after else None
         return JSONResponse({"told": exc.message}, exc.status, headers)

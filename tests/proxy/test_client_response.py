@@ -30,6 +30,15 @@ async def test_broken_stream_ends_with_an_error_event(
     assert "in the middle" in json.loads(told[6:])["told"]
 
 
+@pytest.mark.parametrize("own", [b"", b"X-Accel-Buffering: yes\r\n", b"x-accel-buffering: no\r\n"])
+async def test_proxies_are_told_to_keep_no_event_back(front: Front, child: Server, own: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9\r\n%b\r\n" % own
+    async with child.running(saying(head, b"data: 1\n\n")):
+        answer = await front.send()
+        assert answer.headers["x-accel-buffering"] == "no"
+        await answer.body()
+
+
 async def test_unfinished_event_at_the_end_is_passed_on(front: Front, child: Server) -> None:
     async with child.running(saying(EVENTS, chunk(b"data: 1\n\nda"), chunk(b"ta: 2"), b"0\r\n\r\n")):
         assert await (await front.send()).body() == b"data: 1\n\ndata: 2"

@@ -10,6 +10,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+from router.scheduling.causes import Cause
 from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Demand, Device, Reading
@@ -171,7 +172,7 @@ class Bench:
     def hang(self, model: str) -> None:
         """The process shows no life, and requests run on it."""
         run = self.processes[model].spawn.run
-        self._perform(self.scheduler.hung(model, run, "it showed no life", self.now))
+        self._perform(self.scheduler.hung(model, run, 30.0, self.now))
 
     def sleep(self, model: str) -> None:
         process = self.processes[model]
@@ -364,9 +365,10 @@ class Bench:
             assert process.ready or not self.waiting[stop.model]
         if self.leases[stop.model] and not stop.at_once and (stop.model != asked or not force):
             self._check_cut(stop)
-        if stop.reason.startswith("room for "):
+        self._check_explanation(stop)
+        if stop.why.cause.is_eviction:
             self._check_age(stop, process)
-        if stop.reason.startswith("memory pressure"):  # B-D9
+        if stop.why.cause is Cause.PRESSURE:  # B-D9
             model = self.scheduler.model(stop.model)
             assert process.ready, "a load was stopped"
             assert not self.leases[stop.model], "a busy model was stopped"
@@ -376,6 +378,15 @@ class Bench:
             self.after(0.0, partial(self.end, self.requests[ticket]))
         process.stopping = True
         self.after(self.stop_seconds(stop.model), lambda: self._exit(process, "stopped"))
+
+    def _check_explanation(self, stop: Stop) -> None:
+        """An eviction names a model that waits, and what it misses; or it was wanted by the number of models alone."""
+        why = stop.why
+        assert (why.cause is Cause.MEMORY) == bool(why.cause.is_eviction and why.shortage.missing), why
+        if why.cause.is_eviction:
+            assert any(request.waits and request.ticket.model == why.model for request in self.requests.values())
+        if why.cause is Cause.COUNT:
+            assert self.scheduler.limits.models_max, why
 
     def _check_cut(self, stop: Stop) -> None:
         """Requests are cut only when the model was closed for long enough, and never for those in the background."""
@@ -390,7 +401,7 @@ class Bench:
         """A young model goes only for a request whose wait is nearly over."""
         stays, timeout = self.scheduler.model(stop.model).min_loaded, self.scheduler.limits.queue_timeout
         if process.ready and self.now < process.ready_at + stays - 1e-9:  # B-S22
-            waiting = [r for r in self.requests.values() if r.waits and f"room for {r.ticket.model}" in stop.reason]
+            waiting = [r for r in self.requests.values() if r.waits and r.ticket.model == stop.why.model]
             latest = timeout - min(LAST_CALL_S, timeout / 2)
             assert timeout
             assert any(self.now >= r.asked + latest - 1e-9 for r in waiting), "a young model was evicted"
@@ -496,6 +507,6 @@ class Bench:
         assert entries == sorted(entries, key=lambda entry: entry.began)
         assert line.by_ticket.keys() == {ticket for entry in entries for ticket in entry.tickets}
         assert scheduler._books.alive == {model.name: model for model in scheduler.models() if model.resident()}
-        assert scheduler._draining >= {model.name for model in scheduler.models() if model.draining}
+        assert scheduler.planning.draining >= {model.name for model in scheduler.models() if model.draining}
         starts = [entry.waiting_since for entry in entries if entry.waits_for_room]
         assert line.longest_wait() == min(starts, default=None)

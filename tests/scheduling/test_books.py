@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from router.scheduling.books import STEADY_S, Books, ModelRecord
+from router.scheduling.causes import Cause, Why
 from router.scheduling.effects import Refusal, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
 from router.scheduling.resources import Allocation, Demand
@@ -16,6 +17,8 @@ from router.scheduling.snapshot import Phase, Resident
 from router.scheduling.states import Event, State
 from router.scheduling.waiting_line import Ticket
 from tests.scheduling.bench import RAM, Bench
+
+WHY = Why(Cause.UNLOAD)
 
 
 def test_policy_sees_a_model_as_it_is_now() -> None:
@@ -179,7 +182,7 @@ def test_run_numbers_go_on_after_a_model_was_forgotten() -> None:
     model = books.open("a")
     assert books.spawn(model, Allocation({RAM: 5})) == Spawn("a", 1, Allocation({RAM: 5}))
     assert (model.held, books.alive) == ({RAM: 5}, {"a": model})
-    assert books.stop(model, "why") == Stop("a", "why")
+    assert books.stop(model, WHY) == Stop("a", WHY)
     books.transit(model, Event.EXIT)
     assert books.alive == {}
     books.forget(model)
@@ -190,21 +193,21 @@ def test_run_numbers_go_on_after_a_model_was_forgotten() -> None:
 @pytest.mark.parametrize(
     ("state", "leases", "force", "stops", "closing"),
     [
-        (State.UNLOADED, set(), True, False, ""),
-        (State.LOADING, set(), False, True, ""),
-        (State.LOADED, set(), False, True, ""),
-        (State.LOADED, {1}, False, False, "why"),
-        (State.SLEEPING, {1}, True, True, ""),
-        (State.STOPPING, set(), True, False, ""),
+        (State.UNLOADED, set(), True, False, None),
+        (State.LOADING, set(), False, True, None),
+        (State.LOADED, set(), False, True, None),
+        (State.LOADED, {1}, False, False, WHY),
+        (State.SLEEPING, {1}, True, True, None),
+        (State.STOPPING, set(), True, False, None),
     ],
 )
 def test_close_waits_for_leases_unless_forced(
-    state: State, leases: set[int], force: bool, stops: bool, closing: str
+    state: State, leases: set[int], force: bool, stops: bool, closing: Why | None
 ) -> None:
     books = Books()
     model = books.open("a")
     model.state, model.leases = state, leases
-    assert books.close(model, "why", 0.0, force=force) == ([Stop("a", "why")] if stops else [])
+    assert books.close(model, WHY, 0.0, force=force) == ([Stop("a", WHY)] if stops else [])
     assert (model.state is State.STOPPING, model.closing) == (stops or state is State.STOPPING, closing)
 
 

@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 
+from router.scheduling.causes import Cause
 from router.scheduling.effects import Abort, Fetch, Grant, Probe, Refusal, Refuse, Spawn, Stop
 from router.scheduling.resources import Demand
 from tests.scheduling.bench import Bench
@@ -218,6 +219,7 @@ class Walk:
         """No new requests, no failures: in the end each request has its answer, and each model that fits is served."""
         bench, self.luck = self.bench, {lambda: None: 1}
         self.pace = 1e9
+        bench.shrunk_at |= dict.fromkeys((key for key, held in bench.others.items() if held), bench.now)
         bench.others.clear()
         bench.lost.clear()
         bench.broken, bench.unreachable = set(), set()
@@ -253,11 +255,11 @@ def test_a_long_walk(shape: str) -> None:
         met.update(walk.judge.judged)
         met.update(type(effect) for effect in walk.bench.effects)
         stops = [effect for effect in walk.bench.effects if isinstance(effect, Stop)]
-        met["pressure"] += sum(stop.reason.startswith("memory pressure") for stop in stops)
+        met["pressure"] += sum(stop.why.cause is Cause.PRESSURE for stop in stops)
         spawns = [effect for effect in walk.bench.effects if isinstance(effect, Spawn)]
         met["caches"] += sum(spawn.allocation.prompt_cache > 0 for spawn in spawns)
         met["hung"] += sum(stop.at_once for stop in stops)
-        met["cut"] += sum("waited" in stop.reason for stop in stops)
+        met["cut"] += sum(stop.why.requests > 0 and not stop.at_once for stop in stops)
         answers = [request.answer for request in walk.bench.requests.values()]
         met.update(answer.refusal for answer in answers if isinstance(answer, Refuse))
         for request in walk.bench.requests.values():

@@ -184,6 +184,15 @@ def test_a_stopping_process_counts_once_its_exit_is_reported() -> None:
     assert levels.probe([], 1.0) == Probe({RAM: 96})
 
 
+def test_a_process_that_stops_while_its_device_cannot_be_read_may_have_given_all_of_it_back() -> None:
+    model = ModelRecord("a", State.STOPPING, held={RAM: 40})
+    levels = MemoryLevels()
+    levels.read([Reading(MACHINE, None)], [model])
+    levels.read([Reading(MACHINE, 80)], [model])  # the device is back, and so is half of the memory
+    levels.give_back(model, 1.0)
+    assert levels.probe([], 1.0) == Probe({RAM: 76})  # of 100 that will be free, and never more
+
+
 def test_a_device_that_cannot_be_read_is_not_expected() -> None:
     model = ModelRecord("a", State.LOADED, held={RAM: 40})
     levels = MemoryLevels()

@@ -32,7 +32,7 @@ def probes(bench: Bench) -> int:
 
 
 def reasons(bench: Bench) -> list[str]:
-    return [effect.reason for effect in bench.effects if isinstance(effect, Stop)]
+    return [effect.why.text for effect in bench.effects if isinstance(effect, Stop)]
 
 
 # B-D9

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from router.scheduling.causes import Cause, Why
 from router.scheduling.effects import Refusal, Refuse, Stop
-from router.scheduling.reasons import Obstacle, waits_for, why_evicted, why_timed_out
+from router.scheduling.reasons import Obstacle, waits_for, why_timed_out
 from router.scheduling.states import State
 from tests.scheduling.bench import Bench
 from tests.scheduling.records import Request
+
+
+def told(bench: Bench) -> tuple[str, str]:
+    """Which model was stopped last, and why."""
+    stop = bench.last(Stop)
+    assert isinstance(stop, Stop)
+    return stop.model, stop.why.text
 
 
 def reason_of(request: Request) -> str:
@@ -28,7 +36,7 @@ def test_requests_are_cut_when_a_drain_has_lasted_for_its_time() -> None:  # B-S
     bench.run(29.9)
     assert (waiter.waits, bench.stops) == (True, [])
     bench.run(0.2)
-    assert bench.last(Stop) == Stop("a", "room for b, which waited 20 s for 2 requests to end")
+    assert told(bench) == ("a", "room for b, which waited 20 s for 2 requests to end")
     bench.run(3)
     assert waiter.ended
 
@@ -43,7 +51,7 @@ def test_a_request_that_ends_by_itself_is_not_cut(waits: float) -> None:  # B-S1
     bench.end(running)
     bench.run(3)
     assert waiter.ended
-    assert bench.last(Stop) == Stop("a", "room for b")
+    assert told(bench) == ("a", "room for b")
 
 
 def test_a_waiter_that_leaves_ends_the_time_of_its_drain() -> None:  # B-S19 B-S8
@@ -136,7 +144,7 @@ def test_a_model_that_must_end_for_its_own_next_process_is_cut_too() -> None:  #
     bench.run(19)
     assert (load.waits, bench.stops) == (True, [])
     bench.run(1.1)
-    assert bench.last(Stop) == Stop("a", "its next process waited 20 s for 1 request to end")
+    assert told(bench) == ("a", "its next process waited 20 s for 1 request to end")
     bench.run(3)
     assert load.ended
 
@@ -196,7 +204,6 @@ def test_the_words() -> None:
     assert waits_for(obstacles) == "a to finish 1 request and b to finish 2 requests"
     assert why_timed_out(5.0, obstacles, "x").endswith("a has been busy for 2 s and b has been busy for 70 s")
     assert why_timed_out(5.0, [], "") == "it waited 5 s for memory or a free slot"
-    assert why_evicted("b", 0, 5.0) == "room for b"
 
 
 # The least time loaded
@@ -333,7 +340,9 @@ def test_the_requests_on_a_process_that_hangs_end_and_the_next_one_starts_anothe
     running = [bench.ask("a") for _ in range(2)]
     bench.run(2)
     bench.hang("a")
-    assert bench.last(Stop) == Stop("a", "it showed no life", at_once=True)
+    why = Why(Cause.HUNG, requests=2, seconds=30.0)
+    assert bench.last(Stop) == Stop("a", why, at_once=True)
+    assert why.text == "its process showed no sign of life for 30 s"
     waiter = bench.ask("a", serve=1)
     bench.run(5)
     assert all(request.ended for request in [*running, waiter])
@@ -346,6 +355,6 @@ def test_news_of_a_hang_may_come_too_late() -> None:  # B-S20
     bench.run(2)
     run = bench.scheduler.model("a").run
     bench.end(running)
-    assert bench.scheduler.hung("a", run, "why", bench.now) == []  # no request runs on it
+    assert bench.scheduler.hung("a", run, 30.0, bench.now) == []  # no request runs on it
     bench.ask("a")
-    assert bench.scheduler.hung("a", run - 1, "why", bench.now) == []
+    assert bench.scheduler.hung("a", run - 1, 30.0, bench.now) == []

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from router.scheduling.books import Books
 from router.scheduling.effects import Fetch, Probe, Refusal, Refuse
 from router.scheduling.limits import Limits
+from router.scheduling.planning import Planning
 from router.scheduling.resources import Demand
 from router.scheduling.scheduler import Scheduler
 from router.scheduling.states import State
@@ -186,7 +187,7 @@ def test_queue_timeout_zero_waits_without_bound() -> None:
 
 def test_queue_longer_than_the_lookahead_is_served() -> None:
     bench = Bench(room=9, drain_grace=1)
-    requests = [bench.ask(f"m{i}", serve=0.5) for i in range(3 * Scheduler.LOOKAHEAD)]
+    requests = [bench.ask(f"m{i}", serve=0.5) for i in range(3 * Planning.LOOKAHEAD)]
     bench.run(300)
     assert all(request.granted for request in requests)
     assert len(bench.spawns) == len(requests)
@@ -195,7 +196,7 @@ def test_queue_longer_than_the_lookahead_is_served() -> None:
 def test_last_entry_of_the_lookahead_may_be_refused() -> None:
     bench = Bench(9)
     bench.probe_seconds = lambda: 0.1
-    many = Scheduler.LOOKAHEAD
+    many = Planning.LOOKAHEAD
     needs = [*[5] * (many - 1), 50, *[5] * many]
     requests = [bench.ask(f"m{i}", need, serve=0.5) for i, need in enumerate(needs)]
     bench.run(1.0)

@@ -41,10 +41,12 @@ class Judge:
             return
         if any(isinstance(effect, Refuse) for effect in effects):
             return  # maybe it was not the first when this was decided
-        why = f"room for {head.model.name}"
-        stops = [effect.model for effect in effects if isinstance(effect, Stop) and is_for(effect, why)]
+        name = head.model.name
+        stops = [effect.model for effect in effects if isinstance(effect, Stop) and effect.why.model == name]
         if stops:
-            first = next(at for at, effect in enumerate(effects) if isinstance(effect, Stop) and is_for(effect, why))
+            first = next(
+                at for at, effect in enumerate(effects) if isinstance(effect, Stop) and effect.why.model == name
+            )
             self._going = {effect.model for effect in effects[first:] if isinstance(effect, Stop)}
             self._come = {effect.model for effect in effects[first:] if isinstance(effect, Spawn)}
             self._judge("evictions", head, stops)
@@ -93,7 +95,3 @@ class Judge:
             return device.total
         late = bench.lingering_when_read[device.key] if lingers or device.kind == "host" else 0
         return bench.others[device.key] + late
-
-
-def is_for(stop: Stop, why: str) -> bool:
-    return stop.reason == why or stop.reason.startswith(f"{why}, ")

@@ -87,7 +87,8 @@ def router(shared: Router) -> Iterator[Router]:
     yield shared
     assert shared.chat("good").status_code == 200
     until(lambda: len(shared.children()) == 1)
-    assert shared.client.get("/metrics").text.count(" 0\n") > 2 * len(BROKEN)  # nobody active or waiting
+    for name in ("good", *BROKEN):
+        assert shared.figure("requests_active", name) == shared.figure("requests_waiting", name) == 0
     assert "Traceback" not in shared.log
     assert "defect" not in shared.log
 

@@ -131,8 +131,8 @@ def test_a_gpu_that_is_lost_is_shown_with_its_reason(machine: Make) -> None:  # 
     metrics = router.client.get("/metrics").text
     assert 'llama_router_device_lost{device="local/CUDA0",reason=""} 0' in metrics
     assert 'llama_router_device_lost{device="local/CUDA1",reason="it has fallen off the bus' in metrics
-    assert f'llama_router_device_memory_total_bytes{{device="local/CUDA1"}} {12 * GIB}' in metrics
-    assert 'llama_router_device_memory_free_bytes{device="local/CUDA1"}' not in metrics
+    assert f'llama_router_memory_total_bytes{{device="local/CUDA1",node="local"}} {12 * GIB}' in metrics
+    assert 'llama_router_memory_free_bytes{device="local/CUDA1"' not in metrics
     find(here, 1)
     until(lambda: "lost_devices" not in router.client.get("/models").json())
 

@@ -268,10 +268,10 @@ class Storm:
         """A model goes. Nobody may go for the first in the queue if that one would fit beside all, when every load has
         ended and all memory is back. Memory that other programs give back at the same time looks like the latter."""
         scheduler, node = self.pool._scheduler, self.node
-        reason, first = self.pool.processes.runs[model].stop_reason or "", scheduler.next_to_start()
+        why, first = self.pool.processes.runs[model].why_stopped, scheduler.next_to_start()
         if first is None or scheduler.model(first).retrying:  # all idle ones go for a load that ran out of memory
             return
-        if reason != f"room for {first}" or asyncio.get_running_loop().time() - node.shrunk_at < 30:
+        if why is None or why.model != first or asyncio.get_running_loop().time() - node.shrunk_at < 30:
             return
         self.judged += 1
         then = scheduler._levels.last_snapshot  # before anything was decided in this step

@@ -19,6 +19,7 @@ from router.proxy.gateway import Gateway
 from router.proxy.head import Head
 from router.proxy.keep_alive import keep_alive
 from router.proxy.protocols import Translation
+from router.proxy.recording import name_model
 from router.proxy.rewrite import encode_json
 from router.proxy.routing import all_fields
 from router.wire.headers import Headers
@@ -32,7 +33,10 @@ class MessagesEndpoints:
 
     def routes(self) -> list[Route]:
         own = zip(PATHS, (self.create, self.count_tokens), strict=True)
-        return [Route(path, with_dialect_errors(ANTHROPIC, endpoint), methods=["POST"]) for path, endpoint in own]
+        return [
+            Route(path, with_dialect_errors(ANTHROPIC, endpoint, self._gateway.records), methods=["POST"])
+            for path, endpoint in own
+        ]
 
     async def create(self, request: Request) -> Response:
         return await self._answer(request, counts_only=False)
@@ -46,6 +50,7 @@ class MessagesEndpoints:
         head, size = Head.from_scope(request.scope), len(body)
         fields = await in_thread_if_large(size, all_fields, body)
         spec = await gateway.resolve(catalog_name(gateway, fields.get("model") or head.query("model")))
+        name_model(request.scope, spec.name)
         gateway.check_may_load(spec, head, gateway.autoload)
         gateway.log_ignored_context(spec, fields)
         translation, time_limit, notes = await in_thread_if_large(

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from router.api.dialects import OLLAMA
 from router.api.download import FileProgress, is_exact
+from router.api.endless import STREAM_HEADERS
 from router.api.ollama import cloud
 from router.api.ollama.blobs import Blobs
 from router.api.ollama.creation import creation
@@ -56,16 +57,18 @@ class OllamaEndpoints:
 
     def routes(self) -> list[Route]:
         inference = Inference(self._gateway, self._names)
+        inferred = (
+            ("/api/chat", inference.chat),
+            ("/api/generate", inference.generate),
+            ("/api/embed", inference.embed),
+            ("/api/embeddings", inference.embeddings),
+        )
         own = (
             ("/", "GET", self.greet),
             ("/api/version", "GET", self.version),
             ("/api/tags", "GET", self.tags),
             ("/api/ps", "GET", self.running),
             ("/api/show", "POST", self.show),
-            ("/api/chat", "POST", inference.chat),
-            ("/api/generate", "POST", inference.generate),
-            ("/api/embed", "POST", inference.embed),
-            ("/api/embeddings", "POST", inference.embeddings),
             ("/api/copy", "POST", self.copy),
             ("/api/create", "POST", self.create),
             ("/api/delete", "DELETE", self.delete),
@@ -76,7 +79,14 @@ class OllamaEndpoints:
             ("/api/status", "GET", cloud.status),
             *((path, method, cloud.refuse) for path, method in cloud.PATHS),
         )
-        return [Route(path, with_dialect_errors(OLLAMA, endpoint), methods=[method]) for path, method, endpoint in own]
+        records = self._gateway.records
+        return [
+            *(
+                Route(path, with_dialect_errors(OLLAMA, endpoint, records), methods=["POST"])
+                for path, endpoint in inferred
+            ),
+            *(Route(path, with_dialect_errors(OLLAMA, endpoint), methods=[method]) for path, method, endpoint in own),
+        ]
 
     # What there is
 
@@ -155,7 +165,7 @@ class OllamaEndpoints:
             async for _ in store.pull(name, token):
                 pass
             return json_response({"status": "success"})
-        return StreamingResponse(_pull_lines(store, name, token), media_type=NDJSON.decode())
+        return StreamingResponse(_pull_lines(store, name, token), media_type=NDJSON.decode(), headers=STREAM_HEADERS)
 
     async def push(self, request: Request) -> Response:
         raise Unsupported("Models cannot be pushed: this router has no account at a registry.")

@@ -43,6 +43,7 @@ from router.proxy.head import Head
 from router.proxy.keep_alive import keep_alive
 from router.proxy.protocols import Lease, Translation
 from router.proxy.proxied_request import ProxiedRequest
+from router.proxy.recording import name_model
 from router.proxy.rewrite import apply_filters, encode_json
 from router.proxy.routing import all_fields
 from router.wire.headers import Headers
@@ -182,7 +183,9 @@ class Inference:
     async def _read_call(self, request: Request) -> _Call:
         clock, body = RequestClock(), await self._gateway.read_body(request)
         fields = await in_thread_if_large(len(body), all_fields, body)
-        return _Call(Head.from_scope(request.scope), fields, await self._find(model_name(fields)), clock, len(body))
+        model = await self._find(model_name(fields))
+        name_model(request.scope, model.spec.name)
+        return _Call(Head.from_scope(request.scope), fields, model, clock, len(body))
 
     async def _find(self, name: str | None) -> NamedModel:
         """The model, also one that is not here yet but may be downloaded."""
@@ -214,7 +217,8 @@ class Inference:
             return granted
 
         get_lease: Callable[[], Awaitable[Lease]]
-        conversation, get_lease = self._gateway.conversation_of(head, lease) if stream else ("", lease)
+        end: Callable[[], Awaitable[None]] | None
+        conversation, get_lease, end = self._gateway.conversation_of(head, lease) if stream else ("", lease, None)
         return ProxiedRequest(  # type: ignore[return-value]
             get_lease,
             self._gateway.upstream,
@@ -224,4 +228,7 @@ class Inference:
             translation=translation,
             notes=notes,
             conversation=conversation,
+            end_conversation=end,
+            model=spec.name,
+            background=self._gateway.is_background(head),
         )

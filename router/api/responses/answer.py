@@ -35,6 +35,7 @@ class Answer:
 
     `keep` is called once the answer is complete, or cut by a limit; None if it is not to be stored."""
 
+    name = OPENAI.name
     keep: Keep | None = None
 
     def __init__(self, request: ChatRequest, body: bytes) -> None:

@@ -23,6 +23,7 @@ from router.proxy.endpoints import with_dialect_errors
 from router.proxy.gateway import Gateway, Prepared
 from router.proxy.head import Head
 from router.proxy.keep_alive import keep_alive
+from router.proxy.recording import name_model
 from router.proxy.rewrite import encode_json
 from router.proxy.routing import all_fields
 
@@ -47,16 +48,17 @@ class ResponsesEndpoints:
         self._store = ResponseStore()
 
     def routes(self) -> list[Route]:
+        records = self._gateway.records
         own = (
-            ("/responses", "POST", self.create),
-            ("/responses/input_tokens", "POST", self.count_tokens),
-            ("/responses/{response_id}", "GET", self.read),
-            ("/responses/{response_id}", "DELETE", self.delete),
-            ("/responses/{response_id}/input_items", "GET", self.list_input),
+            ("/responses", "POST", self.create, records),
+            ("/responses/input_tokens", "POST", self.count_tokens, records),
+            ("/responses/{response_id}", "GET", self.read, None),
+            ("/responses/{response_id}", "DELETE", self.delete, None),
+            ("/responses/{response_id}/input_items", "GET", self.list_input, None),
         )
         return [
-            Route(prefix + path, with_dialect_errors(OPENAI, endpoint), methods=[method])
-            for path, method, endpoint in own
+            Route(prefix + path, with_dialect_errors(OPENAI, endpoint, records), methods=[method])
+            for path, method, endpoint, records in own
             for prefix in ("/v1", "")
         ]
 
@@ -96,6 +98,7 @@ class ResponsesEndpoints:
         head, owner = Head.from_scope(request.scope), owner_of(request.headers)
         fields = await in_thread_if_large(len(body), all_fields, body)
         spec = await self._gateway.resolve(fields.get("model") or head.query("model"))
+        name_model(request.scope, spec.name)
         self._gateway.check_may_load(spec, head, self._gateway.autoload)
         conversation = self._store.conversation(owner, text(fields, "previous_response_id"))
         references = self._store.referenced(owner, fields.get("input"))

@@ -1,0 +1,42 @@
+"""Which request the code that runs now works for, so that each line of the log can say so.
+
+The one idea: the server names the request once, and the log asks when it writes a line. A task that a request has
+started works for it until the request has ended, and for nobody afterwards. What the pool does is done for no single
+request: the end of one may start the model of another. The fast path logs nothing, and so names nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+
+class _Work:
+    """`id` is empty once the request has ended."""
+
+    __slots__ = ("id",)
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+
+
+_NOBODY = _Work("")
+_work: ContextVar[_Work] = ContextVar("request", default=_NOBODY)
+
+
+def current() -> str:
+    """The id of the request, empty if there is none."""
+    return _work.get().id
+
+
+@contextlib.contextmanager
+def working_for(id: bytes) -> Iterator[None]:
+    """What runs inside works for this request; with an empty id for none. Ids are ASCII."""
+    work = _Work(id.decode("ascii", "replace"))
+    before = _work.set(work)
+    try:
+        yield
+    finally:
+        work.id = ""
+        _work.reset(before)

@@ -1,0 +1,137 @@
+"""The requests that run, the last ones that have ended, and those who want to know of each.
+
+One `Records` is made with the gateway (`gateway.records`). Each request of a model begins here once and ends here once;
+401s and what only looks at a model leave nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
+from typing import NamedTuple
+
+from router.records.record import Record, clean
+from router.records.running import Running
+from router.records.speed import Speed
+from router.records.totals import LastHour
+
+log = logging.getLogger("router.records")
+
+MAX_ENDED = 500  # records that are kept
+MAX_ID = 128
+
+Subscriber = Callable[[Record], None]
+
+
+class Totals(NamedTuple):
+    """`requests` and `errors` are those of the last hour."""
+
+    running: int
+    waiting: int
+    tokens_per_second: float
+    requests: int
+    errors: int
+
+
+class Records:
+    """`load_seconds(model, since)`: how many of the seconds since then the model took to load.
+
+    ::
+
+        unsubscribe = gateway.records.subscribe(lambda record: print(record.model, record.seconds))
+        request = gateway.records.begin(b"17", "/v1/chat/completions", "openai", "127.0.0.1", "curl/8")
+        request.model = "tiny"
+        request.end(200)  # prints
+    """
+
+    def __init__(self, load_seconds: Callable[[str, float], float] = lambda model, since: 0.0) -> None:
+        self.load_seconds = load_seconds
+        self._running: dict[str, Running] = {}
+        self._ended: deque[Record] = deque(maxlen=MAX_ENDED)
+        self._subscribers: tuple[Subscriber, ...] = ()
+        self._numbers = count(2)
+        self._last_hour = LastHour()
+        self.speed = Speed(self._running)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} running={len(self._running)} ended={len(self._ended)}>"
+
+    def begin(self, id: bytes, path: str, dialect: str, client: str = "", agent: str = "", trace: str = "") -> Running:
+        """A request has come. `path`, `client` and `agent` are clean and short (`record.clean`)."""
+        key = id.decode("latin-1")
+        if len(key) != 16 or not key.isalnum() or key in self._running:
+            key = self._distinct(key)
+        running = Running(self, id, key, path, dialect, client, agent, trace, time.monotonic())
+        self._running[key] = running
+        if self.speed.timer is None:
+            self.speed.start()
+        return running
+
+    def _distinct(self, id: str) -> str:
+        """Clients choose ids too, and may choose the same. The second of those that run at once gets a number."""
+        found = id = clean(id, MAX_ID)
+        while found in self._running or found in (".", ".."):  # which nobody can send in a path
+            found = f"{id}~{next(self._numbers)}"
+        return found
+
+    def forget(self, request: Running) -> None:
+        """This was no request of its own: no record is made of it."""
+        request.is_over = True
+        self._running.pop(request.id, None)
+
+    def finish(self, request: Running, record: Record, now: float) -> None:
+        """`Running` calls this at its end."""
+        del self._running[request.id]
+        self._ended.append(record)
+        hour = self._last_hour
+        if now >= hour.minute_ends:
+            hour.turn(now)
+        hour.minute[0] += 1
+        if record.error is not None:
+            hour.minute[1] += 1
+        if record.generated:
+            self.speed.add(request, record.generated, record.generation_seconds)
+        for subscriber in self._subscribers:
+            try:
+                subscriber(record)
+            except Exception as exc:  # the client has its answer; who only watches must not take it away
+                log.critical("a defect in the router", exc_info=exc)
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        """Calls `subscriber` with each record of a request that has ended, in the same step: it must not wait, and be
+        quick. Returns the function that ends this."""
+        self._subscribers = (*self._subscribers, subscriber)
+
+        def unsubscribe() -> None:
+            self._subscribers = tuple(each for each in self._subscribers if each is not subscriber)
+
+        return unsubscribe
+
+    def stop(self, id: str) -> bool:
+        """Ends a running request, or one that waits: its client gets an error. False if there is none with this id."""
+        request = self._running.get(id)
+        if request is None:
+            return False
+        request.stop()
+        return True
+
+    @property
+    def live(self) -> Mapping[str, Running]:
+        """The running ones, by id; for reading only."""
+        return self._running
+
+    def running(self) -> list[Record]:
+        """The latest first."""
+        return [request.record() for request in reversed(self._running.values())]
+
+    def ended(self) -> Iterator[Record]:
+        """The latest first."""
+        return reversed(self._ended)
+
+    def totals(self) -> Totals:
+        waiting = sum(request.is_waiting for request in self._running.values())
+        hour = self._last_hour
+        return Totals(len(self._running) - waiting, waiting, self.speed.total, hour.requests(), hour.errors())

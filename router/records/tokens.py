@@ -1,0 +1,87 @@
+"""PURE: the engine's counts of tokens, read from the beginning and the end of an answer.
+
+The engine tells them in `timings` at the end of a generation, else in `usage`, which stands at the end of a chat and
+before the vectors of embeddings. In a string JSON escapes each quotation mark, so what looks like a key here is one,
+whatever a model has written.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+TAIL_BYTES = 4096  # of an answer, at either end
+
+
+class Tokens(msgspec.Struct, frozen=True, gc=False):
+    """`cached` are part of `prompt`. `prompt_seconds` and `generation_seconds` are by the engine's clock."""
+
+    prompt: int | None = None
+    cached: int | None = None
+    generated: int | None = None
+    per_second: float | None = None
+    prompt_seconds: float = 0.0
+    generation_seconds: float = 0.0
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=10**12)]  # a larger number of tokens is none
+_Ms = Annotated[float, msgspec.Meta(ge=0, lt=1e12)]
+
+
+class _Timings(msgspec.Struct, gc=False):
+    cache_n: _Count = 0
+    prompt_n: _Count = 0
+    prompt_ms: _Ms = 0.0
+    predicted_n: _Count = 0
+    predicted_ms: _Ms = 0.0
+
+
+class _Cached(msgspec.Struct, gc=False):
+    cached_tokens: _Count = 0
+
+
+class _Usage(msgspec.Struct, gc=False):
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    prompt_tokens_details: _Cached | None = None
+
+
+NO_TOKENS = Tokens()
+_TIMINGS = msgspec.json.Decoder(_Timings)
+_USAGE = msgspec.json.Decoder(_Usage)
+
+
+def tokens_of(tail: bytes, beginning: bytes = b"") -> Tokens:
+    """The counts in the last TAIL_BYTES of an answer, or the first. What makes no sense counts as missing."""
+    return _timings_in(tail) or _usage_in(tail) or (_usage_in(beginning) if beginning else None) or NO_TOKENS
+
+
+def _timings_in(data: bytes) -> Tokens | None:
+    start = data.rfind(b'"timings":')
+    if start < 0:
+        return None
+    try:
+        found = _TIMINGS.decode(data[start + 10 : data.find(b"}", start) + 1])
+    except (ValueError, msgspec.MsgspecError):
+        return None
+    cached, generated, seconds = found.cache_n, found.predicted_n, found.predicted_ms / 1000
+    per_second = generated / seconds if seconds and generated else None
+    return Tokens(cached + found.prompt_n, cached, generated, per_second, found.prompt_ms / 1000, seconds)
+
+
+def _usage_in(data: bytes) -> Tokens | None:
+    start = data.rfind(b'"usage":') + 8
+    if start < 8:
+        return None
+    end = data.find(b"}", start) + 1
+    inner = data.find(b"{", start + 2, end)  # of an object within it; there may be some, one behind the other
+    while 0 <= inner < end:
+        end = data.find(b"}", end) + 1
+        inner = data.find(b"{", inner + 1, end)
+    try:
+        found = _USAGE.decode(data[start:end])
+    except (ValueError, msgspec.MsgspecError):
+        return None
+    details = found.prompt_tokens_details
+    return Tokens(found.prompt_tokens, details.cached_tokens if details else None, found.completion_tokens)

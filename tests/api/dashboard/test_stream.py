@@ -1,0 +1,241 @@
+"""Listeners: how often they hear, what they do not hear twice, and what becomes of one that does not read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any
+
+from starlette.types import Message
+
+from router.api.dashboard.board import Board
+from router.api.dashboard.requests import LiveRequests
+from router.api.dashboard.stream import BEAT_S, EVERY_S, STALLED_S, Listeners, StateStream
+from router.models.catalog import Catalog
+from router.records.records import Records
+from tests.api.dashboard.listener import Listener
+from tests.clock import Clock
+from tests.pool.bench import Bench, bench, spec
+
+
+def on_a_clock(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(scenario())
+
+
+def listeners_of(b: Bench) -> Listeners:
+    board = Board(b.pool, Records(), "llama-server", "b1", clock=lambda: b.pool.facts.now())
+    return Listeners(board, b.pool.feed)
+
+
+def pin(b: Bench, pinned: bool | None, name: str = "a") -> None:
+    b.pool.pins.set(b.pool.catalog.resolve(name), pinned)
+
+
+@contextlib.asynccontextmanager
+async def hearing(messages: AsyncGenerator[bytes]) -> AsyncGenerator[Listener]:
+    """A listener that takes all that comes."""
+    listener = Listener()
+
+    async def hear() -> None:
+        async with contextlib.aclosing(messages):
+            async for message in messages:
+                listener.hear(message)
+
+    task = asyncio.create_task(hear())
+    yield listener
+    task.cancel()
+    await asyncio.wait({task})
+
+
+def test_who_listens_hears_five_times_a_second_at_most_and_a_beat_in_silence() -> None:
+    async def scenario() -> None:
+        async with bench("a") as b, hearing(listeners_of(b).messages()) as listener:
+            await asyncio.sleep(1)
+            seen = len(listener.heard)
+            assert set(listener.heard) == {"state"}  # again when the first reading had found the devices
+            for n in range(100):
+                pin(b, n % 2 == 0)
+                await asyncio.sleep(0.01)
+            assert 4 <= len(listener.heard) - seen <= 6
+            await asyncio.sleep(EVERY_S)
+            assert len(listener.events) == 100
+            seen = len(listener.heard)
+            await asyncio.sleep(BEAT_S * 3.5)
+            assert listener.heard[seen:] == ["beat"] * 3
+
+    on_a_clock(scenario)
+
+
+def test_who_comes_back_hears_the_events_that_it_has_missed() -> None:
+    async def scenario() -> None:
+        async with bench("a") as b:
+            listeners = listeners_of(b)
+            for n in range(3):
+                pin(b, n % 2 == 0)
+            for since, expected in ((None, []), (3, []), (1, [2, 3]), (0, [1, 2, 3]), (99, [1, 2, 3])):
+                async with hearing(listeners.messages(since)) as listener:
+                    await asyncio.sleep(1)
+                    assert [event["seq"] for event in listener.events] == expected
+            for n in range(600):
+                pin(b, n % 2 == 1)
+            async with hearing(listeners.messages(0)) as listener:
+                await asyncio.sleep(1)
+                assert [event["seq"] for event in listener.events] == list(range(104, 604))  # a gap shows
+            assert listeners.count == 0
+
+    on_a_clock(scenario)
+
+
+def test_models_that_come_or_leave_bring_the_state_anew() -> None:
+    async def scenario() -> None:
+        async with bench("a", "b") as b, hearing(listeners_of(b).messages()) as listener:
+            await asyncio.sleep(1)
+            listener.heard.clear()
+            await b.pool.exchange.replace(Catalog([spec("b"), spec("c")]))
+            await asyncio.sleep(1)
+            assert listener.heard == ["state"]
+            assert [model["id"] for model in listener.state["models"]] == ["b", "c"]
+            await b.pool.exchange.replace(Catalog([spec("c"), spec("b")]))
+            await asyncio.sleep(1)
+            assert [model["id"] for model in listener.state["models"]] == ["c", "b"]
+            await b.pool.exchange.replace(Catalog([spec("c", aliases=("gpt",)), spec("b")]))
+            await asyncio.sleep(1)
+            assert listener.heard[2:] == ["patch"]
+            assert listener.state["models"][0]["aliases"] == ["gpt"]
+
+    on_a_clock(scenario)
+
+
+def test_a_client_that_does_not_read_costs_no_memory_and_is_let_go() -> None:
+    async def scenario() -> None:
+        async with bench("a") as b:
+            listeners, sent, never = listeners_of(b), [], asyncio.Event()
+
+            async def send(message: Message) -> None:
+                sent.append(message)
+                if len(sent) > 2:
+                    await never.wait()
+
+            async def receive() -> Message:
+                await never.wait()
+                return {"type": "http.disconnect"}
+
+            answer = StateStream(listeners.messages())
+            began = asyncio.get_running_loop().time()
+            call = asyncio.create_task(answer({"type": "http", "method": "GET"}, receive, send))
+            async with hearing(listeners.messages()) as other:
+                for n in range(200):
+                    await asyncio.sleep(0.1)
+                    pin(b, n % 2 == 0)
+                await asyncio.sleep(1)
+                assert len(other.events) == 200
+                assert listeners.count == 2
+                await call
+                assert asyncio.get_running_loop().time() - began < STALLED_S + 2
+                assert listeners.count == 1
+            assert len(sent) == 3
+            assert listeners.count == 0
+
+    on_a_clock(scenario)
+
+
+def test_a_client_that_leaves_is_forgotten_and_a_head_is_answered() -> None:
+    async def scenario() -> None:
+        async with bench("a") as b:
+            listeners, sent, left = listeners_of(b), [], asyncio.Event()
+
+            async def send(message: Message) -> None:
+                sent.append(message)
+
+            async def receive() -> Message:
+                await left.wait()
+                return {"type": "http.disconnect"}
+
+            await StateStream(listeners.messages())({"type": "http", "method": "HEAD"}, receive, send)
+            assert [message.get("body") for message in sent] == [None, b""]
+            call = asyncio.create_task(
+                StateStream(listeners.messages())({"type": "http", "method": "GET"}, receive, send)
+            )
+            await asyncio.sleep(1)
+            assert listeners.count == 1
+            left.set()
+            await call
+            assert listeners.count == 0
+
+    on_a_clock(scenario)
+
+
+def test_listeners_end_with_the_router_after_the_last_news() -> None:
+    async def scenario() -> None:
+        async with bench("a") as b:
+            listeners = listeners_of(b)
+            async with hearing(listeners.messages()) as listener:
+                await asyncio.sleep(1)
+                pin(b, True)
+                b.pool.feed.close()
+                await asyncio.sleep(1)
+                assert listener.heard[-2:] == ["patch", "end"]
+                assert [event["kind"] for event in listener.events] == ["pin"]
+            assert listeners.count == 0
+            async with hearing(listeners.messages()) as late:
+                await asyncio.sleep(1)
+                assert (late.heard[0], late.heard[-1]) == ("state", "end")
+
+    on_a_clock(scenario)
+
+
+class Answer:
+    """A stream of a child."""
+
+    def __init__(self) -> None:
+        self.pieces = 0
+        self.content_at: float | None = None
+        self.is_stream, self.beginning, self.tail = True, b"", b""
+
+
+def test_requests_are_told_by_phase_and_while_they_grow() -> None:
+    async def scenario() -> None:
+        records = Records()
+        live = LiveRequests(records)
+        records.begin(b"before-it-listens", "/x", "openai").end(200)
+        live.begin()
+        request, other = (records.begin(b"%d" % n, "/v1/chat/completions", "openai") for n in range(2))
+        live.refresh(0.0)
+        assert [b'"phase":"reading"' in told for told in live.since(0)] == [True, True]
+        seen = live.count
+        live.refresh(0.2)
+        assert live.count == seen
+        request.model, request.answer = "a", (answer := Answer())
+        live.refresh(0.4)
+        [told] = live.since(seen)
+        assert b'"phase":"prompt"' in told
+        for now, pieces, is_told in (
+            (0.6, 1, False),
+            (1.5, 9, True),
+            (1.7, 10, False),
+            (2.6, 10, True),
+            (9, 10, False),
+        ):
+            seen, answer.pieces = live.count, pieces
+            live.refresh(now)
+            assert (live.count > seen) == is_told, now
+        seen = live.count
+        request.end(200)
+        records.forget(other)
+        live.refresh(10.0)
+        ended, gone = live.since(seen)
+        assert b'"phase":"done"' in ended
+        assert gone == b'{"id":"1","gone":true}'
+        assert live.since(live.count) == []
+        for n in range(2000):
+            records.begin(b"%016d" % n, "/x", "openai").end(200)
+        assert len(live.since(0)) == 500
+        live.end()
+        seen = live.count
+        records.begin(b"nobody-listens", "/x", "openai").end(200)
+        assert live.count == seen
+        assert live.since(0) == []
+
+    asyncio.run(scenario())
