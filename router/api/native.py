@@ -136,7 +136,7 @@ class NativeEndpoints:
         try:
             return object_or_empty(parse_json(await self._read_child(spec, b"/props", MAX_PROPS_BYTES)))
         except ValueError as exc:
-            log.warning("%s: cannot read its /props: %s", spec.name, exc)
+            log.warning("%s: cannot read its /props: %s", spec.name, exc, extra={"model": spec.name})
             return {}
 
     def _lone_running(self) -> ModelSpec | None:
@@ -155,7 +155,7 @@ class NativeEndpoints:
             body = await answer.read_all(limit)
             return body if answer.status == 200 else b""
         except UpstreamFailed as exc:
-            log.warning("%s: cannot read its %s: %s", spec.name, target.decode(), exc)
+            log.warning("%s: cannot read its %s: %s", spec.name, target.decode(), exc, extra={"model": spec.name})
             return b""
         finally:
             lease.release()

@@ -20,8 +20,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from router.access.guard import Guard, Preflight, RequestFacts
 from router.access.hosts import is_loopback
 from router.errors import RouterError
+from router.logs import request_ids
 from router.proxy.endpoints import ModelFromBody, ModelFromBodyRoute
-from router.proxy.head import Head
+from router.proxy.head import Head, identify
+from router.proxy.proxied_request import ProxiedRequest
 from router.server.cors import CREDENTIALS, EXPOSED_HEADERS, preflight_response, with_headers, with_vary
 from router.server.error_handlers import ErrorHandlers, on_disconnect
 from router.server.prefix import CLIENT_PATH, OUTSIDE, Prefix
@@ -79,11 +81,15 @@ class FastPathApp:
         if self._prefix:
             scope = self._prefix.inner_scope(scope)
             send = self._prefix.with_location(send)
+        named = dict(scope["headers"])
+        with request_ids.working_for(identify(scope, named.get(b"x-request-id", b""))):
+            await self._answer(scope, receive, send, named)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, named: dict[bytes, bytes]) -> None:
         method, path, headers = scope["method"], scope["path"], scope["headers"]
         if path == "/" and method == "GET" and self._wants_page(scope["query_string"], headers):
             path = INDEX
             scope = {CLIENT_PATH: "/", **scope, "path": path, "raw_path": path.encode()}
-        named = dict(headers)
         is_local = came_over_loopback(scope.get("server"))
         if method != "POST" or b"origin" in named:
             send = with_vary(send)  # a cached answer must not be given to a page of another origin
@@ -142,6 +148,16 @@ class FastPathApp:
         query = head.target.partition(b"?")[2]
         facts = RequestFacts(head.method, head.path, query, head.headers, is_local=is_local)
         return route.model_from_body if self._guard.is_allowed_with_any_body(facts) else None
+
+    def fallen_back(self, request: ProxiedRequest) -> ASGIApp:
+        """The app for a request that was on the fast path: the log says of its lines whose they are."""
+        app = self.with_error_handler(request)
+
+        async def identified(scope: Scope, receive: Receive, send: Send) -> None:
+            with request_ids.working_for(request.id):
+                await app(scope, receive, send)
+
+        return identified
 
     def with_error_handler(self, app: ASGIApp) -> ASGIApp:
         """Wraps `app`: an unexpected exception is logged and answered with 500."""

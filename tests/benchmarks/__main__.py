@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.benchmarks import (
     behaviour,
+    dashboard,
     events,
     footprint,
     listings,
@@ -43,6 +44,7 @@ PARTS: Mapping[str, Measure] = {
     "scheduler": lambda stage, seconds, missing: events.measure(seconds),
     "listing": lambda stage, seconds, missing: listings.measure(stage, seconds),
     "metrics": lambda stage, seconds, missing: metrics.measure(seconds),
+    "dashboard": lambda stage, seconds, missing: dashboard.measure(stage, seconds),
     "process": footprint.measure,
     "behaviour": behaviour.measure,
     "restart": restart.measure,
