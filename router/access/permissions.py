@@ -62,6 +62,15 @@ REQUIRED: Mapping[str, Permission] = {
     "GET /router/requests": READ,
     "DELETE /router/requests/{id:path}": ADMIN,  # ends the request of any client
     "POST /models/{name:path}/pin": ADMIN,
+    # the dashboard's page: static files, which hold nothing of this router
+    **dict.fromkeys(("GET /router", "GET /router/"), OPEN),
+    **dict.fromkeys(
+        (
+            *("GET /router/app.js", "GET /router/data.js", "GET /router/panel.js", "GET /router/style.css"),
+            *("GET /router/vendor.js", "GET /router/vendor.txt"),
+        ),
+        OPEN,
+    ),
     # what a model answers
     **dict.fromkeys(
         (

@@ -23,6 +23,7 @@ from router.access.origins import AllowedOrigins
 from router.access.permissions import GENERATE, OPEN, REQUIRED, PermissionTable, RoutePattern
 from router.api import openai, stream
 from router.api.dashboard.endpoints import DashboardEndpoints
+from router.api.dashboard.page import DashboardPage
 from router.api.dashboard.request_endpoints import RequestEndpoints
 from router.api.dialects import OPENAI, dialect_of
 from router.api.download import Downloads
@@ -92,6 +93,7 @@ def create_app(
         *messages.routes(gateway),
         *RequestEndpoints(gateway).routes(),
         *DashboardEndpoints(gateway, engine, build_info(build)).routes(),
+        *DashboardPage().routes(),
         *native.routes(),
         *MetricsEndpoint(gateway, exporter).routes(),
         *stream.routes(gateway),
