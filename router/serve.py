@@ -39,6 +39,7 @@ from router.pool.outlook import Outlook
 from router.pool.pool import Pool
 from router.proxy.budget import Budget
 from router.proxy.gateway import Gateway
+from router.records.access_lines import AccessLines
 from router.reloader import Reloader
 from router.server import listeners, openfiles
 from router.server.activation import Activation
@@ -154,6 +155,9 @@ def _assemble(
         created=sources.created,
         refresh=reloader.refresh,
     )
+
+    if s.log_requests != "off":
+        gateway.records.subscribe(AccessLines(s.log_requests))
 
     async def forecast(outlook: Outlook) -> Forecast:
         return await threads.ESTIMATES.run(
