@@ -29,6 +29,8 @@ from router.models.catalog import Catalog
 from router.node import platforms
 from router.node.local import LocalNode
 from router.node.whereabouts import Whereabouts
+from router.page.chat_page import ChatPage, origins
+from router.page.shelf import Shelf, default_folder
 from router.plan import MIB, Machine, Plan
 from router.pool.engine_lines import LEVELS, EngineLines
 from router.pool.hub_models import HubModels
@@ -181,6 +183,7 @@ def _assemble(
         predict=predict,
         is_draining=lambda: life.is_draining,
         prefix=s.api_prefix,
+        page=ChatPage(node, origins(engine), Shelf(default_folder(os.environ))) if s.ui else None,
     )
     max_connections = openfiles.max_connections(
         s.max_connections, openfiles.raise_limit(), s.models_max or ASSUMED_MODELS

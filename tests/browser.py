@@ -26,7 +26,16 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    Response,
+    expect,
+    sync_playwright,
+)
 
 PATIENCE_S = 20.0
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -39,6 +48,8 @@ TELLS_VIOLATIONS = """
 addEventListener("securitypolicyviolation", event =>
   reportViolation(`${event.effectiveDirective} forbids ${event.blockedURI || event.sample}`), true)
 """
+
+expect.set_options(timeout=PATIENCE_S * 1000)
 
 
 class Visit:

@@ -29,6 +29,8 @@ OPEN, READ, GENERATE, ADMIN = Permission
 # GENERATE.
 REQUIRED: Mapping[str, Permission] = {
     **dict.fromkeys(("GET /health", "GET /v1/health", "GET /readyz", "GET /livez"), OPEN),
+    # llama.cpp's chat page, as a browser gets it at /: static files, the same for everyone
+    **dict.fromkeys(("GET /index.html", "GET /{name:page_file}"), OPEN),
     # llama.cpp's router
     "GET /models": READ,
     "GET /v1/models": READ,
@@ -41,7 +43,7 @@ REQUIRED: Mapping[str, Permission] = {
     "GET /metrics": READ,
     "GET /slots": READ,
     "GET /lora-adapters": READ,
-    **dict.fromkeys(("GET /tools", "GET /cors-proxy"), READ),  # always refused, as are their POSTs
+    **dict.fromkeys(("GET /tools", "GET /cors-proxy"), READ),  # none, and refused, as are their POSTs
     "GET /v1/stream": READ,
     "POST /v1/streams/lookup": READ,
     "DELETE /v1/stream": GENERATE,  # ends an answer that its client asked for
