@@ -51,11 +51,12 @@ Packages, and what stands below them::
     pool        acts: leases, loads, effects           -> scheduling engine wire events node hub models memory
     metrics     for Prometheus                         -> scheduling engine wire events records node models pool
     proxy       what every dialect shares              -> text engine wire records models memory pool
+    page        llama.cpp's own chat page              -> engine wire node
     server      the client's side of a socket          -> access wire records proxy
 
 What clients ask for::
 
-    api  the words of each dialect -> text engine access wire events records hub models memory pool metrics proxy server
+    api  words of dialects -> text engine access wire events records hub models memory pool metrics proxy page server
 
 The assembly::
 

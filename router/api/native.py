@@ -21,7 +21,7 @@ from router.api.download import Downloads
 from router.api.estimate import EstimateEndpoint
 from router.api.listing import Listing
 from router.api.load import LoadEndpoints
-from router.api.lone import DISABLED_PATHS, disabled
+from router.api.lone import DISABLED_PATHS, TOOL_PATHS, disabled, tools
 from router.api.messages.models import AnthropicModels, is_anthropic_client
 from router.api.news import NewsStream
 from router.api.slots import Slots
@@ -96,6 +96,7 @@ class NativeEndpoints:
             ("/lora-adapters", "POST", self.lora_adapters),
             ("/models", "POST", self.download),
             ("/models", "DELETE", self.remove),
+            *((path, method, tools) for path, method in TOOL_PATHS),
             *((path, method, disabled) for path, method in DISABLED_PATHS),
         )
         return [

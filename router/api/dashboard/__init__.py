@@ -86,4 +86,5 @@ is what lasts. Nothing is loaded for it.
     board              all of it, kept up to date       -> entries requests
     stream             what changes, as it does         -> board
     endpoints          /router/..., /models/{name}/pin  -> entries query board stream
+    page               the page at /router              -> nothing
 """
