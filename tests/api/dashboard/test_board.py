@@ -132,9 +132,10 @@ async def listen_through(storm: Storm, random: Random) -> None:
     state = state_of(board)
     check(state, schemas.STATE)
     assert any(model["state"] == "loaded" for model in state["models"])
-    for event in all_[0].events:
+    by_kind = {event["kind"]: event for event in all_[0].events}
+    for event in by_kind.values():
         check(event, schemas.EVENT)
-    assert {event["kind"] for event in all_[0].events} >= {"start", "ready", "wait", "evict", "drain", "pin"}
+    assert by_kind.keys() >= {"start", "ready", "wait", "evict", "drain", "pin"}
     for each in all_:
         assert_same(without_ram(each.view(state["now"])), without_ram(state))
         assert {"model", "device", "queue", "event", "totals"} <= each.kinds
