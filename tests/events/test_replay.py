@@ -25,5 +25,5 @@ async def test_a_long_walk_can_be_replayed(seed: int, caplog: pytest.LogCaptureF
     assert "a defect" not in caplog.text
 
 
-async def test_every_kind_of_event_has_a_sentence_and_is_told_in_one_line() -> None:
+def test_kinds_have_names_of_their_own() -> None:
     assert len({kind.KIND for kind in EVERY_KIND}) == len(EVERY_KIND)
