@@ -43,19 +43,20 @@ Packages, and what stands below them::
     wire        HTTP to a child                        -> nothing
     events      what happened, for all who listen      -> scheduling
     records     what each request was, and took        -> nothing
-    node        a machine: its memory, its processes   -> scheduling engine wire
+    node        a machine: its memory, its processes   -> text scheduling engine wire
     hub         Hugging Face: names, cache, downloads  -> patience
     models      which models there are                 -> text patience engine hub
     llama_swap  its configuration as a preset file     -> engine models
     memory      what a model needs, in bytes           -> scheduling engine models
     pool        acts: leases, loads, effects           -> scheduling engine wire events node hub models memory
     metrics     for Prometheus                         -> scheduling engine wire events records node models pool
-    proxy       what every dialect shares              -> engine wire records models memory pool
+    proxy       what every dialect shares              -> text engine wire records models memory pool
+    page        llama.cpp's own chat page              -> engine wire node
     server      the client's side of a socket          -> access wire records proxy
 
 What clients ask for::
 
-    api  the words of each dialect -> text engine access wire events records hub models memory pool metrics proxy server
+    api  words of dialects -> text engine access wire events records hub models memory pool metrics proxy page server
 
 The assembly::
 

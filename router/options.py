@@ -43,7 +43,7 @@ class Kind:
 class Option:
     """One option of the command line.
 
-    `name` is the longest of its `spellings`; `negatives` turn a switch off.
+    `name` is the first long one of its `spellings`; `negatives` turn a switch off.
     `env` is the variable that sets it too.
     `default` is written as a user would type it; None if there is none.
     A `shared` option is passed on to the children too.
@@ -102,13 +102,13 @@ def row(
 ) -> Any:
     """A field of `settings.Settings` with its option.
 
-    `spellings` are words; the positive ones come first. `default` is written as a user would type it; `absent` is the
-    value if there is no default. The variable is named after the flag unless `env` names it. A `secret` value is left
-    out of the settings' repr.
+    `spellings` are words; the positive ones come first, and the first long one is the name. `default` is written as a
+    user would type it; `absent` is the value if there is no default. The variable is named after the flag unless `env`
+    names it. A `secret` value is left out of the settings' repr.
     """
     words = spellings.split()
     positive = tuple(word for word in words if not word.startswith("--no-"))
-    name = max(positive, key=len)
+    name = next(word for word in positive if word.startswith("--"))
     env = env or name.replace("--", "LLAMA_ROUTER_").replace("-", "_").upper()
     made = Option(name, positive, tuple(words[len(positive) :]), env, default, kind, help, shared, other_variables)
     value = absent if default is None else kind.read(default)

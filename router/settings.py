@@ -131,6 +131,14 @@ class Settings:
         "* means any name",
         absent=(),
     )
+    ui: bool = row(
+        "--ui --webui --no-ui --no-webui",
+        SWITCH,
+        "on",
+        "show llama.cpp's chat page to browsers at /",
+        env="LLAMA_ARG_UI",
+        other_variables=("LLAMA_ARG_WEBUI",),  # its older name
+    )
     timeout: int = row(
         "-to --timeout",
         WHOLE_SECONDS,

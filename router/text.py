@@ -28,6 +28,11 @@ def model_name(name: str) -> str:
     return _UNSEEN.sub(_percent, name)
 
 
+def seen(text: str) -> str:
+    """The text in one line, and nothing in it that nobody can see: that becomes a question mark."""
+    return _UNSEEN.sub("?", text)
+
+
 def _escaped(found: re.Match[str]) -> str:
     number = ord(found[0])
     return f"\\x{number - 0xDC00:02x}" if 0xDC80 <= number <= 0xDCFF else f"\\u{number:04x}"

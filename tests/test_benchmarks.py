@@ -13,6 +13,7 @@ import pytest
 
 from tests.benchmarks import (
     behaviour,
+    dashboard,
     events,
     footprint,
     journal,
@@ -83,6 +84,11 @@ def test_metrics() -> None:
     rows = list(metrics.measure(0.03, models=20, used=4))
     assert [row.case for row in rows] == ["a request", "20 models, 4 used", "20 used, 4 since the last scrape"]
     assert all(value > 0 for row in rows for value in row.values.values())
+
+
+def test_dashboard(stage: Stage) -> None:
+    rows = list(dashboard.measure(stage, 0.2, counts=(5,)))
+    assert [row.unit for row in rows] == ["ms"] * 3 + ["%"] * 2
 
 
 def test_read_ahead(stage: Stage) -> None:

@@ -120,9 +120,9 @@ def test_other_flags_go_to_the_children() -> None:
 
 def test_flags_without_effect_cost_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "router.settings"):
-        assert passed("--no-webui", "--cors-methods", "GET") == []
+        assert passed("--webui-config", "{}", "--cors-methods", "GET") == []
     assert [record.getMessage() for record in caplog.records] == [
-        "--webui has no effect on a router",
+        "--webui-config has no effect on a router",
         "--cors-methods has no effect on a router",
     ]
 

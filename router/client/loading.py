@@ -21,7 +21,6 @@ from router.logs.letters import visible
 MAX_TEMPLATE_BYTES = 1 << 20
 NUMBERS = ("ctx_size", "n_parallel")
 POLL_S = 0.1
-DEFAULT = "default"
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -59,8 +58,6 @@ def body_of(words: Words) -> dict[str, Any]:
 
 
 def _setting(field: str, name: str, word: str) -> Any:
-    if field == "chat_template":
-        return word
     if word == "preset":
         return None  # back to what the preset says
     if field not in NUMBERS:

@@ -30,9 +30,14 @@ def current() -> str:
     return _work.get().id
 
 
+def working_for_nobody() -> contextlib.AbstractContextManager[None]:
+    """What runs inside works for no single request."""
+    return working_for(b"")
+
+
 @contextlib.contextmanager
 def working_for(id: bytes) -> Iterator[None]:
-    """What runs inside works for this request; with an empty id for none. Ids are ASCII."""
+    """What runs inside works for this request. Ids are ASCII."""
     work = _Work(id.decode("ascii", "replace"))
     before = _work.set(work)
     try:

@@ -123,8 +123,11 @@ class LocalNode:
         args += ["--host", address.path] if address.path else ["--host", address.host, "--port", str(address.port)]
         args += ["--alias", launch.model]
         command = [*engine.command, *args]
+        inherited = self._environ
+        if launch.is_bare:
+            inherited = {name: value for name, value in inherited.items() if not name.startswith("LLAMA_ARG_")}
         env = {
-            **self._environ,
+            **inherited,
             **(self._for_downloads if self._downloads(launch) else {}),
             **engine.env,
             **{name: value for name, value in launch.env if name != "LLAMA_ARG_DEVICE"},

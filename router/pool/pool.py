@@ -18,6 +18,7 @@ from typing import Any, assert_never
 from router import errors
 from router.engine.flags import FlagTable, default_table
 from router.events.kinds import Granted, Released, Settled
+from router.logs import request_ids
 from router.memory.footprints import Footprint
 from router.memory.need import Need
 from router.models.catalog import Catalog
@@ -38,7 +39,7 @@ from router.pool.tickets import Tickets
 from router.scheduling.causes import Cause
 from router.scheduling.effects import Abort, Effect, Fetch, Grant, Probe, Refuse, Spawn, Stop
 from router.scheduling.limits import Limits
-from router.scheduling.reasons import Waiting
+from router.scheduling.reasons import Kind, Waiting
 from router.scheduling.scheduler import Scheduler
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import SERVING, State
@@ -318,6 +319,11 @@ class Pool:
         no I/O. `scheduling.reasons` tells the fields."""
         return self._scheduler.queue(self._core.now())
 
+    def comment(self, name: str) -> str:
+        """What a client is told meanwhile whose request waits for this model: what it waits for, or that it loads."""
+        why = self._scheduler.why(name, self._core.now())
+        return why.text if why and why.kind is not Kind.OWN_LOAD else "loading"
+
     @property
     def pressure_episodes(self) -> int:
         """How many times other programs have taken memory that is to stay free."""
@@ -362,12 +368,13 @@ class Pool:
         An effect that fails is reported back as an event, as one that succeeds is: the scheduler waits for nothing that
         will not come. It may fail here or later in its task (`on_failure`).
         """
-        for effect in effects:
-            on_failure = partial(self._on_failure, effect)
-            try:
-                self._perform(effect, on_failure)
-            except Exception as exc:
-                on_failure(exc)
+        with request_ids.working_for_nobody():  # the end of one request may start the model of another
+            for effect in effects:
+                on_failure = partial(self._on_failure, effect)
+                try:
+                    self._perform(effect, on_failure)
+                except Exception as exc:
+                    on_failure(exc)
         for follow_up in (
             self.downloads.publish_queue_changes,
             self.processes.prefetch_next,

@@ -22,6 +22,7 @@ from router.proxy.head import Head, request_id_of
 from router.proxy.protocols import GENERATING_TARGETS, CuttableTranslation, Dialect, Lease, Translation
 from router.records.records import Records
 from router.records.running import ENGINE_ERROR, LEFT, Running, kind_of_end
+from router.text import seen
 from router.wire.headers import Headers
 from router.wire.request_head import RequestHead
 from router.wire.response import Response as UpstreamResponse
@@ -42,7 +43,8 @@ class ProxiedRequest:
     - `body` goes to the child as it is.
     - `stream`: the client wants events.
     - `keepalive`: until there is a lease, a client of a stream gets a comment every so many seconds; 0 for none. The
-      first comment fixes the status to 200. An error after it is sent as an event.
+      first comment fixes the status to 200. An error after it is sent as an event. `comment` makes its text, from the
+      name of the model.
     - `time_limit`: an answer that is not complete so many seconds after the lease is ended. A stream of a generation
       ends as one that was cut at its token limit, with an event of `cut`, which gets the beginning of the stream.
     - `collect` makes what collects the answer of the child, which was asked for a stream, into one without; if the time
@@ -73,6 +75,7 @@ class ProxiedRequest:
         body: bytes = b"",
         stream: bool = False,
         keepalive: float = 0.0,
+        comment: Callable[[str], str] = lambda model: "loading",
         time_limit: float | None = None,
         cut: Callable[[bytes], bytes] | None = None,
         collect: Callable[[], Collected] | None = None,
@@ -92,6 +95,7 @@ class ProxiedRequest:
         self._body = body
         self._is_stream = stream
         self._keepalive = keepalive if stream else 0.0
+        self._comment = comment
         self._time_limit = time_limit
         self._cut = cut
         self._beginning = b""  # of a stream that may be cut
@@ -110,6 +114,11 @@ class ProxiedRequest:
     def __repr__(self) -> str:
         state = "sent" if self._answer is not None else "leased" if self._lease is not None else "waiting"
         return f"<{type(self).__name__} {self._head.method} {self._head.path} {state}>"
+
+    @property
+    def id(self) -> bytes:
+        """Its request id, as the client gets it."""
+        return self._id
 
     def record_in(self, running: Running) -> None:
         """Its record has begun already, before its model was known."""
@@ -234,7 +243,7 @@ class ProxiedRequest:
             else:
                 # No error can follow. The response stays incomplete, so the server closes the connection, and the
                 # client sees that the response was cut off.
-                log.warning("request %s cut off: %s", self._id.decode(), exc)
+                log.warning("a request is cut off: %s", exc, extra={"model": self._model})
             return client.status, exc.kind
         return client.status, ENGINE_ERROR if client.status >= 400 else None
 
@@ -253,7 +262,7 @@ class ProxiedRequest:
                         await self._translate(self._translation, lease, client)
                 return
             except TimeoutError:
-                log.warning("%s: request %s has no token limit and is ended", lease.model, self._id.decode())
+                log.warning("%s: a request without a token limit is ended", lease.model, extra={"model": lease.model})
                 raise GenerationTimeout(
                     f"The answer was not complete after {self._time_limit:g} s, twice --max-generation-time. "
                     "Send max_tokens, or raise --max-generation-time."
@@ -304,7 +313,7 @@ class ProxiedRequest:
             await asyncio.sleep(self._keepalive)
             if not client.is_started:
                 await client.start(200, [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")])
-            await client.write(b": loading\n\n")
+            await client.write(f": {seen(self._comment(self._model))}\n\n".encode())
 
     async def _relay(self, lease: Lease, client: ClientResponse, answer: UpstreamResponse | None) -> None:
         """`answer`: what `send` has got already."""

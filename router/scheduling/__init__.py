@@ -56,7 +56,7 @@ What would be decided if some had ended, PURE::
 
 What the queue waits for, SANS-I/O::
 
-    obstacles  all -> snapshot reasons policy states limits books waiting_line timing planning replanning
+    obstacles  all -> resources snapshot reasons policy states limits books waiting_line timing planning replanning
 
 The events, all of them, SANS-I/O::
 

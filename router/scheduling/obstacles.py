@@ -5,8 +5,8 @@ do; or more entries ahead have to leave than the pass over the queue looks at; o
 when those entries leave for which it was closed. All that is looked up here. For the others `replanning` finds it: its
 docstring says what exactly the blockers are.
 
-An answer holds until the next pass over the queue. While a reading is under way, the models that have ended since are
-taken out of it.
+An answer holds until a pass over the queue finds another machine, or decides otherwise. While a reading is under way,
+the models that have ended since are taken out of it.
 
 Owned by `scheduler`. It costs an event nothing: all is worked out when somebody asks.
 """
@@ -21,13 +21,16 @@ from router.scheduling import reasons
 from router.scheduling.books import Books
 from router.scheduling.limits import Limits
 from router.scheduling.planning import Planning
-from router.scheduling.policy import Drain, Wait
+from router.scheduling.policy import Drain, Plan, Wait
 from router.scheduling.reasons import MOST_NAMES, Blocker, End, Kind, Obstacle, Reason, Waiting
 from router.scheduling.replanning import Exhausted, Finding, Replanning
-from router.scheduling.snapshot import Snapshot
+from router.scheduling.resources import Reading
+from router.scheduling.snapshot import Resident, Snapshot
 from router.scheduling.states import SERVING, State
 from router.scheduling.timing import last_call
 from router.scheduling.waiting_line import Entry, WaitingLine
+
+STILL = 512  # a change by less than this part of a device's memory is no change
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,30 @@ class Known:
     finding: Finding
     missing: Mapping[str, int] = field(default_factory=dict)
     others: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What findings rest upon. `head` are the entries that are planned for: the name, whether only background requests
+    wait, and the plan. Identical residents are the same objects, so that comparing two of these costs little."""
+
+    limits: Limits
+    residents: tuple[Resident, ...]
+    returning: Mapping[str, int]
+    head: tuple[tuple[str, bool, Plan | None], ...]
+    readings: tuple[Reading, ...] = field(compare=False)
+
+    def is_like(self, other: Basis | None) -> bool:
+        """The same but for a small part of the free memory: that of a running machine is never still."""
+        if other is None or self != other or len(self.readings) != len(other.readings):
+            return False
+        return all(_is_like(*pair) for pair in zip(self.readings, other.readings, strict=True))
+
+
+def _is_like(one: Reading, other: Reading) -> bool:
+    if one.device != other.device or one.free is None or other.free is None:
+        return one == other
+    return abs(one.free - other.free) <= one.device.total // STILL
 
 
 class Obstacles:
@@ -49,15 +76,16 @@ class Obstacles:
         self._books, self._line, self._planning = books, line, planning
         self._known: dict[str, Known] = {}
         self._closers: dict[str, tuple[str, ...]] = {}
-        self._pass = 0  # for which these hold
         self._replanning: Replanning | None = None
+        self._basis: Basis | None = None  # of all these
+        self._pass = 0  # for which they hold
 
     def __repr__(self) -> str:
         return f"<Obstacles: known of {len(self._known)} entries in pass {self._pass}>"
 
     def waiting(self, limits: Limits, now: float) -> tuple[Waiting, ...]:
         """The queue, in the order of turns."""
-        startable, found, place = self._startable(), [], 0
+        startable, found, place = self._startable(limits), [], 0
         for position, entry in enumerate(self._line.by_turn, 1):
             is_startable = place < len(startable) and startable[place] is entry
             why = self._why(entry, startable, place, limits, now)
@@ -68,12 +96,9 @@ class Obstacles:
 
     def why(self, entry: Entry, limits: Limits, now: float) -> Reason:
         """Why this entry waits."""
-        startable = self._startable()
-        return self._why(entry, startable, startable.index(entry) if entry in startable else 0, limits, now)
-
-    def waits_for(self, entry: Entry, now: float) -> str:
-        """`coder to finish 3 requests`; empty if no requests must end first."""
-        return reasons.waits_for(self._busy(entry, now))
+        startable = self._startable(limits)
+        place = next((place for place, other in enumerate(startable) if other is entry), 0)
+        return self._why(entry, startable, place, limits, now)
 
     def why_overdue(self, entry: Entry, limits: Limits, now: float) -> str:
         """Why its requests are refused after the queue timeout: who is in the way, and since when."""
@@ -88,13 +113,24 @@ class Obstacles:
         models = [self._books.find(name) for name in (entry.model.name, *entry.victims)]
         return [Obstacle(m.name, len(m.leases), now - m.busy_since) for m in models if m.leases]
 
-    def _startable(self) -> list[Entry]:
-        """The entries that wait for their start, in the order of turns. What was found holds until the next pass, and
-        while a reading is under way."""
+    def _startable(self, limits: Limits) -> list[Entry]:
+        """The entries that wait for their start, in the order of turns. What was found holds while a reading is under
+        way, and then if the next pass has found the same machine and decided the same."""
+        startable = [*filter(self._planning.downloads.is_startable, self._line.by_turn)]
         if self._pass != self._planning.passes and not self._planning.levels.is_probing:
-            self._known, self._closers, self._replanning = {}, {}, None
             self._pass = self._planning.passes
-        return [*filter(self._planning.downloads.is_startable, self._line.by_turn)]
+            basis = self._look(startable[: self._planning.LOOKAHEAD], limits)
+            if basis is None or not basis.is_like(self._basis):
+                self._known, self._closers, self._replanning, self._basis = {}, {}, None, basis
+        return startable
+
+    def _look(self, head: Sequence[Entry], limits: Limits) -> Basis | None:
+        """None before the first reading."""
+        levels = self._planning.levels
+        if levels.last_snapshot is None:
+            return None
+        plans = tuple((entry.model.name, not entry.foreground, entry.plan) for entry in head)
+        return Basis(limits, self._books.residents(), levels.returning, plans, levels.last_snapshot.readings)
 
     def _why(self, entry: Entry, startable: Sequence[Entry], place: int, limits: Limits, now: float) -> Reason:
         """`place` is the entry's among those that wait for their start, if it does."""
@@ -153,7 +189,7 @@ class Obstacles:
                 finding = replanning.finding(entry)
                 self._known[name] = Known(finding, replanning.missing(entry, finding), replanning.machine.others)
             except Exhausted:
-                ahead = tuple(other.model.name for other in head[: head.index(entry)])
+                ahead = tuple(other.model.name for other in itertools.takewhile(lambda other: other is not entry, head))
                 self._known[name] = Known(Finding(entry.victims or ahead, entry.plan, None))
         known = self._known[name]
         finding, missing = known.finding, known.missing
@@ -168,10 +204,8 @@ class Obstacles:
 
     def _replan(self, head: Sequence[Entry], limits: Limits, now: float) -> Replanning | None:
         """None before the first reading."""
-        levels = self._planning.levels
-        if self._replanning is None and levels.last_snapshot is not None:
-            readings, residents = levels.last_snapshot.readings, self._books.residents()
-            machine = Snapshot(readings, residents, limits.models_max, limits.margins, levels.returning)
+        if self._replanning is None and (basis := self._look(head, limits)):
+            machine = Snapshot(basis.readings, basis.residents, limits.models_max, limits.margins, basis.returning)
             self._replanning = Replanning(machine, head, self._books, limits, now)
         return self._replanning
 

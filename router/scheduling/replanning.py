@@ -42,7 +42,7 @@ from router.scheduling.snapshot import Phase, Snapshot
 from router.scheduling.timing import Decision, decisions
 from router.scheduling.waiting_line import Entry
 
-BUDGET = 200  # plans upon one reading; each takes some 60 us
+BUDGET = 120  # plans upon one reading; each takes some 60 us
 TRIED_AGAIN = 5  # models: all that can be made of them are 30 more plans
 
 
@@ -151,6 +151,8 @@ class Replanning:
                 found = self._plan(entry, Supposed(frozenset(ended), settled))
                 return found if isinstance(found, Place | Evict) else None
 
+            if settled and (found := start(())):
+                return Finding((), plan, found, settled, is_count)
             for candidates in self._candidates(entry, plan):
                 if start(candidates):
                     names = smallest(candidates, lambda some: start(some) is not None)

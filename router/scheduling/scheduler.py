@@ -74,7 +74,7 @@ from router.scheduling.effects import Effect, Grant, Refusal, Refuse
 from router.scheduling.limits import Limits
 from router.scheduling.obstacles import Obstacles
 from router.scheduling.planning import LOST_RETRY_S, Planning
-from router.scheduling.reasons import Waiting
+from router.scheduling.reasons import Reason, Waiting
 from router.scheduling.resources import Demand, Reading
 from router.scheduling.snapshot import Snapshot
 from router.scheduling.states import STARTABLE, Event, State
@@ -160,11 +160,10 @@ class Scheduler:
         poll = self.limits.pressure_poll
         return self._levels.next_look(poll) if poll and self._books.alive else math.inf
 
-    def waits_for(self, name: str, now: float) -> str:
-        """Whose requests must end before this model, which requests wait for, can be started: `coder to finish 3
-        requests`. Empty if it waits for no such end."""
+    def why(self, name: str, now: float) -> Reason | None:
+        """What the requests for this model wait for; None if none waits."""
         entry = self._line.by_arrival.get(name)
-        return self.obstacles.waits_for(entry, now) if entry else ""
+        return self.obstacles.why(entry, self.limits, now) if entry else None
 
     # Events: requests
 

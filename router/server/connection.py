@@ -150,7 +150,7 @@ class ClientConnection(FramedConnection):
         if self._in_flight is None:
             return app
         request, self._in_flight, self._in_flight_data = self._in_flight, None, b""
-        return self._fast_path.with_error_handler(request)
+        return self._fast_path.fallen_back(request)
 
     def _send_response(self, keep_alive: bool, status: int, lines: bytes, body: bytes) -> None:
         own = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.benchmarks import (
     behaviour,
+    dashboard,
     events,
     footprint,
     journal,
@@ -45,6 +46,7 @@ PARTS: Mapping[str, Measure] = {
     "listing": lambda stage, seconds, missing: listings.measure(stage, seconds),
     "journal": lambda stage, seconds, missing: journal.measure(seconds),
     "metrics": lambda stage, seconds, missing: metrics.measure(seconds),
+    "dashboard": lambda stage, seconds, missing: dashboard.measure(stage, seconds),
     "process": footprint.measure,
     "behaviour": behaviour.measure,
     "restart": restart.measure,

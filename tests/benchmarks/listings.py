@@ -80,7 +80,7 @@ def timed(once: Callable[[], object], seconds: float, before: Callable[[], objec
 
 async def _in_process(preset: Path, count: int, seconds: float) -> list[Row]:
     """The work of the router alone."""
-    models = _catalog(preset)
+    models = read_catalog(preset)
     node = FakeNode(autoload=False)
     pool = Pool(models, [node], Limits(margins={}), lambda spec: Need(Demand(host=1)))
     listing = Listing(pool)
@@ -113,7 +113,7 @@ def _row(case: str, measure: str, took: float) -> Row:
     return Row("listing", case, measure, "ms", {OURS: took * 1000}, (Target("below 1 ms", took < 0.001),))
 
 
-def _catalog(preset: Path) -> Catalog:
+def read_catalog(preset: Path) -> Catalog:
     read = build(
         presets.read(preset, default_table()),
         (),

@@ -19,6 +19,11 @@ def told(bench: Bench) -> tuple[str, str]:
     return stop.model, stop.why.text
 
 
+def what_is_waited_for(bench: Bench, model: str) -> str | None:
+    why = bench.scheduler.why(model, bench.now)
+    return why.text if why else None
+
+
 def reason_of(request: Request) -> str:
     assert isinstance(request.answer, Refuse)
     return request.answer.reason
@@ -170,14 +175,16 @@ def test_a_refusal_says_who_is_in_the_way_and_since_when() -> None:  # B-S19
     bench.run(11)
     waiter = bench.ask("b")
     bench.run(1)
-    assert bench.scheduler.waits_for("b", bench.now) == "coder to finish 3 requests"
+    assert what_is_waited_for(bench, "b") == (
+        "waits for coder to finish 3 requests; new ones are still let in (--models-drain-grace)"
+    )
     bench.run(60)
     assert waiter.refused is Refusal.QUEUE_TIMEOUT
     assert reason_of(waiter) == (
         "it waited 60 s for memory or a free slot, and still waits for coder to finish 3 requests; "
         "coder has been busy for 70 s"
     )
-    assert bench.scheduler.waits_for("b", bench.now) == ""
+    assert what_is_waited_for(bench, "b") is None
 
 
 def test_a_refusal_says_what_else_is_in_the_way() -> None:
@@ -242,7 +249,7 @@ def test_a_busy_older_model_is_drained_before_a_young_one_goes() -> None:  # B-S
     bench.run(3)
     waiter = bench.ask("b", 4, serve=1)
     bench.run(3)
-    assert bench.scheduler.waits_for("b", bench.now) == "old to finish 1 request"
+    assert what_is_waited_for(bench, "b") == "waits for old to finish 1 request"
     bench.end(running)
     bench.run(3)
     assert waiter.ended

@@ -74,7 +74,7 @@ class DashboardEndpoints:
         if since is None and (last := request.headers.get("last-event-id", "")).isdecimal():
             since = number({"since": last}, "since", 0)  # as a browser's EventSource goes on by itself
         self._listeners.ensure_room()
-        return StateStream(self._listeners.messages(since))
+        return StateStream(self._listeners, since)
 
     async def pin(self, request: Request) -> Response:
         """`{"pinned": true}` or `false`; null goes back to what the preset says."""

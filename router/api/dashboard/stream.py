@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from router.api.dashboard.board import Board, Cursor
-from router.api.endless import STREAM_HEADERS
+from router.api.endless import EndlessResponse
 from router.errors import Unavailable
 from router.events.feed import Feed
-from router.proxy.disconnect import CancelOnDisconnect
+from router.server.uvicorn_protocol import ABORT
 
 log = logging.getLogger("router.dashboard")
 
@@ -36,7 +35,7 @@ class Listeners:
 
     def __init__(self, board: Board, feed: Feed) -> None:
         self._board = board
-        self._feed = feed
+        self.feed = feed
         self._watch: asyncio.Task[None] | None = None
         self._news = asyncio.Event()  # a new one after each piece of news
         self._told = board.cursor  # what the last news was about
@@ -74,7 +73,7 @@ class Listeners:
                     if has != board.cursor:
                         patch, has = board.patch(has), board.cursor
                         yield _message(b"patch", patch, has)
-                elif self._feed.is_closed:
+                elif self.feed.is_closed:
                     yield END
                     return
                 elif not is_heard:
@@ -102,7 +101,7 @@ class Listeners:
 
     async def _wait(self, has: Cursor) -> bool:
         """Until there is something for this listener; False if there is not for a while."""
-        if self._is_behind(has) or self._feed.is_closed:
+        if self._is_behind(has) or self.feed.is_closed:
             return True
         try:
             async with asyncio.timeout(BEAT_S):
@@ -119,34 +118,41 @@ class Listeners:
                 self._board.requests.refresh(asyncio.get_running_loop().time())
             except Exception as exc:
                 log.critical("a defect in the router", exc_info=exc)
-            if self._board.cursor != self._told or self._feed.is_closed:
+            if self._board.cursor != self._told or self.feed.is_closed:
                 self._told = self._board.cursor
                 self._news.set()
                 self._news = asyncio.Event()
 
 
-class StateStream(Response):
-    """One client's stream. `messages` are those of Listeners."""
+class StateStream(EndlessResponse):
+    """One client's stream. `since` is as in `Listeners.messages`."""
 
-    def __init__(self, messages: AsyncGenerator[bytes]) -> None:
-        super().__init__(media_type="text/event-stream", headers=STREAM_HEADERS)
-        del self.headers["content-length"]
-        self._messages = messages
+    def __init__(self, listeners: Listeners, since: int | None) -> None:
+        super().__init__("text/event-stream")
+        self._listeners = listeners
+        self._since = since
+        self._abort: Callable[[], object] = lambda: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-        if scope["method"] == "HEAD":
-            await send(start)
-            await send({"type": "http.response.body", "body": b""})
-            return
-        async with contextlib.aclosing(self._messages), CancelOnDisconnect(receive):
-            try:
-                await send(start)
-                async for data in self._messages:
-                    async with asyncio.timeout(STALLED_S):
-                        await send({"type": "http.response.body", "body": data, "more_body": data is not END})
-            except TimeoutError:
-                log.info("a client of /router/stream has read nothing for %g s, and is let go", STALLED_S)
+        self._abort = scope.get(ABORT, self._abort)
+        await super().__call__(scope, receive, send)
+
+    async def until_end(self) -> None:
+        await self._listeners.feed.until_closed()
+
+    async def pieces(self) -> AsyncGenerator[bytes]:
+        loop = asyncio.get_running_loop()
+        async with contextlib.aclosing(self._listeners.messages(self._since)) as messages:
+            async for message in messages:
+                timer = loop.call_later(STALLED_S, self._let_go)
+                try:
+                    yield message
+                finally:
+                    timer.cancel()
+
+    def _let_go(self) -> None:
+        log.info("a client of /router/stream has read nothing for %g s, and is let go", STALLED_S)
+        self._abort()
 
 
 def _message(kind: bytes, data: bytes, cursor: Cursor) -> bytes:

@@ -64,6 +64,7 @@ DEVICE = fields(
     {
         "key": WORD,
         "name": WORD,
+        "label": TEXT,
         "node": WORD,
         "kind": one_of("gpu", "host"),
         "total": maybe(COUNT),

@@ -14,6 +14,7 @@ from router.api.dashboard.requests import LiveRequests
 from router.api.dashboard.stream import BEAT_S, EVERY_S, STALLED_S, Listeners, StateStream
 from router.models.catalog import Catalog
 from router.records.records import Records
+from router.server.uvicorn_protocol import ABORT
 from tests.api.dashboard.listener import Listener
 from tests.clock import Clock
 from tests.pool.bench import Bench, bench, spec
@@ -111,20 +112,21 @@ def test_models_that_come_or_leave_bring_the_state_anew() -> None:
 def test_a_client_that_does_not_read_costs_no_memory_and_is_let_go() -> None:
     async def scenario() -> None:
         async with bench("a") as b:
-            listeners, sent, never = listeners_of(b), [], asyncio.Event()
+            listeners, sent, aborted = listeners_of(b), [], asyncio.Event()
 
             async def send(message: Message) -> None:
                 sent.append(message)
                 if len(sent) > 2:
-                    await never.wait()
+                    await asyncio.Event().wait()
 
             async def receive() -> Message:
-                await never.wait()
+                await aborted.wait()
                 return {"type": "http.disconnect"}
 
-            answer = StateStream(listeners.messages())
+            answer = StateStream(listeners, None)
             began = asyncio.get_running_loop().time()
-            call = asyncio.create_task(answer({"type": "http", "method": "GET"}, receive, send))
+            scope = {"type": "http", "method": "GET", ABORT: aborted.set}
+            call = asyncio.create_task(answer(scope, receive, send))
             async with hearing(listeners.messages()) as other:
                 for n in range(200):
                     await asyncio.sleep(0.1)
@@ -153,11 +155,9 @@ def test_a_client_that_leaves_is_forgotten_and_a_head_is_answered() -> None:
                 await left.wait()
                 return {"type": "http.disconnect"}
 
-            await StateStream(listeners.messages())({"type": "http", "method": "HEAD"}, receive, send)
+            await StateStream(listeners, None)({"type": "http", "method": "HEAD"}, receive, send)
             assert [message.get("body") for message in sent] == [None, b""]
-            call = asyncio.create_task(
-                StateStream(listeners.messages())({"type": "http", "method": "GET"}, receive, send)
-            )
+            call = asyncio.create_task(StateStream(listeners, None)({"type": "http", "method": "GET"}, receive, send))
             await asyncio.sleep(1)
             assert listeners.count == 1
             left.set()
