@@ -116,6 +116,16 @@ async def test_states_requests_and_memory_of_a_model() -> None:  # B-O4
         assert {each.labels["model"] for each in samples if each.name == f"{P}memory_booked_bytes"} == {"b"}
 
 
+async def test_a_state_between_two_scrapes_is_not_missed() -> None:
+    """A model that was started and failed meanwhile is neither running nor was it."""
+    async with watched("a") as w:
+        await w.states()
+        await w.bench.use("a")
+        w.bench.node.of("a").die()
+        await eventually(lambda: w.bench.state("a") is State.FAILED)
+        assert await w.states() == {"a": "failed"}
+
+
 async def test_memory_of_other_programs() -> None:
     async with watched("a") as w:
         w.bench.node.foreign[RAM] = 10 * GIB

@@ -122,7 +122,7 @@ def test_names_that_are_no_models_become_no_labels(heard: Heard) -> None:
     assert {each.labels["model"] for each in heard.samples() if "model" in each.labels} == {""}
 
 
-def test_codes_dialects_and_kinds_are_closed_sets(heard: Heard) -> None:
+def test_codes_dialects_and_kinds_are_closed_sets(heard: Heard) -> None:  # B-O4
     for number in range(1000):
         heard.tally.add(served(status=number, dialect=f"d{number}", error=f"e{number}"))
         heard.emit(kinds.Refused("a", 1, f"r{number}", ""))
@@ -212,7 +212,7 @@ NAMES = st.sampled_from(["a", "b", "c", "d"])
 
 
 @given(st.lists(st.tuples(NAMES, st.sampled_from(["use", "add", "remove"])), max_size=60))
-def test_series_are_those_of_models_that_were_used_and_are_there(steps: list[tuple[str, str]]) -> None:
+def test_series_are_those_of_models_that_were_used_and_are_there(steps: list[tuple[str, str]]) -> None:  # B-O4
     heard = Heard(set())
     expected: dict[str, int] = {}
     for name, step in steps:
