@@ -43,6 +43,7 @@ Packages, and what stands below them::
     wire        HTTP to a child                        -> nothing
     events      what happened, for all who listen      -> scheduling
     records     what each request was, and took        -> nothing
+    telemetry   traces for OpenTelemetry               -> records
     node        a machine: its memory, its processes   -> text scheduling engine wire
     hub         Hugging Face: names, cache, downloads  -> patience
     models      which models there are                 -> text patience engine hub

@@ -16,6 +16,7 @@ from tests.benchmarks import (
     dashboard,
     events,
     footprint,
+    journal,
     listings,
     metrics,
     plain,
@@ -71,6 +72,12 @@ def test_scheduler() -> None:
 def test_listing(stage: Stage) -> None:
     rows = list(listings.measure(stage, 0.03, counts=(5,)))
     assert [row.measure for row in rows[:3]] == ["first", "unchanged", "while one loads"]
+
+
+def test_the_journal() -> None:
+    rows = list(journal.measure(0.03, requests=20))
+    assert [row.case for row in rows] == ["an event", "an event", "a request"]
+    assert all(value > 0 for row in rows for value in row.values.values())
 
 
 def test_metrics() -> None:
