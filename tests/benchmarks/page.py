@@ -1,4 +1,4 @@
-"""(m) What the dashboard's page costs a browser: Chromium with 200 and with 1,000 models, while 50 things happen a second.
+"""(m) What the dashboard's page costs a browser: 200 and 1,000 models in Chromium, while 50 things happen a second.
 
 The share is what the main thread of the page was busy, by Chromium's own count.
 """
@@ -82,6 +82,7 @@ def _load(peer: Peer) -> list[str]:
         answer.read()
         if answer.status != 200:
             raise Absent(f"{name} cannot be loaded: {answer.status}")
+    connection.close()
     return names
 
 
