@@ -42,7 +42,14 @@ NUMBERS = (
     "removed",
 )
 
+MAX_WHY = 2_000
+
 Bytes = Mapping[str, int]
+
+
+def shortened(why: str) -> str:
+    """A reason as it is kept. What a child or a hub has said may be long, and many events are kept."""
+    return why if len(why) <= MAX_WHY else f"{why[:MAX_WHY]}..."
 
 
 # Processes

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable
 
 from router import errors
-from router.events.kinds import Granted, Joined, Left, Refused
+from router.events.kinds import Granted, Joined, Left, Refused, shortened
 from router.memory.need import Need
 from router.models.spec import ModelSpec
 from router.pool.core import Core
@@ -129,7 +129,7 @@ class Tickets:
         waiter = self._waiters[effect.ticket]
         self._since.pop(effect.ticket, None)
         self._journal.emit(
-            Refused(effect.model, effect.ticket, effect.refusal.value, effect.reason, effect.retry_after)
+            Refused(effect.model, effect.ticket, effect.refusal.value, shortened(effect.reason), effect.retry_after)
         )
         if not waiter.cancelled():
             kind = self._downloads.kind_of_failure(effect.model) if effect.refusal is Refusal.FETCH_FAILED else None
