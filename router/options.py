@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from router import files
 from router.access import hosts, origins
@@ -191,6 +192,13 @@ def _text(word: str) -> str:
     return word
 
 
+def _url(word: str) -> str:
+    found = urlsplit(word.strip())
+    if found.scheme not in ("http", "https") or not found.hostname or found.query or found.fragment:
+        raise ValueError
+    return word.strip()
+
+
 def _header(word: str) -> str:
     """The name of a header (RFC 9110, a token), or nothing."""
     if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]*", word, re.ASCII):
@@ -246,5 +254,6 @@ MODEL_MAP = Kind("PATTERN=MODEL,...", "PATTERN=MODEL, or several with commas bet
 MIB = Kind("MIB", "a whole number of MiB, 0 or more", COUNT.read)
 ENGINE = Kind("PATH", "a path, or embedded", _text)
 PREFIX = Kind("PREFIX", "a path such as /llm, or nothing", _prefix)
+URL = Kind("URL", "a URL, http:// or https://", _url)
 HEADER = Kind("NAME", "the name of a header, or nothing", _header)
 MIBS = Kind("MIB,...", "MiB, one number or one for each device", lambda word: tuple(map(COUNT.read, word.split(","))))

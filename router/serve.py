@@ -48,6 +48,7 @@ from router.server.http_server import HttpServer, config_of
 from router.server.life_cycle import LifeCycle
 from router.server.supervisor import Supervisor
 from router.settings import Settings
+from router.telemetry import tracing as tracings
 from router.wire.upstream import Upstream
 
 log = logging.getLogger("router.serve")
@@ -156,6 +157,10 @@ def _assemble(
         refresh=reloader.refresh,
     )
 
+    if tracing := tracings.start(s.otel_endpoint, os.environ):
+        stack.callback(tracing.close)
+        gateway.records.tracer = tracing.begin
+        gateway.records.subscribe(tracing.end)
     if s.log_requests != "off":
         gateway.records.subscribe(AccessLines(s.log_requests))
 

@@ -49,6 +49,7 @@ from router.options import (
     STORE,
     SWITCH,
     TEXT,
+    URL,
     WHOLE_SECONDS,
     Option,
     row,
@@ -201,6 +202,14 @@ class Settings:
         "off",
         "what the models' processes write goes to the log too: off, warn for warnings and errors, or all; "
         "GET /models/NAME/log has it in any case",
+    )
+    otel_endpoint: str | None = row(
+        "--otel-endpoint",
+        URL,
+        None,
+        "collector of OpenTelemetry that gets a trace of each request, such as http://localhost:4318; it needs "
+        "the extra otel",
+        secret=True,
     )
     engine: str | None = row(
         "--engine",

@@ -38,6 +38,7 @@ from router.wire.address import Address
 HIDDEN_VARIABLES = re.compile(
     r"LLAMA_API_KEY|LLAMA_ROUTER_.*|LLAMA_SERVER_.*|AIP_.*|LISTEN_(PID|FDS|FDNAMES|PIDFDID)|NOTIFY_SOCKET|WATCHDOG_(PID|USEC)"
     r"|LLAMA_ARG_(DEVICE|HOST|PORT|REUSE_PORT|API_.*|SSL_.*|CORS_.*|ALIAS|TAGS|LOG_FILE|MODEL.*|HF_.*)"
+    r"|OTEL_EXPORTER_OTLP_.*HEADERS"
     r"|LLAMA_ARG_(MMPROJ(_URL)?|DOCKER_REPO)"
 )
 # Arguments with which a child downloads by itself. It alone gets what opens the hub, and the proxies with a password.

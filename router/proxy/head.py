@@ -114,7 +114,15 @@ class Head:
     @cached_property
     def forwarded(self) -> RequestHead:
         """The part that goes to the child."""
-        headers = [header for header in end_to_end(self.headers) if header[0] not in _NOT_FORWARDED]
+        return self._without(_NOT_FORWARDED)
+
+    @cached_property
+    def forwarded_untraced(self) -> RequestHead:
+        """The same without `traceparent`, for a child that gets another one."""
+        return self._without(_NOT_FORWARDED | {b"traceparent"})
+
+    def _without(self, names: frozenset[bytes]) -> RequestHead:
+        headers = [header for header in end_to_end(self.headers) if header[0] not in names]
         return RequestHead(self.method, self.target, headers)
 
     @cached_property

@@ -131,7 +131,9 @@ class ProxiedRequest:
     # In steps, without a task
 
     def begin_record(self, records: Records, client: str) -> None:
-        """Its record begins now. `client` is the address of the client."""
+        """Its record begins now, if it has not. `client` is the address of the client."""
+        if self._running is not None:
+            return
         head = self._head
         self._running = running = records.begin(
             self._id, head.shown_path, self._dialect.name, client, head.agent, head.trace
@@ -147,7 +149,7 @@ class ProxiedRequest:
     def send(self) -> bool:
         """Sends the request now, if there are a lease and an open connection to the child. False: call the request."""
         if lease := self._lease:
-            head, own_headers = self._head.forwarded, self._own_headers()
+            head, own_headers = self._head_for_child(), self._own_headers()
             self._answer = self._upstream.send(lease.address, lease.key, head, self._body, own_headers)
         return self._answer is not None
 
@@ -318,7 +320,7 @@ class ProxiedRequest:
     async def _relay(self, lease: Lease, client: ClientResponse, answer: UpstreamResponse | None) -> None:
         """`answer`: what `send` has got already."""
         answer = await self._upstream.open(
-            lease.address, lease.key, self._head.forwarded, self._body, self._own_headers(), answer
+            lease.address, lease.key, self._head_for_child(), self._body, self._own_headers(), answer
         )
         self._watch(answer)
         try:
@@ -357,7 +359,9 @@ class ProxiedRequest:
 
     async def _translate(self, translation: Translation, lease: Lease, client: ClientResponse) -> None:
         async def post(target: bytes, body: bytes) -> UpstreamResponse:
-            own = self._own_headers() if target in GENERATING_TARGETS else [(b"x-request-id", self._id)]
+            own = list(self._own_headers()) if target in GENERATING_TARGETS else [(b"x-request-id", self._id)]
+            if self._running is not None and self._running.trace and (b"traceparent", self._running.onward) not in own:
+                own.append((b"traceparent", self._running.onward))
             head = RequestHead("POST", target, [(b"content-type", b"application/json")])
             answer = await self._upstream.open(lease.address, lease.key, head, body, own)
             self._watch(answer)
@@ -381,4 +385,11 @@ class ProxiedRequest:
         headers = [(b"x-request-id", self._id)]
         if self._conversation:
             headers.append((b"x-conversation-id", self._conversation.encode(errors="surrogateescape")))
+        if (running := self._running) is not None and running.trace and running.is_traced:
+            headers.append((b"traceparent", running.onward))
         return headers
+
+    def _head_for_child(self) -> RequestHead:
+        if (running := self._running) is not None and running.trace and running.is_traced:
+            return self._head.forwarded_untraced
+        return self._head.forwarded

@@ -96,6 +96,8 @@ class ClientConnection(FramedConnection):
         request = None
         try:
             request = route.endpoint.try_now(route.head, body)
+            if request is not None and route.endpoint.records.tracer is not None:  # it makes ids that the child gets
+                request.begin_record(route.endpoint.records, self._addresses.of(route.head))
             is_on_fast_path = request is not None and request.send() and request.on_complete(self._on_response)
         except Exception as exc:  # else uvloop would close the connection
             log.critical("a defect in the router", exc_info=exc)
