@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.client.stub import DONE, Asked, Reply, chunk, error, stub
 from tests.client.test_state import STATE
 from tests.terminals import terminal
+from tests.waiting import until
 
 WIDE = """\
 MODEL   STATE                   MEMORY                       CONTEXT  REQUESTS               TTL   PID  TOKENS/S
@@ -92,3 +93,49 @@ def test_a_conversation(tmp_path: Path) -> None:  # B-O6
         text = window.shows("ended with 0")
         text = re.sub(r"\b\d+\.\d s", "0 s", text)
         assert [line.rstrip() for line in text.splitlines()] == TALK.splitlines()
+
+
+def test_what_can_be_set_in_a_conversation(tmp_path: Path) -> None:
+    def answer(asked: Asked) -> Reply:
+        if asked.path.startswith("/v1/models/"):
+            return Reply({"id": "sky", "status": {"value": "loaded"}, "context": {"effective": 4096}})
+        if asked.path != "/v1/chat/completions":
+            return error("not here", 404)
+        if "too much" in str(asked.json["messages"]):
+            return error("the queue is full", 503)
+        return Reply(pieces=lambda: iter([chunk("Well."), chunk(finish="length"), DONE]))
+
+    environ = {"XDG_STATE_HOME": str(tmp_path)}
+    with (
+        stub(answer) as server,
+        terminal("run", "sky", "--no-history", "--url", server.url, height=60, environ=environ) as window,
+    ):
+        window.shows(">>> Write")
+        for line, shown in (
+            ("/?", "/set parameter NAME VALUE"),
+            ("/set think much", "think takes on, off"),
+            ("/load", "name a model: /load MODEL"),
+            ("/what", "there is no command /what"),
+            ('/set system """Be', "..."),
+            ('terse."""', ">>> Write"),
+            ("/set think off", ">>> Write"),
+            ("Hello", "(cut off: no more tokens"),
+            ("too much", "the queue is full"),
+            ("/show", "messages so far: 2"),
+            ("/clear", "forgotten"),
+            ("/set verbose", ">>> Write"),
+            ("/set quiet", ">>> Write"),
+        ):
+            window.enter(line)
+            window.shows(line, shown)
+        window.enter("Again")
+        until(lambda: window.text.count("Well.") == 2)
+        window.enter("/bye")
+        window.shows("ended with 0")
+        chats = [asked.json for asked in server.asked if asked.method == "POST"]
+    assert chats[-1]["messages"] == [
+        {"role": "system", "content": "Be\nterse."},
+        {"role": "user", "content": "Again"},
+    ]
+    assert chats[-1]["enable_thinking"] is False
+    assert not list(tmp_path.iterdir()), "nothing was kept"
