@@ -43,7 +43,8 @@ Packages, and what stands below them::
     wire        HTTP to a child                        -> nothing
     events      what happened, for all who listen      -> scheduling
     records     what each request was, and took        -> nothing
-    node        a machine: its memory, its processes   -> scheduling engine wire
+    telemetry   traces for OpenTelemetry               -> records
+    node        a machine: its memory, its processes   -> text scheduling engine wire
     hub         Hugging Face: names, cache, downloads  -> patience
     models      which models there are                 -> text patience engine hub
     llama_swap  its configuration as a preset file     -> engine models
@@ -51,11 +52,12 @@ Packages, and what stands below them::
     pool        acts: leases, loads, effects           -> scheduling engine wire events node hub models memory
     metrics     for Prometheus                         -> scheduling engine wire events records node models pool
     proxy       what every dialect shares              -> text engine wire records models memory pool
+    page        llama.cpp's own chat page              -> engine wire node
     server      the client's side of a socket          -> access wire records proxy
 
 What clients ask for::
 
-    api  the words of each dialect -> text engine access wire events records hub models memory pool metrics proxy server
+    api  words of dialects -> text engine access wire events records hub models memory pool metrics proxy page server
 
 The assembly::
 
@@ -71,12 +73,13 @@ The assembly::
     check      mistakes in files and variables     -> engine hub models options config settings variables plan
     imports    llama-swap's file to a preset file  -> engine llama_swap config plan
     demo       tiny models, a first conversation   -> nothing
+    crowd      people who ask all the time         -> nothing
     greeting   PURE: the first line of the log     -> settings
     client     commands against a router that runs -> text engine access node server options key_file settings
 
 The program::
 
-    commands  tasks -> scheduling engine hub models memory server settings plan serve check imports demo client
+    commands  tasks -> scheduling engine hub models memory server settings plan serve check imports demo crowd client
     __main__  start -> everything
 """
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from router import files
 from router.access import hosts, origins
@@ -43,7 +44,7 @@ class Kind:
 class Option:
     """One option of the command line.
 
-    `name` is the longest of its `spellings`; `negatives` turn a switch off.
+    `name` is the first long one of its `spellings`; `negatives` turn a switch off.
     `env` is the variable that sets it too.
     `default` is written as a user would type it; None if there is none.
     A `shared` option is passed on to the children too.
@@ -102,13 +103,13 @@ def row(
 ) -> Any:
     """A field of `settings.Settings` with its option.
 
-    `spellings` are words; the positive ones come first. `default` is written as a user would type it; `absent` is the
-    value if there is no default. The variable is named after the flag unless `env` names it. A `secret` value is left
-    out of the settings' repr.
+    `spellings` are words; the positive ones come first, and the first long one is the name. `default` is written as a
+    user would type it; `absent` is the value if there is no default. The variable is named after the flag unless `env`
+    names it. A `secret` value is left out of the settings' repr.
     """
     words = spellings.split()
     positive = tuple(word for word in words if not word.startswith("--no-"))
-    name = max(positive, key=len)
+    name = next(word for word in positive if word.startswith("--"))
     env = env or name.replace("--", "LLAMA_ROUTER_").replace("-", "_").upper()
     made = Option(name, positive, tuple(words[len(positive) :]), env, default, kind, help, shared, other_variables)
     value = absent if default is None else kind.read(default)
@@ -191,6 +192,13 @@ def _text(word: str) -> str:
     return word
 
 
+def _url(word: str) -> str:
+    found = urlsplit(word.strip())
+    if found.scheme not in ("http", "https") or not found.hostname or found.query or found.fragment:
+        raise ValueError
+    return word.strip()
+
+
 def _header(word: str) -> str:
     """The name of a header (RFC 9110, a token), or nothing."""
     if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]*", word, re.ASCII):
@@ -246,5 +254,6 @@ MODEL_MAP = Kind("PATTERN=MODEL,...", "PATTERN=MODEL, or several with commas bet
 MIB = Kind("MIB", "a whole number of MiB, 0 or more", COUNT.read)
 ENGINE = Kind("PATH", "a path, or embedded", _text)
 PREFIX = Kind("PREFIX", "a path such as /llm, or nothing", _prefix)
+URL = Kind("URL", "a URL, http:// or https://", _url)
 HEADER = Kind("NAME", "the name of a header, or nothing", _header)
 MIBS = Kind("MIB,...", "MiB, one number or one for each device", lambda word: tuple(map(COUNT.read, word.split(","))))

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from router import files, threads
 from router.errors import ConfigError
-from router.events.kinds import Reload
+from router.events.kinds import Reload, shortened
 from router.logs import streams as logs
 from router.memory.estimator import Estimator
 from router.memory.need import Need
@@ -92,7 +92,7 @@ class Reloader:
         try:
             yield
         except ConfigError as exc:
-            self._pool.journal.emit(Reload(why=f"{what} are left as they are: {exc}"))
+            self._pool.journal.emit(Reload(why=shortened(f"{what} are left as they are: {exc}")))
             raise
 
     async def _replace(self, read: Callable[[], Catalog]) -> Changes:

@@ -29,6 +29,8 @@ from router.models.catalog import Catalog
 from router.node import platforms
 from router.node.local import LocalNode
 from router.node.whereabouts import Whereabouts
+from router.page.chat_page import ChatPage, origins
+from router.page.shelf import Shelf, default_folder
 from router.plan import MIB, Machine, Plan
 from router.pool.engine_lines import LEVELS, EngineLines
 from router.pool.hub_models import HubModels
@@ -37,6 +39,7 @@ from router.pool.outlook import Outlook
 from router.pool.pool import Pool
 from router.proxy.budget import Budget
 from router.proxy.gateway import Gateway
+from router.records.access_lines import AccessLines
 from router.reloader import Reloader
 from router.server import listeners, openfiles
 from router.server.activation import Activation
@@ -45,6 +48,7 @@ from router.server.http_server import HttpServer, config_of
 from router.server.life_cycle import LifeCycle
 from router.server.supervisor import Supervisor
 from router.settings import Settings
+from router.telemetry import tracing as tracings
 from router.wire.upstream import Upstream
 
 log = logging.getLogger("router.serve")
@@ -153,6 +157,13 @@ def _assemble(
         refresh=reloader.refresh,
     )
 
+    if tracing := tracings.start(s.otel_endpoint, os.environ):
+        stack.callback(tracing.close)
+        gateway.records.tracer = tracing.begin
+        gateway.records.subscribe(tracing.end)
+    if s.log_requests != "off":
+        gateway.records.subscribe(AccessLines(s.log_requests))
+
     async def forecast(outlook: Outlook) -> Forecast:
         return await threads.ESTIMATES.run(
             forecasts.forecast,
@@ -177,6 +188,7 @@ def _assemble(
         predict=predict,
         is_draining=lambda: life.is_draining,
         prefix=s.api_prefix,
+        page=ChatPage(node, origins(engine), Shelf(default_folder(os.environ))) if s.ui else None,
     )
     max_connections = openfiles.max_connections(
         s.max_connections, openfiles.raise_limit(), s.models_max or ASSUMED_MODELS

@@ -49,6 +49,7 @@ from router.options import (
     STORE,
     SWITCH,
     TEXT,
+    URL,
     WHOLE_SECONDS,
     Option,
     row,
@@ -131,6 +132,14 @@ class Settings:
         "* means any name",
         absent=(),
     )
+    ui: bool = row(
+        "--ui --webui --no-ui --no-webui",
+        SWITCH,
+        "on",
+        "show llama.cpp's chat page to browsers at /",
+        env="LLAMA_ARG_UI",
+        other_variables=("LLAMA_ARG_WEBUI",),  # its older name
+    )
     timeout: int = row(
         "-to --timeout",
         WHOLE_SECONDS,
@@ -193,6 +202,14 @@ class Settings:
         "off",
         "what the models' processes write goes to the log too: off, warn for warnings and errors, or all; "
         "GET /models/NAME/log has it in any case",
+    )
+    otel_endpoint: str | None = row(
+        "--otel-endpoint",
+        URL,
+        None,
+        "collector of OpenTelemetry that gets a trace of each request, such as http://localhost:4318; it needs "
+        "the extra otel",
+        secret=True,
     )
     engine: str | None = row(
         "--engine",

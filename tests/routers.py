@@ -22,7 +22,7 @@ from tests import processes
 from tests.waiting import PATIENCE_S, until
 
 FAKE = str(Path(__file__).with_name("fake_llama_server.py"))
-LISTENING = re.compile(r"listening on (https?://[^\s,]+)[\s,]")  # with what follows: a line may come in two parts
+LISTENING = re.compile(r"listening on (https?://[^\s,\"]+)[\s,\"]")  # with what follows: a line may come in two parts
 
 
 def _binary() -> str:

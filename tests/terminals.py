@@ -23,7 +23,8 @@ class Terminal:
         self._name = f"test-{secrets.token_hex(4)}"
         keep = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_", "HF_", "TMUX"))}
         self._environ = {**keep, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", **environ}
-        command = f"{shlex.join(words)}; printf 'ended with %d' $?; exec cat"
+        # With the trap, ctrl-C ends the program and not the shell around it.
+        command = f"trap : INT; {shlex.join(words)}; printf 'ended with %d' $?; exec cat"
         size = ("-x", str(width), "-y", str(height))
         self._tmux("-f", "/dev/null", "new-session", "-d", *size, "sh", "-c", command)
         # What programs ask of the terminal's clipboard would be done, if this program did not see to it.

@@ -25,6 +25,7 @@ DUE = {
     *(f"C{number}" for number in range(1, 16)),
     *(f"T{number}" for number in range(1, 9)),
     *(f"F{number}" for number in range(1, 9)),
+    "W1",
 }
 
 

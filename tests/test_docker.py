@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from router import settings
+from router.client import health, options, target
 from router.engine.flags import default_table
 from router.models.created import default_path
 
@@ -116,14 +117,16 @@ def test_it_ends_as_an_unprivileged_user(file: Dockerfile) -> None:
 
 
 @each
-def test_health_is_asked_for(file: Dockerfile) -> None:
+def test_health_is_asked_for(file: Dockerfile, tmp_path: Path) -> None:
     (check,) = file.all("HEALTHCHECK")
     _, _, command = check.partition("CMD ")
-    python, flag, code = json.loads(command)
-    assert (python.rstrip("3"), flag) == ("python", "-c")
-    compile(code, "HEALTHCHECK", "exec")
+    program, *words = json.loads(command)
+    assert [program, words[0]] == [*json.loads(file.all("ENTRYPOINT")[0]), "health"]
+    assert float(check.partition("--timeout=")[2].partition("s")[0]) > health.TIMEOUT_S
+    # What the image sets leads to its port, also without a run folder.
     (port,) = file.all("EXPOSE")
-    assert f"'http://127.0.0.1:{port}/health'" in code
+    environ = {**file.environ(), "LLAMA_ROUTER_RUN_DIR": str(tmp_path)}
+    assert target.find(options.read("health", words[1:]), environ).url == f"http://127.0.0.1:{port}"
 
 
 def test_compose_offers_each_image_to_this_machine_alone() -> None:

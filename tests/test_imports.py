@@ -52,6 +52,7 @@ DOORS = {
     "rapidfuzz": {"near"},
     "cachetools": {"models", "memory"},
     "yaml": {"llama_swap.document"},
+    "opentelemetry": {"telemetry.tracing"},
 }
 
 MAX_LINES = 500

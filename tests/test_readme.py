@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from router import errors
 from router.api.app import create_app
+from router.client.options import CONNECTION, FLAGS
 from router.engine.flags import default_table
 from router.errors import ConfigError, RouterError
 from router.memory.need import Need
@@ -98,7 +99,8 @@ def test_flags_that_are_named_exist() -> None:
     """Ours, the engine's, those of our commands and benchmarks; others stand in a command of another program."""
     known = {name for option in OPTIONS for name in (*option.spellings, *option.negatives)}
     known |= {name for flag in default_table().flags for name in (*flag.spellings, *flag.negatives)}
-    known |= {"--json", "--once", "--fallback", "--help"}  # of commands
+    known |= {"--json", "--once", "--busy", "--fallback", "--help"}  # of commands
+    known |= {own.name for flags in FLAGS.values() for own in flags} | {own.name for own in CONNECTION}
     known |= {"--only", "--seconds", "--markdown"}  # of benchmarks and of the fuzzer
     prose = re.sub(r"<!-- test -->\n```sh\n.*?```", "", README, flags=re.S)  # pip's and npm's are theirs
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", prose))

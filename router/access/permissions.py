@@ -29,6 +29,8 @@ OPEN, READ, GENERATE, ADMIN = Permission
 # GENERATE.
 REQUIRED: Mapping[str, Permission] = {
     **dict.fromkeys(("GET /health", "GET /v1/health", "GET /readyz", "GET /livez"), OPEN),
+    # llama.cpp's chat page, as a browser gets it at /: static files, the same for everyone
+    **dict.fromkeys(("GET /index.html", "GET /{name:page_file}"), OPEN),
     # llama.cpp's router
     "GET /models": READ,
     "GET /v1/models": READ,
@@ -41,7 +43,7 @@ REQUIRED: Mapping[str, Permission] = {
     "GET /metrics": READ,
     "GET /slots": READ,
     "GET /lora-adapters": READ,
-    **dict.fromkeys(("GET /tools", "GET /cors-proxy"), READ),  # always refused, as are their POSTs
+    **dict.fromkeys(("GET /tools", "GET /cors-proxy"), READ),  # none, and refused, as are their POSTs
     "GET /v1/stream": READ,
     "POST /v1/streams/lookup": READ,
     "DELETE /v1/stream": GENERATE,  # ends an answer that its client asked for
@@ -60,6 +62,15 @@ REQUIRED: Mapping[str, Permission] = {
     "GET /router/requests": READ,
     "DELETE /router/requests/{id:path}": ADMIN,  # ends the request of any client
     "POST /models/{name:path}/pin": ADMIN,
+    # the dashboard's page: static files, which hold nothing of this router
+    **dict.fromkeys(("GET /router", "GET /router/"), OPEN),
+    **dict.fromkeys(
+        (
+            *("GET /router/app.js", "GET /router/data.js", "GET /router/panel.js", "GET /router/style.css"),
+            *("GET /router/vendor.js", "GET /router/vendor.txt"),
+        ),
+        OPEN,
+    ),
     # what a model answers
     **dict.fromkeys(
         (

@@ -8,6 +8,7 @@ in `access.permissions`.
 ::
 
     dialects     how errors look             -> nothing
+    home         what browsers see           -> nothing
     probes       /livez, /readyz and /health -> nothing
     details      what pickers show           -> nothing
     endless      streams without an end      -> nothing
@@ -39,5 +40,5 @@ Google Cloud's predictions, which are other endpoints under one path::
 
 All of it together::
 
-    app  all -> dialects probes metrics download dashboard openai messages stream ollama responses native predict
+    app  all -> dialects home probes metrics download dashboard openai messages stream ollama responses native predict
 """

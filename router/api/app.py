@@ -23,9 +23,11 @@ from router.access.origins import AllowedOrigins
 from router.access.permissions import GENERATE, OPEN, REQUIRED, PermissionTable, RoutePattern
 from router.api import openai, stream
 from router.api.dashboard.endpoints import DashboardEndpoints
+from router.api.dashboard.page import DashboardPage
 from router.api.dashboard.request_endpoints import RequestEndpoints
 from router.api.dialects import OPENAI, dialect_of
 from router.api.download import Downloads
+from router.api.home import DASHBOARD, Home, wants_page
 from router.api.messages import endpoints as messages
 from router.api.metrics import MetricsEndpoint
 from router.api.native import NativeEndpoints, build_info
@@ -37,6 +39,7 @@ from router.errors import ConfigError
 from router.memory.forecast import Forecast
 from router.metrics.exporter import Exporter
 from router.models.changes import Changes
+from router.page.chat_page import ChatPage
 from router.pool.outlook import Outlook
 from router.proxy.endpoints import with_dialect_errors
 from router.proxy.gateway import Gateway
@@ -59,6 +62,7 @@ def create_app(
     predict: Variables | None = None,
     is_draining: Callable[[], bool] = lambda: False,
     prefix: str = "",
+    page: ChatPage | None = None,
 ) -> FastPathApp:
     """The application.
 
@@ -69,6 +73,7 @@ def create_app(
     `predict` adds Google Cloud's routes.
     `is_draining`: whether the router is about to end.
     `prefix` stands before every path, as in `--api-prefix`.
+    `page` is shown to browsers at `/`.
     Raises LookupError for a route that `access.permissions` does not list."""
     downloads = Downloads(gateway)
     native = NativeEndpoints(gateway, downloads, reload, forecast, build)
@@ -88,6 +93,7 @@ def create_app(
         *messages.routes(gateway),
         *RequestEndpoints(gateway).routes(),
         *DashboardEndpoints(gateway, engine, build_info(build)).routes(),
+        *DashboardPage().routes(),
         *native.routes(),
         *MetricsEndpoint(gateway, exporter).routes(),
         *stream.routes(gateway),
@@ -97,6 +103,7 @@ def create_app(
     if predict:
         routes += _predict_routes(gateway, predict, probes, routes)
         required |= {f"POST {predict.predict}": GENERATE, f"GET {predict.health}": OPEN}
+    routes += Home(page, has_dashboard=any(route.path == DASHBOARD for route in routes)).routes()
     patterns = [RoutePattern(route.methods or (), route.path, route.path_regex) for route in routes]
     table = PermissionTable(patterns, required)
     errors = ErrorHandlers(dialect_of)
@@ -107,10 +114,10 @@ def create_app(
             ClientDisconnect: on_disconnect,
             Exception: errors.on_defect,
         },
-        lifespan=lambda app: _lifespan(gateway, exporter),
+        lifespan=lambda app: _lifespan(gateway, exporter, page),
     )
     guard = Guard(table, AllowedHosts(allowed_hosts, own_hosts), AllowedOrigins(cors_origins), Keys(keys, admin_keys))
-    return FastPathApp(whole, routes, guard, errors, prefix)
+    return FastPathApp(whole, routes, guard, errors, prefix, wants_page)
 
 
 def _predict_routes(gateway: Gateway, variables: Variables, probes: Probes, routes: Sequence[Route]) -> list[Route]:
@@ -136,7 +143,7 @@ def _predict_routes(gateway: Gateway, variables: Variables, probes: Probes, rout
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(gateway: Gateway, exporter: Exporter) -> AsyncIterator[None]:
+async def _lifespan(gateway: Gateway, exporter: Exporter, page: ChatPage | None) -> AsyncIterator[None]:
     exporter.start()
     gateway.pool.nodes.look()
     starting = asyncio.create_task(gateway.pool.exchange.load_on_startup(lone=gateway.autoload))
@@ -146,5 +153,7 @@ async def _lifespan(gateway: Gateway, exporter: Exporter) -> AsyncIterator[None]
         exporter.stop()
         starting.cancel()
         await asyncio.wait({starting})
+        if page:
+            await page.close()
         await gateway.pool.close()
         gateway.upstream.close()

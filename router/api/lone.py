@@ -13,13 +13,21 @@ from starlette.responses import JSONResponse, Response
 from router.api.details import details
 from router.models.spec import ModelSpec
 
-# llama-server's answer where `--tools` and `--ui-mcp-proxy` are off. They run programs and fetch any address for a web
-# page, so this router has them nowhere; llama.cpp's page asks for them before it shows them.
-DISABLED_PATHS = (("/tools", "GET"), ("/tools", "POST"), ("/cors-proxy", "GET"), ("/cors-proxy", "POST"))
+# llama-server has these with `--tools` and `--ui-mcp-proxy`. They run programs and fetch any address for a web page, so
+# this router has them nowhere.
+DISABLED_PATHS = (("/cors-proxy", "GET"), ("/cors-proxy", "POST"))
+TOOL_PATHS = (("/tools", "GET"), ("/tools", "POST"))
 
 
 async def disabled(request: Request) -> Response:
+    """llama-server's answer where they are off."""
     return JSONResponse({"error": {"message": "this feature is disabled", "type": "feature_disabled"}}, 403)
+
+
+async def tools(request: Request) -> Response:
+    """There are none, and none runs. llama.cpp's page asks for them at its start, and tries one: this is how it hears
+    that a tool has failed. A refusal, as llama-server's, would be an error in the browser's console each time."""
+    return JSONResponse([] if request.method == "GET" else {"error": "This router runs no tools."})
 
 
 def ollama_entry(spec: ModelSpec) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from router.api.download import Downloads
 from router.api.estimate import EstimateEndpoint
 from router.api.listing import Listing
 from router.api.load import LoadEndpoints
-from router.api.lone import DISABLED_PATHS, disabled
+from router.api.lone import DISABLED_PATHS, TOOL_PATHS, disabled, tools
 from router.api.messages.models import AnthropicModels, is_anthropic_client
 from router.api.news import NewsStream
 from router.api.slots import Slots
@@ -96,6 +96,7 @@ class NativeEndpoints:
             ("/lora-adapters", "POST", self.lora_adapters),
             ("/models", "POST", self.download),
             ("/models", "DELETE", self.remove),
+            *((path, method, tools) for path, method in TOOL_PATHS),
             *((path, method, disabled) for path, method in DISABLED_PATHS),
         )
         return [
@@ -135,7 +136,7 @@ class NativeEndpoints:
         try:
             return object_or_empty(parse_json(await self._read_child(spec, b"/props", MAX_PROPS_BYTES)))
         except ValueError as exc:
-            log.warning("%s: cannot read its /props: %s", spec.name, exc)
+            log.warning("%s: cannot read its /props: %s", spec.name, exc, extra={"model": spec.name})
             return {}
 
     def _lone_running(self) -> ModelSpec | None:
@@ -154,7 +155,7 @@ class NativeEndpoints:
             body = await answer.read_all(limit)
             return body if answer.status == 200 else b""
         except UpstreamFailed as exc:
-            log.warning("%s: cannot read its %s: %s", spec.name, target.decode(), exc)
+            log.warning("%s: cannot read its %s: %s", spec.name, target.decode(), exc, extra={"model": spec.name})
             return b""
         finally:
             lease.release()

@@ -26,3 +26,8 @@ The commands::
     completion  words for a shell                        -> options target session
     talk        run                                      -> failures options stream screen target session progress
 """
+
+import sys
+
+# httpx would import its own command line, and with it rich and pygments: as long as all the rest of it takes.
+sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]

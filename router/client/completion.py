@@ -25,7 +25,6 @@ SEPARATOR = "\x1f"
 FILES = "\x1ffiles"  # instead of words: the shell completes the names of files
 TIMEOUT_S = 0.5
 WITH_MODELS = {"load": 1, "unload": 0, "logs": 1, "run": 1}  # how many of a command's words are models; 0: all
-SETTINGS_MAX = 60
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -50,10 +49,11 @@ def suggestions(line: Sequence[str], environ: Mapping[str, str]) -> list[str]:
         return _starting(word, SHELLS)
     known = options.flags_of(command) if command in options.FLAGS else _others(command)
     last = before[-1] if before else ""
-    if own := next((own for own in known if own.takes and last in (own.short, own.name)), None):
+    if own := next((own for own in known if own.takes and last and last in (own.short, own.name)), None):
         return _values(own, word)
     if word.startswith("-"):
-        return _starting(word, _spellings(known))
+        engine = (flag.name for flag in options.table_of(command).flags) if command == "load" else ()
+        return _starting(word, sorted({own.name for own in known}.union(engine, ("--help",))))
     if command in WITH_MODELS and "--" not in before:
         given = _words(before[1:], known)
         if not WITH_MODELS[command] or len(given) < WITH_MODELS[command]:
@@ -84,10 +84,6 @@ def _others(command: str) -> tuple[Own, ...]:
     return (*{each.name: each for each in (*engine, *own)}.values(), options.JSON, Own("--help", "", ""))
 
 
-def _spellings(known: Sequence[Own]) -> list[str]:
-    return sorted({own.name for own in known} | {"--help"})
-
-
 def _values(own: Own, word: str) -> list[str]:
     if own.completes == "file":
         return [FILES]
@@ -100,7 +96,7 @@ def _values(own: Own, word: str) -> list[str]:
 
 def _words(before: Sequence[str], known: Sequence[Own]) -> list[str]:
     """Those that are no flags and no values of flags."""
-    valued = {spelling for own in known if own.takes for spelling in (own.short, own.name)}
+    valued = {spelling for own in known if own.takes for spelling in (own.short, own.name) if spelling}
     return [
         word
         for previous, word in zip(["", *before], before, strict=False)

@@ -21,7 +21,6 @@ from router.logs.letters import visible
 MAX_TEMPLATE_BYTES = 1 << 20
 NUMBERS = ("ctx_size", "n_parallel")
 POLL_S = 0.1
-DEFAULT = "default"
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -30,7 +29,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         raise FlagError("name a model: llama-router load MODEL")
     model, body = words.words[0], body_of(words)
     found = target.find(words, environ)
-    with Session(found) as session, Status(Outlook(found, model, f"{model}: loading").text):
+    outlook = Outlook(found, model, f"{model}: loading")
+    with Session(found) as session, Status(outlook.text, outlook.close):
         answer = session.json("POST", "/models/load", body=body, timeout=None)  # a load takes as long as it takes
     if words.has("--json"):
         screen.print_json(answer)
@@ -59,8 +59,6 @@ def body_of(words: Words) -> dict[str, Any]:
 
 
 def _setting(field: str, name: str, word: str) -> Any:
-    if field == "chat_template":
-        return word
     if word == "preset":
         return None  # back to what the preset says
     if field not in NUMBERS:

@@ -70,7 +70,7 @@ def _follow(find: Callable[[], Session], source: _Log | _Events, show: Callable[
             if not has_begun:
                 raise
             if not is_told:
-                print(f"llama-router: {visible(exc.message)}; it is waited for", file=sys.stderr, flush=True)
+                print(f"llama-router: waiting for the router: {visible(exc.message)}", file=sys.stderr, flush=True)
                 is_told = True
         time.sleep(POLL_S)
 

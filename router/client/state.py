@@ -52,6 +52,8 @@ class Model:
                 return "draining"
             case "unloaded" if self.is_stopping:
                 return "stopping"
+            case "unloaded" if self.waiting:
+                return "waiting"
         if self.error and not self.is_running:
             return "failed" + (f", again in {duration(self.retry_in)}" if self.retry_in else "")
         return self.state

@@ -42,7 +42,14 @@ NUMBERS = (
     "removed",
 )
 
+MAX_WHY = 2_000
+
 Bytes = Mapping[str, int]
+
+
+def shortened(why: str) -> str:
+    """A reason as it is kept. What a child or a hub has said may be long, and many events are kept."""
+    return why if len(why) <= MAX_WHY else f"{why[:MAX_WHY]}..."
 
 
 # Processes
@@ -236,7 +243,7 @@ class DrainEnded:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A request is refused. `refusal` is the code of the reason."""
+    """A request is refused. `refusal` is the code of the reason. `request` is its id, empty if it has none."""
 
     KIND: ClassVar[str] = "refused"
     IS_SHOWN: ClassVar[bool] = True
@@ -245,6 +252,7 @@ class Refused:
     refusal: str
     why: str
     retry_after: float | None = None
+    request: str = ""
 
 
 @dataclass(frozen=True, slots=True)

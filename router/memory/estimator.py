@@ -154,7 +154,9 @@ class Estimator:
         if need is None or self._is_plausible(footprint, need):
             self._footprints.put(key, footprint)
         else:
-            log.info("%s: a measurement is ignored, it cannot be right: %s", spec.name, footprint)
+            log.info(
+                "%s: a measurement is ignored, it cannot be right: %s", spec.name, footprint, extra={"model": spec.name}
+            )
 
     def _is_plausible(self, footprint: Footprint, need: Need) -> bool:
         """Whether a process of this need can have taken so much. One that was about to end when it was measured has
@@ -209,7 +211,7 @@ class Estimator:
             is_known = self._warned.get((model, left_out))
             self._warned[model, left_out] = True
         if not is_known:
-            log.warning("%s: its projector is left out, so it serves text: %s", model, left_out)
+            log.warning("%s: its projector is left out, so it serves text: %s", model, left_out, extra={"model": model})
 
     def _choose_devices(self, model: str, args: tuple[Arg, ...]) -> tuple[tuple[Arg, ...], tuple[str, ...]]:
         """The arguments to estimate with, and words about devices that the child must get.
@@ -299,4 +301,5 @@ def _log_need(name: str, need: Need) -> None:
         size(need.estimate.compute),
         need.estimate.n_ctx,
         need.source,
+        extra={"model": name},
     )

@@ -11,6 +11,7 @@ from router.node.gpus import Gpu
 from router.node.kernel_files import read_text
 from router.node.visibility import visible_indices
 from router.scheduling.resources import UNKNOWN_BYTES, Device
+from router.text import valid
 
 log = logging.getLogger("router.devices")
 
@@ -61,7 +62,7 @@ class AmdDriver:
             # While one is gone, nobody knows how ROCm counts the others: they are named by their UUIDs.
             word = before.uuid if is_one_gone else ""
             index = positions.get(card, before.index)
-            device = Device(self._node, before.name, "gpu", total, index, before.uuid, mask=word)
+            device = Device(self._node, before.name, "gpu", total, index, before.uuid, mask=word, label=before.label)
             gpus.append(self._gpu(device, board))
         return gpus
 
@@ -79,7 +80,9 @@ class AmdDriver:
                 log.warning("AMD GPU %s is left out until it can be read: %s", board.card.name, board.problem)
             elif board.total < MIN_VRAM_BYTES:
                 continue
-            device = Device(self._node, f"ROCm{position}", "gpu", board.total or UNKNOWN_BYTES, index, board.uuid)
+            total = board.total or UNKNOWN_BYTES
+            label = _product(board.card)
+            device = Device(self._node, f"ROCm{position}", "gpu", total, index, board.uuid, label=label)
             self._known[board.card] = device
             gpus.append(self._gpu(device, board))
         return gpus
@@ -99,6 +102,14 @@ class AmdDriver:
                 except (OSError, ValueError) as error:
                     boards.append(_Board(card, "", 0, _problem_of(error)))
         return boards
+
+
+def _product(card: Path) -> str:
+    """What the GPU is sold as, which few drivers tell."""
+    try:
+        return valid(read_text(card / "product_name"))
+    except (OSError, ValueError):
+        return ""
 
 
 def _problem_of(error: OSError | ValueError) -> str:

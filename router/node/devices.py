@@ -39,7 +39,7 @@ class Devices:
     ) -> None:
         self._gpus = Gpus([NvidiaDriver(environ, node, root), AmdDriver(environ, node, root)])
         self._ram = HostMemory(root, memory_limit)
-        self._host = Device(node, "RAM", "host", self._ram.total)
+        self._host = Device(node, "RAM", "host", self._ram.total, label=self._ram.label)
 
     def __repr__(self) -> str:
         return f"<Devices {' '.join(device.key for device in self.list())}>"

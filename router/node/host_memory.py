@@ -68,7 +68,7 @@ class _Headroom:
 class HostMemory:
     """The machine's memory, within the limits of every control group above this process, and within `cap` bytes.
 
-    `root` is the folder above `proc` and `sys`. `total` is fixed when this is made.
+    `root` is the folder above `proc` and `sys`. `total` is fixed when this is made; `label` says what bounds it.
     """
 
     def __init__(self, root: Path, cap: int | None) -> None:
@@ -77,6 +77,8 @@ class HostMemory:
         machine = self._machine().total
         limits = [headroom.limit for headroom in self._headrooms(machine)]
         self.total = min([machine, *limits, *([cap] if cap is not None else [])])
+        bounds = "set by hand" if self.total == cap else "limit of a control group"
+        self.label = bounds if self.total < machine else ""
 
     def __repr__(self) -> str:
         return f"<HostMemory {self.total} bytes, {len(self._groups)} control groups>"

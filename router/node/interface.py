@@ -73,6 +73,7 @@ class Launch:
     `template` is the text of a chat template. The child gets it as a file that only this user can read, and the file is
     removed when the child has ended.
     `engine` is the llama-server to run, as `--engine` names one; empty for the router's own.
+    `is_bare`: it gets none of the variables by which the router's user sets llama-server's flags for all models.
     `on_event` is called in the event loop.
     `on_output` is called there with whole lines that the child wrote, and must be quick: no state lines, no line feeds,
     none longer than a few KiB, and no secret of the child in them.
@@ -87,6 +88,7 @@ class Launch:
     load_timeout: float = 600.0
     template: str | None = None
     engine: str = ""
+    is_bare: bool = False
     on_event: Callable[[ChildEvent], None] = lambda event: None
     on_output: Callable[[Sequence[bytes]], None] = lambda lines: None
 

@@ -38,6 +38,7 @@ from router.wire.address import Address
 HIDDEN_VARIABLES = re.compile(
     r"LLAMA_API_KEY|LLAMA_ROUTER_.*|LLAMA_SERVER_.*|AIP_.*|LISTEN_(PID|FDS|FDNAMES|PIDFDID)|NOTIFY_SOCKET|WATCHDOG_(PID|USEC)"
     r"|LLAMA_ARG_(DEVICE|HOST|PORT|REUSE_PORT|API_.*|SSL_.*|CORS_.*|ALIAS|TAGS|LOG_FILE|MODEL.*|HF_.*)"
+    r"|OTEL_EXPORTER_OTLP_.*HEADERS"
     r"|LLAMA_ARG_(MMPROJ(_URL)?|DOCKER_REPO)"
 )
 # Arguments with which a child downloads by itself. It alone gets what opens the hub, and the proxies with a password.
@@ -123,8 +124,11 @@ class LocalNode:
         args += ["--host", address.path] if address.path else ["--host", address.host, "--port", str(address.port)]
         args += ["--alias", launch.model]
         command = [*engine.command, *args]
+        inherited = self._environ
+        if launch.is_bare:
+            inherited = {name: value for name, value in inherited.items() if not name.startswith("LLAMA_ARG_")}
         env = {
-            **self._environ,
+            **inherited,
             **(self._for_downloads if self._downloads(launch) else {}),
             **engine.env,
             **{name: value for name, value in launch.env if name != "LLAMA_ARG_DEVICE"},

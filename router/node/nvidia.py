@@ -21,6 +21,7 @@ from router.node.gpus import Gpu
 from router.node.kernel_files import read_text
 from router.node.visibility import entries_of, index_named
 from router.scheduling.resources import UNKNOWN_BYTES, Device
+from router.text import valid
 
 log = logging.getLogger("router.devices")
 
@@ -224,7 +225,8 @@ class NvidiaDriver:
         uuid = part.uuid or part.name or (before.uuid if before else "")
         is_alone = part.instance is not None or uuid.startswith("MIG-")
         word = uuid if is_alone or (use_uuid and part.uuid) else ""
-        return Device(self._node, f"CUDA{number}", "gpu", total, part.index, uuid, is_alone, word)
+        label = before.label if before and before.label else _product(part.handle)
+        return Device(self._node, f"CUDA{number}", "gpu", total, part.index, uuid, is_alone, word, label)
 
     def _visible(self, boards: Sequence[_Board]) -> list[_Part]:
         """What the mask lets through, in its order. What it names and the driver does not know is among it."""
@@ -261,6 +263,16 @@ def _in_nvmls_case(entry: str) -> str:
 def _may_name_gpu(mask: str) -> bool:
     entries = entries_of(mask)
     return bool(entries) and (entries[0].isdecimal() or entries[0].startswith(("gpu-", "mig-")))
+
+
+def _product(handle: object) -> str:
+    """What the device is sold as; empty if the driver does not tell."""
+    if handle is None:
+        return ""
+    try:
+        return valid(pynvml.nvmlDeviceGetName(handle))
+    except (pynvml.NVMLError, UnicodeDecodeError):
+        return ""
 
 
 def _resolved(entry: str, boards: Sequence[_Board]) -> list[_Part] | None:

@@ -231,7 +231,7 @@ class CatalogExchange:
         if not differences(lasting, spec):
             return True
         if isinstance(fault := needs.get(spec), str):
-            log.error("%s: its process goes on with the settings from before: %s", name, fault)
+            log.error("%s: its process goes on with the settings from before: %s", name, fault, extra={"model": name})
             self._store.changes.begin(spec, self._serving_spec(name), self._core.plans.needs.get(name))
             if self._store.changes.is_tried(spec):
                 self._store.fail_change(name, fault)
@@ -248,7 +248,7 @@ class CatalogExchange:
         found = {name: await self._replaced_file(name) for name in [spec.name for spec in self._core.catalog.models]}
         for name, path in found.items():
             if path:
-                log.info("%s: %s has been replaced", name, path)
+                log.info("%s: %s has been replaced", name, path, extra={"model": name})
         return frozenset(name for name, path in found.items() if path)
 
     def _compare(self, catalog: Catalog, replaced: Collection[str]) -> Changes:
@@ -297,7 +297,7 @@ class CatalogExchange:
             try:
                 (await self._lease(spec)).release()
             except errors.RouterError as exc:
-                log.error("could not load %s at startup: %s", spec.name, exc.message)
+                log.error("could not load %s at startup: %s", spec.name, exc.message, extra={"model": spec.name})
 
     # Needs of models that do not run, for the listing
 

@@ -147,7 +147,8 @@ class ChildRun:
         self.progress, self.progressed_at = progress, asyncio.get_running_loop().time()
         if progress.value - self._logged >= LOGGED_STEP and progress.value < 1:
             self._logged = progress.value
-            log.info("%s: loading, %.0f %%", self.spec.name, progress.value * 100)
+            extra = {"model": self.spec.name}
+            log.info("%s: loading, %.0f %%", self.spec.name, progress.value * 100, extra=extra)
 
     def mark_stopping(self, why: Why, now: float) -> None:
         """This run is to end. The caller stops its child if there is one; if there is none yet, `live` stops it as soon

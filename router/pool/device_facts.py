@@ -24,6 +24,7 @@ class Held(NamedTuple):
 class DeviceFacts(NamedTuple):
     """One device. Bytes; None where they are not known.
 
+    `label` is what people call it; empty if nobody says.
     `margin` is to stay free; 0: this device is not checked.
     `other` is what other programs hold.
     `short`: they hold of what is to stay free.
@@ -32,6 +33,7 @@ class DeviceFacts(NamedTuple):
 
     key: str
     name: str
+    label: str
     node: str
     kind: str
     total: int | None
@@ -66,6 +68,7 @@ def device_facts(
             DeviceFacts(
                 key,
                 device.name,
+                device.label,
                 device.node,
                 device.kind,
                 total,

@@ -212,7 +212,7 @@ class Downloads:
         core.publish(name, "download_finished", {})
 
     def _tell(self, name: str, step: str, why: str = "", seconds: float | None = None) -> None:
-        self._core.journal.emit(kinds.Download(name, step, why, seconds))
+        self._core.journal.emit(kinds.Download(name, step, kinds.shortened(why), seconds))
 
     def _on_failure(self, name: str, exc: Exception) -> None:
         core = self._core

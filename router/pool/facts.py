@@ -199,7 +199,7 @@ class Facts:
             expires_at=model.expires if is_serving else None,
             idle_since=model.finished if is_serving and not model.leases else None,
             held=model.held,
-            source=need.source if bytes_needed and need else None,
+            source=need.source if need and need.source != "unknown" else None,
             context=meta.get("n_ctx") or (need.estimate.n_slot if need and need.estimate else None),
             pid=child.pid if child else None,
             started=child.started if child else None,

@@ -180,7 +180,7 @@ class HubModels:
         freed = 0
         if not spec.repo_to_download:
             freed = await threads.CACHE.run(removal.remove, self._root, Name.parse(spec.name))
-            log.info("%s: removed, which freed %s", spec.name, size(freed))
+            log.info("%s: removed, which freed %s", spec.name, size(freed), extra={"model": spec.name})
         await self._refresh()
         return freed
 

@@ -18,6 +18,7 @@ from typing import Any, assert_never
 from router import errors
 from router.engine.flags import FlagTable, default_table
 from router.events.kinds import Granted, Released, Settled
+from router.logs import request_ids
 from router.memory.footprints import Footprint
 from router.memory.need import Need
 from router.models.catalog import Catalog
@@ -367,12 +368,13 @@ class Pool:
         An effect that fails is reported back as an event, as one that succeeds is: the scheduler waits for nothing that
         will not come. It may fail here or later in its task (`on_failure`).
         """
-        for effect in effects:
-            on_failure = partial(self._on_failure, effect)
-            try:
-                self._perform(effect, on_failure)
-            except Exception as exc:
-                on_failure(exc)
+        with request_ids.working_for_nobody():  # the end of one request may start the model of another
+            for effect in effects:
+                on_failure = partial(self._on_failure, effect)
+                try:
+                    self._perform(effect, on_failure)
+                except Exception as exc:
+                    on_failure(exc)
         for follow_up in (
             self.downloads.publish_queue_changes,
             self.processes.prefetch_next,

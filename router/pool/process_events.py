@@ -13,9 +13,6 @@ from router.scheduling.books import ModelRecord
 from router.scheduling.causes import Cause, Why
 from router.scheduling.states import SERVING, WITHOUT_PROCESS, State
 
-# What a child has said last may be long, and many events are kept.
-MAX_WHY = 2_000
-
 
 def of_stop(
     model: ModelRecord, why: Why, margins: Mapping[str, int], now: float
@@ -62,7 +59,7 @@ def of_end(
         why = why or Why(Cause.UNLOAD)
         return kinds.Exited(name, run, why.cause, why.text, freed, seconds, exit_code)
     pause = model.backoff_until - now if model.backoff_until > now else None
-    text = sentence if len(sentence) <= MAX_WHY else f"{sentence[:MAX_WHY]}..."
+    text = kinds.shortened(sentence)
     if before.state in SERVING:
         return kinds.Crash(name, run, text, freed, exit_code, before.requests, pause)
     return kinds.LoadFailed(name, run, text, freed, exit_code, seconds, model.retrying, pause)

@@ -48,8 +48,11 @@ class QueueNews:
         self._waiting = waiting
 
     def tell_joined(self, name: str, now: float) -> None:
-        """A request for this model waits, and no new plan is due: the model serves, and takes no new work."""
+        """A request for this model waits. If no new plan is due that tells of it, the model serves, and takes no new
+        work."""
         entry = self._scheduler.line.by_arrival.get(name)
+        if self._scheduler.planning.levels.is_probing:
+            return
         if entry is not None and entry.needs_room and self._waiting.get(name) is not entry:
             self._waiting[name] = entry
             self._tell_waiting(entry, now)

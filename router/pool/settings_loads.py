@@ -134,7 +134,7 @@ class SettingsLoads:
                 changed = differences(self._processes.lasting_spec(name) or before, spec)
                 if not changed and not differences(before, spec):
                     if path := await self._processes.replaced_file(name):
-                        log.info("%s: %s has been replaced", name, path)
+                        log.info("%s: %s has been replaced", name, path, extra={"model": name})
                         need = await core.estimates.need(before)
                         if core.effective(name) is before and self._processes.runs.get(name) is run:
                             self.renew(before, need)
@@ -189,11 +189,11 @@ class SettingsLoads:
             return
         if differences(before, core.effective(name)) or self._processes.lasting_spec(name):
             return
-        log.info("%s: it is started again with the settings from before", name)
+        log.info("%s: it is started again with the settings from before", name, extra={"model": name})
         try:
             (await self._lease(before, used=False, background=True)).release()
         except errors.RouterError as exc:
-            log.error("%s: it could not be started again: %s", name, exc.message)
+            log.error("%s: it could not be started again: %s", name, exc.message, extra={"model": name})
 
     @contextlib.asynccontextmanager
     async def _load_lock(self, name: str) -> AsyncIterator[None]:
@@ -212,7 +212,7 @@ class SettingsLoads:
         """Start the model with these settings, and wait until it serves with them. Raises what it was refused with."""
         name = pending.base.name
         shown = ", ".join(f"{old or '(none)'} => {new or '(none)'}" for old, new in changed.values())
-        log.info("%s: new settings: %s", name, shown)
+        log.info("%s: new settings: %s", name, shown, extra={"model": name})
 
         def note_ticket(ticket: int) -> None:
             pending.ticket = ticket
@@ -280,4 +280,4 @@ class SettingsLoads:
 def _log_failure(name: str, load: asyncio.Task[Loaded]) -> None:
     """No client waits for the result of this load."""
     if not load.cancelled() and isinstance(exc := load.exception(), errors.RouterError):
-        log.error("could not load %s: %s", name, exc.message)
+        log.error("could not load %s: %s", name, exc.message, extra={"model": name})

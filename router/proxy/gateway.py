@@ -201,6 +201,7 @@ class Gateway:
                 "%s: a request's num_ctx changes nothing: the context is fixed when the model loads; "
                 "set ctx-size in its preset, or --ctx-size for all",
                 spec.name,
+                extra={"model": spec.name},
             )
 
     def conversation_of(

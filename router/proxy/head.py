@@ -24,6 +24,8 @@ from router.wire.request_head import RequestHead
 MAX_HEADERS = 90
 MAX_HEADER_BYTES = 8000
 
+ID = "router.request_id"  # of an ASGI scope
+MAX_ID_BYTES = 128
 MAX_TRACE = 100  # bytes of a traceparent, which has 55
 
 # The names under which OpenAI's clients and Anthropic's read the request id.
@@ -44,10 +46,13 @@ _NOT_FOR_FAST_PATH = frozenset((b"expect", b"transfer-encoding", b"content-encod
 class Head:
     """The head of a request.
 
+    - `request_id` is the one that the request has got already, if it is the head of one request alone.
     - `path` is decoded.
     - `target` is path and query as they came.
     - `headers` have lower-case names.
     """
+
+    request_id = b""
 
     def __init__(self, method: str, path: str, target: bytes, headers: Headers) -> None:
         self.method, self.path, self.target, self.headers = method, path, target, headers
@@ -59,7 +64,9 @@ class Head:
     def from_scope(cls, scope: Scope) -> Head:
         """The head of an ASGI request."""
         target, query = scope["raw_path"], scope["query_string"]
-        return cls(scope["method"], scope["path"], target + b"?" + query if query else target, scope["headers"])
+        head = cls(scope["method"], scope["path"], target + b"?" + query if query else target, scope["headers"])
+        head.request_id = scope.get(ID, b"")
+        return head
 
     def header(self, name: str) -> str:
         """The value of a header, "" if it is missing. The last one counts."""
@@ -75,8 +82,7 @@ class Head:
     @cached_property
     def client_request_id(self) -> bytes:
         """The request id that the client chose, if it is fit to be repeated, else b""."""
-        given = self._values.get(b"x-request-id", b"")
-        return given if len(given) <= 128 and given.isascii() else b""
+        return _fit_to_repeat(self._values.get(b"x-request-id", b""))
 
     @cached_property
     def shown_path(self) -> str:
@@ -108,7 +114,15 @@ class Head:
     @cached_property
     def forwarded(self) -> RequestHead:
         """The part that goes to the child."""
-        headers = [header for header in end_to_end(self.headers) if header[0] not in _NOT_FORWARDED]
+        return self._without(_NOT_FORWARDED)
+
+    @cached_property
+    def forwarded_untraced(self) -> RequestHead:
+        """The same without `traceparent`, for a child that gets another one."""
+        return self._without(_NOT_FORWARDED | {b"traceparent"})
+
+    def _without(self, names: frozenset[bytes]) -> RequestHead:
+        headers = [header for header in end_to_end(self.headers) if header[0] not in names]
         return RequestHead(self.method, self.target, headers)
 
     @cached_property
@@ -122,8 +136,22 @@ class Head:
 
 
 def request_id_of(head: Head) -> bytes:
-    """The client's request id, or a new one."""
-    return head.client_request_id or b"%016x" % getrandbits(64)
+    """The request's id: what it has got already, the client's, or a new one."""
+    return head.request_id or head.client_request_id or _new_id()
+
+
+def identify(scope: Scope, given: bytes) -> bytes:
+    """Give the ASGI request an id, which its heads have from now on. `given` is the client's, if it chose one."""
+    scope[ID] = id = _fit_to_repeat(given) or _new_id()
+    return id
+
+
+def _fit_to_repeat(id: bytes) -> bytes:
+    return id if len(id) <= MAX_ID_BYTES and id.isascii() else b""
+
+
+def _new_id() -> bytes:
+    return b"%016x" % getrandbits(64)
 
 
 class _HeadReader:

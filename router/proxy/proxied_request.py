@@ -115,6 +115,11 @@ class ProxiedRequest:
         state = "sent" if self._answer is not None else "leased" if self._lease is not None else "waiting"
         return f"<{type(self).__name__} {self._head.method} {self._head.path} {state}>"
 
+    @property
+    def id(self) -> bytes:
+        """Its request id, as the client gets it."""
+        return self._id
+
     def record_in(self, running: Running) -> None:
         """Its record has begun already, before its model was known."""
         if not self._model:
@@ -126,7 +131,9 @@ class ProxiedRequest:
     # In steps, without a task
 
     def begin_record(self, records: Records, client: str) -> None:
-        """Its record begins now. `client` is the address of the client."""
+        """Its record begins now, if it has not. `client` is the address of the client."""
+        if self._running is not None:
+            return
         head = self._head
         self._running = running = records.begin(
             self._id, head.shown_path, self._dialect.name, client, head.agent, head.trace
@@ -142,7 +149,7 @@ class ProxiedRequest:
     def send(self) -> bool:
         """Sends the request now, if there are a lease and an open connection to the child. False: call the request."""
         if lease := self._lease:
-            head, own_headers = self._head.forwarded, self._own_headers()
+            head, own_headers = self._head_for_child(), self._own_headers()
             self._answer = self._upstream.send(lease.address, lease.key, head, self._body, own_headers)
         return self._answer is not None
 
@@ -238,7 +245,7 @@ class ProxiedRequest:
             else:
                 # No error can follow. The response stays incomplete, so the server closes the connection, and the
                 # client sees that the response was cut off.
-                log.warning("request %s cut off: %s", self._id.decode(), exc)
+                log.warning("a request is cut off: %s", exc, extra={"model": self._model})
             return client.status, exc.kind
         return client.status, ENGINE_ERROR if client.status >= 400 else None
 
@@ -257,7 +264,7 @@ class ProxiedRequest:
                         await self._translate(self._translation, lease, client)
                 return
             except TimeoutError:
-                log.warning("%s: request %s has no token limit and is ended", lease.model, self._id.decode())
+                log.warning("%s: a request without a token limit is ended", lease.model, extra={"model": lease.model})
                 raise GenerationTimeout(
                     f"The answer was not complete after {self._time_limit:g} s, twice --max-generation-time. "
                     "Send max_tokens, or raise --max-generation-time."
@@ -313,7 +320,7 @@ class ProxiedRequest:
     async def _relay(self, lease: Lease, client: ClientResponse, answer: UpstreamResponse | None) -> None:
         """`answer`: what `send` has got already."""
         answer = await self._upstream.open(
-            lease.address, lease.key, self._head.forwarded, self._body, self._own_headers(), answer
+            lease.address, lease.key, self._head_for_child(), self._body, self._own_headers(), answer
         )
         self._watch(answer)
         try:
@@ -352,7 +359,9 @@ class ProxiedRequest:
 
     async def _translate(self, translation: Translation, lease: Lease, client: ClientResponse) -> None:
         async def post(target: bytes, body: bytes) -> UpstreamResponse:
-            own = self._own_headers() if target in GENERATING_TARGETS else [(b"x-request-id", self._id)]
+            own = list(self._own_headers()) if target in GENERATING_TARGETS else [(b"x-request-id", self._id)]
+            if self._running is not None and self._running.trace and (b"traceparent", self._running.onward) not in own:
+                own.append((b"traceparent", self._running.onward))
             head = RequestHead("POST", target, [(b"content-type", b"application/json")])
             answer = await self._upstream.open(lease.address, lease.key, head, body, own)
             self._watch(answer)
@@ -376,4 +385,11 @@ class ProxiedRequest:
         headers = [(b"x-request-id", self._id)]
         if self._conversation:
             headers.append((b"x-conversation-id", self._conversation.encode(errors="surrogateescape")))
+        if (running := self._running) is not None and running.trace and running.is_traced:
+            headers.append((b"traceparent", running.onward))
         return headers
+
+    def _head_for_child(self) -> RequestHead:
+        if (running := self._running) is not None and running.trace and running.is_traced:
+            return self._head.forwarded_untraced
+        return self._head.forwarded

@@ -37,7 +37,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     - `asked`: the name that was asked for, of a model that there is not.
     - `stream`: the client wanted a stream. `background`: it queued behind all others.
     - `prompt_seconds`, `generation_seconds`: what the engine took for the tokens.
-    - `trace`: the header `traceparent` of the request, as it came.
+    - `trace`: the header `traceparent` of the request, as it came. If it is traced, a line feed follows, and the
+      router's own, which went to the engine.
     """
 
     id: str

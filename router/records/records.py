@@ -38,6 +38,7 @@ class Totals(NamedTuple):
 
 class Records:
     """`load_seconds(model, since)`: how many of the seconds since then the model took to load.
+    `tracer`, if there is one, gets each request's `traceparent` and returns what is kept as its `trace`.
 
     ::
 
@@ -55,12 +56,15 @@ class Records:
         self._numbers = count(2)
         self._last_hour = LastHour()
         self.speed = Speed(self._running)
+        self.tracer: Callable[[str], str] | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} running={len(self._running)} ended={len(self._ended)}>"
 
     def begin(self, id: bytes, path: str, dialect: str, client: str = "", agent: str = "", trace: str = "") -> Running:
         """A request has come. `path`, `client` and `agent` are clean and short (`record.clean`)."""
+        if self.tracer is not None:
+            trace = self.tracer(trace)
         key = id.decode("latin-1")
         if len(key) != 16 or not key.isalnum() or key in self._running:
             key = self._distinct(key)

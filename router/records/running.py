@@ -102,6 +102,16 @@ class Running(msgspec.Struct, eq=False):
         return self.sent.status if self.sent is not None else 0
 
     @property
+    def is_traced(self) -> bool:
+        """Whether the child gets a `traceparent` of the router, and not the client's."""
+        return "\n" in self.trace
+
+    @property
+    def onward(self) -> bytes:
+        """The `traceparent` for the child, if there is one."""
+        return self.trace.rpartition("\n")[2].encode("latin-1")
+
+    @property
     def is_waiting(self) -> bool:
         return self.waits_since is not None
 

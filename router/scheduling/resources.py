@@ -26,6 +26,7 @@ class Device:
     `uuid` is the vendor's identity.
     `is_alone`: a child that uses it sees no other GPU beside it. So it is with MIG instances (CUDA Programming Guide).
     `mask` is the word for it in a visibility mask. Empty: its index.
+    `label` is what people call it, such as `NVIDIA GeForce RTX 4090`; empty if nobody says.
     `key` names the device everywhere else: `NODE/NAME`.
     """
 
@@ -37,6 +38,7 @@ class Device:
     uuid: str = ""
     is_alone: bool = False
     mask: str = ""
+    label: str = field(default="", repr=False, compare=False)
     key: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -96,6 +96,8 @@ class ClientConnection(FramedConnection):
         request = None
         try:
             request = route.endpoint.try_now(route.head, body)
+            if request is not None and route.endpoint.records.tracer is not None:  # it makes ids that the child gets
+                request.begin_record(route.endpoint.records, self._addresses.of(route.head))
             is_on_fast_path = request is not None and request.send() and request.on_complete(self._on_response)
         except Exception as exc:  # else uvloop would close the connection
             log.critical("a defect in the router", exc_info=exc)
@@ -150,7 +152,7 @@ class ClientConnection(FramedConnection):
         if self._in_flight is None:
             return app
         request, self._in_flight, self._in_flight_data = self._in_flight, None, b""
-        return self._fast_path.with_error_handler(request)
+        return self._fast_path.fallen_back(request)
 
     def _send_response(self, keep_alive: bool, status: int, lines: bytes, body: bytes) -> None:
         own = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])

@@ -8,7 +8,7 @@ keeps what it has found out about a head: the endpoint that needs no more than a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from starlette.middleware.errors import ServerErrorMiddleware
@@ -20,12 +20,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from router.access.guard import Guard, Preflight, RequestFacts
 from router.access.hosts import is_loopback
 from router.errors import RouterError
+from router.logs import request_ids
 from router.proxy.endpoints import ModelFromBody, ModelFromBodyRoute
-from router.proxy.head import Head
+from router.proxy.head import Head, identify
+from router.proxy.proxied_request import ProxiedRequest
 from router.server.cors import CREDENTIALS, EXPOSED_HEADERS, preflight_response, with_headers, with_vary
 from router.server.error_handlers import ErrorHandlers, on_disconnect
-from router.server.prefix import OUTSIDE, Prefix
+from router.server.prefix import CLIENT_PATH, OUTSIDE, Prefix
 from router.wire.head_cache import HeadCache
+from router.wire.headers import Headers
+
+INDEX = "/index.html"
 
 
 class CachedRoute(NamedTuple):
@@ -41,10 +46,17 @@ class FastPathApp:
 
     `app` is the whole application; it answers what has no entry in the table. Both ways give the same answers.
     `prefix` is that of `--api-prefix`, without which no path exists.
+    `wants_page` says of query and headers of a GET of `/` whether it means INDEX.
     """
 
     def __init__(
-        self, app: ASGIApp, routes: Sequence[Route], guard: Guard, errors: ErrorHandlers, prefix: str = ""
+        self,
+        app: ASGIApp,
+        routes: Sequence[Route],
+        guard: Guard,
+        errors: ErrorHandlers,
+        prefix: str = "",
+        wants_page: Callable[[bytes, Headers], bool] = lambda query, headers: False,
     ) -> None:
         self.routes = routes
         # One cache for connections over loopback (True), one for all others: the guard treats them differently.
@@ -56,6 +68,7 @@ class FastPathApp:
         self._call_endpoint = self.with_error_handler(_call_endpoint)
         self._app = app
         self._prefix = Prefix(prefix) if prefix else None
+        self._wants_page = wants_page
 
     def __repr__(self) -> str:
         cached = sum(map(len, self.cached_routes.values()))
@@ -68,8 +81,15 @@ class FastPathApp:
         if self._prefix:
             scope = self._prefix.inner_scope(scope)
             send = self._prefix.with_location(send)
+        named = dict(scope["headers"])
+        with request_ids.working_for(identify(scope, named.get(b"x-request-id", b""))):
+            await self._answer(scope, receive, send, named)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, named: dict[bytes, bytes]) -> None:
         method, path, headers = scope["method"], scope["path"], scope["headers"]
-        named = dict(headers)
+        if path == "/" and method == "GET" and self._wants_page(scope["query_string"], headers):
+            path = INDEX
+            scope = {CLIENT_PATH: "/", **scope, "path": path, "raw_path": path.encode()}
         is_local = came_over_loopback(scope.get("server"))
         if method != "POST" or b"origin" in named:
             send = with_vary(send)  # a cached answer must not be given to a page of another origin
@@ -128,6 +148,16 @@ class FastPathApp:
         query = head.target.partition(b"?")[2]
         facts = RequestFacts(head.method, head.path, query, head.headers, is_local=is_local)
         return route.model_from_body if self._guard.is_allowed_with_any_body(facts) else None
+
+    def fallen_back(self, request: ProxiedRequest) -> ASGIApp:
+        """The app for a request that was on the fast path: the log says of its lines whose they are."""
+        app = self.with_error_handler(request)
+
+        async def identified(scope: Scope, receive: Receive, send: Send) -> None:
+            with request_ids.working_for(request.id):
+                await app(scope, receive, send)
+
+        return identified
 
     def with_error_handler(self, app: ASGIApp) -> ASGIApp:
         """Wraps `app`: an unexpected exception is logged and answered with 500."""

@@ -71,6 +71,8 @@ class Prefix:
 
     def _below(self, location: bytes) -> bytes:
         url = urlsplit(location.decode("latin-1"))
+        if not url.path.startswith("/"):  # it is relative to the path that the client sent
+            return location
         return urlunsplit(url._replace(path=self.path + url.path)).encode("latin-1")
 
 

@@ -47,7 +47,8 @@ def test_the_log_shows_no_key(router: Router) -> None:
 def test_it_listens_on_several_hosts(launch: Callable[..., Router], tiny_models: Path, tmp_path: Path) -> None:
     path = tmp_path / "r.sock"
     router = launch("--models-dir", str(tiny_models), "--host", f"127.0.0.1,::1,{path}")
-    urls = re.findall(r"http://\S+:\d+", router.log)
+    [line] = [line for line in router.log.splitlines() if "is listening on" in line]
+    urls = re.findall(r"http://\S+:\d+", line)
     assert [url.rpartition(":")[0] for url in urls] == ["http://127.0.0.1", "http://[::1]"]
     for url in urls:
         with httpx.Client(base_url=url) as client:

@@ -71,7 +71,7 @@ def test_an_endless_stream_is_ended(launch: Callable[..., Router], tiny_models: 
     assert last["choices"] == [{"index": 0, "finish_reason": "length", "delta": {}}]
     assert (last["id"], last["object"]) == (parts[0]["id"], parts[0]["object"])
     until(lambda: " tiny-a gone " in journal.read_text())
-    assert "has no token limit and is ended" in router.log
+    assert "a request without a token limit is ended" in router.log
     with router.stream("tiny-a", 20) as events:
         assert events.json()[-1]["choices"][0]["finish_reason"] == "length"
 

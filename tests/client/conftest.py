@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ Run = Callable[..., Ended]
 
 
 @pytest.fixture
-def llama_router(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+def llama_router(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """Runs a command in this process, as a user who runs no router and has set nothing."""
     for name in list(os.environ):
         if name.startswith(("LLAMA_", "HF_")) or name.lower().endswith("_proxy"):
@@ -24,6 +25,8 @@ def llama_router(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.
     monkeypatch.setattr("router.node.run_roots.SHARED", ())
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    stdin = open(os.devnull)  # noqa: SIM115 - it ends with the test
+    monkeypatch.setattr(sys, "stdin", stdin)
 
     def run(*words: str, **environ: str) -> Ended:
         for name, value in environ.items():
@@ -33,7 +36,8 @@ def llama_router(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.
             monkeypatch.delenv(name)
         return Ended(code, *capfd.readouterr())
 
-    return run
+    yield run
+    stdin.close()
 
 
 def make_certificate(folder: Path) -> tuple[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,9 +77,13 @@ def test_what_is_not_well_formed_costs_only_itself(text: bytes, form: Format) ->
 ODD = {
     "the same series twice": b'llamacpp:x{a="1",b="2"} 1\nllamacpp:x{b="2",a="1"} 2\nllamacpp:x{a="1",b="2",} 3\n',
     "another type": b"# TYPE llamacpp:prompt_tokens_total gauge\nllamacpp:prompt_tokens_total 3\n",
-    "a type after the samples": b"llamacpp:x_total 1\n# TYPE llamacpp:x_total counter\nllamacpp:x_total 2\n",
+    "a type after the samples": b"llamacpp:x_total -1\n# TYPE llamacpp:x_total counter\nllamacpp:x_total 2\n",
     "a type twice": b"# TYPE llamacpp:x gauge\n# TYPE llamacpp:x counter\nllamacpp:x 1\n",
     "families in pieces": b"llamacpp:x 1\nllamacpp:y 1\nllamacpp:x 2\nllamacpp:y 2\n",
+    "clashes with a counter": (
+        b"# TYPE llamacpp:y_total counter\n# TYPE llamacpp:z_total counter\n"
+        b"llamacpp:y 1\nllamacpp:y_total 3\nllamacpp:z_total 1\nllamacpp:z_created 2\n"
+    ),
     "clashes of names": b"llamacpp:prompt_tokens 1\nllamacpp:prompt_tokens_created 2\nllamacpp:prompt_tokens_total 3\n",
     "a histogram": b'# TYPE llamacpp:h histogram\nllamacpp:h_bucket{le="1"} 1\nllamacpp:h_sum 2\nllamacpp:h_count 1\n',
     "help": b'# HELP llamacpp:x \\ "\x1b[31m\\n\\\n# TYPE llamacpp:x gauge\nllamacpp:x 1 1700000000000\n',
@@ -93,6 +99,18 @@ def test_what_is_odd_is_made_well_formed(text: bytes, form: Format) -> None:
         found = samples_of(texts, form)
         assert any(each.labels["model"] == "bad" for each in found)
         assert find(found, "llamacpp:prompt_tokens_total", model="good") == 25
+
+
+def test_where_models_disagree_nobody_knows_the_type() -> None:
+    text = merged({"bad": ODD["another type"], "good": GOOD}, TEXT).decode()
+    assert "# TYPE llamacpp:prompt_tokens_total untyped\n" in text
+    assert "# TYPE llamacpp:prompt_tokens_total counter\n" in merged({"good": GOOD}, TEXT).decode()
+    assert "# TYPE llamacpp:prompt_tokens counter\n" in merged({"good": GOOD}, OPENMETRICS).decode()
+
+
+def test_no_control_character_of_a_child_comes_through() -> None:
+    texts = {str(number): text for number, text in enumerate([*HOSTILE.values(), *ODD.values()])}
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", merged(texts, TEXT).decode())
 
 
 def test_the_first_of_two_samples_counts() -> None:
@@ -124,7 +142,7 @@ lines = st.one_of(
 
 
 @given(st.lists(lines, max_size=12), st.lists(lines, max_size=12))
-def test_whatever_they_write_the_scrape_is_well_formed(one: list[bytes], other: list[bytes]) -> None:
+def test_whatever_they_write_the_scrape_is_well_formed(one: list[bytes], other: list[bytes]) -> None:  # B-O4
     texts = {"a": b"\n".join(one), "b": b"\n".join(other), "good": GOOD}
     for form in Format:
         samples = samples_of(texts, form)

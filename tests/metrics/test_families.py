@@ -65,6 +65,33 @@ def test_what_has_not_changed_is_not_written_again() -> None:
     assert [one is other for one, other in zip(first, second, strict=True)] == [True, True, False, True]
 
 
+def test_a_new_series_is_there_before_it_changes() -> None:
+    registry = Registry()
+    family = registry.make(Counter, "asked", "Requests", "model")
+    for model in "ab":
+        family.of(model)
+        assert find(read(text_of(registry, TEXT), TEXT), "asked_total", model=model) == 0
+
+
+def test_what_changes_often_stands_apart() -> None:
+    """So that its neighbours keep their text."""
+    family = Family(Counter, "asked", "Requests", ("model",))
+    for number in range(4 * BLOCK):
+        family.of(str(number)).add()
+    list(family.pieces(TEXT))
+    often = [str(number) for number in range(0, 4 * BLOCK, BLOCK)]  # one in each block
+    written: list[list[bytes]] = []
+    for _ in range(3):
+        for model in often:
+            family.of(model).add()
+        family.gather()
+        written.append(list(family.pieces(TEXT)))
+    *_, before, after = written
+    kept = [any(piece is other for other in before) for piece in after]
+    assert kept == [True] * (len(after) - 1) + [False]
+    assert after[-1].count(b"\n") <= 2 * len(often)
+
+
 def test_dropped_series_are_gone_and_begin_anew() -> None:
     registry = Registry()
     family = registry.make(Counter, "asked", "Requests", "model", "code")
@@ -89,14 +116,14 @@ def test_replaced_gauges_are_all_there_are() -> None:
 
 
 @given(st.randoms(use_true_random=False))
-def test_the_text_is_that_of_the_values(rng: random.Random) -> None:
+def test_the_text_is_that_of_the_values(rng: random.Random) -> None:  # B-O4
     """Whatever changes between scrapes, in both formats by turns."""
     registry = Registry()
     family = registry.make(Counter, "asked", "Requests", "model")
     expected: dict[str, int] = {}
     for _ in range(30):
         model = str(rng.randrange(3 * BLOCK))
-        match rng.randrange(4):
+        match rng.randrange(5):
             case 0:
                 family.drop([(model,)])
                 expected.pop(model, None)
@@ -104,6 +131,8 @@ def test_the_text_is_that_of_the_values(rng: random.Random) -> None:
                 form = rng.choice([TEXT, OPENMETRICS])
                 samples = [each for each in read(text_of(registry, form), form) if each.name == "asked_total"]
                 assert {each.labels["model"]: each.value for each in samples} == expected
+            case 2:
+                registry.gather()
             case _:
                 family.of(model).add(2)
                 expected[model] = expected.get(model, 0) + 2

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router import errors
 from router.events import kinds
 from router.events.journal import Journal
 from router.events.kinds import AnyEvent
 from router.metrics.exposition import OPENMETRICS, TEXT
 from router.metrics.names import Metrics
-from router.metrics.tally import MAX_KINDS, REFUSALS, Tally
+from router.metrics.tally import MAX_KINDS, REFUSALS, REFUSALS_OF_REQUESTS, Tally
 from router.records.record import Record
 from router.scheduling.causes import Cause
 from tests.metrics.scrapes import Sample, find, read
@@ -122,7 +123,7 @@ def test_names_that_are_no_models_become_no_labels(heard: Heard) -> None:
     assert {each.labels["model"] for each in heard.samples() if "model" in each.labels} == {""}
 
 
-def test_codes_dialects_and_kinds_are_closed_sets(heard: Heard) -> None:
+def test_codes_dialects_and_kinds_are_closed_sets(heard: Heard) -> None:  # B-O4
     for number in range(1000):
         heard.tally.add(served(status=number, dialect=f"d{number}", error=f"e{number}"))
         heard.emit(kinds.Refused("a", 1, f"r{number}", ""))
@@ -212,7 +213,7 @@ NAMES = st.sampled_from(["a", "b", "c", "d"])
 
 
 @given(st.lists(st.tuples(NAMES, st.sampled_from(["use", "add", "remove"])), max_size=60))
-def test_series_are_those_of_models_that_were_used_and_are_there(steps: list[tuple[str, str]]) -> None:
+def test_series_are_those_of_models_that_were_used_and_are_there(steps: list[tuple[str, str]]) -> None:  # B-O4
     heard = Heard(set())
     expected: dict[str, int] = {}
     for name, step in steps:
@@ -234,6 +235,15 @@ def test_series_are_those_of_models_that_were_used_and_are_there(steps: list[tup
     }
     assert found == expected
     read(b"".join([*heard.metrics.registry.pieces(OPENMETRICS), OPENMETRICS.end]).decode(), OPENMETRICS)
+
+
+def test_refusals_are_kinds_of_errors() -> None:
+    kinds_of_errors, classes = set(), [errors.RouterError]
+    for each in classes:
+        kinds_of_errors.add(each.kind)
+        classes += each.__subclasses__()
+    assert kinds_of_errors >= REFUSALS_OF_REQUESTS
+    assert len(kinds_of_errors) + 5 < MAX_KINDS
 
 
 def test_each_cause_and_refusal_is_a_label() -> None:

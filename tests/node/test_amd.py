@@ -25,6 +25,17 @@ async def test_amd_gpus_are_numbered_by_pci_address(host: Host) -> None:
     assert free_by_name(await devices.read()) == {"ROCm0": None, "ROCm1": 30 * GIB, "RAM": 48 * GIB}
 
 
+async def test_an_amd_gpu_is_called_as_it_is_sold_also_when_it_is_lost(host: Host) -> None:
+    (host.card(0, "0000:03:00.0", 16 * GIB, GIB) / "product_name").write_text("AMD Instinct MI300X\n")
+    odd = host.card(1, "0000:04:00.0", 16 * GIB, GIB) / "product_name"
+    odd.write_bytes(b"\xff")
+    devices = host.devices()
+    assert [device.label for device in devices.list()] == ["AMD Instinct MI300X", "", ""]
+    (odd.parent / "mem_info_vram_total").write_text("?")
+    await devices.read()
+    assert [device.label for device in devices.all()] == ["AMD Instinct MI300X", "", ""]
+
+
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [

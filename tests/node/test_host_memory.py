@@ -41,6 +41,7 @@ async def test_without_proc_psutil_is_used(tmp_path: Path) -> None:
 async def test_memory_limit_caps_total_and_free(host: Host) -> None:
     devices = host.devices(memory_limit=8 * GIB)  # B-S4
     assert [(r.device.total, r.free) for r in await devices.read()] == [(8 * GIB, 8 * GIB)]
+    assert (host.devices().list()[-1].label, devices.list()[-1].label) == ("", "set by hand")
     host.memory(64 * GIB, 3 * GIB)
     assert free_by_name(await devices.read()) == {"RAM": 3 * GIB}
 
@@ -51,6 +52,7 @@ async def test_cgroup_v2_counts_every_level_and_gives_back_file_cache(host: Host
     host.group_v2("pod/box", 12 * GIB, 5 * GIB, cache=2 * GIB)
     devices = host.devices()
     assert devices.list()[-1].total == 12 * GIB
+    assert devices.list()[-1].label == "limit of a control group"
     # The room of the pod, 16 - (15 - 4), is less than that of the box, 12 - (5 - 2).
     assert free_by_name(await devices.read()) == {"RAM": 5 * GIB}
     host.group_v2("pod", "max", 15 * GIB)

@@ -28,6 +28,11 @@ async def test_gpus_come_before_ram_without_what_the_driver_reserves(host: Host,
     assert free_by_name(await devices.read())["CUDA0"] == 3 * GIB
 
 
+def test_gpus_are_called_as_they_are_sold(host: Host, gpus: FakeNvml) -> None:
+    devices = host.devices()
+    assert [device.label for device in devices.list()] == ["Fake GPU 0", "Fake GPU 1", ""]
+
+
 async def test_nvidia_gpus_are_numbered_by_pci_address(host: Host, gpus: FakeNvml) -> None:
     gpus.change(0, bus=0x81)  # B-D5
     gpus.change(1, bus=0x07)

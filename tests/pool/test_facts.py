@@ -188,7 +188,7 @@ def test_devices_that_cannot_be_read() -> None:
     )
     held = (Held("loaded-2", 2 * GIB, "busy", 0),)
     assert one == DeviceFacts(
-        GPU.key, "CUDA0", "local", "gpu", 24 * GIB, None, GIB, None, True, "it has fallen off the bus", held
+        GPU.key, "CUDA0", "", "local", "gpu", 24 * GIB, None, GIB, None, True, "it has fallen off the bus", held
     )
     assert (other.total, other.free, other.other) == (None, 5, None)
 

@@ -35,8 +35,8 @@ async def test_proxies_are_told_to_keep_no_event_back(front: Front, child: Serve
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9\r\n%b\r\n" % own
     async with child.running(saying(head, b"data: 1\n\n")):
         answer = await front.send()
-        assert answer.headers["x-accel-buffering"] == "no"
         await answer.body()
+        assert answer.headers["x-accel-buffering"] == "no"
 
 
 async def test_unfinished_event_at_the_end_is_passed_on(front: Front, child: Server) -> None:

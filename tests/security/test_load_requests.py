@@ -94,8 +94,10 @@ def test_ollama_create_refuses_dangerous_parameters(router: Router) -> None:  # 
 
 
 def test_dangerous_routes_of_the_engine_do_not_exist(router: Router) -> None:  # B-T2
-    for path in ("/tools", "/cors-proxy", "/cors-proxy?url=http://127.0.0.1", "/mcp", "/v1/tools", "/v1/mcp"):
-        status = 403 if path.startswith(("/tools", "/cors-proxy")) else 404  # as llama-server
+    assert router.client.get("/tools").json() == []
+    assert [*router.client.post("/tools", json={"tool": "exec_shell_command", "params": {}}).json()] == ["error"]
+    for path in ("/cors-proxy", "/cors-proxy?url=http://127.0.0.1", "/mcp", "/v1/tools", "/v1/mcp"):
+        status = 403 if path.startswith("/cors-proxy") else 404  # as llama-server
         assert router.client.get(path).status_code == status
         assert router.client.post(path, json={"model": "plain"}).status_code == status
 

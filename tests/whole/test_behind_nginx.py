@@ -2,64 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
+from tests import nginx
 from tests.conftest import Starter
-from tests.routers import Events, Router, chat
-from tests.waiting import until
+from tests.nginx import NAME, in_front_of
+from tests.routers import Events, chat
 
-README = Path(__file__).parents[2] / "README.md"
-NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-NAME = "llm.example.org"
-CONFIG = """
-daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr; {user}
-events {{ worker_connections 64; }}
-http {{
-  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-  server {{
-    listen unix:{folder}/front.sock;
-    {location}
-  }}
-}}
-"""
-
-pytestmark = pytest.mark.skipif(NGINX is None and not os.environ.get("CI"), reason="nginx is not installed")
-
-
-@contextmanager
-def in_front_of(router: Router, folder: Path, *, buffers: bool = False) -> Iterator[httpx.Client]:
-    """A client of an nginx that passes everything on to the router. `buffers`: as nginx does without our line."""
-    assert NGINX, "nginx is not installed: apt-get install nginx-light"
-    found = re.search(r"<!-- nginx -->\n```nginx\n(.*?)```", README.read_text(), re.S)
-    assert found
-    location = found[1].replace("http://127.0.0.1:8080", router.url)
-    if buffers:
-        assert "proxy_buffering off;" in location
-        location = location.replace("proxy_buffering off;", "")
-    user = "user root;" if os.getuid() == 0 else ""
-    config = folder / "nginx.conf"
-    config.write_text(CONFIG.format(folder=folder, location=location, user=user))
-    process = subprocess.Popen([NGINX, "-p", folder, "-c", config, "-e", "stderr"], stdin=subprocess.DEVNULL)
-    try:
-        until(lambda: (folder / "front.sock").exists() or process.poll() is not None)
-        assert process.poll() is None, "nginx refuses the lines of the README"
-        transport = httpx.HTTPTransport(uds=str(folder / "front.sock"))
-        with httpx.Client(transport=transport, base_url=f"http://{NAME}", timeout=30) as client:
-            yield client
-    finally:
-        process.terminate()
-        process.wait(10)
+pytestmark = nginx.needed
 
 
 @pytest.fixture

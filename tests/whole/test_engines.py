@@ -49,7 +49,7 @@ def test_an_engine_that_was_upgraded_is_used_from_the_next_load_on(
     presets = tmp_path / "presets.ini"
     presets.write_text(f"[a]\nmodel = {tiny_models}/tiny-a.gguf\nengine = {program}\n")
     router = routers("--engine", FAKE, "--models-preset", str(presets))
-    load = {"model": "a"}
+    load = {"model": "a", "wait": True}
     assert router.client.post("/models/load", json=load).status_code == 200
     assert router.chat("a").status_code == 200
     (before,) = [child.pid for child in router.children()]

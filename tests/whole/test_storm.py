@@ -10,7 +10,7 @@ import contextlib
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from random import Random
@@ -34,7 +34,9 @@ from router.scheduling.snapshot import Phase
 from router.scheduling.states import State
 from router.wire.address import Address
 from tests.clock import Clock
+from tests.events.replay import Replay
 from tests.nvml import FakeNvml, Gpu
+from tests.whole.explained import Explained
 
 MIB, GIB = 2**20, 2**30
 CONTEXT = GIB // 2
@@ -262,6 +264,8 @@ class Storm:
         self.pool = Pool(Catalog(self.specs), [node], limits, lambda spec: Need(node.models[spec.name][0]))
         self.answers: Counter[str] = Counter()
         self.judged = 0
+        self.replay = Replay(self.pool)
+        self.explained = Explained(self.pool, self._true_rooms, self._held_by)
         node.on_stop = self.judge
 
     def judge(self, model: str) -> None:
@@ -274,16 +278,36 @@ class Storm:
         if why is None or why.model != first or asyncio.get_running_loop().time() - node.shrunk_at < 30:
             return
         self.judged += 1
+        rooms, names = self._rooms(), {device.key: device.name for device in node.gpus}
+        if fits(node.models[first][0], [(names[key], room) for key, room in rooms.items()]):
+            node.problems.append(f"{model} went without need, for {first}")
+
+    def _true_rooms(self, model: str) -> dict[str, int]:
+        """As `_rooms`, with what processes hold, not what is booked; without starts behind this model in the queue."""
+        turns = [entry.model.name for entry in self.pool.scheduler.line.by_turn]
+        return self._rooms(frozenset(turns[turns.index(model) :]), self._held_by)
+
+    def _rooms(
+        self, behind: Collection[str] = (), held_by: Callable[[str], dict[str, int] | None] = lambda name: None
+    ) -> dict[str, int]:
+        """By device key: what is left if none goes that was there when this step was decided, or was started in it."""
+        scheduler, node = self.pool._scheduler, self.node
         then = scheduler._levels.last_snapshot  # before anything was decided in this step
         before = {r.model: r.held for r in then.residents if r.phase is not Phase.STOPPING} if then else {}
         placed = {m.name: m.held for m in scheduler.models() if m.state is State.LOADING}
-        staying = [*(before | placed).values()]
-        rooms = [
-            (device.name, room - node.seen[node.numbers[device.key]] - sum(held.get(device.key, 0) for held in staying))
+        placed = {name: held for name, held in placed.items() if name not in behind}
+        staying = [held_by(name) or held for name, held in (before | placed).items()]
+        return {
+            device.key: room - node.seen[node.numbers[device.key]] - sum(held.get(device.key, 0) for held in staying)
             for device, (_, room) in zip(node.gpus, self.rooms, strict=True)
-        ]
-        if fits(node.models[first][0], rooms):
-            node.problems.append(f"{model} went without need, for {first}")
+        }
+
+    def _held_by(self, model: str) -> dict[str, int] | None:
+        """By device key: what the model's process holds; None if it has not begun, or takes its memory yet."""
+        run, keys = self.pool.processes.runs.get(model), {number: key for key, number in self.node.numbers.items()}
+        if run is None or run.child is None or not self.pool.scheduler.model(model).ready_at:
+            return None
+        return {keys[gpu]: size for gpu, size in self.node.claims.get(run.child.pid, {}).items()}
 
     async def ask(self, spec: ModelSpec, patience: float | None = None) -> None:
         """As long as it is not its model that is at fault: once."""
@@ -340,7 +364,7 @@ class Storm:
 @pytest.mark.parametrize("gpus", MACHINES)
 def test_a_storm_of_loads(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, gpus: int
-) -> None:  # B-S2 B-S5 B-S11 B-S12 B-S17 B-D6 B-L9
+) -> None:  # B-S2 B-S5 B-S11 B-S12 B-S17 B-D6 B-L9 B-O1
     random = Random(gpus)
     with contextlib.ExitStack() as stack:
         # The driver tells what living processes hold: one for each model lends its number.
@@ -358,4 +382,9 @@ def test_a_storm_of_loads(
     assert min(node.waits, storm.pool.processes.evictions, storm.answers["left"]) > LOADS / 10
     assert node.robberies > 10
     assert storm.judged > 10
+    storm.explained.end()
+    assert storm.explained.wrong == []
+    assert min(storm.explained.checked, storm.explained.compared, storm.explained.freed) > LOADS / 10
+    assert storm.replay.wrong == []
+    assert storm.replay.compared > LOADS
     assert "a defect" not in caplog.text

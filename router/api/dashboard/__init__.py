@@ -12,7 +12,8 @@ devices, errors and sentences are text from anywhere: never HTML. `|null` is wha
      "limits": {"models_max", "queue_max", "queue_timeout", "drain_grace", "drain_timeout", "task_grace",
                 "downloads_max"},                           0 is no bound; of `queue_max`: no request waits
      "totals": {"running", "waiting", "tokens_per_second", "requests_1h", "errors_1h"},
-     "devices": [{"key": "local/CUDA0", "name": "CUDA0", "node": "local", "kind": "gpu"|"host",
+     "devices": [{"key": "local/CUDA0", "name": "CUDA0", "label": "NVIDIA GeForce RTX 4090"|"",
+                  "node": "local", "kind": "gpu"|"host",
                   "total": |null, "free": |null,            as the driver says
                   "margin",                                 is to stay free; 0: not checked
                   "other": |null,                           what other programs hold
@@ -85,4 +86,5 @@ is what lasts. Nothing is loaded for it.
     board              all of it, kept up to date       -> entries requests
     stream             what changes, as it does         -> board
     endpoints          /router/..., /models/{name}/pin  -> entries query board stream
+    page               the page at /router              -> nothing
 """

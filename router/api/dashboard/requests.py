@@ -7,6 +7,7 @@ told when it goes from one phase to the next, and about once a second while its 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from router.records.record import Record
 from router.records.records import Records
 
 KEPT = 500  # changes; of more, the oldest are not told to a slow listener
+TOLD_AT_FIRST = 60  # of those that ended before
 GROWTH_S = 1.0  # between two tellings of an answer that grows
 
 
@@ -46,7 +48,9 @@ class LiveRequests:
         return f"<LiveRequests: {len(self._seen)} running, {self.count} changes>"
 
     def begin(self) -> None:
-        """Somebody listens."""
+        """Somebody listens. The last ones that ended are news to them."""
+        for record in reversed(list(itertools.islice(self._records.ended(), TOLD_AT_FIRST))):
+            self._note(record.id, record.as_json())
         self._unsubscribe = self._records.subscribe(self._on_end)
 
     def end(self) -> None:

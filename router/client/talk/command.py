@@ -81,7 +81,10 @@ def _answer_once(found: Target, talk: Conversation, question: str, words: Words)
     answer, writer, began, first = Answer(), Writer(shows_thoughts=False), time.monotonic(), 0.0
     with Session(found, None) as session:
         outlook = Outlook(found, talk.model, f"{talk.model}: waits for the answer")
-        with Status(outlook.text) as status, contextlib.closing(answer.pieces(session, talk.request())) as pieces:
+        with (
+            Status(outlook.text, outlook.close) as status,
+            contextlib.closing(answer.pieces(session, talk.request())) as pieces,
+        ):
             try:
                 for piece in pieces:
                     first = first or time.monotonic() - began
@@ -144,7 +147,7 @@ class Talk:
         outlook = Outlook(self.session.target, self.talk.model, f"{self.talk.model}: reads the prompt")
         try:
             with (
-                Status(outlook.text) as status,
+                Status(outlook.text, outlook.close) as status,
                 contextlib.closing(answer.pieces(self.session, self.talk.request())) as pieces,
             ):
                 for piece in pieces:

@@ -96,14 +96,16 @@ def test_models_that_come_or_leave_bring_the_state_anew() -> None:
             listener.heard.clear()
             await b.pool.exchange.replace(Catalog([spec("b"), spec("c")]))
             await asyncio.sleep(1)
-            assert listener.heard == ["state"]
+            assert listener.heard == ["state", "patch"]  # the patch has the event
+            assert listener.events[-1]["kind"] == "reload"
             assert [model["id"] for model in listener.state["models"]] == ["b", "c"]
             await b.pool.exchange.replace(Catalog([spec("c"), spec("b")]))
             await asyncio.sleep(1)
             assert [model["id"] for model in listener.state["models"]] == ["c", "b"]
             await b.pool.exchange.replace(Catalog([spec("c", aliases=("gpt",)), spec("b")]))
             await asyncio.sleep(1)
-            assert listener.heard[2:] == ["patch"]
+            assert listener.heard[-2:] == ["patch", "patch"]
+            assert listener.heard.count("state") == 2
             assert listener.state["models"][0]["aliases"] == ["gpt"]
 
     on_a_clock(scenario)
