@@ -166,6 +166,19 @@ async def test_another_build_has_another_page_and_old_ones_go(builder: Builder) 
     assert len([*(builder.folder / "shelf").iterdir()]) == 3
 
 
+async def test_an_engine_that_is_replaced_shows_its_new_page(builder: Builder) -> None:
+    builder.serve(SMALL)
+    page = builder.page()
+    before = await page.newest()
+    assert await page.newest() is before
+    builder.serve({**SMALL, "/build.json": ("application/json", b"2", {})})
+    builder.program.write_text(f"{builder.program.read_text()}#\n")
+    assert content(await page.newest(), "build.json") == b"2"
+    builder.program.unlink()
+    assert content(await page.newest(), "build.json") == b"2"  # what is there already stays
+    assert len(builder.starts) == 2
+
+
 async def test_an_engine_without_a_page_is_asked_once(builder: Builder) -> None:
     without: list[dict[str, Any]] = [{}, {"/": ("application/json", b"{}", {})}]
     for files in without:
