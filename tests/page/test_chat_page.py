@@ -199,7 +199,7 @@ async def test_the_next_engine_is_asked(builder: Builder, tmp_path: Path) -> Non
     assert {*await page.files()} == {"index.html", "_app/immutable/a.js", "b.png", "build.json"}
 
 
-@pytest.mark.parametrize("how", ["dies", "hangs", "bomb", "flood"])
+@pytest.mark.parametrize("how", ["dies", "hangs", "drips", "bomb", "flood"])
 async def test_a_child_that_does_not_do_it_costs_nothing(
     builder: Builder, monkeypatch: pytest.MonkeyPatch, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -213,6 +213,8 @@ async def test_a_child_that_does_not_do_it_costs_nothing(
             plan["dies"] = True
         case "hangs":
             plan["hangs"] = 60
+        case "drips":  # each answer within the patience for one, and all of them not
+            plan["hangs"] = 0.4
         case "bomb":
             bomb = gzip.compress(bytes(65 << 20), 1)
             files["/b.png"] = ("image/png", bomb, {"Content-Encoding": "gzip"})
