@@ -82,6 +82,7 @@ class Lived:
             waiting.start()
             until(lambda: router.figure("requests_waiting", "c") == 1)
             self.note("one waits, two run")
+            until(lambda: find(samples_of(router), f"{P}drains_total"))
         waiting.join()
         for name, status in (("crasher", 200), ("crasher", 200), ("sick", 500), ("nothing", 404)):
             assert router.chat(name).status_code == status
