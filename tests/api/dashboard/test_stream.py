@@ -205,7 +205,8 @@ def test_requests_are_told_by_phase_and_while_they_grow() -> None:
         live.begin()
         request, other = (records.begin(b"%d" % n, "/v1/chat/completions", "openai") for n in range(2))
         live.refresh(0.0)
-        assert [b'"phase":"reading"' in told for told in live.since(0)] == [True, True]
+        assert [b'"phase":"reading"' in told for told in live.since(0)] == [False, True, True]
+        assert b'"phase":"done"' in live.since(0)[0]  # it ended before
         seen = live.count
         live.refresh(0.2)
         assert live.count == seen
