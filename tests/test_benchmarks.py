@@ -19,6 +19,7 @@ from tests.benchmarks import (
     journal,
     listings,
     metrics,
+    page,
     plain,
     readahead,
     restart,
@@ -84,6 +85,15 @@ def test_metrics() -> None:
     rows = list(metrics.measure(0.03, models=20, used=4))
     assert [row.case for row in rows] == ["a request", "20 models, 4 used", "20 used, 4 since the last scrape"]
     assert all(value > 0 for row in rows for value in row.values.values())
+
+
+def test_page(stage: Stage) -> None:
+    missing: list[str] = []
+    rows = list(page.measure(stage, 0.2, missing, counts=(5,)))
+    if missing and not os.environ.get("CI"):
+        pytest.skip(missing[0])
+    assert [row.measure for row in rows] == ["until models are shown", "files", "main thread", "heap"]
+    assert all(row.values[OURS] > 0 for row in rows)
 
 
 def test_dashboard(stage: Stage) -> None:

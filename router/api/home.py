@@ -61,21 +61,20 @@ class Home:
         return [Route(f"/{names.INDEX}", self.index, methods=["GET"]), Route(FILE_ROUTE, self.file, methods=["GET"])]
 
     async def index(self, request: Request) -> Response:
-        file = await self._find(names.INDEX)
-        if file and client_path(request.scope).endswith(("/", names.INDEX)):
-            return _answer(request, file)
-        if file:  # below `--api-prefix`: the page's own links are relative to the folder
-            return _redirect("/")
-        return _redirect(DASHBOARD) if self._has_dashboard else PlainTextResponse(NO_PAGE)
+        file = (await self._page.newest()).get(names.INDEX) if self._page else None
+        is_whole = client_path(request.scope).endswith(("/", names.INDEX))
+        if file:  # below `--api-prefix`, the page's own links are relative to the folder
+            return _answer(request, file) if is_whole else _redirect("/")
+        if not self._has_dashboard:
+            return PlainTextResponse(NO_PAGE)
+        # Relative, for proxies that take away a part of the path; that needs a folder to begin with, too.
+        return _redirect(DASHBOARD.lstrip("/") if is_whole else "/")
 
     async def file(self, request: Request) -> Response:
-        file = await self._find(request.path_params["name"])
+        file = (await self._page.files()).get(request.path_params["name"]) if self._page else None
         if file is None:
             raise HTTPException(404)
         return _answer(request, file)
-
-    async def _find(self, name: str) -> PageFile | None:
-        return (await self._page.files()).get(name) if self._page else None
 
 
 def wants_page(query: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bool:

@@ -29,7 +29,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         raise FlagError("name a model: llama-router load MODEL")
     model, body = words.words[0], body_of(words)
     found = target.find(words, environ)
-    with Session(found) as session, Status(Outlook(found, model, f"{model}: loading").text):
+    outlook = Outlook(found, model, f"{model}: loading")
+    with Session(found) as session, Status(outlook.text, outlook.close):
         answer = session.json("POST", "/models/load", body=body, timeout=None)  # a load takes as long as it takes
     if words.has("--json"):
         screen.print_json(answer)

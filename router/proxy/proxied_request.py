@@ -385,10 +385,11 @@ class ProxiedRequest:
         headers = [(b"x-request-id", self._id)]
         if self._conversation:
             headers.append((b"x-conversation-id", self._conversation.encode(errors="surrogateescape")))
-        if self._running is not None and self._running.is_traced:
-            headers.append((b"traceparent", self._running.onward))
+        if (running := self._running) is not None and running.trace and running.is_traced:
+            headers.append((b"traceparent", running.onward))
         return headers
 
     def _head_for_child(self) -> RequestHead:
-        is_traced = self._running is not None and self._running.is_traced
-        return self._head.forwarded_untraced if is_traced else self._head.forwarded
+        if (running := self._running) is not None and running.trace and running.is_traced:
+            return self._head.forwarded_untraced
+        return self._head.forwarded

@@ -356,6 +356,15 @@ function Waiting({ queue, limits, now }) {
 
 const MARKS = { crash: "bad", load_failed: "bad", refused: "bad", drain: "warn", wait: "warn", pressure: "warn", lost: "bad" };
 
+class Happening extends Still {
+  render({ event: { at, model, kind, text } }) {
+    return html`<li>
+      <time class="num dim">${clock(at)}</time>
+      <span><b>${model === "*" ? "router" : model}</b> <span class=${MARKS[kind] ?? ""}>${text}</span></span>
+    </li>`;
+  }
+}
+
 class Happened extends Still {
   render({ events, save }) {
     return html`<section aria-labelledby="happened">
@@ -363,10 +372,7 @@ class Happened extends Still {
         <span class="tools"><button onClick=${save}>Save</button></span>
       </h2>
       <ul class="events" tabindex="0" aria-label="events, the latest first">
-        ${events.slice(0, 100).map((event) => html`<li key=${event.seq}>
-          <time class="num dim">${clock(event.at)}</time>
-          <span><b>${event.model === "*" ? "router" : event.model}</b> <span class=${MARKS[event.kind] ?? ""}>${event.text}</span></span>
-        </li>`)}
+        ${events.slice(0, SHOWN_ROWS).map((event) => html`<${Happening} key=${event.seq} event=${event} />`)}
         ${events.length === 0 && html`<li class="dim">Nothing yet.</li>`}
       </ul>
     </section>`;

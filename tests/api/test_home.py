@@ -145,8 +145,8 @@ def test_it_can_be_turned_off(routers: Starter, tiny_models: Path, flag: str) ->
     flags, environ = ((flag,), {}) if flag.startswith("--") else ((), {flag: "off"})
     router = routers("--engine", FAKE, "--models-dir", str(tiny_models), *flags, **environ)
     found = router.client.get("/", headers=BROWSER)
-    assert found.status_code in (200, 302)  # a few words, or to the dashboard
-    assert "<!doctype html>" not in found.text
+    assert (found.status_code, found.headers["location"]) == (302, "router")  # the dashboard
+    assert router.client.get("/", headers=BROWSER, follow_redirects=True).status_code == 200
     for path in ("/sw.js", "/build.json", "/favicon.ico"):
         assert router.client.get(path).status_code == 404
     assert not (router.folder / "llama-router" / "page").exists()
@@ -161,3 +161,11 @@ def test_below_a_prefix(routers: Starter, tiny_models: Path) -> None:
         assert "<!doctype html>" in client.get("/llm/").text
         assert client.get("/llm/sw.js").status_code == 200
         assert client.get("/sw.js").status_code == 404
+
+
+def test_below_a_prefix_without_the_page(routers: Starter, tiny_models: Path) -> None:
+    router = routers("--engine", FAKE, "--models-dir", str(tiny_models), "--api-prefix", "/llm", "--no-ui")
+    base: Any = httpx.URL(router.url).copy_with(path="/")
+    with httpx.Client(base_url=base, headers=BROWSER, follow_redirects=True) as client:
+        for path in ("/llm", "/llm/", "/llm/index.html"):
+            assert client.get(path).url.path == "/llm/router"

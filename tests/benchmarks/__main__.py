@@ -23,6 +23,7 @@ from tests.benchmarks import (
     journal,
     listings,
     metrics,
+    page,
     plain,
     readahead,
     report,
@@ -50,6 +51,7 @@ PARTS: Mapping[str, Measure] = {
     "process": footprint.measure,
     "behaviour": behaviour.measure,
     "restart": restart.measure,
+    "page": page.measure,
     "traces": lambda stage, seconds, missing: traces.measure(),
 }
 LONGEST = 480.0  # seconds after which no further part begins
