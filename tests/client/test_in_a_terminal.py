@@ -259,6 +259,25 @@ def test_logs_follow_a_router_that_starts_anew(
         window.shows("ended with 130")
 
 
+def test_a_conversation_outlives_its_router(
+    routers: Starter, tiny_models: Path, environ: dict[str, str], tmp_path: Path
+) -> None:
+    flags = ("--engine", FAKE, "--models-dir", str(tiny_models), "--run-dir", str(tmp_path / "run"))
+    first = routers(*flags)
+    with terminal("run", "tiny-a", "--run-dir", str(tmp_path / "run"), environ=environ) as window:
+        window.shows(PROMPT)
+        window.enter("Hello")
+        window.shows("one two three four five")
+        first.stop()
+        second = routers(*flags)  # at another port
+        window.enter("Again")
+        window.shows("no router answers", f"the router is now {second.url}")
+        window.press("Up", "Enter")
+        until(lambda: window.text.count("one two three four five") == 2)
+        window.enter("/show")
+        window.shows("messages so far: 4")
+
+
 @pytest.mark.parametrize(
     ("words", "shown"),
     [(("run", "tiny-a"), PROMPT), (("logs", "-f"), "tiny-a: ready"), (("ps", "--watch"), "tiny-a")],
