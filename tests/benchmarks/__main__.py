@@ -48,10 +48,10 @@ PARTS: Mapping[str, Measure] = {
     "journal": lambda stage, seconds, missing: journal.measure(seconds),
     "metrics": lambda stage, seconds, missing: metrics.measure(seconds),
     "dashboard": lambda stage, seconds, missing: dashboard.measure(stage, seconds),
-    "page": page.measure,
     "process": footprint.measure,
     "behaviour": behaviour.measure,
     "restart": restart.measure,
+    "page": page.measure,
     "traces": lambda stage, seconds, missing: traces.measure(),
 }
 LONGEST = 480.0  # seconds after which no further part begins
