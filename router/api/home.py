@@ -61,7 +61,7 @@ class Home:
         return [Route(f"/{names.INDEX}", self.index, methods=["GET"]), Route(FILE_ROUTE, self.file, methods=["GET"])]
 
     async def index(self, request: Request) -> Response:
-        file = await self._find(names.INDEX)
+        file = (await self._page.newest()).get(names.INDEX) if self._page else None
         is_whole = client_path(request.scope).endswith(("/", names.INDEX))
         if file:  # below `--api-prefix`, the page's own links are relative to the folder
             return _answer(request, file) if is_whole else _redirect("/")
@@ -71,13 +71,10 @@ class Home:
         return _redirect(DASHBOARD.lstrip("/") if is_whole else "/")
 
     async def file(self, request: Request) -> Response:
-        file = await self._find(request.path_params["name"])
+        file = (await self._page.files()).get(request.path_params["name"]) if self._page else None
         if file is None:
             raise HTTPException(404)
         return _answer(request, file)
-
-    async def _find(self, name: str) -> PageFile | None:
-        return (await self._page.files()).get(name) if self._page else None
 
 
 def wants_page(query: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bool:
