@@ -450,6 +450,27 @@ def test_a_flood_of_an_engine_starves_nobody_and_fills_no_disk(program: Program,
     assert any("lines are left out here" in line["message"] for line in lines)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_lost_lines_are_told_in_the_format_of_the_log(name: str, tmp_path: Path) -> None:  # B-O5
+    read, write = os.pipe()
+    lines = Lines(lambda: write, "test")
+    logger = logging.Logger("router.x")
+    logger.addHandler(Handler(lines, FORMATS[name]))
+    os.close(read)
+    logger.warning("lost")
+    lines.flush()
+    lines._open = lambda: os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    lines.reopen()
+    logger.warning("again")
+    lines.flush()
+    until(lambda: (tmp_path / "log").exists() and b"again" in (tmp_path / "log").read_bytes())
+    told, again = (tmp_path / "log").read_text().splitlines()
+    if name == "json":
+        told, again = json.loads(told)["message"], json.loads(again)["message"]
+    assert told.endswith("1 lines were lost: Broken pipe")
+    assert again.endswith("again")
+
+
 def test_stderr_has_one_format(program: Program, tmp_path: Path) -> None:  # B-O5
     program.start(f"2>{tmp_path / 'err'}", "--log-format", "json")
     program.works(1)

@@ -157,6 +157,7 @@ def test_hostile_text_is_text_and_no_key_shows(launch: Launch, tiny_models: Path
     said.write_bytes(
         b"\x1b[2J\x1b[31mred\x1b[0m \x9b31m\n\xff\xfe\x00\r\n"
         b"key {key} twice {key}\n" + b"x" * 4000 + b"{key}\n"  # the key where a long line is cut
+        + b"z" * 4000 + b"{key}" + b"z" * 200_000 + b"\n"
         + b"y" * 66_000 + b"{key}" + b"y" * 3_000_000 + b"\n"
         + b"half a line with {key} and no end"
     )  # fmt: skip
