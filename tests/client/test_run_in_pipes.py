@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.client.stub import DONE, Asked, Reply, chunk, stub
+from tests.client.stub import DONE, Asked, Reply, chunk, error, stub
+from tests.waiting import until
 
 RAW = "\x1b[31mred\x1b[0m\r\nend"
 
@@ -66,3 +67,34 @@ def test_system_thinking_and_pictures_are_flags(tmp_path: Path) -> None:
         assert run(server.url, f"what is {tmp_path}/a.gif?").returncode == 0
         sent = server.asked[0].json["messages"][0]["content"]
     assert isinstance(sent, str), "text may come from anywhere: only --image reads a file"
+
+
+def test_a_state_that_is_watched_is_a_line_each() -> None:
+    """For programs too: each change once, and what goes wrong on stderr."""
+    states: list[dict[str, object]] = [{"seq": 1, "models": []}]
+
+    def state(asked: Asked) -> Reply:
+        tag = f'"{states[-1]["seq"]}"'
+        if asked.headers.get("if-none-match") == tag:
+            return Reply(b"", 304, {"etag": tag})
+        return Reply(states[-1], 200, {"etag": tag}) if states[-1]["seq"] else error("it ends", 503)
+
+    for words, first, second in (
+        (["--json"], '{"seq": 1, "models": []}\n', '{"seq": 2, "models": [{"id": "a", "state": "loaded"}]}\n'),
+        ([], "no model runs\n", "MODEL  STATE   MEMORY  CONTEXT  REQUESTS  TTL  PID  TOKENS/S\n"),
+    ):
+        del states[1:]
+        with stub(state) as server:
+            command = [sys.executable, "-m", "router", "ps", "--watch", *words, "--url", server.url]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+                assert process.stdout
+                assert process.stderr
+                lines = iter(process.stdout.readline, "")
+                assert next(lines) == first
+                until(lambda: any(asked.headers.get("if-none-match") for asked in server.asked))
+                states.append({"seq": 2, "models": [{"id": "a", "state": "loaded"}]})
+                assert second in lines
+                states.append({"seq": 0})
+                assert "it ends" in process.stderr.readline()
+                process.terminate()
+                process.communicate()

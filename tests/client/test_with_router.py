@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.client.conftest import Run
+from tests.client.stub import Asked, Reply, stub
 from tests.conftest import Starter
 from tests.routers import FAKE, Router, start
 from tests.waiting import until
@@ -209,3 +210,20 @@ def test_logs_go_on_with_a_router_that_starts_anew(
     until(lambda: "of the second" in text())
     assert text().count("of the first") == 1
     assert thread.is_alive()
+
+
+def test_an_unload_is_waited_for_until_the_process_is_gone(llama_router: Run) -> None:
+    states: Iterator[dict[str, object]] = iter(
+        [{"state": "loaded"}, {"state": "unloaded", "stopping": True}, {"state": "unloaded"}]
+    )
+
+    def answer(asked: Asked) -> Reply:
+        if asked.method == "POST":
+            return Reply({"success": True})
+        return Reply({"models": [{"id": "m", "aliases": ["other"], **next(states)}]})
+
+    with stub(answer) as server:
+        ended = llama_router("unload", "other", "--wait", "--force", "--url", server.url)
+        assert ended == (0, "other: unloaded\n", "")
+        assert server.asked[0].json == {"model": "other", "force": True}
+    assert next(states, None) is None

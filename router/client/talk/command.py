@@ -222,6 +222,8 @@ class Talk:
                 note("forgotten")
             case "/show":
                 self._show()
+            case "/set":
+                raise FlagError("/set takes parameter, system, think, verbose or quiet; /? says more")
             case _:
                 raise FlagError(f"there is no command {slash.name[:80]}; /? lists them")
 
