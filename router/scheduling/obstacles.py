@@ -203,11 +203,13 @@ class Obstacles:
         return _ABOUT_TO_START if finding.start else reasons.foreign(missing, known.others)
 
     def _replan(self, head: Sequence[Entry], limits: Limits, now: float) -> Replanning | None:
-        """None before the first reading."""
-        if self._replanning is None and (basis := self._look(head, limits)):
-            machine = Snapshot(basis.readings, basis.residents, limits.models_max, limits.margins, basis.returning)
-            self._replanning = Replanning(machine, head, self._books, limits, now)
-        return self._replanning
+        """Of the processes and the queue as they are: it looks into the books, too. None before the first reading."""
+        if basis := self._look(head, limits):
+            if self._replanning is None or not self._replanning.is_of(basis.residents, head):
+                machine = Snapshot(basis.readings, basis.residents, limits.models_max, limits.margins, basis.returning)
+                self._replanning = Replanning(machine, head, self._books, limits, now)
+            return self._replanning
+        return None
 
     def _obstacles(self, names: Iterable[str], entry: Entry | None, limits: Limits, now: float) -> list[Obstacle]:
         """What has to end of these models, if anything has to yet."""
