@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.types import Message
 
-from router.api.dashboard.board import Board
+from router.api.dashboard.board import MAX_EVENTS, MAX_PATCHES, Board
 from router.api.dashboard.requests import LiveRequests
 from router.api.dashboard.stream import BEAT_S, EVERY_S, STALLED_S, Listeners, StateStream
 from router.models.catalog import Catalog
@@ -142,6 +142,23 @@ def test_a_client_that_does_not_read_costs_no_memory_and_is_let_go() -> None:  #
                 assert listeners.count == 1
             assert len(sent) == 3
             assert listeners.count == 0
+
+    on_a_clock(scenario)
+
+
+def test_clients_that_come_back_from_anywhere_cost_no_memory() -> None:  # B-W2
+    """In an idle router nothing changes, so what was made for one listener is good for the next."""
+
+    async def scenario() -> None:
+        async with bench("a") as b:
+            listeners = listeners_of(b)
+            for n in range(1000):
+                pin(b, n % 2 == 0)
+            for since in range(0, 1000, 10):
+                async with hearing(listeners.messages(since)) as listener:
+                    await asyncio.sleep(1)
+                    assert len(listener.events) == min(MAX_EVENTS, 1000 - since)
+                assert len(listeners._board._patches[1]) <= MAX_PATCHES
 
     on_a_clock(scenario)
 
