@@ -101,7 +101,7 @@ async def step(it: Life, random: Random) -> None:
 @pytest.mark.parametrize("gpus", [2, 4])
 def test_after_a_storm_listeners_have_what_the_state_says(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, gpus: int
-) -> None:
+) -> None:  # B-W2
     random = Random(gpus)
     with contextlib.ExitStack() as stack:
         lenders = [stack.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE)) for _ in range(12)]

@@ -112,7 +112,7 @@ def test_models_that_come_or_leave_bring_the_state_anew() -> None:
     on_a_clock(scenario)
 
 
-def test_a_client_that_does_not_read_costs_no_memory_and_is_let_go() -> None:
+def test_a_client_that_does_not_read_costs_no_memory_and_is_let_go() -> None:  # B-W2
     async def scenario() -> None:
         async with bench("a") as b:
             listeners, sent, aborted = listeners_of(b), [], asyncio.Event()
