@@ -59,11 +59,14 @@ class Session:
         options = [] if target.socket else KEEP_ALIVE
         transport = httpx.HTTPTransport(uds=target.socket, verify=verify, socket_options=options)
         is_direct = bool(target.socket) or target.is_local or not target.url.startswith("https:")
-        self._client = (
-            httpx.Client(transport=transport, headers=headers, trust_env=False)
-            if is_direct
-            else httpx.Client(verify=verify, headers=headers)
-        )
+        if is_direct:
+            self._client = httpx.Client(transport=transport, headers=headers, trust_env=False)
+            return
+        try:
+            self._client = httpx.Client(verify=verify, headers=headers)
+        except (ImportError, ValueError, httpx.InvalidURL) as exc:  # ImportError: of SOCKS
+            hint = "for SOCKS, install llama-router[socks]" if isinstance(exc, ImportError) else "see HTTPS_PROXY"
+            raise FlagError(f"the proxy that the environment names cannot be used: {hint}") from exc
 
     def __repr__(self) -> str:
         return f"<Session with {self.target}>"

@@ -172,7 +172,7 @@ def _cut_at(entry: Entry, busy: Sequence[ModelRecord], grace: float, limits: Lim
     if not limits.drain_timeout or not tickets:
         return math.inf
     closed = [now if model.is_open else model.closed_at for model in busy]
-    return max(next(iter(tickets.values())) + grace, *closed) + limits.drain_timeout
+    return max([next(iter(tickets.values())) + grace, *closed]) + limits.drain_timeout
 
 
 def _shortage(snapshot: Snapshot, claim: Allocation) -> Shortage:
