@@ -8,7 +8,8 @@ docstring says what exactly the blockers are.
 An answer holds until a pass over the queue finds another machine, or decides otherwise. While a reading is under way,
 the models that have ended since are taken out of it.
 
-Owned by `scheduler`. It costs an event nothing: all is worked out when somebody asks.
+Owned by `scheduler`. All is worked out when somebody asks: an operator, a stream that waits, a request whose time is
+up, and the log when an entry begins to wait for room.
 """
 
 from __future__ import annotations
