@@ -116,7 +116,7 @@ def test_page(stage: Stage) -> None:
 
 def test_dashboard(stage: Stage) -> None:
     rows = list(dashboard.measure(stage, 0.2, counts=(5,)))
-    assert [row.unit for row in rows] == ["ms"] * 3 + ["%"] * 2
+    assert [row.unit for row in rows] == ["ms"] * 3 + ["%"] * 3
 
 
 def test_read_ahead(stage: Stage) -> None:

@@ -20,7 +20,7 @@ from router.engine import engines
 from router.engine.discovery import EMBEDDED, Engine
 from router.errors import RouterError
 from router.node.interface import Node
-from router.page import shelf, source
+from router.page import names, shelf, source
 from router.page.files import BadFile, PageFile
 from router.page.shelf import Shelf
 
@@ -79,6 +79,10 @@ class ChatPage:
                 return {}
             self._search = asyncio.create_task(self._find())
         return await asyncio.shield(self._search)
+
+    def may_have(self, name: str) -> bool:
+        """Whether it has such a file; of a page that was not looked for yet, whether it could have."""
+        return names.is_valid(name) if self._files is None else name in self._files
 
     async def newest(self) -> Mapping[str, PageFile]:
         """The same, but if an engine has been replaced meanwhile, its new page is looked for. For the index: a browser

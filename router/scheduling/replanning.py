@@ -22,7 +22,7 @@ that are found upon a blurred reading are enough at best, and what they leave op
 If the end of all models together is not enough, other programs hold the memory, and no model is named. If it would
 take too many plans to find them (`Exhausted`), the caller names those that the last plan named.
 
-Called by `obstacles`, and only when somebody asks. Nothing of it is on the way of an event.
+Called by `obstacles`, only when somebody asks.
 """
 
 from __future__ import annotations

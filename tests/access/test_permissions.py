@@ -39,7 +39,7 @@ def every_route() -> Iterator[tuple[str, str, str]]:
 
 
 # Probes, and the files of the pages.
-OPEN_PATHS = ("/health", "/v1/health", "/readyz", "/livez", "/index.html", "/{name:page_file}", "/router", "/router/")
+OPEN_PATHS = ("/health", "/v1/health", "/readyz", "/livez", "/index.html", "/router", "/router/")
 DASHBOARD = re.compile(r"/router/(app|data|panel|vendor)\.js|/router/style\.css|/router/vendor\.txt")
 
 

@@ -13,7 +13,10 @@ import httpx
 import pytest
 
 from router.api.home import wants_page
+from router.page.chat_page import ChatPage
+from router.page.shelf import Shelf
 from tests.conftest import Starter
+from tests.fakes import FakeNode
 from tests.routers import FAKE, Router, start
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "accept-encoding": "gzip"}
@@ -120,10 +123,26 @@ def test_only_whole_names_of_the_page_are_found(router: Router, path: str) -> No
 
 def test_it_needs_no_key_but_all_else_does(routers: Starter, tiny_models: Path) -> None:
     router = routers("--engine", FAKE, "--models-dir", str(tiny_models), "--api-key", "k")
-    for path, status in (("/", 200), ("/sw.js", 200), ("/nowhere.js", 404), ("/tools", 401), ("/props", 401)):
+    for path, status in (
+        ("/", 200),
+        ("/sw.js", 200),
+        ("/nowhere.js", 401),
+        ("/llm/index.html", 401),
+        ("/tools", 401),
+        ("/props", 401),
+    ):
         assert router.client.get(path, headers=BROWSER).status_code == status
     assert router.client.get("/").status_code == 401  # what programs get is as it was
     assert router.client.post("/index.html").status_code == 405
+
+
+async def test_a_page_that_was_not_looked_for_may_have_any_file(tmp_path: Path) -> None:
+    """A service worker asks for its own files before anybody asks for the index."""
+    page = ChatPage(FakeNode(), [], Shelf(tmp_path))
+    assert page.may_have("sw.js")
+    assert not page.may_have("v1/x.js")
+    await page.files()
+    assert not page.may_have("sw.js")
 
 
 def test_a_foreign_name_gets_no_page(router: Router) -> None:
