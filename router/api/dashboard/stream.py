@@ -50,8 +50,8 @@ class Listeners:
         no more get in."""
         if self.answers >= MAX_LISTENERS:
             raise Unavailable(
-                f"{self.answers} clients listen already, and that is the limit. Close one of them, or ask /router/state "
-                "now and then.",
+                f"{self.answers} clients listen already, and that is the limit. Close one of them, or ask "
+                "/router/state now and then.",
                 retry_after=RETRY_AFTER_S,
             )
 
