@@ -102,7 +102,8 @@ def test_flags_that_are_named_exist() -> None:
     known |= {"--json", "--once", "--busy", "--fallback", "--help"}  # of commands
     known |= {own.name for flags in FLAGS.values() for own in flags} | {own.name for own in CONNECTION}
     known |= {"--only", "--seconds", "--markdown", "--chart"}  # of benchmarks and of the fuzzer
-    prose = re.sub(r"<!-- test -->\n```sh\n.*?```", "", README, flags=re.S)  # pip's and npm's are theirs
+    others = r"<!-- (?:test|compose) -->\n```sh\n.*?```"  # pip's, npm's and Docker's are theirs
+    prose = re.sub(others, "", README, flags=re.S)
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", prose))
     assert not named - known
 
