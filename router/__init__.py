@@ -72,6 +72,7 @@ The assembly::
     serve      a router that serves, from a plan   -> everything
     check      mistakes in files and variables     -> engine hub models options config settings variables plan
     imports    llama-swap's file to a preset file  -> engine llama_swap config plan
+    service    a router as a service of systemd    -> engine plan settings
     demo       tiny models, a first conversation   -> nothing
     crowd      people who ask all the time         -> nothing
     greeting   PURE: the first line of the log     -> settings
@@ -79,8 +80,8 @@ The assembly::
 
 The program::
 
-    commands  tasks -> scheduling engine hub models memory server settings plan serve check imports demo crowd client
+    commands  tasks -> scheduling engine hub models memory server settings plan serve check imports service demo crowd client
     __main__  start -> everything
-"""
+"""  # noqa: E501 - an arrow is one line
 
 __version__ = "0.1.0"

@@ -1,8 +1,11 @@
-"""The units for systemd fit the router: what they promise, the router does. B-P12"""
+"""The units for systemd fit the router: what they promise, the router does. B-P12
+
+The file for launchd is a file of the right form that names what the router knows; nobody tried it on a Mac. B-I3"""
 
 from __future__ import annotations
 
 import configparser
+import plistlib
 import re
 import shlex
 import shutil
@@ -15,6 +18,7 @@ from router.commands.table import COMMANDS
 from router.settings import OPTIONS
 
 UNITS = Path(__file__).parents[1] / "presets" / "systemd"
+LAUNCHD = UNITS.with_name("launchd") / "llama-router.plist"
 SERVICE, SOCKET = UNITS / "llama-router.service", UNITS / "llama-router.socket"
 
 
@@ -62,3 +66,22 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
     units = [str(tmp_path / unit.name) for unit in (SOCKET, SERVICE)]
     ended = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout + ended.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="not installed: apt-get install systemd")
+def test_the_service_is_exposed_to_little(tmp_path: Path) -> None:  # B-I3
+    unit = tmp_path / SERVICE.name
+    unit.write_text(SERVICE.read_text().replace("/usr/local/bin/llama-router", shutil.which("true") or "/bin/true"))
+    words = ["systemd-analyze", "security", "--offline=true", "--threshold=25", "--no-pager", str(unit)]  # of 100
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_the_file_for_launchd_says_what_the_router_knows() -> None:  # B-I3
+    agent = plistlib.loads(LAUNCHD.read_bytes())
+    program, *words = agent["ProgramArguments"]
+    assert Path(program).name == "llama-router"
+    known = {spelling for option in OPTIONS for spelling in option.spellings}
+    assert {word for word in words if word.startswith("-")} <= known
+    assert agent["KeepAlive"] == {"SuccessfulExit": False}
+    assert agent["ExitTimeOut"] >= int(read(SERVICE)["Service"]["TimeoutStopSec"])

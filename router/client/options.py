@@ -101,7 +101,7 @@ FLAGS: Mapping[str, tuple[Own, ...]] = {
     "completion": (),
 }
 # The commands that ask no running router.
-OTHERS = ("serve", "demo", "list", "import", "pull", "rm", "estimate", "check")
+OTHERS = ("serve", "demo", "list", "import", "pull", "rm", "estimate", "check", "service")
 
 
 @dataclass(frozen=True, slots=True)

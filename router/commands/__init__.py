@@ -8,7 +8,7 @@ Stands on everything. Begin with `table`, which lists the commands.
 ::
 
     command  what a command is, and its exit codes      -> nothing
-    serving  serve and demo                             -> command
+    serving  serve, demo and service                    -> command
     models   commands about models and their files      -> command
     clients  commands against a router that runs        -> nothing
     table    the commands                               -> command serving models clients

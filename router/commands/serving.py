@@ -1,4 +1,4 @@
-"""`serve` and `demo`: the commands that become a router."""
+"""`serve` and `demo`: the commands that become a router; and `service`, which has systemd run one."""
 
 from __future__ import annotations
 
@@ -79,6 +79,12 @@ def run_demo(argv: list[str]) -> int:
 
         serve(plan, announce=announce)
     return 1 if failed else 0
+
+
+def manage_service(argv: list[str]) -> int:
+    from router.service import command
+
+    return command.run(argv, os.environ)
 
 
 def _run_busy_demo(argv: list[str]) -> int:

@@ -67,6 +67,16 @@ COMMANDS: Mapping[str, Command] = {
         "set nothing are reported too. The exit code is 1 for a mistake, 0 for warnings alone.",
         takes_options=False,
     ),
+    "service": Command(
+        serving.manage_service,
+        "service install [--force] [options] | show [options] | uninstall",
+        "Makes a router with these options a service of your systemd, which starts it at each login; show prints the\n"
+        "unit and changes nothing. Keys do not go into the unit: it names the file for them. Units for all users of a\n"
+        "machine, and a file for macOS, are in presets/.\n"
+        "\n"
+        "  llama-router service install --models-dir ~/models --models-max 0",
+        takes_options=False,
+    ),
     "ps": Command(
         clients.show_models,
         "ps [--all] [--watch] [--json]",
