@@ -117,7 +117,7 @@ def test_any_event_is_read(event: dict[str, Any]) -> None:
     answer.figures(0.1, 0.2)
 
 
-@pytest.mark.parametrize("number", [10**400, math.inf, math.nan, -1])
+@pytest.mark.parametrize("number", [10**400, math.inf, math.nan, -1], ids=["huge", "inf", "nan", "negative"])
 def test_a_figure_that_is_none_is_left_out(number: float) -> None:
     answer = Answer()
     list(answer._read({"usage": {"prompt_tokens": number}, "timings": {"cache_n": number, "predicted_n": number}}))
