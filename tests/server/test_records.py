@@ -239,7 +239,7 @@ async def test_an_operator_stops_a_request_that_waits(front: Front) -> None:
     front.node.autoload = False
     client.send(post(CHAT, body_of()))
     await eventually(lambda: [each.phase for each in front.running] == ["waiting"])
-    assert front.gateway.records.totals().waiting == 1
+    assert front.in_server(front.gateway.records.totals).waiting == 1
     assert (await operator.ask(delete("mine"))).status == 200
     assert (await client.reply()).json()["error"]["type"] == "stopped_error"
     record = await only(front)
