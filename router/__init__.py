@@ -73,12 +73,13 @@ The assembly::
     check      mistakes in files and variables     -> engine hub models options config settings variables plan
     imports    llama-swap's file to a preset file  -> engine llama_swap config plan
     demo       tiny models, a first conversation   -> nothing
+    crowd      people who ask all the time         -> nothing
     greeting   PURE: the first line of the log     -> settings
     client     commands against a router that runs -> text engine access node server options key_file settings
 
 The program::
 
-    commands  tasks -> scheduling engine hub models memory server settings plan serve check imports demo client
+    commands  tasks -> scheduling engine hub models memory server settings plan serve check imports demo crowd client
     __main__  start -> everything
 """
 

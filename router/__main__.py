@@ -19,13 +19,12 @@ class Terminated(SystemExit):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    on_hang_up = signal.signal(signal.SIGHUP, signal.SIG_IGN) if hasattr(signal, "SIGHUP") else None
     signal.signal(signal.SIGTERM, _on_terminate)
     try:
         from router.commands.main import main as run
 
-        return run(argv)
+        return run(argv, on_hang_up)
     except KeyboardInterrupt:  # while modules were imported, or a second time
         return 130
     except Terminated as exc:

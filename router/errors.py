@@ -136,10 +136,12 @@ class UnknownModel(RouterError):
     status = 404
     code = "not_found_error"
     param = "model"
+    asked = ""
 
-    def __init__(self, message: str, asked: str = "") -> None:
-        super().__init__(message)
+    def about(self, asked: str) -> UnknownModel:
+        """The same, of this name. No part of `__init__`: downloads make errors of any class from their messages."""
         self.asked = asked
+        return self
 
 
 class UnknownStream(RouterError):

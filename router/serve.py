@@ -109,8 +109,6 @@ def _assemble(
     _check_claude_map(s.claude_map, catalog)
     scheme = "https" if s.ssl_cert_file else "http"
     urls = [listeners.url_of(sock, scheme, s.api_prefix) for sock in sockets]
-    text, fields = greeting(s, engine.kind, version, len(catalog), urls)
-    log.info("%s", text, extra={"fields": fields})
 
     machine = Machine.of_plan(plan, engine)
     limits, estimator = machine.limits, machine.estimator
@@ -195,6 +193,8 @@ def _assemble(
     )
     admission = Admission(ClientLimits(max_connections, s.client_timeout))
 
+    text, fields = greeting(s, engine.kind, version, len(catalog), urls)
+    log.info("%s", text, extra={"fields": fields})
     machine.follow(s)
     for device in machine.devices.list():
         log.info("memory: %s, %.1f GiB", device.name, device.total / 2**30)

@@ -308,7 +308,8 @@ class Connection:
         headers: dict[str, str] = {}
         while (line := self.file.readline()).strip():
             name, _, value = line.decode("latin-1").partition(":")
-            headers[name.lower()] = value.strip()
+            before = f"{headers[name.lower()]}, " if name.lower() in headers else ""
+            headers[name.lower()] = before + value.strip()
         if headers.get("transfer-encoding") == "chunked":
             body = b""
             while size := int(self.file.readline(), 16):

@@ -39,15 +39,16 @@ needed = pytest.mark.skipif(PROGRAM is None and not os.environ.get("CI"), reason
 
 @contextmanager
 def in_front_of(router: Router, folder: Path, *, buffers: bool = False, also: str = "") -> Iterator[httpx.Client]:
-    """A client of an nginx that passes everything on to the router. `buffers`: as nginx does without our line; `also`
-    is more of the server's configuration."""
+    """A client of an nginx that passes everything on to the router. `buffers`: as nginx does without our
+    lines, which is to speak HTTP/1.0 and to keep an answer until a buffer is full. `also` is more of the server's
+    configuration."""
     assert PROGRAM, "nginx is not installed: apt-get install nginx-light"
     found = re.search(r"<!-- nginx -->\n```nginx\n(.*?)```", README.read_text(), re.S)
     assert found
     location = found[1].replace("http://127.0.0.1:8080", router.url.removesuffix(router_prefix(router)))
-    if buffers:
-        assert "proxy_buffering off;" in location
-        location = location.replace("proxy_buffering off;", "")
+    for line in ("proxy_buffering off;", "proxy_http_version 1.1;") if buffers else ():
+        assert line in location
+        location = location.replace(line, "")
     user = "user root;" if os.getuid() == 0 else ""
     config = folder / "nginx.conf"
     config.write_text(CONFIG.format(folder=folder, location=location, user=user, also=also))

@@ -75,14 +75,15 @@ class Router:
             yield Events(response)
 
     @contextlib.contextmanager
-    def leave(self, model: str) -> Iterator[None]:
-        """A chat whose client closes its connection at the end of the block, whether it was answered or not."""
-        body = json.dumps(chat(model)).encode()
+    def leave(self, model: str, headers: str = "", **more: Any) -> Iterator[socket.socket]:
+        """A chat whose client closes its connection at the end of the block, whether it was answered or not. `headers`
+        are whole lines."""
+        body = json.dumps(chat(model, **more)).encode()
         url = httpx.URL(self.url)
         with socket.create_connection((url.host, url.port)) as connection:
-            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: {len(body)}\r\n\r\n"
-            connection.sendall(head.encode() + body)
-            yield
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: {len(body)}\r\n"
+            connection.sendall(f"{head}{headers}\r\n".encode() + body)
+            yield connection
 
     def children(self) -> list[psutil.Process]:
         """The engines that run for this router, by our mark in their environment."""

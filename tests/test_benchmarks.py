@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import xml.etree.ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -13,12 +15,14 @@ import pytest
 
 from tests.benchmarks import (
     behaviour,
+    chart,
     dashboard,
     events,
     footprint,
     journal,
     listings,
     metrics,
+    page,
     plain,
     readahead,
     restart,
@@ -86,9 +90,33 @@ def test_metrics() -> None:
     assert all(value > 0 for row in rows for value in row.values.values())
 
 
+def test_the_chart_shows_who_was_measured_beside_the_router() -> None:
+    rows = [
+        Row("requests", "64 <connections>", "requests", "/s", {OURS: 60, LLAMA_SWAP: 30, ENGINE: 100}),
+        Row("behaviour", "another model", "waits", "s", {OURS: 2.0, OLLAMA: math.inf}),
+        Row("scheduler", "alone", "event", "us", {OURS: 150}),
+    ]
+    drawn = xml.etree.ElementTree.fromstring(chart.draw(rows))
+    bars = [bar.get("width") for bar in drawn.iter("{http://www.w3.org/2000/svg}rect")]
+    assert bars == ["420.0", "210.0", "420.0", "420.0"]
+    words = "|".join(text.text or "" for text in drawn.iter("{http://www.w3.org/2000/svg}text"))
+    assert "64 <connections>|requests, /s (longer is better)|llama-router 60|llama-swap 30" in words
+    assert "Ollama never" in words
+    assert "alone" not in words
+
+
+def test_page(stage: Stage) -> None:
+    missing: list[str] = []
+    rows = list(page.measure(stage, 0.2, missing, counts=(5,)))
+    if missing and not os.environ.get("CI"):
+        pytest.skip(missing[0])
+    assert [row.measure for row in rows] == ["until models are shown", "files", "main thread", "heap"]
+    assert all(row.values[OURS] > 0 for row in rows)
+
+
 def test_dashboard(stage: Stage) -> None:
     rows = list(dashboard.measure(stage, 0.2, counts=(5,)))
-    assert [row.unit for row in rows] == ["ms"] * 3 + ["%"] * 2
+    assert [row.unit for row in rows] == ["ms"] * 3 + ["%"] * 3
 
 
 def test_read_ahead(stage: Stage) -> None:

@@ -339,7 +339,7 @@ def test_lines_of_the_start_and_the_end_are_written(program: Program, tmp_path: 
     assert program.end() == 0
     said = (tmp_path / "err").read_text()
     assert said.count("llama-router is listening on unix:") == 1
-    first, *_, last = said.splitlines()
+    first, *_, last = [line for line in said.splitlines() if " D router" not in line]
     assert re.search(rf" I router\.serve: llama-router {re.escape(__version__)} begins with ", first)
     for words in (
         "fake",
@@ -427,7 +427,8 @@ def test_a_log_in_json_is_reopened_and_whole(program: Program, tmp_path: Path) -
     program.works(1)
     assert program.end() == 0
     assert "llama-router is listening on" in (tmp_path / "err").read_text()  # which is no log
-    first, *lines = [json.loads(line) for path in (old, file) for line in path.read_text().splitlines()]
+    found = [json.loads(line) for path in (old, file) for line in path.read_text().splitlines()]
+    first, *lines = [line for line in found if line["level"] != "debug"]
     assert first["message"].startswith("llama-router ")
     assert first["version"] == __version__
     assert (first["models"], first["api_keys"], first["urls"]) == (3, False, [f"unix:{program.socket}"])
@@ -448,6 +449,27 @@ def test_a_flood_of_an_engine_starves_nobody_and_fills_no_disk(program: Program,
     assert file.stat().st_size < 1 << 20
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert any("lines are left out here" in line["message"] for line in lines)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_lost_lines_are_told_in_the_format_of_the_log(name: str, tmp_path: Path) -> None:  # B-O5
+    read, write = os.pipe()
+    lines = Lines(lambda: write, "test")
+    logger = logging.Logger("router.x")
+    logger.addHandler(Handler(lines, FORMATS[name]))
+    os.close(read)
+    logger.warning("lost")
+    lines.flush()
+    lines._open = lambda: os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    lines.reopen()
+    logger.warning("again")
+    lines.flush()
+    until(lambda: (tmp_path / "log").exists() and b"again" in (tmp_path / "log").read_bytes())
+    told, again = (tmp_path / "log").read_text().splitlines()
+    if name == "json":
+        told, again = json.loads(told)["message"], json.loads(again)["message"]
+    assert told.endswith("1 lines were lost: Broken pipe")
+    assert again.endswith("again")
 
 
 def test_stderr_has_one_format(program: Program, tmp_path: Path) -> None:  # B-O5

@@ -99,9 +99,9 @@ def test_flags_that_are_named_exist() -> None:
     """Ours, the engine's, those of our commands and benchmarks; others stand in a command of another program."""
     known = {name for option in OPTIONS for name in (*option.spellings, *option.negatives)}
     known |= {name for flag in default_table().flags for name in (*flag.spellings, *flag.negatives)}
-    known |= {"--json", "--once", "--fallback", "--help"}  # of commands
+    known |= {"--json", "--once", "--busy", "--fallback", "--help"}  # of commands
     known |= {own.name for flags in FLAGS.values() for own in flags} | {own.name for own in CONNECTION}
-    known |= {"--only", "--seconds", "--markdown"}  # of benchmarks and of the fuzzer
+    known |= {"--only", "--seconds", "--markdown", "--chart"}  # of benchmarks and of the fuzzer
     prose = re.sub(r"<!-- test -->\n```sh\n.*?```", "", README, flags=re.S)  # pip's and npm's are theirs
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", prose))
     assert not named - known

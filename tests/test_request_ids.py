@@ -15,7 +15,7 @@ from router.logs import request_ids
 from router.logs.formats import JsonFormat, TextFormat
 from tests.conftest import Starter
 from tests.front import CHAT, Front, body_of, post, sends_and_resets
-from tests.routers import Router
+from tests.routers import Router, chat
 from tests.waiting import until
 
 
@@ -80,7 +80,26 @@ def test_lines_of_a_real_router(routers: Starter, fake: str, tiny_models: Path) 
     runs = [line for line in found if line["logger"] == "router.run"]
     assert runs
     assert not any("request_id" in line for line in runs)
-    assert {line["model"] for line in found if "model" in line} == {"tiny-a", "tiny-b"}
+    assert {line["model"] for line in runs} == {"tiny-a", "tiny-b"}
+    assert {line["event"] for line in runs if "event" in line} >= {"start", "ready", "evict"}
+    [evicted] = [line for line in runs if line.get("event") == "evict"]
+    assert (evicted["model"], evicted["for"], evicted["reason"]) == ("tiny-a", "tiny-b", "count")
+    assert sum(evicted["freed"].values()) > 0
+
+
+def test_a_refusal_names_the_request_that_is_refused(routers: Starter, fake: str, tiny_models: Path) -> None:
+    """It comes about while the pool works for another request, or for none."""
+    router = routers(
+        *("--engine", fake, "--models-dir", str(tiny_models), "--log-format", "json", "--models-max", "1"),
+        *("--models-queue-timeout", "0.3", "--models-drain-grace", "60"),
+        FAKE_CHUNK_SECONDS="0.2",
+    )
+    with router.stream("tiny-a", 20) as events:
+        next(events)
+        refused = router.client.post("/v1/chat/completions", json=chat("tiny-b"), headers={"x-request-id": "r-late"})
+        assert refused.status_code == 503
+    found = [line for line in lines_of(router) if line.get("event") == "refused"]
+    assert [(line["model"], line["request_id"]) for line in found] == [("tiny-b", "r-late")]
 
 
 @pytest.mark.parametrize("way", ["ask", "ask_ordinary_way"])

@@ -118,6 +118,38 @@ def test_other_flags_go_to_the_children() -> None:
     assert " ".join(passed("-m", "x.gguf", "-a", "x", "--models-memory-margin", "0")) == "--model x.gguf --alias x"
 
 
+def test_the_log_of_the_engine_and_that_of_the_router_have_flags_of_their_own() -> None:  # B-O5
+    engines = ["--log-colors", "on", "--log-prefix", "--log-timestamps", "--log-jsonl", "-lv", "4"]
+    own = [
+        "--log-format",
+        "json",
+        "--log-requests",
+        "all",
+        "--log-engines",
+        "warn",
+        "--log-file",
+        "x",
+        "--log-level",
+        "debug",
+    ]
+    assert passed(*engines, *own) == passed(*engines)
+    assert [word for word in passed(*engines) if word.startswith("--log")]
+    assert passed(*own) == []
+    for name in ("--log-format", "--log-requests", "--log-engines", "--log-level", "--otel-endpoint"):
+        assert TABLE.find(name) is None  # else llama-server would have it under another meaning
+    s = ours(*engines, *own)
+    assert (s.log_format, s.log_requests, s.log_engines, s.log_level) == ("json", "all", "warn", "debug")
+    for argv, words in (
+        (("--log-format", "xml"), "text or json"),
+        (("--log-requests", "some"), "off, errors or all"),
+        (("--log-engines", "loud"), "off, warn or all"),
+        (("--otel-endpoint", "localhost:4318"), "a URL"),
+        (("--otel-endpoint", "grpc://localhost:4317"), "a URL"),
+    ):
+        assert words in refusal(*argv)
+    assert "secret" not in repr(ours("--otel-endpoint", "http://user:secret@host:4318"))
+
+
 def test_flags_without_effect_cost_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "router.settings"):
         assert passed("--webui-config", "{}", "--cors-methods", "GET") == []

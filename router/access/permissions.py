@@ -8,7 +8,7 @@ Read by `guard`.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 from urllib.parse import parse_qsl
@@ -30,7 +30,8 @@ OPEN, READ, GENERATE, ADMIN = Permission
 REQUIRED: Mapping[str, Permission] = {
     **dict.fromkeys(("GET /health", "GET /v1/health", "GET /readyz", "GET /livez"), OPEN),
     # llama.cpp's chat page, as a browser gets it at /: static files, the same for everyone
-    **dict.fromkeys(("GET /index.html", "GET /{name:page_file}"), OPEN),
+    "GET /index.html": OPEN,
+    "GET /{name:page_file}": READ,  # OPEN for the files that the page has
     # llama.cpp's router
     "GET /models": READ,
     "GET /v1/models": READ,
@@ -141,10 +142,18 @@ class RoutePattern(NamedTuple):
 class PermissionTable:
     """The permissions of these routes. As in the application, the first route that matches counts.
 
+    `is_page_file` says of a path without a route of its own whether it may be a file of the chat page.
+
     Raises LookupError for a route without a row in `required`.
     """
 
-    def __init__(self, routes: Sequence[RoutePattern], required: Mapping[str, Permission] = REQUIRED) -> None:
+    def __init__(
+        self,
+        routes: Sequence[RoutePattern],
+        required: Mapping[str, Permission] = REQUIRED,
+        is_page_file: Callable[[str], bool] = lambda path: False,
+    ) -> None:
+        self._is_page_file = is_page_file
         self._rows: list[tuple[re.Pattern[str], dict[str, Permission]]] = []
         for methods, path, regex in routes:
             named = {method for method in methods if method != "HEAD" or "GET" not in methods}
@@ -172,6 +181,8 @@ class PermissionTable:
         permission = methods.get(method)
         if permission is None:
             return OPEN if OPEN in methods.values() else READ
+        if permission is READ and path not in self._exact and method in ("GET", "HEAD") and self._is_page_file(path):
+            permission = OPEN
         return max(permission, _by_query(query)) if query and method in ("GET", "HEAD") else permission
 
     def _search(self, path: str) -> dict[str, Permission]:

@@ -103,9 +103,10 @@ def create_app(
     if predict:
         routes += _predict_routes(gateway, predict, probes, routes)
         required |= {f"POST {predict.predict}": GENERATE, f"GET {predict.health}": OPEN}
-    routes += Home(page, has_dashboard=any(route.path == DASHBOARD for route in routes)).routes()
+    home = Home(page, has_dashboard=any(route.path == DASHBOARD for route in routes))
+    routes += home.routes()
     patterns = [RoutePattern(route.methods or (), route.path, route.path_regex) for route in routes]
-    table = PermissionTable(patterns, required)
+    table = PermissionTable(patterns, required, home.has_file)
     errors = ErrorHandlers(dialect_of)
     whole = Starlette(
         routes=routes,

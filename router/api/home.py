@@ -14,7 +14,8 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from router.page import names
 from router.page.chat_page import ChatPage
@@ -50,6 +51,14 @@ register_url_convertor("page_file", _PageName())
 FILE_ROUTE = "/{name:page_file}"
 
 
+class _FileRoute(Route):
+    """Any path may look like a file's. Only those who read look for files: for others there is no such path."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        reads = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
+        return super().matches(scope) if reads else (Match.NONE, {})
+
+
 class Home:
     """Without a `page` only the index is here: it leads to the dashboard, if there is one."""
 
@@ -58,24 +67,30 @@ class Home:
         self._has_dashboard = has_dashboard
 
     def routes(self) -> list[Route]:
-        return [Route(f"/{names.INDEX}", self.index, methods=["GET"]), Route(FILE_ROUTE, self.file, methods=["GET"])]
+        return [
+            Route(f"/{names.INDEX}", self.index, methods=["GET"]),
+            _FileRoute(FILE_ROUTE, self.file, methods=["GET"]),
+        ]
+
+    def has_file(self, path: str) -> bool:
+        """Whether this path may be one of the page's files, which need no key."""
+        return self._page is not None and self._page.may_have(path.removeprefix("/"))
 
     async def index(self, request: Request) -> Response:
-        file = await self._find(names.INDEX)
-        if file and client_path(request.scope).endswith(("/", names.INDEX)):
-            return _answer(request, file)
-        if file:  # below `--api-prefix`: the page's own links are relative to the folder
-            return _redirect("/")
-        return _redirect(DASHBOARD) if self._has_dashboard else PlainTextResponse(NO_PAGE)
+        file = (await self._page.newest()).get(names.INDEX) if self._page else None
+        is_whole = client_path(request.scope).endswith(("/", names.INDEX))
+        if file:  # below `--api-prefix`, the page's own links are relative to the folder
+            return _answer(request, file) if is_whole else _redirect("/")
+        if not self._has_dashboard:
+            return PlainTextResponse(NO_PAGE)
+        # Relative, for proxies that take away a part of the path; that needs a folder to begin with, too.
+        return _redirect(DASHBOARD.lstrip("/") if is_whole else "/")
 
     async def file(self, request: Request) -> Response:
-        file = await self._find(request.path_params["name"])
+        file = (await self._page.files()).get(request.path_params["name"]) if self._page else None
         if file is None:
             raise HTTPException(404)
         return _answer(request, file)
-
-    async def _find(self, name: str) -> PageFile | None:
-        return (await self._page.files()).get(name) if self._page else None
 
 
 def wants_page(query: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bool:

@@ -20,7 +20,7 @@ must not wait for them.
 The commands::
 
     ps          which models run, and who waits for what -> options state screen target session
-    loading     load and unload                          -> options screen target session progress
+    loading     load and unload                          -> options state screen target session progress
     logs        what happened, what a process wrote      -> failures options stream screen target session
     health      whether the router takes requests        -> options screen target session
     completion  words for a shell                        -> options target session

@@ -25,7 +25,6 @@ SEPARATOR = "\x1f"
 FILES = "\x1ffiles"  # instead of words: the shell completes the names of files
 TIMEOUT_S = 0.5
 WITH_MODELS = {"load": 1, "unload": 0, "logs": 1, "run": 1}  # how many of a command's words are models; 0: all
-SETTINGS_MAX = 60
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:

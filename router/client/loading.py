@@ -14,13 +14,14 @@ from router.client.options import SETTINGS, TEMPLATE_FILE, Words
 from router.client.progress import Outlook
 from router.client.screen import Status
 from router.client.session import Session
+from router.client.state import State
 from router.engine import flags
 from router.errors import FlagError, RouterError
 from router.logs.letters import visible
 
 MAX_TEMPLATE_BYTES = 1 << 20
 NUMBERS = ("ctx_size", "n_parallel")
-POLL_S = 0.1
+POLL_S = 0.2
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -29,8 +30,9 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         raise FlagError("name a model: llama-router load MODEL")
     model, body = words.words[0], body_of(words)
     found = target.find(words, environ)
-    with Session(found) as session, Status(Outlook(found, model, f"{model}: loading").text):
-        answer = session.json("POST", "/models/load", body=body, timeout=None)  # a load takes as long as it takes
+    outlook = Outlook(found, model, f"{model}: loading")
+    with Session(found, None) as session, Status(outlook.text, outlook.close):  # it takes as long as it takes
+        answer = session.json("POST", "/models/load", body=body)
     if words.has("--json"):
         screen.print_json(answer)
     else:
@@ -95,7 +97,8 @@ def unload(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     results: list[dict[str, Any]] = []
     code = 0
     with Session(target.find(words, environ)) as session:
-        names = list(words.words) or _running(session)
+        running = () if words.words else _state(session).models
+        names = list(words.words) or [model.name for model in running if model.is_running and not model.is_stopping]
         for name in names:
             try:
                 session.json("POST", "/models/unload", body={"model": name, "force": words.has("--force")})
@@ -105,7 +108,7 @@ def unload(argv: Sequence[str], environ: Mapping[str, str]) -> int:
                 code = code or exc.exit_code
                 print(f"llama-router: {visible(name)}: {exc.message}", file=sys.stderr)
         going = {result["model"] for result in results if result["unloaded"]} if words.has("--wait") else set()
-        while going.intersection(_running(session)):
+        while going and any(_has_process(state, name) for state in [_state(session)] for name in going):
             time.sleep(POLL_S)
     if words.has("--json"):
         screen.print_json(results)
@@ -118,13 +121,11 @@ def unload(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     return code
 
 
-def _running(session: Session) -> list[str]:
-    """The models that have a process, or are about to get one."""
-    found = session.json("GET", "/models").get("data")
-    entries = [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
-    return [str(entry["id"]) for entry in entries if "id" in entry and _value(entry) not in ("unloaded", "None")]
+def _state(session: Session) -> State:
+    return State.read(session.json("GET", "/router/state"))
 
 
-def _value(entry: Mapping[str, Any]) -> str:
-    status = entry.get("status")
-    return str(status.get("value")) if isinstance(status, dict) else "None"
+def _has_process(state: State, name: str) -> bool:
+    """By any of its names; also one that is about to get a process, and one whose process still ends."""
+    model = state.model(name)
+    return model is not None and model.is_running

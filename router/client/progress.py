@@ -34,3 +34,6 @@ class Outlook:
             except RouterError:
                 self._sentence = self._otherwise
         return f"{self._sentence} ({time.monotonic() - self._began:.0f} s)"
+
+    def close(self) -> None:
+        self._session.close()

@@ -142,9 +142,9 @@ class Status:
     `text` is asked for it by a thread, since the block is busy with the answer itself. `clear` ends it early: it must
     be called before anything else is written. Where stderr is no terminal, nothing is shown."""
 
-    def __init__(self, text: Callable[[], str], delay: float = STATUS_EVERY_S) -> None:
-        self._text = text
-        self._delay = delay
+    def __init__(self, text: Callable[[], str], close: Callable[[], None]) -> None:
+        """`close` is called when `text` will be asked no more."""
+        self._text, self._close = text, close
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._is_shown = False
@@ -153,6 +153,8 @@ class Status:
     def __enter__(self) -> Status:
         if is_terminal(sys.stderr):
             self._thread.start()
+        else:
+            self._close()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -168,13 +170,14 @@ class Status:
                 _write(sys.stderr, "\r\x1b[K")
 
     def _run(self) -> None:
-        while not self._over.wait(self._delay):
+        while not self._over.wait(STATUS_EVERY_S):
             text = self._text()
             with self._lock:
                 if text and not self._over.is_set():
                     room = shutil.get_terminal_size().columns - 1
                     _write(sys.stderr, f"\r\x1b[K{dim(cut(visible(text), room), sys.stderr)}")
                     self._is_shown = True
+        self._close()
 
 
 def dim(text: str, stream: TextIO) -> str:

@@ -29,6 +29,13 @@ TIMEOUT_S = 60.0
 CONNECT_S = 10.0  # TCP and TLS
 MAX_ANSWER_BYTES = 64 << 20
 MAX_MESSAGE_CHARACTERS = 2000
+# Asked after 30 s of silence, and then every 10 s.
+KEEP_ALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+KEEP_ALIVE += [
+    (socket.IPPROTO_TCP, getattr(socket, name), seconds)
+    for name, seconds in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)
+]
 
 Body = Mapping[str, Any]
 Response = httpx.Response
@@ -49,14 +56,17 @@ class Session:
             headers["x-api-key"] = target.key
         verify: ssl.SSLContext | bool = _trust(target) if target.url.startswith("https:") else False
         # A router that has gone without a word is noticed by the system, also while nothing is sent.
-        options = [] if target.socket else [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+        options = [] if target.socket else KEEP_ALIVE
         transport = httpx.HTTPTransport(uds=target.socket, verify=verify, socket_options=options)
         is_direct = bool(target.socket) or target.is_local or not target.url.startswith("https:")
-        self._client = (
-            httpx.Client(transport=transport, headers=headers, trust_env=False)
-            if is_direct
-            else httpx.Client(verify=verify, headers=headers)
-        )
+        if is_direct:
+            self._client = httpx.Client(transport=transport, headers=headers, trust_env=False)
+            return
+        try:
+            self._client = httpx.Client(verify=verify, headers=headers)
+        except (ImportError, ValueError, httpx.InvalidURL) as exc:  # ImportError: of SOCKS
+            hint = "for SOCKS, install llama-router[socks]" if isinstance(exc, ImportError) else "see HTTPS_PROXY"
+            raise FlagError(f"the proxy that the environment names cannot be used: {hint}") from exc
 
     def __repr__(self) -> str:
         return f"<Session with {self.target}>"

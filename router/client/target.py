@@ -89,9 +89,9 @@ def find(words: Words, environ: Mapping[str, str]) -> Target:
         return replace(trust, url=_checked_url(url).rstrip("/") + prefix, key=_key(found))
     given = {name for name in ("--host", "--port") if _is_given([name], words, known) or config.get(name)}
     running = [] if flagged else _matching(find_all(_roots(found, environ)), found, given)
-    if len(running) > 1:
-        places = ", ".join(str(_target_of(each)) for each in running)
-        raise NotReached(f"several routers run here: {places}. Say which with --url, or --host PATH.sock")
+    places = dict.fromkeys(str(_target_of(each)) for each in running)
+    if len(places) > 1:  # routers that share a port, as one takes over from the other, are one place
+        raise NotReached(f"several routers run here: {', '.join(places)}. Say which with --url, or --host PATH.sock")
     if running:
         return _with_keys(_target_of(running[0]), running[0], trust, found)
     if not trust.has_own:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from router.commands.command import EXIT_CODES, Command, fail
 from router.commands.table import COMMANDS
@@ -17,11 +19,11 @@ from router.near import nearest
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
+def main(argv: Sequence[str] | None = None, on_hang_up: Any = None) -> int:
+    """Run a command; returns the exit code. `on_hang_up` is what SIGHUP did before this program began to ignore it."""
     logs.fill_standard_streams()
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
+        code = _run(list(sys.argv[1:] if argv is None else argv), on_hang_up)
         sys.stdout.flush()
         return code
     except RouterError as exc:
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logs.flush()
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], on_hang_up: Any) -> int:
     name = words.pop(0) if words and not words[0].startswith("-") else ""
     command = COMMANDS.get(name or "serve")
     if command is None:
@@ -55,6 +57,8 @@ def _run(words: list[str]) -> int:
 
         print(f"llama-router {__version__}")
         return 0
+    if command.client and on_hang_up is not None:  # its terminal has gone: unlike a router, it has no more to do
+        signal.signal(signal.SIGHUP, on_hang_up)
     return command.run(words)
 
 

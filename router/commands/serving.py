@@ -52,6 +52,9 @@ def run_demo(argv: list[str]) -> int:
     from router.plan import read_plan
     from router.serve import serve
 
+    busy, argv = switch("--busy", argv)
+    if busy:
+        return _run_busy_demo(argv)
     once, argv = switch("--once", argv)
     with tempfile.TemporaryDirectory(prefix="llama-router-demo-") as folder:
         models = demo.make_models(Path(folder))
@@ -76,3 +79,33 @@ def run_demo(argv: list[str]) -> int:
 
         serve(plan, announce=announce)
     return 1 if failed else 0
+
+
+def _run_busy_demo(argv: list[str]) -> int:
+    """Serve until a signal, with people who ask all the time."""
+    from router import crowd, demo
+    from router.plan import read_plan
+    from router.serve import serve
+
+    with tempfile.TemporaryDirectory(prefix="llama-router-demo-") as folder:
+        for seed, (name, size) in enumerate(crowd.MODELS.items()):
+            path = Path(folder) / f"{name}.gguf"
+            demo.write_tiny(path, seed=seed, layers=size.layers, width=size.width, context=size.context)
+        plan = read_plan(["--models-dir", folder, *crowd.ROOM, *argv], os.environ)
+        _start_logging(plan.settings)
+        crowds: list[crowd.Crowd] = []
+
+        def announce(urls: Sequence[str], end: Callable[[], None]) -> None:
+            try:
+                print(crowd.instructions(urls[0]), flush=True)
+            except OSError:  # stdout is closed, or its disk is full
+                end()
+            crowds.append(crowd.Crowd(urls[0], key=next(iter(plan.settings.api_key), "")))
+            crowds[0].start()
+
+        try:
+            serve(plan, announce=announce)
+        finally:
+            for each in crowds:
+                each.stop()
+    return 0

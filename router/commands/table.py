@@ -15,10 +15,10 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "demo": Command(
         serving.run_demo,
-        "demo [--once] [options]",
+        "demo [--once | --busy] [options]",
         "Makes three tiny models with random weights, serves them with room for two, and asks each a question.\n"
-        "With --once it then ends. Without, it prints commands to try, and goes on serving. It takes the options of\n"
-        "serve.",
+        "With --once it then ends. Without, it prints commands to try, and goes on serving. With --busy there are\n"
+        "five models and people who use them all the time, for a look at the pages. It takes the options of serve.",
         takes_options=False,
     ),
     "list": Command(

@@ -44,9 +44,10 @@ def shown(lines: Sequence[bytes]) -> list[str]:
         text = _STYLES.sub("", text)
     if "\t" in text or "\r" in text:
         text = text.replace("\t", "    ").replace("\r\n", "\n").removesuffix("\r")
-    found = without_credentials(text).split("\n")
+    text = without_credentials(text)
+    found = text.split("\n")
     # One look at all lines is cheaper than one at each; most need nothing more.
-    return found if "".join(found).isprintable() else list(map(visible, found))
+    return found if text.replace("\n", "").isprintable() else list(map(visible, found))
 
 
 def level_of(line: str) -> int:

@@ -11,24 +11,27 @@ as long as nobody subscribed to the events of single requests.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from router.events.kinds import NUMBERS, PER_REQUEST, AnyEvent
+from router.events.kinds import NUMBERS, PER_REQUEST, AnyEvent, Refused
 from router.events.sentences import sentence
 from router.redaction import without_credentials
 
 log = logging.getLogger("router.events")
 
 KEPT = 2_000
+REPEAT_S = 1.0  # a model's refusals for the same reason: of so many seconds one is kept
+MAX_REFUSED = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`seq` counts the events that operators see, from 1 without a gap; another event has that of the last of them.
+    """`seq` counts the events that are kept, from 1 without a gap; another event has that of the last of them.
     `at` is the wall clock, in seconds since 1970."""
 
     seq: int
@@ -69,6 +72,7 @@ class Journal:
         self._clock = clock
         self._kept: deque[Entry] = deque(maxlen=kept)
         self._subscribers: dict[type[AnyEvent], tuple[Subscriber, ...]] = {}
+        self._refused: dict[tuple[str, str], float] = {}  # when each was kept last, by model and reason
         self.seq = 0
         self.hears_requests = False  # somebody subscribed to events of single requests
 
@@ -77,10 +81,12 @@ class Journal:
 
     def emit(self, event: AnyEvent) -> None:
         """This has happened just now. Never raises."""
-        if event.IS_SHOWN:
+        now = self._clock()
+        is_kept = event.IS_SHOWN and not (type(event) is Refused and self._is_flood(event, now))
+        if is_kept:
             self.seq += 1
-        entry = Entry(self.seq, self._clock(), event)
-        if event.IS_SHOWN:
+        entry = Entry(self.seq, now, event)
+        if is_kept:
             self._kept.append(entry)
         for subscriber in self._subscribers.get(type(event), ()):
             try:
@@ -102,9 +108,19 @@ class Journal:
         return end
 
     def since(self, seq: int) -> list[Entry]:
-        """The events that operators see after this one, the oldest first, as far as they are kept."""
+        """The events that are kept after this one, the oldest first, as far as they are kept."""
         first = self.seq - len(self._kept)
         return list(self._kept)[max(0, seq - first) :] if seq < self.seq else []
+
+    def _is_flood(self, event: Refused, now: float) -> bool:
+        """Whether the same was kept a moment ago. Clients that are refused ask again: all else would be lost soon."""
+        key = event.model, event.refusal
+        if abs(now - self._refused.get(key, -math.inf)) < REPEAT_S:
+            return True
+        if len(self._refused) >= MAX_REFUSED:
+            self._refused.clear()
+        self._refused[key] = now
+        return False
 
     def _note_listeners(self) -> None:
         self.hears_requests = any(self._subscribers.get(kind) for kind in PER_REQUEST)

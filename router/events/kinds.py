@@ -243,7 +243,7 @@ class DrainEnded:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A request is refused. `refusal` is the code of the reason."""
+    """A request is refused. `refusal` is the code of the reason. `request` is its id, empty if it has none."""
 
     KIND: ClassVar[str] = "refused"
     IS_SHOWN: ClassVar[bool] = True
@@ -252,6 +252,7 @@ class Refused:
     refusal: str
     why: str
     retry_after: float | None = None
+    request: str = ""
 
 
 @dataclass(frozen=True, slots=True)

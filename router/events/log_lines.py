@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from router.events import kinds
 from router.events.journal import Entry, Journal
 from router.events.kinds import AnyEvent
-from router.events.sentences import sentence
 from router.scheduling.causes import Cause
 
 _RUN = logging.getLogger("router.run")
@@ -51,8 +50,12 @@ def write(entry: Entry) -> None:
         level = logging.ERROR
     if log.isEnabledFor(level):
         subject = "" if event.model == kinds.EVERYTHING else f"{event.model}: "
-        extra = {"model": event.model if subject else "", "request_id": "", "fields": {"event": event.KIND}}
-        log.log(level, "%s%s", subject, sentence(event), extra=extra)
+        told = entry.as_json
+        named = {"event": told["kind"], "for": told["for"], "reason": told["reason"]}
+        fields = {name: value for name, value in named.items() if value is not None} | told["numbers"]
+        request = getattr(event, "request", "")
+        extra = {"model": event.model if subject else "", "request_id": request, "fields": fields}
+        log.log(level, "%s%s", subject, told["text"], extra=extra)
 
 
 def _is_grave(event: AnyEvent) -> bool:

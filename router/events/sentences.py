@@ -35,8 +35,10 @@ def sentence(event: AnyEvent) -> str:
             return f"stopping ({event.why}), frees {_on_devices(event.freed)}"
         case kinds.Exited():
             return f"stopped ({event.why})"
-        case kinds.Crash() | kinds.LoadFailed():
+        case kinds.Crash():
             return event.why
+        case kinds.LoadFailed():
+            return f"{event.why}; it is tried once more" if event.will_retry else event.why
         case kinds.Wait():
             return f"{event.why}, with {event.requests} requests" if event.requests > 1 else event.why
         case kinds.Drain():

@@ -24,7 +24,7 @@ LEFT_OUT = {
     "metricsMaxInMemory": "GET /metrics has the figures of the router",
     "captureBuffer": "the router keeps no requests",
     "store": "the router keeps no requests",
-    "ui": "the router has no such page",
+    "ui": "it is how the pages of llama-swap look",
     "performance": "GET /metrics has the figures of the router",
     "sendLoadingState": "give the router --stream-keepalive SECONDS for signs of life while a model loads",
     "includeAliasesInList": "the model list shows the aliases of each model",

@@ -7,8 +7,6 @@ request: the end of one may start the model of another. The fast path logs nothi
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from contextvars import ContextVar
 
 
@@ -30,18 +28,27 @@ def current() -> str:
     return _work.get().id
 
 
-def working_for_nobody() -> contextlib.AbstractContextManager[None]:
-    """What runs inside works for no single request."""
-    return working_for(b"")
+class _Working:
+    """A class, because each request makes one, and a generator takes three times as long."""
+
+    __slots__ = ("_before", "_work")
+
+    def __init__(self, id: bytes) -> None:
+        self._work = _Work(id.decode("ascii", "replace"))
+
+    def __enter__(self) -> None:
+        self._before = _work.set(self._work)
+
+    def __exit__(self, *exc: object) -> None:
+        self._work.id = ""
+        _work.reset(self._before)
 
 
-@contextlib.contextmanager
-def working_for(id: bytes) -> Iterator[None]:
+def working_for(id: bytes) -> _Working:
     """What runs inside works for this request. Ids are ASCII."""
-    work = _Work(id.decode("ascii", "replace"))
-    before = _work.set(work)
-    try:
-        yield
-    finally:
-        work.id = ""
-        _work.reset(before)
+    return _Working(id)
+
+
+def working_for_nobody() -> _Working:
+    """What runs inside works for no single request."""
+    return _Working(b"")

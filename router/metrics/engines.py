@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from router.metrics.exposition import Format, escaped, head
 
-MAX_BYTES = 256 << 10  # of one model's text; a llama-server's has some three thousand
-MAX_LINES = 3000
+MAX_BYTES = 64 << 10  # of one model's text; a llama-server's has some three thousand
+MAX_LINES = 1000
 MAX_SAMPLES = 500
 MAX_HELP = 200  # characters
 MAX_VALUE = 128  # characters of a label's value

@@ -100,9 +100,9 @@ class Catalog:
         spec = self.find(name)
         if spec is None:
             if kind := self.left_out.get(name) or self.left_out.get(name.removesuffix(LATEST_TAG)):
-                raise UnknownModel(f"{quoted(name)} is no model: {kind}", name)
+                raise UnknownModel(f"{quoted(name)} is no model: {kind}").about(name)
             hint = self._hint(name, "GET /v1/models lists what there is")
-            raise UnknownModel(f"there is no model {quoted(name)}; {hint}", name)
+            raise UnknownModel(f"there is no model {quoted(name)}; {hint}").about(name)
         return spec
 
     def find(self, name: str) -> ModelSpec | None:

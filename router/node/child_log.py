@@ -24,7 +24,8 @@ class ChildLog:
         return f"<ChildLog {len(self._lines)} lines, {self._size} bytes>"
 
     def add(self, line: bytes) -> None:
-        line = shorten(line)
+        if len(line) > MAX_LINE_BYTES:
+            line = shorten(line)
         self._lines.append(line)
         self._size += len(line)
         while self._size > MAX_LOG_BYTES or len(self._lines) > MAX_LINES:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from router.errors import LoadFailed
-from router.node.child_log import ChildLog, shorten
+from router.node.child_log import MAX_LINE_BYTES, ChildLog, shorten
 from router.node.child_protocol import EXIT, STATE_PREFIX, OtherState, Ready, State, read_state
 from router.node.crash import explain, is_without_gpu
 from router.node.health_poll import poll_health
@@ -251,8 +251,11 @@ class LocalChild:
             self._take_log(logged)
 
     def _take_log(self, lines: list[bytes]) -> None:
-        # Hidden before a line is cut, and in all lines at once, which is cheaper.
-        lines = [shorten(line) for line in self._hide(b"\n".join(lines)).split(b"\n")]
+        # Hidden before a line is cut, and in all lines at once, which is cheaper. Most have nothing to hide.
+        written = b"\n".join(lines)
+        if (hidden := self._hide(written)) is not written:
+            lines = hidden.split(b"\n")
+        lines = [line if len(line) <= MAX_LINE_BYTES else shorten(line) for line in lines]
         for line in lines:
             self._log.add(line)
         try:

@@ -10,5 +10,5 @@ repository: it belongs to the engine's build, and changes with it. Begin with `c
     tiny       PURE: a model of a few KiB, for a child that only shows its page    -> nothing
     source     a child of an engine, asked for its page                            -> names files tiny
     shelf      pages on disk, one folder for each build                            -> names files
-    chat_page  the page of this router, from the first that has one                -> files source shelf
+    chat_page  the page of this router, from the first that has one                -> names files source shelf
 """

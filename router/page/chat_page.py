@@ -20,7 +20,7 @@ from router.engine import engines
 from router.engine.discovery import EMBEDDED, Engine
 from router.errors import RouterError
 from router.node.interface import Node
-from router.page import shelf, source
+from router.page import names, shelf, source
 from router.page.files import BadFile, PageFile
 from router.page.shelf import Shelf
 
@@ -28,6 +28,7 @@ log = logging.getLogger("router.page")
 
 PATIENCE_S = 30.0  # for one engine to show its page
 FAILURE_LASTS_S = 60.0
+BUILDS_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class ChatPage:
         self._node, self._origins, self._shelf = node, origins, shelf
         self._files: Mapping[str, PageFile] | None = None
         self._search: asyncio.Task[Mapping[str, PageFile]] | None = None
+        self._builds: list[str] = []  # of the origins, when the page was found
         self._failed_until = 0.0
         self._has_warned = False
 
@@ -78,6 +80,25 @@ class ChatPage:
             self._search = asyncio.create_task(self._find())
         return await asyncio.shield(self._search)
 
+    def may_have(self, name: str) -> bool:
+        """Whether it has such a file; of a page that was not looked for yet, whether it could have."""
+        return names.is_valid(name) if self._files is None else name in self._files
+
+    async def newest(self) -> Mapping[str, PageFile]:
+        """The same, but if an engine has been replaced meanwhile, its new page is looked for. For the index: a browser
+        that gets it asks for the files that it names."""
+        if self._files is not None and self._search is None:
+            try:
+                builds = await threads.ESTIMATES.run(self._names, timeout=BUILDS_TIMEOUT_S, what="the engine's program")
+            except RouterError:
+                builds = self._builds  # the program is gone, or its disk hangs: its page is still here
+            if builds != self._builds:
+                self._files = None
+        return await self.files()
+
+    def _names(self) -> list[str]:
+        return [origin.build() for origin in self._origins[: len(self._builds)]]
+
     async def close(self) -> None:
         """A search that is under way ends, with its child."""
         if self._search:
@@ -86,26 +107,27 @@ class ChatPage:
 
     async def _find(self) -> Mapping[str, PageFile]:
         has_failed = False
+        builds: list[str] = []
         found: Mapping[str, PageFile] = {}
         try:
             for origin in self._origins:
                 try:
-                    found = await self._of(origin)
+                    builds.append(await threads.ESTIMATES.run(origin.build))
+                    found = await self._of(origin, builds[-1])
                 except (RouterError, BadFile, OSError, TimeoutError) as error:
                     has_failed = True
                     self._warn(f"the engine's chat page cannot be had: {_words(error)}")
                 if found:
                     break
             if found or not has_failed:
-                self._files = found
+                self._files, self._builds = found, builds
             return found
         finally:
             if self._files is None:
                 self._failed_until = time.monotonic() + FAILURE_LASTS_S
             self._search = None
 
-    async def _of(self, origin: Origin) -> Mapping[str, PageFile]:
-        build = await threads.ESTIMATES.run(origin.build)
+    async def _of(self, origin: Origin, build: str) -> Mapping[str, PageFile]:
         kept = await self._kept(build)
         if kept is not None:
             return kept

@@ -10,7 +10,7 @@ scheduler, `pin` and `priority` by the scheduler. Who may call whom::
     SettingsLoads    reads Processes and Downloads; Tickets calls its hooks `on_grant`, `on_refuse`
     Processes        calls Measurements and HealthWatch
     Tickets          reads Downloads
-    every part       calls the scheduler, and `core.apply` with the effects in the same step
+    every part       calls the scheduler, and `core.apply` with the effects in the same step; it tells `core.journal`
 
 What is handed out and handed in::
 

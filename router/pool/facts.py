@@ -91,8 +91,7 @@ class QueueFacts(NamedTuple):
 class Facts:
     """Example::
 
-    facts.moving()  # {"coder"}
-    facts.of("coder", waiting=3)
+    facts.of("coder", waiting=3).state  # "loading"
     """
 
     def __init__(self, core: Core, processes: Processes, downloads: Downloads) -> None:
@@ -102,15 +101,11 @@ class Facts:
         self._others: dict[str, int] = {}  # what other programs hold, by device key
 
     def __repr__(self) -> str:
-        return f"<Facts: {len(self.moving())} moving>"
+        return f"<Facts of {self._core!r}>"
 
     def now(self) -> float:
         """The loop's clock, by which the facts are."""
         return self._core.now()
-
-    def moving(self) -> set[str]:
-        """The models with a process or a download. What is seen of these changes at any time, and without news."""
-        return {*self._processes.runs, *self._downloads.running, *self._downloads.queued}
 
     def spec(self, name: str) -> ModelSpec | None:
         """The model with the settings that hold, or those of its process if it has left the catalog; None if it is
@@ -199,7 +194,7 @@ class Facts:
             expires_at=model.expires if is_serving else None,
             idle_since=model.finished if is_serving and not model.leases else None,
             held=model.held,
-            source=need.source if bytes_needed and need else None,
+            source=need.source if need and need.source != "unknown" else None,
             context=meta.get("n_ctx") or (need.estimate.n_slot if need and need.estimate else None),
             pid=child.pid if child else None,
             started=child.started if child else None,

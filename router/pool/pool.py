@@ -324,11 +324,6 @@ class Pool:
         why = self._scheduler.why(name, self._core.now())
         return why.text if why and why.kind is not Kind.OWN_LOAD else "loading"
 
-    @property
-    def pressure_episodes(self) -> int:
-        """How many times other programs have taken memory that is to stay free."""
-        return self._scheduler.pressure.episodes
-
     async def snapshot(self) -> Snapshot:
         """The machines now, as the policy sees them."""
         return await self._core.nodes.snapshot()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from router import errors
 from router.events.kinds import Granted, Joined, Left, Refused, shortened
+from router.logs import request_ids
 from router.memory.need import Need
 from router.models.spec import ModelSpec
 from router.pool.core import Core
@@ -48,6 +49,7 @@ class Tickets:
         self._on_answer = on_answer
         self._drop_missing = drop_missing
         self._waiters: dict[int, asyncio.Future[Lease]] = {}  # by ticket
+        self._requests: dict[int, str] = {}  # the id of each ticket's request; empty for none
         self._since: dict[int, float] = {}  # when each ticket came; only while somebody listens
         self.ids = itertools.count(1)
         self.has_ended = False
@@ -78,6 +80,7 @@ class Tickets:
         ticket = Ticket(next(self.ids), spec.name, demand, spec.priority, pinned, ttl, background, missing, min_loaded)
         waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiters[ticket.id] = waiter
+        self._requests[ticket.id] = request_ids.current()
         on_ticket(ticket.id)
         core.plans.specs[spec.name] = spec
         now = core.now()
@@ -98,6 +101,8 @@ class Tickets:
             elif not waiter.cancelled() and not waiter.exception():  # it was granted in the same moment
                 waiter.result().release()
             raise
+        finally:
+            del self._requests[ticket.id]
 
     def cancel(self, ticket: int, error: errors.RouterError) -> None:
         """Answer a ticket that still waits with this error."""
@@ -128,8 +133,9 @@ class Tickets:
     def refuse(self, effect: Refuse) -> None:
         waiter = self._waiters[effect.ticket]
         self._since.pop(effect.ticket, None)
+        reason, request = shortened(effect.reason), self._requests.get(effect.ticket, "")
         self._journal.emit(
-            Refused(effect.model, effect.ticket, effect.refusal.value, shortened(effect.reason), effect.retry_after)
+            Refused(effect.model, effect.ticket, effect.refusal.value, reason, effect.retry_after, request)
         )
         if not waiter.cancelled():
             kind = self._downloads.kind_of_failure(effect.model) if effect.refusal is Refusal.FETCH_FAILED else None

@@ -393,10 +393,11 @@ class ProxiedRequest:
         headers = [(b"x-request-id", self.id)]
         if self._conversation:
             headers.append((b"x-conversation-id", self._conversation.encode(errors="surrogateescape")))
-        if self.running is not None and self.running.is_traced:
-            headers.append((b"traceparent", self.running.onward))
+        if (running := self.running) is not None and running.trace and running.is_traced:
+            headers.append((b"traceparent", running.onward))
         return headers
 
     def _head_for_child(self) -> RequestHead:
-        is_traced = self.running is not None and self.running.is_traced
-        return self.head.forwarded_untraced if is_traced else self.head.forwarded
+        if (running := self.running) is not None and running.trace and running.is_traced:
+            return self.head.forwarded_untraced
+        return self.head.forwarded

@@ -8,7 +8,8 @@ docstring says what exactly the blockers are.
 An answer holds until a pass over the queue finds another machine, or decides otherwise. While a reading is under way,
 the models that have ended since are taken out of it.
 
-Owned by `scheduler`. It costs an event nothing: all is worked out when somebody asks.
+Owned by `scheduler`. All is worked out when somebody asks: an operator, a stream that waits, a request whose time is
+up, and the log when an entry begins to wait for room.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class Obstacles:
         self._known: dict[str, Known] = {}
         self._closers: dict[str, tuple[str, ...]] = {}
         self._replanning: Replanning | None = None
+        self._first: tuple[Blocker, ...] = ()  # the first in the queue
+        self._far_back: dict[int, Reason] = {}  # with these, by how many must leave
         self._basis: Basis | None = None  # of all these
         self._pass = 0  # for which they hold
 
@@ -122,6 +125,9 @@ class Obstacles:
             basis = self._look(startable[: self._planning.LOOKAHEAD], limits)
             if basis is None or not basis.is_like(self._basis):
                 self._known, self._closers, self._replanning, self._basis = {}, {}, None, basis
+        first = tuple(Blocker(entry.model.name, len(entry.tickets)) for entry in startable[:MOST_NAMES])
+        if first != self._first:
+            self._first, self._far_back = first, {}
         return startable
 
     def _look(self, head: Sequence[Entry], limits: Limits) -> Basis | None:
@@ -149,7 +155,7 @@ class Obstacles:
         if self._planning.levels.is_blind:
             return Reason(Kind.PINNED_OR_FOREIGN, "waits until the memory can be read")
         if place >= self._planning.LOOKAHEAD:
-            return self._why_far_back(startable, place)
+            return self._why_far_back(place)
         return self._why_no_start(entry, head, limits, now)
 
     def _why_downloading(self, name: str, limits: Limits) -> Reason:
@@ -173,11 +179,12 @@ class Obstacles:
         ahead = self._obstacles(self._closers[name], None, limits, now)
         return reasons.reason(ahead) if ahead else _ABOUT_TO_START
 
-    def _why_far_back(self, startable: Sequence[Entry], place: int) -> Reason:
+    def _why_far_back(self, place: int) -> Reason:
         """So many must leave that it stands among those that are planned for."""
         count = place - self._planning.LOOKAHEAD + 1
-        named = startable[: min(count, MOST_NAMES)]
-        return reasons.behind([Blocker(each.model.name, len(each.tickets)) for each in named], count - len(named))
+        if count not in self._far_back:
+            self._far_back[count] = reasons.behind(self._first[:count], max(0, count - MOST_NAMES))
+        return self._far_back[count]
 
     def _why_no_start(self, entry: Entry, head: Sequence[Entry], limits: Limits, now: float) -> Reason:
         name = entry.model.name
@@ -203,11 +210,13 @@ class Obstacles:
         return _ABOUT_TO_START if finding.start else reasons.foreign(missing, known.others)
 
     def _replan(self, head: Sequence[Entry], limits: Limits, now: float) -> Replanning | None:
-        """None before the first reading."""
-        if self._replanning is None and (basis := self._look(head, limits)):
-            machine = Snapshot(basis.readings, basis.residents, limits.models_max, limits.margins, basis.returning)
-            self._replanning = Replanning(machine, head, self._books, limits, now)
-        return self._replanning
+        """Of the processes and the queue as they are: it looks into the books, too. None before the first reading."""
+        if basis := self._look(head, limits):
+            if self._replanning is None or not self._replanning.is_of(basis.residents, head):
+                machine = Snapshot(basis.readings, basis.residents, limits.models_max, limits.margins, basis.returning)
+                self._replanning = Replanning(machine, head, self._books, limits, now)
+            return self._replanning
+        return None
 
     def _obstacles(self, names: Iterable[str], entry: Entry | None, limits: Limits, now: float) -> list[Obstacle]:
         """What has to end of these models, if anything has to yet."""

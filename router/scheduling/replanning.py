@@ -22,12 +22,13 @@ that are found upon a blurred reading are enough at best, and what they leave op
 If the end of all models together is not enough, other programs hold the memory, and no model is named. If it would
 take too many plans to find them (`Exhausted`), the caller names those that the last plan named.
 
-Called by `obstacles`, and only when somebody asks. Nothing of it is on the way of an event.
+Called by `obstacles`, only when somebody asks.
 """
 
 from __future__ import annotations
 
 import itertools
+import operator
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ from router.scheduling.limits import Limits
 from router.scheduling.placement import find_place
 from router.scheduling.policy import Drain, Evict, Lost, Place, Plan, Reject, Wait
 from router.scheduling.resources import Allocation, Reading
-from router.scheduling.snapshot import Phase, Snapshot
+from router.scheduling.snapshot import Phase, Resident, Snapshot
 from router.scheduling.timing import Decision, decisions
 from router.scheduling.waiting_line import Entry
 
@@ -137,6 +138,11 @@ class Replanning:
 
     def __repr__(self) -> str:
         return f"<Replanning: {len(self.entries)} entries, {len(self._runs)} times, {self._left} plans left>"
+
+    def is_of(self, residents: Sequence[Resident], entries: Sequence[Entry]) -> bool:
+        """It is about these processes and these entries."""
+        is_same_queue = len(entries) == len(self.entries) and all(map(operator.is_, entries, self.entries))
+        return is_same_queue and residents == self.machine.snapshot.residents
 
     def finding(self, entry: Entry) -> Finding:
         """For one of the entries. Raises Exhausted."""

@@ -142,7 +142,7 @@ class World:
     UNCHECKED where nothing is checked:
     `by_books`: free by our own books (total less the margin, less what is booked);
     `by_driver`: free by the driver's reading, less what the driver may not show yet;
-    `free`: the smaller of the two.
+    `free`: the smaller of the two, of the devices that are not lost.
     """
 
     count: int
@@ -251,7 +251,7 @@ class Totals:
             if (resident.phase is Phase.LOADING or resident.sleeping) and resident.may_show_in_part:
                 for key, held in resident.held.items():
                     twice[key] = twice.get(key, 0) + held
-        free = {key: min(by_books[key], by_driver[key]) for key in empty}
+        free = {key: min(by_books[key], by_driver[key]) for key in empty if key not in lost}
         everything = World(len(snapshot.residents), by_books, by_driver, free)
         stopping = in_phase(Phase.STOPPING, snapshot.residents)
         now = replace(everything.after(gone=claims), ending=sum(not resident.draining for resident in stopping))

@@ -62,6 +62,8 @@ def decisions(
     is_behind_drain = any(r.phase is Phase.STOPPING and r.draining for r in snapshot.residents)
     young = {model.name: until for model in books.alive.values() if (until := model.stays_until) > now}
     for entry in entries:
+        if not entry.tickets:
+            continue  # it has left: who asks what others wait for goes by the entries of the last pass
         if entry.model.retrying and any(resident.phase is Phase.STOPPING for resident in snapshot.residents):
             continue  # its estimate was too low: all that is being freed is for this model
         found, look_again_at = _plan_in_time(snapshot, entry, young, books, limits, now)
@@ -170,7 +172,7 @@ def _cut_at(entry: Entry, busy: Sequence[ModelRecord], grace: float, limits: Lim
     if not limits.drain_timeout or not tickets:
         return math.inf
     closed = [now if model.is_open else model.closed_at for model in busy]
-    return max(next(iter(tickets.values())) + grace, *closed) + limits.drain_timeout
+    return max([next(iter(tickets.values())) + grace, *closed]) + limits.drain_timeout
 
 
 def _shortage(snapshot: Snapshot, claim: Allocation) -> Shortage:

@@ -30,6 +30,7 @@ export function duration(seconds) {
   return `${Math.round(seconds / 86400)} days`;
 }
 
+const age = (seconds) => (seconds == null ? "" : duration(seconds < 120 ? Math.round(seconds) : seconds).replace(/\.\d+/, ""));
 export const count = (number) => (number === null || number === undefined ? "" : number.toLocaleString("en"));
 export const tokens = (number) => (number >= 10000 ? `${Math.round(number / 1024)}k` : count(number));
 const counted = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
@@ -49,7 +50,7 @@ export function stateOf(model, now) {
     if (model.draining) return ["draining", model.leases ? `finishing ${counted(model.leases, "request")}` : "about to end"];
     if (model.leases) return ["busy", model.slots ? `busy ${model.leases}/${model.slots}` : `busy, ${model.leases}`];
     if (model.state === "sleeping") return ["sleeping", "sleeping"];
-    return ["loaded", `idle ${duration(older(model, "idle", now))}`];
+    return ["loaded", `idle ${age(older(model, "idle", now))}`];
   }
   if (model.waiting) return ["waiting", `${counted(model.waiting, "request")} waiting`];
   if (model.failed || model.failures) return ["failed", model.failures > 1 ? `failed ${model.failures} times` : "failed"];
@@ -60,14 +61,25 @@ export const hasProcess = (model) =>
   model.stopping || ["loaded", "sleeping", "loading", "downloading"].includes(model.state);
 const isInMemory = (model) => model.state === "loaded" || model.state === "sleeping";
 
-// A model keeps its color for as long as the page is open; two that are in memory at once get different ones.
+// Colors of models, by name. A model keeps its color while the page is open, unless another one in memory has the same.
+// So parts are drawn again when `inMemory` is another set.
 const colors = new Map();
-function colorOf(id, inMemory) {
-  if (!colors.has(id)) {
-    const taken = new Set([...inMemory].map((other) => colors.get(other)));
-    const free = [...Array(COLORS).keys()].find((number) => !taken.has(number));
-    colors.set(id, free ?? colors.size % COLORS);
+
+function paint(inMemory) {
+  const taken = new Set();
+  for (const id of inMemory) {
+    let color = colors.get(id);
+    if (color === undefined || taken.has(color)) {
+      const others = new Set([...taken, ...[...inMemory].map((other) => colors.get(other))]);
+      color = [...Array(COLORS).keys()].find((number) => !others.has(number)) ?? colors.size % COLORS;
+      colors.set(id, color);
+    }
+    taken.add(color);
   }
+}
+
+function colorOf(id) {
+  if (!colors.has(id)) colors.set(id, colors.size % COLORS);
   return `--c:var(--c${colors.get(id)})`;
 }
 
@@ -185,7 +197,9 @@ function Part({ part, width, color }) {
 class Device extends Still {
   render({ device, inMemory, showsNode }) {
     const { total, free, margin = 0, other = 0, held = [] } = device;
-    const room = free == null ? null : Math.max(0, free - margin);
+    // As the router counts: what the machine says is free, and no more than what is booked leaves.
+    const booked = sum(held.map((h) => h.bytes)) + (other ?? 0);
+    const room = free == null ? null : Math.max(0, Math.min(free, total == null ? free : total - booked) - margin);
     const part = (size) => `width:${total ? ((100 * size) / total).toFixed(2) : 0}%`;
     const words = held.map((h) => `${h.model} ${bytes(h.bytes)} ${h.phase}`);
     const says = [...words, `other programs ${bytes(other)}`, `${bytes(room)} to give`, `margin ${bytes(margin)}`];
@@ -197,7 +211,7 @@ class Device extends Still {
       ${device.lost
         ? html`<div class="bad">lost: ${device.lost}</div>`
         : html`<div class="bar" role="img" aria-label="${device.name}: ${says.join(", ")}">
-            ${held.map((h) => html`<${Part} key=${h.model} part=${h} width=${part} color=${colorOf(h.model, inMemory)} />`)}
+            ${held.map((h) => html`<${Part} key=${h.model} part=${h} width=${part} color=${colorOf(h.model)} />`)}
             <i class="other" style=${part(other)} title="other programs: ${bytes(other)}"></i>
             <i class="free">${room > total * 0.06 ? `${bytes(room)} free` : ""}</i>
             <i class="margin" style=${part(Math.min(margin, free ?? 0))} title="margin: ${bytes(margin)}"></i>
@@ -235,7 +249,7 @@ class Model extends Still {
     const retry = nearer(model, "retry_in", now);
     return html`<tr class=${model.error || model.warning ? "explained" : ""}>
         <td><div class="name">
-          <span class="swatch" style=${held.length ? colorOf(model.id, inMemory) : ""}></span>
+          <span class="swatch" style=${held.length ? colorOf(model.id) : ""}></span>
           <span>
             <button class="link" aria-expanded=${isOpen} onClick=${() => open(isOpen ? null : model.id)}>${model.id}</button>
             ${model.pinned && html`<span class="chip" title="never evicted">pinned</span>`}
@@ -345,7 +359,7 @@ function Waiting({ queue, limits, now }) {
             ${missing.length > 0 && html`<br /><small>missing: ${missing.join(", ")}</small>`}
             ${drain != null && html`<br /><small>takes no more new requests in ${duration(drain)}</small>`}
           </span>
-          <span class="num dim">${duration(older(entry, "waited", now))}</span>
+          <span class="num dim">${age(older(entry, "waited", now))}</span>
         </li>`;
       })}
     </ol>
@@ -356,6 +370,15 @@ function Waiting({ queue, limits, now }) {
 
 const MARKS = { crash: "bad", load_failed: "bad", refused: "bad", drain: "warn", wait: "warn", pressure: "warn", lost: "bad" };
 
+class Happening extends Still {
+  render({ event: { at, model, kind, text } }) {
+    return html`<li>
+      <time class="num dim">${clock(at)}</time>
+      <span><b>${model === "*" ? "router" : model}</b> <span class=${MARKS[kind] ?? ""}>${text}</span></span>
+    </li>`;
+  }
+}
+
 class Happened extends Still {
   render({ events, save }) {
     return html`<section aria-labelledby="happened">
@@ -363,10 +386,7 @@ class Happened extends Still {
         <span class="tools"><button onClick=${save}>Save</button></span>
       </h2>
       <ul class="events" tabindex="0" aria-label="events, the latest first">
-        ${events.slice(0, 100).map((event) => html`<li key=${event.seq}>
-          <time class="num dim">${clock(event.at)}</time>
-          <span><b>${event.model === "*" ? "router" : event.model}</b> <span class=${MARKS[event.kind] ?? ""}>${event.text}</span></span>
-        </li>`)}
+        ${events.slice(0, SHOWN_ROWS).map((event) => html`<${Happening} key=${event.seq} event=${event} />`)}
         ${events.length === 0 && html`<li class="dim">Nothing yet.</li>`}
       </ul>
     </section>`;
@@ -439,7 +459,7 @@ function draw(found, server, inMemory) {
     <div class="pad scroll" tabindex="0" role="region" aria-label="the last 15 minutes">
       ${found.length === 0 && html`<p class="dim">No model was in memory.</p>`}
       <svg class="lanes" viewBox="0 0 ${LEFT + WIDTH} ${height + 18}" role="img" aria-label="which models were in memory: ${found.map(([id]) => id).join(", ") || "none"}">
-        ${found.map(([id, { spans, busy }], at) => html`<g key=${id} style=${colorOf(id, inMemory)}>
+        ${found.map(([id, { spans, busy }], at) => html`<g key=${id} style=${colorOf(id)}>
           <text x="0" y=${at * LANE + 13}>${id.length > 22 ? `${id.slice(0, 21)}...` : id}</text>
           ${spans.map((span) => html`<rect class=${span.kind} x=${x(span.from)} y=${at * LANE + 5} width=${Math.max(1, x(span.to) - x(span.from))} height="8" rx="2"><title>${id}: ${span.kind}</title></rect>`)}
           ${busy.map(([begun, to]) => html`<rect class="served" x=${x(begun)} y=${at * LANE + 2} width=${Math.max(1, x(to) - x(begun))} height="14" rx="2"><title>${id}: serving</title></rect>`)}
@@ -458,7 +478,7 @@ class Request extends Still {
     const share = request.prompt ? `${Math.round((100 * (request.cached ?? 0)) / request.prompt)} %` : "";
     return html`<tr>
       <td class="num">${clock(request.at)}</td>
-      <td><span class="swatch" style=${inMemory ? colorOf(request.model, inMemory) : ""}></span>${request.model}
+      <td><span class="swatch" style=${inMemory ? colorOf(request.model) : ""}></span>${request.model}
         ${request.error && html`<div class="bad wraps">${request.error}</div>`}</td>
       <td class="third">${request.path}</td>
       <td>${running
@@ -636,7 +656,11 @@ class App extends Component {
 function Page({ data, selected, open, dialog, save, panel }) {
   const now = useNow();
   const held = data.devices.flatMap((device) => (device.held ?? []).map((part) => part.model)).sort().join("\n");
-  const inMemory = useMemo(() => new Set(held ? held.split("\n") : []), [held]);
+  const inMemory = useMemo(() => {
+    const found = new Set(held ? held.split("\n") : []);
+    paint(found);
+    return found;
+  }, [held]);
   return html`<${Head} state=${data} dialog=${dialog} />
     <main>
       <${Memory} state=${data} inMemory=${inMemory} />

@@ -203,7 +203,12 @@ def test_preflight_answers_as_the_request_would_be_answered() -> None:  # B-T1
     """For every route and method, and every page."""
     pages = ("http://localhost:3000", "app://x", FOREIGN, "null", "http://localhost:8080")
     for route, page in itertools.product(APP.routes, pages):
-        target = route.path.replace("{name:path}", "a").replace("{slot}", "0").replace("{digest}", "sha256:0")
+        target = (
+            route.path.replace("{name:path}", "a")
+            .replace("{name:page_file}", "x.js")
+            .replace("{slot}", "0")
+            .replace("{digest}", "sha256:0")
+        )
         for method in ("GET", "POST", "DELETE", "PUT", "HEAD", "PATCH"):
             for query in ("", "?reload=1", "?autoload=1"):
                 answer = preflight(guard(), method, target + query, origin=page, host="localhost:8080")

@@ -43,6 +43,7 @@ EFFECTS: Sequence[tuple[str, str, Any]] = (
     ("POST", "/models/load", {"model": "tiny-b", "extra_args": ["--log-file", "x"]}),
     ("POST", "/models/unload", {"model": "tiny-a"}),
     ("POST", "/models/reload", {}),
+    ("POST", "/models/tiny-a/pin", {"pinned": True}),
     ("POST", "/models", {"model": "a/b"}),
     ("POST", "/slots/0?action=erase&model=tiny-a", {}),
     ("POST", "/lora-adapters?model=tiny-a", []),

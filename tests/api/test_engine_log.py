@@ -14,6 +14,7 @@ import pytest
 
 from router.api.endless import LAST_PIECES_S
 from router.pool.logs import MAX_BYTES, OURS
+from tests.conftest import Starter
 from tests.routers import Router
 from tests.test_logs import FORBIDDEN
 from tests.waiting import until
@@ -156,6 +157,7 @@ def test_hostile_text_is_text_and_no_key_shows(launch: Launch, tiny_models: Path
     said.write_bytes(
         b"\x1b[2J\x1b[31mred\x1b[0m \x9b31m\n\xff\xfe\x00\r\n"
         b"key {key} twice {key}\n" + b"x" * 4000 + b"{key}\n"  # the key where a long line is cut
+        + b"z" * 4000 + b"{key}" + b"z" * 200_000 + b"\n"
         + b"y" * 66_000 + b"{key}" + b"y" * 3_000_000 + b"\n"
         + b"half a line with {key} and no end"
     )  # fmt: skip
@@ -179,3 +181,26 @@ def test_hostile_text_is_text_and_no_key_shows(launch: Launch, tiny_models: Path
     assert r"\x1b[2Jred " in text
     assert "half a line with *** and no end" in text
     assert len(text.encode()) < MAX_BYTES
+
+
+@pytest.mark.parametrize("flags", [(), ("--log-colors", "on", "--log-timestamps", "--log-prefix", "-lv", "4")])
+def test_what_real_engines_write(engine: str, flags: tuple[str, ...], routers: Starter, tiny_models: Path) -> None:
+    """llama-server's own flags for its log still are for the engine."""
+    router = routers("--engine", engine, "--models-dir", str(tiny_models), "--log-engines", "all", *flags)
+    assert router.chat("tiny-a").status_code == 200
+    said = lines_of(router)
+    assert len(said) > 10
+    assert not FORBIDDEN.search("\n".join(said))
+    assert not any("\\x1b" in line for line in said)
+    assert any(f"tiny-a: {line}" in router.log for line in said if not line.startswith(OURS))
+    assert router.log.count(" router.engine: tiny-a: ") > 10
+
+
+def test_news_that_nobody_reads_hold_up_no_end(launch: Launch, tiny_models: Path) -> None:
+    router = launch("--models-dir", str(tiny_models))
+    url = httpx.URL(router.url)
+    with socket.create_connection((url.host, url.port)) as idle:
+        idle.sendall(b"GET /models/sse HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert idle.recv(10).startswith(b"HTTP/1.1")
+        router.process.send_signal(signal.SIGTERM)
+        assert router.process.wait(LAST_PIECES_S + 10) == 0

@@ -13,7 +13,10 @@ import httpx
 import pytest
 
 from router.api.home import wants_page
+from router.page.chat_page import ChatPage
+from router.page.shelf import Shelf
 from tests.conftest import Starter
+from tests.fakes import FakeNode
 from tests.routers import FAKE, Router, start
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "accept-encoding": "gzip"}
@@ -120,10 +123,26 @@ def test_only_whole_names_of_the_page_are_found(router: Router, path: str) -> No
 
 def test_it_needs_no_key_but_all_else_does(routers: Starter, tiny_models: Path) -> None:
     router = routers("--engine", FAKE, "--models-dir", str(tiny_models), "--api-key", "k")
-    for path, status in (("/", 200), ("/sw.js", 200), ("/nowhere.js", 404), ("/tools", 401), ("/props", 401)):
+    for path, status in (
+        ("/", 200),
+        ("/sw.js", 200),
+        ("/nowhere.js", 401),
+        ("/llm/index.html", 401),
+        ("/tools", 401),
+        ("/props", 401),
+    ):
         assert router.client.get(path, headers=BROWSER).status_code == status
     assert router.client.get("/").status_code == 401  # what programs get is as it was
     assert router.client.post("/index.html").status_code == 405
+
+
+async def test_a_page_that_was_not_looked_for_may_have_any_file(tmp_path: Path) -> None:
+    """A service worker asks for its own files before anybody asks for the index."""
+    page = ChatPage(FakeNode(), [], Shelf(tmp_path))
+    assert page.may_have("sw.js")
+    assert not page.may_have("v1/x.js")
+    await page.files()
+    assert not page.may_have("sw.js")
 
 
 def test_a_foreign_name_gets_no_page(router: Router) -> None:
@@ -145,8 +164,8 @@ def test_it_can_be_turned_off(routers: Starter, tiny_models: Path, flag: str) ->
     flags, environ = ((flag,), {}) if flag.startswith("--") else ((), {flag: "off"})
     router = routers("--engine", FAKE, "--models-dir", str(tiny_models), *flags, **environ)
     found = router.client.get("/", headers=BROWSER)
-    assert found.status_code in (200, 302)  # a few words, or to the dashboard
-    assert "<!doctype html>" not in found.text
+    assert (found.status_code, found.headers["location"]) == (302, "router")  # the dashboard
+    assert router.client.get("/", headers=BROWSER, follow_redirects=True).status_code == 200
     for path in ("/sw.js", "/build.json", "/favicon.ico"):
         assert router.client.get(path).status_code == 404
     assert not (router.folder / "llama-router" / "page").exists()
@@ -161,3 +180,11 @@ def test_below_a_prefix(routers: Starter, tiny_models: Path) -> None:
         assert "<!doctype html>" in client.get("/llm/").text
         assert client.get("/llm/sw.js").status_code == 200
         assert client.get("/sw.js").status_code == 404
+
+
+def test_below_a_prefix_without_the_page(routers: Starter, tiny_models: Path) -> None:
+    router = routers("--engine", FAKE, "--models-dir", str(tiny_models), "--api-prefix", "/llm", "--no-ui")
+    base: Any = httpx.URL(router.url).copy_with(path="/")
+    with httpx.Client(base_url=base, headers=BROWSER, follow_redirects=True) as client:
+        for path in ("/llm", "/llm/", "/llm/index.html"):
+            assert client.get(path).url.path == "/llm/router"

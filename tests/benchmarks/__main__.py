@@ -17,12 +17,14 @@ from pathlib import Path
 
 from tests.benchmarks import (
     behaviour,
+    chart,
     dashboard,
     events,
     footprint,
     journal,
     listings,
     metrics,
+    page,
     plain,
     readahead,
     report,
@@ -47,6 +49,7 @@ PARTS: Mapping[str, Measure] = {
     "journal": lambda stage, seconds, missing: journal.measure(seconds),
     "metrics": lambda stage, seconds, missing: metrics.measure(seconds),
     "dashboard": lambda stage, seconds, missing: dashboard.measure(stage, seconds),
+    "page": page.measure,
     "process": footprint.measure,
     "behaviour": behaviour.measure,
     "restart": restart.measure,
@@ -82,6 +85,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--only", action="append", choices=PARTS, metavar="NAME", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement; default 3")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to a file too")
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="draw what was measured beside peers, as SVG")
     chosen = parser.parse_args(argv)
     found = Report(report.facts(stage.llama_server()))
     parts = {name: measure for name, measure in PARTS.items() if not chosen.only or name in chosen.only}
@@ -89,6 +93,8 @@ def main(argv: Sequence[str]) -> int:
     print(found.text())
     if chosen.json:
         chosen.json.write_text(json.dumps(found.json(), indent=1) + "\n")
+    if chosen.chart:
+        chosen.chart.write_text(chart.draw(found.rows))
     return 0 if well else 1
 
 

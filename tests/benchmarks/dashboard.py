@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import median
 
 from router.api.dashboard.board import Board
 from router.memory.need import Need
@@ -29,7 +30,8 @@ from tests.benchmarks.stage import Peer, Stage
 from tests.fakes import FakeNode
 
 COUNTS = (500, 5000)
-LISTENERS = 10
+LISTENERS = 60
+ROUNDS = 3
 EVENTS_A_SECOND = 50
 LOADED = 20
 
@@ -82,18 +84,22 @@ def _row(case: str, measure: str, took: float) -> Row:
 
 
 def _listeners(stage: Stage, seconds: float) -> Iterator[Row]:
-    """By HTTP: alone, with ten listeners, and with one more that does not read."""
-    peer = stage.ours(cpu=None)
+    """By HTTP. What ten cost is lost in what the events cost, which is never quite the same: so it is told of many, in
+    turns with none."""
+    peer, with_all, with_slow = stage.ours(cpu=None), [], []
+    for _ in range(ROUNDS):
+        without = _share(peer, seconds)
+        with listening(peer, LISTENERS) as heard:
+            with_all.append(_share(peer, seconds) - without)
+            assert heard() > 0
+            with asking(peer):
+                with_slow.append(_share(peer, seconds) - without)
     case = f"{EVENTS_A_SECOND} events/s"
-    without = _share(peer, seconds)
-    with listening(peer, LISTENERS) as heard:
-        share = _share(peer, seconds) - without
-        assert heard() > 0
-        target = Target("below 1 % of a core", share < 0.01)
-        yield Row("dashboard", case, f"{LISTENERS} listeners", "%", {OURS: 100 * share}, (target,))
-        with asking(peer):
-            more = _share(peer, seconds) - without
-            yield Row("dashboard", case, "and one that does not read", "%", {OURS: 100 * more})
+    ten = 100 * median(with_all) * 10 / LISTENERS
+    target = Target("below 1 % of a core", ten < 1)
+    yield Row("dashboard", case, f"ten of {LISTENERS} listeners", "%", {OURS: ten}, (target,))
+    yield Row("dashboard", case, f"{LISTENERS}", "%", {OURS: 100 * median(with_all)})
+    yield Row("dashboard", case, f"{LISTENERS} and one that does not read", "%", {OURS: 100 * median(with_slow)})
 
 
 def _share(peer: Peer, seconds: float) -> float:

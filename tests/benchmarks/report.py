@@ -76,14 +76,15 @@ def ratios(values: Mapping[str, float]) -> dict[str, float]:
 def _line(row: Row, case: int, measure: int) -> str:
     beside = ratios(row.values)
     cells = [
-        f"{name} {_number(value)}" + (f" ({beside[name]:.2f}x)" if name in beside else "")
+        f"{name} {number(value)}" + (f" ({beside[name]:.2f}x)" if name in beside else "")
         for name, value in row.values.items()
     ]
     told = "".join(f"  [{target}]" for target in row.targets)
     return f"  {row.case:{case}}  {row.measure:{measure}}  {row.unit:4}  {', '.join(cells)}{told}"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """As people read it."""
     if math.isinf(value):
         return "never"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.client.stub import DONE, Asked, Reply, chunk, error, stub
 from tests.conftest import Starter
 from tests.routers import ENGINES, FAKE, Router, start
 from tests.terminals import Terminal, terminal
@@ -178,6 +179,33 @@ def test_a_picture_is_dropped_on_the_line(
     assert isinstance(chat["messages"][0]["content"], str)
 
 
+def test_a_model_that_sees_gets_the_picture(environ: dict[str, str], tmp_path: Path) -> None:
+    """Only pictures: a path of any other file is text."""
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nnot really")
+    (tmp_path / "key.png").write_text("-----BEGIN OPENSSH PRIVATE KEY-----")
+
+    def answer(asked: Asked) -> Reply:
+        if asked.path.startswith("/v1/models/"):
+            return Reply({"id": "eyes", "architecture": {"input_modalities": ["text", "image"]}})
+        if asked.path == "/v1/chat/completions":
+            return Reply(pieces=lambda: iter([chunk("I see", finish="stop"), DONE]))
+        return error("not here", 404)
+
+    def chats() -> list[Asked]:
+        return [asked for asked in server.asked if asked.method == "POST"]
+
+    with stub(answer) as server, terminal("run", "eyes", "--url", server.url, width=150, environ=environ) as window:
+        window.shows(PROMPT)
+        window.enter(f"look: {tmp_path}/a.png and {tmp_path}/gone.png")
+        window.shows("picture: a.png", "I see")
+        picture, text = chats()[0].json["messages"][0]["content"]
+        assert picture["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
+        assert text["text"].startswith("look: ")
+        window.enter(f"{tmp_path}/key.png")
+        window.shows("is no picture that is known")
+        assert len(chats()) == 1
+
+
 def test_a_small_window_and_one_that_changes_its_size(real: Router, environ: dict[str, str]) -> None:
     assert real.chat("tiny-a").status_code == 200
     with terminal("ps", "--watch", "--url", real.url, width=100, height=10, environ=environ) as window:
@@ -231,9 +259,36 @@ def test_logs_follow_a_router_that_starts_anew(
         window.shows("ended with 130")
 
 
-def test_a_terminal_that_closes_ends_the_program(real: Router, environ: dict[str, str]) -> None:
-    with terminal("run", "tiny-a", "--url", real.url, environ=environ) as window:
+def test_a_conversation_outlives_its_router(
+    routers: Starter, tiny_models: Path, environ: dict[str, str], tmp_path: Path
+) -> None:
+    flags = ("--engine", FAKE, "--models-dir", str(tiny_models), "--run-dir", str(tmp_path / "run"))
+    first = routers(*flags)
+    with terminal("run", "tiny-a", "--run-dir", str(tmp_path / "run"), environ=environ) as window:
         window.shows(PROMPT)
+        window.enter("Hello")
+        window.shows("one two three four five")
+        first.stop()
+        second = routers(*flags)  # at another port
+        window.enter("Again")
+        window.shows("no router answers", f"the router is now {second.url}")
+        window.press("Up", "Enter")
+        until(lambda: window.text.count("one two three four five") == 2)
+        window.enter("/show")
+        window.shows("messages so far: 4")
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [(("run", "tiny-a"), PROMPT), (("logs", "-f"), "tiny-a: ready"), (("ps", "--watch"), "tiny-a")],
+    ids=["run", "logs", "ps"],
+)
+def test_a_terminal_that_closes_ends_the_program(
+    real: Router, environ: dict[str, str], words: tuple[str, ...], shown: str
+) -> None:
+    assert real.chat("tiny-a").status_code == 200
+    with terminal(*words, "--url", real.url, environ=environ) as window:
+        window.shows(shown)
         [pid] = _programs(window)
     until(lambda: not Path(f"/proc/{pid}").exists())
 

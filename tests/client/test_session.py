@@ -102,6 +102,13 @@ def test_a_proxy_sees_nothing_that_is_not_encrypted(llama_router: Run) -> None:
         assert all(asked.method == "CONNECT" and "sk-secret" not in str(asked) for asked in proxy.asked)
 
 
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "nonsense://x", "http://[", "http://127.0.0.1:1"])
+def test_a_proxy_that_cannot_be_used_is_told(llama_router: Run, proxy: str) -> None:
+    ended = llama_router("ps", "--url", "https://no-such-host.invalid", ALL_PROXY=proxy, HTTPS_PROXY=proxy)
+    assert ended.code in (2, 3), ended
+    assert ended.sentence
+
+
 def test_health_sends_no_key(llama_router: Run) -> None:
     with stub(lambda asked: Reply({"status": "ok"})) as server:
         ended = llama_router("health", "--url", server.url, LLAMA_API_KEY="k")

@@ -14,7 +14,7 @@ from router.client.failures import NotReached
 from router.client.target import Target
 from router.errors import FlagError
 from router.node.run_directory import RunDirectory
-from router.node.whereabouts import FILE, Whereabouts, birth_of
+from router.node.whereabouts import FILE, Whereabouts, birth_of, find_all
 
 
 class Machine:
@@ -32,6 +32,11 @@ class Machine:
         self.runs.append(RunDirectory.open(Path(root) if root else self.runtime / "llama-router"))
         made.publish(self.runs[-1])
         return made
+
+    def belongs_to_another_process(self, number: int) -> None:
+        file = self.runs[number].folder / FILE
+        pid = os.getppid()
+        file.write_text(json.dumps({**json.loads(file.read_text()), "pid": pid, "birth": birth_of(pid)}))
 
     def file(self, name: str, text: str) -> str:
         path = self.folder / name
@@ -140,12 +145,20 @@ def test_a_run_folder_that_is_named(machine: Machine) -> None:
 def test_of_several_one_must_be_named(machine: Machine) -> None:
     machine.router("http://127.0.0.1:81", hosts=("127.0.0.1",))
     machine.router("http://127.0.0.1:82", hosts=("127.0.0.1",))
-    file = machine.runs[1].folder / FILE
-    file.write_text(json.dumps({**json.loads(file.read_text()), "pid": os.getppid(), "birth": birth_of(os.getppid())}))
+    machine.belongs_to_another_process(1)
     with pytest.raises(NotReached, match=r"http://127.0.0.1:8., http://127.0.0.1:8.\. Say which"):
         machine.find()
     assert machine.find(LLAMA_ARG_PORT="82").url == "http://127.0.0.1:82"
     assert machine.find("--port", "83").url == "http://127.0.0.1:83"
+
+
+def test_routers_that_share_a_port_are_one(machine: Machine) -> None:
+    """As one takes over from the other."""
+    machine.router("http://127.0.0.1:81")
+    machine.router("http://127.0.0.1:81")
+    machine.belongs_to_another_process(1)
+    assert len(find_all([machine.runtime / "llama-router"])) == 2
+    assert machine.find().url == "http://127.0.0.1:81"
 
 
 def test_the_key_of_a_router_goes_to_no_other(machine: Machine) -> None:  # B-O6

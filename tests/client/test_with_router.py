@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.client.conftest import Run
+from tests.client.stub import Asked, Reply, stub
 from tests.conftest import Starter
 from tests.routers import FAKE, Router, start
-from tests.waiting import until
 
 KEY = "sk-admin-secret"
 
@@ -182,30 +181,18 @@ def test_a_router_with_a_socket_and_https(
     assert llama_router("ps", "--url", router.url, "--insecure").code == 0
 
 
-def test_logs_go_on_with_a_router_that_starts_anew(
-    routers: Starter, tiny_models: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], llama_router: Run
-) -> None:
-    """In a thread of this process, which ends when the last router's user has no key any more."""
-    flags = ("--engine", FAKE, "--models-dir", str(tiny_models), "--run-dir", str(tmp_path / "run"))
-    first = routers(*flags, FAKE_SAY="of the first")
-    assert first.chat("tiny-a").status_code == 200
-    from router.client import logs
+def test_an_unload_is_waited_for_until_the_process_is_gone(llama_router: Run) -> None:
+    states: Iterator[dict[str, object]] = iter(
+        [{"state": "loaded"}, {"state": "unloaded", "stopping": True}, {"state": "unloaded"}]
+    )
 
-    found: list[object] = []
-    environ = {"LLAMA_ROUTER_RUN_DIR": str(tmp_path / "run")}
-    seen = ""
+    def answer(asked: Asked) -> Reply:
+        if asked.method == "POST":
+            return Reply({"success": True})
+        return Reply({"models": [{"id": "m", "aliases": ["other"], **next(states)}]})
 
-    def text() -> str:
-        nonlocal seen
-        seen += capfd.readouterr().out
-        return seen
-
-    thread = threading.Thread(target=lambda: found.append(logs.run(["tiny-a", "-f"], environ)), daemon=True)
-    thread.start()
-    until(lambda: "of the first" in text())
-    assert first.stop() == 0
-    second = routers(*flags, FAKE_SAY="of the second")
-    assert second.chat("tiny-a").status_code == 200
-    until(lambda: "of the second" in text())
-    assert text().count("of the first") == 1
-    assert thread.is_alive()
+    with stub(answer) as server:
+        ended = llama_router("unload", "other", "--wait", "--force", "--url", server.url)
+        assert ended == (0, "other: unloaded\n", "")
+        assert server.asked[0].json == {"model": "other", "force": True}
+    assert next(states, None) is None

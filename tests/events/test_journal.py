@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from router.events.journal import Entry, Journal
-from router.events.kinds import Crash, Evict, Granted, Pin, Ready
+from router.events.kinds import Crash, Evict, Granted, Pin, Ready, Refused
 from router.scheduling.causes import Cause
 
 PINNED = Pin("a", True)
@@ -48,6 +48,21 @@ def test_events_of_requests_are_wanted_only_while_somebody_listens() -> None:
     end()
     assert [*heard, book.hears_requests] == [False, True, False]
     end_pins()
+
+
+def test_a_flood_of_refusals_leaves_the_other_events() -> None:
+    now, heard = [100.0], list[Entry]()
+    book = Journal(clock=lambda: now[0], kept=50)
+    book.subscribe(heard.append, Refused)
+    book.emit(PINNED)
+    for ticket in range(5_000):
+        now[0] += 0.001
+        book.emit(Refused(f"m{ticket % 2}", ticket, "queue_full", "256 requests wait already", 1.0))
+    assert (book.seq, len(heard)) == (11, 5_000)
+    assert book.since(0)[0].event == PINNED
+    for ticket in range(5_000):  # names that clients make up
+        book.emit(Refused(f"n{ticket}", ticket, "queue_full", "256 requests wait already", 1.0))
+    assert len(book._refused) <= 1_000
 
 
 def test_a_subscriber_that_fails_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:

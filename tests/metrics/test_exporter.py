@@ -126,6 +126,32 @@ async def test_a_state_between_two_scrapes_is_not_missed() -> None:
         assert await w.states() == {"a": "failed"}
 
 
+async def test_a_client_that_gave_up_waits_no_more() -> None:
+    async with watched("a", "b", need=40 * GIB) as w:
+        lease = await w.bench.lease("a")
+        waiting = asyncio.create_task(w.bench.lease("b"))
+        await eventually(lambda: w.bench.pool.status("b").waiting)
+        for _ in range(2):
+            assert await w.value("requests_waiting", model="b") == 1
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert await w.value("requests_waiting", model="b") == 0
+        assert await w.states() == {"a": "loaded", "b": "unloaded"}
+        lease.release()
+
+
+async def test_a_model_that_left_and_came_back_has_a_state() -> None:
+    """Between two scrapes, and in the same state as before."""
+    async with watched("a", "b") as w:
+        await w.bench.use("a")
+        assert await w.states() == {"a": "loaded"}
+        await w.bench.pool.exchange.replace(Catalog((w.bench.specs["b"],)))
+        await eventually(lambda: "a" not in w.bench.pool.processes.runs)
+        await w.bench.pool.exchange.replace(Catalog(tuple(w.bench.specs.values())))
+        await w.bench.use("a")
+        assert await w.states() == {"a": "loaded"}
+
+
 async def test_memory_of_other_programs() -> None:
     async with watched("a") as w:
         w.bench.node.foreign[RAM] = 10 * GIB
@@ -220,6 +246,16 @@ async def test_series_go_with_the_catalog() -> None:
         w.bench.pool.journal.emit(Reload(added=1))
         await w.bench.use("a")
         assert await w.states() == {"a": "loaded", "b": "loaded"}
+
+
+async def test_series_go_with_a_model_that_turned_out_to_be_none() -> None:
+    """No event tells of it."""
+    async with watched("a", "b") as w:
+        await w.bench.use("a")
+        await w.bench.use("b")
+        assert model_labels(await w.samples()) == {"a", "b"}
+        w.bench.pool.exchange.adopt_descriptions(Catalog((w.bench.specs["b"],)), of=w.bench.pool.catalog)
+        assert model_labels(await w.samples()) <= {"b", ""}
 
 
 async def test_a_scrape_lets_others_run(monkeypatch: pytest.MonkeyPatch) -> None:

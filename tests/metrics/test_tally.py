@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router import errors
 from router.events import kinds
 from router.events.journal import Journal
 from router.events.kinds import AnyEvent
 from router.metrics.exposition import OPENMETRICS, TEXT
 from router.metrics.names import Metrics
-from router.metrics.tally import MAX_KINDS, REFUSALS, Tally
+from router.metrics.tally import MAX_KINDS, REFUSALS, REFUSALS_OF_REQUESTS, Tally
 from router.records.record import Record
 from router.scheduling.causes import Cause
 from tests.metrics.scrapes import Sample, find, read
@@ -234,6 +235,15 @@ def test_series_are_those_of_models_that_were_used_and_are_there(steps: list[tup
     }
     assert found == expected
     read(b"".join([*heard.metrics.registry.pieces(OPENMETRICS), OPENMETRICS.end]).decode(), OPENMETRICS)
+
+
+def test_refusals_are_kinds_of_errors() -> None:
+    kinds_of_errors, classes = set(), [errors.RouterError]
+    for each in classes:
+        kinds_of_errors.add(each.kind)
+        classes += each.__subclasses__()
+    assert kinds_of_errors >= REFUSALS_OF_REQUESTS
+    assert len(kinds_of_errors) + 5 < MAX_KINDS
 
 
 def test_each_cause_and_refusal_is_a_label() -> None:

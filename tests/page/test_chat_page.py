@@ -166,6 +166,19 @@ async def test_another_build_has_another_page_and_old_ones_go(builder: Builder) 
     assert len([*(builder.folder / "shelf").iterdir()]) == 3
 
 
+async def test_an_engine_that_is_replaced_shows_its_new_page(builder: Builder) -> None:
+    builder.serve(SMALL)
+    page = builder.page()
+    before = await page.newest()
+    assert await page.newest() is before
+    builder.serve({**SMALL, "/build.json": ("application/json", b"2", {})})
+    builder.program.write_text(f"{builder.program.read_text()}#\n")
+    assert content(await page.newest(), "build.json") == b"2"
+    builder.program.unlink()
+    assert content(await page.newest(), "build.json") == b"2"  # what is there already stays
+    assert len(builder.starts) == 2
+
+
 async def test_an_engine_without_a_page_is_asked_once(builder: Builder) -> None:
     without: list[dict[str, Any]] = [{}, {"/": ("application/json", b"{}", {})}]
     for files in without:
@@ -186,7 +199,7 @@ async def test_the_next_engine_is_asked(builder: Builder, tmp_path: Path) -> Non
     assert {*await page.files()} == {"index.html", "_app/immutable/a.js", "b.png", "build.json"}
 
 
-@pytest.mark.parametrize("how", ["dies", "hangs", "bomb", "flood"])
+@pytest.mark.parametrize("how", ["dies", "hangs", "drips", "bomb", "flood"])
 async def test_a_child_that_does_not_do_it_costs_nothing(
     builder: Builder, monkeypatch: pytest.MonkeyPatch, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -200,6 +213,8 @@ async def test_a_child_that_does_not_do_it_costs_nothing(
             plan["dies"] = True
         case "hangs":
             plan["hangs"] = 60
+        case "drips":  # each answer within the patience for one, and all of them not
+            plan["hangs"] = 0.4
         case "bomb":
             bomb = gzip.compress(bytes(65 << 20), 1)
             files["/b.png"] = ("image/png", bomb, {"Content-Encoding": "gzip"})

@@ -153,6 +153,22 @@ async def test_a_state_never_waits_for_a_device() -> None:
         hangs.set()
 
 
+def test_devices_are_read_once_a_second_at_most_also_if_that_fails() -> None:
+    async def scenario() -> None:
+        async with bench("a") as b:
+            for trouble in (0, 100):
+                b.node.trouble.times["probe"] = trouble
+                await asyncio.sleep(10)
+                before = len(b.node.probes)
+                for _ in range(50):
+                    b.pool.facts.devices()
+                    await asyncio.sleep(0.1)
+                assert 4 <= len(b.node.probes) - before <= 6
+            assert [device.key for device in b.pool.facts.devices()] == [RAM]
+
+    on_a_clock(scenario)
+
+
 GPU = Device("local", "CUDA0", "gpu", 24 * GIB)
 LOADING, LOADED, STOPPING = State.LOADING, State.LOADED, State.STOPPING
 

@@ -127,6 +127,9 @@ class Bench:
         self._perform(self.scheduler.renew(model, self.now))
         self._allowed_stop = None
 
+    def pin(self, model: str, pinned: bool) -> None:
+        self._perform(self.scheduler.pin(model, pinned, self.now))
+
     def cancel_renew(self, model: str) -> None:
         self._perform(self.scheduler.cancel_renew(model, self.now))
 

@@ -11,6 +11,7 @@ import pytest
 
 from router.scheduling.causes import Cause
 from router.scheduling.effects import Abort, Fetch, Grant, Probe, Refusal, Refuse, Spawn, Stop
+from router.scheduling.reasons import Kind
 from router.scheduling.resources import Demand
 from tests.scheduling.bench import Bench
 from tests.scheduling.records import Request
@@ -88,6 +89,7 @@ class Walk:
             self.breakage: 1,
         }
         self.pace = 0.2
+        self.seen: Counter[Kind] = Counter()
 
     def demand(self) -> Demand:
         random = self.random
@@ -102,10 +104,27 @@ class Walk:
     def act(self) -> None:
         [what] = self.random.choices(list(self.luck), list(self.luck.values()))
         what()
+        if self.bench.events % 7 == 0:
+            self.look()
         # Rush and quiet take turns.
         if self.random.random() < 0.01:
             self.pace = self.random.choice([0.02, 0.2, 1.0, 4.0])
         self.bench.after(self.random.expovariate(1 / self.pace), self.act)
+
+    def look(self) -> None:
+        """What operators see of the queue in this moment."""
+        scheduler, queue = self.bench.scheduler, self.bench.scheduler.queue(self.bench.now)
+        assert [each.position for each in queue] == [*range(1, len(queue) + 1)]
+        assert {each.model: each.requests for each in queue} == +self.bench.waiting
+        for each in queue:
+            assert each.why.text
+            assert all(lack > 0 for lack in each.why.missing.values())
+            assert each.why.drain_in is None or each.why.drain_in > 0
+            for blocker in each.why.blockers:
+                model, waits = scheduler.model(blocker.model), scheduler.waiting(blocker.model)
+                assert blocker.model in each.why.text or "others" in each.why.text or each.model == blocker.model
+                assert blocker.requests in (len(model.leases), waits, 0)
+            self.seen[each.why.kind] += 1
 
     def ask(self) -> None:
         random = self.random
@@ -253,6 +272,7 @@ def test_a_long_walk(shape: str) -> None:
         walk.quiesce()
         assert walk.judge.wrong == []  # B-S17
         met.update(walk.judge.judged)
+        met.update(walk.seen)
         met.update(type(effect) for effect in walk.bench.effects)
         stops = [effect for effect in walk.bench.effects if isinstance(effect, Stop)]
         met["pressure"] += sum(stop.why.cause is Cause.PRESSURE for stop in stops)
@@ -267,6 +287,7 @@ def test_a_long_walk(shape: str) -> None:
             if request.refused is Refusal.TOO_LARGE:
                 assert not walk.fits(request.ticket.demand)  # B-S12
     # The walk met everything that it is there for.
+    assert sum(met[kind] for kind in Kind) > 100 or not SHAPES[shape].get("queue_max", 1)  # B-O2
     assert shape == "nothing checked" or min(met["evictions"], met["drains"]) > 50
     assert met["excused"] < 20
     assert min(met[kind] for kind in (Probe, Spawn, Stop, Grant)) > 900

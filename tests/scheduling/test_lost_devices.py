@@ -105,6 +105,17 @@ def test_devices_that_stand_alone_are_never_divided_over() -> None:  # B-D11
     assert len(free.claim.devices) == 1
 
 
+def test_a_lost_device_that_is_not_checked_leaves_the_others_checked() -> None:  # B-S18
+    """A start beside the one that ends needs memory that is checked."""
+    margins = {"here/GPU0": 0, "here/GPU1": 1, RAM.key: 1}
+    machine = replace(snapshot([*gpus(3, 3), RAM], on(Phase.IDLE, "a"), limit=1), margins=margins)
+    without = replace(machine, readings=machine.readings[1:])
+    outcome = plan(losing(machine, "GPU0"), Demand(split=1))
+    assert outcome == plan(without, Demand(split=1))
+    assert isinstance(outcome, Evict)
+    assert outcome.beside
+
+
 @many
 @given(cases(), st.sets(st.sampled_from(["here/GPU0", "here/GPU1", "here/GPU2", "there/GPU0"]), min_size=1))
 def test_a_lost_device_is_as_one_that_is_not_there(case: Case, lost: Collection[str]) -> None:  # B-S18

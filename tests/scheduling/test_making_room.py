@@ -110,6 +110,29 @@ def test_a_pinned_model_is_never_evicted() -> None:  # B-S10
     assert bench.stops == ["a"]
 
 
+def test_a_pin_that_is_set_or_lifted_counts_at_once() -> None:  # B-S10
+    bench = Bench(room=9, drain_grace=1, poll=1000)
+    bench.ask("a", serve=1)
+    bench.run(5)
+    bench.pin("a", True)
+    waiter = bench.ask("b", serve=1)
+    bench.run(5)
+    assert bench.stops == []
+    bench.pin("a", False)
+    bench.run(2)
+    assert (bench.stops, waiter.granted) == (["a"], True)
+    busy = bench.ask("b")
+    other = bench.ask("c")
+    bench.run(5)
+    assert not bench.scheduler.model("b").is_open  # it drains for c
+    bench.pin("b", True)
+    bench.run(0.1)
+    assert bench.scheduler.model("b").is_open
+    bench.end(busy)
+    bench.run(5)
+    assert not other.granted
+
+
 def test_an_idle_model_ends_after_its_time_to_live() -> None:  # B-S10
     bench = Bench()
     request = bench.ask("a", ttl=20)

@@ -229,6 +229,25 @@ def test_what_was_found_holds_while_the_machine_is_still() -> None:  # B-O2
     assert why(bench, "c").kind is Kind.BEHIND
 
 
+def test_the_books_may_have_changed_since_the_last_reading() -> None:  # B-O2
+    bench = Bench(room=9, gpus=[4, 4], drain_grace=0, drain_timeout=20)
+    bench.ask("x", Demand(4, names=("GPU0",)))
+    running = bench.ask("y", Demand(4, names=("GPU1",)))
+    bench.run(4)
+    bench.ask("a", Demand(4, names=("GPU0",)))
+    bench.ask("b", Demand(4, names=("GPU1",)))
+    bench.run(1)
+    first = bench.scheduler.why("a", bench.now)
+    assert first
+    assert first.blockers == (Blocker("x", 1),)
+    bench.probe_seconds = lambda: 2.0
+    bench.end(running)  # the memory is read now
+    assert why(bench, "b") == Reason(Kind.OWN_LOAD, "is about to start")
+    bench.ask("c", Demand(4, names=("GPU0",)))  # it was not there when the memory was read
+    waits = why(bench, "c")
+    assert (waits.kind, waits.blockers) == (Kind.BEHIND, (Blocker("x", 1), Blocker("a", 1)))
+
+
 # What stays
 
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from router.scheduling import timing
+from router.scheduling.books import Books, ModelRecord
 from router.scheduling.causes import Cause, Why
 from router.scheduling.effects import Refusal, Refuse, Stop
+from router.scheduling.limits import Limits
 from router.scheduling.reasons import Obstacle, waits_for, why_timed_out
+from router.scheduling.resources import Demand
+from router.scheduling.snapshot import Phase
 from router.scheduling.states import State
+from router.scheduling.waiting_line import Entry
 from tests.scheduling.bench import Bench
+from tests.scheduling.machines import RAM, on, snapshot
 from tests.scheduling.records import Request
 
 
@@ -365,3 +372,10 @@ def test_news_of_a_hang_may_come_too_late() -> None:  # B-S20
     assert bench.scheduler.hung("a", run, 30.0, bench.now) == []  # no request runs on it
     bench.ask("a")
     assert bench.scheduler.hung("a", run - 1, 30.0, bench.now) == []
+
+
+def test_an_entry_that_has_left_is_passed_over() -> None:
+    """Between two passes whoever asks what others wait for goes by the entries of the first."""
+    gone = Entry(ModelRecord("gone"), 0.0, Demand(host=40))
+    machine = snapshot([RAM], on(Phase.BUSY, "busy", RAM=60))
+    assert list(timing.decisions([gone], machine, Books(), Limits(), 0.0)) == []

@@ -82,6 +82,7 @@ class Lived:
             waiting.start()
             until(lambda: router.figure("requests_waiting", "c") == 1)
             self.note("one waits, two run")
+            until(lambda: find(samples_of(router), f"{P}drains_total"))
         waiting.join()
         for name, status in (("crasher", 200), ("crasher", 200), ("sick", 500), ("nothing", 404)):
             assert router.chat(name).status_code == status
@@ -295,6 +296,24 @@ def test_prometheus_takes_all_of_it(observed: Prometheus) -> None:
 def rules(observed: Prometheus) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = observed.client.get("/api/v1/rules").json()["data"]["groups"]
     return found
+
+
+def test_tokens_are_those_that_the_engine_counts(engine: str, routers: Starter, tiny_models: Path) -> None:
+    router = routers("--engine", engine, "--models-dir", str(tiny_models), "--metrics")
+    for name in ("tiny-a", "tiny-b", "tiny-a"):
+        assert router.chat(name).status_code == 200
+    with router.stream("tiny-a", 16) as events:
+        events.json()
+    samples = samples_of(router)
+    for name, plus, minus in (
+        ("llamacpp:tokens_predicted_total", "tokens_generated_total", None),
+        ("llamacpp:prompt_tokens_cached_total", "tokens_prompt_cached_total", None),
+        ("llamacpp:prompt_tokens_total", "tokens_prompt_total", "tokens_prompt_cached_total"),
+    ):
+        for model in ("tiny-a", "tiny-b"):
+            ours = find(samples, P + plus, model=model) - (find(samples, P + minus, model=model) if minus else 0)
+            assert find(samples, name, model=model) == ours
+    assert find(samples, f"{P}generation_seconds_total", model="tiny-a") > 0
 
 
 def test_a_key_is_needed_where_keys_are_set(routers: Starter, fake: str, tiny_models: Path) -> None:  # B-T3

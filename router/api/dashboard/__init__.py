@@ -50,8 +50,9 @@ The ETag does not change with them either.
                              "model": [MODEL], "device": [DEVICE],   whole; each replaces that with its `id` or `key`
                              "queue": [...], "totals": {...},        whole
                              "event": [EVENT],                       in their order
-                             "request": [RECORD]}                    as in `/router/requests`, by `id`; running ones,
-                                                                     then those that ended; {"id", "gone": true}
+                             "request": [RECORD]}                    as in `/router/requests`, each when it has changed,
+                                                                     by `id`; {"id", "gone": true}: it was none. At
+                                                                     first those that run, and the last that ended
     event: end        data: {}; the router ends
     : still here      after ten seconds of silence
 

@@ -209,8 +209,10 @@ class Board:
         return True
 
     def _update_models(self, revision: int, waiting: Mapping[str, int]) -> bool:
+        """A quiet model becomes another one with news in the log of changes, or with a request that waits. Whatever
+        becomes of one that is not quiet, it is looked at each time."""
         about, log = self._pool.facts, self._pool.change_log
-        names = {*log.since(self._log_version), *about.moving(), *waiting, *self._lively}
+        names = {*log.since(self._log_version), *waiting, *self._lively}
         self._log_version = log.version
         catalog, has_other_order = self._pool.catalog, False
         if catalog is not self._catalog:
@@ -230,12 +232,9 @@ class Board:
                     is_changed = True
                 continue
             (self._lively.discard if facts.is_quiet else self._lively.add)(name)
-            if (known := self._facts.get(name)) == facts:
-                continue
-            self._facts[name], is_changed = facts, True
-            self._models.put(name, model_piece(name, facts), revision)
-            if known is None:
-                self._whole_since = revision
+            if self._facts.get(name) != facts:
+                self._facts[name], is_changed = facts, True
+                self._models.put(name, model_piece(name, facts), revision)
         if has_other_order:
             self._whole_since, is_changed = revision, True
         if self._whole_since == revision:

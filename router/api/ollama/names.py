@@ -187,7 +187,7 @@ def _without_registry(name: str) -> str:
 
 def not_found(name: str | None, exc: UnknownModel) -> UnknownModel:
     """The error in the words that Ollama's clients look for."""
-    return UnknownModel(f"model {quoted(name or '')} not found: {exc.message}", name or "")
+    return UnknownModel(f"model {quoted(name or '')} not found: {exc.message}").about(name or "")
 
 
 def _is_small(made: Created) -> bool:

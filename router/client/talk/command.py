@@ -6,11 +6,12 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from router.client import options, screen, target
+from router.client.failures import NotReached
 from router.client.options import Words
 from router.client.progress import Outlook
 from router.client.screen import Status
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from router.client.talk.editor import Editor
 
 MAX_STDIN_BYTES = 16 << 20
+PLACEHOLDER = "Write a message (/? for help)"
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -45,11 +47,10 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         return _answer_once(found, talk, question, words)
     if words.has("--json") or words.values("--image"):
         raise FlagError("--json and --image are for a question on the command line")
-    with Session(found, None) as session:
-        from router.client.talk import editor
+    from router.client.talk import editor
 
-        kept = editor.history(environ, is_kept=not words.has("--no-history"))
-        Talk(session, talk, words.has("--verbose")).converse(editor.Editor(kept, "Write a message (/? for help)"))
+    lines = editor.Editor(editor.history(environ, is_kept=not words.has("--no-history")), PLACEHOLDER)
+    Talk(Session(found, None), talk, words.has("--verbose"), lambda: target.find(words, environ)).converse(lines)
     return 0
 
 
@@ -81,7 +82,10 @@ def _answer_once(found: Target, talk: Conversation, question: str, words: Words)
     answer, writer, began, first = Answer(), Writer(shows_thoughts=False), time.monotonic(), 0.0
     with Session(found, None) as session:
         outlook = Outlook(found, talk.model, f"{talk.model}: waits for the answer")
-        with Status(outlook.text) as status, contextlib.closing(answer.pieces(session, talk.request())) as pieces:
+        with (
+            Status(outlook.text, outlook.close) as status,
+            contextlib.closing(answer.pieces(session, talk.request())) as pieces,
+        ):
             try:
                 for piece in pieces:
                     first = first or time.monotonic() - began
@@ -101,11 +105,13 @@ def _answer_once(found: Target, talk: Conversation, question: str, words: Words)
 
 @dataclass(slots=True)
 class Talk:
-    """A conversation at a terminal. Nothing that goes wrong with one message ends it."""
+    """A conversation at a terminal. Nothing that goes wrong with one message ends it, not even the router's end: it is
+    found again where it has started anew."""
 
     session: Session
     talk: Conversation
     is_verbose: bool
+    find: Callable[[], Target]
 
     def converse(self, editor: Editor) -> None:
         """Until the user leaves. Raises one of `failures` if there is no such model."""
@@ -134,9 +140,21 @@ class Talk:
                     self._send(valid(text))
             except KeyboardInterrupt:
                 interrupts = 1
+            except NotReached as exc:
+                note(exc.message)
+                self._look_elsewhere()
             except RouterError as exc:
                 note(exc.message)
             print(flush=True)
+
+    def _look_elsewhere(self) -> None:
+        """A router that has started anew may be at another address."""
+        with contextlib.suppress(RouterError):
+            found = self.find()
+            if found != self.session.target:
+                self.session.close()
+                self.session = Session(found, None)
+                note(f"the router is now {found}; send it again")
 
     def _send(self, text: str) -> None:
         self.talk.ask(text, self._pictures(text))
@@ -144,7 +162,7 @@ class Talk:
         outlook = Outlook(self.session.target, self.talk.model, f"{self.talk.model}: reads the prompt")
         try:
             with (
-                Status(outlook.text) as status,
+                Status(outlook.text, outlook.close) as status,
                 contextlib.closing(answer.pieces(self.session, self.talk.request())) as pieces,
             ):
                 for piece in pieces:
@@ -204,6 +222,8 @@ class Talk:
                 note("forgotten")
             case "/show":
                 self._show()
+            case "/set":
+                raise FlagError("/set takes parameter, system, think, verbose or quiet; /? says more")
             case _:
                 raise FlagError(f"there is no command {slash.name[:80]}; /? lists them")
 

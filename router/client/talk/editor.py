@@ -58,8 +58,14 @@ def history(environ: Mapping[str, str], *, is_kept: bool) -> History:
     """The lines that were typed before, in a file that only this user can read; in memory if that cannot be."""
     if is_kept:
         with contextlib.suppress(OSError):
-            return FileHistory(str(_file(environ)))
+            return _Kept(str(_file(environ)))
     return InMemoryHistory()
+
+
+class _Kept(FileHistory):
+    def store_string(self, string: str) -> None:
+        with contextlib.suppress(OSError):  # the disk is full: the line is known for as long as the program runs
+            super().store_string(string)
 
 
 def _file(environ: Mapping[str, str]) -> Path:

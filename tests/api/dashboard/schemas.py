@@ -52,7 +52,7 @@ EVENT = fields(
         "for": maybe(WORD),
         "reason": maybe(WORD),
         "text": WORD,
-        "numbers": by_name({"anyOf": [{"type": "number"}, by_name(COUNT)]}),
+        "numbers": by_name({"anyOf": [{"type": "number"}, by_name({"type": "integer"})]}),
     }
 )
 EVENTS = fields({"seq": COUNT, "events": each(EVENT)})
@@ -148,7 +148,7 @@ LIVELY = fields(
         **dict.fromkeys(("idle", "expires_in", "eta", "retry_in"), maybe(SECONDS)),
     }
 )
-MODEL: Schema = {"anyOf": [QUIET, LIVELY]}
+MODEL: Schema = {"if": {"required": ["leases"]}, "then": LIVELY, "else": QUIET}
 LIMITS = fields(
     {
         **dict.fromkeys(("models_max", "queue_max", "downloads_max"), COUNT),
@@ -190,7 +190,7 @@ PATCH = fields(
         "queue": each(WAITING),
         "totals": TOTALS,
         "event": each(EVENT),
-        "request": each({"anyOf": [RECORD, GONE]}),
+        "request": each({"if": {"required": ["gone"]}, "then": GONE, "else": RECORD}),
     },
 )
 PIN = fields({"model": WORD, "pinned": FLAG})

@@ -17,14 +17,16 @@ from router.api.dashboard.board import Board
 from router.api.dashboard.stream import EVERY_S, Listeners
 from router.pool.pool import Pool
 from router.records.records import Records
+from tests.api.dashboard import schemas
 from tests.api.dashboard.listener import Listener, assert_same
+from tests.api.dashboard.schemas import check
 from tests.api.test_listing import Life, life
 from tests.clock import Clock
 from tests.whole.test_storm import LOADS, MACHINES, Node, Storm
 
 
 def board_of(pool: Pool) -> Board:
-    return Board(pool, Records(), "llama-server", "b1", clock=lambda: round(pool.facts.now(), 3))
+    return Board(pool, Records(), "llama-server", "b1", clock=lambda: round(2e9 + pool.facts.now(), 3))
 
 
 def state_of(board: Board) -> dict[str, Any]:
@@ -82,6 +84,7 @@ async def test_patches_make_the_state_that_a_new_board_has(seed: int) -> None:
             other = Reader(board)
             new = state_of(board_of(it.pool))
             assert_same(without_uptime(other.listener.view(new["now"])), without_uptime(new))
+        check(state_of(board), schemas.STATE)
         heard = [kind for reader in readers for kind in reader.listener.heard]
         assert {"model", "device", "queue", "totals"} <= readers[0].listener.kinds
         assert heard.count("patch") > heard.count("state") / 4
@@ -96,7 +99,9 @@ async def step(it: Life, random: Random) -> None:
 
 @pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("gpus", [2, 4])
-def test_after_a_storm_listeners_have_what_the_state_says(monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
+def test_after_a_storm_listeners_have_what_the_state_says(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, gpus: int
+) -> None:  # B-W2
     random = Random(gpus)
     with contextlib.ExitStack() as stack:
         lenders = [stack.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE)) for _ in range(12)]
@@ -108,6 +113,7 @@ def test_after_a_storm_listeners_have_what_the_state_says(monkeypatch: pytest.Mo
         with asyncio.Runner(loop_factory=Clock) as runner:
             runner.run(listen_through(Storm(node), random))
     assert node.loads >= LOADS
+    assert "a defect" not in caplog.text
 
 
 async def listen_through(storm: Storm, random: Random) -> None:
@@ -124,7 +130,12 @@ async def listen_through(storm: Storm, random: Random) -> None:
     await asyncio.wait({pins, others})
     await asyncio.sleep(60)  # all of it has settled, and the slow one has read
     state = state_of(board)
+    check(state, schemas.STATE)
     assert any(model["state"] == "loaded" for model in state["models"])
+    by_kind = {event["kind"]: event for event in all_[0].events}
+    for event in by_kind.values():
+        check(event, schemas.EVENT)
+    assert by_kind.keys() >= {"start", "ready", "wait", "evict", "drain", "pin"}
     for each in all_:
         assert_same(without_ram(each.view(state["now"])), without_ram(state))
         assert {"model", "device", "queue", "event", "totals"} <= each.kinds

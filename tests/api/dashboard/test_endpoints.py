@@ -149,9 +149,8 @@ def test_a_listener_sees_a_load_and_has_what_the_state_says(router: Router) -> N
             return model["state"] == "loaded" and model["idle"] is not None
 
         hear_until(messages, is_idle)
-        router.client.post("/models/tiny-b/pin", json={"pinned": True})
-        hear_until(messages, lambda listener: [each["kind"] for each in listener.events][-1:] == ["pin"])
-        router.client.post("/models/tiny-b/pin", json={"pinned": None})
+        listener = hear_until(messages, lambda listener: any(each["kind"] == "ready" for each in listener.events))
+        assert [event["kind"] for event in listener.events if event["model"] == "tiny-b"][:2] == ["start", "ready"]
 
         def is_same(listener: Listener) -> bool:
             state = state_of(router)

@@ -25,8 +25,8 @@ def on_a_clock(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
         runner.run(scenario())
 
 
-def listeners_of(b: Bench) -> Listeners:
-    board = Board(b.pool, Records(), "llama-server", "b1", clock=lambda: b.pool.facts.now())
+def listeners_of(b: Bench, records: Records | None = None) -> Listeners:
+    board = Board(b.pool, records or Records(), "llama-server", "b1", clock=lambda: b.pool.facts.now())
     return Listeners(board, b.pool.feed)
 
 
@@ -35,14 +35,15 @@ def pin(b: Bench, pinned: bool | None, name: str = "a") -> None:
 
 
 @contextlib.asynccontextmanager
-async def hearing(messages: AsyncGenerator[bytes]) -> AsyncGenerator[Listener]:
-    """A listener that takes all that comes."""
+async def hearing(messages: AsyncGenerator[bytes], takes: float = 0.0) -> AsyncGenerator[Listener]:
+    """A listener that takes all that comes, each message in so many seconds."""
     listener = Listener()
 
     async def hear() -> None:
         async with contextlib.aclosing(messages):
             async for message in messages:
                 listener.hear(message)
+                await asyncio.sleep(takes)
 
     task = asyncio.create_task(hear())
     yield listener
@@ -52,7 +53,7 @@ async def hearing(messages: AsyncGenerator[bytes]) -> AsyncGenerator[Listener]:
 
 def test_who_listens_hears_five_times_a_second_at_most_and_a_beat_in_silence() -> None:
     async def scenario() -> None:
-        async with bench("a") as b, hearing(listeners_of(b).messages()) as listener:
+        async with bench("a") as b, hearing(listeners_of(b).messages(), takes=0.02) as listener:
             await asyncio.sleep(1)
             seen = len(listener.heard)
             assert set(listener.heard) == {"state"}  # again when the first reading had found the devices
@@ -96,20 +97,22 @@ def test_models_that_come_or_leave_bring_the_state_anew() -> None:
             listener.heard.clear()
             await b.pool.exchange.replace(Catalog([spec("b"), spec("c")]))
             await asyncio.sleep(1)
-            assert listener.heard == ["state"]
+            assert listener.heard == ["state", "patch"]  # the patch has the event
+            assert listener.events[-1]["kind"] == "reload"
             assert [model["id"] for model in listener.state["models"]] == ["b", "c"]
             await b.pool.exchange.replace(Catalog([spec("c"), spec("b")]))
             await asyncio.sleep(1)
             assert [model["id"] for model in listener.state["models"]] == ["c", "b"]
             await b.pool.exchange.replace(Catalog([spec("c", aliases=("gpt",)), spec("b")]))
             await asyncio.sleep(1)
-            assert listener.heard[2:] == ["patch"]
+            assert listener.heard[-2:] == ["patch", "patch"]
+            assert listener.heard.count("state") == 2
             assert listener.state["models"][0]["aliases"] == ["gpt"]
 
     on_a_clock(scenario)
 
 
-def test_a_client_that_does_not_read_costs_no_memory_and_is_let_go() -> None:
+def test_a_client_that_does_not_read_costs_no_memory_and_is_let_go() -> None:  # B-W2
     async def scenario() -> None:
         async with bench("a") as b:
             listeners, sent, aborted = listeners_of(b), [], asyncio.Event()
@@ -146,7 +149,8 @@ def test_a_client_that_does_not_read_costs_no_memory_and_is_let_go() -> None:
 def test_a_client_that_leaves_is_forgotten_and_a_head_is_answered() -> None:
     async def scenario() -> None:
         async with bench("a") as b:
-            listeners, sent, left = listeners_of(b), [], asyncio.Event()
+            records, sent, left, tasks = Records(), [], asyncio.Event(), asyncio.all_tasks()
+            listeners = listeners_of(b, records)
 
             async def send(message: Message) -> None:
                 sent.append(message)
@@ -160,9 +164,13 @@ def test_a_client_that_leaves_is_forgotten_and_a_head_is_answered() -> None:
             call = asyncio.create_task(StateStream(listeners, None)({"type": "http", "method": "GET"}, receive, send))
             await asyncio.sleep(1)
             assert listeners.count == 1
+            assert records._subscribers
             left.set()
             await call
+            await asyncio.sleep(0)
             assert listeners.count == 0
+            assert asyncio.all_tasks() == tasks  # nobody looks again
+            assert not records._subscribers
 
     on_a_clock(scenario)
 
@@ -203,7 +211,8 @@ def test_requests_are_told_by_phase_and_while_they_grow() -> None:
         live.begin()
         request, other = (records.begin(b"%d" % n, "/v1/chat/completions", "openai") for n in range(2))
         live.refresh(0.0)
-        assert [b'"phase":"reading"' in told for told in live.since(0)] == [True, True]
+        assert [b'"phase":"reading"' in told for told in live.since(0)] == [False, True, True]
+        assert b'"phase":"done"' in live.since(0)[0]  # it ended before
         seen = live.count
         live.refresh(0.2)
         assert live.count == seen
