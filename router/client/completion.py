@@ -8,7 +8,6 @@ names. Names that cannot be typed are left out; the scripts quote what a shell w
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -120,7 +119,8 @@ def _models(command: str, before: Sequence[str], environ: Mapping[str, str]) -> 
         running = [entry for entry in entries if _state(entry) != "unloaded"]
         entries = running or (entries if command == "logs" else [])
     names = [str(name) for entry in entries for name in (entry.get("id"), *(entry.get("aliases") or ())) if name]
-    return [name for name in names if visible(name) == name and os.linesep not in name]
+    # What begins as a flag would be one: no model's name may say where the key goes.
+    return [name for name in names if visible(name) == name and not name.startswith("-")]
 
 
 def _state(entry: Mapping[str, object]) -> str:

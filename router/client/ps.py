@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from router.client import options, screen, target
@@ -26,10 +26,10 @@ COLOURS = {"loaded": "green", "loading": "yellow", "downloading": "yellow", "fai
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     words = options.read("ps", argv, most=0)
     shows_all, as_json = words.has("--all"), words.has("--json")
+    if words.has("--watch"):
+        _watch(lambda: Session(target.find(words, environ), TIMEOUT_S), shows_all=shows_all, as_json=as_json)
+        return 0
     with Session(target.find(words, environ), TIMEOUT_S) as session:
-        if words.has("--watch"):
-            _watch(session, shows_all=shows_all, as_json=as_json)
-            return 0
         fields = session.json("GET", PATH)
         if as_json:
             screen.print_json(fields)
@@ -108,9 +108,9 @@ def _memory_line(device: Device) -> str:
     return f"{device.label} {size(device.free)} of {size(device.total)} free"
 
 
-def _watch(session: Session, *, shows_all: bool, as_json: bool) -> None:
+def _watch(find: Callable[[], Session], *, shows_all: bool, as_json: bool) -> None:
     """Until the user ends it. A router that goes away is waited for; one that never was is an error."""
-    states = _states(session)
+    states = _states(find)
     first = next(states)
     if as_json or not screen.is_terminal(sys.stdout):
         before: object = None
@@ -137,11 +137,13 @@ def _watch(session: Session, *, shows_all: bool, as_json: bool) -> None:
             show(Group(*problem, *drawn(last, shows_all, terminal.width)))
 
 
-def _states(session: Session) -> Iterator[dict[str, Any] | RouterError]:
+def _states(find: Callable[[], Session]) -> Iterator[dict[str, Any] | RouterError]:
     """The state, each second, or why there is none. What goes wrong with the first question is raised."""
+    session: Session | None = None
     etag, last = "", None
     while True:
         try:
+            session = session or find()
             headers = {"if-none-match": etag} if etag else {}
             with session.open("GET", PATH, headers=headers, timeout=TIMEOUT_S) as answer:
                 if answer.status_code == 200:
@@ -151,6 +153,8 @@ def _states(session: Session) -> Iterator[dict[str, Any] | RouterError]:
         except RouterError as exc:
             if last is None:
                 raise
-            etag = ""
+            if session is not None:
+                session.close()
+            session, etag = None, ""  # the next router may be elsewhere
             yield exc
         time.sleep(EVERY_S)

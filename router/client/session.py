@@ -108,6 +108,8 @@ class Session:
         """An answer whose body is read as it comes. Raises one of `failures` for any status but 200 and 304, unless
         any is welcome; so does reading in this block. `timeout` is between two parts of the answer; None waits for
         ever."""
+        if self.target.has_ended:
+            raise NotReached(f"no router answers at {self.target} (the one that did has ended)")
         limits = httpx.Timeout(timeout, connect=CONNECT_S if timeout is None else min(timeout, CONNECT_S))
         url = self.target.url + path
         if params:

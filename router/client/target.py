@@ -6,7 +6,8 @@ router and a command with the same environment meet. If they leave something ope
 flags say it, the run folder fills that in: a router that runs there with these hosts and this port is meant.
 
 The one idea: a key goes only where it belongs. What the user gives by flag or variable is for the address that he
-gives. A key in a file that the router names is for that router alone.
+gives. A key in a file that the router names is for that router alone. And an address that a run folder says is good for
+as long as its router lives: later anybody may listen there.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Target:
     `key` is sent with every request; empty for none.
     `certificate` is the router's own: it alone is trusted, whatever its names. `authorities` are trusted instead of the
     usual ones. `is_checked` is False if any certificate is.
+    `router` is the one whose run folder says the address; None if something else says it.
     """
 
     url: str
@@ -56,6 +58,7 @@ class Target:
     certificate: Path | None = None
     authorities: Path | None = None
     is_checked: bool = True
+    router: Whereabouts | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.socket or self.url
@@ -64,6 +67,11 @@ class Target:
     def has_own(self) -> bool:
         """Whether it says whom to trust; else the usual authorities are."""
         return self.certificate is not None or self.authorities is not None or not self.is_checked
+
+    @property
+    def has_ended(self) -> bool:
+        """The router that is meant runs no more: it, or another one, is to be found anew."""
+        return self.router is not None and not self.router.is_alive()
 
     @property
     def is_local(self) -> bool:
@@ -212,7 +220,12 @@ def _with_keys(target: Target, each: Whereabouts, trust: Target, found: Settings
             continue  # it may have gone meanwhile, or be for another user
     whom = trust if trust.has_own else target
     return replace(
-        target, key=key, certificate=whom.certificate, authorities=whom.authorities, is_checked=whom.is_checked
+        target,
+        key=key,
+        certificate=whom.certificate,
+        authorities=whom.authorities,
+        is_checked=whom.is_checked,
+        router=each,
     )
 
 

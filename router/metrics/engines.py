@@ -7,6 +7,7 @@ together, since each may stand only once, and each sample gets the label `model`
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,6 @@ MAX_HELP = 200  # characters
 MAX_VALUE = 128  # characters of a label's value
 MAX_LABELS = 8
 UNTYPED = "unknown"
-OWN_LABELS = ("model", "__name__")
 
 _NAME = re.compile(r"llamacpp:[a-zA-Z0-9_:]{1,100}")
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]{0,60})="((?:[^"\\]|\\["\\n])*)"')
@@ -96,7 +96,8 @@ def _sample(rest: str) -> tuple[str, str] | None:
         at = 1
         while found := _LABEL.match(rest, at):
             name, value = found.groups()
-            if name in labels or name in OWN_LABELS or len(value) > MAX_VALUE or len(labels) >= MAX_LABELS:
+            is_ours = name == "model" or name.startswith("__")
+            if name in labels or is_ours or len(value) > MAX_VALUE or len(labels) >= MAX_LABELS:
                 return None
             labels[name] = _UNSEEN.sub("?", value)
             at = found.end()
@@ -107,9 +108,14 @@ def _sample(rest: str) -> tuple[str, str] | None:
             return None
         at += 1
     value, *_ = (*rest[at:].split(), "")
-    if not rest[at : at + 1].isspace() or not _NUMBER.fullmatch(value):
+    if not rest[at : at + 1].isspace() or not _is_number(value):
         return None
     return ",".join(f'{name}="{labels[name]}"' for name in sorted(labels)), value
+
+
+def _is_number(value: str) -> bool:
+    """Whether Prometheus can read it. A number that is too large for it would cost the whole scrape."""
+    return _NUMBER.fullmatch(value) is not None and (math.isfinite(float(value)) or value[-1] in "fN")
 
 
 def _is_count(value: str) -> bool:

@@ -67,9 +67,12 @@ class Whereabouts:
 
 
 def birth_of(pid: int) -> str:
-    """When a process began, in the system's own figures; empty if there is none."""
-    try:  # ticks since the machine started: unlike a date, they do not change when the clock is set
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    """When a process began, in the system's own figures; empty if there is none, or it has ended."""
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # Ticks since the machine started: unlike a date, they do not change when the clock is set. A process that has
+        # ended (Z, X) is listed until its parent asks for it, and listens no more.
+        return "" if facts[0] in "ZX" else facts[19]
     except (OSError, ValueError, IndexError):
         pass
     try:

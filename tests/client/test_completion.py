@@ -144,7 +144,8 @@ def test_flags_of_each_command() -> None:
 
 
 def test_names_of_models_come_from_the_router_that_the_line_means() -> None:
-    names = [{"id": name, "status": {"value": "unloaded"}} for name in (*NAMES, "a\x1b[2J", "two\nlines", "\u202eb")]
+    odd = ("a\x1b[2J", "two\nlines", "\u202eb", "--url=http://h", "-x")
+    names = [{"id": name, "status": {"value": "unloaded"}} for name in (*NAMES, *odd)]
     names[0]["status"] = {"value": "loaded"}
     names[0]["aliases"] = ["other"]
     with stub(lambda asked: Reply({"data": names})) as server:

@@ -278,6 +278,20 @@ def test_a_conversation_outlives_its_router(
         window.shows("messages so far: 4")
 
 
+def test_what_is_watched_goes_on_with_the_next_router(
+    routers: Starter, tiny_models: Path, environ: dict[str, str], tmp_path: Path
+) -> None:
+    flags = ("--engine", FAKE, "--models-dir", str(tiny_models), "--run-dir", str(tmp_path / "run"))
+    first = routers(*flags)
+    with terminal("ps", "--watch", "--run-dir", str(tmp_path / "run"), environ=environ) as window:
+        window.shows("no model runs")
+        first.stop()
+        window.shows("no router answers")
+        second = routers(*flags)  # at another port
+        assert second.chat("tiny-a").status_code == 200
+        window.shows("tiny-a", "loaded")
+
+
 @pytest.mark.parametrize(
     ("words", "shown"),
     [(("run", "tiny-a"), PROMPT), (("logs", "-f"), "tiny-a: ready"), (("ps", "--watch"), "tiny-a")],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +13,12 @@ import pytest
 
 from router.client import options, target
 from router.client.failures import NotReached
+from router.client.session import Session
 from router.client.target import Target
 from router.errors import FlagError
 from router.node.run_directory import RunDirectory
 from router.node.whereabouts import FILE, Whereabouts, birth_of, find_all
+from tests.client.stub import Reply, stub
 
 
 class Machine:
@@ -33,9 +37,9 @@ class Machine:
         made.publish(self.runs[-1])
         return made
 
-    def belongs_to_another_process(self, number: int) -> None:
+    def belongs_to_another_process(self, number: int, pid: int | None = None) -> None:
         file = self.runs[number].folder / FILE
-        pid = os.getppid()
+        pid = pid or os.getppid()
         file.write_text(json.dumps({**json.loads(file.read_text()), "pid": pid, "birth": birth_of(pid)}))
 
     def file(self, name: str, text: str) -> str:
@@ -172,6 +176,25 @@ def test_the_key_of_a_router_goes_to_no_other(machine: Machine) -> None:  # B-O6
         assert machine.find(*argv, "--api-key-file", key).key == "sk-1"
         assert machine.find(*argv, LLAMA_API_KEY="mine").key == "mine"
         assert machine.find(*argv, "--config", config).key == "sk-1"
+
+
+def test_who_listens_where_a_router_has_ended_gets_nothing(machine: Machine) -> None:  # B-O6
+    """Any user of the machine may take the port then."""
+    key = machine.file("keys", "sk-1")
+    with stub(lambda asked: Reply({})) as server:
+        machine.router(server.url, key_files=(key,))
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as router:
+            machine.belongs_to_another_process(0, router.pid)
+            with Session(machine.find()) as session:
+                session.json("GET", "/models")
+                assert server.asked[0].headers["x-api-key"] == "sk-1"
+                router.communicate(b"\n")
+                with pytest.raises(NotReached, match="has ended"):
+                    session.json("GET", "/models")
+        assert len(server.asked) == 1
+        with Session(machine.find("--url", server.url, "--api-key", "mine")) as session:  # who names it, means it
+            session.json("GET", "/models")
+        assert server.asked[-1].headers["x-api-key"] == "mine"
 
 
 def test_the_key_that_may_do_more_is_sent(machine: Machine) -> None:

@@ -58,6 +58,8 @@ HOSTILE = {
     "an escape that is none": b'llamacpp:x{a="\\q"} 1\n',
     "labels twice": b'llamacpp:x{a="1",a="2"} 1\n',
     "no value": b"llamacpp:x\nllamacpp:x{} \nllamacpp:x one\nllamacpp:x 1_000\nllamacpp:x 0x1\nllamacpp:x infinity\n",
+    "numbers that are too large": b"llamacpp:x 1e999\nllamacpp:x -1e309\nllamacpp:x 1" + 400 * b"0" + b"\n",
+    "labels of Prometheus": b'llamacpp:x{__type__="counter"} 1\nllamacpp:x{__address__="a"} 1\n',
     "negative counts": b"# TYPE llamacpp:x_total counter\nllamacpp:x_total -1\nllamacpp:x_total NaN\n",
     "too long": b"llamacpp:" + 200 * b"x" + b' 1\nllamacpp:x{a="' + 5000 * b"b" + b'"} 1\n',
     "no text": bytes(range(256)) * 20,

@@ -10,10 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from router.node.run_directory import RunDirectory
 from router.node.whereabouts import FILE, Whereabouts, birth_of, find_all
+from tests.waiting import until
 
 HERE = Whereabouts(("http://127.0.0.1:8080", "unix:/run/x.sock"), "/llm", ("127.0.0.1",), "/c.pem", ("/keys",))
 
@@ -61,7 +63,10 @@ def test_a_killed_router_is_told_from_a_living_one(root: Path) -> None:
         change(file, birth=birth_of(os.getpid()))  # another process has got its number
         assert find_all([root]) == []
         change(file, birth=birth_of(other.pid))
-        other.communicate()
+        assert other.stdin
+        other.stdin.close()
+        until(lambda: psutil.Process(other.pid).status() == psutil.STATUS_ZOMBIE)
+        assert find_all([root]) == []  # it has ended, although its number is not free yet
     assert find_all([root]) == []
     assert birth_of(other.pid) == ""
     run.close()

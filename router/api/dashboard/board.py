@@ -26,6 +26,7 @@ from router.pool.pool import Pool
 from router.records.records import Records
 
 MAX_EVENTS = 500  # of one patch; who missed more asks `/router/events`
+MAX_PATCHES = 8  # that are kept for the next listener, until something changes
 
 
 class Cursor(NamedTuple):
@@ -153,8 +154,10 @@ class Board:
         if self._patches[0] != self.cursor:
             self._patches = self.cursor, {}
         found = self._patches[1].get(cursor)
-        if found is None:  # most listeners are at the same place
-            found = self._patches[1][cursor] = self._make_patch(cursor)
+        if found is None:
+            found = self._make_patch(cursor)
+            if len(self._patches[1]) < MAX_PATCHES:  # most listeners are at the same place; some may be anywhere
+                self._patches[1][cursor] = found
         return found
 
     def _make_patch(self, cursor: Cursor) -> bytes:

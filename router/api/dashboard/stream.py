@@ -40,16 +40,18 @@ class Listeners:
         self._news = asyncio.Event()  # a new one after each piece of news
         self._told = board.cursor  # what the last news was about
         self.count = 0
+        self.answers = 0  # streams that have begun to be answered: each is a listener, or will be one at once
 
     def __repr__(self) -> str:
         return f"<Listeners: {self.count}>"
 
     def ensure_room(self) -> None:
-        """Raises Unavailable."""
-        if self.count >= MAX_LISTENERS:
+        """Raises Unavailable. Who has room begins its answer without an await between, so that of many who come at once
+        no more get in."""
+        if self.answers >= MAX_LISTENERS:
             raise Unavailable(
-                f"{self.count} clients listen already, and that is the limit. Close one of them, or ask /router/state "
-                "now and then.",
+                f"{self.answers} clients listen already, and that is the limit. Close one of them, or ask "
+                "/router/state now and then.",
                 retry_after=RETRY_AFTER_S,
             )
 
@@ -135,7 +137,11 @@ class StateStream(EndlessResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._abort = scope.get(ABORT, self._abort)
-        await super().__call__(scope, receive, send)
+        self._listeners.answers += 1
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._listeners.answers -= 1
 
     async def until_end(self) -> None:
         await self._listeners.feed.until_closed()

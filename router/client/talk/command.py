@@ -148,10 +148,10 @@ class Talk:
             print(flush=True)
 
     def _look_elsewhere(self) -> None:
-        """A router that has started anew may be at another address."""
+        """A router that has started anew is another one, and may be at another address."""
         with contextlib.suppress(RouterError):
-            found = self.find()
-            if found != self.session.target:
+            before, found = self.session.target, self.find()
+            if found != before or found.router != before.router:
                 self.session.close()
                 self.session = Session(found, None)
                 note(f"the router is now {found}; send it again")

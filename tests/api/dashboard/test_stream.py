@@ -9,9 +9,10 @@ from typing import Any
 
 from starlette.types import Message
 
-from router.api.dashboard.board import Board
+from router.api.dashboard.board import MAX_EVENTS, MAX_PATCHES, Board
 from router.api.dashboard.requests import LiveRequests
-from router.api.dashboard.stream import BEAT_S, EVERY_S, STALLED_S, Listeners, StateStream
+from router.api.dashboard.stream import BEAT_S, EVERY_S, MAX_LISTENERS, STALLED_S, Listeners, StateStream
+from router.errors import Unavailable
 from router.models.catalog import Catalog
 from router.records.records import Records
 from router.server.uvicorn_protocol import ABORT
@@ -142,6 +143,57 @@ def test_a_client_that_does_not_read_costs_no_memory_and_is_let_go() -> None:  #
                 assert listeners.count == 1
             assert len(sent) == 3
             assert listeners.count == 0
+
+    on_a_clock(scenario)
+
+
+def test_clients_that_come_back_from_anywhere_cost_no_memory() -> None:  # B-W2
+    """In an idle router nothing changes, so what was made for one listener is good for the next."""
+
+    async def scenario() -> None:
+        async with bench("a") as b:
+            listeners = listeners_of(b)
+            for n in range(1000):
+                pin(b, n % 2 == 0)
+            for since in range(0, 1000, 10):
+                async with hearing(listeners.messages(since)) as listener:
+                    await asyncio.sleep(1)
+                    assert len(listener.events) == min(MAX_EVENTS, 1000 - since)
+                assert len(listeners._board._patches[1]) <= MAX_PATCHES
+
+    on_a_clock(scenario)
+
+
+def test_many_clients_that_come_at_once_are_no_more_than_the_limit() -> None:  # B-W2
+    async def scenario() -> None:
+        async with bench("a") as b:
+            listeners, left, tasks = listeners_of(b), asyncio.Event(), asyncio.all_tasks()
+
+            async def send(message: Message) -> None:
+                pass
+
+            async def receive() -> Message:
+                await left.wait()
+                return {"type": "http.disconnect"}
+
+            async def come(method: str) -> bool:
+                try:
+                    listeners.ensure_room()
+                except Unavailable:
+                    return False
+                await StateStream(listeners, None)({"type": "http", "method": method}, receive, send)
+                return True
+
+            assert all(await asyncio.gather(*(come("HEAD") for _ in range(2 * MAX_LISTENERS))))
+            calls = [asyncio.create_task(come("GET")) for _ in range(3 * MAX_LISTENERS)]
+            await asyncio.sleep(1)
+            assert listeners.count == MAX_LISTENERS
+            left.set()
+            assert sum(await asyncio.gather(*calls)) == MAX_LISTENERS
+            assert await come("GET")
+            assert listeners.count == 0
+            await asyncio.sleep(0)
+            assert asyncio.all_tasks() == tasks
 
     on_a_clock(scenario)
 
