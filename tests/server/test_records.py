@@ -9,8 +9,11 @@ from random import Random
 from typing import Any
 
 import pytest
+import uvicorn
 
+from router.proxy.head import parse_head
 from router.records.record import Record
+from router.server.clients import ClientAddresses
 from tests.front import CHAT, EVENTS, OK, Front, Reply, Works, answer, body_of, post, sends, sends_and_resets
 from tests.waiting import eventually
 
@@ -122,6 +125,32 @@ async def test_a_queue_that_is_full_leaves_a_record(front: Front) -> None:
     front.pool.end()
     assert (await client.ask(post(CHAT, body_of()))).status == 503
     assert (await only(front)).error == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("headers", "client"),
+    [
+        ((), "127.0.0.1"),
+        (("X-Forwarded-For: 10.0.0.1",), "10.0.0.1"),
+        (("X-Forwarded-For: 10.0.0.9, 10.0.0.1", "X-Forwarded-For: 127.0.0.1"), "10.0.0.1"),
+        (("X-Forwarded-For: " + "x" * 500,), "x" * 64),
+    ],
+)
+async def test_a_client_behind_a_proxy_has_the_same_address_on_both_ways(headers: tuple[str, ...], client: str) -> None:
+    """As uvicorn finds it: the last address that is not trusted."""
+    head = parse_head(post(CHAT, body_of(), *headers), len(body_of()))
+    assert head is not None
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["client"])
+
+    config = uvicorn.Config(app, lifespan="off")
+    config.load()
+    scope = {"type": "http", "client": ("127.0.0.1", 1), "headers": head[0].headers}
+    await config.loaded_app(scope, None, None)
+    assert ClientAddresses(config, ("127.0.0.1", 1)).of(head[0]) == client == seen[0][0][:64]
+    assert ClientAddresses(config, ("10.1.1.1", 1)).of(head[0]) == "10.1.1.1"  # no trusted proxy
 
 
 @pytest.mark.parametrize("is_fast", [True, False])
