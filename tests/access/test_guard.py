@@ -75,8 +75,10 @@ def test_pages(name: str) -> None:
             *(("GET", "/slots?model=x&autoload=1"), ("HEAD", "/props?autoload=true&model=x")),
             ("GET", "/slots?autoloa%64=1"),
         ],
-        "A": [("GET", "/models?reload=1"), ("HEAD", "/v1/models?a&reload=x"), ("GET", "/models?reload=&reload=1")]
-        + [("GET", "/models/a/log"), ("HEAD", "/models/a/log?follow=1")],
+        "A": [
+            *(("GET", "/models?reload=1"), ("HEAD", "/v1/models?a&reload=x"), ("GET", "/models?reload=&reload=1")),
+            *(("GET", "/models/a/log"), ("HEAD", "/models/a/log?follow=1")),
+        ],
     }
     if headers.get("sec_fetch_mode") == "navigate":
         asked["g"] = asked["a"] = []  # see the types: a form is no JSON
@@ -274,7 +276,10 @@ _name = st.sampled_from(
 
 
 _target = st.sampled_from(sorted({route.path for route in APP.routes if "{" not in route.path})) | st.sampled_from(
-    ["/v1/models/a", "/slots/0", "/models/a/b/settings", "/models/a/log", "/nowhere", "/models/load\n", "/api/blobs/x", "/models/load/"]
+    [
+        *("/v1/models/a", "/slots/0", "/models/a/b/settings", "/models/a/log", "/nowhere", "/models/load\n"),
+        *("/api/blobs/x", "/models/load/"),
+    ]
 )
 
 
