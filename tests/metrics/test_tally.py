@@ -52,7 +52,8 @@ def heard() -> Heard:
 
 
 def served(model: str = "a", **more: Any) -> Record:
-    return Record("id", 0.0, model, **{"dialect": "openai", "status": 200, "seconds": 3.0, "ttft": 0.5, "stream": True, **more})
+    usual = {"dialect": "openai", "status": 200, "seconds": 3.0, "ttft": 0.5, "stream": True}
+    return Record("id", 0.0, model, **{**usual, **more})
 
 
 def start(model: str, run: int = 1) -> kinds.Start:

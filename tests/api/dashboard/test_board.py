@@ -157,8 +157,8 @@ async def pin_and_let_go(storm: Storm) -> None:
 
 
 async def listen(listeners: Listeners, listener: Listener, random: Random, *, slow: bool) -> None:
-    """No more than five messages a second; the slow one takes one now and then. On a busy machine one may come late, and
-    the next one soon after it: so they are counted."""
+    """No more than five messages a second, counted: one may come late, and the next one soon after it. The slow listener
+    takes one now and then."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     async with contextlib.aclosing(listeners.messages()) as messages:
