@@ -157,7 +157,7 @@ async def pin_and_let_go(storm: Storm) -> None:
 
 
 async def listen(listeners: Listeners, listener: Listener, random: Random, *, slow: bool) -> None:
-    """No more than five messages a second, counted: one may come late, and the next one soon after it. The slow listener
+    """No more than five messages a second, counted: one may come late, and the next one soon after it. The slow one
     takes one now and then."""
     loop = asyncio.get_running_loop()
     began = loop.time()
