@@ -52,7 +52,7 @@ def heard() -> Heard:
 
 
 def served(model: str = "a", **more: Any) -> Record:
-    usual = {"dialect": "openai", "status": 200, "seconds": 3.0, "ttft": 0.5, "stream": True}
+    usual: dict[str, Any] = {"dialect": "openai", "status": 200, "seconds": 3.0, "ttft": 0.5, "stream": True}
     return Record("id", 0.0, model, **{**usual, **more})
 
 
