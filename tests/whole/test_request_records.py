@@ -42,7 +42,9 @@ def router(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     demo.make_models(place / "models")
     for pooling in ("mean", "rank"):
         write_bert(place / "models" / f"{pooling}.gguf", pooling=pooling)
-    (place / "presets.ini").write_text(f"[long]\nmodel = {place}/models/tiny-c.gguf\nctx-size = 131072\n")
+    # Trained for a context in which an answer takes a minute: an engine gives no request more than that.
+    long = demo.write_tiny(place / "long.gguf", context=131_072)
+    (place / "presets.ini").write_text(f"[long]\nmodel = {long}\nctx-size = 131072\n")
     made = start(
         place / "router",
         *("--engine", ENGINES[request.param](), "--models-dir", str(place / "models"), "--threads", "1"),

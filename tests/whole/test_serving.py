@@ -6,6 +6,7 @@ import concurrent.futures
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 
 from tests.conftest import Starter
@@ -18,15 +19,19 @@ CONTEXT = ("--ctx-size", "65536", "--parallel", "4")
 
 
 class Most:
-    """How many engines ran at once, at most, from samples until the block ends."""
+    """How many engines ran at once, at most, from samples until the block ends; `most_serving` leaves out those that
+    were about to end: the router starts a model beside them, where only the number of models is limited."""
 
     def __init__(self, router: Router) -> None:
-        self.most = 0
+        self.most = self.most_serving = 0
         self._router = router
         self._sampler = Sampler(self._look, every=0.01)
 
     def _look(self) -> None:
         self.most = max(self.most, len(self._router.sample()))
+        models = httpx.get(f"{self._router.url}/router/state").json()["models"]
+        states = [model["state"] for model in models if not model.get("stopping")]
+        self.most_serving = max(self.most_serving, sum(state in ("loading", "loaded") for state in states))
 
     def __enter__(self) -> Most:
         self._sampler.__enter__()
@@ -74,7 +79,8 @@ def test_three_models_with_room_for_two(engine: str, routers: Starter, tiny_mode
     with Most(router) as engines:
         codes = ask_at_once(router, ["tiny-a", "tiny-b", "tiny-c"] * 2)
     assert codes == [200] * 6
-    assert engines.most == 2
+    assert engines.most_serving == 2
+    assert engines.most <= 2 + 2  # each place has one engine that ends, at most
     assert router.loads() <= 5
 
 
