@@ -31,6 +31,11 @@ def _binary() -> str:
     return str(get_binary_path())
 
 
+# An answer that has no end of its own. Without the flag a real engine ends it when the context is full, and its context
+# is no larger than the one that the model was trained for: 0.4 s with a tiny model.
+ENDLESS = 1_000_000
+ENDLESS_FLAG = "--context-shift"
+
 ENGINES: dict[str, Callable[[], str]] = {"embedded": lambda: "embedded", "llama-server": _binary}
 
 

@@ -11,7 +11,7 @@ import psutil
 
 from tests.conftest import Starter
 from tests.processes import Sampler
-from tests.routers import Router
+from tests.routers import ENDLESS, ENDLESS_FLAG, Router
 from tests.waiting import PATIENCE_S, until
 
 # A context of 65,536 cells makes the tiny models hold 16 to 32 MiB of KV cache each.
@@ -107,8 +107,11 @@ def test_a_stream_is_not_cut_by_another_models_request(
     router = routers("--engine", engine, *flags)
     with router.stream("tiny-a", 400) as events, concurrent.futures.ThreadPoolExecutor(1) as pool:
         next(events)
+        (child,) = router.children()
+        child.suspend()  # it would be done before the other request has come
         other = pool.submit(router.chat, "tiny-b")
         until(lambda: router.figure("requests_waiting", "tiny-b") == 1)
+        child.resume()
         told = events.json()
         assert told[-1]["choices"][0]["finish_reason"] == "length"
         assert sum(bool(event["choices"][0]["delta"].get("content")) for event in told) >= 300
@@ -117,9 +120,9 @@ def test_a_stream_is_not_cut_by_another_models_request(
 
 
 def test_a_queued_client_that_leaves_costs_nothing(engine: str, routers: Starter, tiny_models: Path) -> None:  # B-S8
-    flags = ("--models-dir", str(tiny_models), "--models-max", "1", "--models-drain-grace", "0", *CONTEXT)
+    flags = ("--models-dir", str(tiny_models), "--models-max", "1", "--models-drain-grace", "0", ENDLESS_FLAG)
     router = routers("--engine", engine, *flags)
-    with router.stream("tiny-a", 60_000) as events:
+    with router.stream("tiny-a", ENDLESS) as events:
         next(events)
         with router.leave("tiny-b"):
             until(lambda: router.figure("requests_waiting", "tiny-b") == 1)
@@ -132,8 +135,8 @@ def test_a_queued_client_that_leaves_costs_nothing(engine: str, routers: Starter
 def test_a_child_killed_in_the_middle_of_a_stream(
     engine: str, routers: Starter, tiny_models: Path
 ) -> None:  # B-C4 B-S14
-    router = routers("--engine", engine, "--models-dir", str(tiny_models))
-    with router.stream("tiny-a", 2000) as events:
+    router = routers("--engine", engine, "--models-dir", str(tiny_models), ENDLESS_FLAG)
+    with router.stream("tiny-a", ENDLESS) as events:
         next(events)
         router.children()[0].kill()
         told = events.json()  # every event is whole JSON
@@ -169,8 +172,8 @@ def test_a_stream_equals_the_engines_own(engine: str, routers: Starter, tiny_mod
 
 
 def test_a_client_that_leaves_stops_the_engine(engine: str, routers: Starter, tiny_models: Path) -> None:  # B-S2
-    router = routers("--engine", engine, "--models-dir", str(tiny_models), "--slots", "--ctx-size", "262144")
-    with router.stream("tiny-a", 200_000) as events:
+    router = routers("--engine", engine, "--models-dir", str(tiny_models), "--slots", ENDLESS_FLAG)
+    with router.stream("tiny-a", ENDLESS) as events:
         next(events)
     until(lambda: router.figure("requests_active", "tiny-a") == 0)
     slots = router.client.get("/slots", params={"model": "tiny-a"}).json()
