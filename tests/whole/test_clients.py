@@ -21,7 +21,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel
 
 from tests.conftest import Starter
-from tests.routers import ENDLESS, ENDLESS_FLAG, ENGINES, Router, chat, start
+from tests.routers import ENDLESS, ENDLESS_FLAGS, ENGINES, Router, chat, start
 from tests.waiting import until
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
@@ -50,7 +50,7 @@ def router(
     made = start(
         folder / "router",
         *("--engine", ENGINES[request.param](), "--models-dir", str(tiny_models), "--models-max", "2"),
-        *("--models-preset", str(folder / "models.ini"), "--api-key", "one,two", "--slots", ENDLESS_FLAG),
+        *("--models-preset", str(folder / "models.ini"), "--api-key", "one,two", "--slots", *ENDLESS_FLAGS),
         *("--embeddings", "--pooling", "mean", "--claude-map", "claude-*-haiku*=tiny-b,claude-*=plain"),
     )
     made.client.headers["authorization"] = "Bearer one"

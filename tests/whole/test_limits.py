@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.conftest import Starter
-from tests.routers import ENDLESS_FLAG, Router
+from tests.routers import ENDLESS_FLAGS, Router
 from tests.waiting import until
 
 NEWLINE = 13  # its token in a tiny model
@@ -21,8 +21,8 @@ NEWLINE = 13  # its token in a tiny model
 @pytest.fixture
 def launch(engine: str, routers: Starter, tiny_models: Path) -> Callable[..., Router]:
     def make(time: str, *more: str) -> Router:
-        flags = ("--models-dir", str(tiny_models), "--max-generation-time", time, "--slots", "--parallel", "3")
-        router = routers("--engine", engine, *flags, *(more or [ENDLESS_FLAG]))
+        flags = ("--models-dir", str(tiny_models), "--max-generation-time", time, "--slots")
+        router = routers("--engine", engine, *flags, *(more or ENDLESS_FLAGS))
         assert router.chat("tiny-a").status_code == 200
         return router
 
@@ -37,7 +37,8 @@ def endless(newline: float | bool, **more: Any) -> dict[str, Any]:
 
 def test_the_context_ends_it(launch: Callable[..., Router]) -> None:  # B-L14
     """512 tokens, the question's among them, for each of three slots."""
-    answer = launch("0", "--ctx-size", str(3 * 512)).client.post("/v1/chat/completions", json=endless(False)).json()
+    router = launch("0", "--ctx-size", str(3 * 512), "--parallel", "3")
+    answer = router.client.post("/v1/chat/completions", json=endless(False)).json()
     assert answer["choices"][0]["finish_reason"] == "length"
     assert answer["usage"]["total_tokens"] == 512
 
@@ -127,7 +128,7 @@ def test_the_router_ends_an_answer_without_a_stream(launch: Callable[..., Router
             body |= {"options": {"temperature": 0}}
         return router.client.post(path, json=body)
 
-    with ThreadPoolExecutor(3) as pool:  # a slot each
+    with ThreadPoolExecutor(4) as pool:  # a slot each
         answers = list(pool.map(ask, UNENDING))
     for path, answer in zip(UNENDING, answers, strict=True):
         assert answer.status_code == 200, (path, answer.text)

@@ -11,7 +11,7 @@ import psutil
 
 from tests.conftest import Starter
 from tests.processes import Sampler
-from tests.routers import ENDLESS, ENDLESS_FLAG, Router
+from tests.routers import ENDLESS, ENDLESS_FLAGS, Router
 from tests.waiting import PATIENCE_S, until
 
 # A context of 65,536 cells makes the tiny models hold 16 to 32 MiB of KV cache each.
@@ -120,7 +120,7 @@ def test_a_stream_is_not_cut_by_another_models_request(
 
 
 def test_a_queued_client_that_leaves_costs_nothing(engine: str, routers: Starter, tiny_models: Path) -> None:  # B-S8
-    flags = ("--models-dir", str(tiny_models), "--models-max", "1", "--models-drain-grace", "0", ENDLESS_FLAG)
+    flags = ("--models-dir", str(tiny_models), "--models-max", "1", "--models-drain-grace", "0", *ENDLESS_FLAGS)
     router = routers("--engine", engine, *flags)
     with router.stream("tiny-a", ENDLESS) as events:
         next(events)
@@ -135,7 +135,7 @@ def test_a_queued_client_that_leaves_costs_nothing(engine: str, routers: Starter
 def test_a_child_killed_in_the_middle_of_a_stream(
     engine: str, routers: Starter, tiny_models: Path
 ) -> None:  # B-C4 B-S14
-    router = routers("--engine", engine, "--models-dir", str(tiny_models), ENDLESS_FLAG)
+    router = routers("--engine", engine, "--models-dir", str(tiny_models), *ENDLESS_FLAGS)
     with router.stream("tiny-a", ENDLESS) as events:
         next(events)
         router.children()[0].kill()
@@ -172,7 +172,7 @@ def test_a_stream_equals_the_engines_own(engine: str, routers: Starter, tiny_mod
 
 
 def test_a_client_that_leaves_stops_the_engine(engine: str, routers: Starter, tiny_models: Path) -> None:  # B-S2
-    router = routers("--engine", engine, "--models-dir", str(tiny_models), "--slots", ENDLESS_FLAG)
+    router = routers("--engine", engine, "--models-dir", str(tiny_models), "--slots", *ENDLESS_FLAGS)
     with router.stream("tiny-a", ENDLESS) as events:
         next(events)
     until(lambda: router.figure("requests_active", "tiny-a") == 0)
