@@ -38,11 +38,12 @@ from playwright.sync_api import (
 )
 
 PATIENCE_S = 20.0
+BOX = "box.test"  # loopback under a name of which the browser does not know that: as any machine, without TLS
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
     "--disable-dev-shm-usage",  # /dev/shm is small in containers
     "--disable-gpu",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+    f"--host-resolver-rules=MAP {BOX} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 )
 TELLS_VIOLATIONS = """
 addEventListener("securitypolicyviolation", event =>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import json
 import logging
 import socket
@@ -12,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import uvicorn
@@ -36,6 +37,8 @@ from router.wire.address import Address
 from router.wire.upstream import Upstream
 from tests.fakes import FakeChild, FakeNode
 from tests.sockets import Handler, Server, take
+
+T = TypeVar("T")
 
 CHAT = "/v1/chat/completions"
 DIALECTS = (CHAT, "/completion")
@@ -171,6 +174,7 @@ class Front:
         self.tasks = Tasks()
         self.turns = 0
         self.may_log_errors = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.warmed = 0  # requests that were no part of the test
         child.tasks = lambda: self.made
         self._clients: list[Client] = []
@@ -222,11 +226,19 @@ class Front:
     @property
     def records(self) -> list[Record]:
         """Of the requests that have ended since `ready`, the oldest first."""
-        return [*self.gateway.records.ended()][::-1][self.warmed :]
+        return self.in_server(lambda: [*self.gateway.records.ended()])[::-1][self.warmed :]
 
     @property
     def running(self) -> list[Record]:
-        return self.gateway.records.running()
+        return self.in_server(self.gateway.records.running)
+
+    def in_server(self, look: Callable[[], T]) -> T:
+        """What `look` finds in the server's thread. A client must have been answered."""
+        if self._loop is None:
+            self._loop = next(iter(self.server.server_state.connections)).loop
+        found: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self._loop.call_soon_threadsafe(lambda: found.set_result(look()))
+        return found.result(10)
 
     @property
     def leases(self) -> int:

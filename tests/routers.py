@@ -31,6 +31,12 @@ def _binary() -> str:
     return str(get_binary_path())
 
 
+# An answer that has no end of its own. Without these flags a real engine ends it when the context is full, and that is
+# no larger than the one that the model was trained for: 0.4 s with a tiny model. Each of four requests has cells of its
+# own: in shared ones, one gets an error when another one has filled them.
+ENDLESS = 1_000_000
+ENDLESS_FLAGS = ("--context-shift", "--parallel", "4", "--ctx-size", "8192")
+
 ENGINES: dict[str, Callable[[], str]] = {"embedded": lambda: "embedded", "llama-server": _binary}
 
 

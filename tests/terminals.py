@@ -21,7 +21,9 @@ class Terminal:
 
     def __init__(self, words: Sequence[str], environ: Mapping[str, str], width: int, height: int) -> None:
         self._name = f"test-{secrets.token_hex(4)}"
-        keep = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_", "HF_", "TMUX"))}
+        # Not the size of the terminal of pytest either, which pytest-xdist hands down: programs believe it.
+        others = ("LLAMA_", "HF_", "TMUX", "COLUMNS", "LINES")
+        keep = {name: value for name, value in os.environ.items() if not name.startswith(others)}
         self._environ = {**keep, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", **environ}
         # With the trap, ctrl-C ends the program and not the shell around it.
         command = f"trap : INT; {shlex.join(words)}; printf 'ended with %d' $?; exec cat"

@@ -26,7 +26,7 @@ from router import __version__
 from router.logs import formats
 from router.logs import lines as log_lines
 from router.logs.formats import FORMATS, JsonFormat, TextFormat
-from router.logs.letters import visible
+from router.logs.letters import UNSEEN, visible
 from router.logs.lines import Lines
 from router.logs.streams import Handler
 from tests.waiting import until
@@ -44,6 +44,14 @@ def test_control_characters_are_escaped(character: str) -> None:  # B-T7
     assert shown.isprintable()
     assert shown.startswith("<")
     assert (shown == f"<{character}>") == character.isprintable()
+
+
+def test_of_all_characters_those_are_escaped_that_nobody_sees() -> None:  # B-T7
+    whole = "".join(map(chr, range(sys.maxunicode + 1)))
+    shown = visible(whole)
+    assert not UNSEEN.search(shown)
+    assert set(whole) - set(shown) == set(UNSEEN.findall(whole))
+    assert shown == "".join(map(visible, whole))
 
 
 def test_text_in_any_script_stays() -> None:

@@ -98,7 +98,7 @@ def test_a_refusal_names_the_request_that_is_refused(routers: Starter, fake: str
         next(events)
         refused = router.client.post("/v1/chat/completions", json=chat("tiny-b"), headers={"x-request-id": "r-late"})
         assert refused.status_code == 503
-    found = [line for line in lines_of(router) if line.get("event") == "refused"]
+    found = until(lambda: [line for line in lines_of(router) if line.get("event") == "refused"])  # a thread writes it
     assert [(line["model"], line["request_id"]) for line in found] == [("tiny-b", "r-late")]
 
 

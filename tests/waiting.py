@@ -12,12 +12,13 @@ T = TypeVar("T")
 PATIENCE_S = 30.0
 
 
-def until(condition: Callable[[], T | None], patience: float = PATIENCE_S) -> T:
-    """Return what the condition gives once that is true. Fails after `patience` seconds."""
+def until(condition: Callable[[], T | None], patience: float = PATIENCE_S, every: float = 0.005) -> T:
+    """Return what the condition gives once that is true. It is asked every so many seconds. Fails after `patience`
+    seconds."""
     end = time.monotonic() + patience
     while not (found := condition()):
         assert time.monotonic() < end, f"it did not come about within {patience:g} s"
-        time.sleep(0.005)
+        time.sleep(every)
     return found
 
 

@@ -93,6 +93,8 @@ class Guard:
         then `check` decides."""
         if not _BROWSER.isdisjoint(named) or len(named) != len(headers) or (query and method != "POST"):
             return False
+        if method != "POST" and self.table.required(method, path, query) > READ:
+            return False  # such a GET is looked at more closely
         is_known_host = not is_local or named.get(b"host") in self._accepted_hosts
         if not self.keys:
             return is_known_host

@@ -157,4 +157,5 @@ async def _lifespan(gateway: Gateway, exporter: Exporter, page: ChatPage | None)
         if page:
             await page.close()
         await gateway.pool.close()
+        gateway.records.settle()
         gateway.upstream.close()

@@ -184,8 +184,9 @@ def _count(word: str | None) -> int:
 
 
 def _whole(value: Any) -> int:
-    return int(value) if isinstance(value, int | float) else 0
+    return int(value) if isinstance(value, int | float) and 0 <= value < 1e15 else 0
 
 
 def _seconds(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
+    """Since 1970; 0 for what is no such time, or none that a calendar has."""
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1e11 else 0.0

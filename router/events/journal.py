@@ -26,7 +26,7 @@ log = logging.getLogger("router.events")
 
 KEPT = 2_000
 REPEAT_S = 1.0  # a model's refusals for the same reason: of so many seconds one is kept
-MAX_REFUSED = 1_000
+MAX_REFUSED = 20  # of all refusals so many are kept in this time
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +113,15 @@ class Journal:
         return list(self._kept)[max(0, seq - first) :] if seq < self.seq else []
 
     def _is_flood(self, event: Refused, now: float) -> bool:
-        """Whether the same was kept a moment ago. Clients that are refused ask again: all else would be lost soon."""
+        """Whether the same was kept a moment ago, or many others were. Clients that are refused ask again, also for one
+        model after the other: all else would be lost soon."""
         key = event.model, event.refusal
         if abs(now - self._refused.get(key, -math.inf)) < REPEAT_S:
             return True
         if len(self._refused) >= MAX_REFUSED:
-            self._refused.clear()
+            self._refused = {each: at for each, at in self._refused.items() if abs(now - at) < REPEAT_S}
+            if len(self._refused) >= MAX_REFUSED:
+                return True
         self._refused[key] = now
         return False
 

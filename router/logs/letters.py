@@ -15,10 +15,16 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 def visible(text: str) -> str:
     """The text as one line, with escapes for all characters that a terminal would not show."""
-    return text if text.isprintable() else UNSEEN.sub(_escaped, text)
+    return text if text.isprintable() else text.translate(_ESCAPES)
 
 
-def _escaped(found: re.Match[str]) -> str:
-    character = found[0]
-    number = ord(character)
-    return _SHORT.get(character) or (f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}")
+def _escape(number: int) -> str:
+    return _SHORT.get(chr(number)) or (f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}")
+
+
+# A table, because a process may write nothing but such characters: a search for each would hold up all others.
+_ESCAPES = {
+    number: _escape(number)
+    for first, last, only in re.findall("(.)-(.)|(.)", _CLASS, re.DOTALL)
+    for number in range(ord(first or only), ord(last or only) + 1)
+}

@@ -149,7 +149,7 @@ class Tally:
         if series is None:
             return
         series.duration.observe(record.seconds)
-        if record.ttft is not None and record.error is None:
+        if record.stream and record.ttft is not None and record.error is None:  # else it is the time of all of it
             series.first_token.observe(record.ttft)
             series.served.observe(record.waited)
         elif record.waited:

@@ -14,6 +14,10 @@ from typing import IO
 from router.node.child_log import shorten
 
 PIPE_BYTES = 1 << 16  # what Linux holds in a pipe
+# A line costs some microseconds, however short it is. After so many at once the next ones are read in smaller parts, so
+# that others have their turns in between.
+MANY_LINES = 2000
+SMALL_BYTES = 1 << 11
 MAX_PENDING_BYTES = 1 << 16  # kept of a line that has not ended; a state has a few thousand
 
 
@@ -36,6 +40,7 @@ class PipeReader:
         self._hide = hide
         self._pending = b""  # the line that has not ended
         self._cut_off = 0  # bytes of that line that were dropped
+        self._read_bytes = PIPE_BYTES
         self._loop = asyncio.get_running_loop()
         self.closed = self._loop.create_future()
         os.set_blocking(pipe.fileno(), False)
@@ -51,11 +56,15 @@ class PipeReader:
             self.closed.set_result(None)
             self._on_lines(self, [self._take_line()] if self._pending else [])
 
-    def read(self) -> None:
+    def read_all(self) -> None:
         """Read all that the pipe holds now."""
+        self._read_bytes = PIPE_BYTES
+        self.read()
+
+    def read(self) -> None:
         if self.closed.done():
             return
-        data = self._pipe.read(PIPE_BYTES)
+        data = self._pipe.read(self._read_bytes)
         if data:
             self._cut(data)
         elif data is not None:  # None: there was nothing to read after all
@@ -63,6 +72,8 @@ class PipeReader:
 
     def _cut(self, data: bytes) -> None:
         first, *others = data.split(b"\n")
+        is_dense = len(others) * PIPE_BYTES > MANY_LINES * len(data)
+        self._read_bytes = SMALL_BYTES if is_dense and len(data) >= SMALL_BYTES else PIPE_BYTES
         self._add(first)
         lines: list[bytes] = []
         if others:

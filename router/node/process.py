@@ -279,8 +279,9 @@ class LocalChild:
         if not self._served.done():
             for pipe in self._pipes:
                 if pipe is not self._state_pipe:
-                    pipe.read()  # what it wrote on the other pipe before this may say that it has no GPU
-            if not self._is_without_gpu:  # else it is being killed
+                    pipe.read_all()  # what it wrote on the other pipe before this may say that it has no GPU
+            # Else it is being killed, or its own message was among that: a health check may have been quicker.
+            if not (self._is_without_gpu or self._served.done()):
                 self._served.set_result(info)
         elif self._is_asleep:
             self._is_asleep = False

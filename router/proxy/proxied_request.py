@@ -65,6 +65,9 @@ class ProxiedRequest:
         response = request.take_response()                  # None: await request(scope, receive, send)
     """
 
+    running: Running | None = None  # what becomes its record; a small request has none
+    began = 0.0  # by `time.monotonic`, if it is on the fast path
+
     def __init__(
         self,
         get_lease: Callable[[], Awaitable[Lease]],
@@ -90,8 +93,8 @@ class ProxiedRequest:
         self._get_lease = get_lease
         self._upstream = upstream
         self._dialect = dialect
-        self._head = head
-        self._id = request_id_of(head)
+        self.head = head
+        self.id = request_id_of(head)
         self._body = body
         self._is_stream = stream
         self._keepalive = keepalive if stream else 0.0
@@ -107,39 +110,44 @@ class ProxiedRequest:
         self._lease = lease
         self._notes = notes
         self._answer: UpstreamResponse | None = None  # the answer to what `send` has sent
-        self._model = model
-        self._background = background
-        self._running: Running | None = None  # what becomes its record
+        self.model = model
+        self.is_background = background
 
     def __repr__(self) -> str:
         state = "sent" if self._answer is not None else "leased" if self._lease is not None else "waiting"
-        return f"<{type(self).__name__} {self._head.method} {self._head.path} {state}>"
-
-    @property
-    def id(self) -> bytes:
-        """Its request id, as the client gets it."""
-        return self._id
+        return f"<{type(self).__name__} {self.head.method} {self.head.path} {state}>"
 
     def record_in(self, running: Running) -> None:
         """Its record has begun already, before its model was known."""
-        if not self._model:
+        if not self.model:
             return
-        running.model, running.stream, running.background = self._model, self._is_stream, self._background
-        self._running = running
-        self._id = running.client_id
+        running.model, running.stream, running.background = self.model, self._is_stream, self.is_background
+        self.running = running
+        self.id = running.client_id
 
     # In steps, without a task
 
-    def begin_record(self, records: Records, client: str) -> None:
-        """Its record begins now, if it has not. `client` is the address of the client."""
-        if self._running is not None:
+    def begin_running(self, records: Records, client: str) -> None:
+        """It is no small request any more, or somebody wants to see it. `client` is the address of the client."""
+        if self.running is not None:
             return
-        head = self._head
-        self._running = running = records.begin(
-            self._id, head.shown_path, self._dialect.name, client, head.agent, head.trace
+        head = self.head
+        self.running = running = records.begin(
+            self.id, head.shown_path, self.dialect_name, client, head.agent, head.trace
         )
-        running.model, running.stream, running.background = self._model, self._is_stream, self._background
+        running.began = self.began or running.began
+        running.model, running.stream, running.background = self.model, self._is_stream, self.is_background
         running.stop_work = self._cut_off
+
+    def forget_record(self, records: Records) -> None:
+        """It begins again, as another request."""
+        if self.running is not None:
+            records.forget(self.running)
+            self.running = None
+
+    @property
+    def dialect_name(self) -> str:
+        return self._dialect.name
 
     def _cut_off(self) -> None:
         """An operator ends it. Whoever waits for the answer calls the request then, which tells the client."""
@@ -181,17 +189,17 @@ class ProxiedRequest:
             return None
         self._lease = self._answer = None
         lease.release()
-        if self._running is not None:
-            self._running.end_at_once(head.status, body)
+        if self.running is not None:
+            self.running.end(head.status, ENGINE_ERROR if head.status >= 400 else None, body)
         if self._notes:
             lines += b"".join([b"%b: %b\r\n" % note for note in self._notes])
-        return head.status, b"%bx-request-id: %b\r\nrequest-id: %b\r\n" % (lines, self._id, self._id), body
+        return head.status, b"%bx-request-id: %b\r\nrequest-id: %b\r\n" % (lines, self.id, self.id), body
 
     def abort(self, error: str | None = None) -> None:
         """The client has left, unless there is an `error`."""
         self._release()
-        if self._running is not None:
-            self._running.end(500 if error else LEFT, error)
+        if self.running is not None:
+            self.running.end(500 if error else LEFT, error)
 
     def _release(self) -> None:
         (lease, answer), self._lease, self._answer = (self._lease, self._answer), None, None
@@ -204,9 +212,9 @@ class ProxiedRequest:
     # As an application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = ClientResponse(send, self._id, self._notes)
-        if self._running is not None:
-            self._running.sent = client
+        client = ClientResponse(send, self.id, self._notes)
+        if self.running is not None:
+            self.running.sent = client
         status, error = LEFT, None  # unless it is known otherwise
         try:
             async with contextlib.nullcontext() if self._conversation else CancelOnDisconnect(receive):
@@ -216,15 +224,15 @@ class ProxiedRequest:
             raise
         finally:
             self._release()  # what was begun before the call, if it was stopped at once
-            if self._running is not None:
-                self._running.end(status, error)
+            if self.running is not None:
+                self.running.end(status, error)
 
     async def _respond(
         self, client: ClientResponse, scope: Scope, receive: Receive, send: Send
     ) -> tuple[int, str | None]:
         """Returns the status of the answer, and what was wrong."""
         try:
-            with StopOnRequest(self._running):
+            with StopOnRequest(self.running):
                 await self._serve(client)
         except RouterError as exc:
             if isinstance(exc, Stopped) and self._end_conversation is not None:
@@ -232,12 +240,12 @@ class ProxiedRequest:
             if isinstance(exc, GenerationTimeout) and (last := self._last_of_cut(client)) is not None:
                 await self._end_cut_answer(client, last)
             elif not client.is_started:
-                response = error_response(self._dialect, exc, self._id)
+                response = error_response(self._dialect, exc, self.id)
                 await response(scope, receive, send)
                 return response.status_code, exc.kind
             elif client.has_events:
                 client.drop_partial_event()
-                event = self._dialect.stream_error(exc, self._id.decode())
+                event = self._dialect.stream_error(exc, self.id.decode())
                 # Else a client that does not read what it gets could not be stopped.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(STOP_GRACE_S if isinstance(exc, Stopped) else None):
@@ -245,7 +253,7 @@ class ProxiedRequest:
             else:
                 # No error can follow. The response stays incomplete, so the server closes the connection, and the
                 # client sees that the response was cut off.
-                log.warning("a request is cut off: %s", exc, extra={"model": self._model})
+                log.warning("a request is cut off: %s", exc, extra={"model": self.model})
             return client.status, exc.kind
         return client.status, ENGINE_ERROR if client.status >= 400 else None
 
@@ -293,13 +301,13 @@ class ProxiedRequest:
         await client.write(last, last=True)
 
     async def _wait_for_lease(self, client: ClientResponse) -> Lease:
-        if self._running is None:
+        if self.running is None:
             return await self._wait_with_comments(client)
-        self._running.wait()
+        self.running.wait()
         try:
             return await self._wait_with_comments(client)
         finally:
-            self._running.wait_is_over()
+            self.running.wait_is_over()
 
     async def _wait_with_comments(self, client: ClientResponse) -> Lease:
         if not self._keepalive:
@@ -315,7 +323,7 @@ class ProxiedRequest:
             await asyncio.sleep(self._keepalive)
             if not client.is_started:
                 await client.start(200, [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")])
-            await client.write(f": {seen(self._comment(self._model))}\n\n".encode())
+            await client.write(f": {seen(self._comment(self.model))}\n\n".encode())
 
     async def _relay(self, lease: Lease, client: ClientResponse, answer: UpstreamResponse | None) -> None:
         """`answer`: what `send` has got already."""
@@ -359,9 +367,9 @@ class ProxiedRequest:
 
     async def _translate(self, translation: Translation, lease: Lease, client: ClientResponse) -> None:
         async def post(target: bytes, body: bytes) -> UpstreamResponse:
-            own = list(self._own_headers()) if target in GENERATING_TARGETS else [(b"x-request-id", self._id)]
-            if self._running is not None and self._running.trace and (b"traceparent", self._running.onward) not in own:
-                own.append((b"traceparent", self._running.onward))
+            own = list(self._own_headers()) if target in GENERATING_TARGETS else [(b"x-request-id", self.id)]
+            if self.running is not None and self.running.trace and (b"traceparent", self.running.onward) not in own:
+                own.append((b"traceparent", self.running.onward))
             head = RequestHead("POST", target, [(b"content-type", b"application/json")])
             answer = await self._upstream.open(lease.address, lease.key, head, body, own)
             self._watch(answer)
@@ -377,19 +385,19 @@ class ProxiedRequest:
         await client.write(b"", last=True)
 
     def _watch(self, answer: UpstreamResponse) -> None:
-        if self._running is not None:
-            self._running.read(answer)
+        if self.running is not None:
+            self.running.read(answer)
 
     def _own_headers(self) -> Headers:
         """The headers of this request alone. Those of its head may be shared with other requests."""
-        headers = [(b"x-request-id", self._id)]
+        headers = [(b"x-request-id", self.id)]
         if self._conversation:
             headers.append((b"x-conversation-id", self._conversation.encode(errors="surrogateescape")))
-        if (running := self._running) is not None and running.trace and running.is_traced:
+        if (running := self.running) is not None and running.trace and running.is_traced:
             headers.append((b"traceparent", running.onward))
         return headers
 
     def _head_for_child(self) -> RequestHead:
-        if (running := self._running) is not None and running.trace and running.is_traced:
-            return self._head.forwarded_untraced
-        return self._head.forwarded
+        if (running := self.running) is not None and running.trace and running.is_traced:
+            return self.head.forwarded_untraced
+        return self.head.forwarded

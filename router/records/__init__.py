@@ -8,8 +8,9 @@ reads `Records` or subscribes to it; `proxy` begins the records and ends them, e
     record        PURE: what is kept of a request                        -> nothing
     tokens        PURE: the engine's counts at the end of an answer      -> nothing
     running       a request that has not ended                           -> record tokens
-    speed         tokens per second, now                                 -> running
+    small         those of the fast path, many at once                   -> record tokens running
+    speed         tokens per second, now                                 -> record running
     totals        how many requests the last hour had                    -> nothing
-    records       the running ones, the last ones, and who wants to know -> record running speed totals
+    records       the running ones, the last ones, and who wants to know -> record running small speed totals
     access_lines  lines of the log for requests that have ended          -> record running
 """

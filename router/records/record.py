@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 MAX_TEXT = 200  # characters of a text from a client
+MAX_ID = 128
 UNSEEN = "\N{REPLACEMENT CHARACTER}"
 
 

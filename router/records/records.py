@@ -9,19 +9,19 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import NamedTuple
 
-from router.records.record import Record, clean
+from router.records.record import MAX_ID, Record, clean
 from router.records.running import Running
+from router.records.small import SmallRequests
 from router.records.speed import Speed
 from router.records.totals import LastHour
 
 log = logging.getLogger("router.records")
 
 MAX_ENDED = 500  # records that are kept
-MAX_ID = 128
 
 Subscriber = Callable[[Record], None]
 
@@ -56,6 +56,7 @@ class Records:
         self._numbers = count(2)
         self._last_hour = LastHour()
         self.speed = Speed(self._running)
+        self.small = SmallRequests(self._take_small)
         self.tracer: Callable[[str], str] | None = None
 
     def __repr__(self) -> str:
@@ -88,54 +89,76 @@ class Records:
 
     def finish(self, request: Running, record: Record, now: float) -> None:
         """`Running` calls this at its end."""
+        self.small.flush()  # these have ended before
         del self._running[request.id]
-        self._ended.append(record)
+        answer = request.answer
+        if answer is not None and answer.is_stream:
+            self.speed.add_events(request.model, answer.pieces - request.counted)
+        else:
+            self.speed.add_answers((record,))
+        self._tell((record,), now)
+
+    def _take_small(self, records: Sequence[Record], now: float) -> None:
+        self.speed.add_answers(records)
+        self._tell(records, now)
+
+    def _tell(self, records: Sequence[Record], now: float) -> None:
+        self._ended.extend(records)
         hour = self._last_hour
         if now >= hour.minute_ends:
             hour.turn(now)
-        hour.minute[0] += 1
-        if record.error is not None:
-            hour.minute[1] += 1
-        if record.generated:
-            self.speed.add(request, record.generated, record.generation_seconds)
-        for subscriber in self._subscribers:
-            try:
-                subscriber(record)
-            except Exception as exc:  # the client has its answer; who only watches must not take it away
-                log.critical("a defect in the router", exc_info=exc)
+        hour.minute[0] += len(records)
+        for record in records:
+            if record.error is not None:
+                hour.minute[1] += 1
+            for subscriber in self._subscribers:
+                try:
+                    subscriber(record)
+                except Exception as exc:  # the client has its answer; who only watches must not take it away
+                    log.critical("a defect in the router", exc_info=exc)
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Calls `subscriber` with each record of a request that has ended, in the same step: it must not wait, and be
         quick. Returns the function that ends this."""
+        self.settle()
         self._subscribers = (*self._subscribers, subscriber)
 
         def unsubscribe() -> None:
+            self.settle()
             self._subscribers = tuple(each for each in self._subscribers if each is not subscriber)
 
         return unsubscribe
 
     def stop(self, id: str) -> bool:
         """Ends a running request, or one that waits: its client gets an error. False if there is none with this id."""
+        self.settle()
         request = self._running.get(id)
         if request is None:
             return False
         request.stop()
         return True
 
+    def settle(self) -> None:
+        """What is done late for small requests is done now."""
+        self.small.show()
+        self.small.flush()
+
     @property
     def live(self) -> Mapping[str, Running]:
         """The running ones, by id; for reading only."""
+        self.settle()
         return self._running
 
     def running(self) -> list[Record]:
         """The latest first."""
-        return [request.record() for request in reversed(self._running.values())]
+        return [request.record() for request in sorted(self.live.values(), key=lambda request: -request.began)]
 
     def ended(self) -> Iterator[Record]:
         """The latest first."""
+        self.settle()
         return reversed(self._ended)
 
     def totals(self) -> Totals:
-        waiting = sum(request.is_waiting for request in self._running.values())
+        waiting = sum(request.is_waiting for request in self.live.values())
         hour = self._last_hour
         return Totals(len(self._running) - waiting, waiting, self.speed.total, hour.requests(), hour.errors())

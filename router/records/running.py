@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from router.records.record import Record
-from router.records.tokens import NO_TOKENS, TAIL_BYTES, Tokens, tokens_of
+from router.records.tokens import NO_TOKENS, Tokens, tokens_in_one, tokens_of
 
 # What was wrong with an answer, where no RouterError says it.
 ENGINE_ERROR = "engine_error"  # the answer is an error of the engine
@@ -151,11 +151,11 @@ class Running(msgspec.Struct, eq=False):
             tokens = Tokens(generated=answer.pieces, per_second=answer.pieces / max(now - content_at, 0.001))
         return self._record(now, 0, self.phase, None, tokens, content_at)
 
-    def end(self, status: int, error: str | None = None) -> None:
+    def end(self, status: int, error: str | None = None, whole: bytes = b"") -> None:
         """The one end of every request. Ends after the first do nothing.
 
         `status` is that of the answer, unless one was begun before; LEFT if the client has left. `error` is what went
-        wrong.
+        wrong. `whole` is an answer that has come in one piece.
         """
         if self.is_over:
             return
@@ -167,45 +167,10 @@ class Running(msgspec.Struct, eq=False):
             content_at, tokens = answer.content_at, self._tokens(answer)
         phase = "failed" if error else "left" if status == LEFT else "done"
         now = _NOW()
+        if whole:
+            content_at, tokens = now, tokens_in_one(whole)
         self.book.finish(self, self._record(now, status, phase, error, tokens, content_at), now)
         self.answer = self.sent = self.stop_work = None
-
-    def end_at_once(self, status: int, body: bytes) -> None:
-        """As `end`, for a request that did not wait, and an answer that has come whole."""
-        if self.is_over:
-            return
-        self.is_over = True
-        now, is_short = _NOW(), len(body) <= TAIL_BYTES
-        tokens = tokens_of(body) if is_short else tokens_of(body[-TAIL_BYTES:], body[:TAIL_BYTES])
-        seconds = now - self.began
-        record = Record(
-            self.id,
-            time.time() - seconds,
-            self.model,
-            self.path,
-            self.dialect,
-            status,
-            "done" if status < 400 else "failed",
-            0.0,
-            0.0,
-            seconds,
-            tokens.prompt,
-            tokens.cached,
-            tokens.generated,
-            tokens.per_second,
-            seconds,
-            self.client,
-            self.agent,
-            None if status < 400 else ENGINE_ERROR,
-            "",
-            self.stream,
-            self.background,
-            tokens.prompt_seconds,
-            tokens.generation_seconds,
-            self.trace,
-        )
-        self.book.finish(self, record, now)
-        self.stop_work = None
 
     def _tokens(self, answer: Answer) -> Tokens:
         """What the engine says; of a stream that was cut before, as many tokens as there were events."""

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping
 
+from router.records.record import Record
 from router.records.running import Running
 
 SECONDS = 1.0  # from one count to the next
@@ -38,15 +39,20 @@ class Speed:
             self._counted_at = time.monotonic()
             self.timer = asyncio.get_running_loop().call_later(SECONDS, self._tick)
 
-    def add(self, request: Running, generated: int, seconds: float) -> None:
-        """This request has ended; its answer has `generated` tokens, for which the engine took `seconds`."""
-        answer = request.answer
-        if answer is not None and answer.is_stream:
-            tokens: float = answer.pieces - request.counted
-        else:
-            tokens = generated * min(1.0, SECONDS / seconds) if seconds else generated
-        if tokens > 0:
-            self._new[request.model] = self._new.get(request.model, 0) + tokens
+    def add_events(self, model: str, events: int) -> None:
+        """The rest of a stream that has ended: so many events were not counted yet."""
+        if events > 0:
+            self._new[model] = self._new.get(model, 0) + events
+
+    def add_answers(self, records: Iterable[Record]) -> None:
+        """Answers that are no streams have ended."""
+        new = self._new
+        for record in records:
+            if tokens := record.generated:
+                seconds, model = record.generation_seconds, record.model
+                new[model] = new.get(model, 0) + (tokens if seconds <= SECONDS else tokens * SECONDS / seconds)
+        if new and self.timer is None:
+            self.start()
 
     def _tick(self) -> None:
         now = time.monotonic()

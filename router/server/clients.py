@@ -23,7 +23,7 @@ Peer = tuple[str, int] | None
 
 
 class ClientAddresses:
-    """For one connection; `peer` is the other end of it.
+    """For one connection; `peer` is the other end of it, and `name` the address of that.
 
     addresses = ClientAddresses(config, ("127.0.0.1", 4711))
     addresses.of(head)
@@ -31,17 +31,17 @@ class ClientAddresses:
 
     def __init__(self, config: Config, peer: Peer) -> None:
         self._peer = peer
-        self._name = clean(peer[0], MAX_ADDRESS) if peer else ""
+        self.name = clean(peer[0], MAX_ADDRESS) if peer else ""
         allowed = config.forwarded_allow_ips or ""
         self._trusted = "" if not config.proxy_headers else allowed if isinstance(allowed, str) else ",".join(allowed)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._name}>"
+        return f"<{type(self).__name__} {self.name}>"
 
     def of(self, head: Head) -> str:
         values = head.forwarded_for
         if not values or not self._trusted:
-            return self._name
+            return self.name
         find = _behind_proxy if len(values) <= MAX_CACHED_BYTES else _behind_proxy.__wrapped__
         return find(self._peer, values, self._trusted)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
+from time import monotonic
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -41,6 +42,7 @@ class ClientConnection(FramedConnection):
         super().__init__(config, *args, **options)
         assert isinstance(config.app, FastPathApp)
         self._fast_path = config.app
+        self._records = config.app.records
         self._in_flight: ProxiedRequest | None = None
         self._in_flight_data = b""  # its bytes, for the change to the ordinary way
         self._in_flight_keep_alive = False
@@ -52,6 +54,7 @@ class ClientConnection(FramedConnection):
         super().connection_made(transport)
         self._is_local = came_over_loopback(self.server)
         self._addresses = ClientAddresses(self.config, self.client)
+        self._records.small.sources.add(self)
         self._cached_routes = self._fast_path.cached_routes[self._is_local]
 
     def on_headers_complete(self) -> None:
@@ -60,7 +63,9 @@ class ClientConnection(FramedConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._records.small.sources.discard(self)
         if self._in_flight is not None:
+            self.show_request()
             request, self._in_flight = self._in_flight, None
             request.abort()
 
@@ -96,17 +101,18 @@ class ClientConnection(FramedConnection):
         request = None
         try:
             request = route.endpoint.try_now(route.head, body)
-            if request is not None and route.endpoint.records.tracer is not None:  # it makes ids that the child gets
-                request.begin_record(route.endpoint.records, self._addresses.of(route.head))
+            if request is not None and self._records.tracer is not None:  # it makes ids that the child gets
+                request.begin_running(self._records, self._addresses.of(route.head))
             is_on_fast_path = request is not None and request.send() and request.on_complete(self._on_response)
         except Exception as exc:  # else uvloop would close the connection
             log.critical("a defect in the router", exc_info=exc)
             if request is not None:
+                request.forget_record(self._records)  # the ordinary way makes one
                 request.abort()
             return None
         if request is None:
             return None
-        request.begin_record(route.endpoint.records, self._addresses.of(route.head))
+        request.began = monotonic()
         self._phase, self._deadline, self._has_begun = Phase.RESPONSE, math.inf, False
         self._in_flight, self._in_flight_data, self._in_flight_keep_alive = request, data, route.keep_alive
         if not is_on_fast_path:
@@ -135,15 +141,29 @@ class ClientConnection(FramedConnection):
             else:
                 self._in_flight, self._in_flight_data = None, b""
                 self._send_response(self._in_flight_keep_alive and not self._is_last_response, *response)
+                if request.running is None:
+                    name = self._addresses.of(request.head) if request.head.forwarded_for else self._addresses.name
+                    self._records.small.end((request, name, response[0], response[2], monotonic()))
         except Exception as exc:  # else the child's connection would be closed, and the client would wait for ever
             log.critical("a defect in the router", exc_info=exc)
+            request.begin_running(self._records, self._addresses.of(request.head))
             request.abort(DEFECT)
             self.transport.close()
+
+    @property
+    def request_began(self) -> float:
+        return self._in_flight.began if self._in_flight is not None else 0.0
+
+    def show_request(self) -> None:
+        """The request that is in flight gets a `Running`."""
+        if (request := self._in_flight) is not None:
+            request.begin_running(self._records, self._addresses.of(request.head))
 
     def _fall_back_to_asgi(self) -> None:
         """Gives the request that is in flight to uvicorn. uvicorn parses its bytes, and then `app_for_request` hands
         over what has been begun."""
         assert self._in_flight is not None
+        self.show_request()
         self._in_flight.forget_callback()
         self._phase = Phase.HEAD
         self._feed_uvicorn(without_upgrade(self._in_flight_data))

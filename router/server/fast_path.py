@@ -24,6 +24,7 @@ from router.logs import request_ids
 from router.proxy.endpoints import ModelFromBody, ModelFromBodyRoute
 from router.proxy.head import Head, identify
 from router.proxy.proxied_request import ProxiedRequest
+from router.records.records import Records
 from router.server.cors import CREDENTIALS, EXPOSED_HEADERS, preflight_response, with_headers, with_vary
 from router.server.error_handlers import ErrorHandlers, on_disconnect
 from router.server.prefix import CLIENT_PATH, OUTSIDE, Prefix
@@ -63,6 +64,9 @@ class FastPathApp:
         # None: a request with this head takes the ordinary way.
         self.cached_routes: dict[bool, HeadCache[CachedRoute | None]] = {False: HeadCache(), True: HeadCache()}
         self._by_path = _index_by_path(routes)
+        # Of the gateway, which all these routes share.
+        known = [route.model_from_body.records for route in routes if isinstance(route, ModelFromBodyRoute)]
+        self.records = known[0] if known else Records()
         self._guard = guard
         self._errors = errors
         self._call_endpoint = self.with_error_handler(_call_endpoint)

@@ -45,7 +45,7 @@ export async function send(method, path, { query, body, signal } = {}) {
     cache: "no-store",
     credentials: "omit",
     redirect: "error",
-    referrerPolicy: "no-referrer",
+    referrerPolicy: "same-origin", // over http nothing else tells the router that this page asks, and not a foreign one
   });
   if (response.ok) return response;
   const message = await response

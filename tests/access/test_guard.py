@@ -75,7 +75,10 @@ def test_pages(name: str) -> None:
             *(("GET", "/slots?model=x&autoload=1"), ("HEAD", "/props?autoload=true&model=x")),
             ("GET", "/slots?autoloa%64=1"),
         ],
-        "A": [("GET", "/models?reload=1"), ("HEAD", "/v1/models?a&reload=x"), ("GET", "/models?reload=&reload=1")],
+        "A": [
+            *(("GET", "/models?reload=1"), ("HEAD", "/v1/models?a&reload=x"), ("GET", "/models?reload=&reload=1")),
+            *(("GET", "/models/a/log"), ("HEAD", "/models/a/log?follow=1")),
+        ],
     }
     if headers.get("sec_fetch_mode") == "navigate":
         asked["g"] = asked["a"] = []  # see the types: a form is no JSON
@@ -83,6 +86,20 @@ def test_pages(name: str) -> None:
         for method, target in requests:
             answer = status(guard(), facts(method, target, host="localhost:8080", **TYPE, **headers))
             assert answer == (200 if letter in may else 403), (method, target)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_quick_look_lets_in_nothing_that_is_refused(name: str) -> None:
+    for keys, admin in (((), ()), (("k",), ()), ((), ("k",)), (("k",), ("a",))):
+        found = guard(keys=keys, admin=admin)
+        for row in REQUIRED:
+            method, _, path = row.replace("{name:path}", "a").partition(" ")
+            for each in (method, "HEAD") if method == "GET" else (method,):
+                request = facts(each, path, host="localhost:8080", **TYPE, **PAGES[name][0])
+                refusal = found.check(request).refusal  # and the host is known now
+                named = dict(request.headers)
+                quick = found.is_surely_allowed(each, path, b"", request.headers, named, request.is_local)
+                assert not (quick and refusal), row
 
 
 def test_two_origin_headers_are_refused() -> None:
@@ -259,7 +276,10 @@ _name = st.sampled_from(
 
 
 _target = st.sampled_from(sorted({route.path for route in APP.routes if "{" not in route.path})) | st.sampled_from(
-    ["/v1/models/a", "/slots/0", "/models/a/b/settings", "/nowhere", "/models/load\n", "/api/blobs/x", "/models/load/"]
+    [
+        *("/v1/models/a", "/slots/0", "/models/a/b/settings", "/models/a/log", "/nowhere", "/models/load\n"),
+        *("/api/blobs/x", "/models/load/"),
+    ]
 )
 
 

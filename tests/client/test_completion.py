@@ -66,6 +66,7 @@ def shell_with_completion(name: str, folder: Path, run_dir: Path) -> Iterator[Te
         "XDG_DATA_HOME": str(folder),
         "LLAMA_ROUTER_RUN_DIR": str(run_dir),
         "INPUTRC": "/dev/null",
+        "PS1": "$ ",  # else that of a virtual environment, which has exported its own
     }
     window = Terminal(["env", f"--chdir={folder}", *SHELLS[name]], environ, 100, 30)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,8 @@ def test_an_event_is_a_line() -> None:
     assert event_line(event(1, 86400.0 * 400)).startswith("1971-02-0")
     assert "\x1b" not in event_line({"at": now, "kind": "\x1b[2J", "model": "\x9b", "text": "\x1b]0;x\x07\n"})
     event_line({"at": "x", "kind": None, "model": None, "text": []})
+    for odd in (1e300, 10**400, math.inf, math.nan, -1e300):  # times that no calendar has
+        assert event_line(event(1, 1.0) | {"at": odd}).endswith(" ready       m: event 1 at 1")
 
 
 @pytest.mark.parametrize(

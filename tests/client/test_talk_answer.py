@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -114,6 +115,13 @@ def test_any_event_is_read(event: dict[str, Any]) -> None:
     answer = Answer()
     list(answer._read(event))
     answer.figures(0.1, 0.2)
+
+
+@pytest.mark.parametrize("number", [10**400, math.inf, math.nan, -1], ids=["huge", "inf", "nan", "negative"])
+def test_a_figure_that_is_none_is_left_out(number: float) -> None:
+    answer = Answer()
+    list(answer._read({"usage": {"prompt_tokens": number}, "timings": {"cache_n": number, "predicted_n": number}}))
+    assert answer.figures(0.0, 0.0).startswith("prompt 0 tokens; answer 0 tokens")
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\n\r", codec="utf-8"))), st.integers(1, 7))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.events.journal import Entry, Journal
+from router.events.journal import MAX_REFUSED, Entry, Journal
 from router.events.kinds import Crash, Evict, Granted, Pin, Ready, Refused
 from router.scheduling.causes import Cause
 
@@ -62,7 +62,12 @@ def test_a_flood_of_refusals_leaves_the_other_events() -> None:
     assert book.since(0)[0].event == PINNED
     for ticket in range(5_000):  # names that clients make up
         book.emit(Refused(f"n{ticket}", ticket, "queue_full", "256 requests wait already", 1.0))
-    assert len(book._refused) <= 1_000
+    assert book.seq <= 11 + MAX_REFUSED
+    assert book.since(0)[0].event == PINNED
+    now[0] += 2
+    book.emit(Refused("n0", 1, "queue_full", "256 requests wait already", 1.0))
+    assert book.since(0)[-1].event.model == "n0"
+    assert len(book._refused) <= MAX_REFUSED
 
 
 def test_a_subscriber_that_fails_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:

@@ -222,7 +222,7 @@ async def test_records_are_counted() -> None:
         w.records.begin(b"1", "/v1/models", "openai").end(404, "unknown_model")
         running = w.records.begin(b"2", "/v1/chat/completions", "openai")
         running.model = "a"
-        running.end_at_once(200, b'{"usage": {"prompt_tokens": 3, "completion_tokens": 5}}')
+        running.end(200, None, b'{"usage": {"prompt_tokens": 3, "completion_tokens": 5}}')
         assert await w.value("requests_total", model="a", code="200", dialect="openai") == 1
         assert await w.value("tokens_generated_total", model="a") == 5
         assert await w.value("errors_total", kind="unknown_model") == 1

@@ -52,7 +52,8 @@ def heard() -> Heard:
 
 
 def served(model: str = "a", **more: Any) -> Record:
-    return Record("id", 0.0, model, **{"dialect": "openai", "status": 200, "seconds": 3.0, "ttft": 0.5, **more})
+    usual: dict[str, Any] = {"dialect": "openai", "status": 200, "seconds": 3.0, "ttft": 0.5, "stream": True}
+    return Record("id", 0.0, model, **{**usual, **more})
 
 
 def start(model: str, run: int = 1) -> kinds.Start:
@@ -100,6 +101,11 @@ def test_how_a_wait_ended(heard: Heard, record: Record, outcome: str) -> None:
         each.labels["outcome"]: each.value for each in heard.samples() if each.name == f"{P}queue_wait_seconds_count"
     }
     assert {name for name, count in found.items() if count} == {outcome}
+
+
+def test_an_answer_that_comes_whole_has_no_first_token(heard: Heard) -> None:
+    heard.tally.add(served(stream=False))
+    assert heard.value("time_to_first_token_seconds_count", model="a") == 0
 
 
 def test_an_error_has_no_first_token(heard: Heard) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from router.node.child_log import MAX_LINE_BYTES, MAX_LOG_BYTES
 from router.node.interface import Launch
+from router.node.pipe_reader import PIPE_BYTES, SMALL_BYTES, PipeReader
 from router.node.process import LocalChild
 from router.node.watchdog import Watchdog
 from router.wire.address import Address
@@ -37,6 +38,31 @@ async def test_a_line_without_end_is_kept_within_bounds(tmp_path: Path) -> None:
     long.write_bytes(b"w" * (4 << 20))
     await child.info(b"first\n" + b"w" * (4 << 20))
     assert [len(line) <= MAX_LINE_BYTES for line in child.child.log] == [True, True]
+
+
+async def test_a_flood_of_short_lines_leaves_turns_for_others() -> None:  # B-T5
+    came: list[int] = []
+    source, sink = os.pipe()
+    os.set_blocking(sink, False)
+    reader = PipeReader(Pipe(source), lambda _, lines: came.append(len(lines)))
+    for _ in range(2):  # after the first time it knows what comes
+        came.clear()
+        os.write(sink, b"\n" * PIPE_BYTES)
+        while sum(came) < PIPE_BYTES:
+            await asyncio.sleep(0)
+    assert max(came) <= SMALL_BYTES
+    os.write(sink, b"\n" * PIPE_BYTES)
+    reader.read_all()
+    assert came[-1] == PIPE_BYTES
+    long = PIPE_BYTES // 512
+    for _ in range(2):  # after others the whole pipe is read again
+        os.write(sink, (b"x" * 511 + b"\n") * long)
+        total = sum(came)
+        while sum(came) < total + long:
+            await asyncio.sleep(0)
+    assert came[-1] == long
+    os.close(sink)
+    await reader.closed
 
 
 class Pipe(io.FileIO):

@@ -232,3 +232,17 @@ async def test_a_child_without_its_gpu_never_serves_however_its_pipes_are_read(
         await child.ready()
     assert (await child.wait()).device_lost
     watchdog.close()
+
+
+# B-P1
+async def test_a_health_check_that_is_quicker_than_the_message_changes_nothing(folder: Path) -> None:
+    (folder / "state").write_text('cmd_child_to_router:state:{"state":"ready","payload":{}}\n')
+    script = f"cat {folder}/state; touch {folder}/said; exec sleep 60"
+    watchdog, command = Watchdog(), ["/bin/sh", "-c", script]
+    launch, address = Launch("m", (), (), load_timeout=20), Address(str(folder / "s"))
+    child = LocalChild.start(launch, command, {"PATH": "/usr/bin:/bin"}, address, KEY, watchdog)
+    until((folder / "said").exists)
+    child._serve({"meta": "by the check"})
+    assert await child.ready() != {"meta": "by the check"}, "the message came first"
+    await child.stop()
+    watchdog.close()

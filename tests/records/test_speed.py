@@ -54,7 +54,7 @@ async def test_events_are_counted_once() -> None:
 async def test_an_answer_in_one_piece_counts_what_came_of_the_last_second(ms: float, expected: float) -> None:
     records = Records()
     timings = b'{"timings":{"predicted_n":100,"predicted_ms":%d}}' % ms
-    begin(records, "a").end_at_once(200, timings)
+    begin(records, "a").end(200, None, timings)
     assert records.speed.count((), 1.0) == {"a": expected}
 
 

@@ -21,7 +21,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel
 
 from tests.conftest import Starter
-from tests.routers import ENGINES, Router, chat, start
+from tests.routers import ENDLESS, ENDLESS_FLAGS, ENGINES, Router, chat, start
 from tests.waiting import until
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
@@ -50,7 +50,7 @@ def router(
     made = start(
         folder / "router",
         *("--engine", ENGINES[request.param](), "--models-dir", str(tiny_models), "--models-max", "2"),
-        *("--models-preset", str(folder / "models.ini"), "--api-key", "one,two", "--slots"),
+        *("--models-preset", str(folder / "models.ini"), "--api-key", "one,two", "--slots", *ENDLESS_FLAGS),
         *("--embeddings", "--pooling", "mean", "--claude-map", "claude-*-haiku*=tiny-b,claude-*=plain"),
     )
     made.client.headers["authorization"] = "Bearer one"
@@ -181,7 +181,7 @@ def test_an_alias_is_answered_with_the_models_own_name(client: openai.OpenAI, cl
 
 
 def test_openai_that_leaves_frees_its_model(router: Router, client: openai.OpenAI) -> None:
-    with client.chat.completions.create(model="tiny-b", messages=HELLO, max_tokens=1900, stream=True) as stream:
+    with client.chat.completions.create(model="tiny-b", messages=HELLO, max_tokens=ENDLESS, stream=True) as stream:
         next(stream)
         assert not slots_are_idle(router, "tiny-b")
     until(lambda: slots_are_idle(router, "tiny-b"))
@@ -394,11 +394,11 @@ def test_a_stream_that_breaks_is_an_error_in_each_dialect(
         pid = router.client.get("/models/tiny-c/settings").json()["process"]["pid"]
         psutil.Process(pid).kill()
 
-    more: Any = {"model": "tiny-c", "max_tokens": 1900, "stream": True}
+    more: Any = {"model": "tiny-c", "max_tokens": ENDLESS, "stream": True}
     for make in (
         lambda: client.chat.completions.create(messages=HELLO, **more),
         lambda: claude.messages.create(messages=HI, **more),
-        lambda: client.responses.create(model="tiny-c", input="hello", max_output_tokens=1900, stream=True),
+        lambda: client.responses.create(model="tiny-c", input="hello", max_output_tokens=ENDLESS, stream=True),
     ):
         router.client.post("/models/load", json={"model": "tiny-c", "wait": True})
         stream = make()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser import Chromium, Visit
+from tests.browser import BOX, Chromium, Visit
 from tests.browser import chromium as chromium
 from tests.programs import ROOT
 from tests.waiting import until
@@ -208,6 +208,21 @@ def test_what_comes_from_models_files_and_clients_is_text(chromium: Chromium, ma
         expect(section(visit.page, "Requests")).to_contain_text(MARKUP)
         assert visit.page.locator("main img").count() == 0
         assert "\x1b" not in visit.page.locator("pre").inner_text()
+
+
+# B-W2 B-T1
+def test_all_of_it_works_over_http_from_another_machine(chromium: Chromium, machine: Make) -> None:
+    """There browsers do not say with a GET from which page it comes, unless the page lets them."""
+    here = machine(12)
+    here.model("coder", 8, SAY="hello from the engine")
+    router = here.start("--allowed-hosts", BOX)
+    assert router.chat("coder").status_code == 200
+    with chromium.visit(f"http://{BOX}:{router.client.base_url.port}", DASHBOARD) as visit:
+        visit.expect("Cross-Origin-Opener-Policy header has been ignored")
+        visit.page.get_by_role("button", name="coder", exact=True).click()
+        expect(visit.page.locator("pre")).to_contain_text("hello from the engine")
+        row(visit.page, "coder").get_by_role("button", name="Unload coder").click()
+        expect(row(visit.page, "coder")).to_contain_text("not loaded")
 
 
 # B-W2

@@ -8,21 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.conftest import Starter
-from tests.routers import Router
+from tests.routers import ENDLESS_FLAGS, Router
 from tests.waiting import until
 
 NEWLINE = 13  # its token in a tiny model
-CONTEXT = 262144  # more than is generated in these times
 
 
 @pytest.fixture
 def launch(engine: str, routers: Starter, tiny_models: Path) -> Callable[..., Router]:
-    def make(time: str, context: int = CONTEXT) -> Router:
-        flags = ("--models-dir", str(tiny_models), "--ctx-size", str(context), "--max-generation-time", time)
-        router = routers("--engine", engine, *flags, "--slots", "--parallel", "3")
+    def make(time: str, *more: str) -> Router:
+        flags = ("--models-dir", str(tiny_models), "--max-generation-time", time, "--slots")
+        router = routers("--engine", engine, *flags, *(more or ENDLESS_FLAGS))
         assert router.chat("tiny-a").status_code == 200
         return router
 
@@ -37,7 +37,8 @@ def endless(newline: float | bool, **more: Any) -> dict[str, Any]:
 
 def test_the_context_ends_it(launch: Callable[..., Router]) -> None:  # B-L14
     """512 tokens, the question's among them, for each of three slots."""
-    answer = launch("0", 3 * 512).client.post("/v1/chat/completions", json=endless(False)).json()
+    router = launch("0", "--ctx-size", str(3 * 512), "--parallel", "3")
+    answer = router.client.post("/v1/chat/completions", json=endless(False)).json()
     assert answer["choices"][0]["finish_reason"] == "length"
     assert answer["usage"]["total_tokens"] == 512
 
@@ -59,7 +60,7 @@ def test_the_engine_ends_it(launch: Callable[..., Router]) -> None:  # B-L14
     assert (chat["choices"][0]["finish_reason"], plain["stop_type"]) == ("length", "limit")
     assert (responses["status"], responses["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
     for tokens in (chat["usage"]["completion_tokens"], plain["tokens_predicted"], responses["usage"]["output_tokens"]):
-        assert 1 < tokens < CONTEXT / 2
+        assert tokens > 1
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
@@ -119,12 +120,17 @@ def told(path: str, answer: dict[str, Any]) -> tuple[str, str, int]:
 
 def test_the_router_ends_an_answer_without_a_stream(launch: Callable[..., Router]) -> None:  # B-L14
     """In each dialect it has what was generated, and says that it was cut."""
-    router = launch("0.2")
-    for path, fields in UNENDING.items():
-        body = {"model": "tiny-a", "logit_bias": [[NEWLINE, False]], "temperature": 0, **fields}
+    router = launch("1")
+
+    def ask(path: str) -> httpx.Response:
+        body = {"model": "tiny-a", "logit_bias": [[NEWLINE, False]], "temperature": 0, **UNENDING[path]}
         if path.startswith("/api"):
             body |= {"options": {"temperature": 0}}
-        answer = router.client.post(path, json=body)
+        return router.client.post(path, json=body)
+
+    with ThreadPoolExecutor(4) as pool:  # a slot each
+        answers = list(pool.map(ask, UNENDING))
+    for path, answer in zip(UNENDING, answers, strict=True):
         assert answer.status_code == 200, (path, answer.text)
         assert answer.headers["content-type"].startswith("application/json"), path
         text, reason, tokens = told(path, answer.json())

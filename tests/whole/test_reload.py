@@ -571,7 +571,8 @@ def test_a_template_is_a_private_file(bench: Bench, model: str) -> None:  # B-L1
     until(lambda: not templates(bench.run_dir))
     assert prompt(bench, model) == "x"
     assert bench.ask(model, chat_template="{% for %}").status_code == 500
-    assert [file.read_text() for file in templates(bench.run_dir)] in ([], ["{{ 'x' }}"])  # the one before comes back
+    # The one before comes back, in its own time.
+    until(lambda: [file.read_text() for file in templates(bench.run_dir)] in ([], ["{{ 'x' }}"]))
     assert prompt(bench, model) == "x"
 
 

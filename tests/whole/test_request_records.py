@@ -11,7 +11,7 @@ import pytest
 
 from router import demo
 from tests.embedders import write_bert
-from tests.routers import ENGINES, Router, chat, start
+from tests.routers import ENDLESS, ENGINES, Router, chat, start
 from tests.waiting import until
 
 MESSAGES = [{"role": "user", "content": "hi there"}]
@@ -42,7 +42,8 @@ def router(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     demo.make_models(place / "models")
     for pooling in ("mean", "rank"):
         write_bert(place / "models" / f"{pooling}.gguf", pooling=pooling)
-    (place / "presets.ini").write_text(f"[long]\nmodel = {place}/models/tiny-c.gguf\nctx-size = 131072\n")
+    tiny = place / "models" / "tiny-a.gguf"
+    (place / "presets.ini").write_text(f"[endless]\nmodel = {tiny}\ncontext-shift = true\n")
     made = start(
         place / "router",
         *("--engine", ENGINES[request.param](), "--models-dir", str(place / "models"), "--threads", "1"),
@@ -137,13 +138,13 @@ def test_the_first_request_tells_how_long_its_model_took_to_load(router: Router)
 @pytest.mark.parametrize("headers", [{}, {"x-conversation-id": "c"}])
 def test_a_stopped_stream_leaves_the_engine_idle(router: Router, headers: dict[str, str]) -> None:  # B-O3
     """Also one that would go on without its client."""
-    body = chat("long", 120_000, stream=True, ignore_eos=True)
+    body = chat("endless", ENDLESS, stream=True, ignore_eos=True)
     with router.client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
         lines = response.iter_lines()
         assert next(lines).startswith("data: ")
         [running] = router.client.get("/router/requests?limit=1").json()["requests"]
-        assert (running["phase"], running["model"], running["status"]) == ("answering", "long", 200)
+        assert (running["phase"], running["model"], running["status"]) == ("answering", "endless", 200)
         assert router.client.delete(f"/router/requests/{running['id']}").json()["stopped"] is True
         assert "An operator of the router has stopped" in "".join(lines)
-    until(lambda: not any(slot["is_processing"] for slot in router.client.get("/slots?model=long").json()))
+    until(lambda: not any(slot["is_processing"] for slot in router.client.get("/slots?model=endless").json()))
     assert record_of(router, running["id"])["error"] == "stopped"

@@ -6,11 +6,12 @@ import concurrent.futures
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 
 from tests.conftest import Starter
 from tests.processes import Sampler
-from tests.routers import Router
+from tests.routers import ENDLESS, ENDLESS_FLAGS, Router
 from tests.waiting import PATIENCE_S, until
 
 # A context of 65,536 cells makes the tiny models hold 16 to 32 MiB of KV cache each.
@@ -18,15 +19,19 @@ CONTEXT = ("--ctx-size", "65536", "--parallel", "4")
 
 
 class Most:
-    """How many engines ran at once, at most, from samples until the block ends."""
+    """How many engines ran at once, at most, from samples until the block ends; `most_serving` leaves out those that
+    were about to end: the router starts a model beside them, where only the number of models is limited."""
 
     def __init__(self, router: Router) -> None:
-        self.most = 0
+        self.most = self.most_serving = 0
         self._router = router
         self._sampler = Sampler(self._look, every=0.01)
 
     def _look(self) -> None:
         self.most = max(self.most, len(self._router.sample()))
+        models = httpx.get(f"{self._router.url}/router/state").json()["models"]
+        states = [model["state"] for model in models if not model.get("stopping")]
+        self.most_serving = max(self.most_serving, sum(state in ("loading", "loaded") for state in states))
 
     def __enter__(self) -> Most:
         self._sampler.__enter__()
@@ -74,7 +79,8 @@ def test_three_models_with_room_for_two(engine: str, routers: Starter, tiny_mode
     with Most(router) as engines:
         codes = ask_at_once(router, ["tiny-a", "tiny-b", "tiny-c"] * 2)
     assert codes == [200] * 6
-    assert engines.most == 2
+    assert engines.most_serving == 2
+    assert engines.most <= 2 + 2  # each place has one engine that ends, at most
     assert router.loads() <= 5
 
 
@@ -101,8 +107,11 @@ def test_a_stream_is_not_cut_by_another_models_request(
     router = routers("--engine", engine, *flags)
     with router.stream("tiny-a", 400) as events, concurrent.futures.ThreadPoolExecutor(1) as pool:
         next(events)
+        (child,) = router.children()
+        child.suspend()  # it would be done before the other request has come
         other = pool.submit(router.chat, "tiny-b")
         until(lambda: router.figure("requests_waiting", "tiny-b") == 1)
+        child.resume()
         told = events.json()
         assert told[-1]["choices"][0]["finish_reason"] == "length"
         assert sum(bool(event["choices"][0]["delta"].get("content")) for event in told) >= 300
@@ -111,9 +120,9 @@ def test_a_stream_is_not_cut_by_another_models_request(
 
 
 def test_a_queued_client_that_leaves_costs_nothing(engine: str, routers: Starter, tiny_models: Path) -> None:  # B-S8
-    flags = ("--models-dir", str(tiny_models), "--models-max", "1", "--models-drain-grace", "0", *CONTEXT)
+    flags = ("--models-dir", str(tiny_models), "--models-max", "1", "--models-drain-grace", "0", *ENDLESS_FLAGS)
     router = routers("--engine", engine, *flags)
-    with router.stream("tiny-a", 60_000) as events:
+    with router.stream("tiny-a", ENDLESS) as events:
         next(events)
         with router.leave("tiny-b"):
             until(lambda: router.figure("requests_waiting", "tiny-b") == 1)
@@ -126,8 +135,8 @@ def test_a_queued_client_that_leaves_costs_nothing(engine: str, routers: Starter
 def test_a_child_killed_in_the_middle_of_a_stream(
     engine: str, routers: Starter, tiny_models: Path
 ) -> None:  # B-C4 B-S14
-    router = routers("--engine", engine, "--models-dir", str(tiny_models))
-    with router.stream("tiny-a", 2000) as events:
+    router = routers("--engine", engine, "--models-dir", str(tiny_models), *ENDLESS_FLAGS)
+    with router.stream("tiny-a", ENDLESS) as events:
         next(events)
         router.children()[0].kill()
         told = events.json()  # every event is whole JSON
@@ -163,8 +172,8 @@ def test_a_stream_equals_the_engines_own(engine: str, routers: Starter, tiny_mod
 
 
 def test_a_client_that_leaves_stops_the_engine(engine: str, routers: Starter, tiny_models: Path) -> None:  # B-S2
-    router = routers("--engine", engine, "--models-dir", str(tiny_models), "--slots", "--ctx-size", "262144")
-    with router.stream("tiny-a", 200_000) as events:
+    router = routers("--engine", engine, "--models-dir", str(tiny_models), "--slots", *ENDLESS_FLAGS)
+    with router.stream("tiny-a", ENDLESS) as events:
         next(events)
     until(lambda: router.figure("requests_active", "tiny-a") == 0)
     slots = router.client.get("/slots", params={"model": "tiny-a"}).json()

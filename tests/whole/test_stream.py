@@ -22,15 +22,13 @@ from router.proxy.conversation import Conversations
 from router.wire.upstream import Upstream
 from tests.conftest import Starter
 from tests.fakes import FakeChild
-from tests.routers import Router, chat
+from tests.routers import ENDLESS, ENDLESS_FLAGS, Router, chat
 from tests.waiting import until
-
-CONTEXT = 65536
 
 
 @pytest.fixture
 def launch(engine: str, routers: Starter, tiny_models: Path) -> Callable[..., Router]:
-    flags = ("--engine", engine, "--models-dir", str(tiny_models), "--ctx-size", str(CONTEXT), "--slots")
+    flags = ("--engine", engine, "--models-dir", str(tiny_models), *ENDLESS_FLAGS, "--slots")
     return lambda *more: routers(*flags, *more)
 
 
@@ -123,9 +121,9 @@ def test_a_translated_stream_goes_on_too(launch: Callable[..., Router], path: st
 def test_a_translated_stream_without_an_id_ends_with_its_client(launch: Callable[..., Router], path: str) -> None:
     router = launch()
     body = {"model": "tiny-a", "stream": True, "ignore_eos": True, **TRANSLATED[path]}
-    body = {**body, "max_tokens": CONTEXT - 100, "max_output_tokens": CONTEXT - 100}
+    body = {**body, "max_tokens": ENDLESS, "max_output_tokens": ENDLESS}
     if "options" in body:
-        body["options"] = {"num_predict": CONTEXT - 100}
+        body["options"] = {"num_predict": ENDLESS}
     with router.client.stream("POST", path, json=body) as response:
         assert response.status_code == 200
         next(response.iter_raw())
@@ -135,8 +133,8 @@ def test_a_translated_stream_without_an_id_ends_with_its_client(launch: Callable
 
 def test_a_stop_ends_a_stream(launch: Callable[..., Router]) -> None:
     router = launch()
-    begin(router, "long", CONTEXT - 100)
-    begin(router, "long::b", CONTEXT - 100)
+    begin(router, "long", ENDLESS)
+    begin(router, "long::b", ENDLESS)
     assert lookup(router, "long").keys() == {"long", "long::b"}
     assert is_busy(router)
     for _ in range(2):
@@ -151,8 +149,8 @@ def test_a_stop_ends_a_stream(launch: Callable[..., Router]) -> None:
 def test_another_request_of_the_conversation_ends_the_one_before(launch: Callable[..., Router]) -> None:
     """Even if that was on another model."""
     router = launch()
-    begin(router, "one", CONTEXT - 100)
-    begin(router, "one", CONTEXT - 100, "tiny-b")
+    begin(router, "one", ENDLESS)
+    begin(router, "one", ENDLESS, "tiny-b")
     until(lambda: not is_busy(router))
     assert is_busy(router, "tiny-b")
     begin(router, "one", 4, "tiny-b")
@@ -164,11 +162,12 @@ def test_without_a_stream_or_an_id_a_client_that_leaves_ends_its_request(launch:
     router = launch()
     assert router.chat("tiny-a").status_code == 200
     for more, name in (({}, "x-conversation-id: one\r\n"), ({"stream": True}, "")):
-        body = json.dumps(chat("tiny-a", CONTEXT - 100, ignore_eos=True, **more)).encode()
+        body = json.dumps(chat("tiny-a", ENDLESS, ignore_eos=True, **more)).encode()
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n{name}content-length: {len(body)}\r\n\r\n"
         request = head.encode() + body
         until(partial(leaves_in_the_middle, router, request))
-        until(lambda: not is_busy(router))
+        # The engine looks for the client of a whole answer once nobody else has asked it anything for a second.
+        until(lambda: not is_busy(router), every=1.5)
     assert lookup(router, "one") == {}
 
 

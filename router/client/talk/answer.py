@@ -83,4 +83,4 @@ def _mapping(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _number(fields: Mapping[str, Any], name: str) -> float:
     found = fields.get(name)
-    return float(found) if isinstance(found, int | float) else 0.0
+    return float(found) if isinstance(found, int | float) and 0 <= found < 1e15 else 0.0
