@@ -42,20 +42,30 @@ class Prometheus:
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found
 
+    def shows(self, expression: str) -> bool:
+        """Whether a panel has something to draw."""
+        return any(each["value"][1] != "NaN" for each in self.query(expression))
+
+
+def prometheus(folder: Path, target: str) -> contextlib.AbstractContextManager[Prometheus]:
+    """One that scrapes `host:port` twice a second, with our alerts."""
+    config = {
+        "global": {"scrape_interval": "500ms", "evaluation_interval": "1s"},
+        "rule_files": [ALERTS.name],
+        "scrape_configs": [{"job_name": "llama-router", "static_configs": [{"targets": [target]}]}],
+    }
+    return configured(folder, json.dumps(config))  # JSON is YAML
+
 
 @contextlib.contextmanager
-def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
-    """One that scrapes `host:port` twice a second, with our alerts."""
+def configured(folder: Path, config: str) -> Iterator[Prometheus]:
+    """One with this `prometheus.yml`, and our alerts beside it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    config = {
-        "global": {"scrape_interval": "500ms", "evaluation_interval": "1s"},
-        "rule_files": [str(ALERTS)],
-        "scrape_configs": [{"job_name": "llama-router", "static_configs": [{"targets": [target]}]}],
-    }
     folder.mkdir()
-    (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
+    shutil.copy(ALERTS, folder)
+    (folder / "prometheus.yml").write_text(config)
     with (folder / "log").open("wb") as log:
         command = [
             "prometheus",

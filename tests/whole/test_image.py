@@ -85,6 +85,6 @@ def test_it_answers_from_a_root_that_cannot_be_written_and_ends_under_a_stream(c
     assert not [process for process in everyone if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_what_it_is_called_is_in_its_labels(built: Image) -> None:
+def test_what_it_is_called_is_in_its_labels(built: Image) -> None:  # B-I2
     assert built.config["Labels"]["org.opencontainers.image.title"] == "llama-router"
     assert shlex.join(built.config["Entrypoint"]) == "tini -- llama-router"
