@@ -153,7 +153,9 @@ class ProxiedRequest:
     def send(self) -> bool:
         """Sends the request now, if there are a lease and an open connection to the child. False: call the request."""
         if lease := self._lease:
-            head, own_headers = self._head_for_child(), self._own_headers()
+            is_plain = self.running is None and not self._conversation
+            head = self.head.forwarded if is_plain else self._head_for_child()
+            own_headers = [(b"x-request-id", self.id)] if is_plain else self._own_headers()
             self._answer = self._upstream.send(lease.address, lease.key, head, self._body, own_headers)
         return self._answer is not None
 
