@@ -160,7 +160,7 @@ def _assemble(
         gateway.records.tracer = tracing.begin
         gateway.records.subscribe(tracing.end)
     if s.log_requests != "off":
-        gateway.records.subscribe(AccessLines(s.log_requests))
+        AccessLines(s.log_requests).listen(gateway.records)
 
     async def forecast(outlook: Outlook) -> Forecast:
         return await threads.ESTIMATES.run(

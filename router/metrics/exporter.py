@@ -60,7 +60,7 @@ class Exporter:
         self.metrics.start_time.of().set(clock())
         self.metrics.last_reload.of().set(1)
         self._tally.listen(pool.journal)
-        records.subscribe(self._tally.add)
+        records.subscribe(self._tally.add, self._tally.add_sums)
 
     def __repr__(self) -> str:
         return f"<Exporter {self.metrics.registry!r}>"

@@ -142,6 +142,13 @@ class Histogram(Series):
         self.sum += value
         self._text, self.block.is_stale = None, True
 
+    def observe_all(self, values: Sequence[float]) -> None:
+        counts, bounds = self.counts, self.BOUNDS
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self.sum += sum(values)
+        self._text, self.block.is_stale = None, True
+
     def _written(self) -> str:
         lines, count = [], 0
         start = f'{self._name}_bucket{{{self._labels}{"," if self._labels else ""}le="'

@@ -3,7 +3,8 @@
 A model's series begin with the first event or record of it, and end with the model's place in the catalog. So they are
 as many as the models that were used, whatever clients ask for: a name that is no model's counts under no model.
 
-A small request takes little more than a microsecond here; `_OfModel` has the series at hand that it changes.
+A request takes less than a microsecond here, as `_OfModel` has the series at hand that it changes. Small requests come
+as sums of many, which cost each of them next to nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from router.events.journal import Entry, Journal
 from router.metrics.families import Counter
 from router.metrics.names import Metrics
 from router.records.record import Record
+from router.records.small import Sums
 from router.scheduling.causes import Cause
 from router.scheduling.effects import Refusal
 
@@ -64,6 +66,16 @@ class _OfModel:
         self.generated = metrics.generated.of(name)
         self.prompt_seconds = metrics.prompt_seconds.of(name)
         self.generation_seconds = metrics.generation_seconds.of(name)
+
+    def add_tokens(self, of: Record | Sums) -> None:
+        if of.prompt is not None:
+            self.prompt.add(of.prompt)
+            self.prompt_seconds.add(of.prompt_seconds)
+            if of.cached:
+                self.cached.add(of.cached)
+        if of.generated is not None:
+            self.generated.add(of.generated)
+            self.generation_seconds.add(of.generation_seconds)
 
 
 class Tally:
@@ -154,14 +166,18 @@ class Tally:
             series.served.observe(record.waited)
         elif record.waited:
             self._metrics.queue_wait.of(series.name, _outcome(record)).observe(record.waited)
-        if record.prompt is not None:
-            series.prompt.add(record.prompt)
-            series.prompt_seconds.add(record.prompt_seconds)
-            if record.cached:
-                series.cached.add(record.cached)
-        if record.generated is not None:
-            series.generated.add(record.generated)
-            series.generation_seconds.add(record.generation_seconds)
+        series.add_tokens(record)
+
+    def add_sums(self, sums: Sums) -> None:
+        """Small requests have ended that were answered well."""
+        series = self._models.get(sums.model) or self._series(sums.model)
+        counters = self._unknown if series is None else series.requests
+        key = (sums.dialect, sums.status, sums.background)
+        counter = counters.get(key) or self._counter(counters, NO_MODEL if series is None else series.name, *key)
+        counter.add(len(sums.seconds))
+        if series is not None:
+            series.duration.observe_all(sums.seconds)
+            series.add_tokens(sums)
 
     def _is_kind(self, error: str) -> bool:
         """Kinds of errors are words of the router's own, and few. This holds if ever they are not."""

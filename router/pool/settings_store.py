@@ -76,8 +76,10 @@ class SettingsStore:
 
     def effective(self, base: ModelSpec) -> ModelSpec:
         """The model with the requested settings. The same object is returned as long as nothing changes."""
-        requested = self.requested(base)
         known = self._effective.get(base.name)
+        if known is not None and known[0] is base and known[1] is NOTHING and not (self._pending or self._committed):
+            return known[2]  # nobody has asked for settings of any model
+        requested = self.requested(base)
         if known is None or known[0] is not base or known[1] is not requested:
             made = requested.apply_to(base, self.table)
             described = self._described.get(base.name)

@@ -65,7 +65,8 @@ def _needs_look(info: Info, fields: Mapping[str, Any], outline: Outline) -> bool
     # While the architecture is unknown, so are the capabilities: then the engine decides.
     if info.architecture and any(media.may_have_media(each.content, info.capabilities) for each in outline):
         return True
-    return info.roles != TAKES_ALL and not roles.are_taken([each.role for each in outline], info.roles)
+    is_choosy = info.roles is not TAKES_ALL and info.roles != TAKES_ALL
+    return is_choosy and not roles.are_taken([each.role for each in outline], info.roles)
 
 
 def with_native_schema(fields: Fields) -> Fields:

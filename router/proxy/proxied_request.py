@@ -92,7 +92,7 @@ class ProxiedRequest:
     ) -> None:
         self._get_lease = get_lease
         self._upstream = upstream
-        self._dialect = dialect
+        self.dialect = dialect
         self.head = head
         self.id = request_id_of(head)
         self._body = body
@@ -133,7 +133,7 @@ class ProxiedRequest:
             return
         head = self.head
         self.running = running = records.begin(
-            self.id, head.shown_path, self.dialect_name, client, head.agent, head.trace
+            self.id, head.shown_path, self.dialect.name, client, head.agent, head.trace
         )
         running.began = self.began or running.began
         running.model, running.stream, running.background = self.model, self._is_stream, self.is_background
@@ -145,10 +145,6 @@ class ProxiedRequest:
             records.forget(self.running)
             self.running = None
 
-    @property
-    def dialect_name(self) -> str:
-        return self._dialect.name
-
     def _cut_off(self) -> None:
         """An operator ends it. Whoever waits for the answer calls the request then, which tells the client."""
         if self._answer is not None:
@@ -157,7 +153,9 @@ class ProxiedRequest:
     def send(self) -> bool:
         """Sends the request now, if there are a lease and an open connection to the child. False: call the request."""
         if lease := self._lease:
-            head, own_headers = self._head_for_child(), self._own_headers()
+            is_plain = self.running is None and not self._conversation
+            head = self.head.forwarded if is_plain else self._head_for_child()
+            own_headers = [(b"x-request-id", self.id)] if is_plain else self._own_headers()
             self._answer = self._upstream.send(lease.address, lease.key, head, self._body, own_headers)
         return self._answer is not None
 
@@ -240,12 +238,12 @@ class ProxiedRequest:
             if isinstance(exc, GenerationTimeout) and (last := self._last_of_cut(client)) is not None:
                 await self._end_cut_answer(client, last)
             elif not client.is_started:
-                response = error_response(self._dialect, exc, self.id)
+                response = error_response(self.dialect, exc, self.id)
                 await response(scope, receive, send)
                 return response.status_code, exc.kind
             elif client.has_events:
                 client.drop_partial_event()
-                event = self._dialect.stream_error(exc, self.id.decode())
+                event = self.dialect.stream_error(exc, self.id.decode())
                 # Else a client that does not read what it gets could not be stopped.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(STOP_GRACE_S if isinstance(exc, Stopped) else None):

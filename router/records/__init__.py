@@ -12,5 +12,5 @@ reads `Records` or subscribes to it; `proxy` begins the records and ends them, e
     speed         tokens per second, now                                 -> record running
     totals        how many requests the last hour had                    -> nothing
     records       the running ones, the last ones, and who wants to know -> record running small speed totals
-    access_lines  lines of the log for requests that have ended          -> record running
+    access_lines  lines of the log for requests that have ended          -> record running records
 """

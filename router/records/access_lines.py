@@ -1,6 +1,6 @@
 """Lines of the log for requests that have ended, as `--log-requests` says: one a request, made of its record.
 
-`serve` subscribes one `AccessLines`, unless no such lines are wanted. A request that failed is a warning.
+`serve` has one `AccessLines` listen, unless no such lines are wanted. A request that failed is a warning.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 
 from router.records.record import Record
+from router.records.records import Records
 from router.records.running import LEFT
 
 log = logging.getLogger("router.requests")
@@ -23,6 +24,10 @@ class AccessLines:
 
     def __repr__(self) -> str:
         return f"<AccessLines {ALL if self._takes_all else ERRORS}>"
+
+    def listen(self, records: Records) -> None:
+        """Write from now on. Errors need no look at what went well."""
+        records.subscribe(self, None if self._takes_all else lambda sums: None)
 
     def __call__(self, record: Record) -> None:
         has_failed = record.error is not None or (record.status >= 400 and record.status != LEFT)

@@ -11,11 +11,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from router.records.record import MAX_ID, Record, clean
 from router.records.running import Running
-from router.records.small import SmallRequests
+from router.records.small import Batch, Ended, SmallRequests, Sums, as_record
 from router.records.speed import Speed
 from router.records.totals import LastHour
 
@@ -23,6 +23,7 @@ log = logging.getLogger("router.records")
 
 MAX_ENDED = 500  # records that are kept
 
+T = TypeVar("T")
 Subscriber = Callable[[Record], None]
 
 
@@ -51,12 +52,14 @@ class Records:
     def __init__(self, load_seconds: Callable[[str, float], float] = lambda model, since: 0.0) -> None:
         self.load_seconds = load_seconds
         self._running: dict[str, Running] = {}
-        self._ended: deque[Record] = deque(maxlen=MAX_ENDED)
+        self._ended: deque[Record | Ended] = deque(maxlen=MAX_ENDED)
         self._subscribers: tuple[Subscriber, ...] = ()
+        self._of_each: tuple[Subscriber, ...] = ()  # those that want the record of each small request, too
+        self._of_sums: tuple[Callable[[Sums], None], ...] = ()
         self._numbers = count(2)
         self._last_hour = LastHour()
         self.speed = Speed(self._running)
-        self.small = SmallRequests(self._take_small)
+        self.small = SmallRequests(self._take_small, lambda: bool(self._of_each))
         self.tracer: Callable[[str], str] | None = None
 
     def __repr__(self) -> str:
@@ -95,37 +98,47 @@ class Records:
         if answer is not None and answer.is_stream:
             self.speed.add_events(request.model, answer.pieces - request.counted)
         else:
-            self.speed.add_answers((record,))
-        self._tell((record,), now)
+            self.speed.add_answer(record)
+        self._keep((record,), now)
+        for subscriber in self._subscribers:
+            _tell(subscriber, record)
 
-    def _take_small(self, records: Sequence[Record], now: float) -> None:
-        self.speed.add_answers(records)
-        self._tell(records, now)
+    def _take_small(self, batch: Batch, now: float) -> None:
+        self._keep(batch.entries, now)
+        for sums in batch.sums:
+            self.speed.add_tokens(sums.model, sums.last_second)
+            for take_sums in self._of_sums:
+                _tell(take_sums, sums)
+        for record in batch.records:
+            for subscriber in self._subscribers if record.error is not None else self._of_each:
+                _tell(subscriber, record)
 
-    def _tell(self, records: Sequence[Record], now: float) -> None:
-        self._ended.extend(records)
+    def _keep(self, entries: Sequence[Record | Ended], now: float) -> None:
+        self._ended.extend(entries)
         hour = self._last_hour
         if now >= hour.minute_ends:
             hour.turn(now)
-        hour.minute[0] += len(records)
-        for record in records:
-            if record.error is not None:
-                hour.minute[1] += 1
-            for subscriber in self._subscribers:
-                try:
-                    subscriber(record)
-                except Exception as exc:  # the client has its answer; who only watches must not take it away
-                    log.critical("a defect in the router", exc_info=exc)
+        hour.minute[0] += len(entries)
+        hour.minute[1] += sum([not isinstance(entry, tuple) and entry.error is not None for entry in entries])
 
-    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+    def subscribe(self, subscriber: Subscriber, take_sums: Callable[[Sums], None] | None = None) -> Callable[[], None]:
         """Calls `subscriber` with each record of a request that has ended, in the same step: it must not wait, and be
-        quick. Returns the function that ends this."""
+        quick. Returns the function that ends this.
+
+        With `take_sums`, small requests that were answered well are told to that one alone, many at once: for whoever
+        counts, or wants nothing of them."""
         self.settle()
         self._subscribers = (*self._subscribers, subscriber)
+        if take_sums is None:
+            self._of_each = (*self._of_each, subscriber)
+        else:
+            self._of_sums = (*self._of_sums, take_sums)
 
         def unsubscribe() -> None:
             self.settle()
             self._subscribers = tuple(each for each in self._subscribers if each is not subscriber)
+            self._of_each = tuple(each for each in self._of_each if each is not subscriber)
+            self._of_sums = tuple(each for each in self._of_sums if each is not take_sums)
 
         return unsubscribe
 
@@ -156,9 +169,17 @@ class Records:
     def ended(self) -> Iterator[Record]:
         """The latest first."""
         self.settle()
-        return reversed(self._ended)
+        self._ended = deque(map(as_record, self._ended), MAX_ENDED)
+        return map(as_record, reversed(self._ended))
 
     def totals(self) -> Totals:
         waiting = sum(request.is_waiting for request in self.live.values())
         hour = self._last_hour
         return Totals(len(self._running) - waiting, waiting, self.speed.total, hour.requests(), hour.errors())
+
+
+def _tell(subscriber: Callable[[T], None], news: T) -> None:
+    try:
+        subscriber(news)
+    except Exception as exc:  # the client has its answer; who only watches must not take it away
+        log.critical("a defect in the router", exc_info=exc)

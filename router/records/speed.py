@@ -44,15 +44,18 @@ class Speed:
         if events > 0:
             self._new[model] = self._new.get(model, 0) + events
 
-    def add_answers(self, records: Iterable[Record]) -> None:
-        """Answers that are no streams have ended."""
-        new = self._new
-        for record in records:
-            if tokens := record.generated:
-                seconds, model = record.generation_seconds, record.model
-                new[model] = new.get(model, 0) + (tokens if seconds <= SECONDS else tokens * SECONDS / seconds)
-        if new and self.timer is None:
-            self.start()
+    def add_answer(self, record: Record) -> None:
+        """An answer that is no stream has ended."""
+        if tokens := record.generated:
+            seconds = record.generation_seconds
+            self.add_tokens(record.model, tokens if seconds <= SECONDS else tokens * SECONDS / seconds)
+
+    def add_tokens(self, model: str, tokens: float) -> None:
+        """So many have come since the last count, in answers that are no streams."""
+        if tokens:
+            self._new[model] = self._new.get(model, 0) + tokens
+            if self.timer is None:
+                self.start()
 
     def _tick(self) -> None:
         now = time.monotonic()

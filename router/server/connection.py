@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from router.proxy.head import parse_head, with_host_of
 from router.proxy.proxied_request import ProxiedRequest
 from router.records.running import DEFECT
+from router.records.small import Ended
 from router.server.clients import ClientAddresses
 from router.server.fast_path import CachedRoute, FastPathApp, came_over_loopback
 from router.server.framing import FramedConnection, Phase
@@ -142,13 +143,27 @@ class ClientConnection(FramedConnection):
                 self._in_flight, self._in_flight_data = None, b""
                 self._send_response(self._in_flight_keep_alive and not self._is_last_response, *response)
                 if request.running is None:
-                    name = self._addresses.of(request.head) if request.head.forwarded_for else self._addresses.name
-                    self._records.small.end((request, name, response[0], response[2], monotonic()))
+                    self._records.small.end(self._ended(request, response[0], response[2]))
         except Exception as exc:  # else the child's connection would be closed, and the client would wait for ever
             log.critical("a defect in the router", exc_info=exc)
             request.begin_running(self._records, self._addresses.of(request.head))
             request.abort(DEFECT)
             self.transport.close()
+
+    def _ended(self, request: ProxiedRequest, status: int, body: bytes) -> Ended:
+        head = request.head
+        return (
+            request.id,
+            head,
+            request.model,
+            request.dialect,
+            request.is_background,
+            self._addresses.of(head) if head.forwarded_for else self._addresses.name,
+            status,
+            body,
+            request.began,
+            monotonic(),
+        )
 
     @property
     def request_began(self) -> float:

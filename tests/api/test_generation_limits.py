@@ -61,7 +61,7 @@ def test_an_answer_that_does_not_come_is_ended(launch: Callable[..., Router], ti
 
 def test_an_endless_stream_is_ended(launch: Callable[..., Router], tiny_models: Path, tmp_path: Path) -> None:  # B-L14
     """Its child is cut off at once. A request with a token limit may take as long as it needs."""
-    flags = ("--models-dir", str(tiny_models), "--max-generation-time", "0.2")
+    flags = ("--models-dir", str(tiny_models), "--max-generation-time", "1")
     journal = tmp_path / "journal"
     router = launch(*flags, FAKE_TOKENS="100000", FAKE_CHUNK_SECONDS="0.05", FAKE_JOURNAL=str(journal))
     with router.stream("tiny-a", 0, max_tokens=None) as events:
@@ -72,7 +72,7 @@ def test_an_endless_stream_is_ended(launch: Callable[..., Router], tiny_models: 
     assert (last["id"], last["object"]) == (parts[0]["id"], parts[0]["object"])
     until(lambda: " tiny-a gone " in journal.read_text())
     assert "a request without a token limit is ended" in router.log
-    with router.stream("tiny-a", 20) as events:
+    with router.stream("tiny-a", 50) as events:
         assert events.json()[-1]["choices"][0]["finish_reason"] == "length"
 
 

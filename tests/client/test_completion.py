@@ -30,7 +30,9 @@ SHELLS = {
 SETUP = {
     "bash": 'eval "$(llama-router completion bash)"; PS1="$ "; clear; echo set up',
     "zsh": 'autoload -U compinit; compinit -u -D; eval "$(llama-router completion zsh)"; PS1="$ "; clear; echo set up',
-    "fish": 'llama-router completion fish | source; function fish_prompt; echo "\\$ "; end; clear; echo set up',
+    # What it suggests of its history would look like what the completion gives.
+    "fish": "set -g fish_autosuggestion_enabled 0; "
+    'llama-router completion fish | source; function fish_prompt; echo "\\$ "; end; clear; echo set up',
 }
 
 
@@ -83,7 +85,13 @@ def complete(window: Terminal, typed: str, whole: str) -> None:
     window.type(typed)
     window.press("Tab")
     window.shows(whole)
+    throw_away(window)
+
+
+def throw_away(window: Terminal) -> None:
+    """The line that was typed. What is typed before the next prompt would be thrown away too."""
     window.press("C-c")
+    until(lambda: window.lines[-1] == "$")
     window.enter("clear; echo again")
     until(lambda: "again" in window.lines)
 
@@ -115,9 +123,7 @@ def test_without_a_router_there_are_only_no_names(name: str, folder: Path) -> No
         window.press("Tab")
         window.type("!")
         window.shows("llama-router run pl!")
-        window.press("C-c")
-        window.enter("clear; echo again")
-        until(lambda: "again" in window.lines)
+        throw_away(window)
         complete(window, "llama-router ps --wat", "llama-router ps --watch")
 
 

@@ -51,10 +51,10 @@ async def test_a_log_line_cannot_pose_as_a_state(start: Start) -> None:
 
 # B-P1
 async def test_silence_is_a_failure_and_signs_of_life_are_not(start: Start) -> None:
-    lively = await start("--load-seconds", "1.5", load_timeout=1)
-    silent = await start("--load-seconds", "60", "--silent", load_timeout=1)
+    lively = await start("--load-seconds", "4.5", load_timeout=3)
+    silent = await start("--load-seconds", "60", "--silent", load_timeout=3)
     assert await lively.ready()
-    with pytest.raises(LoadFailed, match=r"silent for 1 s"):
+    with pytest.raises(LoadFailed, match=r"silent for 3 s"):
         await silent.ready()
     assert not is_alive(silent.pid)
 

@@ -359,7 +359,7 @@ def test_ollamas_api_downloads_and_removes(shared: Router, own: OwnRepo) -> None
 
 def test_ollamas_pull_says_success_only_with_the_files(launch: Any, own: OwnRepo) -> None:  # B-H4
     gate = own.file.gate = threading.Event()
-    own.file.cut_at = MIB
+    own.file.cut_at = 2 * MIB
     router = launch("--shutdown-grace", "5")
     model = f"{own.name}:Q4_K_M"
 
@@ -378,12 +378,12 @@ def test_ollamas_pull_says_success_only_with_the_files(launch: Any, own: OwnRepo
         until(lambda: own.has(root_of(router), 1))
         router.client.post("/models/unload", json={"model": model})
         assert ["was cancelled" in last(each.result())["error"] for each in streams] == [True] * 2
-        own.file.cut_at = 3 * MIB  # behind what is here, so that it stops again
+        own.file.cut_at = 4 * MIB  # behind what is here, so that it stops again
         whole = pool.submit(pull, stream=False)
         until(is_downloading)
         router.client.post("/models/unload", json={"model": model})
         assert (whole.result().status_code, "was cancelled" in whole.result().json()["error"]) == (503, True)
-        own.file.cut_at = 5 * MIB
+        own.file.cut_at = 6 * MIB
         streams = [pool.submit(pull)]
         until(is_downloading)
         assert router.client.delete("/models", params={"model": model}).status_code == 200
@@ -395,7 +395,7 @@ def test_ollamas_pull_says_success_only_with_the_files(launch: Any, own: OwnRepo
         assert own.requests() == requests, "it is here"
         refused = router.client.post("/api/pull", json={"model": "llama3.2"})
         assert (refused.status_code, "search=llama3.2" in refused.json()["error"]) == (400, True)
-        own.file.cut_at = 7 * MIB
+        own.file.cut_at = 8 * MIB
         streams = [pool.submit(pull), pool.submit(pull)]
         until(is_downloading)
         router.process.send_signal(signal.SIGTERM)

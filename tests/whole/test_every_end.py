@@ -278,7 +278,7 @@ ROWS = {
     "draining, unloaded": Row(Stage.draining, Stage.unload, None, ONE, SLOW),
     "draining, cut": Row(Stage.draining, Stage.nothing, None, (*ONE, DRAIN, "1"), SLOW),
     "loading, killed": Row(Stage.loading, Stage.kill_each, True, (), LOADS),
-    "loading, hangs": Row(Stage.loading, Stage.hang, True, ("--models-load-timeout", "1"), LOADS),
+    "loading, hangs": Row(Stage.loading, Stage.hang, True, ("--models-load-timeout", "4"), LOADS),
     "loading, unloaded": Row(Stage.loading, Stage.unload, True, (), LOADS),
     "computing, killed": Row(Stage.computing, Stage.kill_each, True, (), LATE),
     "computing, hangs": Row(Stage.computing, Stage.hang, True, (HEALTH, "1"), LATE),

@@ -15,7 +15,7 @@ from tests.waiting import until
 FAULTS = {
     "it crashes": ("env.FAKE_FAIL = no such thing\n", "no such thing"),
     "it is killed": ("env.FAKE_FAIL = x\nenv.FAKE_EXIT_CODE = -6\n", "SIGABRT"),
-    "it never loads": ("env.FAKE_LOAD_SECONDS = 600\n", "2 s"),
+    "it never loads": ("env.FAKE_LOAD_SECONDS = 600\n", "4 s"),
 }
 
 
@@ -27,7 +27,7 @@ def test_a_change_that_only_fails_as_it_is_loaded(
     models = tmp_path / "models.ini"
     good = f"[a]\nmodel = {tiny_models / 'tiny-a.gguf'}\nctx-size = 512\n"
     models.write_text(good)
-    router = routers("--engine", FAKE, "--models-preset", str(models), "--models-load-timeout", "2")
+    router = routers("--engine", FAKE, "--models-preset", str(models), "--models-load-timeout", "4")
     assert router.chat("a").status_code == 200
     models.write_text(good + words)
     until(lambda: router.status("a") == "unloaded")  # it is watched

@@ -237,7 +237,7 @@ def ask(router: Router, model: str, **headers: str) -> httpx.Response:
 
 def test_a_header_makes_a_task(launch: Callable[..., Router]) -> None:
     """It waits in vain for a model in use; a request that is none does not."""
-    router = launch("--models-queue-timeout", "0.5")
+    router = launch("--models-queue-timeout", "2")
     assert ask(router, "tiny-a", **{"x-task": "title_generation"}).status_code == 200
     assert ask(router, "tiny-b", **{"x-task": "title_generation"}).status_code == 200
     assert ask(router, "tiny-b").status_code == 200

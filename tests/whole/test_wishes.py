@@ -41,7 +41,7 @@ def router(
     ]
     (folder / "presets.ini").write_text("\n".join(sections))
     flags = ("--engine", ENGINES[request.param](), "--models-preset", str(folder / "presets.ini"))
-    router = start(folder / "router", *flags, "--ctx-size", "512", "--max-generation-time", "0.2")
+    router = start(folder / "router", *flags, "--ctx-size", "512", "--max-generation-time", "2")
     yield router
     router.stop()
 

@@ -194,7 +194,7 @@ def test_a_child_that_dies_is_an_error_event(launch: Callable[..., Router], tiny
 
 def test_an_answer_without_a_limit_gets_a_time_limit(launch: Callable[..., Router], tiny_models: Path) -> None:  # B-L14
     """One that is not complete then ends as one that was cut, never as complete."""
-    flags = ("--models-dir", str(tiny_models), "--max-generation-time", "0.2")
+    flags = ("--models-dir", str(tiny_models), "--max-generation-time", "1")
     router = launch(*flags, FAKE_TOKENS="100000", FAKE_CHUNK_SECONDS="0.05")
     body = {"model": "tiny-a", "messages": HI, "stream": True}
     made = message_of(events_of(router.client.post("/v1/messages", json=body).content))

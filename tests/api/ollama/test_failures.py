@@ -24,7 +24,7 @@ def breaking(routers: Starter, tiny_models: Path, tmp_path: Path) -> Router:
         )
         + f"[slow]\nmodel = {tiny_models}/tiny-a.gguf\nenv.FAKE_CHUNK_SECONDS = 30\n"
     )
-    return routers("--engine", FAKE, "--models-preset", str(presets), "--max-generation-time", "0.1")
+    return routers("--engine", FAKE, "--models-preset", str(presets), "--max-generation-time", "1")
 
 
 def test_a_child_that_dies_ends_the_stream_with_an_error_line(breaking: Router) -> None:  # B-C4

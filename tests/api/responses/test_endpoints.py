@@ -244,7 +244,7 @@ def test_a_request_without_a_limit_gets_a_time_limit(
     launch: Callable[..., Router], folder: Callable[..., Path]
 ) -> None:  # B-L14
     """One that takes twice as long is told as cut, never as complete."""
-    flags = ("--models-dir", str(folder("m")), "--max-generation-time", "0.2")
+    flags = ("--models-dir", str(folder("m")), "--max-generation-time", "1")
     router = launch(*flags, FAKE_TOKENS="100000", FAKE_CHUNK_SECONDS="0.05")
     body = {"model": "m", "input": "hi", "stream": True}
     events = checked(router.client.post("/v1/responses", json=body).content)
@@ -253,5 +253,5 @@ def test_a_request_without_a_limit_gets_a_time_limit(
         assert response["status"] == "incomplete"
         assert response["incomplete_details"] == {"reason": "max_output_tokens"}
         assert response["output"][0]["content"][0]["text"].startswith("one two")
-    limited = router.client.post("/v1/responses", json={**body, "max_output_tokens": 20})
+    limited = router.client.post("/v1/responses", json={**body, "max_output_tokens": 50})
     assert final(checked(limited.content))["status"] == "incomplete"
