@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from router.access.permissions import REQUIRED
@@ -52,7 +54,8 @@ def router(routers: Starter, fake: str, tiny_models: Path, tmp_path: Path) -> It
     until(lambda: router.status("asleep") == "sleeping" and router.status("loading") == "loading")
     yield router
     for child in router.children():
-        child.kill()  # one of them ignores all else
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()  # one of them ignores all else
 
 
 def seen(router: Router, journal: Path) -> dict[str, Any]:

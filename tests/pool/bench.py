@@ -107,6 +107,7 @@ async def closing(made: B) -> AsyncIterator[B]:
             child.load()
             child.may_stop.set()
         await made.pool.close()
+        await asyncio.gather(*made.requests, return_exceptions=True)  # else a later test is told of their errors
         assert not made.node.alive
 
 

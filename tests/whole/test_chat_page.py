@@ -48,6 +48,9 @@ def choose(page: Page, model: str) -> None:
 
 def send(page: Page, words: str) -> None:
     page.locator("textarea").last.fill(words)
+    # A note that a model was loaded may lie over the button. It stays as long as the mouse points at it.
+    page.mouse.move(0, 0)
+    expect(page.locator("[data-sonner-toast]")).to_have_count(0)
     page.get_by_role("button", name="Send", exact=True).click()
 
 

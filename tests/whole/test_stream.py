@@ -36,13 +36,17 @@ def say(tokens: int, **more: Any) -> dict[str, Any]:
     return chat("tiny-a", tokens, stream=True, ignore_eos=True, **more)
 
 
-def begin(router: Router, id: str, tokens: int, model: str = "tiny-a") -> bytes:
-    """Request a stream, read some of it, and leave; returns what was read."""
+def begin(
+    router: Router, id: str, tokens: int, model: str = "tiny-a", then: Callable[[], None] = lambda: None
+) -> bytes:
+    """Request a stream, read some of it, do something, and leave; returns what was read."""
     body = {**say(tokens), "model": model}
     headers = [(b"x-conversation-id", id.encode())]
     with router.client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
         assert response.status_code == 200
-        return next(response.iter_raw())
+        read = next(response.iter_raw())
+        then()
+        return read
 
 
 def follow(router: Router, id: str, start: int = 0) -> httpx.Response:
@@ -62,6 +66,19 @@ def text(stream: bytes) -> str:
     return "".join(c["delta"].get("content") or "" for event in events for c in json.loads(event)["choices"])
 
 
+class Pause:
+    """The only engine does nothing: it would be done with its stream before others have asked for anything."""
+
+    def __init__(self, router: Router) -> None:
+        (self._child,) = router.children()
+        self._child.suspend()
+
+    def end_when_waiting(self, router: Router) -> None:
+        """Once a request for tiny-b waits. What was sent before it has come too."""
+        until(lambda: router.figure("requests_waiting", "tiny-b") == 1)
+        self._child.resume()
+
+
 def is_busy(router: Router, model: str = "tiny-a") -> bool:
     slots = router.client.get("/slots", params={"model": model})
     return slots.status_code == 200 and any(slot["is_processing"] for slot in slots.json())
@@ -72,10 +89,14 @@ def test_each_client_that_comes_back_gets_the_rest_of_a_stream(launch: Callable[
     router = launch("--models-max", "1", "--models-drain-grace", "0")
     whole = router.client.post("/v1/chat/completions", json=say(2000)).content
     with ThreadPoolExecutor() as pool:
-        read = begin(router, "org/één & two", 2000)
-        assert lookup(router, "org/één & two", "other").keys() == {"org/één & two"}
+        pauses: list[Pause] = []
+        read = begin(router, "org/één & two", 2000, then=lambda: pauses.append(Pause(router)))
+        follows = [pool.submit(follow, router, "org/één & two", start) for start in (0, len(read))]
+        found = pool.submit(lookup, router, "org/één & two", "other")
         other = pool.submit(router.chat, "tiny-b")
-        answers = list(pool.map(lambda start: follow(router, "org/één & two", start), (0, len(read))))
+        pauses[0].end_when_waiting(router)
+        assert found.result().keys() == {"org/één & two"}
+        answers = [each.result() for each in follows]
         assert other.result().status_code == 200
     assert [a.status_code for a in answers] == [200, 200]
     assert answers[0].headers["content-type"].startswith("text/event-stream")
@@ -90,10 +111,10 @@ def test_each_client_that_comes_back_gets_the_rest_of_a_stream(launch: Callable[
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 TRANSLATED: dict[str, dict[str, Any]] = {
-    "/v1/messages": {"messages": MESSAGES, "max_tokens": 1000, "ignore_eos": True},
-    "/v1/responses": {"input": "hi", "max_output_tokens": 1000},
-    "/api/chat": {"messages": MESSAGES, "options": {"num_predict": 1000}},
-    "/api/generate": {"prompt": "hi", "raw": True, "options": {"num_predict": 1000}},
+    "/v1/messages": {"messages": MESSAGES, "max_tokens": 1900, "ignore_eos": True},
+    "/v1/responses": {"input": "hi", "max_output_tokens": 1900},
+    "/api/chat": {"messages": MESSAGES, "options": {"num_predict": 1900}},
+    "/api/generate": {"prompt": "hi", "raw": True, "options": {"num_predict": 1900}},
 }
 
 
@@ -105,10 +126,13 @@ def test_a_translated_stream_goes_on_too(launch: Callable[..., Router], path: st
     with router.client.stream("POST", path, json=body, headers={"x-conversation-id": "one"}) as response:
         assert response.status_code == 200
         next(response.iter_raw())
-    assert lookup(router, "one").keys() == {"one"}
+        pause = Pause(router)
     with ThreadPoolExecutor() as pool:
+        following, found = pool.submit(follow, router, "one"), pool.submit(lookup, router, "one")
         other = pool.submit(router.chat, "tiny-b")
-        kept = follow(router, "one")
+        pause.end_when_waiting(router)
+        assert found.result().keys() == {"one"}
+        kept = following.result()
         assert other.result().status_code == 200
     assert kept.status_code == 200
     assert b'"content"' in kept.content
