@@ -88,7 +88,8 @@ class ModelFromBody:
         """The way of requests with this head and model that say nothing else to the router. None if they all are for
         `try_now`, at least now."""
         gateway = self._gateway
-        if self._check is not None or head.exceeds_engine_limits:
+        is_form = "multipart" in head.content_type.lower()  # even if its body looks like JSON
+        if self._check is not None or is_form or head.exceeds_engine_limits:
             return None
         try:
             found = self._alias(checked_name(name) or head.query("model"))

@@ -27,7 +27,7 @@ from router.wire.connection import UpstreamConnection
 from router.wire.headers import Headers
 from router.wire.response import Response, known_answer
 
-MAX_MODELS = 64  # whose routes are kept for one head
+MAX_MODELS = 16  # whose routes are kept for one head
 
 
 class Client(Protocol):

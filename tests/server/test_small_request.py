@@ -95,6 +95,15 @@ async def test_limits_and_refusals_hold(front: Front) -> None:
     assert len(front.child.received) == 1
 
 
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=b", "Multipart/Mixed"])
+async def test_a_form_is_no_plain_request(front: Front, kind: str) -> None:
+    client = await front.ready()
+    request = post(CHAT, body_of(), f"Content-Type: {kind}")
+    short = await client.ask(request)
+    assert short.comparable == (await client.ask_ordinary_way(request)).comparable
+    assert shortest(front) == set()
+
+
 async def test_a_request_without_a_token_limit_gets_one(front: Front) -> None:  # B-L14
     client = await front.ready(generation_time=60.0)
     for body in ({"model": "a"}, {"model": "a", "max_tokens": -1}, {"model": "a", "max_tokens": None}):
