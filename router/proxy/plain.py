@@ -20,7 +20,7 @@ from router.proxy.gateway import Gateway
 from router.proxy.head import Head
 from router.proxy.protocols import Dialect
 from router.proxy.proxied_request import ProxiedRequest
-from router.proxy.routing import TOKEN_LIMIT_FIELDS, Outline
+from router.proxy.routing import TOKEN_LIMIT_FIELDS, Outline, has_limit
 from router.records.small import Kind
 from router.wire.connection import UpstreamConnection
 from router.wire.headers import Headers
@@ -78,17 +78,9 @@ class PlainRoute:
 
     def fits(self, fields: Mapping[str, Any], outline: Outline) -> bool:
         """Whether the router has nothing to do with this body, whose `plain_fields` these are."""
-        if self._limit_fields and not self._has_limit(fields):
+        if self._limit_fields and not has_limit(fields, self._limit_fields):
             return False
         return not (self._is_chat and chat.needs_look(self.gate.spec.info, fields, outline))
-
-    def _has_limit(self, fields: Mapping[str, Any]) -> bool:
-        """As `has_no_token_limit`, turned around."""
-        for name in self._limit_fields:
-            limit = fields.get(name)
-            if limit is not None:
-                return isinstance(limit, (int, float)) and limit >= 0
-        return False
 
     def take_connection(self) -> UpstreamConnection | None:
         """A kept connection to the child."""

@@ -7,7 +7,7 @@ Only the fields that the router looks at become objects. The rest, which may be 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypedDict
 
 import msgspec
@@ -195,11 +195,16 @@ def _check_best_of(fields: Mapping[str, Any]) -> None:
 def has_no_token_limit(path: str, fields: Mapping[str, Any]) -> bool:
     """Whether a request to this path generates until the model ends by itself."""
     names = TOKEN_LIMIT_FIELDS.get(path.removeprefix("/v1"), ())
+    return bool(names) and not has_limit(fields, names)
+
+
+def has_limit(fields: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Whether these fields limit the tokens: the first of `names` that is given counts."""
     for name in names:
         limit = fields.get(name)
         if limit is not None:
-            return not (isinstance(limit, (int, float)) and limit >= 0)
-    return bool(names)
+            return isinstance(limit, (int, float)) and limit >= 0
+    return False
 
 
 def with_time_limit(body: bytes, fields: Mapping[str, Any], seconds: float) -> bytes:
