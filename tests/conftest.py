@@ -41,7 +41,9 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 nvml.load()
 
 
-WORKERS_PER_CORE = 2  # a test waits for more than half of its time
+# With more, the suite takes three quarters of the time; but what a product does after a second, it then does to tests
+# that had no processor for a second.
+WORKERS_PER_CORE = 1
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,12 +15,16 @@ MAX_LINE_BYTES = 16 << 20
 def events(chunks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """The JSON objects of server-sent events, until `[DONE]`. Comments, which keep the connection alive, are left out.
 
+    What follows `[DONE]` is read too: who closes before the end of a response counts as a client that left.
+
     Raises NotReached for what is none of it."""
-    for line in lines(chunks):
+    found = lines(chunks)
+    for line in found:
         if not line.startswith("data:"):
             continue
         data = line[5:].strip()
         if data == "[DONE]":
+            deque(found, maxlen=0)
             return
         try:
             event = json.loads(data)

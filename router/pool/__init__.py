@@ -66,6 +66,10 @@ Requests that wait::
 
     tickets  requests -> lease core downloads
 
+Requests that need not wait::
+
+    gate  small requests to a model that serves -> lease child_run core tickets
+
 Explicit loads, and a new catalog::
 
     settings_loads    loads  -> lease settings_patch requested_settings settings_store core processes outlook downloads
@@ -73,5 +77,5 @@ Explicit loads, and a new catalog::
 
 The pool itself::
 
-    pool  all -> lease logs child_run core alarm processes pins downloads facts tickets settings_loads catalog_exchange
+    pool -> lease logs child_run core alarm processes pins downloads facts gate tickets settings_loads catalog_exchange
 """

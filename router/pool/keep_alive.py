@@ -22,19 +22,23 @@ class KeepAlive:
         self._min_loaded = min_loaded
         self.requested: dict[str, float] = {}  # seconds by model, `math.inf` to keep it
         self.pins: dict[str, bool] = {}  # what an operator wants, whatever the presets say
+        self.version = 0  # changes with all that `idle_policy` may say
 
     def __repr__(self) -> str:
         return f"<KeepAlive default {self._default_ttl} s, {len(self.requested)} requested>"
 
     def request(self, name: str, ttl: float) -> None:
         self.requested[name] = ttl
+        self.version += 1
 
     def drop_request(self, name: str) -> None:
         """The next process is stopped as the preset says."""
         self.requested.pop(name, None)
+        self.version += 1
 
     def pin(self, name: str, pinned: bool | None) -> None:
         """None: as the preset says."""
+        self.version += 1
         if pinned is None:
             self.pins.pop(name, None)
         else:

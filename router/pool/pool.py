@@ -30,6 +30,7 @@ from router.pool.child_run import ChildRun
 from router.pool.core import Core
 from router.pool.downloads import Downloads
 from router.pool.facts import Facts
+from router.pool.gate import Gate
 from router.pool.lease import Lease
 from router.pool.logs import EngineLogs
 from router.pool.pins import Pins
@@ -217,6 +218,17 @@ class Pool:
         lease = self._leased(ticket, spec.name)
         lease.used = used
         return lease
+
+    def gate(self, spec: ModelSpec) -> Gate | None:
+        """For small requests to a model that takes new work now, else None. `spec` is one of the catalog's."""
+        name = spec.name
+        run = self.processes.runs.get(name)
+        if run is None or run.child is None or not self._scheduler.model(name).is_open or name not in self.catalog:
+            return None
+        base = self.catalog.resolve(name)
+        return Gate(
+            self._core, self._tickets, self.processes.runs, base, self._core.store.effective(base), self._release
+        )
 
     def look(self, spec: ModelSpec, *, wakes: bool = True) -> Lease:
         """A lease for a request that only looks at a process: it starts none, waits for none, and keeps none alive.

@@ -2,7 +2,8 @@
 
 Stands on pool and wire. Begin with `endpoints`, then `gateway`, then `proxied_request`. What is done to a body as it
 comes in belongs in `body`, what a model's preset or template wants of a request in `rewrite`, headers to the child in
-`head`, headers of answers in `client_response`; `server.connection` writes the answers of the fast path itself.
+`head`, headers of answers in `client_response`. `server.connection` writes the answers of the fast path itself, and
+nothing here sees the small requests that `plain` lets through: what changes a request must be known there too.
 
 The body of a request::
 
@@ -45,5 +46,6 @@ One request and its answer::
 What routes are made of::
 
     gateway    shared    -> budget body routing rewrite chat head protocols cut collected proxied_request conversation
-    endpoints  passed on -> body routing head protocols collected disconnect recording proxied_request gateway
+    plain      unchanged -> routing chat head protocols client_response proxied_request gateway
+    endpoints  passed on -> body routing head protocols collected disconnect recording proxied_request gateway plain
 """

@@ -42,7 +42,7 @@ def changed(
     If `has_all` or if `messages` are among them, they are all fields of the request. Raises InvalidRequest."""
     info, before = spec.info, fields
     if not has_all and MESSAGES not in fields:
-        if not _needs_look(info, fields, outline or []):
+        if not needs_look(info, fields, outline or []):
             return None
         before = json_object(body)
     reasoning = info.reasoning if info.architecture else _UNKNOWN
@@ -58,7 +58,7 @@ def changed(
     return None if after is before else after
 
 
-def _needs_look(info: Info, fields: Mapping[str, Any], outline: Outline) -> bool:
+def needs_look(info: Info, fields: Mapping[str, Any], outline: Outline) -> bool:
     """Whether all of the body must be parsed."""
     if not _WISHES.isdisjoint(fields) or tools.needs_change(fields.get("tool_choice")):
         return True

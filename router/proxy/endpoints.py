@@ -21,10 +21,11 @@ from router.proxy.collected import Collected, as_stream, kind_of
 from router.proxy.disconnect import StopOnRequest
 from router.proxy.gateway import Gateway, Prepared
 from router.proxy.head import Head
+from router.proxy.plain import PlainRoute
 from router.proxy.protocols import Dialect, Translation
 from router.proxy.proxied_request import ProxiedRequest
 from router.proxy.recording import RecordedResponse, begin, end_early, name_model, refusal
-from router.proxy.routing import RoutingFields, routing_fields
+from router.proxy.routing import RoutingFields, checked_name, routing_fields
 from router.records.records import Records
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -82,6 +83,27 @@ class ModelFromBody:
             return self._proxied_request(spec, head, prepared, routing, lease_now=True)
         except RouterError:
             return None
+
+    def plain_route(self, head: Head, name: str | None) -> PlainRoute | None:
+        """The way of requests with this head and model that say nothing else to the router. None if they all are for
+        `try_now`, at least now."""
+        gateway = self._gateway
+        is_form = "multipart" in head.content_type.lower()  # even if its body looks like JSON
+        if self._check is not None or is_form or head.exceeds_engine_limits:
+            return None
+        try:
+            found = self._alias(checked_name(name) or head.query("model"))
+            spec = gateway.find(found)
+            if found and gateway.pool.catalog.find(found) is not spec:  # a name that a client made
+                return None
+            self._check_request(spec, head, b"")
+            is_plain = self._passes_through(spec, head, RoutingFields(name, False, {}))
+        except RouterError:
+            return None
+        if not is_plain or spec.is_unread or spec.filters is not None:
+            return None
+        gate = gateway.pool.gate(spec)
+        return PlainRoute(gateway, self._dialect, head, gate) if gate is not None else None
 
     def _read_routing(self, head: Head, body: bytes) -> tuple[RoutingFields, str | None]:
         """What the body says, and the name of the model. Raises InvalidRequest."""

@@ -127,6 +127,10 @@ class ProxiedRequest:
 
     # In steps, without a task
 
+    def go_on_from(self, lease: Lease, answer: UpstreamResponse, id: bytes) -> None:
+        """It was sent already, with this id; this is its answer."""
+        self._lease, self._answer, self.id = lease, answer, id
+
     def begin_running(self, records: Records, client: str) -> None:
         """It is no small request any more, or somebody wants to see it. `client` is the address of the client."""
         if self.running is not None:

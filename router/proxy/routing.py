@@ -7,7 +7,7 @@ Only the fields that the router looks at become objects. The rest, which may be 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypedDict
 
 import msgspec
@@ -73,6 +73,8 @@ _DECODER: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(
 _RAW_DECODER: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(
     TypedDict("_RawFields", dict.fromkeys((*_FIELDS, MESSAGES), msgspec.Raw), total=False)  # type: ignore[operator]
 )
+_PLAIN_FIELDS = {"model", "stream"}.union(*TOKEN_LIMIT_FIELDS.values())
+_NO_OUTLINE: Outline = []
 _OUTLINE_DECODER = msgspec.json.Decoder(Outline)
 
 
@@ -110,7 +112,24 @@ def routing_fields(body: bytes, content_type: str | None) -> RoutingFields:
         model, stream = fields.get("model"), fields.get("stream") is True
     else:
         model, stream, fields, outline = None, False, None, None
-    return RoutingFields(_checked_name(model), stream, fields, outline)
+    return RoutingFields(checked_name(model), stream, fields, outline)
+
+
+def plain_fields(body: bytes) -> tuple[dict[str, Any], Outline] | None:
+    """As `routing_fields`, the fields and the outline of a small JSON object that says nothing to the router but the
+    name of its model and a limit. None for every other body, and for one that is to be refused."""
+    if len(body) > weight.LIGHT_BYTES:
+        return None
+    try:
+        if not body.isascii():
+            body.decode()
+        fields = _DECODER.decode(body)
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        return None
+    outline = fields.pop(MESSAGES, None)
+    if not _PLAIN_FIELDS.issuperset(fields) or fields.get("stream"):
+        return None
+    return fields, outline or _NO_OUTLINE
 
 
 def all_fields(body: bytes) -> dict[str, Any]:
@@ -118,7 +137,7 @@ def all_fields(body: bytes) -> dict[str, Any]:
     if not body:
         raise InvalidRequest("The request body is missing; send a JSON object.")
     fields = json_object(body)
-    _checked_name(fields.get("model"))
+    checked_name(fields.get("model"))
     return fields
 
 
@@ -150,7 +169,7 @@ def _parse_value(name: str, raw: msgspec.Raw) -> Any:
     return ANY_JSON.decode(text)
 
 
-def _checked_name(model: Any) -> str | None:
+def checked_name(model: Any) -> str | None:
     """Raises InvalidRequest for what cannot be the name of a model."""
     if model is not None and not isinstance(model, str):
         raise InvalidRequest(f'"model" must be a string, the name of a model, not {json_type(model)}.')
@@ -176,11 +195,16 @@ def _check_best_of(fields: Mapping[str, Any]) -> None:
 def has_no_token_limit(path: str, fields: Mapping[str, Any]) -> bool:
     """Whether a request to this path generates until the model ends by itself."""
     names = TOKEN_LIMIT_FIELDS.get(path.removeprefix("/v1"), ())
+    return bool(names) and not has_limit(fields, names)
+
+
+def has_limit(fields: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Whether these fields limit the tokens: the first of `names` that is given counts."""
     for name in names:
         limit = fields.get(name)
         if limit is not None:
-            return not (isinstance(limit, (int, float)) and limit >= 0)
-    return bool(names)
+            return isinstance(limit, (int, float)) and limit >= 0
+    return False
 
 
 def with_time_limit(body: bytes, fields: Mapping[str, Any], seconds: float) -> bytes:

@@ -32,9 +32,17 @@ class Head(Protocol):
     def trace(self) -> str: ...
 
 
-class Dialect(Protocol):
-    @property
-    def name(self) -> str: ...
+class Kind:
+    """What many small requests have in common: they came with this head, for this model, in this dialect."""
+
+    __slots__ = ("dialect", "head", "is_background", "key", "model")
+
+    def __init__(self, head: Head, model: str, dialect: str, is_background: bool) -> None:
+        self.head, self.model, self.dialect, self.is_background = head, model, dialect, is_background
+        self.key = (model, dialect, is_background)  # requests with the same are counted together
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.model!r}, {self.dialect}>"
 
 
 class Source(Protocol):
@@ -48,10 +56,9 @@ class Source(Protocol):
         """From now on its request has a `Running`."""
 
 
-# What is kept of a request that has ended: its id, head, model and dialect, whether it was in the background, its
-# client, the status and the body of its answer, and when it began and ended by `time.monotonic`. The request itself is
-# let go, as its memory is good for the next one.
-Ended = tuple[bytes, Head, str, Dialect, bool, str, int, bytes, float, float]
+# What is kept of a request that has ended: its kind, its id, its client, the status and the body of its answer, and
+# when it began and ended by `time.monotonic`. The request itself is let go, as its memory is good for the next one.
+Ended = tuple[Kind, bytes, str, int, bytes, float, float]
 
 
 class Sums:
@@ -136,10 +143,10 @@ class SmallRequests:
             return
         ended, self._ended = self._ended, []
         entries, records = list[Record | Ended](ended), list[Record]()
-        sums: dict[tuple[str, str, int, bool], Sums] = {}
+        sums: dict[tuple[tuple[str, str, bool], int], Sums] = {}
         wants_each = self._wants_each()
         for place, entry in enumerate(ended):
-            _, _, model, dialect, is_background, _, status, body, began, now = entry
+            kind, _, _, status, body, began, now = entry
             tokens = tokens_in_one(body)
             if wants_each or status >= 400 or len(body) > SHORT_BYTES:
                 entries[place] = record = _record(entry, tokens)
@@ -147,11 +154,10 @@ class SmallRequests:
                     records.append(record)
                 if status >= 400:
                     continue
-            key = (model, dialect.name, status, is_background)
             try:
-                found = sums[key]
+                found = sums[kind.key, status]
             except KeyError:
-                found = sums[key] = Sums(*key)
+                found = sums[kind.key, status] = Sums(kind.model, kind.dialect, status, kind.is_background)
             found.seconds.append(now - began)
             if tokens.prompt:
                 found.prompt += tokens.prompt
@@ -166,18 +172,18 @@ class SmallRequests:
 
 def as_record(entry: Record | Ended) -> Record:
     """Most small requests leave no more than they had, as nobody looks at their records."""
-    return _record(entry, tokens_in_one(entry[7])) if isinstance(entry, tuple) else entry
+    return _record(entry, tokens_in_one(entry[4])) if isinstance(entry, tuple) else entry
 
 
 def _record(entry: Ended, tokens: Tokens) -> Record:
-    id, head, model, dialect, is_background, client, status, body, began, now = entry
+    kind, id, client, status, body, began, now = entry
     name, is_error, seconds = id.decode("latin-1"), status >= 400, now - began
     return Record(
         name if name.isalnum() else clean(name, MAX_ID),
         time.time() - (time.monotonic() - began),
-        model,
-        head.shown_path,
-        dialect.name,
+        kind.model,
+        kind.head.shown_path,
+        kind.dialect,
         status,
         "failed" if is_error else "done",
         0.0,
@@ -189,12 +195,12 @@ def _record(entry: Ended, tokens: Tokens) -> Record:
         tokens.per_second,
         seconds,
         client,
-        head.agent,
+        kind.head.agent,
         ENGINE_ERROR if is_error else None,
         "",
         False,
-        is_background,
+        kind.is_background,
         tokens.prompt_seconds,
         tokens.generation_seconds,
-        head.trace,
+        kind.head.trace,
     )

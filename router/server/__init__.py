@@ -19,7 +19,8 @@ Connections::
     head_checks       PURE: checks on a head before parsers see it -> nothing
     uvicorn_protocol  uvicorn with its private parts changed       -> nothing
     framing           one request at a time, within limits         -> admission read_buffer head_checks uvicorn_protocol
-    connection        answers small requests without a task        -> fast_path clients head_checks framing
+    small_request     small requests, from bytes to bytes          -> fast_path
+    connection        answers without a task     -> fast_path clients head_checks framing small_request
     tls               a connection during its handshake            -> admission framing
 
 The server::

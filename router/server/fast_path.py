@@ -23,6 +23,7 @@ from router.errors import RouterError
 from router.logs import request_ids
 from router.proxy.endpoints import ModelFromBody, ModelFromBodyRoute
 from router.proxy.head import Head, identify
+from router.proxy.plain import PlainRoute
 from router.proxy.proxied_request import ProxiedRequest
 from router.records.records import Records
 from router.server.cors import CREDENTIALS, EXPOSED_HEADERS, preflight_response, with_headers, with_vary
@@ -35,11 +36,13 @@ INDEX = "/index.html"
 
 
 class CachedRoute(NamedTuple):
-    """A request head that was parsed once, and the endpoint that needs only the body to answer."""
+    """A request head that was parsed once, and the endpoint that needs only the body to answer. `plain_routes` has the
+    shortest way to each model, by the name that a body gives."""
 
     head: Head
     endpoint: ModelFromBody
     keep_alive: bool
+    plain_routes: dict[str | None, PlainRoute]
 
 
 class FastPathApp:

@@ -165,7 +165,7 @@ function Talk({ id }) {
           setFigures(data.replace(/^:\s*/, "") || "waits");
           continue;
         }
-        if (data === "[DONE]") break;
+        if (data === "[DONE]") continue; // who closes before the end of the answer counts as one that left
         const part = JSON.parse(data);
         if (part.error) throw new Error(part.error.message ?? "The answer was cut off.");
         const delta = part.choices?.[0]?.delta ?? {};

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+from typing import Protocol
 
 from router.errors import Unreachable, UpstreamFailed
 from router.wire.address import Address
@@ -20,6 +21,15 @@ CONNECT_TIMEOUT_S = 10.0
 UNLIMITED_USES = 1_000_000_000
 
 _KEEP_ALIVE_LIMIT = re.compile(rb"(timeout|max)\s*=\s*(\d{1,9})")
+
+
+class Answer(Protocol):
+    """What takes the answer of a child: a `Response`, or `server.small_request.SmallRequest`. See there."""
+
+    def feed(self, data: bytes) -> None: ...
+    def on_connection_lost(self, is_reused: bool) -> None: ...
+    def check_silence(self) -> float: ...
+    def fail(self, error: UpstreamFailed) -> None: ...
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -33,7 +43,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._siblings = siblings
         self.known_heads = siblings.known_heads
         self.loop = asyncio.get_running_loop()
-        self._response: Response | None = None
+        self._response: Answer | None = None
         self._uses = 0
         self._max_uses = UNLIMITED_USES
         self._idle_timeout = siblings.idle_timeout
@@ -48,7 +58,17 @@ class UpstreamConnection(asyncio.Protocol):
 
     def send(self, head: bytes, body: bytes, is_head_request: bool, timeout: float) -> Response:
         """Send a request. `timeout` is how many seconds the child may be silent while its answer is awaited."""
-        response = self._response = Response(self, is_head_request, timeout, self.loop.time())
+        response = Response(self, is_head_request, timeout, self.loop.time())
+        if len(body) < HIGH_WATER_BYTES:
+            self.carry(response, head + body, timeout)  # one system call; a body of this size is cheap to copy
+        else:
+            self.carry(response, head, timeout)
+            self._transport.write(body)
+        return response
+
+    def carry(self, answer: Answer, data: bytes, timeout: float) -> None:
+        """Send these bytes, the beginning of a request at least. `answer` gets what comes."""
+        self._response = answer
         if self._uses == 0:
             self._first_byte_timer = self.loop.call_later(
                 self._siblings.first_byte_grace, self._siblings.mark_stalled, self
@@ -56,11 +76,11 @@ class UpstreamConnection(asyncio.Protocol):
         if self._silence_timer is None:
             self._silence_timer = self.loop.call_later(timeout, self._check_silence)
         self._uses += 1
-        if len(body) < HIGH_WATER_BYTES:
-            self._transport.write(head + body)  # one system call; a body of this size is cheap to copy
-        else:
-            self._transport.write(head)
-            self._transport.write(body)
+        self._transport.write(data)
+
+    def as_response(self, timeout: float, sent_at: float) -> Response:
+        """From now on a Response gets the answer, as if `send` had sent the request at that time."""
+        response = self._response = Response(self, False, timeout, sent_at)
         return response
 
     def cut(self, error: UpstreamFailed) -> None:
@@ -165,10 +185,10 @@ class ChildConnections:
         self.received = 0
         self.stalled: set[UpstreamConnection] = set()
         self._idle: list[UpstreamConnection] = []  # latest last; some may be closed
-        self._is_retired = False
+        self.is_retired = False  # no connection is kept any more
 
     def __repr__(self) -> str:
-        retired = ", retired" if self._is_retired else ""
+        retired = ", retired" if self.is_retired else ""
         return f"<ChildConnections {len(self._idle)} idle, {len(self.stalled)} stalled{retired}>"
 
     def take(self) -> UpstreamConnection | None:
@@ -181,7 +201,7 @@ class ChildConnections:
         return None
 
     def keep(self, connection: UpstreamConnection) -> None:
-        if self._is_retired or self.stalled:
+        if self.is_retired or self.stalled:
             connection.abort()
         else:
             self._idle.append(connection)
@@ -197,7 +217,7 @@ class ChildConnections:
 
     def retire(self) -> None:
         """Keep no connection from now on. Answers under way are not cut."""
-        self._is_retired = True
+        self.is_retired = True
         self._close_idle()
 
     def _close_idle(self) -> None:

@@ -30,6 +30,11 @@ class RequestHead:
     def __repr__(self) -> str:
         return f"<RequestHead {self.method}>"
 
+    def beginning(self, key: str) -> bytes:
+        """The bytes of the head as far as they are the same for all requests to one child: own headers and the length
+        may follow, line by line."""
+        return b"".join((self._start, key.encode(), self._lines))
+
     def encoded(self, key: str, own_headers: Headers, length: int) -> bytes:
         """The bytes of the head, with the blank line that ends it.
 

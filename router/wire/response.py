@@ -78,6 +78,21 @@ class ResponseHead:
         return f"<ResponseHead {self.status}>"
 
 
+def known_answer(connection: Connection, data: bytes) -> tuple[ResponseHead, bytes] | None:
+    """The head and the body of an answer, if the data are one whole answer with a head that was parsed before.
+
+    The body's length must fit to the byte. All else (an answer in pieces, chunks, bytes behind the body) is None."""
+    found = split_message(data)
+    if found is None:
+        return None
+    key, length, body = found
+    head = connection.known_heads.get(key)
+    if head is None or len(body) != length:
+        return None
+    connection.note_keep_alive(head.keep_alive)
+    return head, body
+
+
 class StaleConnection(UpstreamFailed):
     """A kept connection was closed before a byte of the answer came: the request may be sent again."""
 
@@ -313,20 +328,12 @@ class Response:
         return left
 
     def _take_known(self, data: bytes) -> bool:
-        """Whether the data are one whole answer with a head that was parsed before. Then it is taken without parsing.
-
-        The body's length must fit to the byte. All else (an answer in pieces, chunks, bytes behind the body) is parsed.
-        """
-        found = split_message(data)
-        if found is None or self._is_head_request:
+        """Whether the data are a known answer. Then it is taken without parsing; all else is parsed."""
+        found = None if self._is_head_request else known_answer(self._connection, data)
+        if found is None:
             return False
-        key, length, body = found
-        head = self._connection.known_heads.get(key)
-        if head is None or len(body) != length:
-            return False
-        self.head = head
-        self._connection.note_keep_alive(head.keep_alive)
-        self._length = length
+        head, body = found
+        self.head, self._length = head, len(body)
         if body:
             self._chunks.append(body)
         self._is_complete, self._is_reusable = True, not head.is_last

@@ -42,7 +42,7 @@ class Upstream:
         idle_timeout: float = IDLE_TIMEOUT_S,
         first_byte_grace: float = FIRST_BYTE_GRACE_S,
     ) -> None:
-        self._read_timeout = read_timeout
+        self.read_timeout = read_timeout
         self._idle_timeout = idle_timeout
         self._first_byte_grace = first_byte_grace
         self._children: dict[Address, ChildConnections] = {}
@@ -64,7 +64,7 @@ class Upstream:
         `own_headers` are those of this one request. `sent` is what `send` has returned for the same request: then only
         its answer is awaited. If the child has closed a kept connection, the request is sent again on a new one, once.
         """
-        connections = self._connections(address)
+        connections = self.connections(address)
         sent = sent or self.send(address, key, head, body, own_headers)
         if sent is not None:
             try:
@@ -81,16 +81,17 @@ class Upstream:
 
         The response may fail because the child closed the connection meanwhile. Hand it to `open`, which sends again.
         """
-        connection = (self._children.get(address) or self._connections(address)).take()
+        connection = (self._children.get(address) or self.connections(address)).take()
         return None if connection is None else self._send(connection, key, head, body, own_headers)
 
     def _send(
         self, connection: UpstreamConnection, key: str, head: RequestHead, body: bytes, own_headers: Headers
     ) -> Response:
         data = head.encoded(key, own_headers, len(body))
-        return connection.send(data, body, head.method == "HEAD", self._read_timeout)
+        return connection.send(data, body, head.method == "HEAD", self.read_timeout)
 
-    def _connections(self, address: Address) -> ChildConnections:
+    def connections(self, address: Address) -> ChildConnections:
+        """Those to the child at this address."""
         connections = self._children.get(address)
         if connections is None:
             connections = self._children[address] = ChildConnections(self._idle_timeout, self._first_byte_grace)

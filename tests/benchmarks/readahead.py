@@ -95,9 +95,14 @@ def _behind(port: int, file: Path, drain: float) -> float:
 
 
 def _forget(file: Path) -> None:
+    """The process that had it may not have ended yet: the next model starts beside it."""
+    end = time.monotonic() + PATIENCE
     drop(file)
-    if left := resident(file):
-        raise RuntimeError(f"{left:.0%} of {file} are still in memory")
+    while left := resident(file):
+        if time.monotonic() > end:
+            raise RuntimeError(f"{left:.0%} of {file} are still in memory")
+        time.sleep(0.02)
+        drop(file)
 
 
 def _load(port: int) -> float:

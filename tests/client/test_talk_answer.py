@@ -135,3 +135,10 @@ def test_a_line_has_a_bound() -> None:
     with pytest.raises(NotReached, match="does not end"):
         list(stream.lines([b"x" * (stream.MAX_LINE_BYTES + 1)]))
     assert list(stream.lines([b"a\r\nb"])) == ["a", "b"]
+
+
+def test_a_stream_is_read_to_its_end() -> None:
+    """Else the router would take the client for one that left."""
+    pieces = iter([b'data: {"a": 1}\n\n', DONE, b": bye\n\n", b'data: {"late": 1}\n\n'])
+    assert list(stream.events(pieces)) == [{"a": 1}]
+    assert next(pieces, None) is None

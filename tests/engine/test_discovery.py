@@ -99,7 +99,13 @@ def test_a_real_engine_measures_memory(real: Engine, tmp_path: Path) -> None:
     rows = [line.split() for line in table.splitlines() if line.startswith("Host ")]
     assert int(rows[0][1]) == pytest.approx(model.stat().st_size / 2**20, abs=2)
     assert real.measure(["-m", str(tmp_path / "missing")], 20) is None
-    assert real.measure(["-m", str(model)], 0.0001) is None
+
+
+def test_a_measurement_that_takes_too_long_is_none(tmp_path: Path) -> None:
+    slow = tmp_path / "llama-server"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    assert Engine("llama-server", (str(slow),), {}).measure(["-m", "x.gguf"], 0.2) is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from router.metrics.names import Metrics
 from router.metrics.tally import Tally
 from router.records.record import Record
 from router.records.records import MAX_ENDED, Records
-from router.records.small import MOST, Ended, Sums
+from router.records.small import MOST, Ended, Kind, Sums
 from tests.metrics.scrapes import read
 
 
@@ -27,12 +27,8 @@ class Head:
     trace: str = ""
 
 
-@dataclass(frozen=True)
-class Dialect:
-    name: str
-
-
-HEAD, OPENAI, ANTHROPIC = Head(), Dialect("openai"), Dialect("anthropic")
+HEAD = Head()
+KIND = Kind(HEAD, "a", "openai", False)
 
 
 def some(random: Random) -> Ended:
@@ -42,12 +38,10 @@ def some(random: Random) -> Ended:
     answer = random.choice(({}, {"usage": usage}, {"usage": usage, "timings": timings}, {"timings": {"prompt_n": 9}}))
     body = random.choice((b"", b"no JSON", json.dumps({"text": "x" * random.choice((3, 9000)), **answer}).encode()))
     began = time.monotonic() - random.random()
+    dialect, is_background = random.choice(("openai", "anthropic")), random.random() < 0.2
     return (
+        Kind(HEAD, random.choice("ab"), dialect, is_background),
         random.choice((b"%016x" % random.getrandbits(60), b"a\tb", b"mine")),
-        HEAD,
-        random.choice("ab"),
-        random.choice((OPENAI, ANTHROPIC)),
-        random.random() < 0.2,
         "127.0.0.1",
         random.choice((200, 200, 201, 404)),
         body,
@@ -92,8 +86,8 @@ def test_sums_are_the_sums_of_the_records(seed: int) -> None:
     requests = [some(random) for _ in range(random.randrange(1, 3 * MOST))]
     errors, each = (asyncio.run(Told(requests, wants_each).run()) for wants_each in (False, True))
     assert comparable(each.seen) == comparable(each.kept[::-1]) == comparable(errors.kept[::-1])
-    assert [record.model for record in each.seen] == [request[2] for request in requests]
-    assert [record.error for record in errors.seen] == ["engine_error"] * sum(request[6] >= 400 for request in requests)
+    assert [record.model for record in each.seen] == [request[0].model for request in requests]
+    assert [record.error for record in errors.seen] == ["engine_error"] * sum(request[3] >= 400 for request in requests)
     metrics = Metrics()
     one_by_one = Tally(metrics, lambda name: name == "a")
     for record in each.seen:
@@ -117,7 +111,7 @@ def test_only_the_last_are_kept_and_long_answers_are_let_go() -> None:
     async def run() -> list[object]:
         records = Records()
         for number in range(2 * MAX_ENDED):
-            records.small.end((b"%d" % number, HEAD, "a", OPENAI, False, "", 200, b"x" * 100_000, 1.0, 2.0))
+            records.small.end((KIND, b"%d" % number, "", 200, b"x" * 100_000, 1.0, 2.0))
         records.settle()
         entries: list[object] = [*records._ended]
         assert [record.id for record in records.ended()] == [
@@ -134,7 +128,7 @@ def test_a_subscriber_that_fails_disturbs_nobody(caplog: pytest.LogCaptureFixtur
         records.subscribe(lambda record: None, lambda sums: 1 / 0)  # type: ignore[arg-type]
         unsubscribe = records.subscribe(lambda record: None, found.append)
         for _ in range(2):
-            records.small.end((b"1", HEAD, "a", OPENAI, False, "", 200, b"", 1.0, 2.0))
+            records.small.end((KIND, b"1", "", 200, b"", 1.0, 2.0))
             records.settle()
             unsubscribe()
         return found
