@@ -76,7 +76,8 @@ def test_it_answers_from_a_root_that_cannot_be_written_and_ends_under_a_stream(c
         assert container.first.name() == "tini"
         everyone = [container.first, *container.first.children(recursive=True)]
         assert {uid for process in everyone for uid in process.uids()} == {container.image.user}
-        assert (container.log.parent / "cache/llama-router/footprints.json").exists()
+        footprints = container.log.parent / "cache/llama-router/footprints.json"
+        until(footprints.exists, PATIENCE_S)  # a load is measured some time after it
 
         with client.stream("POST", "/v1/chat/completions", json=chat("tiny-b", 100_000, stream=True)) as response:
             events = Events(response)
