@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import subprocess
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -76,6 +77,8 @@ class LocalChild:
         self._state_pipe: PipeReader | None = None  # the one that has reported a state
         self._events_at_once = 0
         self._latest_progress: LoadProgress | None = None  # reported next, unless a later one replaces it before
+        self._is_known_to_serve = False  # the caller of `ready` has been told
+        self._early: deque[ChildEvent] = deque(maxlen=MAX_EVENTS_AT_ONCE)  # that came before its caller knows
         self._sign_of_life = self._loop.time()
         self._is_asleep = self._is_stopped = self._is_without_gpu = False
         self._served: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
@@ -140,8 +143,8 @@ class LocalChild:
     async def ready(self) -> Mapping[str, Any]:
         health = asyncio.create_task(self._poll_health())
         timeout = self._launch.load_timeout
-        used = await cpu_times(self.pid)
         try:
+            used = None if self._served.done() else await cpu_times(self.pid)
             ends: set[asyncio.Future[Any]] = {self._served, self._exit}
             while not (self._served.done() or self._exit.done()):
                 left = self._sign_of_life + timeout - self._loop.time()
@@ -162,6 +165,8 @@ class LocalChild:
             health.cancel()
         if not self._served.done():
             raise LoadFailed(self._exit.result().sentence)
+        await asyncio.sleep(0)  # the listener gets what the child reported before
+        self._loop.call_soon(self._report_early)
         return self._served.result()
 
     async def wait(self) -> Exit:
@@ -288,7 +293,11 @@ class LocalChild:
             self._report(Woke())
 
     def _report(self, event: ChildEvent) -> None:
-        """Call the listener soon, not here: its error would end the reading of the pipe."""
+        """Call the listener soon, not here: its error would end the reading of the pipe. Reports and the return of
+        `ready` come in the order in which the child wrote."""
+        if self._served.done() and not self._is_known_to_serve:
+            self._early.append(event)
+            return
         self._events_at_once += 1
         if self._events_at_once <= MAX_EVENTS_AT_ONCE or not isinstance(event, LoadProgress):
             self._loop.call_soon(self._launch.on_event, event)
@@ -301,6 +310,11 @@ class LocalChild:
         event, self._latest_progress = self._latest_progress, None
         if event is not None:
             self._launch.on_event(event)
+
+    def _report_early(self) -> None:
+        self._is_known_to_serve = True
+        while self._early:
+            self._loop.call_soon(self._launch.on_event, self._early.popleft())
 
     async def _poll_health(self) -> None:
         info = await poll_health(self.address, self.key, lambda: self._state_pipe is not None)

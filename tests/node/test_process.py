@@ -59,6 +59,29 @@ async def test_silence_is_a_failure_and_signs_of_life_are_not(start: Start) -> N
     assert not is_alive(silent.pid)
 
 
+# B-P7
+async def test_reports_come_in_the_order_in_which_the_child_wrote(folder: Path) -> None:
+    loading = 'cmd_child_to_router:state:{"state":"loading","payload":{"stages":["s"],"current":"s","value":1}}'
+    ready, sleeping = (
+        f'cmd_child_to_router:state:{{"state":"{word}","payload":null}}' for word in ("ready", "sleeping")
+    )
+    (folder / "states").write_text("\n".join([loading, ready, sleeping, ready, ""]))
+    script = f"cat {folder}/states; touch {folder}/said; exec sleep 60"
+    came: list[object] = []
+    watchdog, launch = Watchdog(), Launch("m", (), (), load_timeout=20, on_event=came.append)
+    command, address = ["/bin/sh", "-c", script], Address(str(folder / "s"))
+    child = LocalChild.start(launch, command, {"PATH": "/usr/bin:/bin"}, address, KEY, watchdog)
+    until((folder / "said").exists)
+    for pipe in child._pipes:
+        pipe.read()  # now, so that its caller may know at once that it serves
+    await child.ready()
+    came.append("ready")
+    await eventually(lambda: Woke() in came)
+    assert [type(event).__name__ for event in came] == ["LoadProgress", "str", "Slept", "Woke"]
+    await child.stop()
+    watchdog.close()
+
+
 async def test_sleep_and_wake_are_reported(start: Start) -> None:
     events: list[ChildEvent] = []
     child = await start("--sleep-idle-seconds", "0.01", on_event=events.append)
