@@ -53,7 +53,7 @@ Packages, and what stands below them::
     metrics     for Prometheus                         -> scheduling engine wire events records node models pool
     proxy       what every dialect shares              -> text engine wire records models memory pool
     page        llama.cpp's own chat page              -> engine wire node
-    server      the client's side of a socket          -> access wire records proxy
+    server      the client's side of a socket          -> access wire records pool proxy
 
 What clients ask for::
 

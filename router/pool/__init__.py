@@ -68,7 +68,7 @@ Requests that wait::
 
 Requests that need not wait::
 
-    gate  small requests to a model that serves -> lease child_run core tickets
+    gate  small requests to models that serve -> lease child_run core tickets
 
 Explicit loads, and a new catalog::
 

@@ -3,7 +3,8 @@
 The books are the same: each request has a ticket of the scheduler, from `enter` to `leave`. Only the objects are
 missing, and `lease` makes them for a request that turns out to be no small one.
 
-`Pool.gate` makes it. It is good for one process with one set of settings; after that, `enter` lets nobody in.
+`Pool.gate` gives it, the same one to all who ask. It is good for one process with one set of settings; after that,
+`enter` lets nobody in, and `Gates` drops it. Who remembers it for later does so by a weak reference.
 """
 
 from __future__ import annotations
@@ -11,13 +12,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from router.events.kinds import Granted
+from router.events.journal import Entry
+from router.events.kinds import Crash, Exited, Granted
 from router.models.spec import ModelSpec
 from router.pool.child_run import ChildRun
 from router.pool.core import Core
 from router.pool.lease import Lease
 from router.pool.tickets import Tickets
 from router.wire.address import Address
+
+Release = Callable[[int, ChildRun, bool], None]
+
+
+class Gates:
+    """The gates of all models, at most one of each. `runs` are the processes that exist, `release` is the pool's."""
+
+    def __init__(self, core: Core, tickets: Tickets, runs: dict[str, ChildRun], release: Release) -> None:
+        self._core, self._tickets, self._runs, self._release = core, tickets, runs, release
+        self._gates: dict[str, Gate] = {}
+        core.journal.subscribe(self._drop, Exited, Crash)
+
+    def __repr__(self) -> str:
+        return f"<Gates of {', '.join(self._gates) or 'nothing'}>"
+
+    def of(self, base: ModelSpec) -> Gate:
+        """The gate of a model that takes new work now. `base` is the model as the catalog has it."""
+        gate = self._gates.get(base.name)
+        if gate is None or not gate.is_current():
+            spec = self._core.store.effective(base)
+            gate = Gate(self._core, self._tickets, self._runs, base, spec, self._release)
+            self._gates[base.name] = gate
+        return gate
+
+    def _drop(self, entry: Entry) -> None:
+        self._gates.pop(entry.event.model, None)
 
 
 class Gate:
@@ -32,6 +60,7 @@ class Gate:
     """
 
     __slots__ = (
+        "__weakref__",
         "_base",
         "_catalog",
         "_core",
@@ -54,7 +83,7 @@ class Gate:
         runs: dict[str, ChildRun],
         base: ModelSpec,
         spec: ModelSpec,
-        release: Callable[[int, ChildRun, bool], None],
+        release: Release,
     ) -> None:
         run = runs[base.name]
         assert run.child is not None, "open without a child"

@@ -30,7 +30,7 @@ from router.pool.child_run import ChildRun
 from router.pool.core import Core
 from router.pool.downloads import Downloads
 from router.pool.facts import Facts
-from router.pool.gate import Gate
+from router.pool.gate import Gate, Gates
 from router.pool.lease import Lease
 from router.pool.logs import EngineLogs
 from router.pool.pins import Pins
@@ -129,6 +129,7 @@ class Pool:
             on_answer=self._on_answer,
             drop_missing=lambda name: self.exchange.drop_missing(name),
         )
+        self._gates = Gates(core, self._tickets, self.processes.runs, self._release)
         self.settings = SettingsLoads(
             core,
             self.processes,
@@ -225,10 +226,7 @@ class Pool:
         run = self.processes.runs.get(name)
         if run is None or run.child is None or not self._scheduler.model(name).is_open or name not in self.catalog:
             return None
-        base = self.catalog.resolve(name)
-        return Gate(
-            self._core, self._tickets, self.processes.runs, base, self._core.store.effective(base), self._release
-        )
+        return self._gates.of(self.catalog.resolve(name))
 
     def look(self, spec: ModelSpec, *, wakes: bool = True) -> Lease:
         """A lease for a request that only looks at a process: it starts none, waits for none, and keeps none alive.

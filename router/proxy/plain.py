@@ -4,12 +4,13 @@ Most small requests are such: they name a model, and say nothing else that the r
 questions but one are answered here once: is the model known, may it be loaded, does its preset or its template change
 the request. What remains is `fits`, which looks at the one body.
 
-`ModelFromBody.plain_route` makes it, and `server.small_request` sends the requests. A route is good as long as
-`is_current` says so; everything else goes the way of `ModelFromBody.try_now`.
+`ModelFromBody.plain_route` makes it, and `server.small_request` sends the requests. A route is good as long as it has
+an `open_gate`; everything else goes the way of `ModelFromBody.try_now`.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,13 +31,14 @@ MAX_HEADS = 64  # of answers
 
 
 class PlainRoute:
-    """`gate` is open now."""
+    """`gate` is open now. The route does not keep it: a route stays as long as its head is remembered, and must not
+    hold the process and the catalog of its time."""
 
     __slots__ = (
-        "_catalog",
         "_connections",
         "_created",
         "_dialect",
+        "_gate",
         "_gateway",
         "_is_chat",
         "_limit_fields",
@@ -44,15 +46,14 @@ class PlainRoute:
         "_own_headers",
         "beginning",
         "body_limit",
-        "gate",
         "head",
         "kind",
         "timeout",
     )
 
     def __init__(self, gateway: Gateway, dialect: Dialect, head: Head, gate: Gate) -> None:
-        self._gateway, self._dialect, self.head, self.gate = gateway, dialect, head, gate
-        self._catalog, self._created = gateway.pool.catalog, gateway.created.in_catalog
+        self._gateway, self._dialect, self.head = gateway, dialect, head
+        self._gate, self._created = weakref.ref(gate), gateway.created.in_catalog
         self._connections = gateway.upstream.connections(gate.address)
         self.body_limit = gateway.body_limit
         self.timeout = gateway.upstream.read_timeout
@@ -65,22 +66,20 @@ class PlainRoute:
         self._lines: dict[ResponseHead, bytes | None] = {}
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.head.path} to {self.gate!r}>"
+        return f"<{type(self).__name__} {self.head.path} to {self._gate()!r}>"
 
-    def is_current(self) -> bool:
-        """Whether a request with this head and this name would still come here, as far as `Gate` does not know."""
-        gateway = self._gateway
-        return (
-            gateway.pool.catalog is self._catalog
-            and gateway.created.in_catalog is self._created
-            and not self._connections.is_retired
-        )
+    def open_gate(self) -> Gate | None:
+        """None if a request with this head and this name would not come here any more, as far as the gate does not say
+        so itself."""
+        if self._connections.is_retired or self._gateway.created.in_catalog is not self._created:
+            return None
+        return self._gate()
 
-    def fits(self, fields: Mapping[str, Any], outline: Outline) -> bool:
+    def fits(self, gate: Gate, fields: Mapping[str, Any], outline: Outline) -> bool:
         """Whether the router has nothing to do with this body, whose `plain_fields` these are."""
         if self._limit_fields and not has_limit(fields, self._limit_fields):
             return False
-        return not (self._is_chat and chat.needs_look(self.gate.spec.info, fields, outline))
+        return not (self._is_chat and chat.needs_look(gate.spec.info, fields, outline))
 
     def take_connection(self) -> UpstreamConnection | None:
         """A kept connection to the child."""
@@ -109,8 +108,8 @@ class PlainRoute:
             self._lines[head] = lines
             return lines
 
-    def ordinary(self, ticket: int, id: bytes, body: bytes, answer: Response) -> ProxiedRequest:
+    def ordinary(self, gate: Gate, ticket: int, id: bytes, body: bytes, answer: Response) -> ProxiedRequest:
         """A request that was sent turns out to be no small one: it goes on as this."""
-        request = self._gateway.proxied_request(self.gate.spec, self.head, self._dialect, body, False, used=True)
-        request.go_on_from(self.gate.lease(ticket), answer, id)
+        request = self._gateway.proxied_request(gate.spec, self.head, self._dialect, body, False, used=True)
+        request.go_on_from(gate.lease(ticket), answer, id)
         return request

@@ -19,6 +19,7 @@ from time import monotonic
 from typing import Protocol
 
 from router.errors import UpstreamFailed
+from router.pool.gate import Gate
 from router.proxy.plain import PlainRoute
 from router.proxy.proxied_request import ProxiedRequest
 from router.proxy.routing import plain_fields
@@ -54,12 +55,13 @@ class SmallRequest:
         ...  # another way
     """
 
-    __slots__ = ("_body", "_client", "_connection", "_id", "_route", "_sent_at", "_ticket", "began")
+    __slots__ = ("_body", "_client", "_connection", "_gate", "_id", "_route", "_sent_at", "_ticket", "began")
 
     def __init__(self, client: Client) -> None:
         self._client: Client | None = client
         self._connection: UpstreamConnection | None = None  # while it is under way
         self._route: PlainRoute | None = None
+        self._gate: Gate | None = None
         self._body = self._id = b""
         self._ticket = 0
         self._sent_at = 0.0
@@ -74,7 +76,7 @@ class SmallRequest:
 
     def forget(self) -> None:
         """The client has left: no reference leads back to its connection."""
-        self._client = self._route = None
+        self._client = self._route = self._gate = None
 
     def begin(self, cached: CachedRoute, body: bytes) -> bool:
         """Sends the request now. False if it has to take another way."""
@@ -82,23 +84,26 @@ class SmallRequest:
         if found is None:
             return False
         fields, outline = found
-        route = self._find(cached, fields.get("model"))
-        if route is None or len(body) > route.body_limit or not route.fits(fields, outline):
+        way = self._find(cached, fields.get("model"))
+        if way is None:
+            return False
+        route, gate = way
+        if len(body) > route.body_limit or not route.fits(gate, fields, outline):
             return False
         connection = route.take_connection()
         if connection is None:
             return False
-        kind = route.kind
-        ticket = route.gate.enter(background=kind.is_background)
+        ticket = gate.enter(background=route.kind.is_background)
         if not ticket:
             route.give_back(connection)
             cached.plain_routes.clear()  # for other names too, it is time for another one
             return False
+        self._gate = gate
         try:
             self._send(route, connection, ticket, body)
         except BaseException:
-            self._connection = None
-            route.gate.leave(ticket)
+            self._connection = self._gate = None
+            gate.leave(ticket)
             connection.abort()
             raise
         return True
@@ -111,31 +116,34 @@ class SmallRequest:
         data = b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % (route.beginning, id, len(body), body)
         connection.carry(self, data, route.timeout)
 
-    def _find(self, cached: CachedRoute, name: object) -> PlainRoute | None:
+    def _find(self, cached: CachedRoute, name: object) -> tuple[PlainRoute, Gate] | None:
         """The route for this name, if it is one."""
         if type(name) is not str and name is not None:
             return None
         routes = cached.plain_routes
         route = routes.get(name)
-        if route is None or not route.is_current():
+        gate = route.open_gate() if route is not None else None
+        if gate is None:
             route = cached.endpoint.plain_route(cached.head, name)
-            if route is None:
-                routes.pop(name, None)
-                return None
-            if len(routes) >= MAX_MODELS:
-                routes.clear()
-            routes[name] = route
-        return route
+            gate = route.open_gate() if route is not None else None
+        if route is None or gate is None:
+            routes.pop(name, None)
+            return None
+        if name not in routes and len(routes) >= MAX_MODELS:
+            routes.clear()
+        routes[name] = route
+        return route, gate
 
     def ordinary(self) -> Response:
         """It goes on as a `ProxiedRequest`. Returns what takes the answer now."""
-        connection, route, client = self._connection, self._route, self._client
+        connection, route, gate, client = self._connection, self._route, self._gate, self._client
         assert connection is not None
         assert route is not None
+        assert gate is not None
         assert client is not None
-        self._connection = None
+        self._connection = self._gate = None
         response = connection.as_response(route.timeout, self._sent_at)
-        request = route.ordinary(self._ticket, self._id, self._body, response)
+        request = route.ordinary(gate, self._ticket, self._id, self._body, response)
         request.began, self._body = self.began, b""
         client.take_over(request)
         return response
@@ -143,9 +151,10 @@ class SmallRequest:
     # For the connection to the child
 
     def feed(self, data: bytes) -> None:
-        connection, route, client = self._connection, self._route, self._client
+        connection, route, gate, client = self._connection, self._route, self._gate, self._client
         assert connection is not None
         assert route is not None
+        assert gate is not None
         assert client is not None
         found, own_headers = known_answer(connection, data), client.can_answer_small()
         lines = route.response_lines(found[0], own_headers) if found and own_headers is not None else None
@@ -153,11 +162,12 @@ class SmallRequest:
             self.ordinary().feed(data)
             return
         head, body = found
-        self._connection, self._body = None, b""
+        self._connection = self._gate = None
+        self._body = b""
         # First the connection, then the ticket, then the client, who may send its next request at once.
         try:
             connection.release(not head.is_last)
-            route.gate.leave(self._ticket)
+            gate.leave(self._ticket)
             client.answer_small(route, self._id, lines, head.status, body, self.began)
         except Exception as exc:  # else the client would wait for ever
             client.end_small(exc)

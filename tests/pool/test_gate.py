@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -76,6 +77,21 @@ async def test_an_old_gate_lets_nobody_in() -> None:
         last = await open_gate(b)
         b.pool.end()
         assert not last.enter(background=False), "the router ends"
+
+
+@pytest.mark.parametrize("end", ["unloaded", "crashed", "reloaded"])
+async def test_who_remembers_a_gate_holds_neither_its_process_nor_its_catalog(end: str) -> None:
+    async with bench("a") as b:
+        remembered = [weakref.ref(await open_gate(b)) for _ in range(2)]
+        assert remembered[0]() is remembered[1]() is not None, "one for all"
+        if end == "unloaded":
+            b.pool.unload("a")
+        elif end == "crashed":
+            (await b.use("a")).die()
+        else:
+            await b.pool.exchange.replace(Catalog([replace(b.specs["a"], aliases=("x",))]))
+            await open_gate(b)
+        await eventually(lambda: remembered[0]() is None)
 
 
 def test_what_a_model_stays_for_is_what_holds_now() -> None:  # B-C6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -29,7 +30,7 @@ def shortest(front: Front) -> set[tuple[str, str | None]]:
             (route.head.path, name)
             for route in known
             for name, plain in route.plain_routes.items()
-            if plain.gate.is_current()
+            if (gate := plain.open_gate()) and gate.is_current()
         }
 
     return front.in_server(look)
@@ -203,3 +204,12 @@ async def test_the_status_is_that_of_the_child(front: Front, status: str) -> Non
     for _ in range(3):
         assert (await client.ask(post(CHAT, body_of()))).status == int(status[:3])
     assert [record.status for record in front.records] == [int(status[:3])] * 3
+
+
+async def test_what_rests_holds_no_process_of_before(front: Front) -> None:
+    client = await front.ready()
+    await client.ask(post(CHAT, body_of()))
+    gate = weakref.ref(front.in_server(lambda: front.pool.gate(front.pool.catalog.resolve("a"))))
+    assert gate() is not None
+    assert (await client.ask(post("/models/unload", b'{"model": "a"}'))).status == 200
+    await eventually(lambda: gate() is None)
