@@ -76,6 +76,7 @@ class Exporter:
         router of one model looks like its engine."""
         await self._pool.nodes.glance()
         texts = await self._engines.read()
+        await _in_turns(self._live.catch_up())
         self.update()
         if len(self._pool.catalog) == 1:
             texts = dict(zip([NO_MODEL], texts.values(), strict=False))
@@ -87,20 +88,25 @@ class Exporter:
             yield piece
 
     async def _write_ahead(self, form: Format) -> None:
-        """Have the text made of all that has changed, with turns for others: after a while without a scrape that may be
-        much. Then the rest, the text of one moment, is little work."""
-        self.metrics.registry.gather()
-        began = time.perf_counter()
-        for _ in self.metrics.registry.pieces(form):
-            if time.perf_counter() - began > SLICE_S:
-                await asyncio.sleep(0)
-                began = time.perf_counter()
+        """Have the text made of all that has changed: after a while without a scrape that may be much. Then the rest,
+        the text of one moment, is little work."""
+        await _in_turns(self.metrics.registry.gathering())
+        await _in_turns(self.metrics.registry.pieces(form))
 
     def update(self) -> None:
         """Bring all that is read at a scrape up to date."""
         self._live.update(self._pool.nodes.readings, asyncio.get_running_loop().time())
         self._process.update()
         self.metrics.loop_lag.of().set(round(self._lag.most(), 6))
+
+
+async def _in_turns(work: Iterator[object]) -> None:
+    """Do all of it, with turns for others."""
+    began = time.perf_counter()
+    for _ in work:
+        if time.perf_counter() - began > SLICE_S:
+            await asyncio.sleep(0)
+            began = time.perf_counter()
 
 
 def _in_pieces(parts: Iterable[bytes]) -> Iterator[bytes]:

@@ -276,8 +276,14 @@ class Registry:
         return family
 
     def gather(self) -> None:
+        for _ in self.gathering():
+            pass
+
+    def gathering(self) -> Iterator[None]:
+        """As `gather`, a step for each family."""
         for family in self.families:
             family.gather()
+            yield
 
     def pieces(self, form: Format) -> Iterator[bytes]:
         """The text of all families, without the mark of its end. It may be left for a while between two pieces to have

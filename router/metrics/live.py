@@ -7,7 +7,7 @@ since the last scrape; all others are as they were.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from router.metrics.families import Family, Gauge, replace
 from router.metrics.names import Metrics
@@ -40,6 +40,13 @@ class Live:
     def __repr__(self) -> str:
         return f"<Live: {len(self._states)} models, {len(self._lively)} of them lively>"
 
+    def catch_up(self) -> Iterator[None]:
+        """Look at the models that something has happened to, a step for each. After thousands of them `update` would
+        hold up all others for long; it takes what is left."""
+        while (name := self._tally.take_touched()) is not None:
+            self._look_at(name)
+            yield
+
     def update(self, readings: Sequence[Reading], now: float) -> None:
         """Make all gauges true. `now` is by the clock of the event loop."""
         if self._catalog is not self._pool.catalog:
@@ -51,22 +58,27 @@ class Live:
         self._update_downloads()
 
     def _update_models(self, now: float) -> None:
-        pool, metrics, tally = self._pool, self._metrics, self._tally
+        pool, metrics = self._pool, self._metrics
         entries = pool.scheduler.line.by_arrival
         lively = {*pool.processes.runs, *entries, *pool.downloads.running, *pool.downloads.queued}
-        looked_at = {*lively, *self._lively, *tally.take_touched()}
-        self._lively = lively
+        looked_at, self._lively = lively | self._lively, lively
         for name in looked_at:
-            if tally.label(name) == NO_MODEL:
-                continue
-            model = pool.scheduler.model(name)
-            metrics.active.of(name).set(len(model.leases))
-            metrics.waiting.of(name).set(len(entries[name].tickets) if name in entries else 0)
-            self._set_state(name, State.DOWNLOADING if name in pool.downloads.queued else model.state)
-        for name in self._states.keys() - tally.models:
+            self._look_at(name)
+        for _ in self.catch_up():
+            pass
+        for name in self._states.keys() - self._tally.models:
             del self._states[name]
         metrics.queue.of().set(len(entries))
         metrics.queue_oldest.of().set(max((now - entry.since for entry in entries.values()), default=0.0))
+
+    def _look_at(self, name: str) -> None:
+        pool, metrics = self._pool, self._metrics
+        if self._tally.label(name) == NO_MODEL:
+            return
+        model, entry = pool.scheduler.model(name), pool.scheduler.line.by_arrival.get(name)
+        metrics.active.of(name).set(len(model.leases))
+        metrics.waiting.of(name).set(len(entry.tickets) if entry else 0)
+        self._set_state(name, State.DOWNLOADING if name in pool.downloads.queued else model.state)
 
     def _set_state(self, name: str, state: State) -> None:
         family = self._metrics.state

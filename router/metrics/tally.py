@@ -107,10 +107,9 @@ class Tally:
         """Those that have series."""
         return self._models.keys()
 
-    def take_touched(self) -> set[str]:
-        """The models that something has happened to since the last call, and maybe others."""
-        touched, self._touched = self._touched, set()
-        return touched
+    def take_touched(self) -> str | None:
+        """One of the models that something has happened to and that was not taken yet, if there is one."""
+        return self._touched.pop() if self._touched else None
 
     def forget_gone(self) -> None:
         """Drop the series of models that have left the catalog."""
