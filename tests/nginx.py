@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.routers import Router
-from tests.waiting import until
+from tests.waiting import listens, until
 
 README = Path(__file__).parents[1] / "README.md"
 PROGRAM = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -54,7 +54,7 @@ def in_front_of(router: Router, folder: Path, *, buffers: bool = False, also: st
     config.write_text(CONFIG.format(folder=folder, location=location, user=user, also=also))
     process = subprocess.Popen([PROGRAM, "-p", folder, "-c", config, "-e", "stderr"], stdin=subprocess.DEVNULL)
     try:
-        until(lambda: (folder / "front.sock").exists() or process.poll() is not None)
+        until(lambda: listens(folder / "front.sock") or process.poll() is not None)
         assert process.poll() is None, "nginx refuses the lines of the README"
         transport = httpx.HTTPTransport(uds=str(folder / "front.sock"))
         with httpx.Client(transport=transport, base_url=f"http://{NAME}", timeout=30) as client:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.routers import Router
-from tests.waiting import until
+from tests.waiting import listens, until
 
 EXAMPLES = Path(__file__).parents[1] / "presets/proxies"
 NAME = "llm.example.org"
@@ -79,7 +79,7 @@ def in_front_of(router: Router, kind: str, folder: Path, edit: Edit = str) -> It
             [program, *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **home}
         )
     try:
-        until(lambda: (folder / "front.sock").exists() or process.poll() is not None)
+        until(lambda: listens(folder / "front.sock") or process.poll() is not None)
         assert process.poll() is None, (folder / "log").read_text()
         transport = httpx.HTTPTransport(uds=str(folder / "front.sock"), verify=False)
         with httpx.Client(transport=transport, base_url=f"https://{NAME}", timeout=30) as client:

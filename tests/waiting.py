@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -27,3 +29,9 @@ async def eventually(condition: Callable[[], object], patience: float = PATIENCE
     async with asyncio.timeout(patience):
         while not condition():
             await asyncio.sleep(0.002)
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody accepts connections at this Unix socket; its file is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0

@@ -94,6 +94,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(  # B-O6
         window.shows(PROMPT)
         window.press("C-c")
         window.shows("ctrl-C again, ctrl-D or /bye leaves")
+        until(lambda: PROMPT in window.text.rpartition("leaves")[2])  # before it, a key is nobody's
         window.press("C-d")
         window.shows("ended with 0")
 

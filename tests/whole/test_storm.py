@@ -360,6 +360,7 @@ class Storm:
         assert self.node.claims == {}
 
 
+@pytest.mark.timeout(600)  # a minute of computing with eight GPUs
 @pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("gpus", MACHINES)
 def test_a_storm_of_loads(

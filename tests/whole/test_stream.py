@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import json
 import socket
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -23,7 +24,9 @@ from router.wire.upstream import Upstream
 from tests.conftest import Starter
 from tests.fakes import FakeChild
 from tests.routers import ENDLESS, ENDLESS_FLAGS, Router, chat
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -49,15 +52,28 @@ def begin(
         return read
 
 
-def follow(router: Router, id: str, start: int = 0) -> httpx.Response:
-    return router.client.get("/v1/stream", params={"conv_id": id, "from": start})
+def follow(router: Router, id: str, start: int = 0, **more: Any) -> httpx.Response:
+    return router.client.get("/v1/stream", params={"conv_id": id, "from": start}, **more)
 
 
-def lookup(router: Router, *ids: str) -> dict[str, Any]:
-    response = router.client.post("/v1/streams/lookup", json={"conversation_ids": ids})
+def lookup(router: Router, *ids: str, **more: Any) -> dict[str, Any]:
+    response = router.client.post("/v1/streams/lookup", json={"conversation_ids": ids}, **more)
     assert response.status_code == 200, response.text
     entries = response.json()
     return {entry["conversation_id"]: entry for entry in entries}
+
+
+def sent(pool: ThreadPoolExecutor, ask: Callable[..., T], *args: Any) -> Future[T]:
+    """Ask in a thread. Returns once the request has been sent: what is sent later comes later."""
+    is_sent = threading.Event()
+
+    def trace(event: str, info: object) -> None:
+        if event == "http11.send_request_body.complete":
+            is_sent.set()
+
+    future = pool.submit(ask, *args, extensions={"trace": trace})
+    assert is_sent.wait(PATIENCE_S)
+    return future
 
 
 def text(stream: bytes) -> str:
@@ -91,8 +107,8 @@ def test_each_client_that_comes_back_gets_the_rest_of_a_stream(launch: Callable[
     with ThreadPoolExecutor() as pool:
         pauses: list[Pause] = []
         read = begin(router, "org/één & two", 2000, then=lambda: pauses.append(Pause(router)))
-        follows = [pool.submit(follow, router, "org/één & two", start) for start in (0, len(read))]
-        found = pool.submit(lookup, router, "org/één & two", "other")
+        follows = [sent(pool, follow, router, "org/één & two", start) for start in (0, len(read))]
+        found = sent(pool, lookup, router, "org/één & two", "other")
         other = pool.submit(router.chat, "tiny-b")
         pauses[0].end_when_waiting(router)
         assert found.result().keys() == {"org/één & two"}
@@ -128,7 +144,7 @@ def test_a_translated_stream_goes_on_too(launch: Callable[..., Router], path: st
         next(response.iter_raw())
         pause = Pause(router)
     with ThreadPoolExecutor() as pool:
-        following, found = pool.submit(follow, router, "one"), pool.submit(lookup, router, "one")
+        following, found = sent(pool, follow, router, "one"), sent(pool, lookup, router, "one")
         other = pool.submit(router.chat, "tiny-b")
         pause.end_when_waiting(router)
         assert found.result().keys() == {"one"}
