@@ -126,7 +126,9 @@ class _Writer:
                     raise _Unknown
             else:
                 parts.append(f"\\x{ord(char):02X}" if char in "[]^" else char)
-        inner = "".join(parts)
+        if is_negated and parts[-1:] == ["-"]:
+            parts[-1] = r"\x2D"  # what follows would make a range of it
+        inner = "".join(_with_sound_ranges(parts))
         return f"[^{inner}{_NEVER}]" if is_negated else f"[{inner}]"
 
     def _escape_in_set(self) -> str:
@@ -164,3 +166,29 @@ class _Writer:
         char = self._text[self._at]
         self._at += 1
         return char
+
+
+def _with_sound_ranges(parts: list[str]) -> list[str]:
+    """The parts of a set, in which a `-` beside a class of characters is only itself. Raises _Unknown for a range that
+    goes backwards."""
+    found, at = list(parts), 1
+    while at < len(parts) - 1:
+        if parts[at] != "-":
+            at += 1
+            continue
+        least, most = _code_of(parts[at - 1]), _code_of(parts[at + 1])
+        if least is None or most is None:
+            found[at] = r"\x2D"
+            at += 1
+            continue
+        if most < least:
+            raise _Unknown
+        at += 3  # a `-` after a range is itself
+    return found
+
+
+def _code_of(part: str) -> int | None:
+    """None for a class of characters."""
+    if part.startswith("\\x"):
+        return int(part[2:], 16)
+    return ord(part) if len(part) == 1 else None
