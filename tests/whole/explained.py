@@ -4,13 +4,14 @@ missing there, and what came free.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 
 from router.events.journal import Entry
 from router.events.kinds import Booked, Evict, Exited, Start
 from router.pool.pool import Pool
 from router.scheduling.causes import Cause
+from router.scheduling.snapshot import Phase
 
 
 class Explained:
@@ -59,11 +60,24 @@ class Explained:
         self._expect(sum(event.need[key] for key in gpus) == whole, f"it needs {whole}", event)
         plan = self._pool.scheduler.planning.passes
         if event.wanted_by == self._pool.scheduler.next_to_start():  # none ahead drains others, or was promised any
-            room = self._room(event.wanted_by)
+            room, promised = self._room(event.wanted_by), self._promised()
             self.compared += 1
-            self._expect(all(event.free[key] <= room[key] for key in gpus), f"there was less: {room}", event)
+            holds = all(event.free[key] <= room[key] + promised[key] for key in gpus)
+            self._expect(holds, f"there was less: {room}", event)
         self._expect(any(event.freed.get(key) for key in missing), "its going does not help", event)
         self._groups[plan, event.wanted_by].append(event)
+
+    def _promised(self) -> Counter[str]:
+        """By device key: what stopping processes do not hold, and are expected to give back. Of one that was stopped
+        before it was measured, nothing is known but its need."""
+        scheduler, promised = self._pool.scheduler, Counter[str]()
+        then = scheduler._levels.last_snapshot  # before anything was decided in this step
+        for resident in then.residents if then else ():
+            process = resident.model, scheduler.model(resident.model).run
+            if resident.phase is Phase.STOPPING and process in self._truly and process not in self._measured:
+                promised.update(resident.held)
+                promised.subtract(self._truly[process])
+        return promised
 
     def _on_exited(self, entry: Entry) -> None:
         event, process = entry.event, _process(entry)
